@@ -133,6 +133,7 @@ RELEASED = {
     9: "e79c73ad83bf02d3585cf280f5dd6b999be5e26e0aeebc3edbd6589851f68303",
     10: "2b6c690a870eb3544e6e72d31324082fab9d3315adf611be679c5998ea137104",
     11: "f4bc8a1edf73c2f955c5673b01a8d0e698ad04383e598230cf0beab894b770b8",
+    12: "5e0c56921ff9f0b07d2d6218e92074be8bbb069dc2cf3d49831513e446d08371",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

@@ -70,6 +70,8 @@ class _Turns:
         self._calls: dict[str, str] = {}
         self._acting = False
         self._unseen: set[str] = set()
+        self._queued: dict[str, str] = {}
+        """The messages that wait for turns of their own, and these turns."""
 
     def take(self, event: Event) -> None:
         context, data = event.context_struct(), event.decoded()
@@ -77,14 +79,21 @@ class _Turns:
             self._end(event, context.turn_id or "")
             return
         match event.type:
+            case "input.message" if data.queued:
+                self._queued[data.message.id] = context.turn_id or ""
             case "input.message" if context.input_message_id is not None:
                 self._unseen.add(context.input_message_id)
             case "turn.started":
                 self._need(self.turn is None, event, "a turn begins in a turn")
                 self._need(context.turn_id not in self._ended, event, "an ended turn begins again")
                 self.turn = context.turn_id
+                if data.message is not None or data.input_message_id in self._queued:
+                    self._take_from_queue(event)
             case "session.idled":
                 self._need(self.turn is None, event, "idle in the middle of a turn")
+                self._need(
+                    not self._queued or self._world.told.deletion_tried, event, "idle with messages queued"
+                )
                 self._need(not self._unseen, event, "idle with messages unseen")
             case "reason.started":
                 self._need(self._exec is None, event, "two model calls at once")
@@ -121,6 +130,19 @@ class _Turns:
         if event.type.split(".")[0] in {"turn", "reason", "act", "tool", "llm"}:
             self._need(self.turn is not None and context.turn_id == self.turn, event, "outside its turn")
 
+    def _take_from_queue(self, event: Event) -> None:
+        """A message that waited begins its turn: the oldest one, when no other message waits."""
+        data = event.decoded()
+        first = next(iter(self._queued), "")
+        self._need(data.input_message_id == first, event, "messages that wait do not begin in order")
+        self._need(
+            self._queued.pop(first, "") == self.turn, event, "a message begins another turn than its own"
+        )
+        self._need(
+            data.message is not None and data.message.id == first, event, "a turn's start lacks its message"
+        )
+        self._need(not self._unseen, event, "a message that waits begins before others")
+
     def _end(self, event: Event, turn_id: str) -> None:
         if event.type == "turn.failed":
             self._need(
@@ -135,6 +157,10 @@ class _Turns:
             "the end of another turn",
         )
         self._ended.add(turn_id)
+        if event.type == "turn.sealed":
+            self._queued.clear()
+        elif event.type == "turn.cancelled":
+            self._queued = {message: own for message, own in self._queued.items() if own != turn_id}
         self._unseen = (
             set()
             if event.type in {"turn.cancelled", "turn.sealed"}
@@ -162,14 +188,27 @@ def check_turns(world: World, log: list[Event]) -> None:
 def check_messages(world: World, log: list[Event]) -> None:
     """P1: each acknowledged message is logged at its sequence, and a model call saw it or its turn ended."""
     sequences = {event.decoded().message.id: event.sequence for event in log if event.type == "input.message"}
+    own_turns = {
+        event.decoded().message.id: event.context_struct().turn_id
+        for event in log
+        if event.type == "input.message" and event.decoded().queued
+    }
     for message_id, sequence in world.told.messages.items():
         if sequences.get(message_id) != sequence:
             world.blame(f"P1: {message_id}, acknowledged at {sequence}, is at {sequences.get(message_id)}")
-        elif not (world.told.deletion_tried or any(_covers(event, message_id) for event in log[sequence:])):
+        elif not (
+            world.told.deletion_tried
+            or any(_covers(event, message_id, own_turns.get(message_id)) for event in log[sequence:])
+        ):
             world.blame(f"P1: message {sequence} was never worked on")
 
 
-def _covers(event: Event, message_id: str) -> bool:
+def _covers(event: Event, message_id: str, own_turn: str | None) -> bool:
+    """Whether a message, which may wait for its own turn, is worked on or given up with this event."""
+    if own_turn is not None:
+        return event.type == "turn.sealed" or (
+            event.type in {"turn.started", "turn.cancelled"} and event.context_struct().turn_id == own_turn
+        )
     if event.type in {"reason.started", "turn.cancelled", "turn.sealed"}:
         return True
     return event.type == "turn.failed" and event.context_struct().input_message_id == message_id
@@ -271,8 +310,11 @@ def _texts_between(log: list[Event], after: int, through: int) -> list[str]:
         execution = event.context_struct().exec_id or ""
         if event.type == "reason.started":
             begun[execution] = event.sequence
-        elif event.type not in {"input.message", "output.message.completed"} or getattr(
-            event.decoded(), "error_code", None
+        elif (
+            event.type not in {"input.message", "turn.started", "output.message.completed"}
+            or getattr(event.decoded(), "error_code", None)
+            or getattr(event.decoded(), "queued", False)
+            or event.decoded().message is None
         ):
             continue
         elif after < begun.get(execution, event.sequence) <= through:

@@ -12,7 +12,7 @@ from perdure.app.messages import post_message, submit_tool_results
 from perdure.app.sessions import cancel_turn, change_session, create_session, delete_session
 from perdure.domain.callbacks import CallbackResult
 from perdure.domain.errors import Conflict, Gone, InvalidInput, NotFound, Unavailable
-from perdure.domain.messages import CreateMessage, InputMessage, TextPart
+from perdure.domain.messages import Controls, CreateMessage, InputMessage, TextPart, WhenBusy
 from perdure.domain.sessions import CreateSession, UpdateSession
 from perdure.domain.tools import (
     ApprovalDecision,
@@ -60,17 +60,21 @@ class Client:
         world.session_id = (await create_session(self.server().app, world.store.caller, body)).id
         world.witness = Witness(world.store, world.session_id, world.blame)
 
-    async def post(self, script: int | None, server: Process | None = None) -> bool:
+    async def post(
+        self, script: int | None, server: Process | None = None, when_busy: WhenBusy | None = None
+    ) -> bool:
         """Post a message; returns whether it was acknowledged."""
         self.sent += 1
+        controls = None if when_busy is None else Controls(when_busy=when_busy)
         metadata = {"cancel_notice": True} if self.sent % 3 == 0 else None  # clients may send any metadata
-        body = CreateMessage(InputMessage((TextPart(message_text(self.sent, script)),)), metadata=metadata)
+        content = (TextPart(message_text(self.sent, script)),)
+        body = CreateMessage(InputMessage(content), controls=controls, metadata=metadata)
 
         async def call(process: Process) -> None:
             message = await post_message(process.app, self.world.store.caller, self.world.session_id, body)
             self.world.told.messages[message.id] = message.sequence or 0
 
-        return await self._ask("post", call, server)
+        return await self._ask(when_busy or "post", call, server)
 
     async def cancel(self, server: Process | None = None) -> None:
         await self._ask(
@@ -157,6 +161,8 @@ class Client:
         allowed: tuple[type[BaseException], ...] = (Crash, Unavailable, asyncio.CancelledError)
         if what == "answer":
             allowed += (Conflict, InvalidInput)  # another request answered first
+        if what == "reject":
+            allowed += (Conflict,)
         if what == "callback":
             allowed += (Gone,)
         if self.world.told.deletion_tried:

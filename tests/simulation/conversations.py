@@ -22,8 +22,9 @@ def key_of(message: Message) -> Key:
 def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[Key]:
     """The messages that a model call sees that began at the sequence `through`.
 
-    A user message comes before the answers of model calls that began after it. Results follow their answer,
-    in the order of its calls. Messages whose position is `after` or earlier are left out.
+    A user message comes before the answers of model calls that began after it; one that waited for its own
+    turn comes with the turn's start. Results follow their answer, in the order of its calls. Messages whose
+    position is `after` or earlier are left out.
     """
     begun: dict[str, int] = {}
     results: dict[tuple[str, str], Key] = {}
@@ -34,7 +35,9 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
             case "reason.started":
                 execution = event.context_struct().exec_id or ""
                 begun[execution] = event.sequence
-            case "input.message":
+            case "turn.started" if event.decoded().message is not None:
+                positions.append((event.sequence, event.decoded().message))
+            case "input.message" if not event.decoded().queued:
                 positions.append((event.sequence, event.decoded().message))
             case "output.message.completed" if event.decoded().error_code is None:
                 own = event.context_struct().exec_id or ""

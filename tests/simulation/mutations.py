@@ -103,7 +103,9 @@ def a_finish_forgets_pending_messages(patch: Patch) -> None:
     real = actions.next_action
 
     def next_action(state: TurnState, *rest: Any) -> Any:
-        return Finish(state) if isinstance(state, Answered) else real(state, *rest)
+        if isinstance(state, Answered):
+            return Finish(msgspec.structs.replace(state, pending=()))
+        return real(state, *rest)
 
     patch.setattr(advance, "next_action", next_action)
 

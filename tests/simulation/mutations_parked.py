@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from perdure.app import callbacks as use
-from perdure.app import sessions as use_sessions
+from perdure.app import running_turns
 from perdure.capabilities.port import Callback
 from perdure.domain import turn
 from perdure.domain.calls import Parked
@@ -93,7 +93,7 @@ def a_cancel_leaves_callbacks(patch: Patch) -> None:
     async def remove(tx: Any, session_id: Any, turn_id: Any) -> None:
         pass
 
-    patch.setattr(use_sessions, "remove_callbacks_of_turn", remove)
+    patch.setattr(running_turns, "remove_callbacks_of_turn", remove)
 
 
 def a_turn_goes_on_and_forgets_its_callbacks(patch: Patch) -> None:

@@ -32,9 +32,9 @@ class Scenario:
 
     Attributes:
         scripts: the model's answers; each message names the script that it plays.
-        actions: the client's actions: `post K` (a message that plays script K), `rest` (wait until the
-            session is at rest), `wait S` (seconds), `answer`, `call_back`, `decide allow`, `decide reject`,
-            `cancel`, `delete`, `patch`.
+        actions: the client's actions: `post K` (a message that plays script K), `queue K`, `interrupt K` and
+            `reject K` (the same, with `when_busy`), `rest` (wait until the session is at rest), `wait S`
+            (seconds), `answer`, `call_back`, `decide allow`, `decide reject`, `cancel`, `delete`, `patch`.
         repeat_ids: the model uses the same call ids in every answer.
         approvals: calls of tools that change something require approval.
         window: tokens of history in a prompt; None: no limit.
@@ -115,6 +115,29 @@ SCENARIOS = (
         ("post 0", "wait 1", "cancel", "post 1", "wait 1", "cancel", "post 2", "rest"),
     ),
     Scenario(
+        "queue",
+        ((Step(seconds=3.0), _calls("once"), TEXT), (Step(seconds=1.0),), (TEXT,)),
+        ("post 0", "wait 1", "queue 1", "queue 2", "post 2", "rest", "queue 1", "rest"),
+    ),
+    Scenario(
+        "queue parked",
+        ((_calls(CLIENT_TOOL), TEXT), (_calls("later"), TEXT), (TEXT,)),
+        ("post 0", "rest", "queue 1", "queue 2", "rest", "answer", "rest", "queue 2", "call_back", "rest"),
+    ),
+    Scenario(
+        "queue cancelled",
+        ((Step(seconds=20.0),), (Step(seconds=9.0),), (_calls(CLIENT_TOOL),)),
+        (
+            *("post 0", "wait 1", "queue 1", "queue 2", "queue 1", "cancel", "wait 1", "cancel", "rest"),
+            *("cancel", "rest"),
+        ),
+    ),
+    Scenario(
+        "interrupt",
+        ((Step((("once", {"seconds": 9.0}),)),), (Step(seconds=9.0),), (TEXT,)),
+        ("post 0", "wait 1", "queue 2", "interrupt 1", "wait 1", "reject 2", "interrupt 2", "rest"),
+    ),
+    Scenario(
         "limit",
         ((_calls("look"), _calls("look"), _calls("look"), TEXT), (TEXT,)),
         ("post 0", "rest", "post 1", "rest"),
@@ -192,6 +215,12 @@ def draw_scenario(rng: random.Random) -> Scenario:
             )
         if rng.random() < 0.4:
             actions += ["call_back"] * rng.randint(1, 3)
+    if rng.random() < 0.3:
+        policies = ("post", "queue", "queue", "interrupt", "reject")
+        actions = [
+            action.replace("post", rng.choice(policies)) if index else action
+            for index, action in enumerate(actions)
+        ]
     if rng.random() < 0.05:
         actions.append("delete")
     window = rng.choice((None, None, None, None, 40, 260))

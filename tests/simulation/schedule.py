@@ -154,6 +154,8 @@ class Schedule:
             case "post":
                 if not await client.post(int(what)):
                     await client.post(int(what))
+            case "steer" | "queue" | "interrupt" | "reject":
+                await client.post(int(what), when_busy=verb)
             case "rest":
                 await self._rest(world)
             case "wait":

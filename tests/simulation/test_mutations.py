@@ -10,6 +10,7 @@ import pytest
 from tests.simulation import mutations_parked
 from tests.simulation.effect_mutations import EFFECT_MUTATIONS
 from tests.simulation.mutations import MUTATIONS
+from tests.simulation.mutations_busy import BUSY_MUTATIONS
 from tests.simulation.scenarios import by_name
 from tests.simulation.schedule import Violation, drawn, listed
 from tests.simulation.store import Store
@@ -21,7 +22,9 @@ SEEDS = 400
 
 
 @pytest.mark.parametrize(
-    "mutation", [*MUTATIONS, *mutations_parked.MUTATIONS], ids=lambda mutation: mutation.__name__
+    "mutation",
+    [*MUTATIONS, *mutations_parked.MUTATIONS, *BUSY_MUTATIONS],
+    ids=lambda mutation: mutation.__name__,
 )
 def test_the_simulation_detects_the_mutation(
     mutation: Callable[[pytest.MonkeyPatch], None], store: Store, monkeypatch: pytest.MonkeyPatch

@@ -95,10 +95,10 @@ class Place:
         """Post a script; return the message as the server acknowledged it."""
         return await self.tell(name, self.script(name, *steps, ask=ask) if steps else ask)
 
-    async def tell(self, name: str, text: str) -> Json:
-        """Post a text; return the message as the server acknowledged it."""
+    async def tell(self, name: str, text: str, **more: Any) -> Json:
+        """Post a text; return the message as the server acknowledged it. `more`: other fields of the body."""
         talk = self.talk(name)
-        message: Json = await post(talk.http, talk.path("/messages"), body_of(text))
+        message: Json = await post(talk.http, talk.path("/messages"), body_of(text, **more))
         self.sessions[name].acknowledged.append(message)
         return message
 

@@ -106,6 +106,27 @@ class AClientSteppedOver(State):
         assert late["code"] == "not_waiting_for_tool_results"
 
 
+class QueuedBehindAClient(State):
+    """Messages that wait behind a turn that waits for its client begin their turns in order."""
+
+    since = "0.2.0"
+
+    async def reach(self, old: Place) -> Json:
+        name = "queued behind a client"
+        await ask_client(old, name, call("weather", "rome"))
+        for text in ("Second.", "Third."):
+            await old.tell(name, old.script(name, {"text": text}), controls={"when_busy": "queue"})
+        return {}
+
+    async def end(self, new: Place, facts: Json) -> None:
+        talk = new.talk("queued behind a client")
+        await talk.answer({"tool_call_id": "rome", "result": "sun"})
+        events = await new.fresh_until("queued behind a client", "session.idled")
+        assert outcomes(events) == {"rome": "success"}
+        assert len(of_kind(events, "turn.completed")) == 3
+        assert last_text(events) == "Third."
+
+
 async def order(old: Place, name: str, **more: float) -> Json:
     """A session whose tool has opened a callback; returns the callback's path."""
     with tempfile.TemporaryDirectory() as desk:
@@ -325,6 +346,7 @@ class ScheduleNotDue(State):
 WAITING: tuple[State, ...] = (
     WaitingForAClient(),
     AClientSteppedOver(),
+    QueuedBehindAClient(),
     CancelledWhileItWaits(),
     WaitedInVain(),
     WaitingForApproval(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.app.context import App
-from perdure.app.messages import read_turn
+from perdure.app.running_turns import read_turn
 from perdure.app.sessions import write_at_head
 from perdure.domain.accounts import RANK, Caller
 from perdure.domain.calls import CallState

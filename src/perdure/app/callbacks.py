@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from perdure.app.content_checks import check_result
 from perdure.app.context import App
-from perdure.app.messages import append_message, read_turn, result_event
+from perdure.app.messages import append_message, result_event
+from perdure.app.running_turns import read_turn
 from perdure.app.sessions import write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller

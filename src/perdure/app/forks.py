@@ -10,7 +10,8 @@ import msgspec
 from perdure.app.agent_policies import check_fork_kept
 from perdure.app.context import App
 from perdure.app.idempotency import Once, write_once
-from perdure.app.sessions import cancel_events, check_model, check_startable, to_session
+from perdure.app.running_turns import cancel_events
+from perdure.app.sessions import check_model, check_startable, to_session
 from perdure.capabilities.features import SessionFeatures
 from perdure.capabilities.resolve import load_layers, resolve
 from perdure.domain.accounts import Caller
@@ -37,6 +38,7 @@ from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, add_session, append, get_session
 from perdure.store.shell_states import copy_shell_state
 from perdure.store.storage import copy_storage
+from perdure.store.tool_lists import copy_tool_lists
 from perdure.store.workspaces import get_workspace, hold_workspace
 
 MAX_FORK = 100_000
@@ -170,11 +172,13 @@ async def _complete(
     await _copy_files(tx, source, row, now)
     await copy_databases(tx, source.id, row.id)
     await copy_shell_state(tx, source.id, row.id)
+    await copy_tool_lists(tx, source.id, row.id)
     await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)
     if row.status in ("active", "waiting_for_tool_results"):
         reason = "the session was forked in the middle of this turn"
         notice = "[This session is a copy that was made in the middle of this turn, which ends here.]"
-        row, _ = await append(tx, row, cancel_events(app, row, reason, now, notice), now=now)
+        turn_id = row.turn_id or app.new_id("turn")
+        row, _ = await append(tx, row, cancel_events(app, turn_id, reason, now, notice), now=now)
     features = SessionFeatures(app.registry, app.features)
     await features.read(tx, (row,))
     return to_session(row, features=features.of(row), pinned=False)

@@ -11,6 +11,7 @@ from perdure.app.content_checks import check_result, checked_content
 from perdure.app.context import App
 from perdure.app.damaged import damaged_message
 from perdure.app.idempotency import Once
+from perdure.app.running_turns import read_turn, refuse_busy, stop_turn
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
@@ -30,15 +31,17 @@ from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResults, ToolCallResult
-from perdure.domain.turn import Calling, Idle, TurnState, fold, parked_calls
-from perdure.store.bus import Appended
+from perdure.domain.turn import Calling, parked_calls
+from perdure.store.bus import Appended, Stop
 from perdure.store.client_messages import Sent, keep_sent_message, sent_message
 from perdure.store.database import Tx
 from perdure.store.events import events_after, events_within
 from perdure.store.queue import Job
 from perdure.store.rows import to_json
 from perdure.store.session_archive import set_archived
-from perdure.store.sessions import SessionRow, append, get_session
+from perdure.store.sessions import IN_TURN, SessionRow, append, get_session
+
+INTERRUPTED = "[The user interrupted this turn with a new message.]"
 
 MESSAGE_TYPES = ("input.message", "output.message.completed", "tool.completed")
 
@@ -100,24 +103,53 @@ def _fingerprint(body: CreateMessage) -> str:
 async def append_message(app: App, tx: Tx, row: SessionRow, message: Message, now: Micros) -> Message:
     """Append a user's message to a session whose row is locked.
 
-    The message starts a turn, or steers the one that runs or waits. The message, the session's new state and
-    its job are part of the caller's transaction (promise P1).
+    The message starts a turn. If one runs or waits, `message.controls.when_busy` decides. The message, the
+    session's new state and its job are part of the caller's transaction (promise P1).
 
     Returns:
         The message as stored: with the session's secrets redacted, if it contains any.
+
+    Raises:
+        Conflict: a turn runs or waits, and the message must not arrive then.
     """
-    running = row.turn_id if row.status in ("active", "waiting_for_tool_results") else None
+    busy = row.status in IN_TURN
+    policy = message.controls.when_busy if busy and message.controls is not None else None
+    if policy == "reject":
+        raise refuse_busy(row)
+    ended: list[NewEvent] = []
+    if policy == "interrupt" and row.turn_id is not None:
+        ended, _ = await stop_turn(app, tx, row, "interrupted by a new message", now, INTERRUPTED)
+    running = row.turn_id if busy and policy not in ("queue", "interrupt") else None
     context = message_context(running or app.new_id("turn"), message.id)
-    event = NewEvent(InputMessageData(message), context, now, message.metadata, message.tags)
+    data = InputMessageData(message, queued=policy == "queue")
+    event = NewEvent(data, context, now, message.metadata, message.tags)
     (logged,) = await without_secrets(app, tx, row, [event])
-    after, stored = await append(tx, row, [logged], now=now, progress=False)
-    if row.status != "active" or row.resting:
-        await app.queue.enqueue(tx, Job(row.org_id, row.id))
-    elif not await app.queue.has_live_job(tx, row.id):
-        await app.queue.enqueue(tx, Job(row.org_id, row.id, again=True))  # its runner is gone
+    after, stored = await append(
+        tx,
+        row,
+        [*ended, logged],
+        now=now,
+        fence=bool(ended),
+        progress=bool(ended),
+        rests=data.queued and bool(row.resting),
+    )
+    await _see_to_runner(app, tx, row, queued=data.queued, fenced=bool(ended))
+    if ended:
+        tx.after_commit(lambda: app.bus.publish(Stop(after.id, after.epoch)))
     tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
     redacted = logged.read(InputMessageData).message
     return msgspec.structs.replace(redacted, sequence=after.head, session_id=after.id)
+
+
+async def _see_to_runner(app: App, tx: Tx, row: SessionRow, *, queued: bool, fenced: bool) -> None:
+    """Enqueue a job for a message, unless the turn's runner will see it or it waits for a parked turn."""
+    rests = row.status != "active" or bool(row.resting)
+    if queued and rests:
+        return
+    if rests or fenced:
+        await app.queue.enqueue(tx, Job(row.org_id, row.id))
+    elif not await app.queue.has_live_job(tx, row.id):
+        await app.queue.enqueue(tx, Job(row.org_id, row.id, again=True))  # its runner is gone
 
 
 def _message(
@@ -205,17 +237,6 @@ async def submit_tool_results(
     row, stored = await write_at_head(app, work)
     app.bus.publish(Appended(row.id, row.head, stored))
     return SubmittedToolResults(len(body.tool_results), row.status)
-
-
-async def read_turn(tx: Tx, row: SessionRow) -> TurnState:
-    """Fold the state of the session's current turn from its log."""
-    state: TurnState = Idle(head=row.turn_after)
-    while state.head < row.head:
-        page, _ = await events_within(tx, row.id, state.head, until=row.head)
-        if not page:
-            break
-        state = fold(page, state)
-    return state
 
 
 def _matched(

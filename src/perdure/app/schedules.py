@@ -15,6 +15,7 @@ from perdure.app.sessions import write_at_head
 from perdure.domain.errors import InvalidInput, NotFound, Unavailable
 from perdure.domain.ids import ScheduleId, SessionId
 from perdure.domain.messages import Message, TextPart
+from perdure.domain.pending import SCHEDULED
 from perdure.domain.schedules import (
     MAX_ACTIVE,
     MAX_KEPT,
@@ -26,7 +27,6 @@ from perdure.domain.schedules import (
     zone_of,
 )
 from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
-from perdure.domain.turn import SCHEDULED
 from perdure.store.database import Changes, Tx
 from perdure.store.schedules import (
     DUE,

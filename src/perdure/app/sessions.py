@@ -11,6 +11,7 @@ from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
+from perdure.app.running_turns import cancel_events, stop_turn
 from perdure.app.tool_definitions import check_tools
 from perdure.capabilities.features import SessionFeatures
 from perdure.capabilities.resolve import (
@@ -25,12 +26,8 @@ from perdure.domain.errors import Damaged, InvalidInput, NotFound, StaleHead
 from perdure.domain.events import (
     Event,
     EventContext,
-    InputMessageData,
     NewEvent,
-    OutputMessageCompletedData,
-    SessionIdledData,
     SessionStartedData,
-    TurnCancelledData,
 )
 from perdure.domain.harnesses import DEFAULT_HARNESS
 from perdure.domain.ids import (
@@ -43,7 +40,6 @@ from perdure.domain.ids import (
     check_id,
     uuid_of,
 )
-from perdure.domain.messages import Message, TextPart
 from perdure.domain.network import check_network
 from perdure.domain.resources import check_size
 from perdure.domain.session_metadata import clean_metadata, read_metadata
@@ -58,17 +54,16 @@ from perdure.domain.sessions import (
     clean_title,
     editable_fields,
 )
-from perdure.domain.spans import message_context
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.store.accounts import get_organization
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow, agent_by_name, get_agent
 from perdure.store.bus import Appended, Stop
-from perdure.store.callbacks import remove_callbacks_of_turn
 from perdure.store.database import Body, Changes, T, Tx
 from perdure.store.file_changes import remove_files
 from perdure.store.harnesses import HarnessRow, get_harness, harness_by_name, harness_chain
 from perdure.store.providers import get_model
+from perdure.store.queue import Job
 from perdure.store.rows import to_json
 from perdure.store.schedules import active_counts
 from perdure.store.sessions import (
@@ -80,6 +75,7 @@ from perdure.store.sessions import (
     pinned_among,
     update_session,
 )
+from perdure.store.tool_lists import drop_tool_lists
 from perdure.store.workspaces import hold_for_writing, orphaned_workspace
 
 
@@ -401,10 +397,12 @@ async def delete_session(app: App, caller: Caller, session_id: SessionId) -> Non
     async def work(tx: Tx) -> SessionRow:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if row.status in ("active", "waiting_for_tool_results"):
-            reason = "the session was deleted"
-            events = cancel_events(app, row, reason, now, "[The session was deleted during this turn.]")
+            turn_id = row.turn_id or app.new_id("turn")
+            notice = "[The session was deleted during this turn.]"
+            events = cancel_events(app, turn_id, "the session was deleted", now, notice)
             row, _ = await append(tx, row, events, now=now, fence=True)
         await mark_deleted(tx, row, now)
+        await drop_tool_lists(tx, row.org_id, row.id, now)
         space = await orphaned_workspace(tx, row.org_id, row.id, row.workspace())
         if space is not None:
             await remove_files(tx, space, now)
@@ -415,57 +413,21 @@ async def delete_session(app: App, caller: Caller, session_id: SessionId) -> Non
     app.bus.publish(Appended(row.id, 0))
 
 
-def cancel_events(
-    app: App,
-    row: SessionRow,
-    reason: str,
-    now: Micros,
-    request_text: str = "[The user asked to cancel this turn.]",
-) -> list[NewEvent]:
-    """Return the events of a cancel: the turn's end, a notice from each side, and `session.idled`.
-
-    Args:
-        request_text: the notice from the user's side, for the model: why the turn ends.
-    """
-    turn_id = row.turn_id or app.new_id("turn")
-    context = message_context(turn_id, None)
-    notice = {"cancel_notice": True}
-    request = Message(
-        app.new_id("message"),
-        "user",
-        (TextPart(request_text),),
-        to_rfc3339(now),
-        metadata=notice,
-    )
-    reply = Message(
-        app.new_id("message"),
-        "agent",
-        (TextPart("The turn was cancelled."),),
-        to_rfc3339(now),
-        "final_answer",
-        metadata=notice,
-    )
-    return [
-        NewEvent(TurnCancelledData(turn_id, reason), context, now),
-        NewEvent(InputMessageData(request), context, now),
-        NewEvent(OutputMessageCompletedData(reply), context, now),
-        NewEvent(SessionIdledData(turn_id), context, now),
-    ]
-
-
 async def cancel_turn(app: App, caller: Caller, session_id: SessionId) -> CancelledTurn:
-    """Cancel the running or waiting turn. Idempotent: without a turn, nothing happens."""
+    """Cancel the running or waiting turn. Idempotent: without a turn, nothing happens.
+
+    Messages that wait for turns of their own are left to them.
+    """
     now = app.now()
 
     async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...] | None]:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if row.status not in ("active", "waiting_for_tool_results"):
             return row, None
-        if row.turn_id is not None:
-            await remove_callbacks_of_turn(tx, row.id, row.turn_id)
-        return await append(
-            tx, row, cancel_events(app, row, "cancelled by the user", now), now=now, fence=True
-        )
+        events, more = await stop_turn(app, tx, row, "cancelled by the user", now)
+        if more:
+            await app.queue.enqueue(tx, Job(row.org_id, row.id))
+        return await append(tx, row, events, now=now, fence=True)
 
     row, stored = await write_at_head(app, work)
     if stored is None:

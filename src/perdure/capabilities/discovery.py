@@ -1,62 +1,186 @@
-"""Discovery: lets capabilities read from the session before the layers are merged.
+"""Discovery: lets capabilities find text and tools before the layers are merged.
 
-It runs outside any transaction, after the layers are loaded.
+It runs outside any transaction, after the layers are loaded. A turn that continues has the tools that its
+model was offered, from a stored list (`tool_lists.py`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 
-from msgspec.structs import replace
+import msgspec
+from msgspec import Struct
 
 from perdure.capabilities.containment import contain
-from perdure.capabilities.port import (
-    DISCOVERED_PROMPT,
-    DISCOVERY_TIMEOUT,
-    Discover,
-    Discovered,
-    DiscoveryContext,
-)
+from perdure.capabilities.port import DISCOVERED_PROMPT, DISCOVERY_TIMEOUT, Discovered, DiscoveryContext, Tool
 from perdure.capabilities.registry import Active
-from perdure.domain.errors import PerdureError
+from perdure.capabilities.shared_discoveries import Outcome, SharedDiscoveries
+from perdure.capabilities.tool_lists import (
+    StoredDiscovery,
+    ToolList,
+    list_of,
+    read_list,
+    redacted,
+    restored,
+    storable_tools,
+    usable,
+)
+from perdure.domain.errors import PerdureError, Undiscovered
+from perdure.domain.files import Content
+from perdure.domain.messages import storable
 
 log = logging.getLogger("perdure.discovery")
 
-UNREAD = "(The content of this section could not be read.)"
-"""The prompt of a capability whose discovery fails: the turn continues, and the model knows that something is
-missing."""
+MAX_REASON = 300
+"""Characters of the reason why a discovery failed."""
+FEW_TOOLS = 10
+"""Tools above which checking their schemas may take more than 10 ms, so that a thread does it."""
 
 
-async def discover(active: Iterable[Active], context: DiscoveryContext) -> Mapping[str, Discovered]:
-    """Run the discovery of these capabilities; returns the results by capability id.
+class Discoveries(Struct, frozen=True):
+    """What capabilities found: by capability id, and as a list to store if any of them finds tools."""
+
+    by_id: Mapping[str, Discovered] = {}
+    tools: ToolList | None = None
+
+
+NOTHING = Discoveries()
+
+
+async def discover(
+    active: Sequence[Active],
+    context: DiscoveryContext,
+    shared: SharedDiscoveries,
+    stored: Content | None = None,
+) -> Discoveries:
+    """Run the discovery of these capabilities, all at once.
+
+    Args:
+        stored: the list of tools that the model was offered, for a turn that continues.
 
     Raises:
         PerdureError: retryable: the database is not available.
+        Undiscovered: a capability failed without which the turn must not continue.
     """
-    return {
-        each.capability.id: await _discover(each, each.capability.discover, context)
-        for each in active
-        if each.capability.discover is not None
-    }
+    those = [each for each in active if each.capability.discover is not None]
+    known = {} if stored is None else read_list(stored.data)
+    works = [_found(each, context, shared, known if stored is not None else None) for each in those]
+    results = await _all(works) if works else []
+    by_id = {each.capability.id: result for each, result in zip(those, results, strict=True)}
+    if stored is not None:
+        return Discoveries(by_id, ToolList(stored, restored=True))
+    listed = {each.capability.id for each in those if _finds_tools(each, by_id[each.capability.id])}
+    if not listed:
+        return Discoveries(by_id) if by_id else NOTHING
+    return Discoveries(by_id, await list_of({name: by_id[name] for name in sorted(listed)}))
 
 
-async def _discover(active: Active, discover: Discover, context: DiscoveryContext) -> Discovered:
-    try:
-        call = partial(discover, active.config, context)
-        if active.capability.reads_database:
-            discovered = await call()
-        else:
-            name = f"the discovery of {active.capability.id}"
-            discovered = await contain(call, DISCOVERY_TIMEOUT, name)
-        prompt = context.redactor.text(discovered.prompt)
-    except Exception as failure:
-        if isinstance(failure, PerdureError) and failure.retryable:
-            raise
-        log.exception("discovery failed for the capability %s", active.capability.id)
-        return Discovered(UNREAD)
+async def _all(works: Sequence[Coroutine[None, None, Discovered]]) -> list[Discovered]:
+    """Wait for all, also if one of them fails."""
+    if len(works) == 1:
+        return [await works[0]]
+    results: list[Discovered] = []
+    for result in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        results.append(result)
+    return results
+
+
+def _finds_tools(active: Active, found: Discovered) -> bool:
+    capability = active.capability
+    return bool(found.tools or capability.restore or capability.discovery_key)
+
+
+async def _found(
+    active: Active,
+    context: DiscoveryContext,
+    shared: SharedDiscoveries,
+    offered: Mapping[str, StoredDiscovery] | None,
+) -> Discovered:
+    """One capability's result without secrets: as stored, or found now.
+
+    Args:
+        offered: what the model was offered, for a turn that continues. Tools that were found since then are
+            left out.
+    """
+    capability, redactor = active.capability, context.redactor
+    known = None if offered is None else offered.get(capability.id)
+    if known is not None and (capability.restore is not None or not known.tools):
+        return restored(active, known, ())
+    outcome = await _outcome(active, context, shared)
+    found = outcome.found
+    if known is not None:
+        return restored(active, known, () if found is None else found.tools)
+    if found is None:
+        reason = redactor.text(storable(outcome.reason))[:MAX_REASON].rstrip(". ")
+        if capability.discovery_failure == "fail_turn":
+            raise Undiscovered(f"The capability {capability.id!r} could not find its tools: {reason}.")
+        return Discovered(_note(reason))
+    tools: tuple[Tool, ...] = redacted(found.tools, redactor) if offered is None else ()
+    return Discovered(_cut(redactor.text(found.prompt)), tools)
+
+
+def _note(reason: str) -> str:
+    """What the prompt says of a discovery that failed."""
+    return (
+        f"(The content of this section could not be read: {reason}. Its tools, if it has any, are missing. "
+        "Continue without them, and say so if the task needs them.)"
+    )
+
+
+def _cut(prompt: str) -> str:
     left = len(prompt) - DISCOVERED_PROMPT
-    if left > 0:
-        prompt = f"{prompt[:DISCOVERED_PROMPT]}\n[... {left} characters left out ...]"
-    return replace(discovered, prompt=prompt)
+    return prompt if left <= 0 else f"{prompt[:DISCOVERED_PROMPT]}\n[... {left} characters left out ...]"
+
+
+async def _outcome(active: Active, context: DiscoveryContext, shared: SharedDiscoveries) -> Outcome:
+    capability = active.capability
+    if capability.discovery_key is None:
+        return await _attempt(active, context)
+    try:
+        key = capability.discovery_key(active.config, context)
+        parts = (context.org_id, capability.id, key, active.config)
+        name = hashlib.sha256(msgspec.json.encode(parts, order="sorted")).digest()
+    except Exception as failure:
+        log.exception("the discovery key of the capability %s cannot be computed", capability.id)
+        return Outcome(None, type(failure).__name__)
+    attempt = partial(_attempt, active, context)
+    return await (
+        attempt() if key is None else shared.outcome(name, capability.discovery_age, context.now, attempt)
+    )
+
+
+async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
+    """Run a capability's discovery once. Raises PerdureError: retryable: the database is not available."""
+    capability = active.capability
+    if capability.discover is None:
+        raise AssertionError(f"the capability {capability.id} discovers nothing")
+    try:
+        call = partial(capability.discover, active.config, context)
+        if capability.reads_database:
+            found = await call()
+        else:
+            found = await contain(call, DISCOVERY_TIMEOUT, f"the discovery of {capability.id}")
+        many = len(found.tools) > FEW_TOOLS
+        tools, left_out = await asyncio.to_thread(usable, found.tools) if many else usable(found.tools)
+        prompt = storable(found.prompt)
+    except TimeoutError:
+        log.warning("the discovery of the capability %s took too long", capability.id)
+        return Outcome(None, f"it took longer than {DISCOVERY_TIMEOUT:g} seconds")
+    except PerdureError as failure:
+        if failure.retryable and capability.reads_database:
+            raise
+        log.warning("discovery failed for the capability %s: %s", capability.id, failure.code)
+        return Outcome(None, failure.message)
+    except Exception as failure:
+        log.exception("discovery failed for the capability %s", capability.id)
+        return Outcome(None, type(failure).__name__)
+    if left_out:
+        log.warning("%d tools of the capability %s cannot be offered", left_out, capability.id)
+        prompt = f"[{left_out} tools are left out: their names or schemas cannot be used.]\n{prompt}".strip()
+    return Outcome(Discovered(prompt, storable_tools(tools)))

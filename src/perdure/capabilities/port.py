@@ -8,7 +8,7 @@ function. The author must declare correctly what the tool does (`ToolHints`), be
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -164,6 +164,9 @@ class DiscoveryContext(Struct, frozen=True):
 DISCOVERY_TIMEOUT = 10.0
 """Timeout of one capability's discovery, in seconds, if it reads more than the database."""
 
+DISCOVERY_AGE = 60.0
+"""The least number of seconds for which a discovery that has a key is used again."""
+
 DISCOVERED_PROMPT = 64 * 1024
 """Characters of a discovered prompt that are kept; the rest is truncated."""
 
@@ -210,8 +213,9 @@ class Discovered(Struct, frozen=True):
     """The result of a capability's discovery.
 
     Attributes:
-        prompt: text for the system prompt; empty for none.
-        tools: additional tools. A tool whose name is already taken is left out.
+        prompt: text for the system prompt; empty for none. It should rarely change if there are tools,
+            because it is stored with them.
+        tools: additional tools, in any order. A tool whose name is already taken is left out.
     """
 
     prompt: str = ""
@@ -219,6 +223,10 @@ class Discovered(Struct, frozen=True):
 
 
 Discover = Callable[[Any, DiscoveryContext], Awaitable[Discovered]]
+
+
+DiscoveryKey = Callable[[Any, DiscoveryContext], str | None]
+Restore = Callable[[Any, Tool], Tool]
 
 
 def no_tools(config: Any) -> tuple[Tool, ...]:
@@ -290,6 +298,16 @@ class Capability(Struct, frozen=True):
         reads_database: whether `discover` reads nothing but the database, whose own time limits apply then. A
             discovery that fails for lack of the database interrupts the turn, which is resumed; any other one
             that fails leaves a note in the prompt.
+        discovery_key: names whatever the result of `discover` depends on, besides the organization and the
+            configuration: the user of a remote server, for example. Sessions with the same key share one
+            result for `discovery_age` seconds (at least 60), also if it failed. None, as a key or here: the
+            result is not shared. The tools' functions must not use the `DiscoveryContext` then.
+        restore: returns a stored tool with its function. A run that continues after a crash has the tools
+            that the model was offered, which may have changed since. The tool that it receives has
+            everything but functions. Without `restore`, the function of the tool that has the same name now
+            is used.
+        discovery_failure: what happens if `discover` fails or takes too long: `continue` (a note in the
+            prompt says so) or `fail_turn`.
         files: read-only files that the session starts with; a pure function of the configuration.
         instructions: the paths of files whose text becomes instructions to the model. A policy may require
             approval for calls that change them.
@@ -312,6 +330,10 @@ class Capability(Struct, frozen=True):
     prompt: Callable[[Any], str | None] = no_prompt
     discover: Discover | None = None
     reads_database: bool = False
+    discovery_key: DiscoveryKey | None = None
+    discovery_age: float = DISCOVERY_AGE
+    restore: Restore | None = None
+    discovery_failure: Literal["continue", "fail_turn"] = "continue"
     files: Callable[[Any], tuple[InitialFile, ...]] = no_files
     instructions: Callable[[Any], tuple[str, ...]] = no_instructions
     gate: Callable[[Any, Tool], bool] = no_gate

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from perdure.capabilities.port import Capability, Tool
+from perdure.capabilities.shared_discoveries import SharedDiscoveries
 from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import JsonObject
 from perdure.domain.schema_cost import Cost, cost_of
@@ -46,13 +47,18 @@ class Active(Struct, frozen=True):
 
 
 class Registry:
-    """The capabilities of this server, by id and alias."""
+    """The capabilities of this server, by id and alias.
+
+    Attributes:
+        discoveries: what they found lately.
+    """
 
     def __init__(self, capabilities: Iterable[Capability]) -> None:
         self._by_id = {capability.id: capability for capability in capabilities}
         self._names: dict[str, Capability] = dict(self._by_id)
         for capability in self._by_id.values():
             self._names.update(dict.fromkeys(capability.aliases, capability))
+        self.discoveries = SharedDiscoveries()
         self._validators: dict[str, tuple[Validator, Cost]] = {}
 
     def all(self) -> list[Capability]:

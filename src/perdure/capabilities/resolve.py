@@ -25,8 +25,10 @@ from perdure.capabilities.sections import (
     layer_section,
     system_prompt,
 )
+from perdure.capabilities.tool_lists import ToolList
 from perdure.domain.actions import TurnRules
 from perdure.domain.errors import InvalidInput
+from perdure.domain.files import Content
 from perdure.domain.guards import Guard
 from perdure.domain.ids import ModelId
 from perdure.domain.network import NetworkRules, combine
@@ -132,6 +134,7 @@ class ResolvedAgent(Struct, frozen=True):
         network: the hosts that tools may reach.
         fixed_tokens: the estimated tokens of the system prompt and the tools.
         model: None when none is configured, or when the agent is resolved without a session.
+        found_tools: the tools that capabilities found, to be stored; None if none of them finds any.
     """
 
     sections: tuple[Section, ...]
@@ -147,6 +150,7 @@ class ResolvedAgent(Struct, frozen=True):
     network: NetworkRules
     fixed_tokens: int
     model: UsableModel | None = None
+    found_tools: ToolList | None = None
 
 
 # --- layers ---------------------------------------------------------------------------------------------
@@ -305,27 +309,32 @@ async def resolve_session(
     model: UsableModel | None,
     max_iterations: int = DEFAULT_RULES.max_iterations,
     cache: AgentCache | None = None,
+    offered: Content | None = None,
 ) -> ResolvedAgent:
     """Resolve a session's current agent: runs discovery, then merges all layers.
 
     Call it outside any transaction.
 
+    Args:
+        offered: the stored list of the tools that the model was offered, for a turn that continues.
+
     Raises:
         InvalidInput: two tools have the same name.
         PerdureError: retryable: the database is not available.
+        Undiscovered: a capability without which the turn must not continue cannot find its tools.
     """
     row = loaded.session
     known = cache.get(loaded, max_iterations) if cache is not None else None
     active = known.active if known else registry.resolve(layer.refs(registry) for layer in loaded.layers)
     context = DiscoveryContext(row.org_id, row.id, row.workspace(), now, redactor, row.locale)
-    discovered = await discover(active, context)
-    if known is not None and known.discovered == discovered:
+    discovered = await discover(active, context, registry.discoveries, offered)
+    if known is not None and known.discovered == discovered.by_id:
         agent = known.agent
     else:
-        agent = _merge(loaded.layers, active, registry, loaded.standing, discovered, max_iterations)
+        agent = _merge(loaded.layers, active, registry, loaded.standing, discovered.by_id, max_iterations)
         if cache is not None:
-            cache.put(Resolved(loaded, max_iterations, active, discovered, agent))
-    return msgspec.structs.replace(agent, model=model)
+            cache.put(Resolved(loaded, max_iterations, active, discovered.by_id, agent))
+    return msgspec.structs.replace(agent, model=model, found_tools=discovered.tools)
 
 
 def resolve(

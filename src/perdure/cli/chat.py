@@ -31,7 +31,7 @@ from perdure.client import Client, WireEvent, data_of, turn_failure
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
-from perdure.domain.messages import Controls, text_of
+from perdure.domain.messages import Controls, WhenBusy, text_of
 from perdure.domain.tools import APPROVE, ApprovalDecision, Decision
 
 if TYPE_CHECKING:
@@ -52,11 +52,17 @@ DECISIONS: dict[str, Decision] = {
 }  # fmt: skip
 
 
-def chat(client: Client, session_id: str | None, agent: str | None, model: str | None) -> int:
+def chat(
+    client: Client,
+    session_id: str | None,
+    agent: str | None,
+    model: str | None,
+    when_busy: WhenBusy | None,
+) -> int:
     """Run the conversation; return the exit status."""
     with asyncio.Runner() as runner:
         try:
-            talk = runner.run(_open(client, session_id, agent, model))
+            talk = runner.run(_open(client, session_id, agent, model, when_busy))
             screen = Screen()
             if sys.stdin.isatty() and screen.is_terminal:
                 return _converse(runner, talk, screen)
@@ -70,11 +76,18 @@ def chat(client: Client, session_id: str | None, agent: str | None, model: str |
 class Chat:
     """The conversation's session, and the choices that are sent with each message."""
 
-    def __init__(self, client: Client, session: Session, agent: str | None, model_id: str | None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        session: Session,
+        agent: str | None,
+        model_id: str | None,
+        when_busy: WhenBusy | None,
+    ) -> None:
         self.client = client
         self.session = session
         self.agent = agent
-        self.controls = None if model_id is None else Controls(model_id=model_id)
+        self.controls = Controls(model_id=model_id, when_busy=when_busy) if model_id or when_busy else None
         self.questions: list[ToolCall] = []
         """The calls that wait for approval."""
         self.seen: str | None = None
@@ -90,7 +103,13 @@ class Chat:
         return self.session.agent_id if self.agent is None else None
 
 
-async def _open(client: Client, session_id: str | None, agent: str | None, model: str | None) -> Chat:
+async def _open(
+    client: Client,
+    session_id: str | None,
+    agent: str | None,
+    model: str | None,
+    when_busy: WhenBusy | None,
+) -> Chat:
     models = [listed for listed in await client.list_models() if listed.enabled]
     model_id = model
     if model is not None and not is_id(model, "model"):
@@ -100,12 +119,13 @@ async def _open(client: Client, session_id: str | None, agent: str | None, model
             raise CommandFailed(f"this server has no model named {model!r}; its models: {known}")
         model_id = matches[0]
     if session_id is not None:
-        return Chat(client, await client.get_session(session_id), agent, model_id)
+        return Chat(client, await client.get_session(session_id), agent, model_id, when_busy)
     if not models:
         raise CommandFailed(
             "this server has no model yet.\n" + MODEL_ADVICE.replace("$URL", client.transport.base_url)
         )
-    return Chat(client, await client.create_session(agent_name=agent, source="chat"), agent, model_id)
+    session = await client.create_session(agent_name=agent, source="chat")
+    return Chat(client, session, agent, model_id, when_busy)
 
 
 # --- without a terminal ----------------------------------------------------------

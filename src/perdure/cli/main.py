@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from typer.core import TyperGroup
@@ -151,19 +151,27 @@ def chat(
     model: Annotated[
         str | None, typer.Option(help="The model to use, by id or name.", show_default="the agent's")
     ] = None,
+    when_busy: Annotated[
+        str, typer.Option(help="If a turn is running: steer it, queue, reject or interrupt.")
+    ] = "steer",
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,
 ) -> None:
     """Talk to an agent. Without a terminal, send each line of standard input and print the answers."""
     from perdure.cli.chat import chat as run_chat
+    from perdure.domain.messages import WhenBusy
 
     if session_id is not None and agent is not None:
         raise typer.BadParameter(
             "an existing session keeps its agent: omit either --agent or the session id",
             param_hint="--agent",
         )
-    raise typer.Exit(run_chat(connect(url, token, org, retries=4), session_id, agent, model))
+    policies = get_args(WhenBusy)
+    if when_busy not in policies:
+        raise typer.BadParameter(f"{when_busy!r} is none of {', '.join(policies)}", param_hint="--when-busy")
+    policy = None if when_busy == "steer" else cast("WhenBusy", when_busy)
+    raise typer.Exit(run_chat(connect(url, token, org, retries=4), session_id, agent, model, policy))
 
 
 @app.command()

@@ -58,7 +58,8 @@ class ConversationMethods(EventMethods):
         Args:
             session_id: the session's id.
             content: text, or parts.
-            controls: choices for this turn (`model_id`, `reasoning`).
+            controls: choices for this turn (`model_id`, `reasoning`), and `when_busy`: whether the message
+                steers a running turn (the default), waits for its own, is refused, or interrupts it.
             metadata: JSON to store with the message.
             tags: the message's tags.
             external_actor: the author in another system, if the message comes from there.

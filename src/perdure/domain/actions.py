@@ -11,6 +11,7 @@ from perdure.domain.calls import Allowed, Announced, CallState, Done, Parked
 from perdure.domain.guards import Guard
 from perdure.domain.ids import MessageId, TurnId
 from perdure.domain.parked import ASKED
+from perdure.domain.pending import first_of, steering
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros
 from perdure.domain.turn import (
@@ -61,11 +62,15 @@ class Nothing(Struct, frozen=True):
 
 
 class StartTurn(Struct, frozen=True):
-    """Begin the turn of a pending message, and call the model. Without `turn_id`, the turn gets a new id."""
+    """Begin the turn of a pending message, and call the model. Without `turn_id`, the turn gets a new id.
+
+    `queued_at`: the sequence of the message if it waited for its own turn.
+    """
 
     turn_id: TurnId | None
     message_id: MessageId
     input_content: str
+    queued_at: int | None = None
 
 
 class CallModel(Struct, frozen=True):
@@ -152,13 +157,13 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
         case Idle():
             if not state.pending:
                 return Nothing()
-            first = state.pending[0]
-            return StartTurn(first.turn_id, first.message_id, first.preview)
+            first = first_of(state.pending)
+            return StartTurn(first.turn_id, first.message_id, first.preview, first.queued_at)
         case Reasoning():
             return CallModel(state, resumed=True)
         case Failed():
             return Fail(state, state.code, state.message)
-        case Answered() if not state.pending:
+        case Answered() if not steering(state.pending):
             return Finish(state)
         case Calling():
             undone = tuple(call for call in state.calls if not isinstance(call.status, Done))
@@ -197,7 +202,8 @@ def _with_calls(state: Calling, undone: tuple[CallState, ...], rules: TurnRules,
         return EndBatch(state)
     asked = parked_calls(state, *ASKED)
     # The late result of a callback is no answer to what a client or a person was asked: it waits.
-    if state.pending and not (asked and all(message.late for message in state.pending)):
+    steers = steering(state.pending)
+    if steers and not (asked and all(message.late for message in steers)):
         return ExpireCalls(state, undone, withdrawn=True)
     overdue = tuple(call for call in undone if isinstance(call.status, Parked) and now >= call.status.until)
     if overdue:

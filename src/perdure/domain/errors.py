@@ -14,6 +14,7 @@
     ├── HeadersTooLarge           431  the part before the body is over its size limit
     ├── RateLimited               429  too many requests
     ├── Unavailable               503  a part of the server is not ready
+    │   ├── Undiscovered          503  a capability that the turn needs cannot find its tools
     │   └── Unreadable            503  a secret cannot be decrypted: a retry does not help
     ├── Damaged                   409  a row in the database cannot be decoded
     │   └── UnreadableEvent       409  it is an event's
@@ -141,6 +142,13 @@ class Unavailable(PerdureError):
         super().__init__(message, code=code, retry_after=retry_after)
         self.cause = cause
         self.unknown = unknown
+
+
+class Undiscovered(Unavailable):
+    """A capability without which the turn must not continue cannot find its tools."""
+
+    code = "discovery_failed"
+    retryable = False
 
 
 class Unreadable(Unavailable):

@@ -1,9 +1,10 @@
 """The conversation that a model receives: a fold over the log.
 
 A message enters the conversation at the first model call that can see it, which may be later than its
-position in the log: a message that arrived while the model was answering follows that answer. Results follow
-their calls, in the order of the calls. A call without a result gets an error as its result, because vendors
-reject calls without results.
+position in the log: a message that arrived while the model was answering follows that answer. One that waited
+for its own turn enters at that turn's start, which contains it once more. Results follow their calls, in the
+order of the calls. A call without a result gets an error as its result, because vendors reject calls without
+results.
 
 A `context.compacted` event replaces the older part by a summary; the log keeps everything.
 """
@@ -30,6 +31,7 @@ from perdure.domain.events import (
     ReasonCompletedData,
     ReasonStartedData,
     ToolCompletedData,
+    TurnStartedData,
     is_cancel_notice,
 )
 from perdure.domain.ids import EventId, MessageId, ModelId
@@ -65,6 +67,7 @@ HISTORY_TYPES = (
     ToolCompletedData.kind,
     ContextCompactedData.kind,
     FileWrittenData.kind,
+    TurnStartedData.kind,
 )
 """The kinds of events that the conversation is folded from."""
 
@@ -346,12 +349,20 @@ class Conversation:
             self._hidden += size - tokens
 
     def _input_message(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
-        message = event.read(InputMessageData).message
-        if is_cancel_notice(message, event):
+        data = event.read(InputMessageData)
+        if data.queued:
+            return
+        if is_cancel_notice(data.message, event):
             self._reasoning = False  # a running model call will never answer
         else:
             self.rest = max(self.rest - 1, 0)
-        self._waiting.append((message, sequence))
+        self._waiting.append((data.message, sequence))
+
+    def _turn_started(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
+        message = event.read(TurnStartedData).message
+        if message is not None:
+            self.rest = max(self.rest - 1, 0)
+            self._waiting.append((message, sequence))
 
     def _reason_started(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         self._flush(event.ts)
@@ -421,6 +432,7 @@ class Conversation:
         ToolCompletedData.kind: _tool_completed,
         ContextCompactedData.kind: _compacted,
         FileWrittenData.kind: _file_written,
+        TurnStartedData.kind: _turn_started,
     }
     """By kind: folds an event with its sequence and, if the event is new, the id that it got."""
 

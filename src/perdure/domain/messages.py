@@ -123,6 +123,9 @@ class ReasoningConfig(Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
+WhenBusy = Literal["steer", "queue", "reject", "interrupt"]
+
+
 class Controls(Struct, frozen=True, omit_defaults=True):
     """A message's choices for the turn that it starts or steers."""
 
@@ -143,6 +146,16 @@ class Controls(Struct, frozen=True, omit_defaults=True):
     ] = None
     hints: Annotated[
         JsonObject | None, Meta(description="What the client tells the server about itself.")
+    ] = None
+    when_busy: Annotated[
+        WhenBusy | None,
+        Meta(
+            description=(
+                "What happens if a turn is running or waiting. `steer`, the default: the turn continues with "
+                "the message. `queue`: the message begins its own turn afterwards. `reject`: status 409. "
+                "`interrupt`: the turn is cancelled, and the message begins the next one."
+            )
+        ),
     ] = None
 
 

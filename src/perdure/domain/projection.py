@@ -70,12 +70,15 @@ def project(projection: Projection, events: Iterable[NewEvent]) -> Projection:
 
 
 def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
-    message = event.read(InputMessageData).message
+    data = event.read(InputMessageData)
+    message = data.message
     if is_cancel_notice(message, event):
         return old
     preview = old.preview if old.preview is not None else preview_of(text_of(message.content))
     if is_late_result(message.metadata) and any(call.kind in ASKED for call in old.parked):
         return old  # it waits until the session's client or person has answered
+    if data.queued:
+        return replace(old, preview=preview)  # it waits for its own turn
     if old.status in ("active", "waiting_for_tool_results"):
         return replace(old, status="active", preview=preview, wake_at=None)
     turn_id = event.context.turn_id
@@ -155,7 +158,9 @@ def _turn_sealed(old: Projection, event: NewEvent, head: int) -> Projection:
 
 
 def _turn_ended(old: Projection, event: NewEvent, head: int) -> Projection:
-    return replace(old, turn_id=None, parked=())
+    # Without `session.idled`, a message is left that begins the next turn.
+    status: Status = "active" if old.status == "waiting_for_tool_results" else old.status
+    return replace(old, turn_id=None, parked=(), status=status, wake_at=None)
 
 
 def _idled(old: Projection, event: NewEvent, head: int) -> Projection:

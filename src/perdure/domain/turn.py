@@ -20,7 +20,6 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.domain.callbacks import is_late_result
 from perdure.domain.calls import ALLOWED, ANNOUNCED, Batch, CallState, CallStatus, Done, Parked
 from perdure.domain.events import (
     ActCompletedData,
@@ -49,34 +48,15 @@ from perdure.domain.events import (
 from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId
 from perdure.domain.messages import Controls, Usage, preview_of, text_of, tool_calls_of
 from perdure.domain.parked import ParkedKind
+from perdure.domain.pending import PendingMessage, after_cancel, after_end, first_of, pending_message, queued
 from perdure.domain.steps import Started, started_after
 from perdure.domain.times import Micros
 from perdure.domain.tools import APPROVE, call_of_question
 
 NO_USAGE = Usage(0, 0)
 
-SCHEDULED = "scheduled"
-"""The key in a message's metadata that names the schedule which sent it."""
-
 
 # --- the phases -------------------------------------------------------------
-
-
-class PendingMessage(Struct, frozen=True):
-    """A message that no model call has seen yet.
-
-    Attributes:
-        turn_id: the turn that it shall begin or steer; None once that turn has ended.
-        preview: the start of its text.
-        scheduled: a schedule sent it, and no person.
-        late: it is the result of a callback whose call continued in the background.
-    """
-
-    message_id: MessageId
-    turn_id: TurnId | None
-    preview: str
-    scheduled: bool = False
-    late: bool = False
 
 
 class Turn(Struct, frozen=True):
@@ -119,7 +99,8 @@ class _Phase(Struct, frozen=True, kw_only=True):
     Attributes:
         head: the sequence of the last event that was folded; initially the one before the first event.
         pending: messages that no model call has seen yet, oldest first, without the one that began the turn.
-        controls: the options of the last message, such as the model and its reasoning effort.
+        controls: the options of the last message that did not wait for its own turn, such as the model and
+            its reasoning effort, or of the one that began this turn.
     """
 
     head: int = 0
@@ -150,6 +131,8 @@ class Reasoning(_Running, frozen=True, kw_only=True):
         prompt_through: the sequence of the last event that the call sees.
         message_id: the message that the call writes, once its start is in the log.
         answer: the answer, once it is in the log.
+        discovered_tools: the digest of the tools that capabilities found for the call; None if they find
+            none.
     """
 
     exec_id: ExecId
@@ -157,6 +140,7 @@ class Reasoning(_Running, frozen=True, kw_only=True):
     prompt_through: int
     message_id: MessageId | None = None
     answer: Answer | None = None
+    discovered_tools: str | None = None
 
 
 class Calling(_Running, frozen=True, kw_only=True):
@@ -164,11 +148,13 @@ class Calling(_Running, frozen=True, kw_only=True):
 
     Attributes:
         batch: the calls that the server runs now, or None.
+        discovered_tools: as for the model call that requested them.
     """
 
     exec_id: ExecId
     calls: tuple[CallState, ...]
     batch: Batch | None = None
+    discovered_tools: str | None = None
 
 
 class Answered(_Running, frozen=True, kw_only=True):
@@ -202,6 +188,25 @@ def only_waits(state: Calling) -> bool:
     return bool(left) and all(isinstance(status, Parked) for status in left)
 
 
+def offered_tools(state: TurnState) -> str | None:
+    """The digest of the discovered tools that the next action needs: those that the model was offered.
+
+    None if there are none, or if the next action is a new model call, which is offered the tools of its time.
+    """
+    match state:
+        case Reasoning():
+            return state.discovered_tools
+        case Calling() if any(not isinstance(call.status, Done) for call in state.calls):
+            return state.discovered_tools
+    return None
+
+
+def next_controls(state: TurnState) -> Controls | None:
+    """The options of the next model call: of the message that begins the turn, if it waited for its own."""
+    first = first_of(state.pending) if isinstance(state, Idle) and state.pending else None
+    return state.controls if first is None or first.queued_at is None else first.controls
+
+
 def interruptions_of(state: RunningTurn) -> int:
     """How many answers in a row, up to the last one, had a tool call that was interrupted."""
     if not isinstance(state, Calling):
@@ -226,33 +231,33 @@ def fold(events: Iterable[AnyEvent], state: TurnState = IDLE) -> TurnState:
 
 
 def _input_message(state: TurnState, event: AnyEvent, head: int) -> TurnState:
-    message = event.read(InputMessageData).message
-    if is_cancel_notice(message, event):
+    data = event.read(InputMessageData)
+    if is_cancel_notice(data.message, event):
         return state
-    turn_id = event.context_struct().turn_id
-    scheduled = message.metadata is not None and SCHEDULED in message.metadata
-    preview = preview_of(text_of(message.content))
-    late = is_late_result(message.metadata)
-    waiting = PendingMessage(message.id, turn_id, preview, scheduled, late)
-    controls = state.controls if late else message.controls
+    waiting = pending_message(data, event, head)
+    controls = state.controls if waiting.late or data.queued else data.message.controls
     return replace(state, pending=(*state.pending, waiting), controls=controls)
 
 
 def _turn_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     data = event.read(TurnStartedData)
+    first = next((m for m in state.pending if m.message_id == data.input_message_id), None)
     # The preview of the message itself: the one in `data` has been redacted once more, and the end of the
     # turn will redact it again. Marks that contain secrets would multiply.
-    content = next((m.preview for m in state.pending if m.message_id == data.input_message_id), None)
+    content = None if first is None else first.preview
     return Ready(
         pending=tuple(m for m in state.pending if m.message_id != data.input_message_id),
-        controls=state.controls,
+        controls=state.controls if first is None or first.queued_at is None else first.controls,
         turn=Turn(data.turn_id, data.input_message_id, content, event.ts),
     )
 
 
 def _turn_cancelled(state: TurnState, event: AnyEvent, head: int) -> TurnState:
-    """A cancel also covers the messages that were pending."""
-    return IDLE
+    """A cancel also covers the messages that were pending, but for those that wait for their own turns."""
+    if not state.pending:
+        return IDLE
+    left = after_cancel(state.pending, event.read(TurnCancelledData).turn_id)
+    return Idle(pending=left, controls=state.controls) if left else IDLE
 
 
 def _session_idled(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -265,8 +270,7 @@ def _turn_ended(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not state.pending:
         return IDLE
     ended = None if isinstance(state, Idle) else state.turn.id
-    pending = tuple(replace(m, turn_id=None) if m.turn_id == ended else m for m in state.pending)
-    return Idle(pending=pending, controls=state.controls)
+    return Idle(pending=after_end(state.pending, ended), controls=state.controls)
 
 
 def _reason_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -276,11 +280,13 @@ def _reason_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if exec_id is None:
         raise ValueError(f"event {head} (reason.started) has no exec_id in its context")
     return Reasoning(
+        pending=queued(state.pending),
         controls=state.controls,
         turn=replace(state.turn, iterations=state.turn.iterations + 1, interruptions=interruptions_of(state)),
         exec_id=exec_id,
         started_at=event.ts,
         prompt_through=head,
+        discovered_tools=event.read(ReasonStartedData).discovered_tools,
     )
 
 
@@ -355,7 +361,12 @@ def _reason_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState
         return Ready(pending=pending, controls=controls, turn=turn)
     if answer.calls:
         return Calling(
-            pending=pending, controls=controls, turn=turn, exec_id=state.exec_id, calls=answer.calls
+            pending=pending,
+            controls=controls,
+            turn=turn,
+            exec_id=state.exec_id,
+            calls=answer.calls,
+            discovered_tools=state.discovered_tools,
         )
     return Answered(
         pending=pending, controls=controls, turn=turn, message_id=answer.message_id, preview=answer.preview

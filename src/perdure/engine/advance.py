@@ -26,14 +26,18 @@ from perdure.domain.actions import (
     next_action,
 )
 from perdure.domain.errors import Fenced, PerdureError
-from perdure.domain.events import ActCompletedData
+from perdure.domain.events import ActCompletedData, InputMessageData
+from perdure.domain.files import Content
 from perdure.domain.ids import SessionId
+from perdure.domain.messages import Message
+from perdure.domain.pending import steering
 from perdure.domain.steps import Started
-from perdure.domain.turn import Answered, Calling, Idle, TurnState, only_waits
+from perdure.domain.turn import Answered, Calling, Idle, TurnState, next_controls, offered_tools, only_waits
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.deferred import in_background
+from perdure.engine.found_tools import is_outdated, keep_found_tools
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
 from perdure.engine.run import Run
@@ -50,7 +54,9 @@ from perdure.engine.turn_events import (
     request_results,
 )
 from perdure.store.database import Tx
+from perdure.store.events import events_after
 from perdure.store.storage import open_secrets
+from perdure.store.tool_lists import read_tool_list
 
 log = logging.getLogger("perdure.engine")
 
@@ -97,6 +103,8 @@ async def _step(run: Run) -> bool:
     """Take one action; returns whether there may be another."""
     state = run.ahead
     problem = None
+    if run.prepared is not None and is_outdated(run.prepared[0], state):
+        run.prepared = None
     if run.prepared is None and _needs_layers(state):
         outage = run.unlogged and run.claimed
         problem = await (outlast(run.engine, run.row.id, lambda: _prepare(run)) if outage else _prepare(run))
@@ -136,7 +144,9 @@ def _needs_layers(state: TurnState) -> bool:
     """Whether the next action may depend on the agent's layers."""
     if isinstance(state, Calling):
         return state.batch is not None or not only_waits(state)
-    return bool(state.pending) if isinstance(state, Idle | Answered) else True
+    if isinstance(state, Answered):
+        return bool(steering(state.pending))
+    return bool(state.pending) if isinstance(state, Idle) else True
 
 
 async def _prepare(run: Run) -> tuple[str, str] | None:
@@ -145,18 +155,20 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
     Returns:
         None, or the error code and message that the turn fails with.
     """
-    engine, row = run.engine, run.row
+    engine, row, digest = run.engine, run.row, offered_tools(run.ahead)
 
-    async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None]:
+    async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None]:
         layers = await load_layers(tx, row)
         # In addition to those known so far: earlier tool output may contain a secret that was replaced since.
         run.redactor.learn(await open_secrets(tx, engine.vault, row.org_id, row.id))
-        controls = run.state.controls
+        controls = next_controls(run.state)
         model_id = controls.model_id if controls else None
-        return layers, await choose_model(tx, layers, model_id, engine.vault, engine.drivers)
+        choice = await choose_model(tx, layers, model_id, engine.vault, engine.drivers)
+        offered = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
+        return layers, choice, offered
 
     try:
-        layers, choice = await engine.database.read(body)
+        layers, choice, offered = await engine.database.read(body)
         agent = await resolve_session(
             layers,
             engine.registry,
@@ -165,6 +177,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
             model=choice,
             max_iterations=engine.policy.max_iterations,
             cache=engine.agents,
+            offered=offered,
         )
     except PerdureError as error:
         if error.retryable:
@@ -182,15 +195,26 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
 
 async def _start(run: Run, action: StartTurn) -> None:
     """Begin a turn and, in the same append, its first model call."""
-    turn, opening = begin_turn(run, action)
+    turn, opening = begin_turn(run, action, await _queued_message(run, action))
     if run.prepared is None:
         await run.commit(opening)  # the next step fails the turn, with a message for the user
         return
     agent, choice = run.prepared
     if is_full(run, agent, choice):
         await run.commit(opening)  # the next step compacts the history first
-    elif await run.commit(opening + begin_model_call(run, turn, choice)):
+    elif await run.commit(
+        opening + begin_model_call(run, turn, agent, choice), also=keep_found_tools(run, agent)
+    ):
         run.unlogged = await call_model(run, agent, choice)
+
+
+async def _queued_message(run: Run, action: StartTurn) -> Message | None:
+    """The message that waited for this turn; None if the turn's message did not wait."""
+    if action.queued_at is None:
+        return None
+    after = action.queued_at - 1
+    (event,) = await run.engine.database.read(lambda tx: events_after(tx, run.row.id, after, limit=1))
+    return event.read(InputMessageData).message
 
 
 async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval | AwaitClient) -> None:
@@ -205,7 +229,10 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
                 await run.commit(files)  # the next step calls the model
             elif not resumed and is_full(run, agent, choice):
                 await compact(run, state.turn, agent, choice, "proactive_budget")
-            elif await run.commit([] if resumed else begin_model_call(run, state.turn, choice)):
+            elif await run.commit(
+                [] if resumed else begin_model_call(run, state.turn, agent, choice),
+                also=None if resumed else keep_found_tools(run, agent),
+            ):
                 run.unlogged = await call_model(run, agent, choice)
         case RunTools(calls=calls):
             if await run.commit(begin_tools(run, agent, action)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from perdure.domain.compaction import ContextCompactedData
-from perdure.domain.events import Event
+from perdure.domain.events import Event, InputMessageData, TurnStartedData
 from perdure.domain.history import HISTORY_TYPES, Conversation
 from perdure.domain.ids import SessionId
 from perdure.store.database import Tx
@@ -89,13 +89,20 @@ async def read_conversation(
         before = page[-1].sequence - 1
     events = descending[::-1]
     if cut:
-        first = next((i for i, event in enumerate(events) if event.type == "input.message"), 0)
+        first = next((i for i, event in enumerate(events) if _brings_message(event)), 0)
         events = events[first:]
     conversation = Conversation(cut=cut)
     for event in events if summary is None else (summary, *events):
         conversation.feed(event, event.sequence)
     conversation.head = through
     return conversation
+
+
+def _brings_message(event: Event) -> bool:
+    """Whether a user's message enters the conversation with this event."""
+    if event.type == InputMessageData.kind:
+        return not event.read(InputMessageData).queued
+    return event.type == TurnStartedData.kind and event.read(TurnStartedData).message is not None
 
 
 def _text_size(data: str) -> int:

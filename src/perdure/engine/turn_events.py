@@ -28,6 +28,7 @@ from perdure.domain.events import (
     TurnStartedData,
 )
 from perdure.domain.messages import Message, TextPart
+from perdure.domain.pending import steering
 from perdure.domain.spans import act_context, reason_context, tool_context, turn_context
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
@@ -38,6 +39,10 @@ from perdure.engine.interrupted import UNCERTAIN
 from perdure.engine.run import Run
 
 ADVICE = {
+    "discovery_failed": (
+        "I stopped: the tools that I need for this could not be found. Please try again later, or check the "
+        "capability that provides them."
+    ),
     "model_not_configured": (
         "No model is set up for this session yet. Register a provider and a model, or choose one with "
         "`model_id`."
@@ -78,19 +83,19 @@ NO_CALLBACK = "No result arrived in time."
 UNANSWERED = "The client did not answer this call in time."
 
 
-def begin_turn(run: Run, action: StartTurn) -> tuple[Turn, list[NewEvent]]:
-    """Begin a turn; returns it with its first events."""
+def begin_turn(run: Run, action: StartTurn, queued: Message | None) -> tuple[Turn, list[NewEvent]]:
+    """Begin a turn; returns it with its first events. `queued`: its message, if that waited for it."""
     now = run.engine.clock.now()
     run.mark(now)
     turn_id = action.turn_id or run.engine.new_id("turn")
     turn = Turn(turn_id, action.message_id, action.input_content or None, now)
     activated = SessionActivatedData(turn.id, turn.message_id)
-    started = TurnStartedData(turn.id, turn.message_id, turn.input_content)
+    started = TurnStartedData(turn.id, turn.message_id, turn.input_content, queued)
     context = turn_context(turn)
     return turn, [NewEvent(activated, context, now), NewEvent(started, context, now)]
 
 
-def begin_model_call(run: Run, turn: Turn, choice: ModelChoice) -> list[NewEvent]:
+def begin_model_call(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoice) -> list[NewEvent]:
     """The events that start a model call.
 
     They fix the id of the message that the call writes, so that another runner can complete it after a crash.
@@ -99,7 +104,10 @@ def begin_model_call(run: Run, turn: Turn, choice: ModelChoice) -> list[NewEvent
     context = reason_context(turn, run.engine.new_id("exec"))
     metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
     iteration = turn.iterations + 1
-    started = ReasonStartedData(run.row.harness_id, run.row.agent_id, metadata, iteration)
+    found = agent.found_tools
+    started = ReasonStartedData(
+        run.row.harness_id, run.row.agent_id, metadata, iteration, None if found is None else found.digest
+    )
     message_id = run.engine.new_id("message")
     output = OutputMessageStartedData(turn.id, message_id, choice.model.model_id, iteration)
     return [NewEvent(started, context, now), NewEvent(output, context, now)]
@@ -197,9 +205,10 @@ def _is_approval(call: CallState) -> bool:
 
 def _why_withdrawn(state: Calling) -> str:
     """Why the messages that arrived withdraw the open calls."""
-    if all(message.scheduled for message in state.pending):
+    messages = steering(state.pending)
+    if all(message.scheduled for message in messages):
         return SUPERSEDED
-    return STEERED if any(not message.late for message in state.pending) else OVERTAKEN
+    return STEERED if any(not message.late for message in messages) else OVERTAKEN
 
 
 def _expired_call(call: CallState, withdrawn: str | None) -> ToolCompletedData:
@@ -225,7 +234,7 @@ def _expired_approval(call: CallState, withdrawn: str | None) -> ToolCompletedDa
 
 
 def finish_turn(run: Run, state: Answered) -> list[NewEvent]:
-    """Complete the turn, and make the session idle."""
+    """Complete the turn; the session becomes idle unless a message waits for its own turn."""
     now, turn = run.engine.clock.now(), state.turn
     data = TurnCompletedData(
         turn_id=turn.id,
@@ -240,7 +249,8 @@ def finish_turn(run: Run, state: Answered) -> list[NewEvent]:
         final_answer_preview=state.preview or None,
         input_content=turn.input_content or None,
     )
-    return [NewEvent(data, turn_context(turn), now), _session_idled(turn, now)]
+    completed = NewEvent(data, turn_context(turn), now)
+    return [completed] if state.pending else [completed, _session_idled(turn, now)]
 
 
 def _session_idled(turn: Turn, now: Micros) -> NewEvent:

@@ -1,10 +1,11 @@
 """Contents of files, stored once per organization under their SHA-256, in parts, and never changed.
 
 Files refer to their content by its hash, so copies, forks and initial files of many sessions take no extra
-space. A content that may have lost its last file is marked with `released_at`. An hour later `purge_blobs`
-checks marked contents and removes those that no file refers to. The delay replaces reference counting: a
-transaction that saw a file with the content, and is about to give it to another file, has long ended by then
-(a statement's limit is 30 seconds).
+space. Sessions refer in the same way to the lists of their discovered tools (`tool_lists.py`). A content that
+may have lost its last reference is marked with `released_at`. An hour later `purge_blobs` checks marked
+contents and removes those that nothing refers to. The delay replaces reference counting: a transaction that
+saw a file with the content, and is about to give it to another file, has long ended by then (a statement's
+limit is 30 seconds).
 """
 
 from __future__ import annotations
@@ -121,13 +122,15 @@ async def release_contents(tx: Tx, org_id: OrgId, hashes: Iterable[str], now: Mi
 
 
 _IN_USE = (
-    "EXISTS (SELECT 1 FROM files WHERE files.org_id = blobs.org_id AND files.hash = blobs.hash"
+    "(EXISTS (SELECT 1 FROM files WHERE files.org_id = blobs.org_id AND files.hash = blobs.hash"
     " AND files.is_directory = 0)"
+    " OR EXISTS (SELECT 1 FROM tool_lists WHERE tool_lists.org_id = blobs.org_id"
+    " AND tool_lists.hash = blobs.hash))"
 )
 
 
 async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
-    """Remove one batch of contents that were released before an instant and that no file refers to.
+    """Remove one batch of contents that were released before an instant and that nothing refers to.
 
     Args:
         before: an instant in microseconds.

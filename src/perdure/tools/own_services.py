@@ -53,7 +53,15 @@ def with_own_services(services: Services, capability: Capability) -> Capability:
         discovered = await discover(config, context)
         return replace(discovered, tools=tuple(_bound(services, tool) for tool in discovered.tools))
 
-    return replace(capability, tools=tools, discover=found)
+    restore = capability.restore
+    if restore is None:
+        return replace(capability, tools=tools, discover=found)
+    return replace(
+        capability,
+        tools=tools,
+        discover=found,
+        restore=lambda config, tool: _bound(services, restore(config, tool)),
+    )
 
 
 def _bound(services: Services, tool: Tool) -> Tool:

@@ -397,6 +397,7 @@ TURNS = _codes(
         "The conversation is too long for the model, even without its older parts.",
         "Use a model with a larger context window, or a new session.",
     ),
+    ("discovery_failed", "A capability could not find the tools that it needs.", "Try again later."),
     (
         "duplicate_tool",
         "Two of the session's tools have the same name.",

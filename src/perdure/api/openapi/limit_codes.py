@@ -41,6 +41,11 @@ TOO_MANY = (
 
 BUSY = (
     (
+        "discovery_failed",
+        "A capability could not find its tools, and its sessions must not continue without them.",
+        "See `detail` for the reason. Check the capability, or try again later.",
+    ),
+    (
         "read_timeout",
         "The read looked at very much and was stopped at its time limit.",
         "Ask for less, for example with more filters.",

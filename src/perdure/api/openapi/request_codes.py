@@ -27,6 +27,11 @@ INVALID = (
 
 CONFLICTS = (
     (
+        "session_busy",
+        "A turn is running or waiting, and the message has `controls.when_busy: reject`.",
+        "Send it when the turn has ended, or with another `when_busy`.",
+    ),
+    (
         "client_message_id_reused",
         "The session has another message with this `client_message_id`.",
         "Use a new id for each message, and the same one only to send the same message again.",

@@ -124,7 +124,12 @@ _RESULTS = {"tool_results": [{"tool_call_id": "call_1", "result": {"status": "sh
 
 
 @route(
-    "POST", "/v1/sessions/{session_id}/messages", "messages", status=201, errors=(404,), body_example=_MESSAGE
+    "POST",
+    "/v1/sessions/{session_id}/messages",
+    "messages",
+    status=201,
+    errors=(404, 409),
+    body_example=_MESSAGE,
 )
 async def create_message(call: Call, session_id: SessionId, body: CreateMessage) -> Message:
     """Send a message to a session.
@@ -132,7 +137,8 @@ async def create_message(call: Call, session_id: SessionId, body: CreateMessage)
     Once the server has responded, the message is stored durably and will be processed, even after a crash. If
     no turn is running, the message starts one. If a turn is running, the message steers it: the next model
     call sees it. If the session is waiting for tool results or approvals, the open calls are cancelled and
-    the turn continues with the message.
+    the turn continues with the message. `controls.when_busy` has the message wait for its own turn, be
+    refused, or replace the running turn instead.
     """
     return await use.post_message(call.app, call.caller, session_id, body, call.once)
 

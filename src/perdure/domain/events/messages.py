@@ -28,11 +28,15 @@ from perdure.domain.ids import (
 from perdure.domain.messages import JsonObject, Message, Usage
 
 
-class InputMessageData(EventData, frozen=True):
+class InputMessageData(EventData, frozen=True, omit_defaults=True):
     """A message arrived: from a client, or from the server as a note that the user cancelled the turn."""
 
     kind = "input.message"
     message: Annotated[Message, Meta(description="The message that came in.")]
+    queued: Annotated[
+        bool,
+        Meta(description="Whether it waits for a turn of its own, because a turn was running when it came."),
+    ] = False
 
 
 class OutputMessageStartedData(EventData, frozen=True, omit_defaults=True):

@@ -43,6 +43,15 @@ class ReasonStartedData(EventData, frozen=True, omit_defaults=True):
     agent_id: Annotated[AgentId | None, Meta(description="The agent that works in the session.")] = None
     metadata: Annotated[ModelMetadata | None, Meta(description="The model that is called.")] = None
     iteration: Annotated[int | None, ITERATION] = None
+    discovered_tools: Annotated[
+        str | None,
+        Meta(
+            description=(
+                "The SHA-256 of the list of tools that capabilities found at run time for this call. Absent "
+                "if they find none."
+            )
+        ),
+    ] = None
 
 
 class HistoryAdaptation(Struct, frozen=True, omit_defaults=True):

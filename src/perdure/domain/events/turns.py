@@ -26,7 +26,7 @@ from perdure.domain.ids import (
     ModelIdText,
     TurnId,
 )
-from perdure.domain.messages import JsonObject, Usage
+from perdure.domain.messages import JsonObject, Message, Usage
 
 _INPUT_CONTENT = Meta(description="The start of the message that started the turn.")
 
@@ -66,6 +66,14 @@ class TurnStartedData(EventData, frozen=True, omit_defaults=True):
     turn_id: Annotated[TurnId, TURN_ID]
     input_message_id: Annotated[MessageId, INPUT_MESSAGE_ID]
     input_content: Annotated[str | None, _INPUT_CONTENT] = None
+    message: Annotated[
+        Message | None,
+        Meta(
+            description=(
+                "The message, if it waited for this turn: it follows the messages of the turns before."
+            )
+        ),
+    ] = None
 
 
 class TurnCompletedData(EventData, frozen=True, omit_defaults=True):

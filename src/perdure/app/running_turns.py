@@ -1,0 +1,103 @@
+"""What runs in a session, and how it is stopped."""
+
+from __future__ import annotations
+
+from perdure.app.context import App
+from perdure.domain.errors import Conflict, UnreadableEvent
+from perdure.domain.events import (
+    InputMessageData,
+    NewEvent,
+    OutputMessageCompletedData,
+    SessionIdledData,
+    TurnCancelledData,
+)
+from perdure.domain.ids import TurnId
+from perdure.domain.messages import Message, TextPart
+from perdure.domain.pending import after_cancel, first_of
+from perdure.domain.spans import message_context
+from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.turn import Idle, TurnState, fold
+from perdure.store.callbacks import remove_callbacks_of_turn
+from perdure.store.database import Tx
+from perdure.store.events import events_within
+from perdure.store.sessions import SessionRow
+
+CANCELLED = "[The user asked to cancel this turn.]"
+
+
+async def read_turn(tx: Tx, row: SessionRow) -> TurnState:
+    """Fold the state of the session's current turn from its log."""
+    state: TurnState = Idle(head=row.turn_after)
+    while state.head < row.head:
+        page, _ = await events_within(tx, row.id, state.head, until=row.head)
+        if not page:
+            break
+        state = fold(page, state)
+    return state
+
+
+async def stop_turn(
+    app: App, tx: Tx, row: SessionRow, reason: str, now: Micros, request_text: str = CANCELLED
+) -> tuple[list[NewEvent], bool]:
+    """The events that cancel the turn, and whether messages are left that wait for turns of their own.
+
+    Between two turns, the next one is cancelled.
+    """
+    if row.turn_id is not None:
+        await remove_callbacks_of_turn(tx, row.id, row.turn_id)
+    try:
+        pending = (await read_turn(tx, row)).pending
+    except UnreadableEvent:
+        pending = ()  # such a session can still be stopped, but not continued
+    turn_id = row.turn_id
+    if turn_id is None and pending:
+        turn_id = first_of(pending).turn_id
+    turn_id = turn_id or app.new_id("turn")
+    left = bool(after_cancel(pending, turn_id))
+    return cancel_events(app, turn_id, reason, now, request_text, idle=not left), left
+
+
+def cancel_events(
+    app: App, turn_id: TurnId, reason: str, now: Micros, request_text: str, *, idle: bool = True
+) -> list[NewEvent]:
+    """Return the events of a cancel: the turn's end, a notice from each side, and `session.idled`.
+
+    Args:
+        request_text: the notice from the user's side, for the model: why the turn ends.
+        idle: whether the session is idle then. If not, messages that wait for their own turns are left.
+    """
+    context = message_context(turn_id, None)
+    notice = {"cancel_notice": True}
+    request = Message(
+        app.new_id("message"),
+        "user",
+        (TextPart(request_text),),
+        to_rfc3339(now),
+        metadata=notice,
+    )
+    reply = Message(
+        app.new_id("message"),
+        "agent",
+        (TextPart("The turn was cancelled."),),
+        to_rfc3339(now),
+        "final_answer",
+        metadata=notice,
+    )
+    events = [
+        NewEvent(TurnCancelledData(turn_id, reason), context, now),
+        NewEvent(InputMessageData(request), context, now),
+        NewEvent(OutputMessageCompletedData(reply), context, now),
+    ]
+    return [*events, NewEvent(SessionIdledData(turn_id), context, now)] if idle else events
+
+
+def refuse_busy(row: SessionRow) -> Conflict:
+    """The error for a message that must not arrive in the middle of a turn."""
+    turn = "a turn" if row.turn_id is None else f"the turn {row.turn_id}"
+    kinds = sorted({call.kind for call in row.parked_calls()})
+    what = f"{turn} waits for {' and '.join(kinds)}" if kinds else f"{turn} is running"
+    return Conflict(
+        f"the session is busy: {what}. Send the message when it has ended, or with another "
+        "`controls.when_busy` (steer, queue or interrupt)",
+        code="session_busy",
+    )

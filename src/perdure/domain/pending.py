@@ -1,0 +1,77 @@
+"""Messages that no model call has seen yet: they begin a turn, steer one, or wait for their own."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from perdure.domain.callbacks import is_late_result
+from perdure.domain.events import AnyEvent, InputMessageData
+from perdure.domain.ids import MessageId, TurnId
+from perdure.domain.messages import Controls, preview_of, text_of
+
+SCHEDULED = "scheduled"
+"""The key in a message's metadata that names the schedule which sent it."""
+
+
+class PendingMessage(Struct, frozen=True):
+    """A message that no model call has seen yet.
+
+    Attributes:
+        turn_id: the turn that it shall begin or steer; None once that turn has ended.
+        preview: the start of its text.
+        scheduled: a schedule sent it, and no person.
+        late: it is the result of a callback whose call continued in the background.
+        queued_at: its sequence, if it waits for a turn of its own.
+        controls: the options of a message that waits for its own turn.
+    """
+
+    message_id: MessageId
+    turn_id: TurnId | None
+    preview: str
+    scheduled: bool = False
+    late: bool = False
+    queued_at: int | None = None
+    controls: Controls | None = None
+
+
+Pending = tuple[PendingMessage, ...]
+
+
+def pending_message(data: InputMessageData, event: AnyEvent, sequence: int) -> PendingMessage:
+    """The message of this event."""
+    message = data.message
+    return PendingMessage(
+        message.id,
+        event.context_struct().turn_id,
+        preview_of(text_of(message.content)),
+        scheduled=message.metadata is not None and SCHEDULED in message.metadata,
+        late=is_late_result(message.metadata),
+        queued_at=sequence if data.queued else None,
+        controls=message.controls if data.queued else None,
+    )
+
+
+def steering(pending: Pending) -> Pending:
+    """Those that the next model call sees, whichever turn makes it."""
+    return tuple(each for each in pending if each.queued_at is None) if pending else ()
+
+
+def queued(pending: Pending) -> Pending:
+    """Those that wait for a turn of their own."""
+    return tuple(each for each in pending if each.queued_at is not None) if pending else ()
+
+
+def first_of(pending: Pending) -> PendingMessage:
+    """The one that begins the next turn: those that wait for their own turn come after all others."""
+    return next((each for each in pending if each.queued_at is None), pending[0])
+
+
+def after_end(pending: Pending, ended: TurnId | None) -> Pending:
+    """Those left after the end of a turn. Messages that were to steer it are left to the next one."""
+    return tuple(replace(each, turn_id=None) if each.turn_id == ended else each for each in pending)
+
+
+def after_cancel(pending: Pending, cancelled: TurnId) -> Pending:
+    """Those left after a cancel, which covers all but those that wait for turns of their own."""
+    return tuple(each for each in queued(pending) if each.turn_id != cancelled)
