@@ -3,8 +3,7 @@
 A message enters the conversation at the first model call that can see it, which may be later than its
 position in the log: a message that arrived while the model was answering follows that answer. One that waited
 for its own turn enters at that turn's start, which contains it once more. Results follow their calls, in the
-order of the calls. A call without a result gets an error as its result, because vendors reject calls without
-results.
+order of the calls. A call without a result gets an error, because vendors reject it otherwise.
 
 A `context.compacted` event replaces the older part by a summary; the log keeps everything.
 """
