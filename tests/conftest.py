@@ -6,6 +6,7 @@ import functools
 import importlib
 import pkgutil
 import signal
+import zlib
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
@@ -56,11 +57,19 @@ SERVERS = {"server", "any_server", "sqlite_server", "postgresql_server", "shared
 """Fixtures that start a server. A test with one of them runs the package in the server's process."""
 
 
+REPEATED = 3
+"""`make test` repeats one in so many of the journeys and attacks on PostgreSQL; the soak has the others."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure coverage where the package runs, not in the tests' clients."""
+    """Measure coverage where the package runs, not in the tests' clients, and choose what is repeated."""
     for item in items:
         if isinstance(item, pytest.Function) and SERVERS.intersection(item.fixturenames):
             item.add_marker(pytest.mark.no_cover)
+        repeats = item.path.parent.name in ("journeys", "adversarial") and "postgres" in item.name
+        if repeats and zlib.crc32(item.name.encode()) % REPEATED:
+            item.add_marker(pytest.mark.soak)
 
 
 @pytest.fixture(scope="session", autouse=True)

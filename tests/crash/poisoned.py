@@ -20,7 +20,7 @@ def main() -> None:
 
     async def read_session(*args: Any, **how: Any) -> Any:
         found = await real(*args, **how)
-        if isinstance(found, attempt.OpenedSession) and any(PILL in event.data for event in found.events):
+        if isinstance(found, attempt.OpenedSession) and PILL in repr(found.state):
             os.kill(os.getpid(), signal.SIGKILL)
         return found
 

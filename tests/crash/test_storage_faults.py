@@ -254,7 +254,9 @@ main()
 async def test_a_server_whose_event_loop_was_stopped_does_not_live_on(tmp_path: Path) -> None:
     """Foreign code calls `sys.exit`, and leaves a task that ignores its cancellation."""
     server = Server(tmp_path, environment={"PERDURE_DRAIN_SECONDS": "0"})
-    server.program = ("-c", QUITTING)
+    program = tmp_path / "quitting.py"
+    program.write_text(QUITTING)
+    server.program = (str(program),)
     await server.start()
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
         with suppress(httpx.HTTPError):

@@ -105,13 +105,16 @@ async def test_a_tool_can_set_the_title(api: httpx.AsyncClient) -> None:
     assert (await talk.read())["title"] == "A trip to Rome"
 
 
+IDS = {"{schedule_id}": new_id("sched"), "{callback_id}": new_id("callback")}
+
+
 async def operations_on_a_session(api: httpx.AsyncClient) -> list[tuple[str, str, Json | None]]:
     """The method, the rest of the path and an example body of every operation on a session."""
     found: list[tuple[str, str, Json | None]] = []
     for path, methods in (await api.get("/api-doc/openapi.json")).json()["paths"].items():
         if path.startswith("/v1/sessions/{session_id}"):
             rest = path.removeprefix("/v1/sessions/{session_id}")
-            rest = re.sub(r"{\w+}", lambda name: new_id("sched") if name[0] == "{schedule_id}" else "x", rest)
+            rest = re.sub(r"{\w+}", lambda name: IDS.get(name[0], "x"), rest)
             for method, operation in methods.items():
                 content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
                 found.append((method.upper(), rest, content.get("example")))

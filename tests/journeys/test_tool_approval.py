@@ -22,7 +22,7 @@ CHANGING = {
     "cancel_schedule", "create_schedule", "edit_file", "kv_store", "secret_store", "write_file",
     "write_session_title", "web_fetch",
 }  # fmt: skip
-DESTROYING = {"bash", "delete_file", "sql_execute"}
+DESTROYING = {"bash", "delete_file", "run_python", "sql_execute"}
 
 
 @pytest.mark.parametrize(

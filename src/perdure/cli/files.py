@@ -68,11 +68,8 @@ def get(
             output.write_bytes(content)
         except OSError as error:
             raise CommandFailed(f"cannot write {output}: {error.strerror}") from error
-    elif sys.stdout.isatty():
-        Screen().line(content.decode(errors="replace"), end="")
     else:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        Screen().content(content)
 
 
 async def _get(client: Client, owner: str, path: str) -> bytes:

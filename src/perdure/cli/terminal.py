@@ -69,6 +69,14 @@ class Screen:
         self._console.print(Text.assemble(*cleaned), end=end)
         self._console.file.flush()
 
+    def content(self, content: bytes) -> None:
+        """Write a file's content: as it is in a pipe, as text on a terminal."""
+        if self._console is None:
+            self._stream.buffer.write(content)
+            self._stream.buffer.flush()
+        else:
+            self.line(content.decode(errors="replace"), end="")
+
     def json(self, value: object) -> None:
         """Write a value as one line of JSON. Characters that a terminal must not get are escaped in it."""
         from msgspec import json  # not above: complaints about missing packages need no package
