@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import faulthandler
 import gc
@@ -77,7 +78,23 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
         await _serve(settings, stopping, announce or _print)
 
 
+_MMAP_THRESHOLD = -3
+"""Number of the C library's option, from malloc.h."""
+LARGE = 4 * 1024 * 1024
+"""Bytes of a block of memory that goes back to the system as soon as it is free."""
+
+
+def _return_large_blocks() -> None:
+    """Have the C library return large blocks at once.
+
+    It would raise its limit to 32 MB by itself, and then keep what pages and uploads took.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such option
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, LARGE)
+
+
 async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str], None]) -> None:
+    _return_large_blocks()
     hidden = not settings.debuggable and hide_memory()
     async with open_parts(settings, load_tools(settings)) as parts:
         _log_protections(hidden=hidden)
