@@ -83,7 +83,8 @@ async def _changing(
         if data is not None and session is not None:
             events = [NewEvent(data, EventContext(), now)]
             events = await without_secrets(app, tx, session, events)
-            row, stored = await append(tx, session, events, now=now, progress=False)
+            rests = bool(session.resting)  # a file ends no call that the session waits for
+            row, stored = await append(tx, session, events, now=now, progress=False, rests=rests)
             tx.after_commit(lambda: app.bus.publish(Appended(row.id, row.head, stored)))
         return result
 

@@ -33,7 +33,6 @@ MAX_DESCRIPTION = 16_000
 MAX_LIST = 512 * 1024
 """Bytes of the descriptions and schemas of one capability's tools as JSON."""
 
-HINTS = ("readonly", "idempotent")
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
@@ -43,8 +42,7 @@ class StoredTool(Struct, frozen=True, omit_defaults=True):
     name: str
     description: str
     parameters: JsonObject
-    readonly: bool | None = None
-    idempotent: bool | None = None
+    hints: ToolHints = ToolHints()
     display_name: str | None = None
     timeout: float = TOOL_TIMEOUT
     spill: bool = True
@@ -97,8 +95,7 @@ def read_list(content: bytes) -> Mapping[str, StoredDiscovery]:
 
 
 def _stored(tool: Tool) -> StoredTool:
-    facts = {name: getattr(tool, name) for name in StoredTool.__struct_fields__ if name not in HINTS}
-    return StoredTool(**facts, readonly=tool.hints.readonly, idempotent=tool.hints.idempotent)
+    return StoredTool(**{name: getattr(tool, name) for name in StoredTool.__struct_fields__})
 
 
 def restored(active: Active, stored: StoredDiscovery, current: Sequence[Tool]) -> Discovered:
@@ -114,7 +111,6 @@ def restored(active: Active, stored: StoredDiscovery, current: Sequence[Tool]) -
 
 def _restored(active: Active, stored: StoredTool, current: Tool | None) -> Tool:
     facts = msgspec.structs.asdict(stored)
-    facts["hints"] = ToolHints(readonly=facts.pop("readonly"), idempotent=facts.pop("idempotent"))
     gone = Tool(run=partial(_gone, stored.name), **facts)
     restore = active.capability.restore
     if restore is None:

@@ -75,7 +75,7 @@ def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
     if is_cancel_notice(message, event):
         return old
     preview = old.preview if old.preview is not None else preview_of(text_of(message.content))
-    if is_late_result(message.metadata) and any(call.kind in ASKED for call in old.parked):
+    if is_late_result(message.metadata) and _asks(old):
         return old  # it waits until the session's client or person has answered
     if data.queued:
         return replace(old, preview=preview)  # it waits for its own turn
@@ -130,11 +130,17 @@ def _tool_completed(old: Projection, event: NewEvent, head: int) -> Projection:
     ended = next((call for call in old.parked if call.tool_call_id == call_id), None)
     new = _without(old, call_id) if ended is not None else old
     # A decision about one call, or the rejection that follows from it, may leave other approvals pending. The
-    # last one is followed by `session.activated`. A callback's result leaves the others' calls pending, too.
+    # last one is followed by `session.activated`. The results of callbacks, and of calls that were approved
+    # before the others, leave the others pending, too.
     deferred = ended is not None and ended.kind not in ASKED
-    if data.tool_name == APPROVE or data.status == "rejected" or deferred:
+    if data.tool_name == APPROVE or data.status == "rejected" or deferred or _asks(new):
         return new
     return _active(new)
+
+
+def _asks(projection: Projection) -> bool:
+    """Whether a call waits for a client or a person."""
+    return any(call.kind in ASKED for call in projection.parked)
 
 
 def _without(old: Projection, call_id: ToolCallId) -> Projection:

@@ -123,6 +123,7 @@ async def _step(run: Run) -> bool:
             await _start(run, action)
         case Finish():
             await run.commit(finish_turn(run, action.state))
+            run.prepared = None  # the message that waits for its own turn may choose another model
         case Fail():
             if await run.commit(fail_turn(run, action)):
                 # Tools can still be running: a message that arrived meanwhile made the agent resolve again,

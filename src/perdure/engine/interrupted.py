@@ -20,6 +20,7 @@ from perdure.domain.messages import JsonObject
 from perdure.domain.steps import Started, Step
 from perdure.domain.times import Micros
 from perdure.engine.run import Run
+from perdure.engine.tool_output import json_of
 
 log = logging.getLogger("perdure.act")
 
@@ -94,6 +95,8 @@ async def _ask(run: Run, name: str, verify: Callable[[], Awaitable[Verified]]) -
     """Ask once. A tool that fails or hangs does not know."""
     try:
         found: object = await contain(verify, VERIFY_TIMEOUT, f"the verification of {name}")
+        if isinstance(found, Verified):
+            json_of(found.value)  # a value that is no JSON cannot be the call's result
     except TimeoutError:
         log.warning("the tool %s did not verify a call within %g seconds", name, VERIFY_TIMEOUT)
         return UNKNOWN

@@ -193,9 +193,11 @@ class Steps:
         )
 
     async def _log(self, data: ToolStepData) -> None:
-        """Append the event. A start is no progress: a step that kills its server must not start for ever."""
-        started = data.status == "started"
-        if (started and self.over) or not await self._run.log_at_once(
-            self._call.id, data, progress=not started
-        ):
+        """Append the event. A start is no progress: a step that kills its server must not start for ever.
+
+        Nor is the end of a step that had ended before, and was made again because its result had a secret.
+        """
+        started, earlier = data.status == "started", find_step(self._earlier, data.name)
+        progress = not started and (earlier is None or not earlier.ended)
+        if (started and self.over) or not await self._run.log_at_once(self._call.id, data, progress=progress):
             raise ToolError(f"the call has ended: its step {data.name!r} cannot go on")
