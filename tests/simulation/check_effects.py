@@ -33,7 +33,10 @@ def _check_keys(world: World, log: list[Event]) -> None:
             for sequence, data in starts
             if data.tool_call.id == effect.call_id and sequence <= effect.head
         ]
-        if begun and effect.key not in {*begun[-1:], *(part_key(begun[-1], name) for name in STEPS)}:
+        if effect.current:
+            begun = begun[-1:]  # a runner that lost the session may still work on an earlier call with the id
+        parts = {part_key(key, name) for key in begun for name in STEPS}
+        if begun and effect.key not in {*begun, *parts}:
             world.blame(f"P10: {effect.word} has the key {effect.key}, its call {begun[-1]}")
 
 

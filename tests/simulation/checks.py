@@ -216,7 +216,10 @@ def _covers(event: Event, message_id: str, own_turn: str | None) -> bool:
 
 def check_tools(world: World, log: list[Event]) -> None:
     """P5: an effect comes after its call's start in the log and not after its result; a call that must not be
-    repeated has at most one effect."""
+    repeated has at most one effect.
+
+    The URL of a deferred call that runs again stays valid: the result may come before the repeated effect.
+    """
     starts: dict[str, list[int]] = {}
     ends: dict[str, list[int]] = {}
     for event in log:
@@ -233,8 +236,10 @@ def check_tools(world: World, log: list[Event]) -> None:
         begun = [sequence for sequence in starts.get(effect.call_id, ()) if sequence <= effect.head]
         if not begun:
             world.blame(f"P5: {effect.word} was done before the start of its call was logged")
-        elif effect.current and any(
-            begun[-1] < sequence <= effect.head for sequence in ends.get(effect.call_id, ())
+        elif (
+            effect.current
+            and effect.tool != "later_again"
+            and any(begun[-1] < sequence <= effect.head for sequence in ends.get(effect.call_id, ()))
         ):
             world.blame(f"P5: {effect.word} was done after the result of its call was logged")
 
