@@ -5,12 +5,11 @@ The addresses are checked as in `web_client`: after resolution, on every redirec
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import ClientError, ClientResponse, ClientSession
 from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 from yarl import URL
@@ -19,12 +18,12 @@ from perdure.domain.errors import ToolError
 from perdure.domain.http_answers import HttpAnswer
 from perdure.domain.messages import storable
 from perdure.domain.network import NetworkRules
-from perdure.net.addresses import SystemResolver
 from perdure.net.web_client import (
     MAX_REDIRECTS,
     REDIRECTS,
-    checked_resolver,
     checked_url,
+    guarded_session,
+    next_target,
     read_body,
     reason_of,
     short_url,
@@ -99,19 +98,8 @@ async def send(
     Raises:
         ToolError: the URL is refused or does not answer, or the answer is too long.
     """
-    checked = checked_resolver(resolver or SystemResolver(), rules)
-    connector = TCPConnector(resolver=checked, use_dns_cache=False, force_close=True)
     try:
-        async with (
-            asyncio.timeout(timeout),
-            ClientSession(
-                connector=connector,
-                cookie_jar=DummyCookieJar(),
-                auto_decompress=False,
-                headers=_HEADERS,
-                timeout=ClientTimeout(total=timeout),
-            ) as session,
-        ):
+        async with guarded_session(rules, timeout, _HEADERS, resolver) as session:
             return await _follow(session, request, rules, max_bytes)
     except TimeoutError:
         raise ToolError(f"{short_url(request.url)} did not answer within {timeout:g} seconds") from None
@@ -119,8 +107,6 @@ async def send(
         raise ToolError(f"{short_url(request.url)} cannot be reached: {reason_of(error)}") from None
     except ValueError as error:  # a header with a line break, for one
         raise ToolError(f"the request to {short_url(request.url)} is not valid: {error}") from None
-    finally:
-        await checked.close()
 
 
 async def _follow(
@@ -136,13 +122,10 @@ async def _follow(
             follows = request.method in ("GET", "HEAD") and answer.status in REDIRECTS
             if not follows or location is None:
                 return await _answer(answer, target, max_bytes)
-        try:
-            following = target.join(URL(location))
-        except ValueError:
-            raise ToolError(f"{short_url(str(target))} redirects to an invalid URL") from None
+        following = next_target(target, location, rules)
         if following.origin() != target.origin():
             headers = {}  # they may hold credentials
-        target = checked_url(str(following), rules)
+        target = following
     raise ToolError(f"{short_url(request.url)} redirects more than {MAX_REDIRECTS} times")
 
 

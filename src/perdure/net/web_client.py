@@ -7,7 +7,9 @@ checked address, so DNS rebinding has no effect. Size and time limits apply whil
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
@@ -86,6 +88,45 @@ def checked_resolver(inner: AbstractResolver, rules: NetworkRules) -> CheckedRes
     )
 
 
+@contextlib.asynccontextmanager
+async def guarded_session(
+    rules: NetworkRules,
+    seconds: float,
+    headers: Mapping[str, str],
+    resolver: AbstractResolver | None = None,
+    line_size: int = 8_190,
+) -> AsyncIterator[ClientSession]:
+    """Open a client that reaches only what the rules allow, without cookies and kept connections.
+
+    Args:
+        seconds: the time for everything that is done with it.
+        headers: sent with every request.
+        resolver: resolves names; the system's resolver by default.
+        line_size: bytes of a line of a response's head; by default, the library's limit.
+
+    Raises:
+        TimeoutError: the time is over.
+    """
+    checked = checked_resolver(resolver or SystemResolver(), rules)
+    connector = TCPConnector(resolver=checked, use_dns_cache=False, force_close=True)
+    try:
+        async with (
+            asyncio.timeout(seconds),
+            ClientSession(
+                connector=connector,
+                cookie_jar=DummyCookieJar(),
+                auto_decompress=False,
+                headers=headers,
+                timeout=ClientTimeout(total=seconds),
+                max_line_size=line_size,
+                max_field_size=line_size,
+            ) as session,
+        ):
+            yield session
+    finally:
+        await checked.close()
+
+
 async def fetch(
     url: str, rules: NetworkRules, *, max_bytes: int = MAX_BYTES, resolver: AbstractResolver | None = None
 ) -> Page:
@@ -98,21 +139,8 @@ async def fetch(
     Raises:
         ToolError: the URL is refused or cannot be fetched; the message is for the model.
     """
-    checked = checked_resolver(resolver or SystemResolver(), rules)
-    connector = TCPConnector(resolver=checked, use_dns_cache=False, force_close=True)
     try:
-        async with (
-            asyncio.timeout(TIME_LIMIT),
-            ClientSession(
-                connector=connector,
-                cookie_jar=DummyCookieJar(),
-                auto_decompress=False,
-                headers=_HEADERS,
-                timeout=ClientTimeout(total=TIME_LIMIT),
-                max_line_size=16_384,
-                max_field_size=16_384,
-            ) as session,
-        ):
+        async with guarded_session(rules, TIME_LIMIT, _HEADERS, resolver, line_size=16_384) as session:
             return await _follow(session, url, rules, max_bytes)
     except TimeoutError:
         raise ToolError(
@@ -120,8 +148,6 @@ async def fetch(
         ) from None
     except ClientError as error:
         raise ToolError(f"{short_url(url)} cannot be fetched: {reason_of(error)}") from None
-    finally:
-        await checked.close()
 
 
 async def _follow(session: ClientSession, url: str, rules: NetworkRules, max_bytes: int) -> Page:
@@ -131,12 +157,17 @@ async def _follow(session: ClientSession, url: str, rules: NetworkRules, max_byt
             location = response.headers.get("Location")
             if response.status not in REDIRECTS or location is None:
                 return await _page(response, target, max_bytes)
-        try:
-            following = target.join(URL(location))
-        except ValueError:
-            raise ToolError(f"{short_url(str(target))} redirects to an invalid URL") from None
-        target = checked_url(str(following), rules)
+        target = next_target(target, location, rules)
     raise ToolError(f"{short_url(url)} redirects more than {MAX_REDIRECTS} times")
+
+
+def next_target(target: URL, location: str, rules: NetworkRules) -> URL:
+    """The checked URL that `target` redirects to. Raises ToolError as `checked_url` does."""
+    try:
+        following = target.join(URL(location))
+    except ValueError:
+        raise ToolError(f"{short_url(str(target))} redirects to an invalid URL") from None
+    return checked_url(str(following), rules)
 
 
 def checked_url(text: str, rules: NetworkRules) -> URL:
