@@ -35,15 +35,12 @@ async def _list(client: Client, session_id: str, as_json: bool) -> None:
     async with client:
         waits = await client.pending(session_id)
     questions = () if waits is None else waits.approvals
-    if as_json:
-        for question in questions:
-            Screen().json(question)
-        return
-    rows = (
-        (exact(each.tool_call_id), exact(each.tool_name), exact_value(each.arguments, None))
-        for each in questions
+    Screen().listing(
+        questions,
+        ("CALL", "TOOL", "ARGUMENTS"),
+        lambda each: (exact(each.tool_call_id), exact(each.tool_name), exact_value(each.arguments, None)),
+        as_json=as_json,
     )
-    Screen().table(("CALL", "TOOL", "ARGUMENTS"), rows)
 
 
 @approvals.command()
@@ -97,12 +94,12 @@ def list_callbacks(
 async def _list_callbacks(client: Client, session_id: str, as_json: bool) -> None:
     async with client:
         found = await client.list_callbacks(session_id)
-    if as_json:
-        for each in found:
-            Screen().json(each)
-        return
-    rows = ((each.id, each.tool_call_id, each.tool_name, each.expires_at) for each in found)
-    Screen().table(("CALLBACK", "CALL", "TOOL", "UNTIL"), rows)
+    Screen().listing(
+        found,
+        ("CALLBACK", "CALL", "TOOL", "UNTIL"),
+        lambda each: (each.id, each.tool_call_id, each.tool_name, each.expires_at),
+        as_json=as_json,
+    )
 
 
 @callbacks.command()

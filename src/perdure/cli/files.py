@@ -41,13 +41,12 @@ def list_files(
 async def _list(client: Client, owner: str, path: str, recursive: bool, as_json: bool) -> None:
     async with client:
         found = await client.list_files(owner, path, recursive=recursive)
-    screen = Screen()
-    if as_json:
-        for file in found:
-            screen.json(file)
-        return
-    rows = ((f"{file.size_bytes}", file.updated_at, file.path + "/" * file.is_directory) for file in found)
-    screen.table(("SIZE", "UPDATED", "PATH"), rows)
+    Screen().listing(
+        found,
+        ("SIZE", "UPDATED", "PATH"),
+        lambda file: (f"{file.size_bytes}", file.updated_at, file.path + "/" * file.is_directory),
+        as_json=as_json,
+    )
 
 
 @app.command()

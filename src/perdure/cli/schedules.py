@@ -34,22 +34,18 @@ async def _list(client: Client, session_id: str, as_json: bool) -> None:
 
 
 def _print(schedules: Iterable[Schedule], as_json: bool) -> None:
-    screen = Screen()
-    if as_json:
-        for each in schedules:
-            screen.json(each)
-        return
-    rows = (
-        (
-            each.id,
-            "enabled" if each.enabled else "disabled",
-            f"{each.cron} ({each.timezone})" if each.cron else each.at or "",
-            each.next_at or "",
-            each.message,
-        )
-        for each in schedules
+    columns = ("SCHEDULE", "STATUS", "WHEN", "NEXT", "MESSAGE")
+    Screen().listing(schedules, columns, _row, as_json=as_json)
+
+
+def _row(schedule: Schedule) -> tuple[str, ...]:
+    return (
+        schedule.id,
+        "enabled" if schedule.enabled else "disabled",
+        f"{schedule.cron} ({schedule.timezone})" if schedule.cron else schedule.at or "",
+        schedule.next_at or "",
+        schedule.message,
     )
-    screen.table(("SCHEDULE", "STATUS", "WHEN", "NEXT", "MESSAGE"), rows)
 
 
 @app.command()

@@ -29,11 +29,7 @@ def list_keys(
 async def _list_keys(client: Client, session_id: str, as_json: bool) -> None:
     async with client:
         pairs = await client.list_keys(session_id)
-    if as_json:
-        for pair in pairs:
-            Screen().json(pair)
-    else:
-        Screen().table(("KEY", "VALUE"), ((pair.key, pair.value) for pair in pairs))
+    Screen().listing(pairs, ("KEY", "VALUE"), lambda pair: (pair.key, pair.value), as_json=as_json)
 
 
 @secrets.command("list")
@@ -47,11 +43,8 @@ def list_secrets(
 async def _list_secrets(client: Client, session_id: str, as_json: bool) -> None:
     async with client:
         found = await client.list_secrets(session_id)
-    if as_json:
-        for secret in found:
-            Screen().json(secret)
-    else:
-        Screen().table(("NAME", "UPDATED"), ((secret.name, secret.updated_at) for secret in found))
+    columns = ("NAME", "UPDATED")
+    Screen().listing(found, columns, lambda secret: (secret.name, secret.updated_at), as_json=as_json)
 
 
 @secrets.command("set")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from perdure.domain.log_lines import LogFormatter
 from perdure.domain.visible import visible, visible_json, visible_line
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Part = str | tuple[str, str]
 """A text, or a text with its style."""
+
+
+T = TypeVar("T")
 
 
 class Screen:
@@ -83,6 +86,21 @@ class Screen:
 
         self._stream.write(visible_json(json.encode(value).decode()) + "\n")
         self._stream.flush()
+
+    def listing(
+        self,
+        items: Iterable[T],
+        columns: Sequence[str],
+        row_of: Callable[[T], Sequence[Part]],
+        *,
+        as_json: bool,
+    ) -> None:
+        """Write items as a table with a row for each, or as a line of JSON for each."""
+        if as_json:
+            for item in items:
+                self.json(item)
+        else:
+            self.table(columns, map(row_of, items))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Part]]) -> None:
         """Write a table: in columns on a terminal, else one line for each row, separated by tabs."""
