@@ -5,7 +5,7 @@ from __future__ import annotations
 from perdure.app.content_checks import check_result
 from perdure.app.context import App
 from perdure.app.messages import append_message, result_event
-from perdure.app.running_turns import read_turn
+from perdure.app.running_turns import read_turn, see_to_runner
 from perdure.app.sessions import write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
@@ -36,7 +36,6 @@ from perdure.store.callbacks import (
     remove_callbacks_of_call,
 )
 from perdure.store.database import Tx
-from perdure.store.queue import Job
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, append, get_session
 
@@ -103,10 +102,8 @@ def _open_call(state: TurnState, callback: CallbackRow) -> CallState | None:
 async def _complete(app: App, tx: Tx, row: SessionRow, event: NewEvent, now: Micros) -> None:
     """End a call, and see to it that somebody continues the turn."""
     after, stored = await append(tx, row, await without_secrets(app, tx, row, [event]), now=now)
-    if row.resting:
-        await app.queue.enqueue(tx, Job(row.org_id, row.id))
-    elif after.status == "active" and not await app.queue.has_live_job(tx, row.id):
-        await app.queue.enqueue(tx, Job(row.org_id, row.id, again=True))  # its runner is gone
+    if row.resting or after.status == "active":
+        await see_to_runner(app, tx, row, is_new=bool(row.resting))
     tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
 
 

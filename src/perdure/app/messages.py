@@ -11,7 +11,7 @@ from perdure.app.content_checks import check_result, checked_content
 from perdure.app.context import App
 from perdure.app.damaged import damaged_message
 from perdure.app.idempotency import Once
-from perdure.app.running_turns import read_turn, refuse_busy, stop_turn
+from perdure.app.running_turns import read_turn, refuse_busy, see_to_runner, stop_turn
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
@@ -133,7 +133,7 @@ async def append_message(app: App, tx: Tx, row: SessionRow, message: Message, no
         progress=bool(ended),
         rests=data.queued and bool(row.resting),
     )
-    await _see_to_runner(app, tx, row, queued=data.queued, fenced=bool(ended))
+    await _see_to_message(app, tx, row, queued=data.queued, fenced=bool(ended))
     if ended:
         tx.after_commit(lambda: app.bus.publish(Stop(after.id, after.epoch)))
     tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
@@ -141,15 +141,12 @@ async def append_message(app: App, tx: Tx, row: SessionRow, message: Message, no
     return msgspec.structs.replace(redacted, sequence=after.head, session_id=after.id)
 
 
-async def _see_to_runner(app: App, tx: Tx, row: SessionRow, *, queued: bool, fenced: bool) -> None:
+async def _see_to_message(app: App, tx: Tx, row: SessionRow, *, queued: bool, fenced: bool) -> None:
     """Enqueue a job for a message, unless the turn's runner will see it or it waits for a parked turn."""
     rests = row.status != "active" or bool(row.resting)
     if queued and rests:
         return
-    if rests or fenced:
-        await app.queue.enqueue(tx, Job(row.org_id, row.id))
-    elif not await app.queue.has_live_job(tx, row.id):
-        await app.queue.enqueue(tx, Job(row.org_id, row.id, again=True))  # its runner is gone
+    await see_to_runner(app, tx, row, is_new=rests or fenced)
 
 
 def _message(

@@ -20,6 +20,7 @@ from perdure.domain.turn import Idle, TurnState, fold
 from perdure.store.callbacks import remove_callbacks_of_turn
 from perdure.store.database import Tx
 from perdure.store.events import events_within
+from perdure.store.queue import Job
 from perdure.store.sessions import SessionRow
 
 CANCELLED = "[The user asked to cancel this turn.]"
@@ -34,6 +35,18 @@ async def read_turn(tx: Tx, row: SessionRow) -> TurnState:
             break
         state = fold(page, state)
     return state
+
+
+async def see_to_runner(app: App, tx: Tx, row: SessionRow, *, is_new: bool) -> None:
+    """Enqueue a job for what was appended, unless a runner will see it.
+
+    Args:
+        is_new: nobody runs the session, so the job is no recovery.
+    """
+    if is_new:
+        await app.queue.enqueue(tx, Job(row.org_id, row.id))
+    elif not await app.queue.has_live_job(tx, row.id):
+        await app.queue.enqueue(tx, Job(row.org_id, row.id, again=True))  # its runner is gone
 
 
 async def stop_turn(
