@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -55,16 +54,7 @@ async def _run(
     """Call the function with converted arguments, and make its result JSON."""
     positional, named = signature.convert(arguments)
     first = (context,) if signature.takes_context else ()
-    try:
-        value = await function(*first, *positional, **named)
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        # The function cancelled something of its own: the turn must not end for it.
-        raise RuntimeError("the tool's function was cancelled from inside") from error
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise RuntimeError(f"the tool's function raised {type(error).__name__}") from error
+    value = await function(*first, *positional, **named)
     return value if isinstance(value, ToolOutcome | Later) else ToolOutcome(_json_of(value))
 
 
