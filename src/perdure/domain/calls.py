@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from perdure.domain.effects import effect_key
 from perdure.domain.events import ToolCall
-from perdure.domain.ids import ToolCallId
+from perdure.domain.ids import SessionId, ToolCallId
 from perdure.domain.messages import JsonValue
 from perdure.domain.parked import ParkedKind
 from perdure.domain.steps import Started
@@ -67,6 +68,11 @@ class Batch(Struct, frozen=True):
 
     calls: frozenset[ToolCallId]
     started_at: Micros
+
+
+def key_of(session_id: SessionId, call: CallState) -> str:
+    """The key of the call's effects."""
+    return effect_key(session_id, call.announced_at, call.index)
 
 
 def as_tool_call(call: CallState) -> ToolCall:

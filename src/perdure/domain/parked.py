@@ -42,6 +42,11 @@ class ParkedOn(Struct, frozen=True):
     until: Annotated[Timestamp, Meta(description="The deadline, after which the call fails.")]
 
 
+def deadline_of(ts: Micros, timeout_ms: int) -> Micros:
+    """The deadline of calls that were parked at `ts`."""
+    return ts + timeout_ms * 1000
+
+
 def next_deadline(calls: tuple[ParkedCall, ...]) -> Micros | None:
     """The earliest deadline of these calls; None without any."""
     return min((call.until for call in calls), default=None)

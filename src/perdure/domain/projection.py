@@ -28,7 +28,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import ToolCallId, TurnId
 from perdure.domain.messages import Usage, preview_of, text_of
-from perdure.domain.parked import ASKED, ParkedCall, next_deadline
+from perdure.domain.parked import ASKED, ParkedCall, deadline_of, next_deadline
 from perdure.domain.sessions import Status
 from perdure.domain.times import Micros
 from perdure.domain.tools import APPROVE, call_of_question
@@ -103,7 +103,7 @@ def _generation(old: Projection, event: NewEvent, head: int) -> Projection:
 
 def _call_requested(old: Projection, event: NewEvent, head: int) -> Projection:
     data = event.read(ToolCallRequestedData)
-    until = event.ts + data.timeout_ms * 1000
+    until = deadline_of(event.ts, data.timeout_ms)
     asked = tuple(_asked(call, until) for call in data.tool_calls)
     return replace(_with_parked(old, (*old.parked, *asked)), status="waiting_for_tool_results")
 
@@ -117,7 +117,7 @@ def _asked(call: ToolCall, until: Micros) -> ParkedCall:
 
 def _tool_parked(old: Projection, event: NewEvent, head: int) -> Projection:
     data = event.read(ToolParkedData)
-    until = event.ts + data.timeout_ms * 1000
+    until = deadline_of(event.ts, data.timeout_ms)
     call = ParkedCall(data.parked_kind, data.tool_call_id, data.tool_name, until)
     return _with_parked(old, (*old.parked, call))
 

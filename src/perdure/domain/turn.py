@@ -47,7 +47,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId
 from perdure.domain.messages import Controls, Usage, preview_of, text_of, tool_calls_of
-from perdure.domain.parked import ParkedKind
+from perdure.domain.parked import ParkedKind, deadline_of
 from perdure.domain.pending import PendingMessage, after_cancel, after_end, first_of, pending_message, queued
 from perdure.domain.steps import Started, started_after
 from perdure.domain.times import Micros
@@ -417,7 +417,7 @@ def _call_requested(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Calling):
         return state
     data = event.read(ToolCallRequestedData)
-    until = event.ts + data.timeout_ms * 1000
+    until = deadline_of(event.ts, data.timeout_ms)
     for call in data.tool_calls:
         if call.name == APPROVE:
             state = _with_status(state, call_of_question(call.id), Parked("approval", until))
@@ -430,7 +430,9 @@ def _tool_parked(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Calling):
         return state
     data = event.read(ToolParkedData)
-    return _with_status(state, data.tool_call_id, Parked(data.parked_kind, event.ts + data.timeout_ms * 1000))
+    return _with_status(
+        state, data.tool_call_id, Parked(data.parked_kind, deadline_of(event.ts, data.timeout_ms))
+    )
 
 
 def _with_status(state: Calling, call_id: ToolCallId, status: CallStatus) -> Calling:

@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from perdure.domain.calls import CallState
-from perdure.domain.effects import Verified, effect_key, part_key
+from perdure.domain.calls import CallState, key_of
+from perdure.domain.effects import Verified, part_key
 from perdure.domain.errors import ToolError
 from perdure.domain.events import NewEvent, ToolStepData
 from perdure.domain.messages import JsonValue, storable
@@ -118,7 +118,7 @@ class Steps:
         self._used.add(name)
 
     def _key(self) -> str:
-        return effect_key(self._run.row.id, self._call.announced_at, self._call.index)
+        return key_of(self._run.row.id, self._call)
 
     async def _found(self, step: Step, verify: Verify | None) -> Verified | None:
         """What the tool says about a step whose result is missing; None if the step may run again."""

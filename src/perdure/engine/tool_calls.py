@@ -17,8 +17,7 @@ from msgspec.structs import replace
 from perdure.capabilities.containment import Escaped, contain
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import BoundTool, ResolvedAgent
-from perdure.domain.calls import CallState, Done, Parked
-from perdure.domain.effects import effect_key
+from perdure.domain.calls import CallState, Done, Parked, key_of
 from perdure.domain.errors import OutcomeUnknown, PerdureError, Unavailable
 from perdure.domain.events import (
     ActCompletedData,
@@ -386,5 +385,5 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         redactor=run.redactor,
         locale=row.locale,
         network=replace(agent.network, private=engine.policy.private_addresses),
-        effect_key=effect_key(row.id, call.announced_at, call.index),
+        effect_key=key_of(row.id, call),
     )

@@ -6,8 +6,7 @@ from msgspec.structs import replace
 
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.actions import AskApproval, AwaitClient, ExpireCalls, Fail, RunTools, StartTurn
-from perdure.domain.calls import CallState, Parked, as_tool_call
-from perdure.domain.effects import effect_key
+from perdure.domain.calls import CallState, Parked, as_tool_call, key_of
 from perdure.domain.events import (
     ActStartedData,
     ModelMetadata,
@@ -135,7 +134,7 @@ def begin_tools(run: Run, agent: ResolvedAgent, action: RunTools) -> list[NewEve
             as_tool_call(call),
             _display_name(agent, call.name),
             replayable,
-            effect_key=effect_key(run.row.id, call.announced_at, call.index),
+            effect_key=key_of(run.row.id, call),
             resumable=bool(bound and bound.tool.resumable),
         )
         events.append(NewEvent(data, tool_context(state, call.id), now))
@@ -156,10 +155,7 @@ def _display_name(agent: ResolvedAgent, name: str) -> str | None:
 
 def request_results(run: Run, agent: ResolvedAgent, action: AwaitClient) -> list[NewEvent]:
     """Ask the client to run its tools, and park the session."""
-    calls = tuple(
-        replace(as_tool_call(call), effect_key=effect_key(run.row.id, call.announced_at, call.index))
-        for call in action.calls
-    )
+    calls = tuple(replace(as_tool_call(call), effect_key=key_of(run.row.id, call)) for call in action.calls)
     summaries = tuple(_summary(agent, call) for call in action.calls)
     data = ToolCallRequestedData(calls, summaries, round(run.engine.policy.client_timeout * 1000))
     return [NewEvent(data, act_context(action.state), run.engine.clock.now())]
