@@ -28,8 +28,9 @@ from perdure.cli.render import (
 from perdure.cli.sessions import last_messages, print_messages, print_session
 from perdure.cli.terminal import Screen, complain
 from perdure.client import Client, WireEvent, data_of, turn_failure
+from perdure.client.conversation import until_turn_ends
 from perdure.domain.errors import PerdureError
-from perdure.domain.events import ENDED_TURN, ToolCall
+from perdure.domain.events import ToolCall
 from perdure.domain.ids import is_id
 from perdure.domain.messages import Controls, WhenBusy, text_of
 from perdure.domain.tools import APPROVE, ApprovalDecision, Decision
@@ -213,7 +214,7 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
     session = talk.session = await talk.client.get_session(session.id)
     if session.status == "active":
         printer.note("A turn is running.")
-        await _watch(talk, _until_turn_ends(_follow(talk, since)), printer)
+        await _watch(talk, until_turn_ends(_follow(talk, since)), printer)
     elif session.status == "waiting_for_tool_results":
         (request,) = await talk.client.list_events(
             session.id, types=("tool.call_requested",), newest_first=True, limit=1
@@ -260,19 +261,11 @@ def _decision(question: ToolCall, printer: TurnPrinter, screen: Screen) -> Appro
 
 async def _go_on(talk: Chat, decisions: list[ApprovalDecision], printer: TurnPrinter) -> None:
     await talk.client.submit_tool_approvals(talk.session.id, decisions)
-    await _watch(talk, _until_turn_ends(_follow(talk, talk.seen)), printer)
+    await _watch(talk, until_turn_ends(_follow(talk, talk.seen)), printer)
 
 
 def _follow(talk: Chat, since: str | None) -> AsyncGenerator[WireEvent, None]:
     return talk.client.follow(talk.session.id, since, exclude=("llm.generation",))
-
-
-async def _until_turn_ends(events: AsyncGenerator[WireEvent, None]) -> AsyncGenerator[WireEvent, None]:
-    async with aclosing(events):
-        async for event in events:
-            yield event
-            if event.type in ENDED_TURN:
-                return
 
 
 async def _turn(talk: Chat, text: str, printer: TurnPrinter) -> None:

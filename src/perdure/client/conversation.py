@@ -184,7 +184,7 @@ class ConversationMethods(EventMethods):
         followed = self.follow(waits.session_id, since, exclude=("llm.generation",))
         async with aclosing(followed):
             events = self.own_calls.answering(waits.session_id, followed, own) if own else followed
-            return await self._answer_of(waits.session_id, _until_turn_ends(events), given)
+            return await self._answer_of(waits.session_id, until_turn_ends(events), given)
 
     async def pending(self, session_id: str) -> TurnWaits | None:
         """Return what the session's turn waits for: client-side tool calls and approvals. None for nothing.
@@ -281,7 +281,8 @@ class _Failure(Struct, frozen=True):
     error: str
 
 
-async def _until_turn_ends(events: AsyncGenerator[WireEvent, None]) -> AsyncGenerator[WireEvent, None]:
+async def until_turn_ends(events: AsyncGenerator[WireEvent, None]) -> AsyncGenerator[WireEvent, None]:
+    """The events up to the first end of a turn; then `events` is closed."""
     async with aclosing(events):
         async for event in events:
             yield event
