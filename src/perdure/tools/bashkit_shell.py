@@ -15,6 +15,7 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.tools import ToolHints
 from perdure.net.addresses import SystemResolver
 from perdure.sandbox.shell import CommandResult, Differences, ShellDone, ShellJob
+from perdure.tools.command_answers import answer_of, few
 from perdure.tools.shell_network import network_for
 
 DEFAULT_TIMEOUT = 30
@@ -23,9 +24,6 @@ MAX_TIMEOUT = 120
 
 MAX_COMMAND = 100_000
 """Characters of one command."""
-
-MAX_NOTES = 20
-"""Notes about failed changes that the model gets one by one; the rest are only counted."""
 
 
 def bashkit_shell(services: Services) -> Capability:
@@ -76,12 +74,6 @@ def _changes(changed: Differences) -> Changes:
 def _answer(
     result: CommandResult, remarks: list[str], changed: Differences, redactor: Redactor
 ) -> JsonObject:
-    stdout, stderr = result.stdout, result.stderr
-    if result.truncated:
-        stdout, stderr = redactor.text(stdout, cut=True), redactor.text(stderr, cut=True)
-    answer: JsonObject = {"exit_code": result.exit_code}
-    if stderr:
-        answer["stderr"] = stderr
     notes = [
         *remarks,
         *(
@@ -93,8 +85,7 @@ def _answer(
         f"{MOUNT}{path} is a link, and links are not kept after a command: copy the file, or use its own path"
         for path in changed.links
     ]
-    if len(notes) > MAX_NOTES:
-        notes[MAX_NOTES:] = [f"... and {len(notes) - MAX_NOTES} more notes like these"]
+    notes = few(notes)
     if result.truncated:
         notes.append("the output was too long and was truncated")
     if result.state is None:
@@ -102,9 +93,7 @@ def _answer(
             "the command's changes to variables, functions and the current folder could not be kept: they "
             "are as before it"
         )
-    if notes:
-        answer["notes"] = notes
-    return answer | {"stdout": stdout}
+    return answer_of(result, notes, redactor)
 
 
 def _bash_tool(services: Services) -> Tool:

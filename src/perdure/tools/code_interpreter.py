@@ -15,9 +15,9 @@ from perdure.domain.errors import InvalidInput, ToolError
 from perdure.domain.files import content_of
 from perdure.domain.messages import JsonObject
 from perdure.domain.paths import MOUNT, clean_path
-from perdure.domain.redaction import Redactor
 from perdure.domain.tools import ToolHints
 from perdure.sandbox.pool import Sandbox
+from perdure.tools.command_answers import answer_of, few
 
 DEFAULT_TIMEOUT = 30
 """Seconds that code may run if the call does not say."""
@@ -30,9 +30,6 @@ AT_ONCE, SHARES = 4, (3, 2)
 
 WAIT = 60.0
 """Seconds of a call beyond the program's own: to wait for a turn, to start, and to keep its files."""
-
-MAX_NOTES = 20
-"""Notes that the model gets one by one; the rest are only counted."""
 
 OFF = (
     "Code execution is turned off on this server: its operator has to set PERDURE_CODE_INTERPRETER. Do not "
@@ -98,7 +95,7 @@ async def _run_python(
         if changes:
             saved = await after_command(services, context, session_id, held, changes, None)
     notes += [*invalid, *saved.notes, *_notes(result, limits, seconds)]
-    return ToolOutcome(_answer(result, notes, context.redactor), saved.events)
+    return ToolOutcome(answer_of(result, few(notes), context.redactor), saved.events)
 
 
 def _without_invalid(result: CodeResult) -> tuple[CodeResult, list[str]]:
@@ -155,20 +152,6 @@ def _notes(result: CodeResult, limits: CodeLimits, seconds: int) -> list[str]:
     if result.truncated:
         notes.append(f"the output was longer than {limits.output_bytes} bytes and was truncated")
     return notes
-
-
-def _answer(result: CodeResult, notes: list[str], redactor: Redactor) -> JsonObject:
-    stdout, stderr = result.stdout, result.stderr
-    if result.truncated:
-        stdout, stderr = redactor.text(stdout, cut=True), redactor.text(stderr, cut=True)
-    answer: JsonObject = {"exit_code": result.exit_code}
-    if stderr:
-        answer["stderr"] = stderr
-    if len(notes) > MAX_NOTES:
-        notes = [*notes[:MAX_NOTES], f"... and {len(notes) - MAX_NOTES} more notes like these"]
-    if notes:
-        answer["notes"] = notes
-    return answer | {"stdout": stdout}
 
 
 def _tool(run: ToolRun, limits: CodeLimits) -> Tool:
