@@ -20,12 +20,12 @@ Patch = pytest.MonkeyPatch
 
 def keys_name_the_place_in_the_answer_only(patch: Patch) -> None:
     for module in (turn_events, tool_calls, steps):
-        patch.setattr(module, "effect_key", lambda session_id, announced_at, index: f"effect_{index}")
+        patch.setattr(module, "key_of", lambda session_id, call: f"effect_{call.index}")
 
 
 def each_attempt_has_a_new_key(patch: Patch) -> None:
     numbers = itertools.count()
-    patch.setattr(tool_calls, "effect_key", lambda *place: f"effect_{next(numbers)}")
+    patch.setattr(tool_calls, "key_of", lambda *place: f"effect_{next(numbers)}")
 
 
 def a_tool_is_not_asked_before_it_runs_again(patch: Patch) -> None:
