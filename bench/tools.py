@@ -14,26 +14,51 @@ from bench.figures import Figures, Once, Scale
 from bench.site import Seat, Site, open_site
 from bench.variant import Variant
 
-ROUNDS = 20
+ROUNDS = 10
 """Calls of the tool per turn, one after the other."""
-TURNS = 7
+TURNS = 13
 
 FOUR_KB = "0123456789abcde\n" * 256
-EMPTY = ("get_current_time", {"timezone": "UTC"})
-CALLS: dict[str, tuple[str, dict[str, Any]]] = {
-    "bash": ("bash", {"command": "echo hi"}),
-    "read_file": ("read_file", {"path": "/notes.txt"}),
-    "write_file": ("write_file", {"path": "/notes.txt", "content": FOUR_KB}),
-    "grep_files": ("grep_files", {"pattern": "needle"}),
-    "kv_set": ("kv_store", {"operation": "set", "key": "count", "value": "seven"}),
-    "kv_get": ("kv_store", {"operation": "get", "key": "count"}),
-    "sql_execute": ("sql_execute", {"database": "shop", "sql": "INSERT INTO orders VALUES (1, 'one')"}),
-    "sql_query": ("sql_query", {"database": "shop", "sql": "SELECT * FROM orders LIMIT 10"}),
-    "title": ("write_session_title", {"title": "Orders of the day"}),
+Call = tuple[str, dict[str, Any]]
+
+EMPTY: tuple[Call, Call] = (
+    ("get_current_time", {"timezone": "UTC"}),
+    ("get_current_time", {"timezone": "Etc/UTC"}),
+)
+CALLS: dict[str, tuple[Call, Call]] = {
+    "bash": (("bash", {"command": "echo hi"}), ("bash", {"command": "echo ho"})),
+    "read_file": (("read_file", {"path": "/notes.txt"}), ("read_file", {"path": "/copy.txt"})),
+    "write_file": (
+        ("write_file", {"path": "/notes.txt", "content": FOUR_KB}),
+        ("write_file", {"path": "/copy.txt", "content": FOUR_KB}),
+    ),
+    "grep_files": (("grep_files", {"pattern": "needle"}), ("grep_files", {"pattern": "pin"})),
+    "kv_set": (
+        ("kv_store", {"operation": "set", "key": "count", "value": "seven"}),
+        ("kv_store", {"operation": "set", "key": "count", "value": "eight"}),
+    ),
+    "kv_get": (
+        ("kv_store", {"operation": "get", "key": "count"}),
+        ("kv_store", {"operation": "get", "key": "total"}),
+    ),
+    "sql_execute": (
+        ("sql_execute", {"database": "shop", "sql": "INSERT INTO orders VALUES (1, 'one')"}),
+        ("sql_execute", {"database": "shop", "sql": "INSERT INTO orders VALUES (2, 'two')"}),
+    ),
+    "sql_query": (
+        ("sql_query", {"database": "shop", "sql": "SELECT * FROM orders LIMIT 10"}),
+        ("sql_query", {"database": "shop", "sql": "SELECT * FROM orders LIMIT 9"}),
+    ),
+    "title": (
+        ("write_session_title", {"title": "Orders of the day"}),
+        ("write_session_title", {"title": "Orders of the week"}),
+    ),
 }
+"""Each tool with two calls that take turns: the harness stops a model that repeats the same call."""
 PREPARED = (
     ("sql_execute", {"database": "shop", "sql": "CREATE TABLE orders (id, name)"}),
     ("write_file", {"path": "/notes.txt", "content": FOUR_KB}),
+    ("write_file", {"path": "/copy.txt", "content": FOUR_KB}),
 )
 
 
@@ -46,12 +71,12 @@ async def tools(variant: Variant, _scale: Scale) -> AsyncIterator[Once]:
         async def once() -> Figures:
             figures: Figures = {}
             empty: list[float] = []
-            for name, call in CALLS.items():
+            for name, calls in CALLS.items():
                 pairs = []
                 for _ in range(TURNS):
                     seat = await site.seat_of(str((await site.desk.json("POST", "/v1/sessions", body))["id"]))
-                    await seat.turn(site.desk, _script((*PREPARED, EMPTY, call)))
-                    pairs.append((await _round(site, seat, EMPTY), await _round(site, seat, call)))
+                    await seat.turn(site.desk, _script((*PREPARED, *EMPTY, *calls)))
+                    pairs.append((await _round(site, seat, EMPTY), await _round(site, seat, calls)))
                     await _check(site, seat)
                     seat.close()
                 empty += [without for without, _ in pairs]
@@ -72,9 +97,9 @@ def _script(calls: Any) -> str:
     return f"[[sim {json.dumps([*steps, {'text': 'END.'}])}]]"
 
 
-async def _round(site: Site, seat: Seat, call: tuple[str, dict[str, Any]]) -> float:
+async def _round(site: Site, seat: Seat, calls: tuple[Call, Call]) -> float:
     """Return the milliseconds of a model call and this tool call, including their log entries."""
-    return (await seat.turn(site.desk, _script([call] * ROUNDS))).total / (ROUNDS + 1) * 1e3
+    return (await seat.turn(site.desk, _script(calls * (ROUNDS // 2)))).total / (ROUNDS + 1) * 1e3
 
 
 async def _check(site: Site, seat: Seat) -> None:
