@@ -41,14 +41,33 @@ async def _order(context: ToolContext, arguments: JsonObject) -> ToolOutcome | L
     opened = [
         await context.callback(arguments.get("seconds", 3600.0)) for _ in range(arguments.get("urls", 1))
     ]
-    path = Path(arguments["desk"]) / arguments["note"]
-    path.with_suffix(".new").write_text(json.dumps([callback.url for callback in opened]))
-    path.with_suffix(".new").rename(path)
+    _put(arguments, [callback.url for callback in opened])
     context.progress(f"The URL is {opened[0].url}")
     await asyncio.sleep(arguments.get("slow", 0))
     if early := arguments.get("early"):
         return ToolOutcome(early)
     return Later("callback", opened[0].deadline, f"a delivery to {opened[0].url}")
+
+
+def _put(arguments: JsonObject, urls: list[str], more: str = "") -> None:
+    path = Path(arguments["desk"]) / f"{arguments['note']}{more}"
+    path.with_suffix(".new").write_text(json.dumps(urls))
+    path.with_suffix(".new").rename(path)
+
+
+async def _order_in_a_step(context: ToolContext, arguments: JsonObject) -> Later:
+    """Put the URL on the desk in a step, which the first attempt does not come to."""
+    callback = await context.callback(3600.0)
+    begun = Path(arguments["desk"]) / f"{arguments['note']} has begun"
+    if not begun.exists():
+        _put(arguments, [], " has begun")
+        await asyncio.Event().wait()
+
+    async def put() -> None:
+        _put(arguments, [callback.url])
+
+    await context.step("put", put)
+    return Later("callback", callback.deadline)
 
 
 async def _forget(context: ToolContext, arguments: JsonObject) -> Later:
@@ -101,6 +120,7 @@ DEFERRING = Capability(
     tools=lambda config: (
         Tool("order", "Order something.", PARAMETERS, _order, hints=ONCE, display_name="Order"),
         Tool("order_again", "Order something once.", PARAMETERS, _order, hints=REPEATABLE),
+        Tool("order_in_a_step", "Order in a step.", PARAMETERS, _order_in_a_step, resumable=True),
         Tool("odd", "Be odd.", schema({"how": {"type": "string"}}, "how"), _odd),
         Tool("in_steps", "Do two things.", PARAMETERS, _in_steps, timeout=600.0),
         Tool("forget", "Wait for nothing.", schema({}), _forget),

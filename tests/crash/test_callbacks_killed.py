@@ -20,11 +20,15 @@ class Desk:
         self.talks: dict[str, Talk] = {}
         self.urls: dict[str, str] = {}
 
-    async def order(self, name: str, tool: str = "order", **more: float) -> None:
+    async def begin(self, name: str, tool: str, **more: float) -> Talk:
         talk = await new_talk(self.http, harness_name="base", capabilities=[{"ref": "deferring"}])
         self.talks[name] = talk
         order = call(tool, _id="c1", desk=str(self.folder), note=name, **more)
         await talk.say(script({"tool_calls": [order]}, {"text": "Done."}))
+        return talk
+
+    async def order(self, name: str, tool: str = "order", **more: float) -> None:
+        talk = await self.begin(name, tool, **more)
         (self.urls[name],) = await urls_on(self.folder, name)
         if "slow" not in more:
             await talk.logged_until("act.completed")
@@ -55,6 +59,8 @@ async def test_deferred_calls_survive_kills(database_url: str, tmp_path: Path) -
         await desk.order("answered and killed")
         await desk.answer("answered before it parked")
         await desk.answer("answered and killed")
+        await desk.begin("before it sent its URL", "order_in_a_step")
+        await urls_on(tmp_path, "before it sent its URL has begun")
         await server.restart()
 
         for name in ("answered before it parked", "answered and killed"):
@@ -67,6 +73,11 @@ async def test_deferred_calls_survive_kills(database_url: str, tmp_path: Path) -
         for name in ("at rest", "before it parked"):
             await desk.answer(name)
             assert (await desk.end(name))["result"][0]["text"] == name
+        # A call that has sent no URL, and may run again, does so.
+        name = "before it sent its URL"
+        (desk.urls[name],) = await urls_on(tmp_path, name)
+        await desk.answer(name)
+        assert (await desk.end(name))["result"][0]["text"] == name
         assert (await desk.end("too late"))["status"] == "timeout"
         await desk.answer("too late", 410)
         talk = desk.talks["in the background"]

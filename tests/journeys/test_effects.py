@@ -45,6 +45,7 @@ class Bench:
         self.held, self.let_go = asyncio.Event(), asyncio.Event()
         self.ran: list[str] = []
         self.left: list[Any] = []
+        self.noted: list[Json] = []
         runs: dict[str, Callable[[ToolContext], Awaitable[Any]]] = {
             name: getattr(self, f"_{name}")
             for name in (
@@ -74,6 +75,15 @@ class Bench:
                 Tool("slow_unsure", "Hang.", schema({}), _hang, timeout=0.05, verify=_unsure),
                 Tool("slow_exit", "Hang.", schema({}), _hang, timeout=0.05, verify=_leave),
                 Tool("slow_odd", "Hang.", schema({}), _hang, timeout=0.05, verify=_odd),
+                Tool(
+                    "slow_secret",
+                    "Hang.",
+                    schema({"token": {"type": "string"}}, "token"),
+                    _hang,
+                    timeout=0.05,
+                    verify=self._note,
+                    secret_arguments=("token",),
+                ),
                 Tool("unsure", "Do not know.", schema({}), _do_not_know),
             ),
         )
@@ -151,6 +161,10 @@ class Bench:
 
         self.left.append(asyncio.create_task(afterwards()))
         return "gone"
+
+    async def _note(self, context: ToolContext, arguments: Json) -> Verified:
+        self.noted.append(arguments)
+        return UNKNOWN
 
     async def _wait(self) -> None:
         """Wait, unless an earlier attempt of the call did."""
@@ -315,3 +329,13 @@ async def test_a_call_that_broke_says_whether_its_outcome_is_known(tmp_path: Pat
             True,
         ]
         assert ended[2].result[0].text.startswith("found effect_")
+
+
+async def test_a_verification_gets_the_arguments_as_the_tool_got_them(tmp_path: Path) -> None:
+    bench = Bench()
+    async with house_with(bench, tmp_path) as house:
+        steps = {"tool_calls": [call("slow_secret", token=SECRET)]}, {"text": "Done."}
+        await house.say(script(*steps))
+        events = await house.until_idle()
+        assert bench.noted == [{"token": SECRET}]
+        assert SECRET not in "".join(event.data for event in events if event.type.startswith("tool."))

@@ -83,7 +83,7 @@ class LaterClock:
         return self._clock.now() + round(self._seconds * 1e6)
 
 
-def restarted(there: Inside, market: Market) -> Inside:
+def restarted(there: Inside, market: Shelf) -> Inside:
     """As after a restart of the server: nothing found before is in memory."""
     others = [each for each in there.app.registry.all() if each.id != "shelf"]
     registry = Registry((*others, market.capability()))

@@ -54,7 +54,8 @@ class Later(Struct, frozen=True):
 
     Attributes:
         kind: whom the call waits for.
-        deadline: until when, in microseconds. The call then fails.
+        deadline: until when, in microseconds. The call then fails. It waits no longer than its callbacks are
+            open.
         message: what it waits for, for people.
     """
 

@@ -7,7 +7,9 @@ calls would not do: models repeat them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
@@ -18,6 +20,11 @@ from perdure.domain.messages import JsonValue
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 """The HTTP header by which a service recognizes a repeated request."""
+
+UNCERTAIN = "It may or may not have taken effect; check the current state before you try again."
+"""What the model is told about a call whose outcome is unknown."""
+
+_UNDER: ContextVar[str | None] = ContextVar("effects_under")
 
 
 def effect_key(session_id: SessionId, announced_at: int, index: int) -> str:
@@ -37,6 +44,24 @@ def part_key(key: str, name: str) -> str:
 
 def _key(place: str) -> str:
     return f"effect_{blake2b(place.encode('utf-8', 'replace'), digest_size=16).hexdigest()}"
+
+
+@contextmanager
+def effects_under(key: str | None) -> Iterator[None]:
+    """Have effects of this task, and of tasks that it starts, belong to this key; None: they have no key.
+
+    A step is a function of the tool's own, which the context of its call is not passed to.
+    """
+    before = _UNDER.set(key)
+    try:
+        yield
+    finally:
+        _UNDER.reset(before)
+
+
+def key_here(call_key: str) -> str | None:
+    """The key that effects of this task belong to: of a step, of the call, or none."""
+    return _UNDER.get(call_key)
 
 
 Outcome = Literal["done", "not_done", "unknown"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 
+from msgspec.structs import replace
+
 from perdure.capabilities.port import Callback, Later
 from perdure.capabilities.resolve import BoundTool
 from perdure.domain.callbacks import (
@@ -18,12 +20,12 @@ from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import Fenced, ToolError
 from perdure.domain.events import NewEvent, ToolCompletedData, ToolParkedData
 from perdure.domain.messages import TextPart, storable
-from perdure.domain.parked import ASKED
 from perdure.domain.spans import tool_context
+from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Calling
-from perdure.engine.outages import Also
-from perdure.engine.run import Run
+from perdure.engine.outages import Also, outlast
+from perdure.engine.run import Run, status_of
 from perdure.store.callbacks import (
     CallbackRow,
     add_callback,
@@ -37,9 +39,14 @@ from perdure.store.sessions import get_session
 
 
 class Callbacks:
-    """The callbacks of one attempt of a tool call."""
+    """The callbacks of one attempt of a tool call.
+
+    Attributes:
+        over: the attempt has ended, so that nothing may be opened any more.
+    """
 
     def __init__(self, run: Run, state: Calling, call: CallState) -> None:
+        self.over = False
         self._run = run
         self._state = state
         self._call = call
@@ -50,6 +57,7 @@ class Callbacks:
 
         Raises:
             InvalidInput: the time is too short or too long, or the session has too many open callbacks.
+            ToolError: the call has ended.
             Fenced, NotFound: the session was cancelled, deleted or claimed by another runner.
         """
         run, state, call = self._run, self._state, self._call
@@ -74,34 +82,54 @@ class Callbacks:
             current = await get_session(tx, row.org_id, row.session_id, lock=True)
             if current.epoch != epoch:
                 raise Fenced
+            # Under the session's lock: the next calls of the turn cannot have callbacks yet, which those of
+            # an older one are taken for stale by.
+            self._check_running()
             await remove_stale_callbacks(tx, row.session_id, row.exec_id)
             check_open(len(await list_callbacks(tx, row.session_id, now)))
             await add_callback(tx, row)
 
+        self._check_running()
         # Whoever has the token can give the result: it must not get into the log, whatever the tool returns.
         run.redactor.learn({f"callback {row.id}": token})
         await run.engine.database.write(work)
         self._deadline = max(self._deadline or 0, row.deadline)
         return Callback(f"{run.engine.public.url}/v1/callbacks/{token}", row.deadline)
 
-    def checked(self, later: Later) -> Later:
-        """Return what the tool returned. Raises ToolError if nothing could ever give the result."""
-        if later.kind in ASKED:
+    def _check_running(self) -> None:
+        status = status_of(self._run.state, self._call.id)
+        if self.over or not isinstance(status, Started):
+            raise ToolError("the call has ended: it cannot open a callback")
+
+    async def checked(self, later: Later) -> Later:
+        """Return what the tool returned; the call waits no longer than an answer can come.
+
+        Raises:
+            ToolError: nothing could ever give the result.
+        """
+        if later.kind != "callback":
             raise ToolError(f"A tool cannot defer its result to the kind {later.kind!r}.")
-        if later.kind == "callback" and self._deadline is None:
-            raise ToolError("The tool deferred its result without opening a callback.")
-        return later
+        latest = self._deadline
+        if latest is None:
+            # An attempt before this one may have opened it, in a step that is not repeated.
+            before = await promised(self._run, self._state, self._call)
+            if before is None:
+                raise ToolError("The tool deferred its result without opening a callback.")
+            latest = before.deadline
+        return replace(later, deadline=min(later.deadline, latest))
 
 
 async def promised(run: Run, state: Calling, call: CallState) -> Later | None:
-    """Return how to park a call whose runner died after it had opened a callback; None without one.
+    """Return how to park a call that has opened a callback; None without an open one.
 
     Somebody may have the URL, and the result may still come.
     """
     session_id, now = run.row.id, run.engine.clock.now()
-    rows = await run.engine.database.read(
-        lambda tx: callbacks_of_call(tx, session_id, state.exec_id, call.id)
-    )
+
+    async def body(tx: Tx) -> list[CallbackRow]:
+        return await callbacks_of_call(tx, session_id, state.exec_id, call.id)
+
+    rows = await outlast(run.engine, session_id, lambda: run.engine.database.read(body))
     return Later("callback", rows[0].deadline) if rows and rows[0].deadline > now else None
 
 
@@ -139,7 +167,7 @@ def parked_call(run: Run, bound: BoundTool | None, state: Calling, call: CallSta
         call.id,
         call.name,
         later.kind,
-        -(-left // 1000),
+        left // 1000,
         message,
         bound.tool.display_name if bound else None,
     )

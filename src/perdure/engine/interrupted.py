@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from perdure.capabilities.containment import contain
 from perdure.capabilities.port import Tool, ToolContext
 from perdure.domain.calls import CallState
-from perdure.domain.effects import UNKNOWN, Verified
+from perdure.domain.effects import UNCERTAIN, UNKNOWN, Verified, effects_under
 from perdure.domain.errors import OutcomeUnknown
 from perdure.domain.events import ToolVerifiedData
 from perdure.domain.messages import JsonObject
@@ -30,7 +30,6 @@ VERIFY_TIMEOUT = 10.0
 SKEW = 300.0
 """Seconds by which the clocks of two machines may differ, or one clock may jump."""
 
-UNCERTAIN = "It may or may not have taken effect; check the current state before you try again."
 INTERRUPTED = f"This call was interrupted: the server stopped while it ran. {UNCERTAIN}"
 
 
@@ -50,11 +49,11 @@ async def settle(run: Run, tool: Tool | None, call: CallState, context: ToolCont
     status = call.status
     if not isinstance(status, Started) or status.replayable:
         return None
-    if status.can_continue:
+    if status.can_continue and tool is not None:
         return None
     if tool is None or tool.verify is None:
         raise Interrupted(_interrupted(status.steps))
-    verify, arguments = tool.verify, _object_of(call)
+    verify, arguments = tool.verify, _arguments_of(run, call)
     found = await ask_until_late(
         run, call.name, lambda: verify(context, arguments), status.began_at, tool.timeout
     )
@@ -68,7 +67,7 @@ async def look_up(run: Run, tool: Tool | None, call: CallState, context: ToolCon
     """Ask the tool once about a call that broke in the middle: whether it is done in spite of that."""
     if tool is None or tool.verify is None:
         return UNKNOWN
-    verify, arguments = tool.verify, _object_of(call)
+    verify, arguments = tool.verify, _arguments_of(run, call)
     return await _ask(run, call.name, lambda: verify(context, arguments))
 
 
@@ -94,7 +93,8 @@ async def ask_until_late(
 async def _ask(run: Run, name: str, verify: Callable[[], Awaitable[Verified]]) -> Verified:
     """Ask once. A tool that fails or hangs does not know."""
     try:
-        found: object = await contain(verify, VERIFY_TIMEOUT, f"the verification of {name}")
+        with effects_under(None):  # it changes nothing, and its requests must not be taken for the call's
+            found: object = await contain(verify, VERIFY_TIMEOUT, f"the verification of {name}")
         if isinstance(found, Verified):
             json_of(found.value)  # a value that is no JSON cannot be the call's result
     except TimeoutError:
@@ -109,8 +109,10 @@ async def _ask(run: Run, name: str, verify: Callable[[], Awaitable[Verified]]) -
     return found
 
 
-def _object_of(call: CallState) -> JsonObject:
-    return call.arguments if isinstance(call.arguments, dict) else {}
+def _arguments_of(run: Run, call: CallState) -> JsonObject:
+    """The arguments as the tool received them; redacted if only the log has them."""
+    written = run.secret_arguments.get(call.id, call.arguments)
+    return written if isinstance(written, dict) else {}
 
 
 def _interrupted(steps: tuple[Step, ...]) -> str:

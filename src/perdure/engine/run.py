@@ -143,7 +143,7 @@ class Run:
             Fenced: another runner has claimed the session.
         """
         async with self._appending:
-            while isinstance(_status_of(self.state, call_id), Started):
+            while isinstance(status_of(self.state, call_id), Started):
                 context = tool_context(self.phase(Calling), call_id)
                 batch = self._redacted([NewEvent(data, context, self.engine.clock.now())])
                 began = self.engine.clock.elapsed()
@@ -252,7 +252,8 @@ class Run:
         self.unlogged = without_overtaken(self.unlogged, self.state)
 
 
-def _status_of(state: TurnState, call_id: ToolCallId) -> CallStatus | None:
+def status_of(state: TurnState, call_id: ToolCallId) -> CallStatus | None:
+    """The status of a call of the turn's last answer; None if there is no such call."""
     calls = state.calls if isinstance(state, Calling) else ()
     return next((call.status for call in calls if call.id == call_id), None)
 

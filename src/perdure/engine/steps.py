@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from perdure.domain.calls import CallState, key_of
-from perdure.domain.effects import Verified, part_key
+from perdure.domain.effects import Verified, effects_under, part_key
 from perdure.domain.errors import ToolError
 from perdure.domain.events import NewEvent, ToolStepData
 from perdure.domain.messages import JsonValue, storable
@@ -97,7 +97,8 @@ class Steps:
         )
         began = self._run.engine.clock.elapsed()
         try:
-            result = await work()
+            with effects_under(part_key(self._key(), name)):
+                result = await work()
         except ToolError as error:
             await self._log(self._ended(name, "failed", began, error=storable(error.message)))
             raise

@@ -18,6 +18,7 @@ from perdure.capabilities.containment import Escaped, contain
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import BoundTool, ResolvedAgent
 from perdure.domain.calls import CallState, Done, Parked, key_of
+from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import OutcomeUnknown, PerdureError, Unavailable
 from perdure.domain.events import (
     ActCompletedData,
@@ -36,7 +37,7 @@ from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import Calling
 from perdure.engine.arguments import INVALID_SCHEMA
 from perdure.engine.deferred import Callbacks, parked_call, promised
-from perdure.engine.interrupted import UNCERTAIN, Interrupted, look_up, settle
+from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
 from perdure.engine.live import ToolText
 from perdure.engine.run import Run
 from perdure.engine.steps import Steps
@@ -146,7 +147,7 @@ async def _run_call(
     output: RawOutput | None = None
     failure: _Failure | None = None
     try:
-        outcome = await _attempt(run, agent, bound, state, call)
+        outcome = await _attempt_or_wait(run, agent, bound, state, call)
         if isinstance(outcome, Later):
             return [parked_call(run, bound, state, call, outcome)]
         output = outcome
@@ -220,17 +221,27 @@ async def _looked_up(
 
 async def _after_crash(
     run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState
-) -> RawOutput | Later | None:
+) -> RawOutput | None:
     """What is known of a call that a runner that died had started; None if it may run.
 
     Raises:
         Interrupted: it must not run, because nobody knows whether it took effect.
     """
-    later = await promised(run, state, call)
-    if later is not None:
-        return later
     found = await settle(run, bound.tool if bound else None, call, _tool_context(run, agent, state, call))
     return None if found is None else _as_raw_output(ToolOutcome(found.value))
+
+
+async def _attempt_or_wait(
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState
+) -> RawOutput | Later:
+    """Make the call. If it was interrupted, it waits for its open callback, whose URL somebody may have."""
+    try:
+        return await _attempt(run, agent, bound, state, call)
+    except Interrupted:
+        later = await promised(run, state, call)
+        if later is None:
+            raise
+        return later
 
 
 async def _attempt(
@@ -273,9 +284,9 @@ async def _attempt(
             f"the tool {tool.name}",
             limited=steps.limited,
         )
-        return callbacks.checked(outcome) if isinstance(outcome, Later) else _as_raw_output(outcome)
+        return await callbacks.checked(outcome) if isinstance(outcome, Later) else _as_raw_output(outcome)
     finally:
-        steps.over = True
+        steps.over = callbacks.over = True
         live.finish()
 
 
@@ -302,6 +313,8 @@ def _check_secret_arguments(run: Run, bound: BoundTool, call: CallState) -> None
     if call.id in run.secret_arguments or not isinstance(call.arguments, dict):
         return
     if any(is_mark(call.arguments.get(name)) for name in bound.tool.secret_arguments):
+        if isinstance(call.status, Started) and call.status.steps:
+            raise Interrupted(f"{INTERRUPTED} Its secret arguments were not stored, so it cannot continue.")
         raise PerdureError(
             "The call was interrupted, and its secret arguments were not stored. Make the call again.",
             code="interrupted",

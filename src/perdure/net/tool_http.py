@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import ClientError, ClientResponse, ClientSession
 from aiohttp.abc import AbstractResolver
 from msgspec import Struct
+from msgspec.structs import replace
 from yarl import URL
 
 from perdure.domain.errors import ToolError
@@ -35,12 +36,22 @@ _HEADERS = {"User-Agent": "perdure (a tool of an agent)", "Accept-Encoding": "gz
 
 
 class OwnRequest(Struct, frozen=True):
-    """A request that a tool makes."""
+    """A request that a tool makes. `may_change`: its method is one of those that may have an effect."""
 
     method: str
     url: str
     headers: dict[str, str]
     body: bytes | None
+
+    @property
+    def may_change(self) -> bool:
+        return self.method not in _SAFE
+
+    def with_default(self, header: str, value: str) -> OwnRequest:
+        """The request with this header, unless it has it already."""
+        if any(name.lower() == header.lower() for name in self.headers):
+            return self
+        return replace(self, headers={**self.headers, header: value})
 
     @classmethod
     def of(
@@ -51,12 +62,8 @@ class OwnRequest(Struct, frozen=True):
         headers: Mapping[str, str] | None,
         json: Any,
         content: str | bytes | None,
-        effect: Mapping[str, str],
     ) -> OwnRequest:
         """Make a request of the arguments of `Http.request`.
-
-        Args:
-            effect: the headers of requests that may have an effect, unless `headers` has them.
 
         Raises:
             ToolError: the method is unknown, or there are two bodies.
@@ -67,10 +74,7 @@ class OwnRequest(Struct, frozen=True):
         if json is not None and content is not None:
             raise ToolError("a request has either `json` or `content`")
         sent = dict(headers or {})
-        given = {header.lower() for header in sent}
-        if name not in _SAFE:
-            sent |= {header: value for header, value in effect.items() if header.lower() not in given}
-        if json is not None and "content-type" not in given:
+        if json is not None and "content-type" not in {header.lower() for header in sent}:
             sent["Content-Type"] = "application/json"
         body = content.encode() if isinstance(content, str) else content
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -26,7 +26,7 @@ from perdure.capabilities.port import (
     Verify,
 )
 from perdure.capabilities.tool_context import Context, FileFacts, SessionFacts
-from perdure.domain.effects import Verified
+from perdure.domain.effects import IDEMPOTENCY_KEY, Verified
 from perdure.domain.errors import ToolError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import Content, content_of
@@ -35,6 +35,9 @@ from perdure.domain.messages import JsonObject
 from perdure.domain.paths import clean_path
 from perdure.domain.session_metadata import read_metadata
 from perdure.store.file_changes import FileWrite
+
+if TYPE_CHECKING:
+    from perdure.tools.request_keys import RequestKeys
 
 log = logging.getLogger("perdure.secrets")
 
@@ -213,6 +216,7 @@ class _Session:
 class _Http:
     def __init__(self, call: ToolContext) -> None:
         self._call = call
+        self._keys: RequestKeys | None = None
 
     async def request(
         self,
@@ -226,10 +230,27 @@ class _Http:
         timeout: float = 30.0,
         max_bytes: int = 10_000_000,
     ) -> HttpAnswer:
-        from perdure.net.tool_http import OwnRequest, send  # most servers have no such tools
+        # Most servers have no such tools.
+        from perdure.net.tool_http import OwnRequest, send
+        from perdure.tools.request_keys import RequestKeys
 
-        request = OwnRequest.of(method, url, params, headers, json, content, self._call.effect_headers())
-        return await send(request, self._call.network, timeout=timeout, max_bytes=max_bytes)
+        request = OwnRequest.of(method, url, params, headers, json, content)
+        keys = self._keys = self._keys or RequestKeys(self._call.effect_key)
+        taken = keys.take(request)  # before anything is awaited: requests are numbered as they are made
+        if taken is None:
+            return await send(request, self._call.network, timeout=timeout, max_bytes=max_bytes)
+        status: int | None = None
+        try:
+            answer = await send(
+                request.with_default(IDEMPOTENCY_KEY, taken[1]),
+                self._call.network,
+                timeout=timeout,
+                max_bytes=max_bytes,
+            )
+            status = answer.status
+            return answer
+        finally:
+            keys.answered(request, taken, status)
 
     async def get(self, url: str, **options: Any) -> HttpAnswer:
         return await self.request("GET", url, **options)
