@@ -90,6 +90,23 @@ async def test_a_summary_replaces_the_older_part_which_stays_in_the_log(http: ht
     assert usage == sum(spent[3:])
 
 
+async def test_room_is_made_for_a_large_message_before_the_turn_that_it_waited_for(
+    http: httpx.AsyncClient,
+) -> None:
+    talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
+    await told(talk, 2)
+    await talk.say(script({"text": "Noted.", "first_ms": 500}, ask="Short."))
+    waits = {"when_busy": "queue"}
+    queued = await talk.say(script({"text": "Read."}, ask=f"Story 9: {LONG * 2}"), controls=waits)
+    events = await talk.logged_until("session.idled", after=queued["sequence"])
+    kinds = kinds_of(events)
+    own_turn = kinds[len(kinds) - kinds[::-1].index("turn.started") :]
+    assert own_turn[:4] == ["context.compacting", "llm.generation", "context.compacted", "reason.started"]
+    seen = [text_in(message) for message in await shown(talk)]
+    assert MEMORY in seen[0]
+    assert seen[-1].startswith("Story 9")
+
+
 async def test_the_summarizing_model_gets_the_messages_and_tool_results(
     http: httpx.AsyncClient,
 ) -> None:

@@ -196,12 +196,13 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
 
 async def _start(run: Run, action: StartTurn) -> None:
     """Begin a turn and, in the same append, its first model call."""
-    turn, opening = begin_turn(run, action, await _queued_message(run, action))
+    queued = await _queued_message(run, action)
+    turn, opening = begin_turn(run, action, queued)
     if run.prepared is None:
         await run.commit(opening)  # the next step fails the turn, with a message for the user
         return
     agent, choice = run.prepared
-    if is_full(run, agent, choice):
+    if is_full(run, agent, choice, queued):
         await run.commit(opening)  # the next step compacts the history first
     elif await run.commit(
         opening + begin_model_call(run, turn, agent, choice), also=keep_found_tools(run, agent)

@@ -27,7 +27,7 @@ from perdure.domain.compaction import (
 )
 from perdure.domain.errors import ModelError
 from perdure.domain.events import EventContext, NewEvent, PromptRef, ToolCompletedData
-from perdure.domain.history import Entry, result_message
+from perdure.domain.history import Entry, estimate_tokens, result_message
 from perdure.domain.messages import Message
 from perdure.domain.result_sizes import share_of
 from perdure.domain.spans import compaction_context, summary_context
@@ -61,16 +61,21 @@ log = logging.getLogger("perdure.engine")
 Reason = Literal["proactive_budget", "request_too_large"]
 
 
-def is_full(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> bool:
-    """Whether the history is longer than the rules allow, and a part of it can be summarized."""
+def is_full(run: Run, agent: ResolvedAgent, choice: ModelChoice, queued: Message | None = None) -> bool:
+    """Whether the history is longer than the rules allow, and a part of it can be summarized.
+
+    Args:
+        queued: the message of the next turn, if it waited for that: the history does not have it yet.
+    """
     rules = agent.behaviour.compaction
     if rules is None or run.uncompactable or run.conversation.rest:
         return False
-    if _load(run) <= rules.at * smallest_budget(run, choice):
+    more = 0 if queued is None else estimate_tokens(queued)
+    if _load(run) + more <= rules.at * smallest_budget(run, choice):
         return False  # true of most sessions, which are so spared the exact computation
     budget = conversation_budget(run, agent, choice)
     run.conversation.fit_results(share_of(budget))
-    load = _load(run)
+    load = _load(run) + more
     if load <= rules.at * budget:
         return False
     parts = _older_part(run, rules, budget)
