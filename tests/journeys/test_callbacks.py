@@ -304,10 +304,30 @@ async def test_after_a_message_the_call_continues_in_the_background(
     assert (await client.post(url, json="correct-horse-battery arrived")).status_code == 200
     assert (await client.post(url, json="again")).status_code == 410
     events = await talk.logged_until("session.idled", after=last)
-    (message,) = [event["data"]["message"] for event in events if event["type"] == "input.message"]
-    assert message["metadata"]["callback"]["tool_call_id"] == "c1"
+    (data,) = [event["data"] for event in events if event["type"] == "input.message"]
+    message = data["message"]
+    assert (data["origin"], message["metadata"]["callback"]["tool_call_id"]) == ("callback", "c1")
     assert text_in(message).endswith("[secret KEY] arrived")
     assert await _open(talk) == []
+
+
+async def test_metadata_of_clients_has_no_meaning_for_the_server(client: httpx.AsyncClient) -> None:
+    talk = await _talk(client, tools=[WEATHER])
+    for metadata in (
+        {"callback": {"callback_id": f"callback_{'0' * 32}", "tool_call_id": "c1", "tool_name": "order"}},
+        {"scheduled": {"schedule_id": "schedule_1", "due_at": "2026-05-01T00:00:00Z"}},
+        {"cancel_notice": True},
+        {"origin": "callback"},
+    ):
+        before = (await talk.say(script({"tool_calls": [call("weather", _id="c1")]})))["sequence"]
+        await talk.logged_until("tool.call_requested", after=before)
+        sent = await talk.say(script({"text": "So."}, ask="Never mind."), metadata=metadata)
+        assert sent["metadata"] == metadata
+        events = await talk.logged_until("session.idled", after=before)
+        assert result_of(events, "c1")["error"] == "cancelled: the user sent a new message", metadata
+        assert "origin" not in next(
+            event["data"] for event in events if event["sequence"] == sent["sequence"]
+        )
 
 
 @pytest.mark.parametrize(

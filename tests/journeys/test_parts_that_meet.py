@@ -9,20 +9,24 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.app.approvals import submit_approvals
+from perdure.app.callbacks import answer_callback
 from perdure.app.file_access import OfSession
 from perdure.app.files import create_path
-from perdure.app.messages import post_message
+from perdure.app.messages import append_message, post_message
 from perdure.app.providers import create_model
 from perdure.capabilities import ONCE, Later, Tool, ToolContext, ToolHints, schema
+from perdure.domain.callbacks import CallbackResult
 from perdure.domain.files import CreateFile
-from perdure.domain.messages import Controls, CreateMessage, InputMessage, TextPart
+from perdure.domain.messages import Controls, CreateMessage, InputMessage, Message, TextPart
 from perdure.domain.providers import CreateModel
+from perdure.domain.times import to_rfc3339
 from perdure.domain.tools import ApprovalDecision, CapabilityRef, SubmitApprovals
 from perdure.engine.advance import advance
+from perdure.store.database import Tx
 from perdure.store.sessions import SessionRow, get_session
 from tests.journeys.test_discovery import Inside, inside, with_shelf
 from tests.journeys.test_found_tools import LaterClock, Market, results, say
-from tests.talk import call
+from tests.talk import call, script
 
 
 async def _row(there: Inside) -> SessionRow:
@@ -125,3 +129,53 @@ async def test_an_approval_that_is_left_can_be_given_after_a_callback_was_late(t
         await allow("c3")
         await advance(engine, there.session.id)
         assert sorted(await results(there))[1:] == ["used", "used"]
+
+
+@pytest.mark.parametrize(
+    ("arrive", "reason"),
+    [
+        (("late",), "the result of an earlier call arrived"),
+        (("late", "user"), "the user sent a new message"),
+        (("schedule",), "a scheduled message arrived"),
+        (("schedule", "late"), "a scheduled message arrived"),
+        (("late", "schedule", "user"), "the user sent a new message"),
+    ],
+)
+async def test_a_withdrawn_call_says_what_withdrew_it(
+    arrive: tuple[str, ...], reason: str, tmp_path: Path
+) -> None:
+    urls: list[str] = []
+
+    async def order(context: ToolContext, arguments: object) -> Later:
+        callback = await context.callback(60)
+        urls.append(callback.url)
+        return Later("callback", callback.deadline)
+
+    market = Market("axe", hints=ToolHints(destructive=True))
+    market.tools = (Tool("order", "Order.", schema({}), order, ONCE),)
+    body = with_shelf(CapabilityRef("tool_approval", {"mode": "normal"}))
+    async with inside("", tmp_path, market, session=body) as there:
+
+        async def comes() -> None:
+            for what in arrive:
+                if what == "late":
+                    await answer_callback(there.app, urls[0].rsplit("/", 1)[1], CallbackResult("here"))
+                elif what == "user":
+                    await say(there, "Wait!")
+                else:
+                    await there.app.database.write(remind)
+
+        async def remind(tx: Tx) -> None:
+            row = await get_session(tx, there.owner.organization_id, there.session.id, lock=True)
+            now = there.app.now()
+            message = Message(
+                there.app.new_id("message"), "user", (TextPart("It is time."),), to_rfc3339(now)
+            )
+            await append_message(there.app, tx, row, message, now, origin="schedule")
+
+        await say(there, script({"tool_calls": [call("order", "c1")]}))
+        await advance(there.engine, there.session.id)
+        await say(there, script({"tool_calls": [call("axe", "c2")]}, ask="Meanwhile."))
+        driver: Any = Meets(there, comes)
+        await advance(replace(there.engine, drivers=lambda row, secrets: driver), there.session.id)
+        assert (await results(there))[1:] == [f"cancelled: {reason}"]

@@ -35,7 +35,9 @@ async def test_a_message_arrives_on_time_and_is_processed_once(api: httpx.AsyncC
     made = (await api.post(talk.path("/schedules"), json={"message": "Time to look.", "at": soon(1)})).json()
     assert (await talk.read())["active_schedule_count"] == 1
     events = await talk.logged_until("turn.completed")
-    (message,) = [event["data"]["message"] for event in events if event["type"] == "input.message"]
+    (data,) = [event["data"] for event in events if event["type"] == "input.message"]
+    assert data["origin"] == "schedule"
+    message = data["message"]
     assert message["content"][0]["text"] == "Time to look."
     assert message["metadata"]["scheduled"]["schedule_id"] == made["id"]
     session = await talk.read()

@@ -16,6 +16,7 @@ from perdure.domain.callbacks import (
     late_metadata,
 )
 from perdure.domain.calls import CallState, Parked
+from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import Gone, NotFound, TooLarge
 from perdure.domain.events import NewEvent, ToolCompletedData
 from perdure.domain.ids import CallbackId, SessionId
@@ -39,7 +40,7 @@ from perdure.store.database import Tx
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, append, get_session
 
-CANCELLED = "The callback was cancelled before it brought a result."
+CANCELLED = f"The callback was cancelled before it brought a result. {UNCERTAIN}"
 
 
 async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
@@ -65,7 +66,8 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
             raise _gone()
         await remove_callbacks_of_call(tx, callback)
         if callback.in_background:
-            await append_message(app, tx, row, _late_message(app, callback, result, now), now)
+            late = _late_message(app, callback, result, now)
+            await append_message(app, tx, row, late, now, origin="callback")
             return
         state = await read_turn(tx, row)
         call = _open_call(state, callback)
@@ -155,6 +157,8 @@ def _to_open_callback(row: CallbackRow) -> OpenCallback:
 async def cancel_callback(app: App, caller: Caller, session_id: SessionId, callback_id: CallbackId) -> None:
     """Cancel an open callback. The call fails, unless another callback can still bring its result.
 
+    Nobody knows then whether the call took effect.
+
     Raises:
         NotFound: the session does not exist, or has no such open callback.
     """
@@ -175,7 +179,10 @@ async def cancel_callback(app: App, caller: Caller, session_id: SessionId, callb
             raise NotFound("callback")
         if await callbacks_of_call(tx, row.id, callback.exec_id, callback.tool_call_id):
             return
-        data = ToolCompletedData(call.id, call.name, False, "cancelled", error=CANCELLED)
+        # Whoever has the URL, or the tool that still runs, may have done the work.
+        data = ToolCompletedData(
+            call.id, call.name, False, "cancelled", error=CANCELLED, outcome_unknown=True
+        )
         await _complete(app, tx, row, NewEvent(data, tool_context(state, call.id), now), now)
 
     await write_at_head(app, work)

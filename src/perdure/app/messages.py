@@ -20,6 +20,7 @@ from perdure.domain.errors import Conflict, InvalidInput, UnreadableEvent
 from perdure.domain.events import (
     Event,
     InputMessageData,
+    MessageOrigin,
     NewEvent,
     OutputMessageCompletedData,
     ToolCompletedData,
@@ -100,11 +101,22 @@ def _fingerprint(body: CreateMessage) -> str:
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
 
 
-async def append_message(app: App, tx: Tx, row: SessionRow, message: Message, now: Micros) -> Message:
+async def append_message(
+    app: App,
+    tx: Tx,
+    row: SessionRow,
+    message: Message,
+    now: Micros,
+    *,
+    origin: MessageOrigin | None = None,
+) -> Message:
     """Append a user's message to a session whose row is locked.
 
     The message starts a turn. If one runs or waits, `message.controls.when_busy` decides. The message, the
     session's new state and its job are part of the caller's transaction (promise P1).
+
+    Args:
+        origin: what sends the message; None for a client.
 
     Returns:
         The message as stored: with the session's secrets redacted, if it contains any.
@@ -121,7 +133,7 @@ async def append_message(app: App, tx: Tx, row: SessionRow, message: Message, no
         ended, _ = await stop_turn(app, tx, row, "interrupted by a new message", now, INTERRUPTED)
     running = row.turn_id if busy and policy not in ("queue", "interrupt") else None
     context = message_context(running or app.new_id("turn"), message.id)
-    data = InputMessageData(message, queued=policy == "queue")
+    data = InputMessageData(message, queued=policy == "queue", origin=origin)
     event = NewEvent(data, context, now, message.metadata, message.tags)
     (logged,) = await without_secrets(app, tx, row, [event])
     after, stored = await append(

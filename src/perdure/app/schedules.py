@@ -15,7 +15,6 @@ from perdure.app.sessions import write_at_head
 from perdure.domain.errors import InvalidInput, NotFound, Unavailable
 from perdure.domain.ids import ScheduleId, SessionId
 from perdure.domain.messages import Message, TextPart
-from perdure.domain.pending import SCHEDULED
 from perdure.domain.schedules import (
     MAX_ACTIVE,
     MAX_KEPT,
@@ -273,11 +272,11 @@ async def _fire(app: App, tx: Tx, row: ScheduleRow, now: Micros) -> int:
     next_at = None if row.cron is None else next_firing(row.cron, row.timezone, now)
     if not await take_firing(tx, row, next_at, now):
         return 0
-    metadata = {SCHEDULED: {"schedule_id": row.id, "due_at": to_rfc3339(row.next_at or now)}}
+    metadata = {"scheduled": {"schedule_id": row.id, "due_at": to_rfc3339(row.next_at or now)}}
     message = Message(
         app.new_id("message"), "user", (TextPart(row.message),), to_rfc3339(now), metadata=metadata
     )
-    await append_message(app, tx, session, message, now)
+    await append_message(app, tx, session, message, now, origin="schedule")
     return 1
 
 

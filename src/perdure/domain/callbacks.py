@@ -24,7 +24,7 @@ MAX_MESSAGE = 500
 TOKEN_PREFIX = "pdr_cb_"  # noqa: S105 (a prefix, not a token)
 
 LATE_RESULT = "callback"
-"""The key in a message's metadata that names the callback whose late result the message is."""
+"""The key in a message's metadata that tells clients which callback's late result the message is."""
 
 
 class OpenCallback(Struct, frozen=True, omit_defaults=True):
@@ -93,12 +93,6 @@ def result_of(body: JsonValue) -> CallbackResult:
             return CallbackResult(value)
         case _:
             return CallbackResult(body)
-
-
-def is_late_result(metadata: JsonObject | None) -> bool:
-    """Whether a message with this metadata is the late result of a callback."""
-    source = None if metadata is None else metadata.get(LATE_RESULT)
-    return isinstance(source, dict) and "callback_id" in source
 
 
 def late_metadata(callback_id: CallbackId, call_id: ToolCallId, tool_name: str) -> JsonObject:

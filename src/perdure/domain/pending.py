@@ -5,13 +5,9 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.domain.callbacks import is_late_result
 from perdure.domain.events import AnyEvent, InputMessageData
 from perdure.domain.ids import MessageId, TurnId
 from perdure.domain.messages import Controls, preview_of, text_of
-
-SCHEDULED = "scheduled"
-"""The key in a message's metadata that names the schedule which sent it."""
 
 
 class PendingMessage(Struct, frozen=True):
@@ -45,8 +41,8 @@ def pending_message(data: InputMessageData, event: AnyEvent, sequence: int) -> P
         message.id,
         event.context_struct().turn_id,
         preview_of(text_of(message.content)),
-        scheduled=message.metadata is not None and SCHEDULED in message.metadata,
-        late=is_late_result(message.metadata),
+        scheduled=data.origin == "schedule",
+        late=data.origin == "callback",
         queued_at=sequence if data.queued else None,
         controls=message.controls if data.queued else None,
     )

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.domain.callbacks import is_late_result
 from perdure.domain.events import (
     InputMessageData,
     LlmGenerationData,
@@ -75,7 +74,7 @@ def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
     if is_cancel_notice(message, event):
         return old
     preview = old.preview if old.preview is not None else preview_of(text_of(message.content))
-    if is_late_result(message.metadata) and _asks(old):
+    if data.origin == "callback" and _asks(old):
         return old  # it waits until the session's client or person has answered
     if data.queued:
         return replace(old, preview=preview)  # it waits for its own turn

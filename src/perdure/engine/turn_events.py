@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.actions import AskApproval, AwaitClient, ExpireCalls, Fail, RunTools, StartTurn
 from perdure.domain.calls import CallState, Parked, as_tool_call, key_of
+from perdure.domain.effects import UNCERTAIN
 from perdure.domain.events import (
     ActStartedData,
     ModelMetadata,
@@ -34,7 +35,6 @@ from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tools import APPROVE, question_id
 from perdure.domain.turn import Answered, Calling, Turn
 from perdure.engine.deferred import continued, is_callback
-from perdure.engine.interrupted import UNCERTAIN
 from perdure.engine.run import Run
 
 ADVICE = {
@@ -202,9 +202,9 @@ def _is_approval(call: CallState) -> bool:
 def _why_withdrawn(state: Calling) -> str:
     """Why the messages that arrived withdraw the open calls."""
     messages = steering(state.pending)
-    if all(message.scheduled for message in messages):
-        return SUPERSEDED
-    return STEERED if any(not message.late for message in messages) else OVERTAKEN
+    if any(not (message.scheduled or message.late) for message in messages):
+        return STEERED
+    return SUPERSEDED if any(message.scheduled for message in messages) else OVERTAKEN
 
 
 def _expired_call(call: CallState, withdrawn: str | None) -> ToolCompletedData:

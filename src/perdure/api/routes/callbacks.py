@@ -77,8 +77,8 @@ async def list_callbacks(call: Call, session_id: SessionId) -> Listing[OpenCallb
 async def cancel_callback(call: Call, session_id: SessionId, callback_id: CallbackId) -> None:
     """Cancel an open callback.
 
-    Its URL then answers with 410. The tool call that waits for it fails, and the turn continues. 404 if the
-    callback is not open.
+    Its URL then answers with 410. The tool call that waits for it fails, and the turn continues; nobody knows
+    whether the call took effect. 404 if the callback is not open.
     """
     await use.cancel_callback(call.app, call.caller, session_id, callback_id)
 

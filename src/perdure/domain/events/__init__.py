@@ -17,6 +17,7 @@ from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
 from perdure.domain.events.messages import (
     InputMessageData,
+    MessageOrigin,
     ModelMetadata,
     OutputMessageCompletedData,
     OutputMessageDeltaData,
@@ -86,6 +87,7 @@ __all__ = [
     "LlmGenerationMetadata",
     "LlmGenerationOutput",
     "LlmRetryInfo",
+    "MessageOrigin",
     "ModelMetadata",
     "NewEvent",
     "OutputMessageCompletedData",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -27,6 +27,9 @@ from perdure.domain.ids import (
 )
 from perdure.domain.messages import JsonObject, Message, Usage
 
+MessageOrigin = Literal["callback", "schedule"]
+"""What sends a message that no client sends. Its metadata says more, and proves nothing: clients send any."""
+
 
 class InputMessageData(EventData, frozen=True, omit_defaults=True):
     """A message arrived: from a client, or from the server as a note that the user cancelled the turn."""
@@ -37,6 +40,15 @@ class InputMessageData(EventData, frozen=True, omit_defaults=True):
         bool,
         Meta(description="Whether it waits for a turn of its own, because a turn was running when it came."),
     ] = False
+    origin: Annotated[
+        MessageOrigin | None,
+        Meta(
+            description=(
+                "What sent the message, if no client did. `callback`: it is the late result of a call. "
+                "`schedule`: its time had come."
+            )
+        ),
+    ] = None
 
 
 class OutputMessageStartedData(EventData, frozen=True, omit_defaults=True):
