@@ -9,7 +9,7 @@ from perdure.domain.effects import part_key
 from perdure.domain.events import Event
 from tests.simulation.world import Effect, World
 
-STEPS = ("first", "second")
+STEPS = ("first", "second", "send")
 OWN_ERRORS = frozenset({"refuse"})
 """Tools that say themselves that they failed."""
 
@@ -60,6 +60,8 @@ def _check_steps(world: World, log: list[Event]) -> None:
         stopped = event.type == "tool.completed" and event.decoded().status == "interrupted"
         if stopped and not open_steps.get(span, {"all"}):
             world.blame(f"P10: a call whose steps have ended does not go on, at {event.sequence}")
+        if event.type == "tool.parked" and event.decoded().tool_name == "posted" and span not in open_steps:
+            world.blame(f"P10: a call waits for a callback that nobody knows, at {event.sequence}")
         if event.type != "tool.step":
             continue
         steps = open_steps.setdefault(span, set())
@@ -72,7 +74,7 @@ def _check_steps(world: World, log: list[Event]) -> None:
         else:
             ended.add(place)
     for effect in world.effects:
-        if effect.tool == "order" and begun.get(effect.key, effect.head + 1) > effect.head:
+        if effect.tool in {"order", "posted"} and begun.get(effect.key, effect.head + 1) > effect.head:
             world.blame(f"P10: {effect.word} was done before the start of its step was logged")
 
 

@@ -107,6 +107,16 @@ def a_tool_that_found_nothing_is_done(patch: Patch) -> None:
     patch.setattr(interrupted, "_ask", ask)
 
 
+def a_call_with_an_open_callback_never_goes_on(patch: Patch) -> None:
+    async def settle(run: Any, tool: Any, call: Any, context: Any) -> Any:
+        if await tool_calls.promised(run, run.phase(turn.Calling), call) is not None:
+            raise interrupted.Interrupted("mutated")
+        return await real(run, tool, call, context)
+
+    real = tool_calls.settle
+    patch.setattr(tool_calls, "settle", settle)
+
+
 EFFECT_MUTATIONS: tuple[Callable[[Patch], None], ...] = (
     keys_name_the_place_in_the_answer_only,
     each_attempt_has_a_new_key,
@@ -118,4 +128,5 @@ EFFECT_MUTATIONS: tuple[Callable[[Patch], None], ...] = (
     a_step_runs_before_its_start_is_logged,
     lost_outcomes_count_as_failures,
     a_tool_that_found_nothing_is_done,
+    a_call_with_an_open_callback_never_goes_on,
 )

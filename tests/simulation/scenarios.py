@@ -186,6 +186,7 @@ SCENARIOS = (
     ),
     Scenario("asked", ((Step((("asked", {}), ("asked", {}))), TEXT),), ONE_TURN, repeat_ids=True),
     Scenario("steps", ((_calls("order", "once", "order"), TEXT),), ONE_TURN),
+    Scenario("posted", ((_calls("posted", "once"), TEXT),), ("post 0", "rest", "call_back", "rest")),
     Scenario(
         "deleted",
         ((Step((("once", {"seconds": 2.0}),)), TEXT),),

@@ -56,7 +56,7 @@ def _play_all(store: Store) -> None:
 
 def _crash_everywhere(store: Store) -> None:
     """Play the scenarios with effects, with a crash and a fault at each point."""
-    for name in ("asked", "steps", "rounds"):
+    for name in ("asked", "steps", "rounds", "posted"):
         undisturbed = listed(by_name(name), {})
         undisturbed.play(store)
         for point in range(undisturbed.points):

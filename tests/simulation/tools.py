@@ -157,6 +157,22 @@ async def _order(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     return ToolOutcome(words)
 
 
+async def _posted(context: ToolContext, arguments: JsonObject) -> Later:
+    """Send the URL of a callback in a step: whoever takes over before that sends another."""
+    hands = HANDS.get()
+    callback = await context.callback(OPEN_FOR)
+    await hands.point("tool.before")
+
+    async def send() -> None:
+        await hands.point("tool.between")
+        hands.touch_world("posted", context.tool_call_id, context.effect("send"))
+        hands.take_url(callback.url, context.tool_call_id, callback.deadline)
+
+    await context.step("send", send)
+    await hands.point("tool.sent")
+    return Later("callback", callback.deadline, "an answer from the world")
+
+
 PARAMETERS = schema({"seconds": {"type": "number"}, "slowly": {"type": "number"}})
 
 
@@ -166,8 +182,19 @@ def _tool(
     hints: object,
     verify: Verify | None = None,
     timeout: float = TIMEOUT,
+    *,
+    resumable: bool = False,
 ) -> Tool:
-    return Tool(name, f"Simulated: {name}.", PARAMETERS, run, hints=hints, timeout=timeout, verify=verify)
+    return Tool(
+        name,
+        f"Simulated: {name}.",
+        PARAMETERS,
+        run,
+        hints=hints,
+        timeout=timeout,
+        verify=verify,
+        resumable=resumable,
+    )
 
 
 TOOLS = (
@@ -180,6 +207,7 @@ TOOLS = (
     _tool("later_again", _later_again, REPEATABLE),
     _tool("asked", _asked, ONCE, _look_up, PATIENCE),
     _tool("order", _order, ONCE, timeout=PATIENCE),
+    _tool("posted", _posted, ONCE, resumable=True),
 )
 REPLAYABLE = frozenset({"again", "look", "later_again"})
 
