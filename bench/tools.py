@@ -65,8 +65,14 @@ PREPARED = (
 @contextlib.asynccontextmanager
 async def tools(variant: Variant, _scale: Scale) -> AsyncIterator[Once]:
     """Measure in young sessions on the built-in harness with SQL databases and the simulated model."""
-    async with variant.server() as server, open_site(server, variant.model) as site:
-        body = {"model_id": await _simulated(site), "capabilities": [{"ref": "session_sql_database"}]}
+    roomy = {"PERDURE_HISTORY_TOKENS": "400000"}  # the calls of one turn are not summarized
+    async with variant.server(roomy) as server, open_site(server, variant.model) as site:
+        # A turn repeats one call, which would fail as a loop.
+        patient = {"ref": "loop_detection", "config": {"limit": 2 * ROUNDS}}
+        body = {
+            "model_id": await _simulated(site),
+            "capabilities": [{"ref": "session_sql_database"}, patient],
+        }
 
         async def once() -> Figures:
             figures: Figures = {}
