@@ -121,8 +121,9 @@ class OwnSession(Protocol):
 class Http(Protocol):
     """Requests to the hosts that the session may reach (`network_access`), with checked addresses.
 
-    Raises ToolError: the host is not allowed, or does not answer in time. GET and HEAD follow redirects.
-    Other requests carry the call's effect key as `Idempotency-Key`, unless `headers` has another one.
+    Raises ToolError: the host is not allowed, or does not answer in time. GET and HEAD follow redirects; to
+    another origin, without `headers` and the body. Other requests carry the call's effect key as
+    `Idempotency-Key`, unless `headers` has another one.
     """
 
     async def request(
