@@ -120,7 +120,7 @@ class Client:
             await self._ask("answer", call, server)
 
     async def call_back(self, server: Process | None = None) -> None:
-        """Give one of the known callbacks a value: perhaps a second one, or the one that it has got already."""
+        """Give one of the known callbacks a value: perhaps a second one, or the same one again."""
         if not self.world.callbacks:
             return
         known = self.world.rng.choice(self.world.callbacks)
