@@ -16,9 +16,8 @@ STRANGER = "1610612736"
 """A user without rights, as the server takes one for programs if it runs as root."""
 
 PLACE = ("--unshare-all", "--unshare-user", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev")
-FORBIDDEN = ("not permitted", "permission", "no space left", "invalid argument", "not implemented")
-"""What `bwrap` says where the machine does not let it make namespaces, in small letters. There is no space
-left if the number of user namespaces is limited to 0."""
+FORBIDDEN = ("namespace", "not permitted", "permission", "uid map", "gid map")
+"""What `bwrap` says where the machine does not let it make namespaces, in small letters."""
 
 
 @contextmanager

@@ -193,7 +193,7 @@ def test_a_setting_that_cannot_work_is_refused_at_the_start(
 def test_tests_of_isolation_are_skipped_only_where_it_cannot_work() -> None:
     forbidden = (
         "bwrap: No permissions to create new namespace, likely because the kernel does not allow it",
-        "bwrap: Creating new namespace failed: No space left on device",
+        "bwrap: Creating new namespace failed: nesting depth or /proc/sys/user/max_*_namespaces exceeded",
         "bwrap: Can't mount proc on /newroot/proc: Operation not permitted",
         "bwrap: setting up uid map: Permission denied",
     )
