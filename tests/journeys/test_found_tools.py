@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,13 +353,19 @@ async def test_sessions_that_exchange_their_lists_do_not_wait_for_each_other(
         async def exchange(session_id: Any, first: int) -> None:
             for step in range(20):
                 used = lists[(first + step) % 2]
-                await there.app.database.write(lambda tx: keep_tool_list(tx, org, session_id, used, step))
+                await there.app.database.write(
+                    partial(keep_tool_list, org_id=org, session_id=session_id, tools=used, now=step)
+                )
 
         await asyncio.gather(exchange("session_1", 0), exchange("session_2", 1))
         assert [await lists_of(there, f"session_{number}") for number in (1, 2)] == [
             [lists[1].hash],
             [lists[0].hash],
         ]
+
+
+async def _run(sql: str, value: bytes, tx: Tx) -> int:
+    return await tx.run(sql, value)
 
 
 async def test_a_stored_list_that_cannot_be_read_is_found_again(tmp_path: Path) -> None:
@@ -370,7 +377,7 @@ async def test_a_stored_list_that_cannot_be_read_is_found_again(tmp_path: Path) 
             await say(there)
             await interrupted(there, market)
             for sql in ("UPDATE blob_parts SET content = ?", "UPDATE tool_lists SET size_bytes = LENGTH(?)"):
-                await there.app.database.write(lambda tx, sql=sql: tx.run(sql, damaged))
+                await there.app.database.write(partial(_run, sql, damaged))
             await advance(restarted(there, market).engine, there.session.id)
             assert await results(there) == ["used"]
 

@@ -170,7 +170,8 @@ def _check_result(found: Any) -> None:
     """Check the types of what a capability has returned. Raises ToolError."""
     if not isinstance(found, Discovered):
         raise ToolError(f"it returned {type(found).__name__} instead of `Discovered`")
-    if not isinstance(found.prompt, str) or not isinstance(found.tools, tuple | list):
+    prompt: Any = found.prompt
+    if not isinstance(prompt, str) or not isinstance(found.tools, tuple | list):
         raise ToolError("it must return `Discovered` with a text as `prompt` and a tuple as `tools`")
 
 

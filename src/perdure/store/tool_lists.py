@@ -13,7 +13,6 @@ from perdure.domain.times import Micros
 from perdure.store.blobs import keep_contents, read_content, release_contents
 from perdure.store.database import Tx
 
-
 DROPPED = 100
 """Earlier lists that are removed at once. A session that was upgraded can have more, and loses them step by
 step."""
