@@ -344,7 +344,7 @@ async def test_lists_that_change_at_each_call_do_not_pile_up(database_url: str, 
         assert sorted(row[0] for row in left) == sorted(used)
 
 
-async def test_sessions_that_exchange_their_lists_do_not_wait_for_each_other(
+async def test_sessions_that_exchange_their_lists_at_the_same_time_keep_their_own(
     database_url: str, tmp_path: Path
 ) -> None:
     async with inside(database_url, tmp_path, Market(), session=with_shelf()) as there:

@@ -43,7 +43,7 @@ async def keep_tool_list(tx: Tx, org_id: OrgId, session_id: SessionId, tools: Co
     await tx.run_many(
         "DELETE FROM tool_lists WHERE session_id = ? AND hash = ?", [(session_id, row[0]) for row in earlier]
     )
-    # In the order of the hashes: sessions that exchange the same two lists must not wait for each other.
+    # In the order of the hashes: sessions that exchange the same two lists would lock them crosswise.
     for hash_ in sorted((tools.hash, *(row[0] for row in earlier))):
         if hash_ == tools.hash:
             await keep_contents(tx, org_id, (tools,), now)
