@@ -18,7 +18,7 @@ from perdure.sandbox.code_places import Bubblewrap, Docker
 
 ROOT = Path(__file__).parents[1]
 
-needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+needs_bubblewrap = pytest.mark.usefixtures("bubblewrap")
 
 LIMITS = CodeLimits(memory_bytes=256 << 20, output_bytes=10_000, file_bytes=1 << 20, total_bytes=8 << 20)
 

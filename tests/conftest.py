@@ -18,6 +18,7 @@ from httpx._transports import default as transports
 
 import perdure
 from perdure.cli.local_model import LocalModel, start_local_model
+from tests.bubblewrap import bubblewrap_on_path
 from tests.fork_server import closing_fork_server
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.server import Server, use_simulated_model
@@ -70,6 +71,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         repeats = item.path.parent.name in ("journeys", "adversarial") and "postgres" in item.name
         if repeats and zlib.crc32(item.name.encode()) % REPEATED:
             item.add_marker(pytest.mark.soak)
+
+
+@pytest.fixture(scope="session")
+def bubblewrap() -> Iterator[None]:
+    """Has `bwrap` on the path. Skips where the machine forbids namespaces."""
+    with bubblewrap_on_path():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

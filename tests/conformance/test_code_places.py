@@ -17,21 +17,17 @@ from perdure.sandbox.code_places import Bubblewrap, Docker
 from perdure.settings import load
 from perdure.wiring import code_back_end
 from tests import code_places
+from tests.bubblewrap import check_place, without
 from tests.code_places import LIMITS, needs_bubblewrap, run
 from tests.sites import Site
 
-ISOLATED = needs_bubblewrap
-KINDS = [
-    pytest.param("bubblewrap", marks=ISOLATED),
-    pytest.param("docker", marks=ISOLATED),
-    "service",
-]
 
-
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["bubblewrap", "docker", "service"])
 async def place(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[CodeBackEnd]:
+    if request.param != "service":
+        request.getfixturevalue("bubblewrap")
     match request.param:
         case "bubblewrap":
             yield code_places.bubblewrap()
@@ -86,7 +82,7 @@ async def test_output_over_the_limit_is_truncated(place: CodeBackEnd) -> None:
     assert 0 < len(result.stdout.encode()) <= LIMITS.output_bytes + 4
 
 
-@ISOLATED
+@needs_bubblewrap
 async def test_docker_gets_every_option_of_the_isolation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +122,7 @@ async def _fail_to_start(
         assert f"{place.name} did not run the code: no [31m permission" in caplog.text
 
 
-@ISOLATED
+@needs_bubblewrap
 async def test_a_container_whose_program_hangs_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,3 +188,23 @@ def test_a_setting_that_cannot_work_is_refused_at_the_start(
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(InvalidInput, match=says):
         code_back_end(load({}, **settings))
+
+
+def test_tests_of_isolation_are_skipped_only_where_it_cannot_work() -> None:
+    forbidden = (
+        "bwrap: No permissions to create new namespace, likely because the kernel does not allow it",
+        "bwrap: Creating new namespace failed: nesting depth or /proc/sys/user/max_*_namespaces exceeded",
+        "bwrap: Can't mount proc on /newroot/proc: Operation not permitted",
+        "bwrap: setting up uid map: Permission denied",
+    )
+    for said in forbidden:
+        with pytest.raises(pytest.skip.Exception, match="does not let bubblewrap"):
+            check_place(said)
+    for said in ("bwrap: Unknown option --unshare-all", "bwrap cannot be started: Exec format error"):
+        with pytest.raises(pytest.fail.Exception, match="does not work"):
+            check_place(said)
+    check_place(None)
+    with pytest.raises(pytest.fail.Exception):
+        without("not installed", "true")
+    with pytest.raises(pytest.skip.Exception):
+        without("not installed", None)

@@ -33,8 +33,8 @@ class Desk:
         if "slow" not in more:
             await talk.logged_until("act.completed")
 
-    async def answer(self, name: str, status: int = 200) -> None:
-        assert (await self.http.post(self.urls[name], json=name)).status_code == status, name
+    async def answer(self, name: str, status: int = 200, text: str | None = None) -> None:
+        assert (await self.http.post(self.urls[name], json=text or name)).status_code == status, name
 
     async def end(self, name: str) -> Json:
         """The result of the order, once the session is idle after its only turn."""
@@ -65,7 +65,9 @@ async def test_deferred_calls_survive_kills(database_url: str, tmp_path: Path) -
 
         for name in ("answered before it parked", "answered and killed"):
             assert (await desk.end(name))["result"][0]["text"] == name
-            await desk.answer(name, 410)
+            await desk.answer(name)  # a sender whose first response was lost
+            await desk.answer(name, 410, "another answer")
+            assert (await desk.end(name))["result"][0]["text"] == name
         # A call whose URL somebody has waits for its result, although its runner died before it parked.
         talk = desk.talks["before it parked"]
         await talk.logged_until("act.completed")

@@ -222,6 +222,59 @@ async def test_used_late_cancelled_and_unknown_urls_answer_alike(
     assert json.loads(bodies.pop())["code"] == "gone"
 
 
+async def test_the_same_answer_again_gets_the_same_response_and_has_no_effect(
+    desk: Desk, client: httpx.AsyncClient
+) -> None:
+    json_type = {"content-type": "application/json"}
+    talk = await _talk(client)
+    (url,) = await desk.order(talk)
+    answers = await asyncio.gather(*(client.post(url, json={"a": 1, "b": [None, "é"]}) for _ in range(5)))
+    assert {(answer.status_code, answer.text) for answer in answers} == {(200, '{"status":"accepted"}')}
+    await talk.logged_until("session.idled")
+
+    async def again(content: bytes) -> int:
+        return (await client.post(url, content=content, headers=json_type)).status_code
+
+    same = (
+        b'{"b": [null, "\\u00e9"], "a": 1}',
+        b'{"result": {"a": 1, "b": [null, "\xc3\xa9"]}}',
+    )
+    others = (b'{"a": 1, "b": [null]}', b'{"a": 1.5, "b": [null, "e"]}', b"", b'{"error": "e"}', b'"answer"')
+    # A further callback, a cancel of its turn, and its answer do not change what is known of the first.
+    (second,) = await desk.order(talk)
+    await _parked(talk)
+    assert [await again(content) for content in (*same, *others)] == [200] * 2 + [410] * 5
+    assert [callback["in_background"] for callback in await _open(talk)] == [False]
+    assert await talk.cancel() == "cancelled"
+    assert [await again(content) for content in (*same, *others)] == [200] * 2 + [410] * 5
+    assert (await client.post(second, json={"a": 1})).status_code == 410
+    events = await talk.events()
+    done = [event["data"] for event in events if event["type"] == "tool.completed"]
+    assert [each["success"] for each in done] == [True]
+    assert kinds_of(events).count("input.message") == 3, "two orders, and the notice of the cancel"
+    assert (await client.delete(talk.path())).status_code == 204
+    assert await again(same[0]) == 410
+
+
+@pytest.mark.parametrize("body", [{"error": "sold out"}, {"result": None}, "late"])
+async def test_failures_and_late_results_can_be_sent_again(
+    body: Any, desk: Desk, client: httpx.AsyncClient
+) -> None:
+    talk = await _talk(client)
+    (url, other) = await desk.order(talk, urls=2)
+    await _parked(talk)
+    if body == "late":
+        await talk.turn({"text": "Meanwhile."}, ask="Something else.")
+    before = (await talk.events())[-1]["sequence"]
+    assert [(await client.post(url, json=body)).status_code for _ in range(3)] == [200] * 3
+    await talk.logged_until("session.idled", after=before)
+    assert [(await client.post(url, json=body)).status_code for _ in range(2)] == [200] * 2
+    assert (await client.post(other, json=body)).status_code == 410, "its call has a result from elsewhere"
+    kinds = kinds_of(await talk.events())
+    assert kinds.count("tool.completed") == 1
+    assert kinds.count("input.message") == (3 if body == "late" else 1)
+
+
 async def test_a_fork_neither_takes_nor_closes_a_callback(desk: Desk, client: httpx.AsyncClient) -> None:
     talk = await _talk(client)
     (url,) = await desk.order(talk)

@@ -35,6 +35,7 @@ async def test_callbacks_are_listed_answered_failed_and_cancelled(tmp_path: Path
         assert (opened.tool_name, opened.in_background) == ("order", False)
         await client.answer_callback(url, {"tracking": 4711})
         assert await asking == "one is over."
+        await client.answer_callback(url, {"tracking": 4711})  # as a repeated request does
         with pytest.raises(ApiError) as caught:
             await client.answer_callback(url, "late")
         assert caught.value.status == 410

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from tests.adversarial.attack import refused, use, works
-from tests.code_places import descendants, is_running, needs_bubblewrap
+from tests.code_places import descendants, is_running
 from tests.postgres_server import PostgresServer
 from tests.server import Server, use_simulated_model
 from tests.sites import Site
@@ -92,7 +92,7 @@ async def test_a_service_gets_the_files_and_its_changes_become_the_sessions(
 
 
 @pytest.fixture
-async def local(tmp_path: Path) -> AsyncIterator[Server]:
+async def local(bubblewrap: None, tmp_path: Path) -> AsyncIterator[Server]:
     """A server whose code runs under bubblewrap."""
     settings = {"PERDURE_CODE_INTERPRETER": "bubblewrap", "PERDURE_DRAIN_SECONDS": "0.5"}
     async with Server(tmp_path / "data", environment=settings) as server:
@@ -115,7 +115,6 @@ async def gone(processes: set[int]) -> bool:
     return not any(is_running(pid) for pid in processes)
 
 
-@needs_bubblewrap
 async def test_code_works_on_the_files_and_ends_with_its_turn_or_its_server(local: Server) -> None:
     async with httpx.AsyncClient(base_url=local.url, timeout=30) as http:
         talk = await new_talk(http, capabilities=CODE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,16 @@ from perdure.capabilities import (
 from perdure.capabilities.registry import Registry
 from perdure.domain.errors import ToolError, Unavailable
 from perdure.domain.events import Event, ReasonStartedData, ToolCompletedData, TurnFailedData
+from perdure.domain.files import content_of
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart, text_of
 from perdure.domain.sessions import ForkSession
 from perdure.domain.times import Micros
 from perdure.domain.tools import APPROVE, ApprovalDecision, CapabilityRef, SubmitApprovals
 from perdure.engine.advance import advance
+from perdure.store.blobs import KEPT, purge_blobs
 from perdure.store.database import Tx
 from perdure.store.events import events_after
-from perdure.store.tool_lists import read_tool_list
+from perdure.store.tool_lists import keep_tool_list, read_tool_list
 from tests.journeys.test_discovery import Inside, Shelf, inside, with_shelf
 from tests.talk import call
 
@@ -301,6 +304,84 @@ async def test_the_list_is_stored_by_digest_and_goes_with_copies(database_url: s
         assert await stored(copy.id) == found
 
 
+async def lists_of(there: Inside, session_id: Any) -> list[str]:
+    rows = await there.app.database.read(
+        lambda tx: tx.all("SELECT hash FROM tool_lists WHERE session_id = ?", session_id)
+    )
+    return [row[0] for row in rows]
+
+
+async def test_lists_that_change_at_each_call_do_not_pile_up(database_url: str, tmp_path: Path) -> None:
+    market = Market("axe")
+    # Twice in each turn the model is called, and finds what it found in the turn before last.
+    answers = [answer for _ in range(6) for answer in USES_AXE]
+    async with inside(database_url, tmp_path, market, *answers, session=with_shelf()) as there:
+
+        async def changes(context: ToolContext, arguments: object) -> ToolOutcome:
+            market.names = ("axe", "saw")
+            return ToolOutcome("used")
+
+        market.run = changes
+        for _ in range(5):
+            market.names = ("axe",)
+            await there.ask()
+            assert await lists_of(there, there.session.id) == [(await digests(there))[-1]]
+        copy = await fork_session(there.app, there.owner, there.session.id, ForkSession())
+        market.names, market.run = ("axe",), _used
+        await say(there)
+        await interrupted(there, market)
+        kept = await lists_of(there, there.session.id)
+        assert kept == [(await digests(there))[-1]], "the open call needs it"
+        assert await lists_of(there, copy.id) == [(await digests(there))[-2]]
+        market.names = ("saw",)
+        await advance(restarted(there, market).engine, there.session.id)
+        assert await results(there) == ["used"] * 6
+        assert await lists_of(there, there.session.id) == [(await digests(there))[-1]]
+        later = there.engine.clock.now() + 2 * KEPT
+        await there.app.database.write(lambda tx: purge_blobs(tx, later))
+        left = await there.app.database.read(lambda tx: tx.all("SELECT hash FROM blobs"))
+        used = await lists_of(there, there.session.id) + await lists_of(there, copy.id)
+        assert sorted(row[0] for row in left) == sorted(used)
+
+
+async def test_sessions_that_exchange_their_lists_at_the_same_time_keep_their_own(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with inside(database_url, tmp_path, Market(), session=with_shelf()) as there:
+        lists, org = [content_of(text.encode()) for text in ("one", "two")], there.owner.organization_id
+
+        async def exchange(session_id: Any, first: int) -> None:
+            for step in range(20):
+                used = lists[(first + step) % 2]
+                await there.app.database.write(
+                    partial(keep_tool_list, org_id=org, session_id=session_id, tools=used, now=step)
+                )
+
+        await asyncio.gather(exchange("session_1", 0), exchange("session_2", 1))
+        assert [await lists_of(there, f"session_{number}") for number in (1, 2)] == [
+            [lists[1].hash],
+            [lists[0].hash],
+        ]
+
+
+async def _run(sql: str, value: bytes, tx: Tx) -> int:
+    return await tx.run(sql, value)
+
+
+async def test_a_stored_list_that_cannot_be_read_is_found_again(tmp_path: Path) -> None:
+    for number, damaged in enumerate(
+        (b'{"shelf": {"tools": [{"name": "axe", "hints": {"readonly": "yes"}}]}}', b'{"shelf": 7}', b"\xff")
+    ):
+        market = Market("axe")
+        async with inside("", tmp_path / str(number), market, *USES_AXE, session=with_shelf()) as there:
+            await say(there)
+            await interrupted(there, market)
+            for sql in ("UPDATE blob_parts SET content = ?", "UPDATE tool_lists SET size_bytes = LENGTH(?)"):
+                await there.app.database.write(partial(_run, sql, damaged))
+            await advance(restarted(there, market).engine, there.session.id)
+            assert await results(there) == ["used"]
+
+
 async def test_nothing_is_stored_without_tools_that_are_found(tmp_path: Path) -> None:
     refs = (CapabilityRef("agent_instructions"), CapabilityRef("current_time"))
     async with inside(
@@ -311,24 +392,79 @@ async def test_nothing_is_stored_without_tools_that_are_found(tmp_path: Path) ->
         assert await there.app.database.read(lambda tx: tx.all("SELECT * FROM tool_lists")) == []
 
 
-async def test_tools_that_no_model_can_be_offered_are_left_out_and_counted(tmp_path: Path) -> None:
-    odd: Any = [
-        Tool("two words", "No name.", schema({}), _used),
-        Tool("", "No name.", schema({}), _used),
-        Tool("axe", "Another axe.", schema({}), _used),
-        Tool("approve_tool_call", "Reserved.", schema({}), _used),
-        Tool("long", "x" * 20_000, schema({}), _used),
-        Tool("list", "Not an object.", {"type": "array"}, _used),
-        Tool("deep", "Too deep.", {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}, _used),
-        Tool("none", None, schema({}), _used),  # type: ignore[arg-type]
-    ]
+async def test_tools_that_no_model_can_be_offered_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = Tool("good", "Good.", schema({}), _used)
+    wrong: dict[str, tuple[Any, ...]] = {
+        "name": ("two words", "", "approve_tool_call", 7, None, ["list"]),
+        "description": (None, 7, "x" * 20_000, ["text"]),
+        "parameters": (
+            None,
+            [],
+            {"type": "array"},
+            {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}},
+            {"type": "object", "default": {1, "\ud800"}},
+            {"type": "object", "default": object()},
+        ),
+        "run": (None, "run"),
+        "hints": (
+            None,
+            "readonly",
+            {"readonly": "yes"},
+            ToolHints(readonly="yes"),  # type: ignore[arg-type]
+            ToolHints(idempotent=1),  # type: ignore[arg-type]
+        ),
+        "display_name": (7, b"bytes", ["Axe"]),
+        "timeout": ("soon", None, float("nan"), float("inf"), True),
+        "spill": ("no", None),
+        "secret_arguments": ("password", (7,), None),
+        "queue": (7,),
+        "writes": (["path"],),
+        "approval": ("never", None, 0),
+        "verify": ("verify", 7),
+        "resumable": ("yes",),
+    }
+    odd = [replace(good, **{field: value}) for field, values in wrong.items() for value in values]
+    none: Any = (None, "axe", {"name": "axe"}, Tool("axe", "Another axe.", schema({}), _used))
     market = Market("axe")
-    market.tools = tuple(odd)
+    market.tools = (good, *odd, *none)
+    said = replace(good, name="said", description="a\x00b\ud800", display_name="\x00" * 1_000, timeout=7)
     async with inside("", tmp_path, market, {"text": "Hi."}, session=with_shelf()) as there:
+        for tool in (*odd, *none):
+            market.tools = (good, tool)
+            caplog.clear()
+            agent = await there.resolved()
+            assert list(agent.bound) == ["axe", "good"], tool
+            (note,) = [each.getMessage() for each in caplog.records]
+            assert "1 tools of the capability shelf cannot be offered" in note
+        market.tools = (good, said, *odd, *none)
         await there.ask()
-        assert offered(there)[0] == ["axe"]
-        assert "tools are left out" in there.driver.requests[0].system
+        assert offered(there)[0] == ["axe", "good", "said"]
+        assert f"[{len(odd) + len(none)} tools are left out" in there.driver.requests[0].system
+        tool = (await there.resolved()).bound["said"].tool
+        assert (tool.description, tool.display_name, tool.timeout) == ("a\ufffdb?", "\ufffd" * 200, 7.0)
         market.tools, market.names = (), tuple(f"tool_{number:04}" for number in range(700))
         agent = await there.resolved()
         assert len(agent.bound) == 500
         assert sorted(agent.bound) == list(agent.bound)
+
+
+WRONG: tuple[Any, ...] = (7, None, {1: 2})
+
+
+@pytest.mark.parametrize(
+    "found", [*WRONG, *map(Discovered, WRONG), *(Discovered("", value) for value in WRONG)], ids=str
+)
+async def test_a_result_of_a_wrong_type_is_the_capabilitys_fault_and_the_turn_continues(
+    found: Any, tmp_path: Path
+) -> None:
+    async def look(config: object, context: DiscoveryContext) -> Any:
+        return found
+
+    market = Market()
+    market._look = look  # type: ignore[method-assign]
+    async with inside("", tmp_path, market, {"text": "Hi."}, session=with_shelf()) as there:
+        await there.ask()
+        assert "could not be read: it " in there.driver.requests[0].system
+        assert "`Discovered`" in there.driver.requests[0].system

@@ -38,6 +38,12 @@ class KnownCallback:
     accepted: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
+    def accept(self, value: str) -> None:
+        """Note that the server has accepted a value, which it may have done before."""
+        if value not in self.accepted:
+            self.unknown.remove(value)
+            self.accepted.append(value)
+
 
 def learn(world: World, url: str, call_id: str, deadline: int) -> None:
     """A tool tells the world its URL."""

@@ -24,7 +24,7 @@ from perdure.domain.tools import (
     ToolCallResult,
 )
 from perdure.domain.turn import Idle, fold, parked_calls
-from tests.simulation.callbacks import SKEW, judge_refusal
+from tests.simulation.callbacks import SKEW, KnownCallback, judge_refusal
 from tests.simulation.model import message_text
 from tests.simulation.scenarios import CLIENT_TOOL
 from tests.simulation.store import Witness
@@ -120,10 +120,14 @@ class Client:
             await self._ask("answer", call, server)
 
     async def call_back(self, server: Process | None = None) -> None:
-        """Give one of the known callbacks a value, perhaps a second time."""
+        """Give one of the known callbacks a value: perhaps a second one, or the same one again."""
         if not self.world.callbacks:
             return
         known = self.world.rng.choice(self.world.callbacks)
+        before = [*known.accepted, *known.unknown]
+        if before and self.world.rng.random() < 0.5:
+            await self._call_back_again(known, self.world.rng.choice(before), server)
+            return
         self.sent += 1
         value = f"value {self.sent}"
         known.unknown.append(value)
@@ -135,10 +139,23 @@ class Client:
                 known.unknown.remove(value)
                 judge_refusal(self.world, known)
                 raise
-            known.unknown.remove(value)
-            known.accepted.append(value)
+            known.accept(value)
             if self.world.now() > known.deadline + SKEW:
                 self.world.blame(f"{value!r} was accepted after the deadline")
+
+        await self._ask("callback", call, server)
+
+    async def _call_back_again(self, known: KnownCallback, value: str, server: Process | None) -> None:
+        """Repeat a request, as a sender does that got no response."""
+
+        async def call(process: Process) -> None:
+            try:
+                await answer_callback(process.app, known.token, CallbackResult(value))
+            except Gone:
+                if value in known.accepted and not self.world.told.deletion_tried:
+                    self.world.blame(f"{value!r} was accepted, and is refused when it is repeated")
+                raise
+            known.accept(value)
 
         await self._ask("callback", call, server)
 

@@ -62,6 +62,13 @@ def a_callback_can_be_answered_again(patch: Patch) -> None:
     patch.setattr(use, "remove_callbacks_of_call", remove)
 
 
+def a_repeated_answer_is_refused(patch: Patch) -> None:
+    async def forget(tx: Any, row: Any) -> None:
+        pass
+
+    patch.setattr(use, "add_callback", forget)
+
+
 def a_callback_can_be_answered_late(patch: Patch) -> None:
     real = use.callback_by_hash
 
@@ -134,6 +141,7 @@ MUTATIONS = (
     only_parked_calls_accept_a_result,
     the_result_of_a_tool_is_kept_although_one_came_from_outside,
     a_callback_can_be_answered_again,
+    a_repeated_answer_is_refused,
     a_callback_can_be_answered_late,
     a_parked_session_does_not_rest,
     a_resting_session_never_wakes,

@@ -70,6 +70,10 @@ async def cancel(client: Client) -> Any:
     return await client.cancel(SESSION_ID)
 
 
+async def call_back(client: Client) -> None:
+    await client.answer_callback("pdr_cb_x", {"parcel": 7})
+
+
 async def pin(client: Client) -> Any:
     return await client.pin_session(SESSION_ID)
 
@@ -162,8 +166,9 @@ async def test_every_attempt_to_send_a_message_carries_the_same_idempotency_key(
         (pin, answers(204)),
         (send_hi, answers(201, MESSAGE)),
         (create, answers(201, SESSION)),
+        (call_back, answers(200, {"status": "accepted"})),
     ],
-    ids=["GET", "PUT", "a message", "a new session"],
+    ids=["GET", "PUT", "a message", "a new session", "the answer to a callback"],
 )
 @pytest.mark.parametrize("trouble", [cuts(), answers(503, {}), answers(429, {})], ids=["cut", "503", "429"])
 async def test_idempotent_requests_are_retried(

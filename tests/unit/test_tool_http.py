@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from perdure.domain.errors import ToolError
 from perdure.domain.http_answers import HttpAnswer
 from perdure.domain.network import NetworkRules
 from perdure.net.tool_http import OwnRequest, send
-from tests.sites import INSIDE, PUBLIC, Names, Site
+from perdure.net.web_client import is_same_origin
+from tests.sites import INSIDE, PUBLIC, Names, Site, serving
 
 KEY = "effect-1"
 
@@ -108,21 +110,67 @@ async def test_what_cannot_be_asked_or_read_is_an_error_for_the_model(site: Site
         (await ask(site, "/bad")).raise_for_status()
 
 
-async def test_a_redirect_to_another_origin_loses_the_headers_and_a_post_is_not_redirected(
-    site: Site,
-) -> None:
-    headers = {"Authorization": "Bearer x"}
-    site.answers |= {
-        "/echo": _echo,
-        "/same": web.Response(status=302, headers={"Location": "/echo"}),
-        "/other": web.Response(status=302, headers={"Location": f"http://localhost:{site.port}/echo"}),
-        "/inside": web.Response(status=302, headers={"Location": "http://169.254.169.254/"}),
-    }
-    assert (await ask(site, "/same", headers=headers)).json()["authorization"] == "Bearer x"
-    assert "authorization" not in (await ask(site, "/other", headers=headers)).json()
-    assert (await ask(site, "/same", "POST", headers=headers)).status == 302
-    with pytest.raises(ToolError, match="not a public host"):
-        await ask(site, "/inside")
+OWN = ("Authorization", "Cookie", "Idempotency-Key", "X-Api-Key", "Content-Type")
+
+
+async def _sent(request: web.Request) -> web.Response:
+    """What arrived: the method, the tool's own headers, and the body."""
+    heard = [name for name in OWN if name in request.headers]
+    return web.json_response([heard, await request.text()], headers={"X-Method": request.method})
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_takes_what_the_tool_wrote_to_no_other_origin(status: int, site: Site) -> None:
+    async with serving() as other:
+        other.answers |= {
+            "/sent": _sent,
+            "/back": web.Response(status=307, headers={"Location": site.url("/sent")}),
+        }
+        site.answers["/sent"] = _sent
+        places = {
+            "host": site.url("/sent", host="localhost"),
+            "port": other.url("/sent"),
+            "back": other.url("/back"),
+            "network": f"//localhost:{site.port}/sent",
+            "path": "sent",
+            "same": site.url("/sent"),
+        }
+        for name, location in places.items():
+            site.answers[f"/{name}"] = web.Response(status=status, headers={"Location": location})
+        for name in places:
+            headers = dict.fromkeys(OWN, "text/plain")
+            answer = await ask(site, f"/{name}", headers=headers, content="body")
+            kept = [list(OWN), "body"] if status != 303 else [list(OWN[:-1]), ""]
+            assert answer.json() == (kept if name in ("path", "same") else [[], ""]), name
+            assert answer.headers["x-method"] == "GET"
+            assert (await ask(site, f"/{name}", "HEAD", headers=headers)).headers["x-method"] == "HEAD"
+        asked = len(other.asked)
+        for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            for name in places:
+                answer = await ask(site, f"/{name}", method, headers=headers, content="body")
+                assert (answer.status, len(other.asked)) == (status, asked), "the tool decides"
+
+
+def test_an_origin_is_a_scheme_a_host_and_a_port() -> None:
+    one = URL("https://example.com/a")
+    for other, same in (
+        ("https://example.com:443/b?c", True),
+        ("https://EXAMPLE.com/", True),
+        ("http://example.com/a", False),
+        ("http://example.com:443/a", False),
+        ("https://example.com:8443/a", False),
+        ("https://www.example.com/a", False),
+        ("https://example.com./a", False),
+    ):
+        assert is_same_origin(one, URL(other)) is same, other
+
+
+async def test_a_redirect_leads_nowhere_that_a_tool_may_not_reach(site: Site) -> None:
+    for location in ("http://169.254.169.254/", "file:///etc/passwd", "http://a:b@localhost/", "http://[/"):
+        site.answers["/away"] = web.Response(status=302, headers={"Location": location})
+        with pytest.raises(ToolError):
+            await ask(site, "/away")
+    assert set(site.asked) == {"/away"}
 
 
 async def test_a_name_that_leads_inside_is_refused(site: Site) -> None:

@@ -12,6 +12,7 @@ from perdure.domain.accounts import Caller
 from perdure.domain.callbacks import (
     CallbackResult,
     OpenCallback,
+    hash_of_answer,
     hash_of_token,
     late_metadata,
 )
@@ -30,6 +31,7 @@ from perdure.domain.turn import Calling, TurnState
 from perdure.store.bus import Appended
 from perdure.store.callbacks import (
     CallbackRow,
+    add_callback,
     callback_by_hash,
     callbacks_of_call,
     list_callbacks,
@@ -46,25 +48,32 @@ CANCELLED = f"The callback was cancelled before it brought a result. {UNCERTAIN}
 async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
     """Give a call its result, and let the turn continue; after the turn went on, send it as a message.
 
+    The same answer again, by a sender that got no response, changes nothing and is no error for a day.
+
     Raises:
         TooLarge, InvalidInput: the result cannot be accepted; the token stays valid.
         Gone: the token was never valid or is not valid any more; the error does not tell which.
     """
     _check(result)
-    digest, now = hash_of_token(token), app.now()
-    found = await app.database.read(lambda tx: callback_by_hash(tx, digest))
-    if found is None or found.deadline <= now:
+    digest, answer, now = hash_of_token(token), hash_of_answer(token, result), app.now()
+    found = await app.database.read(lambda tx: _find(tx, digest, answer))
+    if found is None or (found.deadline <= now and not found.is_answered):
         raise _gone()
+    if found.is_answered:
+        return
 
     async def work(tx: Tx) -> None:
         try:
             row = await get_session(tx, found.org_id, found.session_id, lock=True)
         except NotFound:
             raise _gone() from None
-        callback = await callback_by_hash(tx, digest)
+        callback = await _find(tx, digest, answer)
         if callback is None:
             raise _gone()
+        if callback.is_answered:  # the same request, which came at the same time
+            return
         await remove_callbacks_of_call(tx, callback)
+        await add_callback(tx, callback.answered(answer, now))
         if callback.in_background:
             late = _late_message(app, callback, result, now)
             await append_message(app, tx, row, late, now, origin="callback")
@@ -77,6 +86,23 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
         await _complete(app, tx, row, result_event(state, call, submitted, now), now)
 
     await write_at_head(app, work)
+
+
+async def _find(tx: Tx, digest: str, answer: str) -> CallbackRow | None:
+    """The callback with this token: one that is not answered, or was answered with this answer.
+
+    A deleted session has none that was answered.
+    """
+    found = await callback_by_hash(tx, digest)
+    if found is not None:
+        return found
+    answered = await callback_by_hash(tx, answer)
+    if answered is not None:
+        try:
+            await get_session(tx, answered.org_id, answered.session_id)
+        except NotFound:
+            return None
+    return answered
 
 
 def _gone() -> Gone:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -26,10 +27,9 @@ from perdure.capabilities.tool_lists import (
     read_list,
     redacted,
     restored,
-    storable_tools,
     usable,
 )
-from perdure.domain.errors import PerdureError, Undiscovered
+from perdure.domain.errors import PerdureError, ToolError, Undiscovered
 from perdure.domain.files import Content
 from perdure.domain.messages import storable
 
@@ -37,6 +37,8 @@ log = logging.getLogger("perdure.discovery")
 
 MAX_REASON = 300
 """Characters of the reason why a discovery failed."""
+MAX_FAULTS = 5
+"""Tools that the log explains at once why they cannot be used."""
 FEW_TOOLS = 10
 """Tools above which checking their schemas may take more than 10 ms, so that a thread does it."""
 
@@ -67,16 +69,26 @@ async def discover(
         Undiscovered: a capability failed without which the turn must not continue.
     """
     those = [each for each in active if each.capability.discover is not None]
-    known = {} if stored is None else read_list(stored.data)
-    works = [_found(each, context, shared, known if stored is not None else None) for each in those]
+    known = None if stored is None else read_list(stored.data)
+    works = [_found(each, context, shared, _readable(known, each.capability.id)) for each in those]
     results = await _all(works) if works else []
     by_id = {each.capability.id: result for each, result in zip(those, results, strict=True)}
-    if stored is not None:
+    if stored is not None and known is not None:
         return Discoveries(by_id, ToolList(stored, restored=True))
     listed = {each.capability.id for each in those if _finds_tools(each, by_id[each.capability.id])}
     if not listed:
         return Discoveries(by_id) if by_id else NOTHING
     return Discoveries(by_id, await list_of({name: by_id[name] for name in sorted(listed)}))
+
+
+_Offered = Mapping[str, StoredDiscovery | None]
+
+
+def _readable(known: _Offered | None, identifier: str) -> _Offered | None:
+    """The stored results; None for a capability whose own one cannot be read, so that it looks again."""
+    if known is None or (identifier in known and known[identifier] is None):
+        return None
+    return known
 
 
 async def _all(works: Sequence[Coroutine[None, None, Discovered]]) -> list[Discovered]:
@@ -100,7 +112,7 @@ async def _found(
     active: Active,
     context: DiscoveryContext,
     shared: SharedDiscoveries,
-    offered: Mapping[str, StoredDiscovery] | None,
+    offered: _Offered | None,
 ) -> Discovered:
     """One capability's result without secrets: as stored, or found now.
 
@@ -144,15 +156,23 @@ async def _outcome(active: Active, context: DiscoveryContext, shared: SharedDisc
         return await _attempt(active, context)
     try:
         key = capability.discovery_key(active.config, context)
+        age = float(capability.discovery_age)
         parts = (context.org_id, capability.id, key, active.config)
         name = hashlib.sha256(msgspec.json.encode(parts, order="sorted")).digest()
     except Exception as failure:
         log.exception("the discovery key of the capability %s cannot be computed", capability.id)
         return Outcome(None, type(failure).__name__)
     attempt = partial(_attempt, active, context)
-    return await (
-        attempt() if key is None else shared.outcome(name, capability.discovery_age, context.now, attempt)
-    )
+    return await (attempt() if key is None else shared.outcome(name, age, context.now, attempt))
+
+
+def _check_result(found: Any) -> None:
+    """Check the types of what a capability has returned. Raises ToolError."""
+    if not isinstance(found, Discovered):
+        raise ToolError(f"it returned {type(found).__name__} instead of `Discovered`")
+    prompt: Any = found.prompt
+    if not isinstance(prompt, str) or not isinstance(found.tools, tuple | list):
+        raise ToolError("it must return `Discovered` with a text as `prompt` and a tuple as `tools`")
 
 
 async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
@@ -166,8 +186,9 @@ async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
             found = await call()
         else:
             found = await contain(call, DISCOVERY_TIMEOUT, f"the discovery of {capability.id}")
+        _check_result(found)
         many = len(found.tools) > FEW_TOOLS
-        tools, left_out = await asyncio.to_thread(usable, found.tools) if many else usable(found.tools)
+        tools, faults = await asyncio.to_thread(usable, found.tools) if many else usable(found.tools)
         prompt = storable(found.prompt)
     except TimeoutError:
         log.warning("the discovery of the capability %s took too long", capability.id)
@@ -180,7 +201,8 @@ async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
     except Exception as failure:
         log.exception("discovery failed for the capability %s", capability.id)
         return Outcome(None, type(failure).__name__)
-    if left_out:
-        log.warning("%d tools of the capability %s cannot be offered", left_out, capability.id)
-        prompt = f"[{left_out} tools are left out: their names or schemas cannot be used.]\n{prompt}".strip()
-    return Outcome(Discovered(prompt, storable_tools(tools)))
+    if faults:
+        some = context.redactor.text(storable("; ".join(fault[:MAX_REASON] for fault in faults[:MAX_FAULTS])))
+        log.warning("%d tools of the capability %s cannot be offered: %s", len(faults), capability.id, some)
+        prompt = f"[{len(faults)} tools are left out: their definitions cannot be used.]\n{prompt}".strip()
+    return Outcome(Discovered(prompt, tools))

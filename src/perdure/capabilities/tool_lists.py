@@ -10,14 +10,15 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from perdure.capabilities.port import TOOL_TIMEOUT, Discovered, Tool, ToolContext, ToolOutcome
 from perdure.capabilities.registry import Active
-from perdure.domain.errors import InvalidInput, ToolError
+from perdure.domain.errors import PerdureError, ToolError
 from perdure.domain.files import LONG, Content, content_of
 from perdure.domain.messages import JsonObject, storable
 from perdure.domain.redaction import Redactor
@@ -30,6 +31,8 @@ MAX_TOOLS = 500
 """Tools of one capability's discovery that are used, in the order of their names."""
 MAX_DESCRIPTION = 16_000
 """Characters of a discovered tool's description."""
+MAX_LABEL = 200
+"""Characters of its display name."""
 MAX_LIST = 512 * 1024
 """Bytes of the descriptions and schemas of one capability's tools as JSON."""
 
@@ -76,9 +79,6 @@ class ToolList(Struct, frozen=True):
         return self.content.hash
 
 
-_FORMAT = dict[str, StoredDiscovery]
-
-
 async def list_of(found: Mapping[str, Discovered]) -> ToolList:
     """The list of these results, by capability id."""
     stored = {
@@ -89,9 +89,22 @@ async def list_of(found: Mapping[str, Discovered]) -> ToolList:
     return ToolList(await asyncio.to_thread(content_of, data) if len(data) > LONG else content_of(data))
 
 
-def read_list(content: bytes) -> Mapping[str, StoredDiscovery]:
-    """The results in a stored list, by capability id."""
-    return msgspec.json.decode(content, type=_FORMAT)
+def read_list(content: bytes) -> Mapping[str, StoredDiscovery | None] | None:
+    """The results in a stored list, by capability id; None for one that cannot be read, and for no list."""
+    try:
+        parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        log.warning("a stored list of tools cannot be read: %s", error)
+        return None
+    return {identifier: _read(identifier, part) for identifier, part in parts.items()}
+
+
+def _read(identifier: str, part: msgspec.Raw) -> StoredDiscovery | None:
+    try:
+        return msgspec.json.decode(part, type=StoredDiscovery)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        log.warning("the stored tools of the capability %s cannot be read: %s", identifier, error)
+        return None
 
 
 def _stored(tool: Tool) -> StoredTool:
@@ -110,7 +123,7 @@ def restored(active: Active, stored: StoredDiscovery, current: Sequence[Tool]) -
 
 
 def _restored(active: Active, stored: StoredTool, current: Tool | None) -> Tool:
-    facts = msgspec.structs.asdict(stored)
+    facts = asdict(stored)
     gone = Tool(run=partial(_gone, stored.name), **facts)
     restore = active.capability.restore
     if restore is None:
@@ -126,35 +139,71 @@ async def _gone(name: str, context: ToolContext, arguments: JsonObject) -> ToolO
     raise ToolError(f"The tool {name!r} is no longer available. Continue without it.")
 
 
-def usable(tools: Iterable[Tool]) -> tuple[tuple[Tool, ...], int]:
-    """The tools that a model can be offered, sorted by name, and how many are left out.
+def usable(tools: Iterable[Any]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The tools that a model can be offered, sorted by name, and why the others are left out.
 
-    Names and schemas that a vendor refuses would fail every model call. Several calls take a share of a
-    second if the schemas are large.
+    Names and schemas that a vendor refuses would fail every model call. Fields of a wrong type could not be
+    read back from the stored list. Several calls take a share of a second if the schemas are large.
     """
     kept: dict[str, Tool] = {}
-    budget, room, left_out = SchemaBudget(), MAX_LIST, 0
-    for tool in sorted(tools, key=lambda tool: str(tool.name)):
-        size = _size_of(tool, budget) if len(kept) < MAX_TOOLS and tool.name not in kept else None
-        if size is None or size > room:
-            left_out += 1
+    faults: list[str] = []
+    budget, room = SchemaBudget(), MAX_LIST
+    for each in sorted(tools, key=_name_of):
+        name = _name_of(each)
+        try:
+            if name in kept or len(kept) == MAX_TOOLS:
+                raise ValueError(f"another tool has this name, or there are {MAX_TOOLS} tools already")
+            tool, size = _as_stored(each, budget)
+            if size > room:
+                raise ValueError(f"with it, the tools have more than {MAX_LIST} bytes")
+        except _FAULTS as fault:
+            faults.append(f"{name[:64]!r}: {fault}")
             continue
         room -= size
-        kept[tool.name] = tool
-    return tuple(kept.values()), left_out
+        kept[name] = tool
+    return tuple(kept.values()), tuple(faults)
 
 
-def _size_of(tool: Tool, budget: SchemaBudget) -> int | None:
-    """The bytes of a tool as JSON; None if no model can be offered it."""
-    if not _NAME.fullmatch(str(tool.name)) or tool.name == APPROVE:
-        return None
-    try:
-        if len(tool.description) > MAX_DESCRIPTION:
-            return None
-        check_schema(tool.parameters, tool.name, budget)
-        return len(msgspec.json.encode(_stored(tool)))
-    except (InvalidInput, AttributeError, TypeError, ValueError, RecursionError):
-        return None
+_FAULTS = (
+    PerdureError,
+    msgspec.MsgspecError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What checking and encoding a tool of any content raises."""
+
+
+def _name_of(tool: Any) -> str:
+    return tool.name if isinstance(tool, Tool) and isinstance(tool.name, str) else ""
+
+
+def _as_stored(tool: Any, budget: SchemaBudget) -> tuple[Tool, int]:
+    """The tool as it will be read from the stored list, and its bytes there.
+
+    Raises:
+        One of _FAULTS: no model can be offered it, or it could not be read.
+    """
+    if not isinstance(tool, Tool):
+        raise TypeError(f"it is of the type {type(tool).__name__}, not a Tool")
+    _check_fields(tool)
+    check_schema(tool.parameters, tool.name, budget)
+    label = tool.display_name
+    shown = storable(label[:MAX_LABEL]) if isinstance(label, str) else label
+    text = replace(tool, description=storable(tool.description), display_name=shown)
+    data = msgspec.json.encode(_stored(text))
+    return replace(text, **asdict(msgspec.json.decode(data, type=StoredTool))), len(data)
+
+
+def _check_fields(tool: Any) -> None:
+    if not _NAME.fullmatch(tool.name) or tool.name == APPROVE:
+        raise ValueError("its name is not one that a tool can have")
+    if not isinstance(tool.description, str) or len(tool.description) > MAX_DESCRIPTION:
+        raise ValueError(f"its description is not a text of up to {MAX_DESCRIPTION} characters")
+    if not callable(tool.run) or not (tool.verify is None or callable(tool.verify)):
+        raise TypeError("its `run` or `verify` is not a function")
 
 
 def redacted(tools: tuple[Tool, ...], redactor: Redactor) -> tuple[Tool, ...]:
@@ -170,8 +219,3 @@ def redacted(tools: tuple[Tool, ...], redactor: Redactor) -> tuple[Tool, ...]:
         )
         for tool in tools
     )
-
-
-def storable_tools(tools: Iterable[Tool]) -> tuple[Tool, ...]:
-    """The tools with descriptions that the database can store and every vendor accepts."""
-    return tuple(replace(tool, description=storable(tool.description)) for tool in tools)

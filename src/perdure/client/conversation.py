@@ -257,7 +257,10 @@ class ConversationMethods(EventMethods):
     async def answer_callback(
         self, token: str, result: JsonValue = None, *, error: str | None = None
     ) -> None:
-        """Give a tool call the result that it waits for. Works once.
+        """Give a tool call the result that it waits for.
+
+        It works once. Only the same result can be given again, for a day, which has no further effect; so a
+        request whose response is lost is repeated.
 
         Args:
             token: the token of the callback's URL, or the whole URL. The request always goes to this
@@ -266,11 +269,11 @@ class ConversationMethods(EventMethods):
             error: what went wrong instead, in words for the model.
 
         Raises:
-            ApiError: status 410: it was answered or cancelled before, or its time is over.
+            ApiError: status 410: it was answered otherwise or cancelled before, or its time is over.
         """
         path = path_of("/v1/callbacks/{}", token.rstrip("/").rpartition("/")[2])
         body = _Answer(result) if error is None else _Failure(error)
-        await self.transport.request("POST", path, body=body)
+        await self.transport.request("POST", path, body=body, repeatable=True)
 
 
 class _Answer(Struct, frozen=True):

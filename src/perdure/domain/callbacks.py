@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct
 
 from perdure.domain.errors import InvalidInput
@@ -62,6 +63,12 @@ class CallbackResult(Struct, frozen=True):
 def hash_of_token(token: str) -> str:
     """Hash a token for storage. Tokens have 256 random bits, so a fast hash without salt is safe."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hash_of_answer(token: str, result: CallbackResult) -> str:
+    """Hash a token with its answer, to recognize a request that is repeated. No token has such a hash."""
+    data = msgspec.json.encode((hash_of_token(token), result), order="sorted")
+    return f"answer:{hashlib.sha256(data).hexdigest()}"
 
 
 def check_seconds(seconds: float) -> float:

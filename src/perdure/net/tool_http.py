@@ -24,6 +24,7 @@ from perdure.net.web_client import (
     REDIRECTS,
     checked_url,
     guarded_session,
+    is_same_origin,
     next_target,
     read_body,
     reason_of,
@@ -32,6 +33,8 @@ from perdure.net.web_client import (
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_FOLLOWING = frozenset({"GET", "HEAD"})
+_SEE_OTHER = 303
 _HEADERS = {"User-Agent": "perdure (a tool of an agent)", "Accept-Encoding": "gzip, deflate"}
 
 
@@ -83,6 +86,24 @@ class OwnRequest(Struct, frozen=True):
             target = url  # which is refused when it is sent
         return cls(name, target, sent, body if json is None else msgspec.json.encode(json))
 
+    def redirected(self, status: int, *, same_origin: bool) -> OwnRequest:
+        """The request as it follows a redirect. Another origin gets nothing that the tool has written.
+
+        The URL stays; the target of a redirect is checked before it is used.
+        """
+        if not same_origin:
+            # Any header, and the body, may hold a credential; what is lost does not come back either, if
+            # that origin redirects to the first one: it has chosen the URL.
+            return replace(self, headers={}, body=None)
+        if status == _SEE_OTHER:  # it names another resource, which the body is not for
+            kept = {name: value for name, value in self.headers.items() if not _is_about_body(name)}
+            return replace(self, headers=kept, body=None)
+        return self
+
+
+def _is_about_body(header: str) -> bool:
+    return header.lower().startswith("content-") or header.lower() == "transfer-encoding"
+
 
 async def send(
     request: OwnRequest,
@@ -117,18 +138,17 @@ async def _follow(
     session: ClientSession, request: OwnRequest, rules: NetworkRules, max_bytes: int
 ) -> HttpAnswer:
     target = checked_url(request.url, rules)
-    headers = request.headers
     for _ in range(MAX_REDIRECTS + 1):
         async with session.request(
-            request.method, target, headers=headers, data=request.body, allow_redirects=False
+            request.method, target, headers=request.headers, data=request.body, allow_redirects=False
         ) as answer:
             location = answer.headers.get("Location")
-            follows = request.method in ("GET", "HEAD") and answer.status in REDIRECTS
+            follows = request.method in _FOLLOWING and answer.status in REDIRECTS
             if not follows or location is None:
                 return await _answer(answer, target, max_bytes)
+            status = answer.status
         following = next_target(target, location, rules)
-        if following.origin() != target.origin():
-            headers = {}  # they may hold credentials
+        request = request.redirected(status, same_origin=is_same_origin(target, following))
         target = following
     raise ToolError(f"{short_url(request.url)} redirects more than {MAX_REDIRECTS} times")
 

@@ -170,6 +170,11 @@ def next_target(target: URL, location: str, rules: NetworkRules) -> URL:
     return checked_url(str(following), rules)
 
 
+def is_same_origin(one: URL, other: URL) -> bool:
+    """Whether two URLs have the same scheme, host and port."""
+    return (one.scheme, one.raw_host, one.port) == (other.scheme, other.raw_host, other.port)
+
+
 def checked_url(text: str, rules: NetworkRules) -> URL:
     """Parse a URL and check its scheme, port and host. The address is checked after resolution.
 

@@ -1,10 +1,15 @@
-"""Rows of open callbacks. An answered, cancelled or expired callback has no row."""
+"""Rows of callbacks. A cancelled one has no row, nor has one that is closed by another answer to its call.
+
+The row of an answered callback is replaced by one that belongs to no call. It lasts for a day, so that a
+request that is repeated because its response was lost can be recognized.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.domain.ids import CallbackId, ExecId, OrgId, SessionId, ToolCallId, TurnId
 from perdure.domain.times import Micros
@@ -13,7 +18,14 @@ from perdure.store.rows import columns, insert, values
 
 
 class CallbackRow(Struct, frozen=True):
-    """A callback. The three ids from `turn_id` on name the call whose result it brings."""
+    """A callback.
+
+    Attributes:
+        hash: the SHA-256 of its token; once it is answered, that of the token and the answer.
+        turn_id, exec_id, tool_call_id: the call whose result it brings; without the first two once it is
+            answered.
+        deadline: the end of its time; once it is answered, when that was.
+    """
 
     id: CallbackId
     org_id: OrgId
@@ -27,6 +39,14 @@ class CallbackRow(Struct, frozen=True):
     created_at: Micros
     deadline: Micros
 
+    @property
+    def is_answered(self) -> bool:
+        return not self.exec_id
+
+    def answered(self, digest: str, now: Micros) -> CallbackRow:
+        """The row that remembers the answer."""
+        return replace(self, hash=digest, turn_id=TurnId(""), exec_id=ExecId(""), deadline=now)
+
 
 _COLUMNS = columns(CallbackRow)
 _INSERT = insert("callbacks", CallbackRow)
@@ -38,15 +58,16 @@ async def add_callback(tx: Tx, row: CallbackRow) -> None:
 
 
 async def callback_by_hash(tx: Tx, digest: str) -> CallbackRow | None:
-    """Return the callback whose token has this SHA-256, also one whose deadline has passed."""
+    """Return the callback with this hash, also one whose deadline has passed."""
     found = await tx.one(f"SELECT {_COLUMNS} FROM callbacks WHERE hash = ?", digest)
     return None if found is None else CallbackRow(*found)
 
 
 async def list_callbacks(tx: Tx, session_id: SessionId, now: Micros) -> list[CallbackRow]:
-    """Return the session's callbacks whose deadlines have not passed, oldest first."""
+    """Return the session's callbacks that can still be answered, oldest first."""
     rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM callbacks WHERE session_id = ? AND deadline > ? ORDER BY created_at, id",
+        f"SELECT {_COLUMNS} FROM callbacks WHERE session_id = ? AND deadline > ? AND exec_id <> ''"
+        " ORDER BY created_at, id",
         session_id,
         now,
     )
@@ -83,7 +104,7 @@ async def remove_callbacks_of_turn(tx: Tx, session_id: SessionId, turn_id: TurnI
 async def remove_stale_callbacks(tx: Tx, session_id: SessionId, exec_id: ExecId) -> None:
     """Remove callbacks of calls before this execution that did not wait for them in the end."""
     await tx.run(
-        "DELETE FROM callbacks WHERE session_id = ? AND exec_id <> ? AND in_background = 0",
+        "DELETE FROM callbacks WHERE session_id = ? AND exec_id <> ? AND exec_id <> '' AND in_background = 0",
         session_id,
         exec_id,
     )
@@ -98,7 +119,11 @@ async def move_to_background(
 
 
 async def purge_callbacks(tx: Tx, before: Micros, batch: int = 500) -> Purged:
-    """Remove a batch of callbacks whose deadlines passed before an instant in microseconds."""
+    """Remove a batch of callbacks that were answered, or whose deadlines passed, before an instant.
+
+    Args:
+        before: an instant in microseconds.
+    """
     rows = await tx.all("SELECT id FROM callbacks WHERE deadline < ? LIMIT ?", before, batch)
     await tx.run_many("DELETE FROM callbacks WHERE id = ?", rows)
     return Purged(len(rows), len(rows) == batch)

@@ -91,7 +91,7 @@ class Sweep:
             await self._repeat(lambda tx: purge_deleted(tx, now - PURGE_AFTER, now + PURGE_AFTER))
             await self._repeat(lambda tx: purge_blobs(tx, now - KEPT))
             await self._repeat(lambda tx: purge_answers(tx, now - ANSWERS_KEPT))
-            await self._repeat(lambda tx: purge_callbacks(tx, now - PURGE_AFTER))
+            await self._repeat(lambda tx: purge_callbacks(tx, now - ANSWERS_KEPT))
         return len(jobs)
 
     def _lost(self, active: list[ActiveSession], stale_after: float) -> list[ActiveSession]:

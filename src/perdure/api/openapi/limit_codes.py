@@ -71,7 +71,7 @@ TOO_MANY_CALLBACKS = (
 GONE = (
     (
         "gone",
-        "The callback was answered or cancelled, its time is over, or it never existed.",
+        "The callback was answered otherwise or cancelled, its time is over, or it never existed.",
         "Do not send it again.",
     ),
 )

@@ -40,8 +40,9 @@ async def answer_callback(call: Call, token: str, body: bytes) -> AnsweredCallba
 
     Gives a tool call its result, for which the call may have been waiting for days. The token in the URL is
     the credential; it is valid once. The body is the result: JSON, or text of a type `text/*`, up to 100 KB.
-    `{"error": "..."}` alone fails the call, and `{"result": ...}` alone is unwrapped. 410 once the callback
-    was answered or cancelled, or its time is over, and for unknown tokens.
+    `{"error": "..."}` alone fails the call, and `{"result": ...}` alone is unwrapped. The same body again, as
+    after a lost response, gets the same response for a day, and has no further effect. 410 once the callback
+    was answered otherwise or cancelled, or its time is over, and for unknown tokens.
     """
     await use.answer_callback(call.app, token, _result(call, body))
     return AnsweredCallback("accepted")
