@@ -17,6 +17,10 @@ from perdure.domain.events import NewEvent
 MAX_MATCHES = 1_000
 """Places that look like the beginning of a secret, and are looked at one by one."""
 
+COMPILE_AFTER = 100_000
+"""Characters, once for each prefix of a secret's forms, that are searched before the prefixes are compiled to
+one pattern. Compiling takes about as long, and most runs search less."""
+
 SHORTEST_REDACTED = 4
 """Characters of the shortest secret that is redacted: shorter ones would match anywhere in ordinary text."""
 
@@ -47,6 +51,8 @@ class Redactor:
         self._marks: dict[str, str] = {}
         self._heads: dict[str, list[str]] = {}
         self._pattern: Any = None
+        self._searched = 0
+        """The characters that were searched without a pattern, once for each prefix."""
         self.learn(secrets)
 
     def __bool__(self) -> bool:
@@ -129,10 +135,13 @@ class Redactor:
         return found
 
     def _heads_in(self, text: str) -> Iterable[str]:
-        """The prefixes of forms that occur in a text, found in one pass for all secrets."""
+        """The prefixes of forms that occur in a text, found in one pass for all secrets if it is worth it."""
         if len(text) < SHORTEST_REDACTED or not self._heads:
             return ()
         if self._pattern is None:
+            self._searched += len(text) * len(self._heads)
+            if self._searched <= COMPILE_AFTER:
+                return [head for head in self._heads if head in text]
             self._pattern = _compile_any(self._heads)
         heads = set()
         try:
