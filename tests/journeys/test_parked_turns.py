@@ -11,18 +11,19 @@ from msgspec.structs import replace
 
 from perdure.app.callbacks import answer_callback
 from perdure.capabilities import ONCE, Later, Tool, ToolContext, schema
+from perdure.capabilities.resolve import choose_model
 from perdure.domain.callbacks import CallbackResult
 from perdure.domain.errors import Fenced
 from perdure.domain.turn import Calling
 from perdure.engine.advance import advance
 from perdure.engine.attempt import Attempt
 from perdure.engine.conversation_cache import ConversationCache
-from perdure.engine.run import Run, read_session
+from perdure.engine.run import OpenedSession, Run, read_session
 from perdure.engine.turn_events import begin_model_call
 from perdure.store.parked_turns import ParkedTurns, read_turn
 from perdure.store.sessions import SessionRow, get_session
 from tests.journeys.test_discovery import Inside, inside, with_shelf
-from tests.journeys.test_found_tools import Market, results, say
+from tests.journeys.test_found_tools import Market, results
 from tests.talk import call
 
 
@@ -97,7 +98,9 @@ async def test_a_parked_turn_is_not_folded_again_and_its_first_append_claims_the
     database_url: str, tmp_path: Path
 ) -> None:
     orders = Orders()
-    async with inside(database_url, tmp_path, orders, ORDER, {"text": "Here."}, session=with_shelf()) as there:
+    async with inside(
+        database_url, tmp_path, orders, ORDER, {"text": "Here."}, session=with_shelf()
+    ) as there:
         await there.ask()
         parked = await row_of(there)
         assert there.engine.turns.start_of(parked).head == parked.head
@@ -114,12 +117,17 @@ async def test_a_runner_that_was_overtaken_before_its_first_append_claims_what_t
     database_url: str, tmp_path: Path
 ) -> None:
     orders = Orders()
-    async with inside(database_url, tmp_path, orders, ORDER, {"text": "Here."}, session=with_shelf()) as there:
+    async with inside(
+        database_url, tmp_path, orders, ORDER, {"text": "Here."}, session=with_shelf()
+    ) as there:
         await there.ask()
         await orders.answer(there, "result")
         late = await Attempt(there.engine, there.session.id, again=False, trouble=None).open()
-        found = await read_session(another_process(there).engine, there.session.id, again=False, counted=False)
-        assert late is not None and not isinstance(found, SessionRow | None)
+        found = await read_session(
+            another_process(there).engine, there.session.id, again=False, counted=False
+        )
+        assert late is not None
+        assert isinstance(found, OpenedSession)
         fast = Run(there.engine, found.row, found.state, found.conversation, claimed=True)
         agent: Any = await there.resolved()
         choice: Any = await _choice(there)
@@ -134,8 +142,6 @@ async def test_a_runner_that_was_overtaken_before_its_first_append_claims_what_t
 
 
 async def _choice(there: Inside) -> Any:
-    from perdure.capabilities.resolve import choose_model
-
     async def body(tx: Any) -> Any:
         layers = await there._layers(tx)
         return await choose_model(tx, layers, None, there.engine.vault, there.engine.drivers)

@@ -140,13 +140,6 @@ def a_kept_turn_hides_what_came_after(patch: Patch) -> None:
     patch.setattr(ParkedTurns, "start_of", start_of)
 
 
-def a_run_that_was_overtaken_goes_on_without_a_claim(patch: Patch) -> None:
-    async def claim(self: Run) -> bool:
-        return True
-
-    patch.setattr(Run, "_claim", claim)
-
-
 MUTATIONS = (
     a_tool_learns_its_url_before_it_is_stored,
     only_parked_calls_accept_a_result,
@@ -162,5 +155,4 @@ MUTATIONS = (
     a_message_ends_the_wait_without_a_result,
     an_answer_wakes_nobody,
     a_kept_turn_hides_what_came_after,
-    a_run_that_was_overtaken_goes_on_without_a_claim,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -25,10 +26,12 @@ SHORTEST_REDACTED = 4
 """Characters of the shortest secret that is redacted: shorter ones would match anywhere in ordinary text."""
 
 
+_UNSAFE = re.compile(r"[^\w.-]")
+
+
 def mark_of(name: str) -> str:
     """The mark that replaces a secret's value. No character of it needs escaping, in JSON or elsewhere."""
-    safe = "".join(ch if ch.isalnum() or ch in "_.-" else "_" for ch in name)
-    return f"[secret {safe}]"
+    return f"[secret {_UNSAFE.sub('_', name)}]"
 
 
 def is_mark(value: object) -> bool:
@@ -64,9 +67,10 @@ class Redactor:
             if len(value) < SHORTEST_REDACTED or value in self._values:
                 continue
             self._values.add(value)
+            mark = mark_of(name)
             for form in forms_of(value):
                 if form not in self._marks:
-                    self._marks[form] = mark_of(name)
+                    self._marks[form] = mark
                     self._heads.setdefault(form[:SHORTEST_REDACTED], []).append(form)
                     self.longest = max(self.longest, len(form))
             self._pattern = None

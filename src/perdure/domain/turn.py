@@ -189,7 +189,7 @@ def only_waits(state: Calling) -> bool:
 
 
 def begins_with_append(state: TurnState) -> bool:
-    """Whether nothing is at work, so that a runner logs the start of whatever comes next before it does it."""
+    """Whether nothing is at work, so that whatever comes next begins with an append to the log."""
     if isinstance(state, Calling):
         return state.batch is None and not any(isinstance(call.status, Started) for call in state.calls)
     return isinstance(state, Idle)

@@ -32,7 +32,7 @@ class ParkedTurns:
         return state if state is not None and known else Idle(head=row.turn_after)
 
     def put(self, session_id: SessionId, state: TurnState) -> None:
-        """Keep the turn of a session at rest, if it is parked; drops those parked longest ago over the budget."""
+        """Keep a parked turn of a session at rest. Over the budget, drop those parked longest ago."""
         self.discard(session_id)
         if not isinstance(state, Calling):
             return
