@@ -45,6 +45,7 @@ from perdure.domain.accounts import CreateToken
 from perdure.domain.code import CodeBackEnd, CodeLimits
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
+from perdure.domain.ids import SessionId
 from perdure.domain.messages import JsonObject
 from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.context import Engine, Policy, PublicUrl, SystemClock
@@ -69,6 +70,7 @@ from perdure.store.master_key import (
     stage_key,
 )
 from perdure.store.migrate import migrate
+from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
 from perdure.tools.built_in import built_in, catalogue
@@ -218,7 +220,8 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             code=code_back_end(settings),
         )
         registry = _add_custom(services, built_in(services), custom)
-        app = App(*astuple(services), registry=registry, drivers=drivers, catalog=catalog)
+        turns = ParkedTurns()
+        app = App(*astuple(services), registry=registry, drivers=drivers, catalog=catalog, turns=turns)
         policy = Policy(
             model_attempts=settings.model_attempts,
             history_tokens=settings.history_tokens,
@@ -242,10 +245,16 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             catalog=catalog,
             arguments=ArgumentChecks(sandbox),
             public=PublicUrl(settings.public_url),
+            turns=turns,
         )
-        # A deleted session's conversation is not needed again; another one is read again.
-        bus.on_stop(lambda stop: engine.conversations.discard(stop.session_id))
+        # What a deleted session leaves is not needed again; that of another one is read again.
+        bus.on_stop(lambda stop: _forget(engine, stop.session_id))
         yield Parts(database, bus, queue, app, engine)
+
+
+def _forget(engine: Engine, session_id: SessionId) -> None:
+    engine.conversations.discard(session_id)
+    engine.turns.discard(session_id)
 
 
 def master_keys(settings: Settings) -> list[bytes]:

@@ -17,6 +17,7 @@ from perdure.domain.events import ToolParkedData
 from perdure.engine import advance, deferred, run, tool_calls
 from perdure.engine.run import Run
 from perdure.store import sessions as rows
+from perdure.store.parked_turns import ParkedTurns
 
 Patch = pytest.MonkeyPatch
 
@@ -136,6 +137,16 @@ def an_answer_wakes_nobody(patch: Patch) -> None:
     )
 
 
+def a_kept_turn_hides_what_came_after(patch: Patch) -> None:
+    real = ParkedTurns.start_of
+
+    def start_of(self: ParkedTurns, row: Any) -> Any:
+        state = real(self, row)
+        return msgspec.structs.replace(state, head=row.head) if isinstance(state, turn.Calling) else state
+
+    patch.setattr(ParkedTurns, "start_of", start_of)
+
+
 MUTATIONS = (
     a_tool_learns_its_url_before_it_is_stored,
     only_parked_calls_accept_a_result,
@@ -151,4 +162,5 @@ MUTATIONS = (
     a_parked_call_has_no_deadline,
     a_message_ends_the_wait_without_a_result,
     an_answer_wakes_nobody,
+    a_kept_turn_hides_what_came_after,
 )

@@ -15,12 +15,15 @@ from perdure.domain.errors import InvalidInput, ModelError, Unavailable
 from perdure.domain.events import Event
 from perdure.domain.ids import Prefix, SessionId
 from perdure.domain.messages import Message
+from perdure.domain.turn import Calling, Idle, TurnState, fold
 from perdure.engine.context import Engine, Policy
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.driver import ModelRequest
 from perdure.store.bus import LocalBus, Signal, Stop
 from perdure.store.database import Body, T, Tx
+from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import LocalQueue
+from perdure.store.sessions import SessionRow
 from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
 from tests.simulation.callbacks import KnownCallback, learn
@@ -175,7 +178,7 @@ class Process:
         self.skew = world.skews.pop() if world.skews else 0
         self.thawed: asyncio.Future[None] | None = None
         self.tasks: dict[asyncio.Task[Any], None] = {}
-        bus, queue, store = _Bus(world), _Queue(self), world.store
+        bus, queue, store, turns = _Bus(world), _Queue(self), world.store, _Turns(world)
         self.driver = ScriptedDriver(self)
         policy = Policy(history_tokens=world.scenario.window or 100_000)
         self.engine = Engine(
@@ -191,6 +194,7 @@ class Process:
             policy,
             world.new_id,
             lambda: 0.5,
+            turns=turns,
         )
         self.app = App(
             _Port(self, "app"),
@@ -201,6 +205,7 @@ class Process:
             world.new_id,
             registry=store.registry,
             drivers=SimulatedDrivers(),
+            turns=turns,
         )
         self.worker = Worker(self.engine)
         self.sweep = Sweep(self.engine, self.worker)
@@ -312,6 +317,22 @@ class _Bus(LocalBus):
     def publish(self, signal: Signal) -> None:
         if not (self._world.lossy and isinstance(signal, Stop)):
             super().publish(signal)
+
+
+class _Turns(ParkedTurns):
+    """The real turns that a process keeps. Whatever they return must be what the log says."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def start_of(self, row: SessionRow) -> TurnState:
+        state = super().start_of(row)
+        if isinstance(state, Calling) and row.deleted_at is None:
+            log = self._world.store.events(row.id)[row.turn_after : state.head]
+            if (logged := fold(log, Idle(head=row.turn_after))) != state:
+                self._world.blame(f"a process has kept the turn {state}, but the log has {logged}")
+        return state
 
 
 class _Queue(LocalQueue):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.domain import redaction
 from perdure.domain.events import EventContext, InputMessageData, NewEvent
 from perdure.domain.ids import MessageId
 from perdure.domain.messages import Message, TextPart
@@ -14,6 +18,14 @@ from perdure.engine.live import ToolText
 
 FEW = st.text(alphabet='ab"\\ é\ud83d', min_size=4, max_size=9)
 """A small alphabet, so that values occur by chance and overlap."""
+
+
+@pytest.fixture(scope="module", autouse=True, params=["searched one by one", "compiled"])
+def how_prefixes_are_found(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A redactor that has searched much compiles what it searches for; both ways find the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redaction, "COMPILE_AFTER", 0 if request.param == "compiled" else 1 << 60)
+        yield
 
 
 @given(st.lists(FEW.filter(lambda text: text.isprintable()), min_size=1, max_size=3), st.data())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from perdure.app.context import App
-from perdure.app.running_turns import read_turn
 from perdure.app.sessions import write_at_head
 from perdure.domain.accounts import RANK, Caller
 from perdure.domain.calls import CallState
@@ -24,6 +23,7 @@ from perdure.domain.tools import (
 from perdure.domain.turn import Calling, parked_calls
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
+from perdure.store.parked_turns import read_turn
 from perdure.store.queue import Job
 from perdure.store.sessions import SessionRow, append, get_session, set_standing_approval
 
@@ -46,7 +46,7 @@ async def submit_approvals(
     async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...], int]:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         _check_may_decide(caller, row, body.decisions)
-        state = await read_turn(tx, row)
+        state = await read_turn(tx, row, app.turns)
         open_calls = parked_calls(state, "approval")
         if row.status != "waiting_for_tool_results" or not open_calls or not isinstance(state, Calling):
             raise Conflict("the session has no pending approval", code="not_waiting_for_approval")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from perdure.app.content_checks import check_result
 from perdure.app.context import App
 from perdure.app.messages import append_message, result_event
-from perdure.app.running_turns import read_turn, see_to_runner
+from perdure.app.running_turns import see_to_runner
 from perdure.app.sessions import write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
@@ -39,6 +39,7 @@ from perdure.store.callbacks import (
     remove_callbacks_of_call,
 )
 from perdure.store.database import Tx
+from perdure.store.parked_turns import read_turn
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, append, get_session
 
@@ -78,7 +79,7 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
             late = _late_message(app, callback, result, now)
             await append_message(app, tx, row, late, now, origin="callback")
             return
-        state = await read_turn(tx, row)
+        state = await read_turn(tx, row, app.turns)
         call = _open_call(state, callback)
         if call is None or not isinstance(state, Calling):
             raise _gone()
@@ -158,7 +159,7 @@ async def open_callbacks(app: App, caller: Caller, session_id: SessionId) -> lis
         row = await get_session(tx, caller.organization_id, session_id)
         callbacks = await list_callbacks(tx, row.id, now)
         waiting = any(not callback.in_background for callback in callbacks)
-        state = await read_turn(tx, row) if waiting else None
+        state = await read_turn(tx, row, app.turns) if waiting else None
         return [
             _to_open_callback(callback)
             for callback in callbacks
@@ -199,7 +200,7 @@ async def cancel_callback(app: App, caller: Caller, session_id: SessionId, callb
         await remove_callback(tx, callback)
         if callback.in_background:
             return
-        state = await read_turn(tx, row)
+        state = await read_turn(tx, row, app.turns)
         call = _open_call(state, callback)
         if call is None or not isinstance(state, Calling):
             raise NotFound("callback")

@@ -21,6 +21,7 @@ from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
+from perdure.store.parked_turns import ParkedTurns
 from perdure.store.providers import ProviderRow
 from perdure.store.queue import Queue
 
@@ -87,3 +88,4 @@ class App(Services, frozen=True, kw_only=True):
     drivers: Drivers
     catalog: Catalog = field(default_factory=Catalog)
     features: FeatureCache = field(default_factory=FeatureCache)
+    turns: ParkedTurns = field(default_factory=ParkedTurns)

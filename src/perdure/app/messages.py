@@ -11,7 +11,7 @@ from perdure.app.content_checks import check_result, checked_content
 from perdure.app.context import App
 from perdure.app.damaged import damaged_message
 from perdure.app.idempotency import Once
-from perdure.app.running_turns import read_turn, refuse_busy, see_to_runner, stop_turn
+from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
@@ -37,6 +37,7 @@ from perdure.store.bus import Appended, Stop
 from perdure.store.client_messages import Sent, keep_sent_message, sent_message
 from perdure.store.database import Tx
 from perdure.store.events import events_after, events_within
+from perdure.store.parked_turns import read_turn
 from perdure.store.queue import Job
 from perdure.store.rows import to_json
 from perdure.store.session_archive import set_archived
@@ -234,7 +235,7 @@ async def submit_tool_results(
 
     async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...]]:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
-        state = await read_turn(tx, row) if row.status == "waiting_for_tool_results" else None
+        state = await read_turn(tx, row, app.turns) if row.status == "waiting_for_tool_results" else None
         if not isinstance(state, Calling):
             raise Conflict("the session is not waiting for tool results", code="not_waiting_for_tool_results")
         calls = _matched(parked_calls(state, "client"), body.tool_results)

@@ -16,25 +16,13 @@ from perdure.domain.messages import Message, TextPart
 from perdure.domain.pending import after_cancel, first_of
 from perdure.domain.spans import message_context
 from perdure.domain.times import Micros, to_rfc3339
-from perdure.domain.turn import Idle, TurnState, fold
 from perdure.store.callbacks import remove_callbacks_of_turn
 from perdure.store.database import Tx
-from perdure.store.events import events_within
+from perdure.store.parked_turns import read_turn
 from perdure.store.queue import Job
 from perdure.store.sessions import SessionRow
 
 CANCELLED = "[The user asked to cancel this turn.]"
-
-
-async def read_turn(tx: Tx, row: SessionRow) -> TurnState:
-    """Fold the state of the session's current turn from its log."""
-    state: TurnState = Idle(head=row.turn_after)
-    while state.head < row.head:
-        page, _ = await events_within(tx, row.id, state.head, until=row.head)
-        if not page:
-            break
-        state = fold(page, state)
-    return state
 
 
 async def see_to_runner(app: App, tx: Tx, row: SessionRow, *, is_new: bool) -> None:
@@ -59,7 +47,7 @@ async def stop_turn(
     if row.turn_id is not None:
         await remove_callbacks_of_turn(tx, row.id, row.turn_id)
     try:
-        pending = (await read_turn(tx, row)).pending
+        pending = (await read_turn(tx, row, app.turns)).pending
     except UnreadableEvent:
         pending = ()  # such a session can still be stopped, but not continued
     turn_id = row.turn_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -17,14 +18,20 @@ from perdure.domain.events import NewEvent
 MAX_MATCHES = 1_000
 """Places that look like the beginning of a secret, and are looked at one by one."""
 
+COMPILE_AFTER = 100_000
+"""Characters, once for each prefix of a secret's forms, that are searched before the prefixes are compiled to
+one pattern. Compiling takes about as long, and most runs search less."""
+
 SHORTEST_REDACTED = 4
 """Characters of the shortest secret that is redacted: shorter ones would match anywhere in ordinary text."""
 
 
+_UNSAFE = re.compile(r"[^\w.-]")
+
+
 def mark_of(name: str) -> str:
     """The mark that replaces a secret's value. No character of it needs escaping, in JSON or elsewhere."""
-    safe = "".join(ch if ch.isalnum() or ch in "_.-" else "_" for ch in name)
-    return f"[secret {safe}]"
+    return f"[secret {_UNSAFE.sub('_', name)}]"
 
 
 def is_mark(value: object) -> bool:
@@ -47,6 +54,8 @@ class Redactor:
         self._marks: dict[str, str] = {}
         self._heads: dict[str, list[str]] = {}
         self._pattern: Any = None
+        self._searched = 0
+        """The characters that were searched without a pattern, once for each prefix."""
         self.learn(secrets)
 
     def __bool__(self) -> bool:
@@ -58,9 +67,10 @@ class Redactor:
             if len(value) < SHORTEST_REDACTED or value in self._values:
                 continue
             self._values.add(value)
+            mark = mark_of(name)
             for form in forms_of(value):
                 if form not in self._marks:
-                    self._marks[form] = mark_of(name)
+                    self._marks[form] = mark
                     self._heads.setdefault(form[:SHORTEST_REDACTED], []).append(form)
                     self.longest = max(self.longest, len(form))
             self._pattern = None
@@ -129,10 +139,13 @@ class Redactor:
         return found
 
     def _heads_in(self, text: str) -> Iterable[str]:
-        """The prefixes of forms that occur in a text, found in one pass for all secrets."""
+        """The prefixes of forms that occur in a text, found in one pass for all secrets if it is worth it."""
         if len(text) < SHORTEST_REDACTED or not self._heads:
             return ()
         if self._pattern is None:
+            self._searched += len(text) * len(self._heads)
+            if self._searched <= COMPILE_AFTER:
+                return [head for head in self._heads if head in text]
             self._pattern = _compile_any(self._heads)
         heads = set()
         try:

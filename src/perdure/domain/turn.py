@@ -188,6 +188,13 @@ def only_waits(state: Calling) -> bool:
     return bool(left) and all(isinstance(status, Parked) for status in left)
 
 
+def begins_with_append(state: TurnState) -> bool:
+    """Whether nothing is at work, so that whatever comes next begins with an append to the log."""
+    if isinstance(state, Calling):
+        return state.batch is None and not any(isinstance(call.status, Started) for call in state.calls)
+    return isinstance(state, Idle)
+
+
 def offered_tools(state: TurnState) -> str | None:
     """The digest of the discovered tools that the next action needs: those that the model was offered.
 

@@ -86,6 +86,7 @@ async def advance(
             pass
         finished = True
         engine.conversations.put(session_id, run.conversation)  # the next turn can use it
+        engine.turns.put(session_id, run.state)
     except Fenced:
         log.debug("session %s was taken over", session_id)
     except BaseException as error:

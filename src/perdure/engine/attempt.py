@@ -12,7 +12,7 @@ import errno
 
 from perdure.domain.errors import Fenced, PerdureError, StaleHead, Unavailable
 from perdure.domain.ids import SessionId
-from perdure.domain.turn import Idle
+from perdure.domain.turn import begins_with_append
 from perdure.engine.context import Engine
 from perdure.engine.run import OpenedSession, Run, read_session
 from perdure.engine.seal import seal
@@ -64,8 +64,8 @@ class Attempt:
     async def open(self) -> Run | None:
         """Open the session, or return None if it has nothing to do or is now sealed.
 
-        The first append of a turn claims the session. If the turn has begun before, or an earlier attempt may
-        have died, it is claimed here, which fences the previous runner.
+        The first append claims the session, if nothing of it is at work. Otherwise, or if an earlier attempt
+        may have died, it is claimed here, which fences the previous runner.
 
         Raises:
             Fenced: another runner has claimed the session.
@@ -78,7 +78,7 @@ class Attempt:
             row = found.row
             if self._claimed is not None and row.epoch != self._claimed.epoch:
                 raise Fenced
-            if self._claimed is None and not isinstance(found.state, Idle):
+            if self._claimed is None and not begins_with_append(found.state):
                 try:
                     row = await self._claim(row)
                 except StaleHead:

@@ -25,6 +25,7 @@ from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
+from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import Queue
 
 
@@ -120,3 +121,4 @@ class Engine(Struct, frozen=True):
     suspects: Suspects = field(default_factory=Suspects)
     public: PublicUrl = field(default_factory=PublicUrl)
     agents: AgentCache = field(default_factory=AgentCache)
+    turns: ParkedTurns = field(default_factory=ParkedTurns)

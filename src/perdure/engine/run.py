@@ -23,7 +23,7 @@ from perdure.domain.redaction import Redactor, redact_event
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros
-from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, fold
+from perdure.domain.turn import Calling, Reasoning, TurnState, fold
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
@@ -32,7 +32,7 @@ from perdure.engine.suspects import Admission
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.events import events_within
-from perdure.store.sessions import IN_TURN, SessionRow, look_session, rest
+from perdure.store.sessions import IN_TURN, SessionRow, claim, look_session, rest
 
 SLOW_COMMIT = 2.0
 """Seconds. After an append that took longer, the run checks that it still holds its claim.
@@ -116,7 +116,7 @@ class Run:
                 self.unlogged = without_overtaken(self.unlogged, self.state)
                 return False
             if not self.unlogged and not opening:
-                return True
+                return self.claimed or await self._claim()
             batch = self._redacted([*self.unlogged, *opening])
             began = self.engine.clock.elapsed()
             # Each attempt at a summary begins with such an event.
@@ -129,6 +129,24 @@ class Run:
             self.unlogged = []
             await self._check_claim_after(began)
         return True
+
+    async def _claim(self) -> bool:
+        """Claim the session for a step whose start another runner has logged. Returns False as `commit` does.
+
+        That runner was faster than this one, which has not claimed the session because nothing was at work.
+        """
+        row = self.row
+        try:
+            self.row = await self.engine.database.write(lambda tx: claim(tx, row), single=True)
+        except StaleHead:
+            await self._catch_up()
+            return False
+        self._note_claim()
+        return True
+
+    def _note_claim(self) -> None:
+        self.claimed = True
+        self.engine.claimed_epochs[self.row.id] = self.row.epoch
 
     async def log_at_once(self, call_id: ToolCallId, data: EventData, *, progress: bool) -> bool:
         """Append an event of a call that runs, while the run waits for the call or makes other appends.
@@ -172,8 +190,7 @@ class Run:
                 raise  # nothing was paid for yet
             self.row, stored = await append_after_outage(self.engine, row, batch, write, single=single)
         if claims:
-            self.claimed = True
-            self.engine.claimed_epochs[self.row.id] = self.row.epoch
+            self._note_claim()
         if self.admission is not None and progress:
             self.admission.end()
             self.admission = None
@@ -289,11 +306,11 @@ async def read_session(
         if not counted and (again or row.recoveries > 0):
             return row
         conversation = cached or (Conversation() if row.turn_after == 0 else None)
-        if conversation is None or not row.turn_after <= conversation.head <= row.head:
+        state = engine.turns.start_of(row)
+        if conversation is None or not state.head <= conversation.head <= row.head:
             conversation = await read_conversation(
                 tx, session_id, row.head, engine.policy.history_tokens, conversation
             )
-        state: TurnState = Idle(head=row.turn_after)
         while state.head < row.head:
             page, _ = await events_within(tx, session_id, state.head, until=row.head)
             if not page:
