@@ -122,11 +122,11 @@ class Http(Protocol):
     """Requests to the hosts that the session may reach (`network_access`), with checked addresses.
 
     Raises ToolError: the host is not allowed, or does not answer in time. GET and HEAD follow redirects; to
-    another origin, without `headers` and the body.
-    Other requests carry a key as `Idempotency-Key`, unless `headers` has another one: in a step the step's,
-    `effect(name)`, else the call's. Further requests of the same step or call have keys derived from it by
-    their number, the same after a crash. One that is repeated, because it got no answer or one that says so
-    (408, 409, 425, 429 or from 500), keeps its key. What `verify` sends has none.
+    another origin, without `headers` and the body. Other requests carry a key as `Idempotency-Key`, unless
+    `headers` has another one: in a step the step's, `effect(name)`, else the call's. Further requests of the
+    same step or call have keys derived from it by their number, the same after a crash. One that is repeated,
+    because it got no answer or one that says so (408, 409, 425, 429 or from 500), keeps its key. What
+    `verify` sends has none.
     """
 
     async def request(
