@@ -196,7 +196,7 @@ def _failure_of(run: Run, bound: BoundTool | None, call: CallState, error: Excep
     if isinstance(error, Interrupted):
         return _Failure("interrupted", _error_text(run, error.message), True)
     if isinstance(error, OutcomeUnknown):
-        return _Failure("error", f"{_error_text(run, error.message)} {UNCERTAIN}", True)
+        return _Failure("error", f"{_error_text(run, error.message)}{uncertain}", effects)
     if isinstance(error, PerdureError):
         text = _error_text(run, error.message)
         if isinstance(error, Unavailable) and error.retryable:
