@@ -73,7 +73,7 @@ class Later(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.kind not in get_args(ParkedKind):
             raise ValueError(f'Later(...) has the kind {self.kind!r}: it must be "callback"')
-        if isinstance(self.deadline, bool) or not isinstance(self.deadline, int):
+        if isinstance(self.deadline, bool) or not isinstance(self.deadline, int | float):
             raise TypeError(f"Later(...) has the deadline {self.deadline!r}: use that of the callback")
         if self.deadline < _FIRST_DEADLINE:
             raise ValueError(
