@@ -77,7 +77,10 @@ class CodeService:
         except ValueError:
             host = None
         if not host:
-            raise InvalidInput("PERDURE_CODE_INTERPRETER is not a valid URL", code="invalid_setting")
+            raise InvalidInput(
+                "the URL in PERDURE_CODE_INTERPRETER needs a host, as http://127.0.0.1:8700 has one",
+                code="invalid_setting",
+            )
         self._limits, self._token = limits, token
 
     @property
