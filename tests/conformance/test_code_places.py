@@ -169,7 +169,7 @@ async def test_a_service_that_answers_nonsense_fails_the_call(
 
 
 async def test_a_service_that_is_not_there_fails_the_call_without_its_address() -> None:
-    with pytest.raises(ToolError, match="cannot be reached") as failed:
+    with pytest.raises(ToolError, match=r"cannot be reached\. The code was not run\.") as failed:
         await run(CodeService(LIMITS, "http://user:hidden@127.0.0.1:1/"), "print(1)")
     assert "hidden" not in failed.value.message
 

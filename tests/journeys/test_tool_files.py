@@ -203,7 +203,7 @@ async def test_what_a_function_raises_ends_the_call_and_nothing_else(
     assert (refused, bug) == ("Not today.", "The tool failed: KeyError.")
     assert [error[:16] for error in contained] == ["The tool failed:"] * 2
     log = tooled.log.read_text()
-    assert f'{ODD}", line ' in log
+    assert f'\n    File "{ODD}", line ' in log
     assert "KeyError: 'a private detail'" in log
     message = await talk.say(script({"tool_calls": [call("fail", how="hang")]}))
     await talk.logged_until("tool.started", after=message["sequence"])
