@@ -201,6 +201,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
     Raises:
         Unavailable: the database, the data folder or the master key cannot be used.
     """
+    code = code_back_end(settings)  # before anything is created: a mistake in it leaves no traces
     async with contextlib.AsyncExitStack() as stack:
         database, bus, queue = await _open_store(settings, stack)
         vault = await open_vault(settings, database)
@@ -217,7 +218,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             clock.now,
             file_limits=limits,
             sandbox=sandbox,
-            code=code_back_end(settings),
+            code=code,
         )
         registry = _add_custom(services, built_in(services), custom)
         turns = ParkedTurns()

@@ -15,7 +15,7 @@ import pytest
 
 from perdure.client import ApiError, BuiltinTool, CapabilityRef, Client
 from perdure.domain.ids import is_id
-from perdure.domain.log_lines import LogFormatter
+from perdure.domain.log_lines import TRACE, LogFormatter
 from perdure.domain.visible import exact, is_label, visible, visible_json, visible_line
 from tests.adversarial.attack import unseen
 from tests.command import PERDURE, Terminal, environment, perdure, use_simulated_model
@@ -79,6 +79,12 @@ def test_a_record_of_the_log_is_one_line_that_cannot_control_a_terminal() -> Non
     except ValueError:
         record.exc_info = sys.exc_info()
     assert reached(LogFormatter("%(message)s").format(record)) == set()
+    record.exc_info, record.exc_text = None, None
+    setattr(record, TRACE, f"Traceback:\n  line 3\nValueError: {NASTY}\n\n2026 INFO forged\r2026 INFO too\n")
+    traced = LogFormatter("%(message)s").format(record)
+    assert reached(traced) == set()
+    assert "\n    line 3\n" in traced
+    assert "\n2026" not in traced
 
 
 def test_commands_write_through_the_terminal_writer_only() -> None:

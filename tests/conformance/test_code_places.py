@@ -15,7 +15,7 @@ from perdure.domain.errors import InvalidInput, ToolError
 from perdure.net.code_service import CodeService
 from perdure.sandbox.code_places import Bubblewrap, Docker
 from perdure.settings import load
-from perdure.wiring import code_back_end
+from perdure.wiring import open_parts
 from tests import code_places
 from tests.bubblewrap import check_place, without
 from tests.code_places import LIMITS, needs_bubblewrap, run
@@ -165,7 +165,7 @@ async def test_a_service_that_answers_nonsense_fails_the_call(
 
 
 async def test_a_service_that_is_not_there_fails_the_call_without_its_address() -> None:
-    with pytest.raises(ToolError, match="cannot be reached") as failed:
+    with pytest.raises(ToolError, match=r"cannot be reached\. The code was not run\.") as failed:
         await run(CodeService(LIMITS, "http://user:hidden@127.0.0.1:1/"), "print(1)")
     assert "hidden" not in failed.value.message
 
@@ -174,7 +174,7 @@ async def test_a_service_that_is_not_there_fails_the_call_without_its_address() 
     ("settings", "says"),
     [
         ({"code_interpreter": "podman"}, "must be off, bubblewrap, docker or a URL, not 'podman'"),
-        ({"code_interpreter": "http://"}, "not a valid URL"),
+        ({"code_interpreter": "http://"}, "the URL in PERDURE_CODE_INTERPRETER needs a host"),
         (
             {"code_interpreter": "bubblewrap", "code_network": "bridge"},
             "needs PERDURE_CODE_INTERPRETER=docker",
@@ -182,12 +182,15 @@ async def test_a_service_that_is_not_there_fails_the_call_without_its_address() 
         ({"code_interpreter": "docker"}, "program docker is not installed"),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_at_the_start(
-    settings: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_setting_that_cannot_work_is_refused_before_anything_is_created(
+    settings: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
+    data = tmp_path / "data"
     with pytest.raises(InvalidInput, match=says):
-        code_back_end(load({}, **settings))
+        async with open_parts(load({}, data=str(data), **settings)):
+            pass
+    assert not data.exists()
 
 
 def test_tests_of_isolation_are_skipped_only_where_it_cannot_work() -> None:

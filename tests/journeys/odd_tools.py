@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.tools import Context, ToolError, tool
+from perdure.tools import Context, Later, ToolError, tool
 
 
 class Mood(enum.Enum):
@@ -71,6 +71,26 @@ async def slow() -> str:
     """Never end."""
     await asyncio.Event().wait()
     raise AssertionError
+
+
+@tool
+async def defer(ctx: Context, how: str) -> Later:
+    """Defer the result, with a mistake."""
+    callback = await ctx.callback(60)
+    kinds: dict[str, Any] = {"kind": "warehouse", "nobody": "client"}
+    deadlines: dict[str, Any] = {"seconds": 60, "text": "tomorrow", "yes": True}
+    message: Any = {"message": 3}.get(how)
+    return Later(kinds.get(how, "callback"), deadlines.get(how, callback.deadline), message)
+
+
+@tool
+async def send(ctx: Context, url: str, step: bool = False) -> str:
+    """Send something that may have an effect."""
+
+    async def work() -> str:
+        return (await ctx.http.post(url, json={}, timeout=0.5, max_bytes=10)).text
+
+    return str(await ctx.step("send", work)) if step else await work()
 
 
 @tool

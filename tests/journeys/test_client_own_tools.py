@@ -299,7 +299,9 @@ async def test_a_turn_that_waits_for_a_client_says_so_at_once_and_is_resumed(cli
     definition = ClientSideTool("locate", "Where the user is.", ANYTHING)
     session = await client.create_session(tools=(client_side_tool(weather), definition))
     text = script(calls(("weather", {"city": "Rome"}), "locate"))
-    with pytest.raises(TurnWaits, match="client-side tool locate") as caught:
+    with pytest.raises(
+        TurnWaits, match="client-side tool locate: answer with `submit_tool_results`, then"
+    ) as caught:
         await client.ask(session.id, text, tools=[weather])
     waits = caught.value
     assert ([call.name for call in waits.calls], waits.approvals) == (["locate"], ())
@@ -326,7 +328,9 @@ async def test_a_turn_that_waits_for_an_approval_says_so_at_once(client: Client)
     careful = CapabilityRef("tool_approval", config={"mode": "protective"})
     session = await client.create_session(capabilities=(CapabilityRef("session_file_system"), careful))
     write = ("write_file", {"path": "/list.md", "content": "Milk"})
-    with pytest.raises(TurnWaits, match="approval of write_file") as caught:
+    with pytest.raises(
+        TurnWaits, match="approval of write_file: answer with `submit_tool_approvals`, then"
+    ) as caught:
         await client.ask(session.id, script(calls(write)))
     waits = caught.value
     (question,) = waits.approvals
@@ -371,4 +375,6 @@ async def test_mistakes_in_tools_are_reported_before_a_message_is_sent(client: C
     ):
         with pytest.raises((ValueError, TypeError), match=problem):
             await client.ask(session.id, "Hello", tools=tools)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"pass `client_side_tool\(weather\)`, its definition"):
+        await client.create_session(tools=(weather,))  # type: ignore[arg-type]
     assert await client.list_messages(session.id) == ()

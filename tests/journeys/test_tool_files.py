@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -202,12 +203,54 @@ async def test_what_a_function_raises_ends_the_call_and_nothing_else(
     assert (refused, bug) == ("Not today.", "The tool failed: KeyError.")
     assert [error[:16] for error in contained] == ["The tool failed:"] * 2
     log = tooled.log.read_text()
-    assert f'{ODD}", line ' in log
+    assert f'\n    File "{ODD}", line ' in log
     assert "KeyError: 'a private detail'" in log
     message = await talk.say(script({"tool_calls": [call("fail", how="hang")]}))
     await talk.logged_until("tool.started", after=message["sequence"])
     await talk.cancel()
     assert "turn.cancelled" in kinds_of(await talk.logged_until("session.idled", after=message["sequence"]))
+
+
+async def test_a_result_that_is_deferred_wrongly_fails_its_call_and_does_not_damage_the_log(
+    api: httpx.AsyncClient, tooled: Server
+) -> None:
+    talk = await new_talk(api, capabilities=[{"ref": "defer"}])
+    ways = ("kind", "seconds", "text", "yes", "message", "nobody")
+    *errors, nobody = await results(talk, *(call("defer", how=how) for how in ways))
+    kinds = ("ValueError", "ValueError", "TypeError", "TypeError", "TypeError")
+    assert errors == [f"The tool failed: {kind}." for kind in kinds]
+    assert nobody == "A tool cannot defer its result to the kind 'client'."
+    log = tooled.log.read_text()
+    assert "Later(...) has the kind 'warehouse': it must be \"callback\"" in log
+    assert "Later(...) has the deadline 60, which is no time in microseconds since 1970" in log
+    assert await results(talk, call("defer", how="kind")) == errors[:1]
+
+
+async def test_a_request_whose_answer_is_lost_leaves_its_outcome_open(
+    http: httpx.AsyncClient, site: Site
+) -> None:
+    end = asyncio.Event()
+
+    async def hang(request: web.Request) -> web.Response:
+        await end.wait()
+        return web.Response()
+
+    site.answers = {
+        "/hang": hang,
+        "/long": web.Response(text="x" * 100),
+        "/refused": web.Response(status=422),
+    }
+    talk = await new_talk(http, capabilities=[{"ref": "send"}])
+    urls = [site.url("/hang"), site.url("/long"), site.url("/refused"), "http://127.0.0.1:1025/"]
+    calls = [*(call("send", url=url) for url in urls), call("send", url=urls[0], step=True)]
+    events = await talk.turn({"tool_calls": calls}, {"text": "Done."})
+    end.set()
+    ended = [each["data"] for each in events if each["type"] == "tool.completed"]
+    assert [data.get("outcome_unknown", False) for data in ended] == [True, True, False, False, True]
+    assert "did not answer within 0.5 seconds. It may or may not have taken effect" in ended[0]["error"]
+    assert "answered with more than 10 bytes. It may or may not" in ended[1]["error"]
+    steps = [each["data"]["status"] for each in events if each["type"] == "tool.step"]
+    assert steps == ["started"], "nobody knows whether it has ended"
 
 
 async def test_a_secret_that_a_tool_reads_is_blanked_in_all_that_it_gives_away(

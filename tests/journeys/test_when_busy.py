@@ -171,7 +171,7 @@ async def test_a_message_may_be_refused_while_the_session_is_busy(tmp_path: Path
         assert refused.value.code == "session_busy"
         await advance(there.engine, there.session.id)
         before = await log_of(there)
-        with pytest.raises(Conflict, match="waits for approval"):
+        with pytest.raises(Conflict, match="waits for an approval"):
             await send(there, "Second.", "reject")
         assert await log_of(there) == before
 

@@ -63,6 +63,25 @@ MISTAKES = {
         ["tools.py:3: TypeError: @tool has no option `readonly`: its options are {any}"],
     ),
     "class": (f"{HEAD}\n@tool\nclass X: ...\n", ["tools.py:3: TypeError: @tool goes directly above{any}"]),
+    "text": (
+        HEAD + "\n" + function(line="('price')"),
+        ["tools.py:3: TypeError: @tool takes options only: write `@tool(name='price')`"],
+    ),
+    "default": (
+        HEAD + function(signature="a: int = 'one', b: str = None, c: float = 1, d: object = object()"),
+        [
+            "tools.py:3: look has a parameter `a` whose default 'one' does not have its type: {any}",
+            "tools.py:3: look has a parameter `d` whose type is not supported{any}",
+        ],
+    ),
+    "method": (
+        f"{HEAD}class Shop:\n    @tool\n    async def price(self, item: str) -> int:\n        'Look.'\n",
+        ["tools.py:4: price is inside a class or a function: move it to the top level of the file"],
+    ),
+    "inside": (
+        f"{HEAD}{function('a')}def make():\n    @tool\n    async def b() -> int:\n        'Look.'\n",
+        ["tools.py:8: b is inside a class or a function: move it to the top level of the file"],
+    ),
     "nothing": ("x = 1\n", ["tools.py: defines no tool: put `@tool` above an `async def`{any}"]),
     "only imported": (
         "from perdure.capabilities.functions import as_tool\n",
@@ -111,7 +130,6 @@ MISTAKES = {
         + "def retry(f):\n    return functools.wraps(f)(lambda **k: f(**k))\n@retry\n"
         + function(),
         [
-            "tools.py: defines no tool{any}",
             "tools.py:7: look has a decorator above `@tool`: put `@tool` at the top",
         ],
     ),
@@ -155,7 +173,7 @@ def test_mistakes_of_all_files_are_reported_together(tmp_path: Path) -> None:
     assert caught.value.message.replace(f"{tmp_path}/", "").splitlines()[1:] == [
         "  none.py: does not exist",
         "  folder.py: is a folder: name a file",
-        "  my tools.py: is no name of a capability: use 1 to 64 letters, digits, - or _, and .py",
+        "  my tools.py: has a name that no capability can have: use 1 to 64 letters, digits, - or _, and .py",
         "  same.py: has several tools, and one has the name of the file, same: rename one of them",
         "  web_fetch.py: web_fetch is already the name of the capability `web_fetch`: rename the file",
     ]
@@ -236,13 +254,20 @@ def test_a_file_and_its_functions_become_capabilities(tmp_path: Path) -> None:
 
 def test_the_blocks_of_the_guides_are_files_with_tools(tmp_path: Path) -> None:
     found = []
-    for page in ("README.md", "docs/guide/tools-in-a-file.md"):
+    for page in ("README.md", "docs/guide/tools-in-a-file.md", "docs/guide/deferred.md"):
         for block in re.findall(
             r"```python\n(from perdure.tools .*?)```", (ROOT / page).read_text(), re.DOTALL
         ):
             file, *_ = load(tmp_path, my_tools=block)
             found.append([tool.name for tool in file.tools(None)])
-    assert found == [["price"], ["price", "order"], ["ask_the_warehouse"]]
+    assert found == [
+        ["price"],
+        ["price", "order"],
+        ["charge"],
+        ["book_trip"],
+        ["ask_the_warehouse"],
+        ["order"],
+    ]
 
 
 async def test_a_function_may_return_later_and_may_be_verified(tmp_path: Path) -> None:
@@ -255,7 +280,7 @@ async def test_a_function_may_return_later_and_may_be_verified(tmp_path: Path) -
     @tool(verify=paid, resumable=True)
     async def pay(ctx: Context, to: str, cents: int = 5) -> Later:
         """Pay."""
-        return Later("callback", cents)
+        return Later("callback", cents * 10**15)
 
     @tool(verify=lambda: None)
     async def other() -> str:
@@ -269,7 +294,7 @@ async def test_a_function_may_return_later_and_may_be_verified(tmp_path: Path) -
     context: Any = "the context"
     assert tool.resumable
     assert tool.verify is not None
-    assert await tool.run(context, {"to": "me"}) == Later("callback", 5)  # type: ignore[arg-type]
+    assert await tool.run(context, {"to": "me"}) == Later("callback", 5 * 10**15)  # type: ignore[arg-type]
     assert await tool.verify(context, {"to": "me", "cents": 7}) == done({"ctx": context, "cents": 7})
 
 

@@ -85,6 +85,7 @@ async def test_what_cannot_be_asked_or_read_is_an_error_for_the_model(site: Site
     }
     cases: list[tuple[str, dict[str, Any], str]] = [
         ("/hang", {"timeout": 0.05}, "did not answer within 0.05 seconds"),
+        ("http://127.0.0.1:1025/", {"method": "POST"}, "127.0.0.1:1025/ cannot be reached: "),
         ("/bomb", {}, "answered with more than 1000 bytes"),
         ("/loop", {}, "redirects more than 5 times"),
         ("/x", {"method": "BREW"}, "unknown HTTP method 'BREW'"),

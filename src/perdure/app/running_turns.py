@@ -13,6 +13,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import TurnId
 from perdure.domain.messages import Message, TextPart
+from perdure.domain.parked import ParkedKind
 from perdure.domain.pending import after_cancel, first_of
 from perdure.domain.spans import message_context
 from perdure.domain.times import Micros, to_rfc3339
@@ -92,11 +93,19 @@ def cancel_events(
     return [*events, NewEvent(SessionIdledData(turn_id), context, now)] if idle else events
 
 
+_WAITED_FOR: dict[ParkedKind, str] = {
+    "approval": "an approval",
+    "callback": "a callback",
+    "client": "the results of a client",
+}
+
+
 def refuse_busy(row: SessionRow) -> Conflict:
     """The error for a message that must not arrive in the middle of a turn."""
     turn = "a turn" if row.turn_id is None else f"the turn {row.turn_id}"
     kinds = sorted({call.kind for call in row.parked_calls()})
-    what = f"{turn} waits for {' and '.join(kinds)}" if kinds else f"{turn} is running"
+    waits = " and ".join(_WAITED_FOR[kind] for kind in kinds)
+    what = f"{turn} waits for {waits}" if waits else f"{turn} is running"
     return Conflict(
         f"the session is busy: {what}. Send the message when it has ended, or with another "
         "`controls.when_busy` (steer, queue or interrupt)",

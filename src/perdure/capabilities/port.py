@@ -8,7 +8,7 @@ function. The author must declare correctly what the tool does (`ToolHints`), be
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
@@ -33,6 +33,9 @@ ONCE = ToolHints(readonly=False, idempotent=False)
 TOOL_TIMEOUT = 60.0
 """Default timeout of a tool, in seconds (wire contract)."""
 
+_FIRST_DEADLINE = 1_000_000_000_000_000
+"""The year 2001, in microseconds: what is less was meant as a duration, or in other units."""
+
 TOOL_OUTPUT = 64 * 1024
 """Characters of a tool's output that are kept (wire contract)."""
 
@@ -42,7 +45,7 @@ class Callback(Struct, frozen=True):
 
     Attributes:
         url: the URL. Whoever knows it can give the result, so treat it as a secret.
-        deadline: until when it is accepted, in microseconds.
+        deadline: until when it is accepted, in microseconds since 1970.
     """
 
     url: str
@@ -52,16 +55,34 @@ class Callback(Struct, frozen=True):
 class Later(Struct, frozen=True):
     """What a tool returns when its result comes later: the call is parked, without a job or a coroutine.
 
+    It goes into the log, so what could not be read from there is refused at once, where the author sees it.
+
     Attributes:
         kind: whom the call waits for.
-        deadline: until when, in microseconds. The call then fails. It waits no longer than its callbacks are
-            open.
+        deadline: until when, in microseconds since 1970, as in `Callback.deadline`. The call then fails. It
+            waits no longer than its callbacks are open.
         message: what it waits for, for people.
+
+    Raises:
+        ValueError, TypeError: one of them is not what it should be.
     """
 
     kind: ParkedKind
     deadline: Micros
     message: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ParkedKind):
+            raise ValueError(f'Later(...) has the kind {self.kind!r}: it must be "callback"')
+        if isinstance(self.deadline, bool) or not isinstance(self.deadline, int | float):
+            raise TypeError(f"Later(...) has the deadline {self.deadline!r}: use that of the callback")
+        if self.deadline < _FIRST_DEADLINE:
+            raise ValueError(
+                f"Later(...) has the deadline {self.deadline}, which is no time in microseconds since 1970: "
+                "use that of the callback"
+            )
+        if not isinstance(self.message, str | None):
+            raise TypeError(f"Later(...) has the message {self.message!r}: it must be a text")
 
 
 async def no_callback(seconds: float) -> Callback:
@@ -76,7 +97,7 @@ class ToolContext(Struct, frozen=True):
 
     Attributes:
         workspace_id: the workspace that holds the session's files.
-        now: the current time, in microseconds.
+        now: the current time, in microseconds since 1970.
         progress: shows a line to followers while the tool runs; it is not logged.
         output: streams a piece of output (`stdout` or `stderr`) to followers; it is not logged.
         redactor: redacts the session's secrets. Use it for text that becomes readable outside the log (such

@@ -21,6 +21,7 @@ from perdure.capabilities.functions import as_tool, capability_of, capability_wi
 from perdure.capabilities.port import Capability, Tool
 from perdure.domain.errors import InvalidInput
 from perdure.domain.tool_functions import InvalidToolFunction, Problem, ToolFunction
+from perdure.domain.tool_functions import tool as own_decorator
 from perdure.domain.tool_schemas import SchemaBudget, check_schema
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
@@ -88,7 +89,7 @@ class _File:
         if module is None:
             return []
         functions = self._functions(module)
-        if not functions:
+        if not functions and not self._problems:
             self._report(0, "defines no tool: put `@tool` above an `async def`. Imported tools do not count")
         tools = [tool for each in functions if (tool := self._tool(each)) is not None]
         self._check_name_of_file(tools)
@@ -99,7 +100,9 @@ class _File:
 
     def _read(self) -> bytes | None:
         if self._path.suffix != ".py" or not _STEM.fullmatch(self._path.stem):
-            self._report(0, "is no name of a capability: use 1 to 64 letters, digits, - or _, and .py")
+            self._report(
+                0, "has a name that no capability can have: use 1 to 64 letters, digits, - or _, and .py"
+            )
             return None
         try:
             if not self._path.is_file():
@@ -127,6 +130,7 @@ class _File:
             # Scripts wait for the first line that the server prints.
             with contextlib.redirect_stdout(sys.stderr):
                 exec(compile(tree, file, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
+            self._find_hidden(tree, module)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (the file's author may raise anything)
             if isinstance(error, SyntaxError) and error.filename == file:
                 self._report(error.lineno or 0, f"{type(error).__name__}: {error.args[0]}")
@@ -168,6 +172,24 @@ class _File:
                 self._report(line, f"{name} has a decorator above `@tool`: put `@tool` at the top")
         return list(found.values())
 
+    def _find_hidden(self, tree: ast.Module, module: ModuleType) -> None:
+        """Report tools inside classes and functions, unless the file has a name for them."""
+        if vars(module).get("tool") is not own_decorator:
+            return
+        found = {_code_line(each) for each in vars(module).values() if isinstance(each, ToolFunction)}
+        inside = {
+            each.lineno: each
+            for outer in ast.walk(tree)
+            if isinstance(outer, Definition | ast.ClassDef)
+            for each in ast.walk(outer)
+            if each is not outer and isinstance(each, Definition)
+        }
+        for line, each in inside.items():
+            if any(map(_is_tool, each.decorator_list)) and _first_line(each) not in found:
+                self._report(
+                    line, f"{each.name} is inside a class or a function: move it to the top level of the file"
+                )
+
     def _tool(self, function: ToolFunction[..., Any]) -> Tool | None:
         """Make the tool of a function; None if it has mistakes."""
         try:
@@ -192,7 +214,7 @@ class _File:
 
     def _line(self, function: ToolFunction[..., Any], problem: Problem | None) -> int:
         """The line to show for a mistake: of the parameter, the docstring or the function."""
-        first: int = inspect.unwrap(function.function).__code__.co_firstlineno
+        first = _code_line(function)
         definition = self._definitions.get(first)
         if definition is None:
             return first
@@ -232,6 +254,12 @@ def _explained(error: BaseException) -> str:
 def _first_line(node: Definition) -> int:
     """The line that a function's code begins with: that of its first decorator."""
     return node.decorator_list[0].lineno if node.decorator_list else node.lineno
+
+
+def _code_line(function: ToolFunction[..., Any]) -> int:
+    """The line that the code of a tool's function begins with."""
+    line: int = inspect.unwrap(function.function).__code__.co_firstlineno
+    return line
 
 
 def _is_tool(decorator: ast.expr) -> bool:

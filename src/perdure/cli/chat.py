@@ -21,6 +21,7 @@ from perdure.cli.common import (
 )
 from perdure.cli.render import (
     TurnPrinter,
+    parked_text,
     question_of,
     question_text,
     short,
@@ -30,7 +31,7 @@ from perdure.cli.terminal import Screen, complain
 from perdure.client import Client, WireEvent, data_of, turn_failure
 from perdure.client.conversation import until_turn_ends
 from perdure.domain.errors import PerdureError
-from perdure.domain.events import ToolCall
+from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
 from perdure.domain.messages import Controls, WhenBusy, text_of
 from perdure.domain.tools import APPROVE, ApprovalDecision, Decision
@@ -45,7 +46,8 @@ HELP = """\
 /show            show this session's fields
 /help            show this help
 /quit            exit, as Ctrl-D does; the session remains
-Ctrl-C during an answer cancels the turn."""
+Ctrl-C during an answer cancels the turn. While a tool waits for a callback, Ctrl-C returns to the
+prompt and leaves the tool waiting; Enter without a message goes on watching it."""
 
 DECISIONS: dict[str, Decision] = {
     "y": "allow", "yes": "allow", "a": "allow_always", "always": "allow_always",
@@ -93,9 +95,29 @@ class Chat:
         """The calls that wait for approval."""
         self.seen: str | None = None
         """The id of the last event that was shown."""
+        self.parked: dict[str, str] = {}
+        """The names of the tools that wait for callbacks, by the ids of their calls."""
+        self.rests = False
+        """Whether the turn does nothing but wait for callbacks, as far as was seen."""
+
+    def note(self, event: WireEvent) -> None:
+        """Keep in mind what the event says about calls that wait for callbacks."""
+        self.seen = event.id
+        match event.type:
+            case "tool.parked":
+                self.parked[data_of(event).tool_call_id] = data_of(event).tool_name
+            case "tool.completed":
+                self.parked.pop(data_of(event).tool_call_id, None)
+            case "act.completed":
+                self.rests = bool(self.parked)
+            case "reason.started":
+                self.rests = False
+            case kind if kind in ENDED_TURN:
+                self.parked, self.rests = {}, False
 
     async def renew(self) -> None:
         """Continue in a new session, with the same agent and model."""
+        self.parked, self.rests = {}, False
         self.session = await self.client.create_session(
             agent_name=self.agent, agent_id=self._agent_id(), source="chat"
         )
@@ -151,6 +173,8 @@ async def _answer(talk: Chat, text: str) -> str:
         async with aclosing(talk.client.run(talk.session.id, text, controls=talk.controls)) as events:
             async for event in events:
                 _refuse_to_wait(event)
+                if event.type == "tool.parked":
+                    Screen(stderr=True).line(parked_text(event))
                 if (failure := turn_failure(event)) is not None:
                     raise failure
                 if event.type == "output.message.completed":
@@ -188,14 +212,22 @@ def _converse(runner: asyncio.Runner, talk: Chat, screen: Screen) -> int:
             return 0
         if line in ("/quit", "/exit"):
             return 0
-        if line:
+        if line or talk.rests:
             try:
-                runner.run(
-                    _command(talk, line, printer) if line.startswith("/") else _turn(talk, line, printer)
-                )
+                runner.run(_line(talk, line, printer))
                 _decide(runner, talk, printer, screen)
             except PerdureError as error:
                 printer.note(f"error: {explain(error)}", "red")
+
+
+async def _line(talk: Chat, line: str, printer: TurnPrinter) -> None:
+    if not line:
+        printer.wait(", ".join(talk.parked.values()))
+        await _watch(talk, until_turn_ends(_follow(talk, talk.seen)), printer)
+    elif line.startswith("/"):
+        await _command(talk, line, printer)
+    else:
+        await _turn(talk, line, printer)
 
 
 async def _greet(talk: Chat, printer: TurnPrinter) -> None:
@@ -212,7 +244,13 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
         )
     # The status is read after the log's end, so that the end of a turn that runs now cannot be missed.
     session = talk.session = await talk.client.get_session(session.id)
-    if session.status == "active":
+    if session.status == "active" and session.parked_on:
+        talk.seen, talk.rests = since, True
+        talk.parked = {call.tool_call_id: call.tool_name for call in session.parked_on}
+        for call in session.parked_on:
+            printer.note(f"‖ {call.tool_name} waits for a {call.kind} until {call.until}", "yellow")
+        printer.note("Your next message goes on without it. Enter without a message waits for it.", "yellow")
+    elif session.status == "active":
         printer.note("A turn is running.")
         await _watch(talk, until_turn_ends(_follow(talk, since)), printer)
     elif session.status == "waiting_for_tool_results":
@@ -276,13 +314,16 @@ async def _turn(talk: Chat, text: str, printer: TurnPrinter) -> None:
 async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: TurnPrinter) -> None:
     """Print a turn's events until it ends, or waits for approvals or client-side tools.
 
-    Ctrl-C cancels the turn.
+    Ctrl-C cancels the turn. If it only waits for callbacks, which can take days, Ctrl-C leaves it waiting.
     """
     try:
         async with aclosing(events):
             async for event in events:
                 printer.show(event)
-                talk.seen = event.id
+                talk.note(event)
+                if event.type == "act.completed" and talk.rests:
+                    printer.note("Ctrl-C returns to the prompt and leaves it waiting.")
+                    printer.wait(", ".join(talk.parked.values()))
                 if event.type == "tool.call_requested":
                     talk.questions = [call for call in data_of(event).tool_calls if call.name == APPROVE]
                     if not talk.questions:
@@ -294,7 +335,12 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
     except asyncio.CancelledError:
         if (task := asyncio.current_task()) is not None:
             task.uncancel()
-        printer.note((await _cancel(talk)), "yellow")
+        if talk.rests:
+            printer.note(
+                "Your next message goes on without it. Enter without a message waits for it.", "yellow"
+            )
+        else:
+            printer.note((await _cancel(talk)), "yellow")
     finally:
         printer.close()
 

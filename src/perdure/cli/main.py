@@ -118,7 +118,7 @@ def serve(
     tools: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A Python file with tools; repeat it for several (docs/guide/tools-in-a-file.md).",
+            help="A Python file with functions below @tool; repeat it for several.",
             show_default=False,
         ),
     ] = None,

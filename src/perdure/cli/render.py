@@ -11,6 +11,8 @@ from rich.cells import cell_len
 from perdure.client import data_of, turn_failure
 from perdure.domain.events import ToolCall, WireEvent
 from perdure.domain.messages import Message, TextPart, ToolCallPart, text_of
+from perdure.domain.parked import deadline_of
+from perdure.domain.times import from_rfc3339, to_rfc3339
 from perdure.domain.tools import APPROVE, ApprovalQuestion
 from perdure.domain.visible import exact, visible
 
@@ -109,6 +111,12 @@ def brief(event: WireEvent) -> str:
             return ", ".join(
                 question_text(call) if call.name == APPROVE else exact(call.name) for call in calls
             )
+        case "tool.parked":
+            return parked_text(event)
+        case "tool.step":
+            return f"{data.tool_name} {exact(data.name)} {data.status} {short(data.error or '')}".strip()
+        case "tool.verified":
+            return f"{data.tool_name} {data.outcome}"
         case "turn.completed":
             return f"{data.iterations} model call(s), {duration(data.duration_ms)}"
         case "llm.generation":
@@ -119,6 +127,14 @@ def brief(event: WireEvent) -> str:
             return f"{data.path} {data.size_bytes} bytes"
     failure = turn_failure(event)
     return "" if failure is None else f"{short(failure.message)} ({failure.code})"
+
+
+def parked_text(event: WireEvent) -> str:
+    """Say what a parked call waits for, and until when."""
+    data = data_of(event)
+    until = to_rfc3339(deadline_of(from_rfc3339(event.ts), data.timeout_ms))
+    why = f": {short(data.message)}" if data.message else ""
+    return f"{data.tool_name} waits for a {data.parked_kind} until {until}{why}"
 
 
 class Flow:
@@ -230,6 +246,8 @@ class TurnPrinter:
                 self.wait(data.tool_call.name)
             case "tool.completed" if data.tool_name != APPROVE:
                 self._tool_completed(data)
+            case "tool.parked":
+                self.note(f"‖ {parked_text(event)}", "yellow")
             case "tool.progress":
                 self.note(f"  {data.tool_name}: {short(data.message)}")
             case "tool.call_requested":

@@ -106,9 +106,11 @@ class TurnWaits(PerdureError):
         )
         waits = [f"the result of the client-side tool {call.name}" for call in self.calls]
         waits += [f"approval of {question.tool_name}" for question in self.approvals]
+        ways = ["`submit_tool_results`"] if self.calls else []
+        ways += ["`submit_tool_approvals`"] if self.approvals else []
         super().__init__(
-            f"the turn waits for {', and for '.join(waits)}: answer with `submit_tool_results` or "
-            "`submit_tool_approvals`, then call `resume`"
+            f"the turn waits for {', and for '.join(waits)}: answer with {' and '.join(ways)}, then call "
+            "`resume`"
         )
 
 

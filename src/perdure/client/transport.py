@@ -14,6 +14,7 @@ from msgspec import Struct
 from perdure import __version__
 from perdure.client.errors import ApiError, BadAnswer, Unreachable, error_of
 from perdure.domain.backoff import backoff
+from perdure.domain.tool_functions import ToolFunction
 
 Params = Sequence[tuple[str, str | int | bool | None]]
 """Query parameters: a None value is left out, a name may repeat."""
@@ -177,7 +178,16 @@ def _encoded(body: Struct | None) -> tuple[bytes | None, dict[str, str]]:
         case Text(text, media_type):
             return text.encode(), {"Content-Type": media_type}
         case _:
-            return msgspec.json.encode(body), {"Content-Type": "application/json"}
+            return msgspec.json.encode(body, enc_hook=_refused), {"Content-Type": "application/json"}
+
+
+def _refused(value: object) -> object:
+    """Raise TypeError for a value that JSON cannot express, with the fix of a known mistake."""
+    if isinstance(value, ToolFunction):
+        raise TypeError(
+            f"the tool {value.name} is a function: pass `client_side_tool({value.name})`, its definition"
+        )
+    raise TypeError(f"a value of the type {type(value).__name__} cannot be sent as JSON")
 
 
 def _pause(attempt: int) -> float:

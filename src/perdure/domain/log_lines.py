@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+from textwrap import indent
 
 from perdure.domain.visible import visible, visible_line
+
+TRACE = "trace"
+"""The attribute of a record with a traceback that was made, and redacted, before it was logged."""
 
 
 class LogFormatter(logging.Formatter):
@@ -16,4 +20,7 @@ class LogFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format the record, with its traceback if it has one."""
-        return visible(super().format(record))
+        trace = getattr(record, TRACE, None)
+        # Indented, so that no line of an exception's message looks like a record.
+        below = "" if trace is None else f"\n{indent(str(trace).rstrip(), '  ')}"
+        return visible(super().format(record) + below)

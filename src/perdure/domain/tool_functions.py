@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import re
@@ -105,6 +104,8 @@ def tool(function: Any = None, /, **options: Any) -> Any:
             tool's arguments, it takes those that it names. `resumable`: all effects of the tool are in its
             steps (`ctx.step`), so that it may continue after a crash.
     """
+    if isinstance(function, str):
+        raise TypeError(f"@tool takes options only: write `@tool(name={function[:64]!r})`")
     known = ToolOptions.__struct_fields__
     if unknown := [each for each in options if each not in known]:
         raise TypeError(f"@tool has no option `{unknown[0]}`: its options are {', '.join(known)}")
@@ -311,10 +312,23 @@ class _Reader:
         if text is not None:
             schema["description"] = text
         if parameter.default is not parameter.empty and parameter.default is not None:
-            # What only Python can express is left out.
-            with contextlib.suppress(TypeError, ValueError, OverflowError):
-                schema["default"] = msgspec.json.decode(msgspec.json.encode(parameter.default))
+            self._add_default(schema, parameter, hint)
         return schema
+
+    def _add_default(self, schema: JsonObject, parameter: inspect.Parameter, hint: Any) -> None:
+        """Tell the model the default, which must be a value of the parameter's type."""
+        try:
+            encoded = msgspec.json.encode(parameter.default)
+            schema["default"] = msgspec.json.decode(encoded)
+            msgspec.json.decode(encoded, type=hint)
+        except msgspec.ValidationError as error:
+            self._report(
+                f"has a parameter `{parameter.name}` whose default {parameter.default!r:.80} does not have "
+                f"its type: {error}",
+                parameter.name,
+            )
+        except (TypeError, ValueError, OverflowError):
+            return  # what only Python can express is left out
 
     def _struct(
         self, parameters: list[inspect.Parameter], hints: dict[str, Any], positional: tuple[str, ...]

@@ -91,7 +91,7 @@ class Callbacks:
 
         self._check_running()
         # Whoever has the token can give the result: it must not get into the log, whatever the tool returns.
-        run.redactor.learn({f"callback {row.id}": token})
+        run.redactor.learn({row.id: token})
         await run.engine.database.write(work)
         self._deadline = max(self._deadline or 0, row.deadline)
         return Callback(f"{run.engine.public.url}/v1/callbacks/{token}", row.deadline)

@@ -12,7 +12,7 @@ import msgspec
 
 from perdure.domain.calls import CallState, key_of
 from perdure.domain.effects import Verified, effects_under, part_key
-from perdure.domain.errors import ToolError
+from perdure.domain.errors import OutcomeUnknown, ToolError
 from perdure.domain.events import NewEvent, ToolStepData
 from perdure.domain.messages import JsonValue, storable
 from perdure.domain.redaction import redact_event
@@ -99,6 +99,8 @@ class Steps:
         try:
             with effects_under(part_key(self._key(), name)):
                 result = await work()
+        except OutcomeUnknown:  # the step is not known to have ended
+            raise
         except ToolError as error:
             await self._log(self._ended(name, "failed", began, error=storable(error.message)))
             raise

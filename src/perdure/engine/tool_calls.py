@@ -29,6 +29,7 @@ from perdure.domain.events import (
     ToolStatus,
 )
 from perdure.domain.ids import ToolCallId
+from perdure.domain.log_lines import TRACE
 from perdure.domain.messages import TextPart, storable
 from perdure.domain.redaction import is_mark
 from perdure.domain.spans import act_context, tool_context
@@ -197,7 +198,7 @@ def _failure_of(run: Run, bound: BoundTool | None, call: CallState, error: Excep
     if isinstance(error, Interrupted):
         return _Failure("interrupted", _error_text(run, error.message), True)
     if isinstance(error, OutcomeUnknown):
-        return _Failure("error", f"{_error_text(run, error.message)} {UNCERTAIN}", True)
+        return _Failure("error", f"{_error_text(run, error.message)}{uncertain}", effects)
     if isinstance(error, PerdureError):
         text = _error_text(run, error.message)
         if isinstance(error, Unavailable) and error.retryable:
@@ -206,7 +207,7 @@ def _failure_of(run: Run, bound: BoundTool | None, call: CallState, error: Excep
         return _Failure("rejected" if error.code == REJECTED else "error", text)
     trace = run.redactor.text("".join(traceback.format_exception(error)))
     # `log.exception` would print the secrets that were just redacted.
-    log.error("tool %s failed\n%s", call.name, trace)
+    log.error("tool %s failed", call.name, extra={TRACE: trace})
     what = str(error) if isinstance(error, Escaped) else type(error).__name__
     return _Failure("error", f"The tool failed: {what}.{uncertain}", effects)
 

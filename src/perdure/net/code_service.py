@@ -12,7 +12,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 import msgspec
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
+from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, DummyCookieJar
 from msgspec import Struct
 from yarl import URL
 
@@ -77,7 +77,10 @@ class CodeService:
         except ValueError:
             host = None
         if not host:
-            raise InvalidInput("PERDURE_CODE_INTERPRETER is not a valid URL", code="invalid_setting")
+            raise InvalidInput(
+                "the URL in PERDURE_CODE_INTERPRETER needs a host, as http://127.0.0.1:8700 has one",
+                code="invalid_setting",
+            )
         self._limits, self._token = limits, token
 
     @property
@@ -130,8 +133,10 @@ class CodeService:
             raise ToolError(
                 f"The service that runs code did not answer within {seconds:g} seconds. {UNKNOWN}"
             ) from None
+        except ClientConnectorError:
+            raise ToolError("The service that runs code cannot be reached. The code was not run.") from None
         except (ClientError, OSError):
-            raise ToolError(f"The service that runs code cannot be reached. {UNKNOWN}") from None
+            raise ToolError(f"The service that runs code gave no answer. {UNKNOWN}") from None
 
     def _result(self, content: bytes) -> CodeResult:
         """Check an answer. Raises ToolError."""

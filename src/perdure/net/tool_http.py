@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from aiohttp import ClientError, ClientResponse, ClientSession
+from aiohttp import ClientConnectorError, ClientError, ClientResponse, ClientSession, InvalidURL
 from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 from msgspec.structs import replace
 from yarl import URL
 
-from perdure.domain.errors import ToolError
+from perdure.domain.errors import OutcomeUnknown, ToolError
 from perdure.domain.http_answers import HttpAnswer
 from perdure.domain.messages import storable
 from perdure.domain.network import NetworkRules
@@ -36,6 +36,10 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _FOLLOWING = frozenset({"GET", "HEAD"})
 _SEE_OTHER = 303
 _HEADERS = {"User-Agent": "perdure (a tool of an agent)", "Accept-Encoding": "gzip, deflate"}
+
+
+class _TooLong(Exception):
+    """The answer has more bytes than the tool takes."""
 
 
 class OwnRequest(Struct, frozen=True):
@@ -122,14 +126,20 @@ async def send(
 
     Raises:
         ToolError: the URL is refused or does not answer, or the answer is too long.
+        OutcomeUnknown: the same, after a request that may have had an effect was sent.
     """
+    lost = ToolError if request.method in _SAFE else OutcomeUnknown
     try:
         async with guarded_session(rules, timeout, _HEADERS, resolver) as session:
             return await _follow(session, request, rules, max_bytes)
-    except TimeoutError:
-        raise ToolError(f"{short_url(request.url)} did not answer within {timeout:g} seconds") from None
-    except ClientError as error:
+    except (ClientConnectorError, InvalidURL) as error:  # nothing was sent
         raise ToolError(f"{short_url(request.url)} cannot be reached: {reason_of(error)}") from None
+    except TimeoutError:
+        raise lost(f"{short_url(request.url)} did not answer within {timeout:g} seconds.") from None
+    except ClientError as error:
+        raise lost(f"{short_url(request.url)} did not answer: {reason_of(error)}.") from None
+    except _TooLong as error:
+        raise lost(f"{short_url(request.url)} {error}.") from None
     except ValueError as error:  # a header with a line break, for one
         raise ToolError(f"the request to {short_url(request.url)} is not valid: {error}") from None
 
@@ -156,6 +166,6 @@ async def _follow(
 async def _answer(answer: ClientResponse, url: URL, max_bytes: int) -> HttpAnswer:
     body, truncated = await read_body(answer, max_bytes)
     if truncated:
-        raise ToolError(f"{short_url(str(url))} answered with more than {max_bytes} bytes")
+        raise _TooLong(f"answered with more than {max_bytes} bytes")
     headers = {name.lower(): storable(value) for name, value in answer.headers.items()}
     return HttpAnswer(answer.status, str(url), headers, body, answer.charset)
