@@ -18,7 +18,6 @@ from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import Fenced, ToolError
 from perdure.domain.events import NewEvent, ToolCompletedData, ToolParkedData
 from perdure.domain.messages import TextPart, storable
-from perdure.domain.parked import ASKED
 from perdure.domain.spans import tool_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Calling
@@ -86,9 +85,9 @@ class Callbacks:
 
     def checked(self, later: Later) -> Later:
         """Return what the tool returned. Raises ToolError if nothing could ever give the result."""
-        if later.kind in ASKED:
-            raise ToolError(f"A tool cannot defer its result to the kind {later.kind!r}.")
-        if later.kind == "callback" and self._deadline is None:
+        if later.kind != "callback":
+            raise ToolError(f"A tool cannot defer its result to the kind {later.kind!r:.100}.")
+        if self._deadline is None:
             raise ToolError("The tool deferred its result without opening a callback.")
         return later
 
