@@ -57,7 +57,7 @@ async def test_no_file_process_or_variable_of_the_host_is_visible(monkeypatch: p
         print(sorted(os.listdir("/")), sorted(os.listdir("/etc")), sorted(os.listdir("/workspace")))
         print([name for name in os.listdir("/proc") if name.isdigit() and int(name) > 99])
         for name in ("1", "2", "self"):
-            print(pathlib.Path("/proc", name, "environ").read_bytes())
+            tries(lambda: pathlib.Path("/proc", name, "environ").read_bytes())
         for path in ("/etc/passwd", "/etc/shadow", "/root", "/home", "/var/run/docker.sock", "/run", "/sys",
                      "/dev/sda", "/dev/mem", "/proc/{os.getpid()}/cmdline", "{Path.cwd()}"):
             print(path, "visible" if os.path.exists(path) else "absent")
@@ -121,6 +121,47 @@ async def test_it_gains_no_rights() -> None:
     assert result.stdout.splitlines()[1:3] == ["[-1, -1, -1]", "-1 -1 -1"]
 
 
+async def test_it_takes_over_nothing_that_has_no_limits() -> None:
+    result = await run(
+        """
+        import ctypes, os, socket
+        libc, guest = ctypes.CDLL(None, use_errno=True), os.getppid()
+        for name in ("mem", "fd/1", "environ"):
+            tries(lambda: open(f"/proc/{guest}/{name}", "r+b" if name == "mem" else "rb"))
+        # The host of a virtual machine, outside any network namespace, and 32-bit numbers of calls.
+        tries(lambda: socket.socket(40, socket.SOCK_STREAM), lambda: os.memfd_create("x"))
+        print([libc.shmget(0, 1 << 20, 0o1600), libc.ptrace(16, guest, 0, 0), libc.syscall(425, 1, 0)])
+        tries(lambda: socket.socketpair() and "fine", lambda: socket.socket().close() or "fine")
+        """
+    )
+    assert result.stdout.count("refused") == 5, result.stdout
+    assert "[-1, -1, -1]" in result.stdout
+    assert result.stdout.count("fine") == 2
+
+
+async def test_memory_that_processes_share_counts_once() -> None:
+    result = await run(
+        """
+        import os, time
+        from multiprocessing.shared_memory import SharedMemory
+        shared = SharedMemory(create=True, size=50 << 20)
+        shared.buf[:] = b"x" * (50 << 20)
+        children = []
+        for _ in range(8):
+            if not (child := os.fork()):
+                bytes(shared.buf[::4096])
+                time.sleep(1)
+                os._exit(0)
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)
+        shared.unlink()
+        print("fine")
+        """
+    )
+    assert (result.stdout, result.stopped) == ("fine\n", None)
+
+
 THREADS = """
 import threading, time
 while True:
@@ -137,11 +178,23 @@ for _ in range(20):
         break
 time.sleep(60)
 """
+SHARED = """
+import mmap, os, time
+for _ in range(20):
+    if os.fork() == 0:
+        held = mmap.mmap(-1, 60 << 20)
+        held.write(bytes(60 << 20))
+        break
+time.sleep(60)
+"""
+UNNAMED = "import os\nfor n in range(60): os.write(os.memfd_create('x'), bytes(16 << 20))"
 BOMBS = {
     "forks": ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "time"),
     "threads": (THREADS, "time"),
     "memory of one process": ("x = bytearray(4 << 30)", None),
     "memory of many processes": (MEMORY, "memory"),
+    "memory that processes could share": (SHARED, "memory"),
+    "memory in files without a name": (UNNAMED, None),
     "a gigabyte in one file": ("open('big', 'wb').write(bytes(1 << 30))", None),
     "a gigabyte in many files": ("for n in range(1000): open(f'b{n}', 'wb').write(bytes(1 << 20))", None),
     "empty files": ("n = 0\nwhile True:\n    open(str(n), 'w'); n += 1", "files"),
@@ -186,6 +239,11 @@ async def test_odd_files_are_named_and_never_followed() -> None:
     assert set(result.written) == {"/new\nline", "/a\u202eb", "/" + "x" * 255}
 
 
+MANY_PATHS = (
+    """struct.pack("!BI", 4, 100030) + b'{"exit_code":0,"removed":[""' + b',"/a"' * 20_000 + b"]}" """
+)
+
+
 @pytest.mark.parametrize(
     "frames",
     [
@@ -197,6 +255,7 @@ async def test_odd_files_are_named_and_never_followed() -> None:
         "struct.pack('!BI', 1, 0) * 100_000",
         "(struct.pack('!BI', 1, 1) + b'x') * 100_000",
         "(struct.pack('!BI', 3, 4) + bytes((0, 2)) + b'/x') * 100_000",
+        MANY_PATHS,
     ],
 )
 async def test_a_program_that_speaks_for_its_guest_only_loses_its_own_result(frames: str) -> None:

@@ -45,7 +45,7 @@ class Tools:
     """The tools of one process."""
 
     def __init__(self, world: Path, marks: Path, *, hangs: bool) -> None:
-        from perdure.capabilities import UNKNOWN, Capability, Tool, schema
+        from perdure.capabilities import UNKNOWN, Capability, Tool, Verified, schema
 
         self._world, self._marks, self._hangs = world, marks, hangs
         words = {name: {"type": "string"} for name in ("hang", "how")}
@@ -53,6 +53,9 @@ class Tools:
 
         async def clueless(context: Any, arguments: Any) -> Any:
             return UNKNOWN
+
+        async def guessing(context: Any, arguments: Any) -> Any:
+            return Verified("Done")  # type: ignore[arg-type]
 
         def tool(name: str, run: Any, **more: Any) -> Tool:
             return Tool(name, "Has an effect.", schema(words), run, **more)
@@ -68,6 +71,7 @@ class Tools:
                 tool("failing", self._charge, verify=_fail),
                 tool("hanging", self._charge, verify=_wait_forever),
                 tool("clueless", self._charge, verify=clueless),
+                tool("guessing", self._charge, verify=guessing),
                 tool("order", self._order, timeout=600.0),
                 tool("resumable", self._order, timeout=600.0, resumable=True),
             ),

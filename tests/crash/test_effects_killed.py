@@ -54,6 +54,7 @@ CASES = (
     Case("asked", "before", {"charge": 1}, words="charge effect_", verified=("not_done",) * 2, calls=2),
     Case("failing", "after", {"charge": 1}, LOST, UNSURE, verified=("unknown",)),
     Case("hanging", "after", {"charge": 1}, LOST, UNSURE, verified=("unknown",)),
+    Case("guessing", "after", {"charge": 1}, LOST, UNSURE, verified=("unknown",)),
     Case("clueless", "after", {"charge": 1}, LOST, UNSURE, verified=("unknown",)),
     Case("order", "begin", {}, LOST, UNSURE),
     Case("resumable", "begin", ONCE),

@@ -26,6 +26,14 @@ WEATHER = {
 }
 
 
+IMAGES: tuple[Json, ...] = (
+    {"result": {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}},
+    {"content": [{"type": "text", "text": "x"}, {"type": "image", "data": "!", "mimeType": "image/png"}]},
+    {"type": "image", "source": {"type": "base64", "data": "AAAA", "media_type": "text/html"}},
+)
+"""Results with images that no model can receive, in the forms in which results may contain them."""
+
+
 @dataclass
 class Desk:
     """A server with deferring tools, and the folder in which they put their URLs."""
@@ -163,6 +171,7 @@ async def test_what_cannot_be_a_result_is_refused_and_the_url_stays_valid(
         (json.dumps({"error": "x" * 110_000}).encode(), json_type, 413),
         (b"x" * 1_100_000, {}, 413),
         (b"x", {"content-encoding": "gzip"}, 415),
+        *((json.dumps(image).encode(), json_type, 400) for image in IMAGES),
     ):
         answer = await client.post(url, content=content, headers=headers)
         assert answer.status_code == status, (content[:20], answer.text)

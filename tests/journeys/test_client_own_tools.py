@@ -112,6 +112,22 @@ async def returns_half_a_pair() -> str:
 
 
 @tool
+async def returns_what_no_request_may_contain(what: str) -> Any:
+    """Return what the server refuses without naming the result.
+
+    Args:
+        what: The kind of value.
+    """
+    nested: Any = 1
+    for _ in range(95):
+        nested = [nested]
+    odd = {"integer": [1 << 80], "nul": {"a\x00": 1}, "deep": nested, "numbers": [9e-307] * 1_100}
+    if what == "error":
+        raise ToolError("a\x00b")
+    return odd[what]
+
+
+@tool
 async def returns_a_broken_image() -> list[dict[str, str]]:
     """Return what the server refuses."""
     return [{"type": "image", "base64": "no image", "media_type": "image/png"}]
@@ -134,6 +150,13 @@ OUTCOMES = (
     (returns_an_object, {}, "The tool failed: TypeError."),
     (returns_half_a_pair, {}, "The tool failed: UnicodeEncodeError."),
 )
+UNSENDABLE = {
+    "integer": "contains an integer of more than 64 bits",
+    "nul": "contains NUL characters",
+    "deep": "is nested more than 90 levels deep",
+    "numbers": "but the server refused it: the body may have at most 1000 numbers",
+    "error": "a\ufffdb",
+}
 
 
 async def test_every_outcome_of_a_function_is_a_result_for_the_model(client: Client) -> None:
@@ -154,6 +177,15 @@ async def test_a_result_that_the_server_refuses_becomes_an_error_and_the_others_
     assert results["weather"] == '{"city":"Rome","days":1}'
     assert "but the server refused it" in results["returns_a_broken_image"]
     assert results["names_its_call"] == f"{session.id} names_its_call"
+
+
+async def test_no_result_keeps_a_turn_waiting_because_the_request_with_it_is_refused(client: Client) -> None:
+    odd = returns_what_no_request_may_contain
+    for what, words in UNSENDABLE.items():
+        session = await client.create_session(tools=(client_side_tool(odd),))
+        assert await client.ask(session.id, script(calls((odd.name, {"what": what}))), tools=[odd]) == "Done."
+        ((_, text),) = await results_of(client, session.id)
+        assert words in text
 
 
 async def test_calls_of_one_answer_run_at_the_same_time(client: Client) -> None:

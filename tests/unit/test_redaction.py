@@ -56,7 +56,7 @@ def test_a_value_without_secrets_is_returned_unchanged() -> None:
     assert redactor.value({"a": [{"hunter2": "x"}]}) == {"a": [{"[secret A]": "x"}]}
 
 
-def test_a_progress_line_is_truncated_after_redaction() -> None:
+async def test_a_progress_line_is_truncated_after_redaction() -> None:
     shown: list[str] = []
     text = ToolText(Redactor({"A": "hunter2-zebra"}), lambda kind, offset, piece: shown.append(piece))
     text.progress("x" * 1_995 + "hunter2-zebra")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from perdure.capabilities.port import Capability, Later
+from perdure.capabilities.slow_files import named_if_slow
 from perdure.capabilities.tool_files import load_tool_files
 from perdure.domain.effects import done
 from perdure.domain.errors import InvalidInput
@@ -311,3 +314,31 @@ def _modules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in [each for each in sys.modules if each.startswith("perdure_tools_")]:
         monkeypatch.delitem(sys.modules, name)
+
+
+class Heard(logging.Handler):
+    """Keeps what is logged, and tells when there is something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.some = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+        self.some.set()
+
+
+def test_a_file_that_hangs_while_it_is_loaded_is_named_with_the_line() -> None:
+    heard = Heard()
+    logging.getLogger("perdure.tools").addHandler(heard)
+    try:
+        code = compile("waits = True\nheard.some.wait(30)\n", "slow_tools.py", "exec")
+        with named_if_slow("slow_tools.py", 0.01):
+            exec(code, {"heard": heard})
+        with named_if_slow("slow_tools.py", 3600.0):
+            exec("pass")
+    finally:
+        logging.getLogger("perdure.tools").removeHandler(heard)
+    (line,) = heard.lines
+    assert line.startswith("slow_tools.py:2: this line still runs after 0.01 seconds")

@@ -25,6 +25,7 @@ from perdure.domain.messages import (
     JsonObject,
     TextPart,
 )
+from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import MAX_RESULT, ToolCallResult
 
 _PARTS = ("text", "image")
@@ -106,6 +107,10 @@ def check_result(result: ToolCallResult, where: str) -> None:
         for index, item in enumerate(value):
             if item["type"] == "image":
                 _check_image_of_result(item, f"{where}.result[{index}]")
+        return
+    for part in content_of_result(value) or ():  # as MCP writes it, or a single image
+        if isinstance(part, ImagePart):
+            _check_image(part, f"{where}.result")
 
 
 def _check_image_of_result(item: JsonObject, where: str) -> None:

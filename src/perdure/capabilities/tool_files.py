@@ -19,6 +19,7 @@ from typing import Any
 
 from perdure.capabilities.functions import as_tool, capability_of, capability_with
 from perdure.capabilities.port import Capability, Tool
+from perdure.capabilities.slow_files import named_if_slow
 from perdure.domain.errors import InvalidInput
 from perdure.domain.tool_functions import InvalidToolFunction, Problem, ToolFunction
 from perdure.domain.tool_functions import tool as own_decorator
@@ -128,7 +129,7 @@ class _File:
             }
             self._find_shadowed(tree)
             # Scripts wait for the first line that the server prints.
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(sys.stderr), named_if_slow(file):
                 exec(compile(tree, file, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
             self._find_hidden(tree, module)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (the file's author may raise anything)

@@ -193,11 +193,16 @@ def _failed(task: asyncio.Task[None]) -> bool:
 
 
 def _replaced(results: list[ToolCallResult], refusal: ApiError) -> bool:
-    """Replace the result that the server refuses by an error; return whether there is one."""
-    found = _INDEX.search(f"{refusal.problem.get('field', '')} {refusal.message}")
-    index = int(found[1]) if found and refusal.status in {400, 413, 422} else len(results)
-    if index >= len(results) or results[index].error is not None:
+    """Replace the results that the server refuses by errors; return whether there are any.
+
+    If it refuses the request without naming one of them, it may be about any.
+    """
+    if refusal.status not in {400, 413, 422} or refusal.code == "missing_tool_call":
         return False
+    found = _INDEX.search(f"{refusal.problem.get('field', '')} {refusal.message}")
+    refused = [int(found[1])] if found else range(len(results))
     text = f"The tool has a result, but the server refused it: {refusal.message}"
-    results[index] = ToolCallResult(results[index].tool_call_id, error=text)
-    return True
+    indexes = [each for each in refused if each < len(results) and results[each].error is None]
+    for index in indexes:
+        results[index] = ToolCallResult(results[index].tool_call_id, error=text)
+    return bool(indexes)

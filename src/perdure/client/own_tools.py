@@ -13,12 +13,14 @@ from msgspec import Struct
 
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ToolCall
-from perdure.domain.messages import JsonObject
+from perdure.domain.messages import JsonObject, storable
 from perdure.domain.tool_functions import ToolFunction, read_signature
 from perdure.domain.tools import MAX_RESULT, ClientSideTool, ToolCallResult, ToolHints
 
 NOTHING = "Done."
 """What the model reads if a function returns None."""
+MAX_DEPTH = 90
+"""Levels of a result: a server accepts a few more, but the request has some, too."""
 LONGEST_ERROR = 10_000
 """Characters of an error that the model reads."""
 
@@ -137,11 +139,11 @@ async def result_of(tool: Runnable, session_id: str, call: ToolCall) -> ToolCall
             # The model learns no details: the message may contain what is no business of the session.
             log.exception("the tool %s failed", call.name)
             text = f"The tool failed: {type(error).__name__}."
-    return ToolCallResult(call.id, error=text[:LONGEST_ERROR] or "The tool failed.")
+    return ToolCallResult(call.id, error=storable(text)[:LONGEST_ERROR] or "The tool failed.")
 
 
 def _as_json(value: Any) -> Any:
-    """Return a result as JSON. Raises PerdureError if the server would refuse its size."""
+    """Return a result as JSON. Raises PerdureError if the server would refuse it."""
     if value is None:
         return NOTHING
     plain = value if isinstance(value, str) else msgspec.to_builtins(value, str_keys=True)
@@ -151,4 +153,27 @@ def _as_json(value: Any) -> Any:
             f"The tool's result has {size} bytes, and at most {MAX_RESULT} are possible.",
             code="tool_result_too_large",
         )
+    problem = _problem_of(plain)
+    if problem is not None:
+        raise PerdureError(f"The tool's result {problem}.", code="invalid_tool_result")
     return plain
+
+
+def _problem_of(value: Any) -> str | None:
+    """Why no server accepts a request with this value; None if nothing is known."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner += [*each, *each.values()]
+            elif isinstance(each, list | tuple):
+                inner += each
+            elif isinstance(each, str) and "\x00" in each:
+                return "contains NUL characters: encode it, as base64 for one"
+            elif isinstance(each, int) and not -(1 << 63) <= each < 1 << 63:
+                return "contains an integer of more than 64 bits: return it as a text"
+        if not inner:
+            return None
+        level = inner
+    return f"is nested more than {MAX_DEPTH} levels deep: return a flatter value"

@@ -46,7 +46,7 @@ class PerdureError(Exception):
 
     def __init__(self, message: str, *, code: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = str(message)  # authors of tools pass exceptions, too
         self.retry_after = retry_after
         if code is not None:
             self.code = code

@@ -413,11 +413,18 @@ def _tool_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Calling):
         return state
     data = event.read(ToolCompletedData)
-    if data.tool_name == APPROVE:
-        return _with_status(
-            state, call_of_question(data.tool_call_id), ALLOWED if data.success else ANNOUNCED
-        )
+    asked = _asked_about(state, data)
+    if asked is not None:
+        return _with_status(state, asked, ALLOWED if data.success else ANNOUNCED)
     return _with_status(state, data.tool_call_id, Done(not data.success, data.status == "interrupted"))
+
+
+def _asked_about(state: Calling, data: ToolCompletedData) -> ToolCallId | None:
+    """The call whose approval this decides on; None for a call of a tool that the model made up."""
+    if data.tool_name != APPROVE:
+        return None
+    asked = call_of_question(data.tool_call_id)
+    return asked if any(call.id == asked for call in parked_calls(state, "approval")) else None
 
 
 def _call_requested(state: TurnState, event: AnyEvent, head: int) -> TurnState:

@@ -108,7 +108,7 @@ class Callbacks:
             ToolError: nothing could ever give the result.
         """
         if later.kind != "callback":
-            raise ToolError(f"A tool cannot defer its result to the kind {later.kind!r}.")
+            raise ToolError(f"A tool cannot defer its result to the kind {later.kind!r:.100}.")
         latest = self._deadline
         if latest is None:
             # An attempt before this one may have opened it, in a step that is not repeated.

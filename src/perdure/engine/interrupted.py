@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
+from typing import get_args
 
 from perdure.capabilities.containment import contain
 from perdure.capabilities.port import Tool, ToolContext
 from perdure.domain.calls import CallState
-from perdure.domain.effects import UNCERTAIN, UNKNOWN, Verified, effects_under
+from perdure.domain.effects import UNCERTAIN, UNKNOWN, Outcome, Verified, effects_under
 from perdure.domain.errors import OutcomeUnknown
 from perdure.domain.events import ToolVerifiedData
 from perdure.domain.messages import JsonObject
@@ -105,6 +106,9 @@ async def _ask(run: Run, name: str, verify: Callable[[], Awaitable[Verified]]) -
         return UNKNOWN
     if not isinstance(found, Verified):
         log.error("the tool %s verified a call with a %s, not with Verified", name, type(found).__name__)
+        return UNKNOWN
+    if found.outcome not in get_args(Outcome):  # taken for "not done", it would have the call run twice
+        log.error("the tool %s verified a call with an unknown outcome: %.100r", name, found.outcome)
         return UNKNOWN
     return found
 

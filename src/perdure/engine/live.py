@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 from perdure.domain.ids import MessageId, SessionId, TurnId
@@ -18,6 +19,8 @@ deltas: this bounds the traffic."""
 
 MAX_LINE = 2_000
 """Characters of a line of progress."""
+MAX_WAITING = 1_000
+"""Pieces of one call that may wait for the event loop."""
 
 
 class ToolText:
@@ -26,7 +29,8 @@ class ToolText:
     Holds back the end of a stream while it may be the start of a secret.
 
     Args:
-        publish: publishes a piece: its kind, its offset in the stream in characters, and its text.
+        publish: publishes a piece: its kind, its offset in the stream in characters, and its text. It is
+            called in the event loop's thread only, although a tool may write from others.
     """
 
     def __init__(self, redactor: Redactor, publish: Callable[[LiveKind, int, str], None]) -> None:
@@ -34,14 +38,34 @@ class ToolText:
         self._publish = publish
         self._streams: dict[LiveKind, StreamRedactor] = {}
         self._sent: dict[LiveKind, int] = {}
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._waiting = 0
+        """Pieces from other threads that the event loop has not taken yet."""
 
     def progress(self, text: str) -> None:
-        """Publish a line of progress."""
-        self._send("progress", self._redactor.text(text)[:MAX_LINE])
+        """Publish a line of progress. Raises TypeError if it is no text."""
+        self._take(self._progress, _checked(text)[: MAX_LINE + 1])
 
     def output(self, stream: str, text: str) -> None:
-        """Publish a piece of `stdout` or `stderr`."""
-        kind: LiveKind = "stderr" if stream == "stderr" else "stdout"
+        """Publish a piece of `stdout` or `stderr`. Raises TypeError if it is no text."""
+        self._take(self._output, "stderr" if stream == "stderr" else "stdout", _checked(text))
+
+    def _take(self, publish: Callable[..., None], *args: str) -> None:
+        """Call this in the event loop's thread. A thread that is faster than the loop loses pieces."""
+        if threading.get_ident() == self._thread:
+            publish(*args)
+        elif self._waiting < MAX_WAITING:
+            self._waiting += 1
+            self._loop.call_soon_threadsafe(self._take_waiting, publish, args)
+
+    def _take_waiting(self, publish: Callable[..., None], args: tuple[str, ...]) -> None:
+        self._waiting -= 1
+        publish(*args)
+
+    def _progress(self, text: str) -> None:
+        self._send("progress", self._redactor.text(text, cut=len(text) > MAX_LINE)[:MAX_LINE])
+
+    def _output(self, kind: LiveKind, text: str) -> None:
         if kind not in self._streams:
             self._streams[kind] = StreamRedactor(self._redactor)
         self._send(kind, self._streams[kind].feed(text))
@@ -56,6 +80,13 @@ class ToolText:
             offset = self._sent.get(kind, 0)
             self._sent[kind] = offset + len(text)
             self._publish(kind, offset, text)
+
+
+def _checked(text: object) -> str:
+    """A text of a tool as JSON can contain it."""
+    if not isinstance(text, str):
+        raise TypeError(f"a tool can show texts, not {type(text).__name__}")
+    return storable(text)
 
 
 class LiveText:

@@ -27,6 +27,8 @@ MAX_STEPS = 100
 """The most steps of one call."""
 MAX_RESULT = 100_000
 """Bytes of a step's result, as JSON."""
+MAX_NESTING = 100
+"""Levels of a step's result, as of a call's arguments."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.:/-]{0,99}")
 
@@ -102,7 +104,9 @@ class Steps:
         except OutcomeUnknown:  # the step is not known to have ended
             raise
         except ToolError as error:
-            await self._log(self._ended(name, "failed", began, error=storable(error.message)))
+            # Redact before truncating: half a secret would not be recognized.
+            text = self._run.redactor.text(storable(error.message))[:MAX_RESULT]
+            await self._log(self._ended(name, "failed", began, error=text))
             raise
         return await self._end(name, result, began)
 
@@ -159,11 +163,9 @@ class Steps:
     async def _end(self, name: str, value: object, began: float | None = None) -> JsonValue:
         """Record a result, and return it as decoded from JSON."""
         text = json_of(value)
-        if len(text) > MAX_RESULT and len(text.encode()) > MAX_RESULT:
-            error = (
-                f"The step {name!r} is done, but its result has more than {MAX_RESULT // 1000} KB: return "
-                "less, or write it to a file."
-            )
+        problem = _problem_of(text)
+        if problem is not None:
+            error = f"The step {name!r} is done, but its result {problem}"
             await self._log(self._ended(name, "failed", began, error=error))
             raise ToolError(error)
         result: JsonValue = msgspec.json.decode(text)
@@ -204,3 +206,26 @@ class Steps:
         progress = not started and (earlier is None or not earlier.ended)
         if (started and self.over) or not await self._run.log_at_once(self._call.id, data, progress=progress):
             raise ToolError(f"the call has ended: its step {data.name!r} cannot go on")
+
+
+def _problem_of(text: str) -> str | None:
+    """Why this JSON cannot be recorded; None if it can."""
+    if len(text) > MAX_RESULT and len(text.encode()) > MAX_RESULT:
+        return f"has more than {MAX_RESULT // 1000} KB: return less, or write it to a file."
+    if text.count("[") + text.count("{") > MAX_NESTING and _is_deep(text):
+        return f"is nested more than {MAX_NESTING} levels deep: return a flatter value."
+    return None
+
+
+def _is_deep(text: str) -> bool:
+    """Whether JSON is nested so deeply that the event with it could not be read everywhere."""
+    try:
+        level = [msgspec.json.decode(text)]
+    except RecursionError:
+        return True
+    for _ in range(MAX_NESTING):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [item for each in inner for item in each if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True

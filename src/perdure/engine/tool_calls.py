@@ -153,7 +153,7 @@ async def _run_call(
             return [parked_call(run, bound, state, call, outcome)]
         output = outcome
     except Exception as error:  # noqa: BLE001 (a bug in a tool fails the call, not the turn)
-        failure = _failure_of(run, bound, call, error)
+        failure = _any_failure_of(run, bound, call, error)
         if failure.unknown and not isinstance(error, Interrupted):
             output = await _looked_up(run, agent, bound, state, call)
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
@@ -182,6 +182,15 @@ def _error_text(run: Run, message: str) -> str:
     """An error message, redacted and then truncated: half a secret would not be recognized."""
     text = run.redactor.text(storable(message))
     return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]} ..."
+
+
+def _any_failure_of(run: Run, bound: BoundTool | None, call: CallState, error: Exception) -> _Failure:
+    """As `_failure_of`, also for an exception that fails when it is looked at: its class is the author's."""
+    try:
+        return _failure_of(run, bound, call, error)
+    except Exception as odd:
+        log.exception("the tool %s raised an exception that cannot be read", call.name)
+        return _failure_of(run, bound, call, RuntimeError(type(odd).__name__))
 
 
 def _failure_of(run: Run, bound: BoundTool | None, call: CallState, error: Exception) -> _Failure:
@@ -302,11 +311,13 @@ def _unknown_tool(name: str, agent: ResolvedAgent) -> str:
 
 def _as_raw_output(outcome: ToolOutcome) -> RawOutput:
     """The outcome with its value as text that the database can store. Raises TypeError."""
-    value = outcome.value
+    value, files = outcome.value, tuple(outcome.files)
+    if not all(isinstance(file, FileWrittenData) for file in files):
+        raise TypeError("`files` of a ToolOutcome are FileWrittenData")
     if isinstance(value, str):
         value = storable(value)
-        return RawOutput(value, value, outcome.files)
-    return RawOutput(value, json_of(value), outcome.files)
+        return RawOutput(value, value, files)
+    return RawOutput(value, json_of(value), files)
 
 
 def _check_secret_arguments(run: Run, bound: BoundTool, call: CallState) -> None:

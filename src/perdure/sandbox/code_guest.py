@@ -10,9 +10,11 @@ output: frames of a kind, a length and a payload. The end of standard input ends
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import platform
 import resource
 import select
 import signal
@@ -46,6 +48,28 @@ OWN_PROCESSES = 4
 INIT = 2
 """The highest process id that this module has in a place of its own."""
 
+SET_DUMPABLE, SET_SECCOMP, SET_NO_NEW_PRIVILEGES = 4, 22, 38
+"""Options of `prctl`."""
+
+MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+"""How seccomp names a machine's instruction set, and the column of its numbers below."""
+SOCKET = (41, 198)
+REFUSED = {
+    # Memory that no process shows and no folder limits.
+    "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "msgget": (68, 186),
+    # Ways around the network's namespace and these rules.
+    "io_uring_setup": (425, 425), "pidfd_getfd": (438, 438),
+    # What no program needs, and attacks on the kernel begin with.
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "userfaultfd": (323, 282), "perf_event_open": (298, 241), "bpf": (321, 280), "keyctl": (250, 219),
+    "add_key": (248, 217), "request_key": (249, 218), "unshare": (272, 97), "setns": (308, 268),
+    "mount": (165, 40), "fsopen": (430, 430), "open_tree": (428, 428),
+}  # fmt: skip
+"""Numbers of system calls that programs may not make."""
+FAMILIES = (1, 2, 10, 16)
+"""Families of sockets that stay in the place: Unix, IPv4, IPv6, netlink. Those of virtual machines (vsock) do
+not."""
+
 
 def main() -> None:
     """Run the job of standard input."""
@@ -54,8 +78,12 @@ def main() -> None:
     job = json.loads(_exactly(source, length))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123
         score.write("1000")  # short of memory, the kernel ends this before the server
+    library = _c_library()
+    if library is not None:
+        # A program of the same user could otherwise write into this process, which has no limits.
+        library.prctl(SET_DUMPABLE, 0, 0, 0, 0)
     hashes = _write_files(source, job)
-    program = _start(job)
+    program = _start(job, library)
     stopped, output = _watch(program, job)
     _kill_all(program)
     exit_code = program.wait()
@@ -96,7 +124,51 @@ def _write_files(source: FileIO, job: Json) -> dict[str, str]:
     return hashes
 
 
-def _start(job: Json) -> subprocess.Popen[bytes]:
+def _c_library() -> Any:
+    """The C library, for what Python has no function for; None if this Python cannot call it."""
+    try:
+        import ctypes
+
+        library = ctypes.CDLL(None)
+        library.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+        return library
+    except (ImportError, OSError):
+        return None
+
+
+def _rules() -> bytes:
+    """A seccomp filter for programs; empty on machines whose system calls are not known here."""
+    if platform.machine() not in MACHINES:
+        return b""
+    architecture, column = MACHINES[platform.machine()]
+    load, equal, at_least, end = 0x20, 0x15, 0x35, 0x06
+    allow, refuse = 0x7FFF0000, 0x00050000
+    rules = [
+        (load, 0, 0, 4), (equal, 1, 0, architecture), (end, 0, 0, refuse | errno.ENOSYS),
+        # Numbers from here on are those of x32, which reach the same calls.
+        (load, 0, 0, 0), (at_least, 0, 1, 0x40000000), (end, 0, 0, refuse | errno.ENOSYS),
+    ]  # fmt: skip
+    for numbers in REFUSED.values():
+        rules += [(equal, 0, 1, numbers[column]), (end, 0, 0, refuse | errno.ENOSYS)]
+    families = [rule for each in FAMILIES for rule in ((equal, 0, 1, each), (end, 0, 0, allow))]
+    rules += [(equal, 0, len(families) + 2, SOCKET[column]), (load, 0, 0, 16), *families]
+    rules += [(end, 0, 0, refuse | errno.EAFNOSUPPORT), (end, 0, 0, allow)]
+    return b"".join(struct.pack("HBBI", *rule) for rule in rules)
+
+
+def _obey(library: Any, rules: bytes) -> None:
+    """Have the kernel apply a seccomp filter to this process and those that it starts."""
+    import ctypes
+
+    held = ctypes.create_string_buffer(rules, len(rules))
+    program = ctypes.create_string_buffer(struct.pack("HP", len(rules) // 8, ctypes.addressof(held)))
+    library.prctl(SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    library.prctl(SET_SECCOMP, 2, ctypes.addressof(program), 0, 0)
+
+
+def _start(job: Json, library: Any) -> subprocess.Popen[bytes]:
+    rules = b"" if library is None else _rules()
+
     def limit() -> None:
         limits = {
             resource.RLIMIT_AS: job["memory_bytes"],
@@ -109,6 +181,8 @@ def _start(job: Json) -> subprocess.Popen[bytes]:
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(kind, (value, value))
         os.nice(5)
+        if rules:
+            _obey(library, rules)
 
     environment = {
         "HOME": "/tmp", "LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin",  # noqa: S108
@@ -171,7 +245,7 @@ def _watch(program: subprocess.Popen[bytes], job: Json) -> tuple[str | None, _Ou
             return "time", output
         if now - measured > MEASURED:
             measured = now
-            if _memory() > job["memory_bytes"]:
+            if _memory(job["memory_bytes"]) > job["memory_bytes"]:
                 return "memory", output
             if _entries() > job["entries"]:
                 return "files", output
@@ -181,15 +255,37 @@ def _watch(program: subprocess.Popen[bytes], job: Json) -> tuple[str | None, _Ou
     return None, output
 
 
-def _memory() -> int:
-    """Bytes of memory of all processes here, without what they share."""
+def _memory(limit: int) -> int:
+    """Bytes of memory of all processes here; if they are over the limit, without files and repetitions."""
+    others = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]  # noqa: PTH208
     pages = 0
-    for name in os.listdir("/proc"):  # noqa: PTH208
-        if name.isdigit() and int(name) != os.getpid():
-            with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/statm") as file:  # noqa: PTH123
-                _, resident, shared = file.read().split()[:3]
-                pages += int(resident) - int(shared)
-    return pages * resource.getpagesize()
+    for name in others:
+        with contextlib.suppress(OSError, IndexError):
+            pages += int(_read(f"/proc/{name}/statm").split()[1])
+    most = pages * resource.getpagesize()
+    return most if most <= limit else sum(map(_own_memory, others))
+
+
+def _own_memory(process: str) -> int:
+    """Bytes of memory that a process has for itself, and its share of what it has with others."""
+    with contextlib.suppress(OSError):  # a process can hide its shares, but not all that it has
+        shares = _sizes(_read(f"/proc/{process}/smaps_rollup"), ("Pss_Anon:", "Pss_Shmem:"))
+        if shares:
+            return shares
+    with contextlib.suppress(OSError):
+        return _sizes(_read(f"/proc/{process}/status"), ("RssAnon:", "RssShmem:"))
+    return 0
+
+
+def _sizes(text: str, names: tuple[str, ...]) -> int:
+    """The bytes that lines like `RssAnon:  12 kB` name, together."""
+    lines = (line.split() for line in text.splitlines() if line.startswith(names))
+    return sum(int(line[1]) << 10 for line in lines)
+
+
+def _read(path: str) -> str:
+    with open(path, errors="replace") as file:  # noqa: PTH123
+        return file.read()
 
 
 def _entries() -> int:

@@ -290,10 +290,12 @@ class _Conversation:
         self._room = {STDOUT: limits.output_bytes, FILE: limits.total_bytes + limits.entries * 4096}
 
         self._frames = limits.entries + SPARE_FRAMES
+        self._paths = limits.entries
 
     async def hold(self, job: CodeJob, name: str) -> CodeResult:
         """Send the job and read what the guest answers. Raises ToolError."""
         self._frames += FRAMES * job.seconds
+        self._paths += len(job.files) + len(job.folders)
         complaint = asyncio.create_task(_complaint(self._process))
         sending = asyncio.create_task(self._send(job))
         try:
@@ -376,6 +378,8 @@ class _Conversation:
     def _result(self, payload: bytes) -> CodeResult:
         try:
             report = msgspec.json.decode(payload, type=dict[str, Any])
+            if any(isinstance(each, list) and len(each) > self._paths for each in report.values()):
+                raise _Nonsense  # the event loop would look at each of these paths
             own: dict[str, Any] = {
                 "stdout": self._streams[STDOUT].text,
                 "stderr": self._streams[STDERR].text,
