@@ -155,8 +155,8 @@ class Registry:
             return
         self._missing.add(ref)
         log.warning(
-            "sessions enable the capability %s, which this server does not have: they go on without it. Was its "
-            "file (--tools, PERDURE_TOOLS) or its plug-in left out?",
+            "sessions enable the capability %s, which this server does not have: they go on without it. Was "
+            "its file (--tools, PERDURE_TOOLS) or its plug-in left out?",
             ref,
         )
 
