@@ -207,8 +207,14 @@ def test_a_tool_whose_definition_requires_approval_waits_for_it() -> None:
     assert resolve([Layer("session", None, None, (), (tool,))], REGISTRY).bound["files_tool"].gated
 
 
-def test_an_unknown_capability_is_refused_on_writing_and_skipped_later() -> None:
+def test_an_unknown_capability_is_refused_on_writing_and_skipped_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with pytest.raises(InvalidInput) as refused:
         REGISTRY.check([CapabilityRef("files"), CapabilityRef("unknown")])
     assert (refused.value.code, refused.value.field) == ("unknown_capability", "capabilities[1]")
-    assert REGISTRY.resolve([[CapabilityRef("unknown")]]) == ()
+    registry = Registry([])
+    for _ in range(2):
+        assert registry.resolve([[CapabilityRef("unknown")]]) == ()
+    (line,) = caplog.messages
+    assert line.startswith("sessions enable the capability unknown, which this server does not have")

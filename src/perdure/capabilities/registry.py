@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,12 @@ from perdure.domain.tools import CapabilityRef
 
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
+
+
+log = logging.getLogger("perdure.capabilities")
+
+MAX_MISSING = 1000
+"""Capabilities that this server does not have and that its log names."""
 
 
 class Active(Struct, frozen=True):
@@ -59,6 +66,7 @@ class Registry:
         for capability in self._by_id.values():
             self._names.update(dict.fromkeys(capability.aliases, capability))
         self.discoveries = SharedDiscoveries()
+        self._missing: set[str] = set()
         self._validators: dict[str, tuple[Validator, Cost]] = {}
 
     def all(self) -> list[Capability]:
@@ -117,7 +125,8 @@ class Registry:
     def resolve(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[Active, ...]:
         """Merge references by capability. By default, a later layer's configuration takes precedence.
 
-        Unknown references (to a plug-in that was removed) are left out.
+        Unknown references (to a plug-in or a file with tools that was removed) are left out, and the log of
+        the server names each once.
 
         Args:
             layers: the references of each layer, lowest layer first.
@@ -129,15 +138,27 @@ class Registry:
         for layer in layers:
             for ref in layer:
                 capability = self.get(ref.ref)
-                if capability is not None:
-                    own = configs.setdefault(capability.id, [])
-                    # A policy without a configuration still asks for its default.
-                    if ref.config is not None or capability.is_policy:
-                        own.append(ref.config)
+                if capability is None:
+                    self._note_missing(ref.ref)
+                    continue
+                own = configs.setdefault(capability.id, [])
+                # A policy without a configuration still asks for its default.
+                if ref.config is not None or capability.is_policy:
+                    own.append(ref.config)
         ordered: dict[str, Active] = {}
         for identifier in configs:
             self._add(identifier, configs, ordered)
         return tuple(ordered.values())
+
+    def _note_missing(self, ref: str) -> None:
+        if ref in self._missing or len(self._missing) == MAX_MISSING:
+            return
+        self._missing.add(ref)
+        log.warning(
+            "sessions enable the capability %s, which this server does not have: they go on without it. Was "
+            "its file (--tools, PERDURE_TOOLS) or its plug-in left out?",
+            ref,
+        )
 
     def _add(
         self, identifier: str, configs: Mapping[str, list[Any]], ordered: dict[str, Active], depth: int = 0
