@@ -142,9 +142,11 @@ class SseParser:
                 data.append(line[6:])
             elif not line:
                 if data:
-                    payload = data.pop() if len(data) == 1 else b"\n".join(data)
+                    payload = data.pop()
+                    if data:
+                        payload = b"\n".join((*data, payload))
+                        data.clear()
                     frames.append(Frame(self._name, payload, self._id, self._retry))
-                    data.clear()
                 if self._named:
                     self._named, self._name, self._id, self._retry = False, "message", None, None
             else:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from perdure.domain.ids import MessageId, SessionId, TurnId
-from perdure.domain.messages import MAX_TEXT
+from perdure.domain.messages import MAX_TEXT, storable
 from perdure.domain.redaction import Redactor, StreamRedactor
 from perdure.llm.driver import DeltaKind
 from perdure.store.bus import Bus, Live, LiveKind
@@ -91,8 +91,8 @@ class LiveText:
         self._accumulated: dict[DeltaKind, str] = {}
 
     def add(self, kind: DeltaKind, text: str) -> None:
-        """Add a piece, to be published soon. What the log will not contain is not published."""
-        if not text or len(self._accumulated.get(kind, "")) >= MAX_TEXT:
+        """Add a piece, to be published soon."""
+        if not text:
             return
         self._pending.setdefault(kind, []).append(text)
         if self._timer is None:
@@ -113,7 +113,9 @@ class LiveText:
             before = self._accumulated.get(kind, "")
             if kind not in self._streams:
                 self._streams[kind] = StreamRedactor(self._redactor)
-            accumulated = before + self._streams[kind].feed("".join(pieces), last=final)
+            # What the log will not contain is not published.
+            text = storable("".join(pieces)) if len(before) < MAX_TEXT else ""
+            accumulated = before + self._streams[kind].feed(text, last=final)
             self._accumulated[kind] = accumulated
             if len(accumulated) > len(before):
                 live = Live(

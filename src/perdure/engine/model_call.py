@@ -29,7 +29,6 @@ from perdure.domain.messages import (
     TextPart,
     ToolCallPart,
     preview_of,
-    storable,
 )
 from perdure.domain.model_profiles import ModelProfile
 from perdure.domain.repair import LONGEST, fit_arguments, repair_arguments, repair_name
@@ -85,7 +84,7 @@ class _Call:
     def on_delta(self, kind: DeltaKind, text: str) -> None:
         if self.first is None:
             self.first = self.clock.elapsed() - self.started
-        self.live.add(kind, storable(text))
+        self.live.add(kind, text)
 
     def request(self) -> tuple[ModelRequest, PromptRef]:
         conversation = self.run.conversation

@@ -117,36 +117,34 @@ class ChatAnswer(Answer):
     def take_plain(self, piece: _PlainChunk) -> bool:
         """Take a piece of the choice that has content, of a call that is known, or the usage at the end."""
         choices = piece.choices
-        if len(choices) != 1:
-            if choices or piece.usage is None:
+        if len(choices) == 1:
+            choice = choices[0]
+            delta = choice.delta
+            if choice.index != self._choice and (self._choice is not None or delta.tool_calls is not None):
                 return False
-            self._add_usage(piece.usage)
-        elif not self._take_choice(choices[0]):
+            if delta.tool_calls is not None and not self._take_call(delta, delta.tool_calls[0]):
+                return False
+            if delta.reasoning_content:
+                self.add_thinking(delta.reasoning_content)
+            if delta.content:
+                self.add_text(delta.content)
+            if self._choice is None and not self.empty:
+                self._choice = choice.index
+            if choice.finish_reason:
+                self.finish_reason = finish_of(choice.finish_reason) or self.finish_reason
+        elif choices or piece.usage is None:
             return False
-        elif piece.usage:
+        if piece.usage:
             self._add_usage(piece.usage)
         if self.response_id is None:
             self._identify(piece.id, piece.model)
         return True
 
-    def _take_choice(self, choice: _PlainChoice) -> bool:
-        delta = choice.delta
-        if choice.index != self._choice and (self._choice is not None or delta.tool_calls is not None):
+    def _take_call(self, delta: _PlainDelta, piece: _PlainCall) -> bool:
+        call = self._by_index.get(piece.index)
+        if call is None or delta.content or delta.reasoning_content:
             return False
-        if delta.tool_calls is not None:
-            called = delta.tool_calls[0]
-            call = self._by_index.get(called.index)
-            if call is None or delta.content or delta.reasoning_content:
-                return False
-            call.add(called.function.arguments)
-        if delta.reasoning_content:
-            self.add_thinking(delta.reasoning_content)
-        if delta.content:
-            self.add_text(delta.content)
-        if self._choice is None and not self.empty:
-            self._choice = choice.index
-        if choice.finish_reason:
-            self.finish_reason = finish_of(choice.finish_reason) or self.finish_reason
+        call.add(piece.function.arguments)
         return True
 
     def take(self, event: _Chunk, name: str) -> bool:

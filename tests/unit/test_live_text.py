@@ -1,0 +1,49 @@
+"""What followers see of a message while the model writes it."""
+
+from __future__ import annotations
+
+from perdure.domain.ids import MessageId, SessionId, TurnId
+from perdure.domain.messages import MAX_TEXT
+from perdure.domain.redaction import Redactor
+from perdure.engine.live import LiveText
+from perdure.store.bus import Live, LocalBus
+
+SESSION = SessionId("session_1")
+
+
+async def published(*pieces: str) -> list[str]:
+    """The texts that a follower gets when a model has written these pieces."""
+    bus = LocalBus()
+    subscription = bus.subscribe(SESSION)
+    live = LiveText(
+        bus,
+        session_id=SESSION,
+        turn_id=TurnId("turn_1"),
+        message_id=MessageId("message_1"),
+        sequence=1,
+        interval=60.0,
+        context="{}",
+        redactor=Redactor({}),
+    )
+    texts = []
+    for piece in (*pieces, None):
+        if piece is None:
+            live.finish()
+        else:
+            live.add("text", piece)
+        signals, _ = subscription.drain()
+        texts += [signal.text for signal in signals if isinstance(signal, Live)]
+    return texts
+
+
+async def test_the_first_piece_is_published_at_once_and_the_others_together() -> None:
+    assert await published("a", "", "b", "c") == ["a", "bc"]
+
+
+async def test_what_cannot_be_stored_is_replaced_in_every_piece() -> None:
+    assert await published("a\x00", "b\x00", "\ud83d") == ["a\ufffd", "b\ufffd?"]
+
+
+async def test_text_that_the_log_will_not_contain_is_not_published() -> None:
+    assert await published("x" * MAX_TEXT, "y", "z") == ["x" * MAX_TEXT]
+    assert await published("x", "y" * MAX_TEXT, "z") == ["x", "y" * MAX_TEXT + "z"]
