@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import NotRequired, Required, TypedDict
+from typing import NotRequired, Protocol, Required, TypedDict
 
 from perdure.domain.errors import InvalidInput
 
@@ -13,6 +13,26 @@ Headers = dict[bytes, bytes]
 
 OLD_HTTP = b":http-version"
 """The name under which the headers of a request over HTTP/1.0 have its version. No client can send it."""
+
+
+class Wire(Protocol):
+    """The connection of a request, which our server passes as an extension of ASGI."""
+
+    def abort(self) -> None:
+        """Close it at once, and drop its buffered data."""
+        ...
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or will be."""
+        ...
+
+    def is_unread(self) -> bool:
+        """Whether a part of the request's body has not arrived yet."""
+        ...
+
+    def is_paused(self) -> bool:
+        """Whether the write buffer is full, so that sending has to wait for the client."""
+        ...
 
 
 class Scope(TypedDict):
@@ -25,7 +45,7 @@ class Scope(TypedDict):
     query_string: bytes
     headers: Iterable[Header]
     http_version: NotRequired[str]
-    extensions: NotRequired[dict[str, dict[str, Callable[[], object]]]]
+    extensions: NotRequired[dict[str, Wire]]
 
 
 class Message(TypedDict, total=False):

@@ -29,6 +29,8 @@ MAX_HEADS = 64 * 1024 * 1024
 """The most bytes of incomplete requests, without their bodies, that all connections hold together."""
 WRITTEN = 16 * 1024
 """Bytes that a client must take within the time limit for writing, unless it takes all there is."""
+STALLED = -1
+"""What a connection that has stalled returns in place of the bytes that it holds."""
 LOG_SECONDS = 60.0
 """The least time between two messages about the limit."""
 
@@ -54,12 +56,12 @@ class Connection(Protocol):
     spare: bool
     """Whether the connection is over the limit."""
 
-    def head_size(self) -> int:
-        """The bytes of an incomplete request that the connection holds, without the body."""
-        ...
+    def look(self, now: float, limits: ConnectionLimits) -> int:
+        """Return the bytes of an incomplete request that it holds, without the body; `STALLED` if it stalled.
 
-    def overdue(self, now: float, limits: ConnectionLimits) -> bool:
-        """Whether the connection has stalled. `now` is the event loop's time."""
+        Args:
+            now: the event loop's time.
+        """
         ...
 
     def abort(self) -> None:
@@ -134,11 +136,12 @@ class Connections:
             over -= size
 
     def _give_up(self, connections: Iterable[Connection]) -> list[tuple[int, Connection]]:
-        now = asyncio.get_running_loop().time()
+        now, limits = asyncio.get_running_loop().time(), self.limits
         heads = []
         for connection in connections:
-            if connection.overdue(now, self.limits):
-                connection.abort()
-            elif size := connection.head_size():
+            size = connection.look(now, limits)
+            if size > 0:
                 heads.append((size, connection))
+            elif size:
+                connection.abort()
         return heads

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from perdure.api.kernel.asgi import Receive, Scope, Send
-from perdure.api.kernel.connections import SPARE_SECONDS, WRITTEN, ConnectionLimits, Connections
+from perdure.api.kernel.connections import (
+    SPARE_SECONDS,
+    STALLED,
+    WRITTEN,
+    ConnectionLimits,
+    Connections,
+)
 from perdure.api.kernel.http import error_reply
 from perdure.api.kernel.sending import EXTENSION, send_reply
 from perdure.domain.errors import HeadersTooLarge, InvalidInput, PerdureError, Unavailable
@@ -58,15 +64,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._closing = _Closing(self, transport)
-        self._extensions = {
-            EXTENSION: {
-                "abort": transport.abort,
-                "closed": transport.is_closing,
-                "unread": self._unread,
-                "paused": self._paused,
-            }
-        }
+        self._wire = _Wire(self, transport)
+        self._extensions = {EXTENSION: self._wire}
         self._all.add(self, self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -104,7 +103,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.url.startswith((b"/", b"*")) and self._names_two_hosts():
             self.app = _two_hosts
         super().on_headers_complete()
-        self.cycle.transport = cast("asyncio.Transport", self._closing)
+        self.cycle.transport = cast("asyncio.Transport", self._wire)
         if self.spare or self.app is _two_hosts:
             self.cycle.keep_alive = False
 
@@ -126,27 +125,30 @@ class HttpProtocol(HttpToolsProtocol):
 
     # What the sweep of connections asks and does.
 
-    def head_size(self) -> int:
-        return self._head if self._in_head else 0
-
-    def overdue(self, now: float, limits: ConnectionLimits) -> bool:
-        if self._stuck(now, limits.write):
-            return True
+    def look(self, now: float, limits: ConnectionLimits) -> int:
+        size = self.transport.get_write_buffer_size()
+        if (size or self._unwritten) and self._stuck(size, now, limits.write):
+            return STALLED
         if self._linger_until is not None:
-            return now > self._linger_until
-        if self._since is not None:
-            return now - self._since > (SPARE_SECONDS if self.spare else limits.head)
-        answered = self._answering is None or self._answering.response_complete
-        if answered and self.timeout_keep_alive_task is None and not self.pipeline:
-            self._since = now  # bytes that are no request, or the rest of a body, have ended the keep-alive
-        return False
+            overdue = now > self._linger_until
+        elif self._since is not None:
+            overdue = now - self._since > (SPARE_SECONDS if self.spare else limits.head)
+        else:
+            cycle: RequestResponseCycle | None = self.cycle  # uvicorn declares it otherwise
+            answered = cycle is None or cycle.response_complete
+            if answered and self.timeout_keep_alive_task is None and not self.pipeline:
+                # Bytes that are no request, or the rest of a body, have ended the keep-alive.
+                self._since = now
+            return 0
+        if overdue:
+            return STALLED
+        return self._head if self._in_head else 0
 
     def abort(self) -> None:
         self.transport.abort()
 
-    def _stuck(self, now: float, seconds: float) -> bool:
-        """Whether the client has read next to nothing for so long, although there is something to read."""
-        size = self.transport.get_write_buffer_size()
+    def _stuck(self, size: int, now: float, seconds: float) -> bool:
+        """Whether the client has read next to nothing for so long, although `size` bytes wait for it."""
         if not size or not self._unwritten or size > self._unwritten or self._unwritten - size >= WRITTEN:
             self._unwritten, self._written_at = size, now
             return False
@@ -154,22 +156,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     # The end of a connection.
 
-    @property
-    def _answering(self) -> RequestResponseCycle | None:
-        """The newest request; None before the first, although uvicorn declares it otherwise."""
-        return self.cycle
-
-    def _unread(self) -> bool:
-        """Whether a part of the request's body has not arrived yet."""
-        return self._answering is not None and self._answering.more_body
-
-    def _paused(self) -> bool:
-        """Whether the write buffer is full."""
-        return self.flow.write_paused
-
     def finish(self) -> None:
         """Close the connection after the response."""
-        if self._unread():
+        if self._wire.is_unread():
             self._linger()
         else:
             self.transport.close()
@@ -195,13 +184,28 @@ class HttpProtocol(HttpToolsProtocol):
         return not self.spare or self.url.partition(b"?")[0] in (b"/health", b"/api/health")
 
 
-class _Closing:
-    """The transport as a response sees it: to close it may take a while."""
+class _Wire:
+    """The connection as a request and its response see it. To close it may take a while."""
+
+    __slots__ = ("_protocol", "is_closing", "write")
 
     def __init__(self, protocol: HttpProtocol, transport: asyncio.Transport) -> None:
+        self._protocol = protocol
         self.write = transport.write
         self.is_closing = transport.is_closing
-        self.close = protocol.finish
+
+    def close(self) -> None:
+        self._protocol.finish()
+
+    def abort(self) -> None:
+        self._protocol.abort()
+
+    def is_unread(self) -> bool:
+        cycle: RequestResponseCycle | None = self._protocol.cycle  # uvicorn declares it otherwise
+        return cycle is not None and cycle.more_body
+
+    def is_paused(self) -> bool:
+        return self._protocol.flow.write_paused
 
 
 async def _two_hosts(scope: Scope, receive: Receive, send: Send) -> None:

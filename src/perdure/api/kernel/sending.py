@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import MappingProxyType
 
 from msgspec import Struct
 
-from perdure.api.kernel.asgi import Header, Scope, Send
+from perdure.api.kernel.asgi import Header, Scope, Send, Wire
 from perdure.api.kernel.call import Chunked, Reply
 from perdure.domain.errors import PerdureError, TooLarge
 
@@ -19,9 +19,7 @@ PIECE = 256 * 1024
 most of the last one."""
 
 EXTENSION = "perdure"
-"""The name of our ASGI extension. It has four functions: `abort` closes the connection at once and drops its
-buffered data, `closed` tells whether it is closed, `unread` whether a part of the request's body has not
-arrived, and `paused` whether sending has to wait for the client."""
+"""The name of our ASGI extension, which is the request's `Wire`."""
 
 
 class Begun(Struct, frozen=True):
@@ -61,35 +59,34 @@ async def collect(begun: Begun, limit: int) -> Reply:
 
 def abort_connection(scope: Scope) -> None:
     """Close the connection at once, so that the client sees that the response is incomplete."""
-    abort = _function(scope, "abort")
-    if abort is not None:
-        abort()
+    wire = _wire_of(scope)
+    if wire is not None:
+        wire.abort()
 
 
 def is_closed(scope: Scope) -> bool:
     """Whether the client has left."""
-    closed = _function(scope, "closed")
-    return closed is not None and bool(closed())
+    wire = _wire_of(scope)
+    return wire is not None and wire.is_closing()
 
 
 def is_unread(scope: Scope, *, unknown: bool = False) -> bool:
     """Whether a part of the request's body has not arrived; `unknown` if the connection cannot tell."""
-    unread = _function(scope, "unread")
-    return unknown if unread is None else bool(unread())
+    wire = _wire_of(scope)
+    return unknown if wire is None else wire.is_unread()
 
 
 def is_paused(scope: Scope) -> bool:
     """Whether sending has to wait for the client, or may have to."""
-    paused = _function(scope, "paused")
-    return paused is None or bool(paused())
+    wire = _wire_of(scope)
+    return wire is None or wire.is_paused()
 
 
-def _function(scope: Scope, name: str) -> Callable[[], object] | None:
-    extension = scope.get("extensions", _NONE).get(EXTENSION)
-    return None if extension is None else extension[name]
+def _wire_of(scope: Scope) -> Wire | None:
+    return scope.get("extensions", _NONE).get(EXTENSION)
 
 
-_NONE: Mapping[str, dict[str, Callable[[], object]]] = MappingProxyType({})
+_NONE: Mapping[str, Wire] = MappingProxyType({})
 
 
 async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
