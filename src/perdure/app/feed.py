@@ -24,7 +24,7 @@ from perdure.domain.ids import MessageId, OrgId, SessionId, ToolCallId, live_eve
 from perdure.domain.times import to_rfc3339
 from perdure.store.bus import DRAFTED, Appended, Live
 from perdure.store.database import Tx
-from perdure.store.events import events_of_kinds, events_within
+from perdure.store.events import events_of_kinds, events_within, log_ends_at
 from perdure.store.rows import to_json
 from perdure.store.sessions import look_session
 
@@ -108,7 +108,7 @@ class Follower:
             frames = await self._read()
             return frames + await self._join()
         if not await self._subscription.wait(min(timeout, POLL_EVERY)):
-            self._must_read = True  # no wake-up came: read the log the next time all the same
+            self._must_read = await self._has_changed()  # a wake-up may have been lost
             return []
         signals, self._must_read = self._subscription.drain()
         frames = []
@@ -118,6 +118,11 @@ class Follower:
                 break
             frames += await self._take(signal)
         return frames
+
+    async def _has_changed(self) -> bool:
+        """Whether the log has grown or the session was deleted, which nearly always a wake-up tells."""
+        cursor, session_id = self._cursor, self._session_id
+        return not await self._app.database.read(lambda tx: log_ends_at(tx, session_id, cursor))
 
     async def _read(self) -> list[Frame]:
         cursor, session_id = self._cursor, self._session_id
