@@ -98,12 +98,18 @@ async def test_where_no_body_can_name_them_a_header_does(api: httpx.AsyncClient)
 
 
 async def test_a_huge_body_is_not_searched(api: httpx.AsyncClient) -> None:
-    text = "a:b," * 60_000
+    text = "a:b,\n" * 60_000
     session = await post(api, "/v1/sessions", {})
     url = f"/v1/sessions/{session['id']}/messages"
     answer = await api.post(url, json=body_of(text, unknown=1))
     assert (answer.status_code, "warnings" in answer.json()) == (201, False)
     assert (await api.post(url, json=body_of(text), headers=STRICT)).status_code == 400
+    # The content of a file is one value, whatever is in it.
+    file = {"content": "a:b," * 60_000, "enc": "x", "is_readonly": False}
+    answer = await api.post(f"/v1/sessions/{session['id']}/fs/a.txt", json=file, headers=STRICT)
+    assert (answer.status_code, answer.json()["field"]) == (400, "enc")
+    answer = await api.post(f"/v1/sessions/{session['id']}/fs/a.txt", json=file)
+    assert answer.json()["warnings"] == ["unknown field `enc` was ignored"]
     many = {f"field{number}": number for number in range(20_000)}
     answer = await api.post("/v1/sessions", json=many)
     assert len(answer.json()["warnings"]) == 20

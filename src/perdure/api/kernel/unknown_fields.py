@@ -9,14 +9,19 @@ from __future__ import annotations
 import msgspec
 from msgspec import inspect
 
+from perdure.api.kernel.json_bounds import LARGE, without_strings
 from perdure.domain.errors import InvalidInput
 
 MAX_VALUES = 100_000
-"""A body with more colons and commas, in text or between values, is not searched: it would take too long."""
+"""A body with more colons and commas, in text or between values, is not searched: it would take too long.
+The strings of a body that is mostly a file's content do not count."""
 MAX_LISTED = 20
 """The maximum number of unknown fields that are named."""
 MAX_NAME = 100
 """The maximum length of a field's path in a warning, in characters."""
+
+_NAMES = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str | float | bool | None)
+"""Decodes the names of an object's members, but not their values, so that long texts are not copied."""
 
 Fields = dict[str, "Shape | None"]
 """A struct's fields, each with the shape of its value; None if the value may have any fields, or has none."""
@@ -32,6 +37,11 @@ class Shape:
     """
 
     __slots__ = ("fields", "items", "tag", "variants")
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the names of the value's own fields are all that is known."""
+        return not self.variants and self.items is None and not any((self.fields or {}).values())
 
     def __init__(self) -> None:
         self.fields: Fields | None = None
@@ -98,10 +108,12 @@ def unknown_fields(shape: Shape, body: bytes) -> list[str]:
     Raises:
         InvalidInput: the body has too many values to be searched.
     """
-    if body.count(b":") + body.count(b",") > MAX_VALUES:
+    counted = without_strings(body) if len(body) > LARGE else body
+    if counted.count(b":") + counted.count(b",") > MAX_VALUES:
         raise InvalidInput(f"the body has more than {MAX_VALUES} values, too many to look for unknown fields")
     found: list[tuple[str, Fields]] = []
-    _search(shape, msgspec.json.decode(body), "", found)
+    names_suffice = len(body) > LARGE and shape.is_flat
+    _search(shape, _NAMES.decode(body) if names_suffice else msgspec.json.decode(body), "", found)
     return [_warning(path, known) for path, known in found[:MAX_LISTED]]
 
 
