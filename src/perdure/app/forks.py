@@ -43,8 +43,8 @@ from perdure.store.workspaces import get_workspace, hold_workspace
 
 MAX_FORK = 100_000
 """The most events that a fork copies."""
-PART = 1024 * 1024
-"""Bytes of events that one transaction copies. A log of up to this size is copied at once."""
+PART, PART_EVENTS = 1024 * 1024, 2_000
+"""Bytes and events that are read at a time. A log of up to this size is copied in one transaction."""
 SECONDS = 300.0
 """The time limit for copying a long log."""
 
@@ -64,19 +64,20 @@ async def fork_session(
     now = app.now()
     session = app.new_id("session")
 
-    async def plan(tx: Tx) -> tuple[SessionRow, int, bool]:
+    async def plan(tx: Tx) -> tuple[SessionRow, int, Projection, bool]:
         source = await get_session(tx, caller.organization_id, session_id)
         through = _last_sequence(source, body)
-        _, more = await events_within(tx, source.id, 0, size=PART, limit=500, until=through)
-        return source, through, more and not await _is_repeated(tx, once)
+        if await _is_repeated(tx, once):
+            return source, through, Projection(), False
+        return source, through, *await _project_part(tx, source, Projection(), through)
 
-    source, through, long = await app.database.read(plan, long=True)
+    source, through, begun, long = await app.database.read(plan, long=True)
     if not long:
         return await write_once(
-            app, once, lambda tx: _copy_at_once(app, tx, caller, session_id, session, body, now)
+            app, once, lambda tx: _copy_at_once(app, tx, caller, session_id, session, body, begun, now)
         )
     async with app.shares.turn(caller.organization_id):
-        return await _copy_in_parts(app, caller, source, session, body, through, now, once)
+        return await _copy_in_parts(app, caller, source, session, body, begun, through, now, once)
 
 
 def _last_sequence(source: SessionRow, body: ForkSession) -> int:
@@ -97,11 +98,18 @@ async def _is_repeated(tx: Tx, once: Once | None) -> bool:
 
 
 async def _copy_at_once(
-    app: App, tx: Tx, caller: Caller, session_id: SessionId, copy: SessionId, body: ForkSession, now: Micros
+    app: App,
+    tx: Tx,
+    caller: Caller,
+    session_id: SessionId,
+    copy: SessionId,
+    body: ForkSession,
+    begun: Projection,
+    now: Micros,
 ) -> Session:
     source = await get_session(tx, caller.organization_id, session_id)
     through = _last_sequence(source, body)
-    projection = await rebuild_projection(tx, source, through)
+    projection = await _completed(tx, source, begun, through)
     row = await _copied_row(tx, caller, source, copy, body, projection, through, now)
     await check_fork_kept(app, tx, caller, source, row)
     await add_session(tx, row)
@@ -117,6 +125,7 @@ async def _copy_in_parts(
     source: SessionRow,
     copy: SessionId,
     body: ForkSession,
+    begun: Projection,
     through: int,
     now: Micros,
     once: Once | None,
@@ -125,7 +134,7 @@ async def _copy_in_parts(
     limit = asyncio.timeout(SECONDS)
     try:
         async with limit:
-            projection, more = Projection(), True
+            projection, more = begun, True
             while more:
                 projection, more = await app.database.read(
                     partial(_project_part, source=source, before=projection, through=through), long=True
@@ -248,9 +257,9 @@ async def _copied_row(
     )
 
 
-async def rebuild_projection(tx: Tx, source: SessionRow, through: int) -> Projection:
-    """Fold the projection of a log up to a sequence from its events."""
-    projection, more = Projection(), True
+async def _completed(tx: Tx, source: SessionRow, begun: Projection, through: int) -> Projection:
+    """Continue the projection of a log's beginning up to a sequence."""
+    projection, more = begun, begun.head < through
     while more:
         projection, more = await _project_part(tx, source, projection, through)
     return projection
@@ -260,7 +269,9 @@ async def _project_part(
     tx: Tx, source: SessionRow, before: Projection, through: int
 ) -> tuple[Projection, bool]:
     """Fold the next part of a log; also return whether there is more of it."""
-    events, more = await events_within(tx, source.id, before.head, size=PART, until=through)
+    events, more = await events_within(
+        tx, source.id, before.head, size=PART, limit=PART_EVENTS, until=through
+    )
     return project(before, [_to_new_event(event) for event in events]), more
 
 
