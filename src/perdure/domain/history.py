@@ -132,6 +132,8 @@ def _value_tokens(value: object) -> int:
 class Conversation:
     """The fold. It grows with the log; `prompt` returns what the next or current model call receives."""
 
+    _files: frozenset[str] = frozenset()  # the paths of the files with whole results
+
     def __init__(self, head: int = 0, *, cut: bool = False) -> None:
         self.head = head
         self.cut = cut
@@ -160,8 +162,6 @@ class Conversation:
         """The sequence of the event with the summary."""
         self._entries: list[Entry] = []
         self._tokens = 0
-        self._files: set[str] = set()
-        """The paths of the files with whole results."""
         self._hidden = 0
         """The tokens that were cut from tool results."""
         self._largest = 0
@@ -399,7 +399,7 @@ class Conversation:
     def _file_written(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         path = event.read(FileWrittenData).path
         if path.startswith(RESULT_FILES):
-            self._files.add(path)
+            self._files |= {path}
 
     def _compacted(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         data = event.read(ContextCompactedData)

@@ -8,7 +8,6 @@ from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelProfile, cost_of, window_of
 from perdure.engine.generation import served_model
-from perdure.engine.recoveries import adaptation_of
 from perdure.engine.run import Run
 from perdure.llm.catalog import LearnedLimits
 
@@ -67,7 +66,9 @@ def learned_limits(run: Run, choice: ModelChoice) -> LearnedLimits:
     This process knows those since its start, and the session's log those from before.
     """
     known = run.engine.catalog.learned(served_model(choice))
-    logged = adaptation_of(run.conversation, choice.model.id)
+    logged = run.conversation.adaptations.get(choice.model.id)
+    if logged is None:
+        return known
     return LearnedLimits(known.window or logged.context_tokens, known.output or logged.output_tokens)
 
 

@@ -36,6 +36,9 @@ class LearnedLimits(NamedTuple):
     output: int | None = None
 
 
+_NO_LIMITS = LearnedLimits()
+
+
 class Catalog:
     """Caches the profiles that this process has looked up.
 
@@ -65,7 +68,7 @@ class Catalog:
 
     def learned(self, served: ServedModel) -> LearnedLimits:
         """Return the limits that the model named since this process started."""
-        return self._learned.get(served, LearnedLimits())
+        return self._learned.get(served) or _NO_LIMITS
 
     def is_ready(self, served: ServedModel) -> bool:
         """Whether the cached profile has a current price, or the model has no price to look up."""
