@@ -17,8 +17,9 @@ from collections.abc import Iterator
 
 log = logging.getLogger("perdure.watchdog")
 
-PAUSE, PATIENCE = 0.5, 0.5
-"""Seconds between two signs of life, and to wait for one. A block as long as both is always seen."""
+PATIENCE = 0.5
+"""Seconds to wait for a sign of life, before the next one is asked for. A block of twice the time is always
+seen."""
 
 QUIET = 60.0
 """Seconds after a report in which further blocks are only counted."""
@@ -50,18 +51,19 @@ class _Watchdog:
 
     def run(self) -> None:
         """Watch until stopped, or until the loop is closed."""
-        last, used = time.monotonic(), time.process_time()
-        while not self.stopped.wait(PAUSE):
-            # If even this thread wakes up late, the interpreter's lock was held.
-            held = time.monotonic() - last >= PAUSE + PATIENCE
-            alive = threading.Event()
+        alive = threading.Event()
+        while True:
+            alive.clear()
+            last, used = time.monotonic(), time.process_time()
             try:
                 self._loop.call_soon_threadsafe(alive.set)
             except RuntimeError:
                 return
-            if held or not alive.wait(PATIENCE):
+            if self.stopped.wait(PATIENCE):
+                return
+            # If even this thread wakes up late, the interpreter's lock was held.
+            if not alive.is_set() or time.monotonic() - last >= 2 * PATIENCE:
                 self._report(alive, last, used)
-            last, used = time.monotonic(), time.process_time()
 
     def _report(self, alive: threading.Event, last: float, used: float) -> None:
         """Log a block that began after `last`, when `used` seconds of processor time had been used."""
