@@ -35,6 +35,7 @@ async def memory(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
                 seat.close()
 
             await site.at_once(AT_ONCE, scale.memory_requests // 5, work)
+            await site.at_once(AT_ONCE, AT_ONCE, turn)  # loads what model calls need
             before = server.rss()
             await site.at_once(AT_ONCE, scale.memory_requests, work)
             between = server.rss()

@@ -108,6 +108,7 @@ async def crowd(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
             open_site(server, variant.model) as site,
             site.seats(scale.crowd, LIVE) as seats,
         ):
+            await (await site.seat()).turn(site.desk, SHORT)  # what is loaded once is no memory of a stream
             await asyncio.sleep(0.5)
             before = server.rss()
             done = asyncio.Event()
