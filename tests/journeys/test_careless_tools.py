@@ -46,7 +46,7 @@ FAILURES = {
     "raise group": "The tool failed: BaseExceptionGroup.",
     "files text": "The tool failed: TypeError.",
     "files none": "The tool failed: TypeError.",
-    "later timer": "cannot defer its result to the kind 'timer'",
+    "later timer": "The tool failed: ValueError.",
     "later approval": "cannot defer its result to the kind 'approval'",
     "step deep 150": "nested",
     "step deep 800": "nested",
