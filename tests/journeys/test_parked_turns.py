@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.app.callbacks import answer_callback
+from perdure.app.sessions import delete_session
 from perdure.capabilities import ONCE, Later, Tool, ToolContext, schema
 from perdure.capabilities.resolve import choose_model
 from perdure.domain.callbacks import CallbackResult
@@ -60,6 +61,7 @@ class Counted:
         return await self._database.write(body, **how)
 
 
+STORED = "SELECT session_id FROM callbacks"
 ORDER = {"tool_calls": [call("order", "c1")]}
 
 
@@ -139,6 +141,28 @@ async def test_a_runner_that_was_overtaken_before_its_first_append_claims_what_t
         fast.unlogged = begin_model_call(fast, turn, agent, choice)
         with pytest.raises(Fenced):
             await fast.commit(())
+
+
+async def test_open_callbacks_are_found_without_reading_the_answered_ones(
+    database_url: str, tmp_path: Path
+) -> None:
+    orders = Orders()
+    answers = (*(ORDER,) * 3, {"text": "Here."})
+    async with inside(database_url, tmp_path, orders, *answers, session=with_shelf()) as there:
+
+        async def sessions() -> list[str]:
+            return [row[0] for row in await there.app.database.read(lambda tx: tx.all(STORED))]
+
+        await there.ask()
+        for left in (1, 1, 0):
+            assert (await sessions()).count(there.session.id) == 1
+            await orders.answer(there, "result")
+            await orders.answer(there, "result")  # sent again
+            await advance(there.engine, there.session.id)
+            assert (await sessions()).count(there.session.id) == left
+        assert len(await sessions()) == 3
+        await delete_session(there.app, there.owner, there.session.id)
+        assert await sessions() == []
 
 
 async def _choice(there: Inside) -> Any:

@@ -100,7 +100,7 @@ async def _find(tx: Tx, digest: str, answer: str) -> CallbackRow | None:
     answered = await callback_by_hash(tx, answer)
     if answered is not None:
         try:
-            await get_session(tx, answered.org_id, answered.session_id)
+            await get_session(tx, answered.org_id, answered.session_it_is_of)
         except NotFound:
             return None
     return answered

@@ -21,9 +21,10 @@ class CallbackRow(Struct, frozen=True):
     """A callback.
 
     Attributes:
+        session_id: the session; once it is answered, `answered:` and the session, so that nothing that looks
+            for a session's open callbacks reads the answered ones of a whole day.
         hash: the SHA-256 of its token; once it is answered, that of the token and the answer.
-        turn_id, exec_id, tool_call_id: the call whose result it brings; without the first two once it is
-            answered.
+        turn_id, exec_id, tool_call_id: the call whose result it brings.
         deadline: the end of its time; once it is answered, when that was.
     """
 
@@ -41,16 +42,26 @@ class CallbackRow(Struct, frozen=True):
 
     @property
     def is_answered(self) -> bool:
-        return not self.exec_id
+        return self.session_id.startswith(_ANSWERED)
+
+    @property
+    def session_it_is_of(self) -> SessionId:
+        """The session, also once it is answered."""
+        return SessionId(self.session_id.removeprefix(_ANSWERED))
 
     def answered(self, digest: str, now: Micros) -> CallbackRow:
         """The row that remembers the answer."""
-        return replace(self, hash=digest, turn_id=TurnId(""), exec_id=ExecId(""), deadline=now)
+        return replace(self, session_id=_of_answered(self.session_id), hash=digest, deadline=now)
 
 
+_ANSWERED = "answered:"
 _COLUMNS = columns(CallbackRow)
 _INSERT = insert("callbacks", CallbackRow)
 _OF_CALL = "session_id = ? AND exec_id = ? AND tool_call_id = ?"
+
+
+def _of_answered(session_id: SessionId) -> SessionId:
+    return SessionId(f"{_ANSWERED}{session_id}")
 
 
 async def add_callback(tx: Tx, row: CallbackRow) -> None:
@@ -66,8 +77,7 @@ async def callback_by_hash(tx: Tx, digest: str) -> CallbackRow | None:
 async def list_callbacks(tx: Tx, session_id: SessionId, now: Micros) -> list[CallbackRow]:
     """Return the session's callbacks that can still be answered, oldest first."""
     rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM callbacks WHERE session_id = ? AND deadline > ? AND exec_id <> ''"
-        " ORDER BY created_at, id",
+        f"SELECT {_COLUMNS} FROM callbacks WHERE session_id = ? AND deadline > ? ORDER BY created_at, id",
         session_id,
         now,
     )
@@ -101,10 +111,15 @@ async def remove_callbacks_of_turn(tx: Tx, session_id: SessionId, turn_id: TurnI
     await tx.run("DELETE FROM callbacks WHERE session_id = ? AND turn_id = ?", session_id, turn_id)
 
 
+async def forget_answers(tx: Tx, session_id: SessionId) -> None:
+    """Remove the answered callbacks of a session."""
+    await tx.run("DELETE FROM callbacks WHERE session_id = ?", _of_answered(session_id))
+
+
 async def remove_stale_callbacks(tx: Tx, session_id: SessionId, exec_id: ExecId) -> None:
     """Remove callbacks of calls before this execution that did not wait for them in the end."""
     await tx.run(
-        "DELETE FROM callbacks WHERE session_id = ? AND exec_id <> ? AND exec_id <> '' AND in_background = 0",
+        "DELETE FROM callbacks WHERE session_id = ? AND exec_id <> ? AND in_background = 0",
         session_id,
         exec_id,
     )
