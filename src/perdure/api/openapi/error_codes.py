@@ -491,6 +491,7 @@ PROGRAMS = _codes(
     ("command_failed", "A command failed.", "See the message for the reason."),
     ("invalid_setting", "A setting has an invalid value.", "Correct the setting that the message names."),
     ("invalid_tools", "A file with tools has mistakes.", "Correct the lines that the message names."),
+    ("invalid_tool_result", "A client's tool returned no valid JSON.", "See the message for the reason."),
     ("local_model_unavailable", "The small local model cannot start.", "See the message for the reason."),
     ("turn_waits", "The turn waits for a person or a client.", "Answer what it asks, then call `resume`."),
     ("unreachable", "No server is responding at the URL.", "Start the server, or check the URL."),
