@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from perdure.app.storage import put_secrets
+from perdure.domain.log_lines import LogFormatter
 from perdure.domain.storage import SetSecrets
 from tests.adversarial.attack import Raw, done, refused, turn, unseen, use, works
 from tests.inside import Gate, house_with, outcomes
@@ -440,6 +441,7 @@ async def test_a_plugins_tool_that_fails_with_a_secret_leaves_none_in_the_log(
         await put_secrets(house.parts.app, house.owner, house.session_id, secrets)
         await house.say(unseen({"tool_calls": [call("explode")]}, {"text": "Done."}))
         events = await house.until_idle()
-    assert "ZeroDivisionError: [secret TOKEN]" in caplog.text
-    assert "secret detail" not in caplog.text
+    written = "\n".join(LogFormatter().format(record) for record in caplog.records)
+    assert "ZeroDivisionError: [secret TOKEN]" in written
+    assert "secret detail" not in written
     assert outcomes(events)[0].error.startswith("The tool failed: ZeroDivisionError. ")

@@ -112,8 +112,7 @@ class Desk(Shelf):
 
     async def _odd(self, context: ToolContext, arguments: object) -> Later:
         await context.callback(HOUR)
-        kind: Any = "moon"
-        return Later(kind, context.now() + 10**9)
+        return Later("client", context.now() + 10**9)
 
     async def _slow(self, context: ToolContext, arguments: object) -> ToolOutcome:
         self.sent.append((await context.callback(HOUR)).url)
@@ -240,7 +239,7 @@ async def test_a_call_waits_for_nothing_that_cannot_come(tmp_path: Path) -> None
     async with inside("", tmp_path, Desk(), session=with_shelf()) as there:
         await ask(there, "odd")
         (data,) = await ended(there)
-        assert (data.success, data.error) == (False, "A tool cannot defer its result to the kind 'moon'.")
+        assert (data.success, data.error) == (False, "A tool cannot defer its result to the kind 'client'.")
 
 
 async def test_the_cancelled_callback_of_a_call_leaves_its_outcome_unknown(

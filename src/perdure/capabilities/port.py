@@ -76,7 +76,7 @@ class Later(Struct, frozen=True):
             raise ValueError(f'Later(...) has the kind {self.kind!r}: it must be "callback"')
         if isinstance(self.deadline, bool) or not isinstance(self.deadline, int | float):
             raise TypeError(f"Later(...) has the deadline {self.deadline!r}: use that of the callback")
-        if self.deadline < _FIRST_DEADLINE:
+        if not self.deadline >= _FIRST_DEADLINE:  # nor is NaN
             raise ValueError(
                 f"Later(...) has the deadline {self.deadline}, which is no time in microseconds since 1970: "
                 "use that of the callback"
