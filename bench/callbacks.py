@@ -8,7 +8,7 @@ import json
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -64,23 +64,22 @@ async def _turns(variant: Variant, scale: Scale) -> Figures:
         inbox.setblocking(False)
         environment = installed(Path(folder), inbox.getsockname()[1])
         async with variant.server(environment) as server, open_site(server, variant.model) as site:
-            play = partial(_play, site, inbox)
-            await play("plain", 10)
-            await play("defer", 10)
-            watch = Stopwatch(server)
-            plain = await play("plain", scale.parked_turns)
-            plain_cpu = watch.cpu() / scale.parked_turns
-            watch = Stopwatch(server)
-            deferred = await play("defer", scale.parked_turns)
-            cpu = watch.cpu() / scale.parked_turns
-    return {
-        "callback_ms": (median(deferred) - median(plain)) * 1e3,
-        "callback_cpu_ms": (cpu - plain_cpu) * 1e3,
-    }
+            plain, deferred = await _open(site, inbox, "plain"), await _open(site, inbox, "defer")
+            for _ in range(20):
+                await plain()
+                await deferred()
+            added, cpu = [], []
+            for _ in range(scale.parked_turns):  # in turns, so that drift of the machine affects both
+                watch = Stopwatch(server)
+                took, used = await plain(), watch.cpu()
+                watch = Stopwatch(server)
+                added.append(await deferred() - took)
+                cpu.append(watch.cpu() - used)
+    return {"callback_ms": median(added) * 1e3, "callback_cpu_ms": median(cpu) * 1e3}
 
 
-async def _play(site: Site, inbox: socket.socket, tool: str, count: int) -> list[float]:
-    """Play turns with one call of this tool; returns their times in seconds."""
+async def _open(site: Site, inbox: socket.socket, tool: str) -> Callable[[], Awaitable[float]]:
+    """Create a session; return what plays a turn with one call of this tool, and returns its seconds."""
     made = await site.desk.json(
         "POST",
         "/v1/sessions",
@@ -93,9 +92,7 @@ async def _play(site: Site, inbox: socket.socket, tool: str, count: int) -> list
     steps = json.dumps([{"tool_calls": [{"name": tool, "arguments": {}}]}, {"text": "END."}])
     text = {"type": "text", "text": f"Go. [[sim {steps}]]"}
     body = msgspec.json.encode({"message": {"role": "user", "content": [text]}})
-    times = [await _turn(site.desk, feed, inbox, session_id, body, tool) for _ in range(count)]
-    feed.close()
-    return times
+    return lambda: _turn(site.desk, feed, inbox, session_id, body, tool)
 
 
 async def _turn(
