@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import cache
 from pathlib import Path
 
 from perdure.capabilities import READ_ONLY, Capability, Later, Tool, ToolContext, ToolOutcome, schema
@@ -16,9 +17,14 @@ ROOT = Path(__file__).parents[1]
 
 async def _defer(context: ToolContext, arguments: JsonObject) -> Later:
     callback = await context.callback(3600.0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.sendto(callback.url.encode(), ("127.0.0.1", int(os.environ[PORT])))
+    _sender().sendto(callback.url.encode(), ("127.0.0.1", int(os.environ[PORT])))
     return Later("callback", callback.deadline)
+
+
+@cache
+def _sender() -> socket.socket:
+    """Open the socket once: opening one for each call would be measured as a part of the callback."""
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 
 async def _plain(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
