@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,11 @@ def another_process(there: Inside) -> Inside:
     return replace(there, app=replace(there.app, turns=turns), engine=replace(there.engine, **fresh))
 
 
+def one_order(database_url: str, tmp_path: Path, orders: Orders) -> AbstractAsyncContextManager[Inside]:
+    """A session whose model makes one order, and answers when its result is here."""
+    return inside(database_url, tmp_path, orders, ORDER, {"text": "Here."}, session=with_shelf())
+
+
 async def row_of(there: Inside) -> SessionRow:
     org_id = there.owner.organization_id
     return await there.app.database.read(lambda tx: get_session(tx, org_id, there.session.id))
@@ -100,9 +106,7 @@ async def test_a_parked_turn_is_not_folded_again_and_its_first_append_claims_the
     database_url: str, tmp_path: Path
 ) -> None:
     orders = Orders()
-    async with inside(
-        database_url, tmp_path, orders, ORDER, {"text": "Here."}, session=with_shelf()
-    ) as there:
+    async with one_order(database_url, tmp_path, orders) as there:
         await there.ask()
         parked = await row_of(there)
         assert there.engine.turns.start_of(parked).head == parked.head
@@ -119,9 +123,7 @@ async def test_a_runner_that_was_overtaken_before_its_first_append_claims_what_t
     database_url: str, tmp_path: Path
 ) -> None:
     orders = Orders()
-    async with inside(
-        database_url, tmp_path, orders, ORDER, {"text": "Here."}, session=with_shelf()
-    ) as there:
+    async with one_order(database_url, tmp_path, orders) as there:
         await there.ask()
         await orders.answer(there, "result")
         late = await Attempt(there.engine, there.session.id, again=False, trouble=None).open()

@@ -15,6 +15,7 @@ from perdure.domain.effects import Verified, effects_under, part_key
 from perdure.domain.errors import OutcomeUnknown, ToolError
 from perdure.domain.events import NewEvent, ToolStepData
 from perdure.domain.messages import JsonValue, storable
+from perdure.domain.nesting import MAX_NESTING, is_deep, may_be_deep
 from perdure.domain.redaction import redact_event
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started, Step, find_step
@@ -27,8 +28,6 @@ MAX_STEPS = 100
 """The most steps of one call."""
 MAX_RESULT = 100_000
 """Bytes of a step's result, as JSON."""
-MAX_NESTING = 100
-"""Levels of a step's result, as of a call's arguments."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.:/-]{0,99}")
 
@@ -212,7 +211,7 @@ def _problem_of(text: str) -> str | None:
     """Why this JSON cannot be recorded; None if it can."""
     if len(text) > MAX_RESULT and len(text.encode()) > MAX_RESULT:
         return f"has more than {MAX_RESULT // 1000} KB: return less, or write it to a file."
-    if text.count("[") + text.count("{") > MAX_NESTING and _is_deep(text):
+    if may_be_deep(text) and _is_deep(text):
         return f"is nested more than {MAX_NESTING} levels deep: return a flatter value."
     return None
 
@@ -220,12 +219,6 @@ def _problem_of(text: str) -> str | None:
 def _is_deep(text: str) -> bool:
     """Whether JSON is nested so deeply that the event with it could not be read everywhere."""
     try:
-        level = [msgspec.json.decode(text)]
+        return is_deep(msgspec.json.decode(text))
     except RecursionError:
         return True
-    for _ in range(MAX_NESTING):
-        inner = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [item for each in inner for item in each if isinstance(item, dict | list)]
-        if not level:
-            return False
-    return True

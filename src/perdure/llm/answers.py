@@ -20,14 +20,12 @@ from msgspec.structs import replace
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
+from perdure.domain.nesting import is_deep, may_be_deep
 from perdure.domain.tool_arguments import ArgumentsBudget
 from perdure.llm.answer_values import has_half, paired, sound, written
 from perdure.llm.driver import DeltaKind, ModelResponse, OnDelta
 from perdure.llm.failures import bad_response, error_in, in_stream, spoken
 from perdure.llm.wire import Reasoning, packed
-
-MAX_NESTING = 100
-"""Maximum JSON nesting of a tool call's arguments. Deeper arguments are kept as text, like invalid JSON."""
 
 _END = b"[DONE]"
 _DONE = frozenset({"[done]", "done", "[end]", "[finish]"})
@@ -414,7 +412,7 @@ def parsed_arguments(text: str) -> Any:
         return text
     if value is None or value == []:
         return {}
-    if text.count("[") + text.count("{") > MAX_NESTING and not _shallow(value, MAX_NESTING):
+    if may_be_deep(text) and is_deep(value):  # kept as text, like invalid JSON
         return text
     return _deeply(sound, value) if "\\u0000" in text else value
 
@@ -422,12 +420,6 @@ def parsed_arguments(text: str) -> Any:
 def _whole_escapes(text: str) -> str:
     """Replace escapes that are half of a surrogate pair by U+FFFD."""
     return _ESCAPE.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
-
-
-def _shallow(value: object, levels: int) -> bool:
-    if isinstance(value, dict):
-        value = list(value.values())
-    return not isinstance(value, list) or (levels > 0 and all(_shallow(item, levels - 1) for item in value))
 
 
 def _deeply(clean: Callable[[str], str], value: Any) -> Any:
