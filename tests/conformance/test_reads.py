@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from perdure.domain.errors import Unavailable
 from perdure.store.database import Database, Row, Tx
-from tests.conformance.places import Place, soon
+from perdure.store.sqlite import open_sqlite
+from perdure.store.sqlite_searches import THREADS
+from tests.conformance.places import PATIENCE, Place, soon
 
 NUMBERS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) "
 FOREVER = NUMBERS.format(10_000_000_000) + "SELECT COUNT(*) FROM n"
@@ -92,3 +96,23 @@ async def test_searches_keep_no_other_read_or_write_waiting(store: Database) -> 
         task.cancel()
     await soon(asyncio.gather(*searches, return_exceptions=True))
     assert await soon(store.read(lambda tx: tx.one("SELECT 7"), seconds=5)) == (7,)
+
+
+async def test_a_search_stops_even_if_its_caller_leaves_between_two_statements(tmp_path: Path) -> None:
+    database = await open_sqlite(tmp_path / "perdure.db")
+    begun, left = threading.Semaphore(0), threading.Event()
+
+    async def body(tx: Tx) -> Row | None:
+        begun.release()
+        left.wait(PATIENCE)
+        return await tx.one(FOREVER)
+
+    searches = [asyncio.create_task(database.read(body, seconds=3600)) for _ in range(THREADS)]
+    for _ in searches:
+        assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
+    for task in searches:
+        task.cancel()
+    await soon(asyncio.gather(*searches, return_exceptions=True))
+    left.set()
+    assert await soon(database.read(lambda tx: tx.one("SELECT 7"), seconds=PATIENCE)) == (7,)
+    await soon(database.close())

@@ -37,18 +37,20 @@ class _Search:
         with self._lock:
             self._connection = None
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """Interrupt the read if it runs, and return whether it runs. One that waits does not start."""
         with self._lock:
             self.stopped = True
-            if self._connection is not None:
-                self._connection.interrupt()
+            if self._connection is None:
+                return False
+            self._connection.interrupt()
+            return True
 
 
-async def _stop_after(seconds: float, search: _Search) -> None:
-    await asyncio.sleep(seconds)
-    while True:
-        search.stop()
-        await asyncio.sleep(AGAIN)
+def _stop(search: _Search, loop: asyncio.AbstractEventLoop) -> None:
+    """Interrupt a read until it has ended."""
+    if search.stop():
+        loop.call_later(AGAIN, _stop, search, loop)
 
 
 class Searches:
@@ -61,7 +63,7 @@ class Searches:
         self._opened: list[sqlite3.Connection] = []
 
     async def run(self, body: Body[T], seconds: float, drive: Drive[T]) -> T:
-        """Run a body in one of the threads.
+        """Run a body in one of the threads. When the caller is cancelled, the read stops soon after.
 
         Args:
             drive: runs the body on a connection.
@@ -71,14 +73,12 @@ class Searches:
         """
         loop = asyncio.get_running_loop()
         search = _Search(seconds)
-        stopping = asyncio.create_task(_stop_after(seconds, search))
+        limit = loop.call_later(seconds, _stop, search, loop)
         try:
             return await loop.run_in_executor(self._threads, self._read, search, body, drive)
-        except asyncio.CancelledError:
-            search.stop()
-            raise
         finally:
-            stopping.cancel()
+            limit.cancel()
+            _stop(search, loop)  # has an effect only when the caller was cancelled
 
     async def close(self) -> None:
         """Wait for the reads in progress, then close the connections."""
