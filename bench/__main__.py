@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import msgspec
 import uvloop
 
 from bench.figures import QUICK, Scale
+from bench.pairs import OPERATIONS, Compared, compare, print_pairs
 from bench.report import Column, machine, markdown, print_table
 from bench.suite import LONG, MEASURES
 from bench.variant import Cores, Process, Variant, choose_cores, pin, start_process
@@ -49,6 +50,13 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder for the JSON (bench/results)")
     parser.add_argument(
+        "--pairs",
+        type=int,
+        metavar="N",
+        help="with --against: run both servers at once, and compare N short samples of each after each start;"
+        f" the operations are {', '.join(OPERATIONS)}",
+    )
+    parser.add_argument(
         "--profile",
         type=Path,
         metavar="FILE",
@@ -60,9 +68,12 @@ def arguments() -> argparse.Namespace:
         help="print the last results as a table for the docs, without measuring",
     )
     options = parser.parse_args()
-    unknown = [name for name in options.measure if name not in MEASURES]
+    if options.pairs is not None and (options.pairs < 2 or not options.against):
+        parser.error("--pairs needs a number of at least 2, and --against")
+    known: Collection[str] = OPERATIONS if options.pairs else MEASURES
+    unknown = [name for name in options.measure if name not in known]
     if unknown:
-        parser.error(f"unknown measure {', '.join(unknown)}; choose from {', '.join(MEASURES)}")
+        parser.error(f"unknown measure {', '.join(unknown)}; choose from {', '.join(known)}")
     return options
 
 
@@ -93,6 +104,12 @@ def main() -> int:
             pin(cores.server)
             postgres = stack.enter_context(postgres_server())
         pin(cores.client)
+        if options.pairs:
+            print_pairs(
+                uvloop.run(in_pairs(options, cores, postgres)),
+                f"Perdure {__version__} on {options.database}, against {options.against}",
+            )
+            return 0
         # Save after each measure, so that a failure of a later one does not lose the figures.
         columns = uvloop.run(
             measure(options, scale, cores, postgres, lambda columns: save(options, columns, facts, scale))
@@ -134,6 +151,21 @@ async def measure(
                 keep(columns)
                 say(f"{name}: {time.perf_counter() - began:.0f} s\n")
             return columns
+        finally:
+            await model.stop()
+
+
+async def in_pairs(
+    options: argparse.Namespace, cores: Cores, postgres: PostgresServer | None
+) -> list[Compared]:
+    """Compare the two versions in pairs of samples."""
+    with tempfile.TemporaryDirectory(prefix="perdure-bench-model-") as folder:
+        model = await start_process(["-m", "bench.model"], Path(folder) / "log")
+        try:
+            variants = make_variants(options, cores, postgres, model)
+            for variant in variants:
+                variant.compile()
+            return await compare(options.measure or list(OPERATIONS), variants, options.pairs, say)
         finally:
             await model.stop()
 

@@ -20,12 +20,12 @@ async def start(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     async def once() -> Figures:
         began = time.perf_counter()
         async with variant.server() as first:
-            await _ready(first)
+            await ready(first)
             first_start = time.perf_counter() - began
             await first.stop()
             times = [await _cold(variant, first) for _ in range(scale.starts)]
         async with variant.server() as server:
-            await _ready(server)
+            await ready(server)
             await asyncio.sleep(2)
             watch = Stopwatch(server)
             await asyncio.sleep(scale.rest)
@@ -43,13 +43,14 @@ async def start(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
 async def _cold(variant: Variant, before: Server) -> float:
     began = time.perf_counter()
     server = await variant.start(before.settings)
-    await _ready(server)
+    await ready(server)
     took = time.perf_counter() - began
     await server.stop()
     return took
 
 
-async def _ready(server: Server) -> None:
+async def ready(server: Server) -> None:
+    """Wait for the first healthy answer."""
     line = await connect(server.url)
     await line.send("GET", "/health")
     line.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -67,12 +67,7 @@ async def tools(variant: Variant, _scale: Scale) -> AsyncIterator[Once]:
     """Measure in young sessions on the built-in harness with SQL databases and the simulated model."""
     roomy = {"PERDURE_HISTORY_TOKENS": "400000"}  # the calls of one turn are not summarized
     async with variant.server(roomy) as server, open_site(server, variant.model) as site:
-        # A turn repeats one call, which would fail as a loop.
-        patient = {"ref": "loop_detection", "config": {"limit": 2 * ROUNDS}}
-        body = {
-            "model_id": await _simulated(site),
-            "capabilities": [{"ref": "session_sql_database"}, patient],
-        }
+        body = await session_body(site)
 
         async def once() -> Figures:
             figures: Figures = {}
@@ -80,16 +75,40 @@ async def tools(variant: Variant, _scale: Scale) -> AsyncIterator[Once]:
             for name, calls in CALLS.items():
                 pairs = []
                 for _ in range(TURNS):
-                    seat = await site.seat_of(str((await site.desk.json("POST", "/v1/sessions", body))["id"]))
-                    await seat.turn(site.desk, _script((*PREPARED, *EMPTY, *calls)))
-                    pairs.append((await _round(site, seat, EMPTY), await _round(site, seat, calls)))
-                    await _check(site, seat)
-                    seat.close()
+                    async with prepared(site, body, calls) as play, prepared(site, body, EMPTY) as rest:
+                        pairs.append((await rest(), await play()))
                 empty += [without for without, _ in pairs]
                 figures[f"tool_{name}_ms"] = max(median(taken - without for without, taken in pairs), 0.0)
             return {"tool_empty_ms": median(empty), **figures}
 
         yield once
+
+
+async def session_body(site: Site) -> dict[str, Any]:
+    """Register the simulated model; return the body of a session that may repeat calls."""
+    patient = {"ref": "loop_detection", "config": {"limit": 2 * ROUNDS}}
+    return {"model_id": await _simulated(site), "capabilities": [{"ref": "session_sql_database"}, patient]}
+
+
+@contextlib.asynccontextmanager
+async def prepared(
+    site: Site, body: dict[str, Any], calls: tuple[Call, Call]
+) -> AsyncIterator[Callable[[], Awaitable[float]]]:
+    """Create a session in which each of the calls has run once.
+
+    Yields a function that plays a turn with `ROUNDS` calls. It returns the milliseconds of a model call and a
+    call of the tool, including their log entries.
+    """
+    seat = await site.seat_of(str((await site.desk.json("POST", "/v1/sessions", body))["id"]))
+    await seat.turn(site.desk, script_of((*PREPARED, *EMPTY, *calls)))
+    repeated = script_of(calls * (ROUNDS // 2))
+
+    async def play() -> float:
+        return (await seat.turn(site.desk, repeated)).total / (ROUNDS + 1) * 1e3
+
+    yield play
+    await _check(site, seat)
+    seat.close()
 
 
 async def _simulated(site: Site) -> str:
@@ -98,14 +117,10 @@ async def _simulated(site: Site) -> str:
     return str((await site.desk.json("POST", f"/v1/providers/{provider['id']}/models", about))["id"])
 
 
-def _script(calls: Any) -> str:
+def script_of(calls: Sequence[Call]) -> str:
+    """Return the text that makes the simulated model call these tools, one after the other."""
     steps = [{"tool_calls": [{"name": name, "arguments": arguments}]} for name, arguments in calls]
     return f"[[sim {json.dumps([*steps, {'text': 'END.'}])}]]"
-
-
-async def _round(site: Site, seat: Seat, calls: tuple[Call, Call]) -> float:
-    """Return the milliseconds of a model call and this tool call, including their log entries."""
-    return (await seat.turn(site.desk, _script(calls * (ROUNDS // 2)))).total / (ROUNDS + 1) * 1e3
 
 
 async def _check(site: Site, seat: Seat) -> None:

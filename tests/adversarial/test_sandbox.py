@@ -125,7 +125,7 @@ SWELLING = {
     )
     + " SELECT * FROM v39",
     "an aggregate": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
-    " SELECT json_group_array(printf('%.*c', 999000, 'x')) FROM c",
+    " SELECT count(DISTINCT printf('%.*c', 999000, 'x') || x) FROM c",
     "a sorter": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
     " SELECT printf('%.*c', 999000, 'x') || x AS y FROM c ORDER BY y",
 }
