@@ -63,6 +63,7 @@ from perdure.store.callbacks import forget_answers
 from perdure.store.database import Body, Changes, T, Tx
 from perdure.store.file_changes import remove_files
 from perdure.store.harnesses import HarnessRow, get_harness, harness_by_name, harness_chain
+from perdure.store.pins import pinned_among
 from perdure.store.providers import get_model
 from perdure.store.queue import Job
 from perdure.store.rows import to_json
@@ -73,7 +74,6 @@ from perdure.store.sessions import (
     append,
     get_session,
     mark_deleted,
-    pinned_among,
     update_session,
 )
 from perdure.store.tool_lists import drop_tool_lists
