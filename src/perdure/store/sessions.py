@@ -25,6 +25,7 @@ from perdure.domain.ids import (
 from perdure.domain.messages import Usage
 from perdure.domain.parked import ParkedCall
 from perdure.domain.projection import Projection, project
+from perdure.domain.queued import Queue
 from perdure.domain.sessions import SessionConfig, Status
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
@@ -76,6 +77,8 @@ class SessionRow(Struct, frozen=True):
     """The parked calls, as JSON; None for none. Part of the projection."""
     resting: int = 0
     """1 while nobody works on an active session, because all that is left are parked calls."""
+    queued: str | None = None
+    """The messages that wait for turns of their own, as JSON; None for none. Part of the projection."""
 
     def workspace(self) -> WorkspaceId:
         """Return the id of the workspace that holds the session's files."""
@@ -94,11 +97,18 @@ class SessionRow(Struct, frozen=True):
             self.started_at,
             self.finished_at,
             self.parked_calls(),
+            self.queued_messages(),
         )
 
     def parked_calls(self) -> tuple[ParkedCall, ...]:
         try:
             return () if self.parked is None else from_json(_PARKED, self.parked, "")
+        except Damaged:
+            return ()
+
+    def queued_messages(self) -> Queue:
+        try:
+            return () if self.queued is None else from_json(_QUEUED, self.queued, "")
         except Damaged:
             return ()
 
@@ -122,6 +132,7 @@ _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
 _TAGS = msgspec.json.Decoder(tuple[str, ...])
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
+_QUEUED = msgspec.json.Decoder(Queue)
 _NO_CONFIG = SessionConfig()
 _COLUMNS = columns(SessionRow)
 _INSERT = insert("sessions", SessionRow)
@@ -148,7 +159,8 @@ LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 _APPEND = (
     "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
     " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
-    f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, {LATER}"
+    f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, queued = ?,"
+    f" {LATER}"
     " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 )
 _INSERT_EVENTS = f"INSERT INTO events ({', '.join(EVENT_COLUMNS)})"
@@ -253,6 +265,7 @@ def _row_after(
         finished_at=after.finished_at,
         parked=to_json(after.parked) if after.parked else None,
         resting=int(rests),
+        queued=to_json(after.queued) if after.queued else None,
         updated_at=max(now, row.updated_at + 1),
     )
 
@@ -274,6 +287,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.finished_at,
         new.parked,
         new.resting,
+        new.queued,
         now,
         now,
         row.id,
@@ -403,7 +417,7 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
     """Hide a session from every route and fence its runner; `purge_deleted` removes its log later."""
     await tx.run(
         "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL,"
-        " parked = NULL, resting = 0 WHERE id = ? AND org_id = ?",
+        " parked = NULL, resting = 0, queued = NULL WHERE id = ? AND org_id = ?",
         now,
         row.id,
         row.org_id,
