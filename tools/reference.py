@@ -6,8 +6,6 @@ A test fails while these pages are out of date. Usage: python -m tools.reference
 from __future__ import annotations
 
 import asyncio
-import inspect
-import json
 import re
 import sys
 import textwrap
@@ -20,7 +18,7 @@ from perdure.api.openapi.error_codes import PROGRAMS, RESPONSES, TOOLS, TURNS, E
 from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.registry import Registry
 from perdure.domain.events import EVENT_DATA, LIVE_TYPES, RESERVED_TYPES
-from perdure.settings import Settings
+from perdure.settings import Settings, described, plain
 from perdure.tools.built_in import catalogue
 from perdure.tools.tool_approval import TOOL_APPROVAL
 from perdure.wiring import all_routes
@@ -59,35 +57,11 @@ def page(title: str, *parts: str) -> str:
     return "\n\n".join([f"# {title}", NOTE, *parts]) + "\n"
 
 
-def setting_words() -> dict[str, str]:
-    """What the docstring of `Settings` says about each attribute."""
-    _, _, attributes = inspect.cleandoc(Settings.__doc__ or "").partition("Attributes:\n")
-    found: dict[str, str] = {}
-    name = ""
-    for line in attributes.splitlines():
-        begins = re.match(r" {4}(\w+): (.*)", line)
-        if begins:
-            name = begins[1]
-            found[name] = begins[2]
-        elif line.strip():
-            found[name] += " " + line.strip()
-    return found
-
-
-def plain(value: Any) -> str:
-    """A default as users write it: JSON, with bare strings and whole numbers."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def settings_page() -> str:
-    words, defaults = setting_words(), Settings()
-    entries = []
-    for name in Settings.__struct_fields__:
-        default = getattr(defaults, name)
-        head = f"**`PERDURE_{name.upper()}`**" + ("" if default == "" else f", default `{plain(default)}`")
-        entries.append((head, f"{words[name][0].upper()}{words[name][1:]}"))
+    entries = [
+        (f"**`{each.variable}`**" + (f", default `{each.default}`" if each.default else ""), each.meaning)
+        for each in described()
+    ]
     return page(
         "Settings",
         wrap(

@@ -23,10 +23,10 @@ from perdure.api.kernel.authentication import Authenticate, as_owner, by_token
 from perdure.api.kernel.connections import SPARE, ConnectionLimits, Connections
 from perdure.api.kernel.http import Api
 from perdure.api.kernel.protocol import HttpProtocol
-from perdure.api.kernel.rate_limit import RateLimit
 from perdure.app.accounts import bootstrap
 from perdure.app.login import login_required
 from perdure.app.predefined import add_predefined
+from perdure.app.rate_limit import RateLimit
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden, Unavailable
 from perdure.domain.log_lines import LogFormatter

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import FieldInfo, fields
 
+from perdure.domain.docstrings import read_docstring
 from perdure.domain.errors import InvalidInput
 from perdure.domain.hosts import is_loopback
 
@@ -73,7 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         max_file_bytes: maximum size of one file in bytes.
         max_session_file_bytes: maximum total size of the files of a session or a workspace in bytes.
         code_interpreter: where the tool `run_python` runs code: `off`, `bubblewrap`, `docker`, or the URL of
-            a service (see the guide on code).
+            an HTTP service that runs it.
         code_token: a bearer token for that service; empty for none.
         code_python: the Python interpreter for `bubblewrap`; if empty, the server's own or the system's.
         code_image: the image for `docker`; it has `python3`.
@@ -134,6 +135,34 @@ class Settings(Struct, frozen=True, kw_only=True):
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         return is_loopback(self.host)
+
+
+class Description(Struct, frozen=True):
+    """A setting as users read it: its environment variable, its default (empty for none) and its meaning."""
+
+    variable: str
+    default: str
+    meaning: str
+
+
+def described() -> tuple[Description, ...]:
+    """Describe all settings, as their docstring does."""
+    words, defaults = read_docstring(Settings.__doc__ or "").texts(), Settings()
+    return tuple(
+        Description(
+            f"PERDURE_{name.upper()}",
+            plain(getattr(defaults, name)),
+            f"{words[name][0].upper()}{words[name][1:]}",
+        )
+        for name in Settings.__struct_fields__
+    )
+
+
+def plain(value: object) -> str:
+    """A default as users write it: JSON, with bare strings and whole numbers."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

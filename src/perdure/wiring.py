@@ -56,6 +56,7 @@ from perdure.llm.registry import DriverPool
 from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
 from perdure.store.bus import Bus, LocalBus
+from perdure.store.callbacks import signing_key
 from perdure.store.crypto import Vault
 from perdure.store.data_folder import LOCK, open_file, prepare_folder
 from perdure.store.database import Database
@@ -222,15 +223,14 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         )
         registry = _add_custom(services, built_in(services), custom)
         turns = ParkedTurns()
-        app = App(*astuple(services), registry=registry, drivers=drivers, catalog=catalog, turns=turns)
-        policy = Policy(
-            model_attempts=settings.model_attempts,
-            history_tokens=settings.history_tokens,
-            max_iterations=settings.max_iterations,
-            client_timeout=settings.client_tool_timeout_seconds,
-            approval_timeout=settings.approval_timeout_seconds,
-            private_addresses=settings.private_addresses,
-            file_limits=limits,
+        key = await signing_key(database)
+        app = App(
+            *astuple(services),
+            registry=registry,
+            drivers=drivers,
+            callback_key=key,
+            catalog=catalog,
+            turns=turns,
         )
         engine = Engine(
             database,
@@ -242,7 +242,8 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             ConversationCache(),
             clock,
             {},
-            policy,
+            key,
+            _policy(settings, limits),
             catalog=catalog,
             arguments=ArgumentChecks(sandbox),
             public=PublicUrl(settings.public_url),
@@ -251,6 +252,18 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(lambda stop: _forget(engine, stop.session_id))
         yield Parts(database, bus, queue, app, engine)
+
+
+def _policy(settings: Settings, limits: FileLimits) -> Policy:
+    return Policy(
+        model_attempts=settings.model_attempts,
+        history_tokens=settings.history_tokens,
+        max_iterations=settings.max_iterations,
+        client_timeout=settings.client_tool_timeout_seconds,
+        approval_timeout=settings.approval_timeout_seconds,
+        private_addresses=settings.private_addresses,
+        file_limits=limits,
+    )
 
 
 def _forget(engine: Engine, session_id: SessionId) -> None:

@@ -134,6 +134,7 @@ RELEASED = {
     10: "2b6c690a870eb3544e6e72d31324082fab9d3315adf611be679c5998ea137104",
     11: "f4bc8a1edf73c2f955c5673b01a8d0e698ad04383e598230cf0beab894b770b8",
     12: "5e0c56921ff9f0b07d2d6218e92074be8bbb069dc2cf3d49831513e446d08371",
+    13: "c138f752c42bffd4932f8e21e75b3ab4d1cc84072e8b0d919283aced4bbb53cd",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""
@@ -166,3 +167,43 @@ def test_files_are_cut_into_statements_and_their_words_are_chosen(dialect: str) 
     ]
     for _, _, text in load_migrations():
         assert not any("{{" in statement for statement in statements_of(text, dialect))
+
+
+async def test_answers_that_were_marked_in_the_id_of_the_session_are_moved_to_the_column(
+    place: Place,
+) -> None:
+    database = await place.open()
+    *earlier, newest = [each for each in load_migrations() if each[0] <= 13]
+
+    async def before(tx: Tx) -> None:
+        await tx.run(
+            "CREATE TABLE migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL,"
+            " applied_at BIGINT NOT NULL)"
+        )
+        for number, name, sql in earlier:
+            for statement in statements_of(sql, tx.dialect):
+                await tx.run(statement)
+            await tx.run("INSERT INTO migrations (number, name, applied_at) VALUES (?, ?, 0)", number, name)
+        for session_id, hash_, deadline in (
+            ("session_1", "open", 900),
+            ("answered:session_1", "answer:1", 500),
+        ):
+            await tx.run(
+                "INSERT INTO callbacks (id, org_id, session_id, hash, turn_id, exec_id, tool_call_id,"
+                " tool_name, in_background, created_at, deadline)"
+                " VALUES (?, 'o', ?, ?, 't', 'e', 'c', 'order', 0, 1, ?)",
+                hash_,
+                session_id,
+                hash_,
+                deadline,
+            )
+
+    await database.write(before)
+    assert newest[1] in await migrate(database)
+    found = await database.read(
+        lambda tx: tx.all("SELECT hash, session_id, answered_at FROM callbacks ORDER BY hash")
+    )
+    assert [tuple(row) for row in found] == [
+        ("answer:1", "session_1", 500),
+        ("open", "session_1", None),
+    ]

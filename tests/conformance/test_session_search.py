@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from perdure.domain.ids import new_id
 from perdure.store.database import Database, Tx
+from perdure.store.pins import set_pin
 from perdure.store.rows import insert, to_json, values
 from perdure.store.search import SEGMENT, add_segment, last_segment, read_unsorted, sort_terms, thin_segments
 from perdure.store.session_lists import COUNTED, EXACT, FAR, SessionFilter, list_sessions
@@ -22,7 +23,6 @@ from perdure.store.sessions import (
     get_session,
     mark_deleted,
     purge_deleted,
-    set_pin,
     update_session,
 )
 from perdure.worker.sorter import Sorter, sort_sessions

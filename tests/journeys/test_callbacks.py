@@ -284,6 +284,22 @@ async def test_failures_and_late_results_can_be_sent_again(
     assert kinds.count("input.message") == (3 if body == "late" else 1)
 
 
+async def test_a_url_that_is_used_too_often_is_refused_for_a_moment_and_others_are_not(
+    desk: Desk, client: httpx.AsyncClient
+) -> None:
+    talk, other = await _talk(client), await _talk(client)
+    (url,), (quiet,) = await desk.order(talk), await desk.order(other)
+    for _ in range(2_000):
+        answer = await client.post(url, json=1)
+        if answer.status_code != 200:
+            break
+    assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert url.rsplit("/", 1)[1] not in answer.text
+    assert (await client.post(quiet, json=1)).status_code == 200
+    await other.logged_until("session.idled")
+
+
 async def test_a_fork_neither_takes_nor_closes_a_callback(desk: Desk, client: httpx.AsyncClient) -> None:
     talk = await _talk(client)
     (url,) = await desk.order(talk)

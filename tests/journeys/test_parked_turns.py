@@ -22,6 +22,7 @@ from perdure.engine.attempt import Attempt
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.engine.run import OpenedSession, Run, read_session
 from perdure.engine.turn_events import begin_model_call
+from perdure.store.database import Tx
 from perdure.store.parked_turns import ParkedTurns, read_turn
 from perdure.store.sessions import SessionRow, get_session
 from tests.journeys.test_discovery import Inside, inside, with_shelf
@@ -62,7 +63,9 @@ class Counted:
         return await self._database.write(body, **how)
 
 
+OPEN = "SELECT session_id FROM callbacks WHERE answered_at IS NULL"
 STORED = "SELECT session_id FROM callbacks"
+LISTED = "SELECT id FROM callbacks WHERE session_id = 'x' AND answered_at IS NULL ORDER BY created_at"
 ORDER = {"tool_calls": [call("order", "c1")]}
 
 
@@ -152,19 +155,31 @@ async def test_open_callbacks_are_found_without_reading_the_answered_ones(
     answers = (*(ORDER,) * 3, {"text": "Here."})
     async with inside(database_url, tmp_path, orders, *answers, session=with_shelf()) as there:
 
-        async def sessions() -> list[str]:
-            return [row[0] for row in await there.app.database.read(lambda tx: tx.all(STORED))]
+        async def sessions(sql: str) -> list[str]:
+            return [row[0] for row in await there.app.database.read(lambda tx: tx.all(sql))]
 
         await there.ask()
         for left in (1, 1, 0):
-            assert (await sessions()).count(there.session.id) == 1
+            assert await sessions(OPEN) == [there.session.id]
             await orders.answer(there, "result")
             await orders.answer(there, "result")  # sent again
             await advance(there.engine, there.session.id)
-            assert (await sessions()).count(there.session.id) == left
-        assert len(await sessions()) == 3
+            assert await sessions(OPEN) == [there.session.id] * left
+        assert await sessions(STORED) == [there.session.id] * 3
+        plan = await there.app.database.read(_plan)
+        assert "callbacks_by_session" in plan
+        assert "answered_at" in plan, "the index leads to the open ones alone"
         await delete_session(there.app, there.owner, there.session.id)
-        assert await sessions() == []
+        assert await sessions(STORED) == []
+
+
+async def _plan(tx: Tx) -> str:
+    """How the database finds the open callbacks of a session, if it does not just read a small table."""
+    if tx.dialect == "postgres":
+        await tx.run("SET LOCAL enable_seqscan = off")
+        await tx.run("SET LOCAL enable_bitmapscan = off")
+    explain = "EXPLAIN" if tx.dialect == "postgres" else "EXPLAIN QUERY PLAN"
+    return str([tuple(row) for row in await tx.all(f"{explain} {LISTED}")])
 
 
 async def _choice(there: Inside) -> Any:

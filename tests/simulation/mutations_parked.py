@@ -43,7 +43,7 @@ def a_tool_learns_its_url_before_it_is_stored(patch: Patch) -> None:
         word = deferred.secrets.token_urlsafe(32)
         kept.add(asyncio.create_task(store()))
         self._deadline = self._run.engine.clock.now() + round(seconds * 1_000_000)
-        return Callback(f"/{deferred.TOKEN_PREFIX}{word}", self._deadline)
+        return Callback(f"/{deferred.sign_token(self._run.engine.callback_key, word)}", self._deadline)
 
     patch.setattr(deferred.Callbacks, "open", open_early)
 

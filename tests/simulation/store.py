@@ -18,8 +18,11 @@ from perdure.app.providers import create_model, create_provider
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, NewEvent
+from perdure.domain.parked import next_deadline
+from perdure.domain.pending import queued
 from perdure.domain.projection import Projection, project
 from perdure.domain.providers import CreateModel, CreateProvider
+from perdure.domain.turn import Idle, fold
 from perdure.engine.context import Policy, SystemClock
 from perdure.store.bus import LocalBus
 from perdure.store.crypto import Vault
@@ -36,6 +39,7 @@ EVENTS = (
     "SELECT id, session_id, sequence, type, ts, context, data, metadata, tags FROM events"
     " WHERE session_id = ?"
 )
+SIGNING_KEY = b"for the tokens of callbacks"
 ROW = f"SELECT {columns(SessionRow)} FROM sessions WHERE id = ?"
 
 
@@ -57,7 +61,12 @@ class Store:
 
     async def _set_up(self) -> Caller:
         await migrate(self)
-        app = App(*astuple(self.services), registry=self.registry, drivers=SimulatedDrivers())
+        app = App(
+            *astuple(self.services),
+            registry=self.registry,
+            drivers=SimulatedDrivers(),
+            callback_key=SIGNING_KEY,
+        )
         caller = await bootstrap(app)
         provider = await create_provider(app, caller, CreateProvider("Simulation", "llmsim"))
         await create_model(app, caller, provider.id, CreateModel("simulated", "Simulated"))
@@ -200,3 +209,15 @@ class Witness:
             self._blame(f"P4: sealed after {self._claims} recoveries")
         if self.row.deleted_at is None and self.row.projection() != self._projection:
             self._blame(f"the row's projection is {self.row.projection()}, its log's is {self._projection}")
+        if self._projection.wake_at != next_deadline(self._projection.parked):
+            self._blame(f"the session wakes at {self._projection.wake_at} for {self._projection.parked}")
+        self._check_queue()
+
+    def _check_queue(self) -> None:
+        """Check that the row counts the messages that wait as the fold of the turn does."""
+        counted = [each.turn_id for each in self._projection.queued]
+        if counted or any(event.type == "input.message" for event in self.log[-3:]):
+            after = self._projection.turn_after
+            waiting = queued(fold(self.log[after:], Idle(head=after)).pending)
+            if counted != [each.turn_id for each in waiting]:
+                self._blame(f"the row counts {counted} as waiting, and the log has {waiting}")

@@ -30,7 +30,7 @@ from tests.simulation.callbacks import KnownCallback, learn
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.model import ScriptedDriver
 from tests.simulation.scenarios import Scenario
-from tests.simulation.store import SimulatedDrivers, Store, Witness
+from tests.simulation.store import SIGNING_KEY, SimulatedDrivers, Store, Witness
 from tests.simulation.tools import DELAY, HANDS
 
 BEGIN = 1_800_000_000_000_000
@@ -191,6 +191,7 @@ class Process:
             ConversationCache(),
             self,
             {},
+            SIGNING_KEY,
             policy,
             world.new_id,
             lambda: 0.5,
@@ -205,6 +206,7 @@ class Process:
             world.new_id,
             registry=store.registry,
             drivers=SimulatedDrivers(),
+            callback_key=SIGNING_KEY,
             turns=turns,
         )
         self.worker = Worker(self.engine)

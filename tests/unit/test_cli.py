@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from typer.main import get_command
+from typer.testing import CliRunner
 
+import perdure
 from perdure.cli.common import explain
 from perdure.cli.main import app
 from perdure.cli.render import Flow, TurnPrinter, brief, duration, exact_value, short
@@ -25,6 +28,7 @@ from perdure.cli.terminal import Screen
 from perdure.client import ApiError, TurnFailed, Unreachable, WireEvent
 from perdure.domain.ids import new_event_id, new_id
 from perdure.domain.times import to_rfc3339
+from perdure.settings import described
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text("utf-8")
 TURN = new_id("turn")
@@ -68,6 +72,58 @@ def test_no_section_describes_a_command_that_does_not_exist() -> None:
 def test_every_command_has_a_help_text() -> None:
     assert all(command.help for command in COMMANDS.values())
     assert isinstance(app, typer.Typer)
+
+
+FILE_OF_THE_REPOSITORY = re.compile(r"\bdocs/[\w./-]*|\b[\w-]+/[\w-]+\.md\b|\bthe guide\b")
+
+
+def groups(command: Any) -> Iterator[Any]:
+    """Return a command and all below it."""
+    yield command
+    for name in command.list_commands(None) if hasattr(command, "commands") else ():
+        yield from groups(command.get_command(None, name))
+
+
+def texts_of_programs() -> Iterator[tuple[str, str]]:
+    """Every text in the source that is no docstring, with its place."""
+    source = Path(perdure.__file__).parent
+    for path in sorted(source.rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        notes = {
+            id(line.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            for line in node.body
+            if isinstance(line, ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in notes:
+                yield f"{path.relative_to(source)}:{node.lineno}", node.value
+
+
+def test_no_help_text_names_a_file_that_an_installed_wheel_lacks() -> None:
+    for command in groups(get_command(app)):
+        options = (getattr(option, "help", None) or "" for option in command.params)
+        shown = [command.help or "", command.epilog or "", *options]
+        assert [each for each in shown if FILE_OF_THE_REPOSITORY.search(each)] == [], command.name
+    for each in described():
+        assert not FILE_OF_THE_REPOSITORY.search(each.meaning), each.variable
+
+
+def test_no_text_of_the_program_names_a_file_that_an_installed_wheel_lacks() -> None:
+    found = [(place, text) for place, text in texts_of_programs() if re.search(r"(?<!/)\bdocs/\w", text)]
+    assert found == []
+
+
+def test_all_settings_are_listed_with_their_defaults_and_meanings() -> None:
+    result = CliRunner().invoke(app, ["settings"])
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[::2] == [
+        each.variable + (f" (default: {each.default})" if each.default else "") for each in described()
+    ]
+    assert "PERDURE_PORT (default: 9000)" in lines
+    assert "    The port to listen on; 0 picks a free one." in lines
 
 
 # --- a turn on the screen ------------------------------------------------------------

@@ -25,7 +25,8 @@ from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn
 from perdure.store.queue import Job
-from perdure.store.sessions import SessionRow, append, get_session, set_standing_approval
+from perdure.store.sessions import SessionRow, append, get_session
+from perdure.store.standing_approvals import set_standing_approval
 
 REJECTED = "The user rejected this call."
 

@@ -14,12 +14,13 @@ from perdure.domain.callbacks import (
     OpenCallback,
     hash_of_answer,
     hash_of_token,
+    is_signed,
     late_metadata,
 )
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import Gone, NotFound, TooLarge
-from perdure.domain.events import NewEvent, ToolCompletedData
+from perdure.domain.events import NewEvent, ToolCompletedData, ToolParkedData
 from perdure.domain.ids import CallbackId, SessionId
 from perdure.domain.messages import InputPart, Message, TextPart
 from perdure.domain.spans import tool_context
@@ -46,6 +47,20 @@ from perdure.store.sessions import SessionRow, append, get_session
 CANCELLED = f"The callback was cancelled before it brought a result. {UNCERTAIN}"
 
 
+def admit_answer(app: App, token: str) -> None:
+    """Check a token before anything is read for it, the request's body included.
+
+    A guess is refused by arithmetic alone, so guesses can neither reach the database nor keep others from it.
+    What is left are tokens that we have issued, and each of them has its own limit.
+
+    Raises:
+        Gone: nobody has issued this token.
+        RateLimited: it is used too often.
+    """
+    _check_issued(app, token)
+    app.callback_limit.take(hash_of_token(token))
+
+
 async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
     """Give a call its result, and let the turn continue; after the turn went on, send it as a message.
 
@@ -55,12 +70,13 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
         TooLarge, InvalidInput: the result cannot be accepted; the token stays valid.
         Gone: the token was never valid or is not valid any more; the error does not tell which.
     """
+    _check_issued(app, token)
     _check(result)
     digest, answer, now = hash_of_token(token), hash_of_answer(token, result), app.now()
     found = await app.database.read(lambda tx: _find(tx, digest, answer))
-    if found is None or (found.deadline <= now and not found.is_answered):
+    if found is None or (found.deadline <= now and found.answered_at is None):
         raise _gone()
-    if found.is_answered:
+    if found.answered_at is not None:
         return
 
     async def work(tx: Tx) -> None:
@@ -71,7 +87,7 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
         callback = await _find(tx, digest, answer)
         if callback is None:
             raise _gone()
-        if callback.is_answered:  # the same request, which came at the same time
+        if callback.answered_at is not None:  # the same request, which came at the same time
             return
         await remove_callbacks_of_call(tx, callback)
         await add_callback(tx, callback.answered(answer, now))
@@ -90,20 +106,13 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
 
 
 async def _find(tx: Tx, digest: str, answer: str) -> CallbackRow | None:
-    """The callback with this token: one that is not answered, or was answered with this answer.
+    """The callback with this token: one that is not answered, or was answered with this answer."""
+    return await callback_by_hash(tx, digest) or await callback_by_hash(tx, answer)
 
-    A deleted session has none that was answered.
-    """
-    found = await callback_by_hash(tx, digest)
-    if found is not None:
-        return found
-    answered = await callback_by_hash(tx, answer)
-    if answered is not None:
-        try:
-            await get_session(tx, answered.org_id, answered.session_it_is_of)
-        except NotFound:
-            return None
-    return answered
+
+def _check_issued(app: App, token: str) -> None:
+    if not is_signed(app.callback_key, token):
+        raise _gone()
 
 
 def _gone() -> Gone:
@@ -184,7 +193,8 @@ def _to_open_callback(row: CallbackRow) -> OpenCallback:
 async def cancel_callback(app: App, caller: Caller, session_id: SessionId, callback_id: CallbackId) -> None:
     """Cancel an open callback. The call fails, unless another callback can still bring its result.
 
-    Nobody knows then whether the call took effect.
+    Nobody knows then whether the call took effect. A call that waits for another callback waits no longer
+    than that one is open.
 
     Raises:
         NotFound: the session does not exist, or has no such open callback.
@@ -204,7 +214,9 @@ async def cancel_callback(app: App, caller: Caller, session_id: SessionId, callb
         call = _open_call(state, callback)
         if call is None or not isinstance(state, Calling):
             raise NotFound("callback")
-        if await callbacks_of_call(tx, row.id, callback.exec_id, callback.tool_call_id):
+        others = await callbacks_of_call(tx, row.id, callback.exec_id, callback.tool_call_id)
+        if others and others[0].deadline > now:
+            await _wait_until(app, tx, row, state, call, others[0].deadline, now)
             return
         # Whoever has the URL, or the tool that still runs, may have done the work.
         data = ToolCompletedData(
@@ -213,3 +225,18 @@ async def cancel_callback(app: App, caller: Caller, session_id: SessionId, callb
         await _complete(app, tx, row, NewEvent(data, tool_context(state, call.id), now), now)
 
     await write_at_head(app, work)
+
+
+async def _wait_until(
+    app: App, tx: Tx, row: SessionRow, state: Calling, call: CallState, until: Micros, now: Micros
+) -> None:
+    """Have a parked call wait no longer than until then.
+
+    One that still runs learns it when it is parked.
+    """
+    if not isinstance(call.status, Parked) or call.status.until <= until:
+        return
+    data = ToolParkedData(call.id, call.name, call.status.kind, (until - now) // 1000)
+    event = NewEvent(data, tool_context(state, call.id), now)
+    after, stored = await append(tx, row, [event], now=now, progress=False, rests=bool(row.resting))
+    tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))

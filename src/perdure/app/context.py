@@ -7,6 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
+from perdure.app.rate_limit import TOKEN_BURST, TOKEN_RATE, RateLimit
 from perdure.app.shares import Shares
 from perdure.capabilities.features import FeatureCache
 from perdure.capabilities.registry import Registry
@@ -82,10 +83,17 @@ class Services(Struct, frozen=True):
 
 
 class App(Services, frozen=True, kw_only=True):
-    """The services of all use cases. It adds the registry, whose capabilities are bound to `Services`."""
+    """The services of all use cases. It adds the registry, whose capabilities are bound to `Services`.
+
+    Attributes:
+        callback_key: what the tokens of callbacks are signed with.
+        callback_limit: how often a token can be used.
+    """
 
     registry: Registry
     drivers: Drivers
+    callback_key: bytes
+    callback_limit: RateLimit = field(default_factory=lambda: RateLimit(TOKEN_RATE, TOKEN_BURST))
     catalog: Catalog = field(default_factory=Catalog)
     features: FeatureCache = field(default_factory=FeatureCache)
     turns: ParkedTurns = field(default_factory=ParkedTurns)

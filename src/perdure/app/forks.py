@@ -254,6 +254,7 @@ async def _copied_row(
         finished_at=None,
         parked=to_json(projection.parked) if projection.parked else None,
         resting=0,
+        queued=to_json(projection.queued) if projection.queued else None,
     )
 
 

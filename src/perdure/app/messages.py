@@ -28,6 +28,7 @@ from perdure.domain.events import (
 from perdure.domain.history import result_message
 from perdure.domain.ids import MAX_SEQUENCE, MessageId, SessionId
 from perdure.domain.messages import ContentPart, CreateMessage, Message, TextPart
+from perdure.domain.queued import check_queue
 from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
@@ -123,12 +124,14 @@ async def append_message(
         The message as stored: with the session's secrets redacted, if it contains any.
 
     Raises:
-        Conflict: a turn runs or waits, and the message must not arrive then.
+        Conflict: a turn runs or waits, and the message must not arrive then, or too many wait for its end.
     """
     busy = row.status in IN_TURN
     policy = message.controls.when_busy if busy and message.controls is not None else None
     if policy == "reject":
         raise refuse_busy(row)
+    if policy == "queue":
+        check_queue(row.queued_messages(), message)
     ended: list[NewEvent] = []
     if policy == "interrupt" and row.turn_id is not None:
         ended, _ = await stop_turn(app, tx, row, "interrupted by a new message", now, INTERRUPTED)

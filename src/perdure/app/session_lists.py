@@ -16,9 +16,10 @@ from perdure.domain.ids import AgentId
 from perdure.domain.paging import Page, page_of
 from perdure.domain.sessions import AgentFacet, ListOrder, Session, SessionFacets, SessionStats
 from perdure.store.database import Tx
+from perdure.store.pins import pinned_among
 from perdure.store.schedules import active_counts
 from perdure.store.session_lists import LONG, SessionFilter, count_by, count_by_status, list_sessions
-from perdure.store.sessions import SessionRow, pinned_among
+from perdure.store.sessions import SessionRow
 
 FEW = 10
 """Agents and harnesses of a page up to which it is read on the event loop."""

@@ -8,8 +8,9 @@ from perdure.domain.accounts import Caller
 from perdure.domain.ids import SessionId
 from perdure.domain.sessions import Session
 from perdure.store.database import Tx
+from perdure.store.pins import clear_pin, set_pin
 from perdure.store.session_archive import set_archived
-from perdure.store.sessions import clear_pin, get_session, set_pin
+from perdure.store.sessions import get_session
 
 
 async def pin_session(app: App, caller: Caller, session_id: SessionId, *, pinned: bool) -> None:

@@ -59,10 +59,10 @@ from perdure.store.accounts import get_organization
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow, agent_by_name, get_agent
 from perdure.store.bus import Appended, Stop
-from perdure.store.callbacks import forget_answers
 from perdure.store.database import Body, Changes, T, Tx
 from perdure.store.file_changes import remove_files
 from perdure.store.harnesses import HarnessRow, get_harness, harness_by_name, harness_chain
+from perdure.store.pins import pinned_among
 from perdure.store.providers import get_model
 from perdure.store.queue import Job
 from perdure.store.rows import to_json
@@ -73,7 +73,6 @@ from perdure.store.sessions import (
     append,
     get_session,
     mark_deleted,
-    pinned_among,
     update_session,
 )
 from perdure.store.tool_lists import drop_tool_lists
@@ -403,7 +402,6 @@ async def delete_session(app: App, caller: Caller, session_id: SessionId) -> Non
             events = cancel_events(app, turn_id, "the session was deleted", now, notice)
             row, _ = await append(tx, row, events, now=now, fence=True)
         await mark_deleted(tx, row, now)
-        await forget_answers(tx, row.id)
         await drop_tool_lists(tx, row.org_id, row.id, now)
         space = await orphaned_workspace(tx, row.org_id, row.id, row.workspace())
         if space is not None:

@@ -17,12 +17,21 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.containment import contain
-from perdure.capabilities.port import DISCOVERED_PROMPT, DISCOVERY_TIMEOUT, Discovered, DiscoveryContext, Tool
+from perdure.capabilities.port import (
+    DISCOVERED_PROMPT,
+    DISCOVERY_TIMEOUT,
+    MAX_PROMPT,
+    Discovered,
+    DiscoveryContext,
+    Tool,
+)
 from perdure.capabilities.registry import Active
 from perdure.capabilities.shared_discoveries import Outcome, SharedDiscoveries
 from perdure.capabilities.tool_lists import (
+    MAX_RETURNED,
     StoredDiscovery,
     ToolList,
+    facts_of,
     list_of,
     read_list,
     redacted,
@@ -32,15 +41,19 @@ from perdure.capabilities.tool_lists import (
 from perdure.domain.errors import PerdureError, ToolError, Undiscovered
 from perdure.domain.files import Content
 from perdure.domain.messages import storable
+from perdure.domain.weights import weight_of
 
 log = logging.getLogger("perdure.discovery")
 
 MAX_REASON = 300
 """Characters of the reason why a discovery failed."""
+MAX_TOLD = 10_000
+"""Characters of a reason that are searched for secrets before it is cut."""
 MAX_FAULTS = 5
 """Tools that the log explains at once why they cannot be used."""
-FEW_TOOLS = 10
-"""Tools above which checking their schemas may take more than 10 ms, so that a thread does it."""
+FEW_TOOLS, SMALL_TOOLS = 10, 10_000
+"""The number of tools, and the weight of them all, above which checking them may take more than 10 ms, so
+that a thread does it."""
 
 
 class Discoveries(Struct, frozen=True):
@@ -145,6 +158,12 @@ def _note(reason: str) -> str:
     )
 
 
+def _told(reason: str) -> str:
+    if len(reason) <= MAX_TOLD:
+        return reason
+    return f"the reason has {len(reason)} characters, which are too many to show"
+
+
 def _cut(prompt: str) -> str:
     left = len(prompt) - DISCOVERED_PROMPT
     return prompt if left <= 0 else f"{prompt[:DISCOVERED_PROMPT]}\n[... {left} characters left out ...]"
@@ -173,6 +192,17 @@ def _check_result(found: Any) -> None:
     prompt: Any = found.prompt
     if not isinstance(prompt, str) or not isinstance(found.tools, tuple | list):
         raise ToolError("it must return `Discovered` with a text as `prompt` and a tuple as `tools`")
+    if len(prompt) > MAX_PROMPT:
+        raise ToolError(f"its prompt has {len(prompt)} characters, and may have at most {MAX_PROMPT}")
+    if len(found.tools) > MAX_RETURNED:
+        raise ToolError(f"it returned {len(found.tools)} tools, and may return at most {MAX_RETURNED}")
+
+
+async def _usable(found: Discovered) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The tools that can be offered, and why the others cannot. Raises ToolError: they are too large."""
+    if len(found.tools) > FEW_TOOLS or weight_of(facts_of(found.tools), SMALL_TOOLS) > SMALL_TOOLS:
+        return await asyncio.to_thread(usable, found.tools)
+    return usable(found.tools)
 
 
 async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
@@ -187,8 +217,7 @@ async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
         else:
             found = await contain(call, DISCOVERY_TIMEOUT, f"the discovery of {capability.id}")
         _check_result(found)
-        many = len(found.tools) > FEW_TOOLS
-        tools, faults = await asyncio.to_thread(usable, found.tools) if many else usable(found.tools)
+        tools, faults = await _usable(found)
         prompt = storable(found.prompt)
     except TimeoutError:
         log.warning("the discovery of the capability %s took too long", capability.id)
@@ -197,7 +226,7 @@ async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
         if failure.retryable and capability.reads_database:
             raise
         log.warning("discovery failed for the capability %s: %s", capability.id, failure.code)
-        return Outcome(None, failure.message)
+        return Outcome(None, _told(failure.message))
     except Exception as failure:
         log.exception("discovery failed for the capability %s", capability.id)
         return Outcome(None, type(failure).__name__)

@@ -192,6 +192,9 @@ DISCOVERY_AGE = 60.0
 DISCOVERED_PROMPT = 64 * 1024
 """Characters of a discovered prompt that are kept; the rest is truncated."""
 
+MAX_PROMPT = 4 * DISCOVERED_PROMPT
+"""Characters of a discovered prompt above which the discovery fails: all of it is searched for secrets."""
+
 
 class Tool(Struct, frozen=True):
     """A tool that runs on the server.
@@ -236,8 +239,10 @@ class Discovered(Struct, frozen=True):
 
     Attributes:
         prompt: text for the system prompt; empty for none. It should rarely change if there are tools,
-            because it is stored with them.
-        tools: additional tools, in any order. A tool whose name is already taken is left out.
+            because it is stored with them. The first 65,536 characters are used; the discovery fails if it
+            has more than 262,144.
+        tools: additional tools, in any order. A tool whose name is already taken is left out. The discovery
+            fails if there are more than 5,000, or if they hold more than about 2 MB.
     """
 
     prompt: str = ""

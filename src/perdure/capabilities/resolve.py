@@ -44,7 +44,8 @@ from perdure.store.crypto import Vault
 from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_chain
 from perdure.store.providers import ModelRow, ProviderRow, open_secrets, usable_model
-from perdure.store.sessions import SessionRow, standing_approvals
+from perdure.store.sessions import SessionRow
+from perdure.store.standing_approvals import standing_approvals
 
 
 class Layer(Struct, frozen=True):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
-from perdure.capabilities.port import DISCOVERED_PROMPT, DISCOVERY_AGE, Discovered
+from perdure.capabilities.port import DISCOVERY_AGE, Discovered
 from perdure.domain.times import Micros
 
 FAILURE_AGE = 10.0
@@ -18,15 +18,10 @@ MAX_SHARED = 128
 
 
 class Outcome(Struct, frozen=True):
-    """The outcome of a discovery: its result, or why it failed."""
+    """The outcome of a discovery: its result, whose size is limited, or why it failed."""
 
     found: Discovered | None
     reason: str = ""
-
-    @property
-    def is_small(self) -> bool:
-        """Whether it can be kept; its tools are limited already."""
-        return self.found is None or len(self.found.prompt) <= 4 * DISCOVERED_PROMPT
 
 
 class _Entry:
@@ -67,5 +62,5 @@ class SharedDiscoveries:
             outcome = entry.current(age, now())
             if outcome is None:
                 outcome = await attempt()
-                entry.outcome, entry.since = (outcome if outcome.is_small else None), now()
+                entry.outcome, entry.since = outcome, now()
         return outcome

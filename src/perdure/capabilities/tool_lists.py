@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,17 +24,23 @@ from perdure.domain.messages import JsonObject, storable
 from perdure.domain.redaction import Redactor
 from perdure.domain.tool_schemas import SchemaBudget, check_schema
 from perdure.domain.tools import APPROVE, ToolHints
+from perdure.domain.weights import weight_of
 
 log = logging.getLogger("perdure.discovery")
 
 MAX_TOOLS = 500
 """Tools of one capability's discovery that are used, in the order of their names."""
+MAX_RETURNED = 10 * MAX_TOOLS
+"""Tools above which the discovery fails."""
 MAX_DESCRIPTION = 16_000
 """Characters of a discovered tool's description."""
 MAX_LABEL = 200
 """Characters of its display name."""
 MAX_LIST = 512 * 1024
 """Bytes of the descriptions and schemas of one capability's tools as JSON."""
+MAX_WEIGHT = 4 * MAX_LIST
+"""What the tools of one discovery may hold (`weight_of`), those that cannot be used included. Above it, the
+discovery fails before anything walks through them."""
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
@@ -139,12 +145,28 @@ async def _gone(name: str, context: ToolContext, arguments: JsonObject) -> ToolO
     raise ToolError(f"The tool {name!r} is no longer available. Continue without it.")
 
 
-def usable(tools: Iterable[Any]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+def facts_of(tools: Sequence[Any]) -> list[list[Any]]:
+    """All of these tools but their functions."""
+    return [
+        [getattr(tool, name) for name in StoredTool.__struct_fields__]
+        for tool in tools
+        if isinstance(tool, Tool)
+    ]
+
+
+def usable(tools: Sequence[Any]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
     """The tools that a model can be offered, sorted by name, and why the others are left out.
 
     Names and schemas that a vendor refuses would fail every model call. Fields of a wrong type could not be
     read back from the stored list. Several calls take a share of a second if the schemas are large.
+
+    Raises:
+        ToolError: the tools hold so much that they are not looked at.
     """
+    if weight_of(facts_of(tools), MAX_WEIGHT) > MAX_WEIGHT:
+        raise ToolError(
+            f"the descriptions and schemas of its tools have more than {MAX_WEIGHT >> 20} MB: find less"
+        )
     kept: dict[str, Tool] = {}
     faults: list[str] = []
     budget, room = SchemaBudget(), MAX_LIST
@@ -189,6 +211,8 @@ def _as_stored(tool: Any, budget: SchemaBudget) -> tuple[Tool, int]:
     if not isinstance(tool, Tool):
         raise TypeError(f"it is of the type {type(tool).__name__}, not a Tool")
     _check_fields(tool)
+    if weight_of(facts_of((tool,)), MAX_LIST) > MAX_LIST:
+        raise ValueError(f"it has more than {MAX_LIST} bytes")
     check_schema(tool.parameters, tool.name, budget)
     label = tool.display_name
     shown = storable(label[:MAX_LABEL]) if isinstance(label, str) else label

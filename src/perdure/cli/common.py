@@ -85,4 +85,4 @@ Register one over HTTP, for example a server that speaks OpenAI's chat protocol:
     -d '{"name": "local", "provider_type": "openai_completions", "base_url": "http://127.0.0.1:8080/v1"}'
   curl -sS --fail-with-body $URL/v1/providers/PROVIDER_ID/models -H 'Content-Type: application/json' \\
     -d '{"model_id": "the-models-name", "display_name": "My model"}'
-docs/guide/getting-started.md shows it step by step; $URL/docs shows the whole API."""
+$URL/docs shows the whole API."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from perdure.cli.common import CommandFailed
+from perdure.cli.common import DEFAULT_URL, CommandFailed
 from perdure.cli.demo_server import DemoServer
 from perdure.cli.local_model import start_local_model
 from perdure.cli.render import TurnPrinter, duration
@@ -384,7 +384,9 @@ class Show:
         self._screen.line("Next steps, each in a terminal of its own:")
         self._screen.line((f"  {command} serve", "bold"), "  # starts your own server")
         self._screen.line((f"  {command} chat", "bold"), "   # talks to an agent, or says what is missing")
-        self._screen.line("docs/guide/getting-started.md shows everything step by step.")
+        self._screen.line(
+            f"While the server runs, {DEFAULT_URL}/docs shows its API, and what each error code means."
+        )
 
 
 def _own_name() -> str:

@@ -106,6 +106,18 @@ def version() -> None:
 
 
 @app.command()
+def settings() -> None:
+    """List the server's settings, which are environment variables."""
+    from perdure.settings import described
+
+    screen = Screen()
+    for each in described():
+        default = f" (default: {each.default})" if each.default else ""
+        screen.line((each.variable, "bold"), default)
+        screen.line(f"    {each.meaning}")
+
+
+@app.command()
 def serve(
     host: Annotated[
         str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")
@@ -125,7 +137,7 @@ def serve(
 ) -> None:
     """Run the server: the API and the worker.
 
-    Other settings are environment variables (docs/reference/settings.md).
+    Other settings are environment variables: `perdure settings` lists them.
     """
     import gc
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import re
+from base64 import urlsafe_b64encode
 from typing import Annotated
 
 import msgspec
@@ -58,6 +61,26 @@ class CallbackResult(Struct, frozen=True):
 
     value: JsonValue = None
     error: str | None = None
+
+
+_TOKEN = re.compile(rf"({TOKEN_PREFIX}[A-Za-z0-9_-]{{43}})([A-Za-z0-9_-]{{22}})")
+
+
+def sign_token(key: bytes, secret: str) -> str:
+    """Make a token of 256 random bits in base64. Its end proves that somebody with the key has made it."""
+    start = f"{TOKEN_PREFIX}{secret}"
+    return f"{start}{_signature(key, start)}"
+
+
+def is_signed(key: bytes, token: str) -> bool:
+    """Whether the token was made with this key: then, and only then, it is worth a look into the database."""
+    parts = _TOKEN.fullmatch(token)
+    return parts is not None and hmac.compare_digest(_signature(key, parts[1]), parts[2])
+
+
+def _signature(key: bytes, start: str) -> str:
+    digest = hmac.digest(key, start.encode(), "sha256")
+    return urlsafe_b64encode(digest[:16]).decode().rstrip("=")
 
 
 def hash_of_token(token: str) -> str:

@@ -26,8 +26,9 @@ from perdure.domain.events import (
     is_cancel_notice,
 )
 from perdure.domain.ids import ToolCallId, TurnId
-from perdure.domain.messages import Usage, preview_of, text_of
+from perdure.domain.messages import Message, Usage, preview_of, text_of
 from perdure.domain.parked import ASKED, ParkedCall, deadline_of, next_deadline
+from perdure.domain.queued import Queue, QueuedMessage, size_of, without_turn
 from perdure.domain.sessions import Status
 from perdure.domain.times import Micros
 from perdure.domain.tools import APPROVE, call_of_question
@@ -42,6 +43,7 @@ class Projection(Struct, frozen=True):
         turn_after: the sequence before the first event that the current or next turn depends on.
         wake_at: the next deadline of a parked call, or None.
         parked: the parked calls.
+        queued: the messages that wait for turns of their own, oldest first.
     """
 
     head: int = 0
@@ -55,6 +57,7 @@ class Projection(Struct, frozen=True):
     started_at: Micros | None = None
     finished_at: Micros | None = None
     parked: tuple[ParkedCall, ...] = ()
+    queued: Queue = ()
 
 
 def project(projection: Projection, events: Iterable[NewEvent]) -> Projection:
@@ -77,17 +80,29 @@ def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
     if data.origin == "callback" and _asks(old):
         return old  # it waits until the session's client or person has answered
     if data.queued:
-        return replace(old, preview=preview)  # it waits for its own turn
+        waiting = _queued(old.queued, event, message)  # it waits for its own turn
+        return replace(old, preview=preview, queued=waiting)
     if old.status in ("active", "waiting_for_tool_results"):
-        return replace(old, status="active", preview=preview, wake_at=None)
+        return replace(_with_parked(old, old.parked), status="active", preview=preview)
     turn_id = event.context.turn_id
     return replace(old, status="active", turn_id=turn_id, turn_after=head - 1, preview=preview)
+
+
+def _queued(queue: Queue, event: NewEvent, message: Message) -> Queue:
+    turn_id = event.context.turn_id
+    return queue if turn_id is None else (*queue, QueuedMessage(turn_id, size_of(message)))
 
 
 def _turn_started(old: Projection, event: NewEvent, head: int) -> Projection:
     # A sealed session is finished, until a new message starts a turn again.
     turn_id = event.read(TurnStartedData).turn_id
-    return replace(old, turn_id=turn_id, started_at=old.started_at or event.ts, finished_at=None)
+    return replace(
+        old,
+        turn_id=turn_id,
+        started_at=old.started_at or event.ts,
+        finished_at=None,
+        queued=without_turn(old.queued, turn_id),
+    )
 
 
 def _output_completed(old: Projection, event: NewEvent, head: int) -> Projection:
@@ -118,6 +133,9 @@ def _tool_parked(old: Projection, event: NewEvent, head: int) -> Projection:
     data = event.read(ToolParkedData)
     until = deadline_of(event.ts, data.timeout_ms)
     call = ParkedCall(data.parked_kind, data.tool_call_id, data.tool_name, until)
+    if any(each.tool_call_id == call.tool_call_id for each in old.parked):  # it has a new deadline
+        calls = (call if each.tool_call_id == call.tool_call_id else each for each in old.parked)
+        return _with_parked(old, tuple(calls))
     return _with_parked(old, (*old.parked, call))
 
 
@@ -159,17 +177,22 @@ def _activated(old: Projection, event: NewEvent, head: int) -> Projection:
 
 
 def _turn_sealed(old: Projection, event: NewEvent, head: int) -> Projection:
-    return replace(old, turn_id=None, finished_at=event.ts, parked=())
+    return replace(_with_parked(old, ()), turn_id=None, finished_at=event.ts)
 
 
 def _turn_ended(old: Projection, event: NewEvent, head: int) -> Projection:
     # Without `session.idled`, a message is left that begins the next turn.
     status: Status = "active" if old.status == "waiting_for_tool_results" else old.status
-    return replace(old, turn_id=None, parked=(), status=status, wake_at=None)
+    return replace(_with_parked(old, ()), turn_id=None, status=status)
+
+
+def _turn_cancelled(old: Projection, event: NewEvent, head: int) -> Projection:
+    turn_id = event.read(TurnCancelledData).turn_id
+    return replace(_turn_ended(old, event, head), queued=without_turn(old.queued, turn_id))
 
 
 def _idled(old: Projection, event: NewEvent, head: int) -> Projection:
-    return replace(old, status="idle", turn_id=None, turn_after=head, wake_at=None, parked=())
+    return replace(_with_parked(old, ()), status="idle", turn_id=None, turn_after=head, queued=())
 
 
 _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
@@ -184,7 +207,7 @@ _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
     TurnSealedData.kind: _turn_sealed,
     TurnCompletedData.kind: _turn_ended,
     TurnFailedData.kind: _turn_ended,
-    TurnCancelledData.kind: _turn_ended,
+    TurnCancelledData.kind: _turn_cancelled,
     SessionIdledData.kind: _idled,
 }
 """By kind: computes the projection after the event with sequence `head`. `project` sets its `head`."""

@@ -113,6 +113,8 @@ class Engine(Struct, frozen=True):
     clock: Clock
     claimed_epochs: dict[SessionId, int]
     """By session that this process has claimed: the epoch of the claim."""
+    callback_key: bytes
+    """What the tokens of callbacks are signed with."""
     policy: Policy = Policy()
     new_id: NewId = new_id
     jitter: Callable[[], float] = random.random

@@ -11,10 +11,10 @@ from perdure.capabilities.resolve import BoundTool
 from perdure.domain.callbacks import (
     MAX_MESSAGE,
     MAX_SECONDS,
-    TOKEN_PREFIX,
     check_open,
     check_seconds,
     hash_of_token,
+    sign_token,
 )
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import Fenced, ToolError
@@ -51,6 +51,7 @@ class Callbacks:
         self._state = state
         self._call = call
         self._deadline: Micros | None = None
+        self._opened = 0
 
     async def open(self, seconds: float) -> Callback:
         """Open a callback. It is stored before its URL is known, so that no answer can come too early.
@@ -61,7 +62,7 @@ class Callbacks:
             Fenced, NotFound: the session was cancelled, deleted or claimed by another runner.
         """
         run, state, call = self._run, self._state, self._call
-        token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
+        token = sign_token(run.engine.callback_key, secrets.token_urlsafe(32))
         now = run.engine.clock.now()
         row = CallbackRow(
             id=run.engine.new_id("callback"),
@@ -94,6 +95,7 @@ class Callbacks:
         run.redactor.learn({row.id: token})
         await run.engine.database.write(work)
         self._deadline = max(self._deadline or 0, row.deadline)
+        self._opened += 1
         return Callback(f"{run.engine.public.url}/v1/callbacks/{token}", row.deadline)
 
     def _check_running(self) -> None:
@@ -110,12 +112,13 @@ class Callbacks:
         if later.kind != "callback":
             raise ToolError(f"A tool cannot defer its result to the kind {later.kind!r:.100}.")
         latest = self._deadline
-        if latest is None:
-            # An attempt before this one may have opened it, in a step that is not repeated.
+        if latest is None or self._opened > 1:
+            # An attempt before this one may have opened it, in a step that is not repeated. The last one of
+            # several may have been cancelled.
             before = await promised(self._run, self._state, self._call)
-            if before is None:
-                raise ToolError("The tool deferred its result without opening a callback.")
-            latest = before.deadline
+            latest = latest if before is None else before.deadline
+        if latest is None:
+            raise ToolError("The tool deferred its result without opening a callback.")
         return replace(later, deadline=min(later.deadline, latest))
 
 

@@ -1,11 +1,12 @@
 """Rows of callbacks. A cancelled one has no row, nor has one that is closed by another answer to its call.
 
-The row of an answered callback is replaced by one that belongs to no call. It lasts for a day, so that a
-request that is repeated because its response was lost can be recognized.
+The row of an answered callback is kept for a day, so that a request that is repeated because its response was
+lost can be recognized. Nothing that looks for open callbacks finds it.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 
 from perdure.domain.ids import CallbackId, ExecId, OrgId, SessionId, ToolCallId, TurnId
 from perdure.domain.times import Micros
-from perdure.store.database import Purged, Tx
+from perdure.store.database import Database, Purged, Tx
 from perdure.store.rows import columns, insert, values
 
 
@@ -21,11 +22,10 @@ class CallbackRow(Struct, frozen=True):
     """A callback.
 
     Attributes:
-        session_id: the session; once it is answered, `answered:` and the session, so that nothing that looks
-            for a session's open callbacks reads the answered ones of a whole day.
         hash: the SHA-256 of its token; once it is answered, that of the token and the answer.
         turn_id, exec_id, tool_call_id: the call whose result it brings.
-        deadline: the end of its time; once it is answered, when that was.
+        deadline: the end of its time.
+        answered_at: when it was answered; None while it is open.
     """
 
     id: CallbackId
@@ -39,29 +39,17 @@ class CallbackRow(Struct, frozen=True):
     in_background: int
     created_at: Micros
     deadline: Micros
-
-    @property
-    def is_answered(self) -> bool:
-        return self.session_id.startswith(_ANSWERED)
-
-    @property
-    def session_it_is_of(self) -> SessionId:
-        """The session, also once it is answered."""
-        return SessionId(self.session_id.removeprefix(_ANSWERED))
+    answered_at: Micros | None = None
 
     def answered(self, digest: str, now: Micros) -> CallbackRow:
         """The row that remembers the answer."""
-        return replace(self, session_id=_of_answered(self.session_id), hash=digest, deadline=now)
+        return replace(self, hash=digest, answered_at=now)
 
 
-_ANSWERED = "answered:"
 _COLUMNS = columns(CallbackRow)
 _INSERT = insert("callbacks", CallbackRow)
-_OF_CALL = "session_id = ? AND exec_id = ? AND tool_call_id = ?"
-
-
-def _of_answered(session_id: SessionId) -> SessionId:
-    return SessionId(f"{_ANSWERED}{session_id}")
+_OPEN = "session_id = ? AND answered_at IS NULL"
+_OF_CALL = f"{_OPEN} AND exec_id = ? AND tool_call_id = ?"
 
 
 async def add_callback(tx: Tx, row: CallbackRow) -> None:
@@ -69,7 +57,7 @@ async def add_callback(tx: Tx, row: CallbackRow) -> None:
 
 
 async def callback_by_hash(tx: Tx, digest: str) -> CallbackRow | None:
-    """Return the callback with this hash, also one whose deadline has passed."""
+    """Return the callback with this hash, open or answered, also one whose deadline has passed."""
     found = await tx.one(f"SELECT {_COLUMNS} FROM callbacks WHERE hash = ?", digest)
     return None if found is None else CallbackRow(*found)
 
@@ -77,7 +65,7 @@ async def callback_by_hash(tx: Tx, digest: str) -> CallbackRow | None:
 async def list_callbacks(tx: Tx, session_id: SessionId, now: Micros) -> list[CallbackRow]:
     """Return the session's callbacks that can still be answered, oldest first."""
     rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM callbacks WHERE session_id = ? AND deadline > ? ORDER BY created_at, id",
+        f"SELECT {_COLUMNS} FROM callbacks WHERE {_OPEN} AND deadline > ? ORDER BY created_at, id",
         session_id,
         now,
     )
@@ -87,7 +75,7 @@ async def list_callbacks(tx: Tx, session_id: SessionId, now: Micros) -> list[Cal
 async def callbacks_of_call(
     tx: Tx, session_id: SessionId, exec_id: ExecId, call_id: ToolCallId
 ) -> list[CallbackRow]:
-    """Return the callbacks of a call, the one with the latest deadline first."""
+    """Return the open callbacks of a call, the one with the latest deadline first."""
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM callbacks WHERE {_OF_CALL} ORDER BY deadline DESC",
         session_id,
@@ -103,23 +91,19 @@ async def remove_callback(tx: Tx, row: CallbackRow) -> bool:
 
 
 async def remove_callbacks_of_call(tx: Tx, row: CallbackRow) -> None:
-    """Remove all callbacks of the same call."""
+    """Remove all open callbacks of the same call."""
     await tx.run(f"DELETE FROM callbacks WHERE {_OF_CALL}", row.session_id, row.exec_id, row.tool_call_id)
 
 
 async def remove_callbacks_of_turn(tx: Tx, session_id: SessionId, turn_id: TurnId) -> None:
-    await tx.run("DELETE FROM callbacks WHERE session_id = ? AND turn_id = ?", session_id, turn_id)
-
-
-async def forget_answers(tx: Tx, session_id: SessionId) -> None:
-    """Remove the answered callbacks of a session."""
-    await tx.run("DELETE FROM callbacks WHERE session_id = ?", _of_answered(session_id))
+    """Remove the open callbacks of a turn."""
+    await tx.run(f"DELETE FROM callbacks WHERE {_OPEN} AND turn_id = ?", session_id, turn_id)
 
 
 async def remove_stale_callbacks(tx: Tx, session_id: SessionId, exec_id: ExecId) -> None:
     """Remove callbacks of calls before this execution that did not wait for them in the end."""
     await tx.run(
-        "DELETE FROM callbacks WHERE session_id = ? AND exec_id <> ? AND in_background = 0",
+        f"DELETE FROM callbacks WHERE {_OPEN} AND exec_id <> ? AND in_background = 0",
         session_id,
         exec_id,
     )
@@ -133,12 +117,37 @@ async def move_to_background(
         await tx.run(f"UPDATE callbacks SET in_background = 1 WHERE {_OF_CALL}", session_id, exec_id, call_id)
 
 
+async def signing_key(database: Database) -> bytes:
+    """Return the key that the tokens of callbacks are signed with: one for all servers of this database."""
+
+    async def stored(tx: Tx) -> str | None:
+        row = await tx.one("SELECT signing_key FROM callback_keys WHERE one = 1")
+        return None if row is None else row[0]
+
+    async def create(tx: Tx) -> str | None:
+        await tx.run(
+            "INSERT INTO callback_keys (one, signing_key) VALUES (1, ?) ON CONFLICT DO NOTHING",
+            secrets.token_hex(32),
+        )
+        return await stored(tx)
+
+    found = await database.read(stored) or await database.write(create)
+    if found is None:
+        raise AssertionError("the row was stored in the same transaction")
+    return bytes.fromhex(found)
+
+
 async def purge_callbacks(tx: Tx, before: Micros, batch: int = 500) -> Purged:
     """Remove a batch of callbacks that were answered, or whose deadlines passed, before an instant.
 
     Args:
         before: an instant in microseconds.
     """
-    rows = await tx.all("SELECT id FROM callbacks WHERE deadline < ? LIMIT ?", before, batch)
+    rows = await tx.all(
+        "SELECT id FROM callbacks WHERE answered_at < ? OR (deadline < ? AND answered_at IS NULL) LIMIT ?",
+        before,
+        before,
+        batch,
+    )
     await tx.run_many("DELETE FROM callbacks WHERE id = ?", rows)
     return Purged(len(rows), len(rows) == batch)

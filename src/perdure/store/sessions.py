@@ -25,6 +25,7 @@ from perdure.domain.ids import (
 from perdure.domain.messages import Usage
 from perdure.domain.parked import ParkedCall
 from perdure.domain.projection import Projection, project
+from perdure.domain.queued import Queue
 from perdure.domain.sessions import SessionConfig, Status
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
@@ -76,6 +77,8 @@ class SessionRow(Struct, frozen=True):
     """The parked calls, as JSON; None for none. Part of the projection."""
     resting: int = 0
     """1 while nobody works on an active session, because all that is left are parked calls."""
+    queued: str | None = None
+    """The messages that wait for turns of their own, as JSON; None for none. Part of the projection."""
 
     def workspace(self) -> WorkspaceId:
         """Return the id of the workspace that holds the session's files."""
@@ -94,11 +97,18 @@ class SessionRow(Struct, frozen=True):
             self.started_at,
             self.finished_at,
             self.parked_calls(),
+            self.queued_messages(),
         )
 
     def parked_calls(self) -> tuple[ParkedCall, ...]:
         try:
             return () if self.parked is None else from_json(_PARKED, self.parked, "")
+        except Damaged:
+            return ()
+
+    def queued_messages(self) -> Queue:
+        try:
+            return () if self.queued is None else from_json(_QUEUED, self.queued, "")
         except Damaged:
             return ()
 
@@ -122,6 +132,7 @@ _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
 _TAGS = msgspec.json.Decoder(tuple[str, ...])
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
+_QUEUED = msgspec.json.Decoder(Queue)
 _NO_CONFIG = SessionConfig()
 _COLUMNS = columns(SessionRow)
 _INSERT = insert("sessions", SessionRow)
@@ -148,7 +159,8 @@ LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 _APPEND = (
     "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
     " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
-    f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, {LATER}"
+    f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, queued = ?,"
+    f" {LATER}"
     " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 )
 _INSERT_EVENTS = f"INSERT INTO events ({', '.join(EVENT_COLUMNS)})"
@@ -253,6 +265,7 @@ def _row_after(
         finished_at=after.finished_at,
         parked=to_json(after.parked) if after.parked else None,
         resting=int(rests),
+        queued=to_json(after.queued) if after.queued else None,
         updated_at=max(now, row.updated_at + 1),
     )
 
@@ -274,6 +287,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.finished_at,
         new.parked,
         new.resting,
+        new.queued,
         now,
         now,
         row.id,
@@ -403,7 +417,7 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
     """Hide a session from every route and fence its runner; `purge_deleted` removes its log later."""
     await tx.run(
         "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL,"
-        " parked = NULL, resting = 0 WHERE id = ? AND org_id = ?",
+        " parked = NULL, resting = 0, queued = NULL WHERE id = ? AND org_id = ?",
         now,
         row.id,
         row.org_id,
@@ -452,49 +466,3 @@ async def purge_deleted(tx: Tx, before: Micros, after: Micros, limit: int = 20, 
         if room <= 0:
             break
     return Purged(gone, gone > 0)
-
-
-async def set_pin(tx: Tx, row: SessionRow, user_id: UserId, now: Micros) -> None:
-    """Pin a session for a user. Idempotent."""
-    await tx.run(
-        "INSERT INTO pins (session_id, user_id, org_id, created_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO NOTHING",
-        row.id,
-        user_id,
-        row.org_id,
-        now,
-    )
-
-
-async def clear_pin(tx: Tx, row: SessionRow, user_id: UserId) -> None:
-    """Unpin a session for a user. Idempotent."""
-    await tx.run("DELETE FROM pins WHERE session_id = ? AND user_id = ?", row.id, user_id)
-
-
-async def pinned_among(tx: Tx, user_id: UserId, session_ids: Sequence[SessionId]) -> set[SessionId]:
-    """Return those of these sessions that the user has pinned."""
-    if not session_ids:
-        return set()
-    marks = ", ".join("?" * len(session_ids))
-    rows = await tx.all(
-        f"SELECT session_id FROM pins WHERE user_id = ? AND session_id IN ({marks})", user_id, *session_ids
-    )
-    return {row[0] for row in rows}
-
-
-async def standing_approvals(tx: Tx, session_id: SessionId) -> dict[str, str]:
-    """Return the session's standing decisions, each for every call of a tool, by the tool's name."""
-    rows = await tx.all("SELECT tool_name, decision FROM standing_approvals WHERE session_id = ?", session_id)
-    return {row[0]: row[1] for row in rows}
-
-
-async def set_standing_approval(tx: Tx, row: SessionRow, tool_name: str, decision: str) -> None:
-    """Apply a decision to every later call of a tool in the session; replaces an earlier decision."""
-    await tx.run(
-        "INSERT INTO standing_approvals (session_id, tool_name, org_id, decision) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (session_id, tool_name) DO UPDATE SET decision = excluded.decision",
-        row.id,
-        tool_name,
-        row.org_id,
-        decision,
-    )

@@ -13,7 +13,7 @@ Args:
         token = await ctx.secret("SHOP_TOKEN")
         ...
 
-`perdure serve --tools my_tools.py` loads such functions from a file (docs/guide/tools-in-a-file.md).
+`perdure serve --tools my_tools.py` loads such functions from a file.
 """
 
 from perdure.capabilities.functions import as_tool

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
 from perdure.api.kernel.asgi import OLD_HTTP, Headers, header_text
-from perdure.api.kernel.rate_limit import RateLimit
 from perdure.app.context import App
 from perdure.app.login import authenticate, owner_in
+from perdure.app.rate_limit import RateLimit
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden
 from perdure.domain.hosts import host_name, is_loopback, same_origin

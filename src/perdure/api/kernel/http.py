@@ -123,6 +123,8 @@ class Api:
         if ready.rest:
             _check_utf8(scope["raw_path"])
         arguments: list[object] = [check(text) for check, text in zip(ready.checks, values, strict=True)]
+        if route.admit is not None:
+            route.admit(self._app, *arguments)
         query = scope["query_string"]
         call = Call(self._app, caller, headers, self._run_command)
         parameters = parameters_of(query)
@@ -186,6 +188,8 @@ class Api:
         arguments: list[object] = [
             check(text) for check, text in zip(ready.checks, request.values, strict=True)
         ]
+        if ready.route.admit is not None:
+            ready.route.admit(self._app, *arguments)
         parameters = parameters_of(request.query)
         warnings = query_warnings(ready, headers, parameters)
         if ready.query is not None:

@@ -30,6 +30,8 @@ Handler = Callable[..., Awaitable[object]]
 _WRAPPERS = (Answer, Encoded, Chunked)
 Kind = object
 """A type that msgspec encodes and decodes, such as `Session` or `Listing[Session]`."""
+Admit = Callable[..., None]
+"""Called with the App and the path variables in order; raises what refuses the request."""
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -61,6 +63,7 @@ class Route(Struct, frozen=True, kw_only=True):
         etag: whether responses carry an entity tag, and `If-None-Match` (GET) or `If-Match` is honoured.
         content: the media type of the response.
         example: an example of a response that is not JSON.
+        admit: what is checked with the path's values before the body is read, for routes without a login.
     """
 
     handler: Handler
@@ -90,6 +93,7 @@ class Route(Struct, frozen=True, kw_only=True):
     takes_key: bool
     content: str
     example: str | None
+    admit: Admit | None
 
     @property
     def ids(self) -> dict[str, str]:
@@ -119,27 +123,26 @@ def route(
     replayable: bool = True,
     content: str = "application/json",
     example: str | None = None,
+    admit: Admit | None = None,
 ) -> Callable[[Handler], Route]:
     """Make a handler a route. Raises TypeError if its annotations do not fit the path.
 
-    Args:
-        status: by default 204 if the handler returns None, else 200.
-        replayable: False if the response has a secret that is shown once. `Route` describes the others.
+    By default, `status` is 204 if the handler returns None, else 200. `replayable` is False if the response
+    has a secret that is shown once. `Route` describes the other arguments.
     """
 
     def build(handler: Handler) -> Route:
         hints = get_type_hints(handler)
-        summary, _, description = inspect.cleandoc(handler.__doc__ or "").partition("\n")
-        body: Kind | None = hints.get("body")
+        summary, description = _words_of(handler)
         kinds = _response_types(result := hints.pop("return"))
         return Route(
             handler=handler,
             operation_id=handler.__name__,
-            summary=summary.removesuffix("."),
-            description=" ".join(description.split()),
+            summary=summary,
+            description=description,
             variables=_variables(handler, path, hints),
             query=hints.get("query"),
-            body=None if body in (str, bytes) else body,
+            body=None if (body := hints.get("body")) in (str, bytes) else body,
             returns=kinds[0] if kinds else None,
             also=kinds[1] if len(kinds) > 1 else None,
             method=method,
@@ -159,9 +162,16 @@ def route(
             takes_key=replayable and method == "POST" and status == 201,
             content=content,
             example=example,
+            admit=admit,
         )
 
     return build
+
+
+def _words_of(handler: Handler) -> tuple[str, str]:
+    """Return the handler's summary and description."""
+    summary, _, description = inspect.cleandoc(handler.__doc__ or "").partition("\n")
+    return summary.removesuffix("."), " ".join(description.split())
 
 
 def _variables(handler: Handler, path: str, hints: dict[str, Kind]) -> tuple[Variable, ...]:

@@ -27,6 +27,11 @@ INVALID = (
 
 CONFLICTS = (
     (
+        "queue_full",
+        "100 messages of the session wait for turns of their own, or 20 MB of messages do.",
+        "Send it when some of them have begun, or with another `when_busy`.",
+    ),
+    (
         "session_busy",
         "A turn is running or waiting, and the message has `controls.when_busy: reject`.",
         "Send it when the turn has ended, or with another `when_busy`.",

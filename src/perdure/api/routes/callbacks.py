@@ -30,10 +30,11 @@ class AnsweredCallback(Struct, frozen=True):
     "POST",
     "/v1/callbacks/{token}",
     "messages",
-    errors=(400, 410, 413, 415, 503),
+    errors=(400, 410, 413, 415, 429, 503),
     body_example={"result": {"tracking_number": "00340434161094042557"}},
     body_limit=MAX_BODY,
     public=True,
+    admit=use.admit_answer,
 )
 async def answer_callback(call: Call, token: str, body: bytes) -> AnsweredCallback:
     """Answer a callback.
@@ -42,7 +43,8 @@ async def answer_callback(call: Call, token: str, body: bytes) -> AnsweredCallba
     the credential; it is valid once. The body is the result: JSON, or text of a type `text/*`, up to 100 KB.
     `{"error": "..."}` alone fails the call, and `{"result": ...}` alone is unwrapped. The same body again, as
     after a lost response, gets the same response for a day, and has no further effect. 410 once the callback
-    was answered otherwise or cancelled, or its time is over, and for unknown tokens.
+    was answered otherwise or cancelled, or its time is over, and for unknown tokens. 429 if one URL is used
+    more than once a second on average, or 60 times at once.
     """
     await use.answer_callback(call.app, token, _result(call, body))
     return AnsweredCallback("accepted")

@@ -168,7 +168,10 @@ class ToolVerifiedData(EventData, frozen=True, omit_defaults=True):
 
 
 class ToolParkedData(EventData, frozen=True, omit_defaults=True):
-    """A tool deferred its result, which comes later and from outside. `tool.completed` ends the wait."""
+    """A tool deferred its result, which comes later and from outside. `tool.completed` ends the wait.
+
+    It comes again, with the time that is left, when the callback that was open for longest is cancelled.
+    """
 
     kind = "tool.parked"
     tool_call_id: Annotated[ToolCallId, _ABOUT]

@@ -1,4 +1,4 @@
-"""The rate limit: one token bucket per caller, in memory."""
+"""Rate limits: one token bucket per caller, or per token of a callback, in memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from perdure.domain.errors import RateLimited
 MAX_CALLERS = 100_000
 """The maximum number of buckets. Over it, the least recently used one is dropped, and its caller starts again
 with a full bucket."""
+
+TOKEN_RATE, TOKEN_BURST = 1.0, 60.0
+"""How often one callback's URL can be used: requests per second on average, and at once."""
 
 
 class RateLimit:
