@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
@@ -270,6 +271,7 @@ _LONGEST_CODE = 60
 _SAYS_LITTLE = 60
 """Characters of a message that may explain nothing, such as `Bad request` or `Provider returned error`."""
 _MAX_DETAILS = 100
+"""Values of an error that are looked at: an answer that is none may have millions."""
 _CODE_KEYS = ("type", "code", "status", "reason", "error_code")
 _DETAIL = re.compile(r"message|msg|detail|descr|err|fault|raw|cause|explanation|title", re.IGNORECASE)
 _OF_REQUEST = frozenset({"input", "request", "body", "messages", "headers", "url", "loc"})
@@ -305,24 +307,27 @@ def _with_details(codes: frozenset[str], message: str, error: object) -> tuple[f
     """
     if len(message) > _SAYS_LITTLE:
         return codes, message
-    found = list(islice(_details(error), _MAX_DETAILS))
+    found = list(_details(error))
     more = {text.lower() for key, text in found if key.lower() in _CODE_KEYS}
     texts = (text for key, text in found if " " in text or not text.isascii())
     detail = max((text for text in texts if text not in message), key=len, default="")
     return codes | more, f"{message}: {detail}" if message and detail else message or detail
 
 
-def _details(value: object, key: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+def _details(error: object) -> Iterator[tuple[str, str]]:
     """Give an error's codes and texts with their keys, except what it repeats of the request."""
-    if isinstance(value, str | int) and (key.lower() in _CODE_KEYS or _DETAIL.search(key)):
-        yield key, str(value)
-    elif isinstance(value, list) and depth < _MAX_DEPTH:
-        for item in value:
-            yield from _details(item, key, depth + 1)
-    elif isinstance(value, dict) and depth < _MAX_DEPTH:
-        for name, item in value.items():
-            if name not in _OF_REQUEST:
-                yield from _details(item, name if isinstance(name, str) else "", depth + 1)
+    left: deque[tuple[str, object, int]] = deque([("", error, 0)])
+    for _ in range(_MAX_DETAILS):
+        if not left:
+            return
+        key, value, depth = left.popleft()
+        if isinstance(value, str | int) and (key.lower() in _CODE_KEYS or _DETAIL.search(key)):
+            yield key, str(value)
+        elif isinstance(value, list) and depth < _MAX_DEPTH:
+            left.extend((key, item, depth + 1) for item in value[:_MAX_DETAILS])
+        elif isinstance(value, dict) and depth < _MAX_DEPTH:
+            items = islice(value.items(), _MAX_DETAILS)
+            left.extend((str(name), item, depth + 1) for name, item in items if name not in _OF_REQUEST)
 
 
 def _status_in(error: object) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from urllib.parse import quote
 
 import pytest
@@ -151,6 +152,13 @@ def test_a_code_inside_an_error_counts_and_the_request_that_it_repeats_does_not(
     repeated = {"detail": [{"msg": "Field required", "input": {"message": WHY}}]}
     error = refusal(422, {}, json.dumps(repeated).encode(), [])
     assert (error.code, error.message) == ("invalid_model_request", "Field required")
+
+
+def test_only_the_beginning_of_a_huge_error_is_examined() -> None:
+    huge = {"error": {"message": "no", "details": [[[{"x": 1}] * 1000] * 1000] * 100}}
+    began = time.process_time()
+    assert in_stream(huge, []).message == "no"
+    assert time.process_time() - began < 0.1
 
 
 @pytest.mark.parametrize("words", WRONG)
