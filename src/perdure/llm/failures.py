@@ -190,12 +190,16 @@ def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
     )
 
 
-def disguised(content_type: str, body: bytes, secrets: Iterable[str]) -> ModelError:
-    """Build the error for a 2xx response that is no answer: an error object, a web page, other JSON."""
+def disguised(content_type: str, body: bytes, secrets: Iterable[str], address: str) -> ModelError:
+    """Build the error for a 2xx response that is no answer: an error object, a web page, other JSON.
+
+    Args:
+        address: the URL that was called, without credentials and query.
+    """
     codes, message = _explained(body)
-    text = redacted(message or body[:200].decode("utf-8", "replace"), secrets)
-    said = f"the provider answered with {content_type} instead of a stream. {text}".strip()
-    return bad_response(said, transient=passing(codes, message) is not None)
+    text = message or body[:200].decode("utf-8", "replace")
+    said = f"the provider answered {address} with {content_type} instead of a stream. {text}".strip()
+    return bad_response(redacted(said, secrets), transient=passing(codes, message) is not None)
 
 
 def bad_response(message: str, *, transient: bool) -> ModelError:

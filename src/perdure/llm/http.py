@@ -359,7 +359,7 @@ async def _pump_whole(endpoint: Endpoint, response: ClientResponse, head: bytes,
             raise
         answer.end()
     if not answer.complete:
-        raise disguised(response.content_type, body, endpoint.secrets)
+        raise disguised(response.content_type, body, endpoint.secrets, _address(response))
 
 
 async def _limited(response: ClientResponse, limit: int) -> bytes:
@@ -380,8 +380,12 @@ async def _refused(endpoint: Endpoint, response: ClientResponse) -> ModelError:
 
 
 def _refusal(endpoint: Endpoint, response: ClientResponse, body: bytes, status: int) -> ModelError:
-    address = str(response.url.with_user(None).with_query(None))
-    return refusal(status, response.headers, body, endpoint.secrets, address)
+    return refusal(status, response.headers, body, endpoint.secrets, _address(response))
+
+
+def _address(response: ClientResponse) -> str:
+    """Return the URL that was called, without credentials and query."""
+    return str(response.url.with_user(None).with_query(None))
 
 
 def _broken(endpoint: Endpoint, error: Exception, *, answering: bool) -> ModelError:

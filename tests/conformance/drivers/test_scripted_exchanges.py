@@ -249,6 +249,7 @@ async def test_a_web_page_instead_of_a_stream_costs_one_call(
     error = await failed(connect, wire)
     assert (error.code, error.transient) == ("provider_bad_response", False)
     assert "Be right back" in error.message
+    assert f"{vendor.url}{wire.path}" in error.message
     assert "<" not in error.message
 
 

@@ -28,7 +28,7 @@ def test_a_key_is_redacted_in_every_encoding_and_if_the_text_ends_in_it() -> Non
     for failure in (
         in_stream({"detail": {"sent": "x" * 275 + key}}, [key]),
         spoken("{" + "x" * 190 + key, "message", [key]),
-        disguised("text/html", b"x" * 190 + key.encode(), [key]),
+        disguised("text/html", b"x" * 190 + key.encode(), [key], f"https://host/{key}"),
         refusal(302, {"location": "/" + "x" * 190 + key}, b"", [key]),
         refusal(400, {}, b'{"error": {"message": "' + b"x" * 100 + encoded.encode() + b'"}}', [key]),
     ):
