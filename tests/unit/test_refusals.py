@@ -57,6 +57,9 @@ BLIND = [
     'Cannot read "image.png" (this model does not support image input).',
     "Model only supports text input",
     "this is a text-only model",
+    'can only concatenate str (not "list") to str',
+    "'list' object has no attribute 'strip'",
+    "Jinja Exception: Expected string content",
 ]
 BAD_IMAGE = [
     "Could not process image",
@@ -145,6 +148,8 @@ NAMED = [
         "short_call_ids",
     ),
     ("System role not supported", "system_as_user"),
+    ("不支持system角色", "system_as_user"),
+    ("Rolle 'system' wird nicht unterstützt", "system_as_user"),
     ("Developer instruction is not enabled for models/gemma-3-27b-it", "system_as_user"),
     ("Unsupported value: 'messages[0].role' does not support 'system' with this model.", "system_as_user"),
     ("Only user and assistant roles are supported!", "system_as_user"),
@@ -167,6 +172,27 @@ def test_a_refusal_that_names_its_reason_gets_what_it_asks_for(words: str, chang
     made = adapt(NONE, request(*TOOLS), CHAT, refused(words))
     assert made is not None
     assert made.changes == (change,)
+
+
+def test_a_template_that_knows_no_system_prompt_gets_it_as_a_part_of_the_first_message() -> None:
+    words = "Conversation roles must alternate user/assistant/user/assistant/..."
+    error = refused(words, code="provider_unavailable", transient=True, status=500)
+    made = adapt(NONE, request(*PLAIN), CHAT, error)
+    assert made is not None
+    assert made.changes == ("system_as_user",)
+    first = adapt(NONE, request(*TOOLS), CHAT, error)
+    assert first is not None
+    second = adapt(first, request(*TOOLS), CHAT, error)
+    assert second is not None
+    assert second.changes == ("alternating_roles", "system_as_user")
+
+
+def test_a_template_that_fails_over_an_image_is_understood_though_it_is_called_a_server_error() -> None:
+    words = 'can only concatenate str (not "list") to str'
+    error = refused(words, code="provider_unavailable", transient=True, status=500)
+    made = adapt(NONE, request(*SEEN), CHAT, error)
+    assert made is not None
+    assert made.changes == ("no_images",)
 
 
 def test_a_template_that_fails_is_understood_though_it_is_called_a_server_error() -> None:

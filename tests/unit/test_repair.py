@@ -29,13 +29,27 @@ OBJECTS = st.dictionaries(
         ("{'a': 'b', 'c': True}", {"a": "b", "c": True}),
         ('"{\\"a\\": 1}"', {"a": 1}),
         ("", {}),
+        ('{"a": "two\nlines", "b": true}', {"a": "two\nlines", "b": True}),
+        ("{'a': 'b', 'c': true, 'd': null,}", {"a": "b", "c": True, "d": None}),
+        ("{a: 1, b_c: [2, -3.5e2],}", {"a": 1, "b_c": [2, -350.0]}),
+        ('{"a": 1, // one\n "b": /* two */ 2}', {"a": 1, "b": 2}),
+        ('{"path": "C:\\Users"}', {"path": "C:\\Users"}),
+        ('{"code": "f(a,]", "b": true,}', {"code": "f(a,]", "b": True}),
+        ("{\u201ca\u201d: \u201cit's\u201d}", {"a": "it's"}),
+        ('{"a": "\\ud83d\\ude00 \\ud83d",}', {"a": "\U0001f600 \ufffd"}),
+        ('{"url": "http://x/*y*/", b: 1}', {"url": "http://x/*y*/", "b": 1}),
     ],
 )
 def test_arguments_that_are_almost_json_are_read_as_they_were_meant(text: str, meant: dict[str, Any]) -> None:
     assert repair_arguments(text) == meant
 
 
-@pytest.mark.parametrize("text", ["no object here", "[1, 2]", "{1: 2}", "{" * 5000, "__import__('os')"])
+@pytest.mark.parametrize(
+    "text",
+    ["no object here", "[1, 2]", "{1: 2}", "{" * 5000, "__import__('os')", '{"a": "say "hi" now"}',
+     '{"path": "C:\\app\\new"}', '{"a": hello}', '{"a" 1}', '{"a": 1 "b": 2}', '{a: 1, a: 2}',
+     '{"a": 1.2.3}', "{a: /* 1}"],
+)  # fmt: skip
 def test_ambiguous_arguments_are_not_repaired(text: str) -> None:
     assert repair_arguments(text) is None
 
@@ -44,7 +58,7 @@ def test_ambiguous_arguments_are_not_repaired(text: str) -> None:
     "text",
     ['{"a": {"b": [1, 2', '{"a": "unfinished', '{"a": 1', '{"a": 1,', '{"a": {"b": 1}', "{'a': 'b'",
      '[{"a": 1}, {"b', '```json\n{"a": 1', '"{\\"a\\": 1', '{"a": 1} {"b": 2',
-     '{"path": "/a", "content": "x\\'],
+     '{"path": "/a", "content": "x\\', "{a: 'two\nlin", "{a: 1 // }", "{a: [1, 2}", '{"a": tru'],
 )  # fmt: skip
 def test_arguments_whose_end_is_missing_are_not_repaired(text: str) -> None:
     assert repair_arguments(text) is None

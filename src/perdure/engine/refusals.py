@@ -35,6 +35,7 @@ _BLIND = re.compile(
     r"|(images?|pictures?|vision|visual|multi-?modal\w*|image[ _-](input|content|modality|url|part)s?)"
     r"['`\")]* ((is|are|was) )?(not|only|n't|currently not|no longer|unsupported|disabled)\b"
     r"|not a (multi-?modal|vision)|no endpoints|mmproj|text[- ]only|only (supports? |accepts? )?text"
+    r"|concatenate str|'list' object has no|expected string"
     r"|unknown variant|must be a (valid )?string|(expected|be|to be) a string|string_type|at most 0 image"
     r"|missing data required for image|(unsupported|without|no) (vision|image input|image support)",
     re.IGNORECASE,
@@ -68,9 +69,13 @@ _IDS = re.compile(
 _SYSTEM = re.compile(
     r"(system|developer).{0,60}(not|n't|unsupported|disabled|no longer|invalid|unknown)"
     r"|(not|n't|unsupported|invalid|unknown).{0,60}\b(system|developer)\b|only.{0,60}(user|assistant|model)"
-    r".{0,40}roles?|roles?.{0,40}only.{0,40}(user|assistant|model)",
+    r".{0,40}roles?|roles?.{0,40}only.{0,40}(user|assistant|model)"
+    r"|(?<![a-z])(system|developer)\W{0,3}(角色|消息|提示|ロール|역할|rolle|rol\b)"
+    r"|(roll?e?|rôle|ruolo|роль)\W{1,4}(system|developer)(?![a-z])",
     re.IGNORECASE,
 )
+# Templates without a place for the system prompt take it for the first message of a turn.
+_FIRST_ROLE = re.compile(r"alternat|(first|start|begin).{0,40}(user|role|message)", re.IGNORECASE)
 _EITHER = re.compile(
     r"either content or tool|(content|text).{0,40}tool.?calls.{0,30}(not both|both|together|exclusive)"
     r"|both content and tool",
@@ -93,7 +98,7 @@ _ABOUT_SETTINGS = re.compile(
 _SURELY = re.compile(
     r"jinja|template|roles? must|conversation role|unexpected role|system role|tool.?call.?id"
     r"|only.{0,40}\b(user|assistant|model)\b.{0,40}\broles?|\broles?\b.{0,40}(not |un)?supported"
-    r"|reasoning_content|mmproj|image input|multi-?modal|vision",
+    r"|reasoning_content|mmproj|image input|multi-?modal|vision|concatenate str|'list' object has no",
     re.IGNORECASE,
 )
 
@@ -182,6 +187,7 @@ def _named_change(
         *([adaptations.SYSTEM_AS_USER] if _SYSTEM.search(refusal) else ()),
         *([adaptations.SHORT_CALL_IDS] if _IDS.search(refusal) else ()),
         *([adaptations.ALTERNATING_ROLES] if _ROLES.search(refusal) else ()),
+        *([adaptations.SYSTEM_AS_USER] if _FIRST_ROLE.search(refusal) else ()),
         *([adaptations.TOOLS_AS_TEXT] if any(word.search(refusal) for word in _ROLES_OR_TOOLS) else ()),
     ]
     return next((each for each in named if each not in before.changes and facts.affected_by(each)), None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from perdure.domain.messages import Usage
 from perdure.llm.wire import dumps
 
@@ -19,7 +21,7 @@ _REASONS = {
     " finished done normal",
     "tool_calls": "tool_calls tool_call tool_use tool function_call function_calls",
     "length": "length max_tokens max_output_tokens max_completion_tokens max_new_tokens max_length"
-    " token_limit truncated incomplete too_long limit repetition",
+    " token_limit error_limit truncated incomplete too_long limit repetition",
     "context_length": "model_length model_context_window_exceeded context_length context_window",
     "content_filter": "content_filter content_filtered content_policy content_policy_violation refusal"
     " refused safety recitation prohibited prohibited_content blocklist blocked spii moderation sensitive"
@@ -32,6 +34,8 @@ _REASONS = {
 _FINISH = {word: reason for reason, words in _REASONS.items() for word in words.split()}
 # Bridges write the names of another vendor's constants: `FinishReason.SAFETY`, `FINISH_REASON_SAFETY`.
 _PREFIX = re.compile(r"^(finish_?reason|stop_?reason)[_.:]+")
+# Gateways in JavaScript write `toolUse` and `maxTokens`.
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 # Other words mean what they contain: a filtered or truncated answer must not pass for a whole one.
 _MEANINGS = (
     (
@@ -56,7 +60,7 @@ def finish_of(value: object) -> str | None:
         return None
     if (known := _FINISH.get(value)) is not None:
         return known or None  # nearly always
-    word = sound(value[:100]).strip().lower().replace("-", "_").replace(" ", "_")
+    word = _HUMP.sub("_", sound(value[:100]).strip()).lower().replace("-", "_").replace(" ", "_")
     word = _PREFIX.sub("", word)
     known = _FINISH.get(word)
     if known is None:
@@ -135,6 +139,16 @@ def merged(before: Usage | None, after: Usage | None) -> Usage | None:
         after.cache_read_tokens or before.cache_read_tokens,
         after.cache_creation_tokens or before.cache_creation_tokens,
     )
+
+
+def decoded(value: object) -> object:
+    """Return an object or a list that a server encoded once too often; any other value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in {"{", "["}:
+        try:
+            return msgspec.json.decode(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
 
 
 def written(arguments: object) -> str:

@@ -29,6 +29,8 @@ from perdure.llm.wire import Reasoning, packed
 
 _END = b"[DONE]"
 _DONE = frozenset({"[done]", "done", "[end]", "[finish]"})
+_END_NAMES = frozenset({"done", "end", "finish", "close", "complete"})
+"""The names of events that are an end mark, whatever their data."""
 _ALIVE = re.compile(
     r"\W*(ping|pong|keep.?alive|heart.?beat|processing|waiting|connected|open|start|ok|noop|undefined)\W*",
     re.IGNORECASE,
@@ -215,6 +217,8 @@ class Answer:
         error = error_in(value, name)
         if error is not None:
             raise in_stream(error, self._secrets)
+        if name.lower() in _END_NAMES:
+            self.end()
         if isinstance(value, dict):
             self.take_odd(value)
             # Signs of life are flat, and a list of choices may be empty: neither is another protocol.

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 import msgspec
 
@@ -176,7 +178,7 @@ def spoken(text: str, name: str, secrets: Iterable[str]) -> ModelError:
 
 def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
     """Build the error for an error object that arrived inside a stream."""
-    codes, message = _described(error)
+    codes, message = _with_details(*_described(error), error)
     status = _status_in(error)
     code, transient = _classified(status, codes, message)
     text = message or f"the provider reported an error: {json.dumps(error, default=str)[:300]}"
@@ -188,12 +190,16 @@ def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
     )
 
 
-def disguised(content_type: str, body: bytes, secrets: Iterable[str]) -> ModelError:
-    """Build the error for a 2xx response that is no answer: an error object, a web page, other JSON."""
+def disguised(content_type: str, body: bytes, secrets: Iterable[str], address: str) -> ModelError:
+    """Build the error for a 2xx response that is no answer: an error object, a web page, other JSON.
+
+    Args:
+        address: the URL that was called, without credentials and query.
+    """
     codes, message = _explained(body)
-    text = redacted(message or body[:200].decode("utf-8", "replace"), secrets)
-    said = f"the provider answered with {content_type} instead of a stream. {text}".strip()
-    return bad_response(said, transient=passing(codes, message) is not None)
+    text = message or body[:200].decode("utf-8", "replace")
+    said = f"the provider answered {address} with {content_type} instead of a stream. {text}".strip()
+    return bad_response(redacted(said, secrets), transient=passing(codes, message) is not None)
 
 
 def bad_response(message: str, *, transient: bool) -> ModelError:
@@ -260,12 +266,19 @@ def _explained(body: bytes) -> tuple[frozenset[str], str]:
         for key in ("error", "detail", "errors"):
             if value.get(key):
                 codes, message = _described(value[key])
-                return codes, message or _described(value)[1]
-    return _described(value)
+                return _with_details(codes, message or _described(value)[1], value)
+    return _with_details(*_described(value), value)
 
 
 _MAX_DEPTH = 5
 _LONGEST_CODE = 60
+_SAYS_LITTLE = 60
+"""Characters of a message that may explain nothing, such as `Bad request` or `Provider returned error`."""
+_MAX_DETAILS = 100
+"""Values of an error that are looked at: an answer that is none may have millions."""
+_CODE_KEYS = ("type", "code", "status", "reason", "error_code")
+_DETAIL = re.compile(r"message|msg|detail|descr|err|fault|raw|cause|explanation|title", re.IGNORECASE)
+_OF_REQUEST = frozenset({"input", "request", "body", "messages", "headers", "url", "loc"})
 _ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg", "errorMessage", "status_msg")
 
 
@@ -277,17 +290,13 @@ def _described(error: object, depth: int = 0) -> tuple[frozenset[str], str]:
         return frozenset({error.lower()}), error
     if not isinstance(error, dict):
         return frozenset(), ""
-    codes = frozenset(
-        str(error[key]).lower()
-        for key in ("type", "code", "status", "reason", "error_code")
-        if isinstance(error.get(key), str | int)
-    )
+    codes = frozenset(str(error[key]).lower() for key in _CODE_KEYS if isinstance(error.get(key), str | int))
     for key in (*_ERROR_TEXTS, "error"):
         message = error.get(key)
         if isinstance(message, str) and message:
             known = error.get("error")
             short = isinstance(known, str) and len(known) <= _LONGEST_CODE
-            return codes | {str(known).lower()} if short else codes, message + _upstream(error)
+            return codes | {str(known).lower()} if short else codes, message
     for key in ("error", "errors", "detail"):
         if isinstance(error.get(key), dict | list) and error[key] and depth < _MAX_DEPTH:
             more, message = _described(error[key], depth + 1)
@@ -295,11 +304,34 @@ def _described(error: object, depth: int = 0) -> tuple[frozenset[str], str]:
     return codes, ""
 
 
-def _upstream(error: dict[object, object]) -> str:
-    """What the server behind a gateway said, where the gateway passes it on."""
-    metadata = error.get("metadata")
-    raw = metadata.get("raw") if isinstance(metadata, dict) else None
-    return f": {raw}" if isinstance(raw, str) and raw else ""
+def _with_details(codes: frozenset[str], message: str, error: object) -> tuple[frozenset[str], str]:
+    """Add what an error says elsewhere, if its message says little.
+
+    Gateways pass on what the server behind them said, in `details`, `metadata`, `innererror` and others.
+    """
+    if len(message) > _SAYS_LITTLE:
+        return codes, message
+    found = list(_details(error))
+    more = {text.lower() for key, text in found if key.lower() in _CODE_KEYS}
+    texts = (text for key, text in found if " " in text or not text.isascii())
+    detail = max((text for text in texts if text not in message), key=len, default="")
+    return codes | more, f"{message}: {detail}" if message and detail else message or detail
+
+
+def _details(error: object) -> Iterator[tuple[str, str]]:
+    """Give an error's codes and texts with their keys, except what it repeats of the request."""
+    left: deque[tuple[str, object, int]] = deque([("", error, 0)])
+    for _ in range(_MAX_DETAILS):
+        if not left:
+            return
+        key, value, depth = left.popleft()
+        if isinstance(value, str | int) and (key.lower() in _CODE_KEYS or _DETAIL.search(key)):
+            yield key, str(value)
+        elif isinstance(value, list) and depth < _MAX_DEPTH:
+            left.extend((key, item, depth + 1) for item in value[:_MAX_DETAILS])
+        elif isinstance(value, dict) and depth < _MAX_DEPTH:
+            items = islice(value.items(), _MAX_DETAILS)
+            left.extend((str(name), item, depth + 1) for name, item in items if name not in _OF_REQUEST)
 
 
 def _status_in(error: object) -> int | None:

@@ -83,6 +83,8 @@ _PROBES = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 _KNOWS_ADDRESS = frozenset({400, 401, 402, 403, 422, 429})
 # A dead connection fails at once. After this many seconds, the vendor may have started to process the call.
 _STALE_WITHIN = 1.0
+# Bytes of one header, or of the status line. Gateways send policies and cookies of many kilobytes.
+_MAX_HEADER = 64 << 10
 # aiohttp warns about larger bodies unless they are file objects.
 _LARGE_BODY = 1 << 20
 
@@ -145,7 +147,12 @@ class Http:
                 keepalive_timeout=None if fresh else _KEEP_ALIVE,
                 socket_factory=_socket,
             )
-            session = ClientSession(connector=connector, cookie_jar=DummyCookieJar())
+            session = ClientSession(
+                connector=connector,
+                cookie_jar=DummyCookieJar(),
+                max_line_size=_MAX_HEADER,
+                max_field_size=_MAX_HEADER,
+            )
             self._sessions[fresh] = session
         return session
 
@@ -352,7 +359,7 @@ async def _pump_whole(endpoint: Endpoint, response: ClientResponse, head: bytes,
             raise
         answer.end()
     if not answer.complete:
-        raise disguised(response.content_type, body, endpoint.secrets)
+        raise disguised(response.content_type, body, endpoint.secrets, _address(response))
 
 
 async def _limited(response: ClientResponse, limit: int) -> bytes:
@@ -373,8 +380,12 @@ async def _refused(endpoint: Endpoint, response: ClientResponse) -> ModelError:
 
 
 def _refusal(endpoint: Endpoint, response: ClientResponse, body: bytes, status: int) -> ModelError:
-    address = str(response.url.with_user(None).with_query(None))
-    return refusal(status, response.headers, body, endpoint.secrets, address)
+    return refusal(status, response.headers, body, endpoint.secrets, _address(response))
+
+
+def _address(response: ClientResponse) -> str:
+    """Return the URL that was called, without credentials and query."""
+    return str(response.url.with_user(None).with_query(None))
 
 
 def _broken(endpoint: Endpoint, error: Exception, *, answering: bool) -> ModelError:
@@ -390,9 +401,9 @@ def _broken(endpoint: Endpoint, error: Exception, *, answering: bool) -> ModelEr
         said = f"the provider's TLS connection is not valid: {error}"
         return endpoint.clean(ModelError(said, code="provider_unavailable"))
     if isinstance(error, ClientResponseError):
-        # A compression that nobody asked for stays. What follows the sentence is advice to programmers.
+        # It would be the same next time. What follows the sentence is advice to programmers.
         said = f"the provider's answer is not HTTP as it was asked for: {error.message.partition('. ')[0]}"
-        return endpoint.clean(bad_response(said, transient="encoding" not in error.message))
+        return endpoint.clean(bad_response(said, transient=False))
     # aiohttp mentions TLS even for plain HTTP.
     reason = str(error).replace(" ssl:default", "") or type(error).__name__
     said = f"the provider cannot be reached: {reason}"

@@ -14,6 +14,7 @@ from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Usage
 from perdure.llm.answer_values import (
     count,
+    decoded,
     finish_of,
     first_count,
     merged,
@@ -219,10 +220,11 @@ class ChatAnswer(Answer):
 
     def _add_calls(self, delta: JsonObject) -> None:
         # The older field names one call. Servers that send both mean the same call.
-        calls = delta.get("tool_calls") or {"index": 0, "function": delta.get("function_call")}
+        calls = decoded(delta.get("tool_calls")) or {"index": 0, "function": delta.get("function_call")}
         if isinstance(calls, dict) and not any(key in calls for key in _IN_CALLS):
             calls = list(calls.values())  # by their numbers
-        for call in calls if isinstance(calls, list) else [calls]:
+        for each in calls if isinstance(calls, list) else [calls]:
+            call = decoded(each)
             if isinstance(call, dict) and any(call.get(key) for key in _IN_CALLS):
                 self._add_call(call)
 
@@ -270,7 +272,7 @@ class ChatAnswer(Answer):
     # --- tool calls ------------------------------------------------------------
 
     def _add_call(self, delta: JsonObject) -> None:
-        function = delta.get("function")
+        function = decoded(delta.get("function"))
         function = function if isinstance(function, dict) else delta
         piece = _Piece(
             number_in(delta.get("index")),

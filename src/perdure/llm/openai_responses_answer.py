@@ -83,7 +83,19 @@ _BEGINS = frozenset({"response.created", "response.in_progress", "response.queue
 class _Item:
     """An item of the output, and the position at which it began."""
 
-    __slots__ = ("call", "calls", "chars", "ended", "ids", "index", "kind", "parts", "reasoning", "text")
+    __slots__ = (
+        "call",
+        "calls",
+        "chars",
+        "ended",
+        "ids",
+        "index",
+        "initial",
+        "kind",
+        "parts",
+        "reasoning",
+        "text",
+    )
 
     def __init__(self, kind: str, chars: int, calls: int) -> None:
         self.kind = kind
@@ -92,6 +104,8 @@ class _Item:
         # The numbers of the parts whose text has come.
         self.parts: set[int | None] = set()
         self.call: CallInProgress | None = None
+        # Text that came with the beginning of the item, or of a part. The pieces repeat it, if there are any.
+        self.initial = ""
         self.text: list[str] = []
         self.reasoning: JsonObject | None = None
         self.ended = False
@@ -154,8 +168,9 @@ class ResponsesAnswer(Answer):
         elif kind in _TEXT_ENDS:
             self._end_part(event, text_in(event.text or event.refusal))
         elif kind == "response.content_part.done":
-            part = event.part if isinstance(event.part, dict) else {}
-            self._end_part(event, text_in(part.get("text") or part.get("refusal")))
+            self._end_part(event, _content_text(event.part))
+        elif kind == "response.content_part.added":
+            self._begin_part(event, _content_text(event.part))
         elif kind == "response.function_call_arguments.done":
             call = self._call_in(self._item_of(event, "function_call"))
             call.name = call.name or name_in(event.name)
@@ -261,6 +276,8 @@ class ResponsesAnswer(Answer):
         self._identify(known, index, item)
         if known.call is not None:
             known.call.initial = known.call.initial or written(item.get("arguments"))
+        elif kind == "message":
+            known.initial = known.initial or _content_text(item.get("content"))
         return known
 
     def _identify(self, known: _Item, index: int | None, item: JsonObject) -> None:
@@ -270,21 +287,24 @@ class ResponsesAnswer(Answer):
             call.name = name_in(item.get("name")) or call.name
         self._know(known, index, name_in(item.get("id")), name_in(item.get("call_id")))
 
-    def _end(self, index: int | None, item: object, *, snapshot: bool = False) -> None:
+    def _end(self, index: int | None, item: object, left: list[_Item] | None = None) -> None:
         """Take from a finished item what its pieces did not bring: the item repeats its whole content.
 
         Args:
-            snapshot: the item is part of the whole response, where its place may differ from its number.
+            left: only for an item of the whole response, where its place may differ from its number: the
+                items that came before and that none of the response's items repeats yet.
         """
         if not isinstance(item, dict):
             return
         kind = name_in(item.get("type"))
         known = self._known(index, item, kind, begins=False)
-        if known is None and snapshot:
-            known = self._same(item, kind)
+        if known is None and left is not None:
+            known = _same(left, item, kind)
         known = known or self._new(kind, index)
-        self._identify(known, None if snapshot else index, item)
+        self._identify(known, index if left is None else None, item)
         known.ended = True
+        if left is not None and known in left:
+            left.remove(known)
         if known.call is not None:
             known.call.complete(item.get("arguments"))
         elif kind == "message":
@@ -294,27 +314,17 @@ class ResponsesAnswer(Answer):
         elif kind in {"output_text", "text"}:
             self._add_missing(known, text_in(item))
 
-    def _same(self, item: JsonObject, kind: str) -> _Item | None:
-        """Return an item of other names that says exactly the same, so that nothing is said or done twice."""
-        if kind == "function_call":
-            name, arguments = name_in(item.get("name")), written(item.get("arguments"))
-            for one in self._items:
-                same_name = one.call is not None and one.call.name == name
-                if same_name and _same_arguments(one.call, arguments):
-                    return one
-        elif kind == "message":
-            text = _content_text(item.get("content"))
-            for one in self._items:
-                if one.kind == kind and (one.whole_text() == text or not text):
-                    return one
-        return None
-
     # --- their content ---------------------------------------------------------
 
     def _add_text(self, item: _Item, piece: str) -> None:
         if piece:
             item.text.append(piece)
             self.add_text(piece)
+
+    def _begin_part(self, event: _Event, text: str) -> None:
+        item = self._item_of(event, "message")
+        if not item.initial.endswith(text):  # the beginning of the item may have said it already
+            item.initial += text
 
     def _end_part(self, event: _Event, whole: str) -> None:
         item, part = self._item_of(event, "message"), number_in(event.content_index)
@@ -363,8 +373,12 @@ class ResponsesAnswer(Answer):
         status = name_in(response.get("status"))
         if kind in {"response.failed", "response.cancelled"} or status in {"failed", "cancelled"}:
             raise in_stream(response.get("error") or error or {"code": "server_error"}, self._secrets)
+        left = list(self._items)
         for index, item in enumerate(_parts(response.get("output"))):
-            self._end(index, item, snapshot=True)
+            self._end(index, item, left)
+        for known in self._items:
+            if known.kind == "message" and not known.text:
+                self._add_text(known, known.initial)
         if not self.calls and not self.text():  # servers without items put the text beside them
             self.add_text(text_in(response.get("output_text")))
         details = response.get("incomplete_details")
@@ -390,6 +404,22 @@ class ResponsesAnswer(Answer):
 
 def _place(event: _Event | _Plain) -> tuple[object, ...]:
     return event.type, event.item_id, event.output_index, event.content_index
+
+
+def _same(items: list[_Item], item: JsonObject, kind: str) -> _Item | None:
+    """Return an item of other names that says exactly the same, so that nothing is said or done twice."""
+    if kind == "function_call":
+        name, arguments = name_in(item.get("name")), written(item.get("arguments"))
+        for one in items:
+            same_name = one.call is not None and one.call.name == name
+            if same_name and _same_arguments(one.call, arguments):
+                return one
+    elif kind == "message":
+        text = _content_text(item.get("content"))
+        for one in items:
+            if one.kind == kind and (one.whole_text() == text or not text):
+                return one
+    return None
 
 
 def _same_arguments(call: CallInProgress | None, arguments: str) -> bool:

@@ -77,6 +77,7 @@ _STRONG = re.compile(
     r"|\bsession[ _]length|\bsession_len\b|\bsequence[ _]length|\bkv[ _-]?cache\b"
     r"|\blength of (?:the |your )?(?:messages|input|prompt|conversation|request)"
     r"|\bconversation(?: history)?\b|\bchat history\b|\binput_?(?:length|len|tokens)\b|上下文|提示词"
+    r"|\bn_keep\b|\bmax(?:imum)? (?:seq|sequence|context|prompt|input)\b|提示|kontekst|bağlam"
     r"|kontext|contexto|contexte|コンテキスト|プロンプト|トークン|컨텍스트|프롬프트|토큰|контекст|промпт|токен"
     r"|输入(?:的)?(?:长度|文本|内容|字|过长|token)|tokens?数|token ?长度"
 )
@@ -88,6 +89,9 @@ _EXCESS = re.compile(
     r"|\bat most\b|\bno (?:more|longer|larger) than\b|\bnot enough\b|\bshorten\b|\bnot fit\b|\bfull\b"
     r"|\breduce the length\b|\bsurpass|\b(?:limit|maximum) (?:was )?reached\b|超|过长|过大|太长|太大|上限"
     r"|\bover the\b|\bexhausted\b|\bzu (?:lang|groß|viele)|überschr|trop long|dépass|\bexced|\bsupera"
+    r"|\bcan(?:no|')t fit\b|\bmore (?:tokens|text|input) than\b|\breached the (?:limit|maximum)\b"
+    r"|\breduce (?:the |your )(?:prompt|input|context|conversation|messages?|history)\b|\bn_keep >="
+    r"|muito long|tropp[oi] |przekrocz|za dług|zbyt dług|çok uzun|aş\u0131l|超え|vượt quá|quá dài"
     r"|demasiado|長すぎ|초과|너무 (?:길|긴|많)|превыш|слишком (?:длин|мног|больш)"
 )
 """Words for more than there is room for."""
@@ -102,12 +106,18 @@ _LARGE = re.compile(r"\d{3}|\d,\d{3}|\d ?k\b")
 
 _WEAK = re.compile(
     r"\b(?:messages?|requests?|body|payload|inputs?|history|content|text|entity|sequence)\b|输入|消息|请求"
+    r"|\b(?:eingabe|anfrage|nachricht|entrée|requête|entrada|solicitud|mensaje|richiesta|giriş|istek|zapytanie)"
+    r"|запрос|сообщени|入力|リクエスト|입력|요청"
 )
 _CLEAR_EXCESS = re.compile(
     r"\btoo (?:long|large|big)\b|\btoo many (?:messages|inputs|bytes|characters)\b"
     r"|\bexceed\w* (?:[\w']+ ){0,6}?(?:limit|maximum|max|size|length|\d)|\b(?:longer|larger|bigger) than\b"
     r"|\bmaxlength\b|\bmax(?:imum)?[ _](?:length|size|allowed|bytes|characters)|\blength (?:is )?less than\b"
     r"|\b(?:size|length) limit\b|超过|超出|过长|过大|太长|太大"
+    r"|\bzu (?:lang|groß)|überschr|trop long|dépass|\bexced|\bsupera|demasiado|muito long"
+    r"|tropp[oi] (?:lung|grand)"
+    r"|przekrocz|za dług|zbyt dług|çok uzun|aş\u0131l|長すぎ|超え|초과|너무 (?:길|긴)|превыш"
+    r"|слишком (?:длин|больш)"
 )
 
 _NUMBER = re.compile(
@@ -151,6 +161,8 @@ def overflow(status: int | None, codes: Collection[str], message: str) -> Overfl
     text = " ".join(message[:LONGEST].lower().split())
     if _CODES.intersection(codes):
         return _numbers(text)
+    if status == 413 and not text:
+        return Overflow()
     if _RATE.search(text) or status == 429:
         return _numbers(text) if _one_request_is_too_large(text) else None
     return _numbers(text) if _means_overflow(text) else None

@@ -50,14 +50,20 @@ _WORDS = re.compile(
     r"|(warm|start)ing up|cold start|not (yet )?ready|temporarily|temporary (error|failure|issue)"
     r"|currently unavailable|upstream (connect|request|timed)|no available (server|worker|capacity)"
     r"|(server|service|system|engine|queue) is (currently )?(too )?(busy|full)"
-    r"|service unavailable|bad gateway|gateway time-?out|稍后|稍候|繁忙|过载|超载|正在加载|暂时",
+    r"|service unavailable|bad gateway|gateway time-?out|稍后|稍候|繁忙|过载|超载|正在加载|暂时"
+    r"|überlastet|später (erneut|noch|wieder)|surchargé|plus tard|sobrecargad|sobrecarregad|más tarde"
+    r"|mais tarde|sovraccaric|più tardi|перегружен|позже|przeciążon|混雑|混み合|しばらく|혼잡|잠시 후|과부하",
     re.IGNORECASE,
 )
 # These words are also part of advice about a request that is wrong.
-_VAGUE = re.compile(r"\bcapacity\b|\btry again\b", re.IGNORECASE)
+_VAGUE = re.compile(
+    r"\bcapacity\b|\btry again\b|\binternal (server )?error|no healthy upstream|deadline exceeded|timed? ?out"
+    r"|connection (was )?(reset|refused|closed|aborted|error)",
+    re.IGNORECASE,
+)
 _WRONG = re.compile(
     r"invalid|must|unsupported|not support|malformed|missing|required|reduce|shorten|too (long|large|many)"
-    r"|exceeds|correct|fix\b",
+    r"|exceeds|correct|fix\b|image|media|\burl\b|file|download|fetch",
     re.IGNORECASE,
 )
 _RATE = re.compile(

@@ -249,6 +249,7 @@ async def test_a_web_page_instead_of_a_stream_costs_one_call(
     error = await failed(connect, wire)
     assert (error.code, error.transient) == ("provider_bad_response", False)
     assert "Be right back" in error.message
+    assert f"{vendor.url}{wire.path}" in error.message
     assert "<" not in error.message
 
 
@@ -354,6 +355,30 @@ async def test_a_compression_that_nobody_asked_for_is_named(
     assert (error.code, error.transient) == ("provider_bad_response", False)
     assert "zstd" in error.message
     assert "install" not in error.message
+
+
+async def test_headers_of_many_kilobytes_are_read(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+    headers = {"Content-Type": "text/event-stream", "Content-Security-Policy": "x" * 20_000}
+    vendor.will(Reply(wire.answer(["ok"]), 200, headers))
+    assert (await connect(wire.provider_type).generate(ask(user("Hi")), Heard())).text == "ok"
+
+
+async def test_an_answer_that_is_not_http_costs_one_call(http: Http, wire: Wire) -> None:
+    calls = 0
+
+    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        writer.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(babble, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        driver = make_driver(ProviderConfig(wire.provider_type, url, API_KEY), http)
+        with pytest.raises(ModelError) as caught:
+            await driver.generate(ask(user("Hi")), Heard())
+    assert (caught.value.code, caught.value.transient, calls) == ("provider_bad_response", False, 1)
+    assert "SSH-2.0" in caught.value.message
 
 
 @pytest.mark.parametrize("piece", [b"data: " + b"x" * 5000, b"x" * 6000])

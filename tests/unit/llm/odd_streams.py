@@ -193,6 +193,12 @@ CALLS = [
     ("both forms of a call", [
         chunk({"tool_calls": [{"index": 0, "id": "a", "function": function("weather", A + B)}],
                "function_call": function("weather", A + B)})], (ROME,)),
+    ("the list of calls as a text", [
+        chunk({"tool_calls": json.dumps([{"index": 0, "id": "a", "function": function(*ROME)}])})], (ROME,)),
+    ("a call as a text", [
+        chunk({"tool_calls": [json.dumps({"index": 0, "id": "a", "function": function(*ROME)})]})], (ROME,)),
+    ("the function as a text", [
+        piece(index=0, id="a", function=json.dumps(function("weather", A + B)))], (ROME,)),
     ("a message that repeats the calls", [
         piece(index=0, id="a", function=function("weather", A + B)),
         whole({"content": None, "tool_calls": [{"id": "a", "function": function("weather", A + B)}]})],
@@ -279,6 +285,8 @@ def chat() -> list[Odd]:
         Odd("a thought's character in two halves", thought + second.replace(b"content", b"reasoning_content")
             + sse(chunk({"content": "ok"}), END), Meaning("ok", thinking="Hi 😀!")),
         Odd("half a character", lone + sse(END), Meaning("Hi \ufffd there")),
+        Odd("an event that is named like an end mark",
+            sse(chunk({"content": "Hello"})) + b"event: done\ndata: {}\n\n", HELLO),
         Odd("half a character at the end", HALVES + sse(END), Meaning("Hi \ufffd")),
         Odd("an argument's character in two halves", hand + over + sse(TOOLS),
             Meaning(calls=(("weather", {"city": "😀"}),))),
@@ -304,8 +312,9 @@ def chat() -> list[Odd]:
 def finishes() -> list[tuple[str, str]]:
     """Words for the reason why a model stopped, and ours."""
     words = {
-        "stop": "stop STOP end_turn eos complete",
-        "length": "length max_tokens MAX_TOKENS model_length max_output_tokens incomplete",
+        "stop": "stop STOP end_turn endTurn eos complete",
+        "tool_calls": "tool_use toolUse tool-calls",
+        "length": "length max_tokens maxTokens MAX_TOKENS model_length max_output_tokens incomplete",
         "content_filter": "content_filter content-filter refusal SAFETY RECITATION PROHIBITED_CONTENT",
         "own_word": "own_word",
     }
@@ -392,6 +401,18 @@ RESPONSES = [
     ("other ids in the end", [added(call_item()), arguments(A + B), ended(call_item(0, A + B, id="x")),
         completed()], ONE),
     ("pieces before the item", [arguments(A + B, 1, "fc1"), added(call_item(1), 1), completed()], ONE),
+    ("two calls that say the same, in the snapshot only", [completed(call_item(0, A + B),
+        call_item(1, A + B))], Meaning(calls=(ROME, ROME))),
+    ("two calls that say the same, with other ids in the snapshot", [
+        ended(call_item(0, A + B)), ended(call_item(1, A + B), 1),
+        completed(call_item(2, A + B), call_item(3, A + B))], Meaning(calls=(ROME, ROME))),
+    ("text in the beginning of its part", [added(message_item()), event("content_part.added",
+        output_index=0, item_id="m9", content_index=0, part={"type": "output_text", "text": "Hello"}),
+        completed()], HELLO),
+    ("text in the beginning of its item", [added(message_item("Hello")), completed()], HELLO),
+    ("text in all its beginnings and pieces", [added(message_item("Hello")), event("content_part.added",
+        output_index=0, item_id="m9", content_index=0, part={"type": "output_text", "text": "Hello"}),
+        said("Hel"), said("lo"), ended(message_item("Hello")), completed()], HELLO),
     ("two calls that say the same", [ended(call_item(0, A + B)), ended(call_item(1, A + B), 1), completed()],
         Meaning(calls=(ROME, ROME))),
     ("text in pieces", [added(message_item()), said("Hel"), said("lo"), ended(message_item("Hello")),

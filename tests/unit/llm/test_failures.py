@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from urllib.parse import quote
 
 import pytest
@@ -27,7 +28,7 @@ def test_a_key_is_redacted_in_every_encoding_and_if_the_text_ends_in_it() -> Non
     for failure in (
         in_stream({"detail": {"sent": "x" * 275 + key}}, [key]),
         spoken("{" + "x" * 190 + key, "message", [key]),
-        disguised("text/html", b"x" * 190 + key.encode(), [key]),
+        disguised("text/html", b"x" * 190 + key.encode(), [key], f"https://host/{key}"),
         refusal(302, {"location": "/" + "x" * 190 + key}, b"", [key]),
         refusal(400, {}, b'{"error": {"message": "' + b"x" * 100 + encoded.encode() + b'"}}', [key]),
     ):
@@ -92,12 +93,24 @@ PASSING = [
     "Too many requests",
     "Rate limit reached for requests",
     "ThrottlingException",
+    "connection reset by peer",
+    "no healthy upstream",
+    "Internal server error",
+    "context deadline exceeded",
+    "Überlastet, bitte später erneut versuchen",
+    "Le serveur est surchargé, réessayez plus tard",
+    "El servidor está sobrecargado",
+    "サーバーが混雑しています",
+    "서버가 혼잡합니다",
+    "Сервер перегружен",
 ]
 WRONG = [
     "Invalid image. Please try again with another one",
     "`max_tokens` exceeds the model's capacity",
     "Unknown field `x`",
     "The temperature must be lower",
+    "Connection refused while fetching the image",
+    "Timed out downloading https://example.com/a.png, the URL of an image",
     "Overloaded functions are unsupported: please retry with one function",
 ]
 
@@ -109,6 +122,43 @@ def test_words_that_mean_later_are_retried_under_any_status(words: str, status: 
         error = refusal(status, {}, json.dumps(body).encode(), [])
         assert error.transient, (error.code, words)
     assert in_stream({"message": words, "type": "invalid_request_error"}, []).transient
+
+
+WHY = "prompt is too long: 9000 tokens > 8192"
+ELSEWHERE: list[object] = [
+    {"error": {"message": "Bad request", "details": WHY}},
+    {"error": {"message": "Bad request", "details": [{"message": WHY}]}},
+    {"error": {"message": "Error from provider", "metadata": {"error": {"message": WHY}}}},
+    {"error": {"message": "Bad request"}, "cause": WHY},
+    {"error": {"message": [WHY]}},
+    {"title": "Bad Request", "description": WHY},
+    {"fault": {"faultstring": WHY}},
+    {"response": {"error": {"message": WHY}}},
+    {"Message": WHY},
+    {"err": WHY},
+]
+
+
+@pytest.mark.parametrize("body", ELSEWHERE)
+def test_what_an_error_says_is_found_wherever_it_says_it(body: object) -> None:
+    for error in (refusal(400, {}, json.dumps(body).encode(), []), in_stream(body, [])):
+        assert error.code == "context_length_exceeded"
+        assert WHY in error.message
+
+
+def test_a_code_inside_an_error_counts_and_the_request_that_it_repeats_does_not() -> None:
+    inner = {"error": {"message": "oops", "code": "bad", "innererror": {"code": "context_length_exceeded"}}}
+    assert refusal(400, {}, json.dumps(inner).encode(), []).code == "context_length_exceeded"
+    repeated = {"detail": [{"msg": "Field required", "input": {"message": WHY}}]}
+    error = refusal(422, {}, json.dumps(repeated).encode(), [])
+    assert (error.code, error.message) == ("invalid_model_request", "Field required")
+
+
+def test_only_the_beginning_of_a_huge_error_is_examined() -> None:
+    huge = {"error": {"message": "no", "details": [[[{"x": 1}] * 1000] * 1000] * 100}}
+    began = time.process_time()
+    assert in_stream(huge, []).message == "no"
+    assert time.process_time() - began < 0.1
 
 
 @pytest.mark.parametrize("words", WRONG)
