@@ -19,6 +19,7 @@ from perdure.domain.errors import ModelError
 from perdure.domain.messages import storable
 from perdure.domain.redaction import forms_of
 from perdure.domain.retry_after import retry_after
+from perdure.domain.words import Words
 from perdure.llm.no_tools import accepts_no_tools, with_advice
 from perdure.llm.transient import STATUSES, passing
 
@@ -38,31 +39,31 @@ _FILTER_CODES = frozenset(
 _NO_MODEL_CODES = frozenset({"model_not_found", "not_found_error", "model_not_found_error"})
 _AUTH_CODES = frozenset({"authentication_error", "invalid_api_key", "permission_error", "permission_denied"})
 _REQUEST_CODES = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
-_QUOTA = re.compile(
+_QUOTA = Words(
     r"credit balance is too low|insufficient (balance|credits)|specified api usage limits|余额不足|欠费"
     r"|余额.{0,6}不足|额度.{0,6}(用尽|不足|用完)|请.{0,4}充值",
     re.IGNORECASE,
 )
 # A model that does not exist, as opposed to an address that does not.
-_PATH = re.compile(r"/\S*")
-_ABOUT_MODEL = re.compile(
+_PATH = Words(r"/\S*")
+_ABOUT_MODEL = Words(
     r"\b(models?|deployments?|engines?)\b|no endpoints|no (allowed )?providers|\bimages?\b|vision|tool use",
     re.IGNORECASE,
 )
-_NO_ADDRESS = re.compile(
+_NO_ADDRESS = Words(
     r"unexpected endpoint|unknown (request )?url|invalid url \(|(endpoint|route|path|page) not found"
     r"|no (such )?(route|endpoint|path)\b|cannot (post|get) /",
     re.IGNORECASE,
 )
-_ERROR_KIND = re.compile(r"error|exception|^fail", re.IGNORECASE)
-_ERROR_WORDS = re.compile(
+_ERROR_KIND = Words(r"error|exception|^fail", re.IGNORECASE)
+_ERROR_WORDS = Words(
     r"error|fail|exception|unavailable|time(d )?.?out|limit|overload|exceed|denied|unauthori|forbidden"
     r"|invalid|abort|cancel|quota|busy|retry|try again|not found|refused|bad gateway",
     re.IGNORECASE,
 )
 # What may be broken JSON; `[ERROR] ...` is not.
-_JSON = re.compile(r"\{|\[(?![A-Za-z])")
-_BEARER = re.compile(r"(?i)\b(bearer\s+|sk-|gsk_|xai-)[\w*.~+/=-]{8,}")
+_JSON = Words(r"\{|\[(?![A-Za-z])")
+_BEARER = Words(r"(?i)\b(bearer\s+|sk-|gsk_|xai-)[\w*.~+/=-]{8,}")
 _NO_VENDOR_TEXT = "the provider answered HTTP {status}"
 
 
@@ -277,7 +278,7 @@ _SAYS_LITTLE = 60
 _MAX_DETAILS = 100
 """Values of an error that are looked at: an answer that is none may have millions."""
 _CODE_KEYS = ("type", "code", "status", "reason", "error_code")
-_DETAIL = re.compile(r"message|msg|detail|descr|err|fault|raw|cause|explanation|title", re.IGNORECASE)
+_DETAIL = Words(r"message|msg|detail|descr|err|fault|raw|cause|explanation|title", re.IGNORECASE)
 _OF_REQUEST = frozenset({"input", "request", "body", "messages", "headers", "url", "loc"})
 _ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg", "errorMessage", "status_msg")
 
@@ -349,7 +350,7 @@ def _status_in(error: object) -> int | None:
 
 MARKUP = 8_000
 """Characters of a web page that are searched for text: each `<script` may search the rest for its end."""
-_MARKUP = re.compile(r"(?s)<(script|style)\b.*?</\1>|<[^<>]*>")
+_MARKUP = Words(r"(?s)<(script|style)\b.*?</\1>|<[^<>]*>")
 
 
 def _without_markup(page: str) -> str:

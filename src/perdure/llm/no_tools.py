@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
+from perdure.domain.words import Words
+
 _ALL = r"[\"'`]?(?<!\w)(tools|functions|(tool|function)([ _-](use|usage|calling)| calls))[\"'`]?"
 _ONE = r"[\"'`]?(tools?|functions?|(tool|function)[ _-]?(use|usage|calls?|calling))[\"'`]?"
 _END = r"(?! ?(messages?|roles?|choices?|results?|ids?|history)\b)(?![\w:-])"
 _ADVICE = "The model accepts no tools: choose another model, or an agent without tools."
 
-_NO_TOOLS = re.compile(
+_NO_TOOLS = Words(
     rf"(\bnot|n.t) (currently |yet |natively )?(support|accept|allow)(s|ed)? (the use of |any )?{_ONE}{_END}"
     rf"|{_ALL} ?(is|are|was)? ?(not|n.t) (currently |yet )?(support|enabl|allow|availabl|implement)"
     r"|unsupported (parameter|argument|field)s?:? [\"'`]?tools[\"'`]?(?![\w.\[])"

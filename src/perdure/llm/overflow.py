@@ -12,6 +12,8 @@ from collections.abc import Collection
 
 from msgspec import Struct
 
+from perdure.domain.words import Words
+
 LONGEST = 4_000
 """Characters of a message that are examined."""
 
@@ -37,7 +39,7 @@ _CODES = frozenset(
 
 _NEVER = frozenset({401, 402, 403, 404, 405, 407})
 
-_OUTPUT = re.compile(
+_OUTPUT = Words(
     r"`?'?\b(?:default_)?(?:max|min)_?(?:completion_|output_|new_|response_)?tokens(?:_to_sample)?\b`?'?"
     r"|\bmax(?:output|completion|new)?tokens\b|\b(?:num|n)_predict\b|\bmax_gen_len\b"
     r"|\b(?:thinking[._])?budget_tokens\b|\bmaximum tokens you requested\b"
@@ -46,30 +48,30 @@ _OUTPUT = re.compile(
 )
 """Limits of the answer."""
 
-_RATE = re.compile(
+_RATE = Words(
     r"\bper[ -]?(?:min|hour|day|sec|month)|/ ?min\b|\b(?:tpm|tpd|rpm|rpd|itpm|otpm)\b|rate[ _-]?limit"
     r"|too many requests|\bthrottl|\bquota\b|\bconcurren|\b(?:hourly|daily|weekly|monthly)\b"
     r"|\bupgrade your plan\b|\b(?:api|access) (?:token|key)"
 )
-_RATE_LIMIT = re.compile(r"\blimit:? ?(\d[\d,]*)")
-_RATE_REQUESTED = re.compile(r"\brequested:? ?(\d[\d,]*)")
-_ONE_TOO_LARGE = re.compile(r"\b(?:request|prompt|input|message)s? (?:is |was )?too (?:large|long|big)\b")
+_RATE_LIMIT = Words(r"\blimit:? ?(\d[\d,]*)")
+_RATE_REQUESTED = Words(r"\brequested:? ?(\d[\d,]*)")
+_ONE_TOO_LARGE = Words(r"\b(?:request|prompt|input|message)s? (?:is |was )?too (?:large|long|big)\b")
 
-_TIME = re.compile(r"took too long|timed? ?out|deadline|longer than \d+ ?(?:s|sec|seconds|ms)\b")
-_MEDIA = re.compile(
+_TIME = Words(r"took too long|timed? ?out|deadline|longer than \d+ ?(?:s|sec|seconds|ms)\b")
+_MEDIA = Words(
     r"\b(?:image|picture|photo|pixel|megapixel|pdf|audio|video|attachment|file|document|upload)(?:s|\b|_)"
 )
-_FIELD = re.compile(
+_FIELD = Words(
     r"\b(?:name|description|(?:tool_)?call_?id|\w*_id|id|metadata|stop|tools?|functions?|user|title|url|uri"
     r"|\w*_key|key|identifier|schema|enum|parameters|properties|headers?|temperature|top_\w+|logprobs"
     r"|logit_bias|n|seed|cache_control)\b"
 )
-_BAD_VALUE = re.compile(
+_BAD_VALUE = Words(
     r"cache_control|\btoo small\b|\binvalid (?:api )?key\b|\bflagged\b"
     r"|\b(?:at most|up to|maximum of|only) \d{1,3} (?:images?|pictures?|videos?|files?|documents?)\b"
 )
 
-_STRONG = re.compile(
+_STRONG = Words(
     r"\bcontexts?\b|context[ _-]?(?:length|len|window|size|limit|overflow)|\bn_ctx|\bnum_ctx\b"
     r"|\bmax_(?:model|seq|sequence|input|context|prompt|total|position)\w*|\bprompts?\b|\bprompt_(?:tokens|len)"
     r"|prompt_len\b|\btokens\b|\btoken[ _](?:limit|count|length|window|budget|size|number)s?\b"
@@ -83,7 +85,7 @@ _STRONG = re.compile(
 )
 """Words that name the prompt or the room for it."""
 
-_EXCESS = re.compile(
+_EXCESS = Words(
     r"exceed|\btoo (?:long|large|big|many|much)\b|\b(?:longer|greater|larger|bigger|more|higher) than\b"
     r"|\boverflow|\babove the\b|\bbeyond the\b|\bout ?of ?(?:range|bounds|space|room)\b|\bran out of\b"
     r"|\bat most\b|\bno (?:more|longer|larger) than\b|\bnot enough\b|\bshorten\b|\bnot fit\b|\bfull\b"
@@ -96,20 +98,20 @@ _EXCESS = re.compile(
 )
 """Words for more than there is room for."""
 
-_BOUND = re.compile(
+_BOUND = Words(
     r"\byou requested\b|\bmax(?:imum)?\b|\bmax_|\blimit|\b(?:less|fewer|shorter|smaller) than\b|<=?|>=?"
     r"|\bup to\b|\bshould be \[|\bmust be\b|\breduc|\btruncat|\btrim\b|\bonly\b|\bfewer\b|限制|最大|大于|不足"
 )
 """Words for a bound. They count only with a number: "only" and "must be" stand in many other messages."""
 
-_LARGE = re.compile(r"\d{3}|\d,\d{3}|\d ?k\b")
+_LARGE = Words(r"\d{3}|\d,\d{3}|\d ?k\b")
 
-_WEAK = re.compile(
+_WEAK = Words(
     r"\b(?:messages?|requests?|body|payload|inputs?|history|content|text|entity|sequence)\b|输入|消息|请求"
     r"|\b(?:eingabe|anfrage|nachricht|entrée|requête|entrada|solicitud|mensaje|richiesta|giriş|istek|zapytanie)"
     r"|запрос|сообщени|入力|リクエスト|입력|요청"
 )
-_CLEAR_EXCESS = re.compile(
+_CLEAR_EXCESS = Words(
     r"\btoo (?:long|large|big)\b|\btoo many (?:messages|inputs|bytes|characters)\b"
     r"|\bexceed\w* (?:[\w']+ ){0,6}?(?:limit|maximum|max|size|length|\d)|\b(?:longer|larger|bigger) than\b"
     r"|\bmaxlength\b|\bmax(?:imum)?[ _](?:length|size|allowed|bytes|characters)|\blength (?:is )?less than\b"
@@ -120,17 +122,15 @@ _CLEAR_EXCESS = re.compile(
     r"|слишком (?:длин|больш)"
 )
 
-_NUMBER = re.compile(
+_NUMBER = Words(
     r"(?<![\w.-])(?:\d{1,3}(?:,\d{3}){1,3}|\d{3,9})"
     r"(?=tokens?\b|(?![\w-]|[.,]\d))(?! ?(?:bytes|[km]i?b\b|char))|(?<![\w.-])\d{1,4}k\b"
 )
-_ABOVE = re.compile(r"\d[^\d<>]{0,40}> ?(\d[\d,]{2,12})")
-_ERROR_NUMBER = re.compile(r"(?<=limit )\(\d{4}\)\.?$")
+_ABOVE = Words(r"\d[^\d<>]{0,40}> ?(\d[\d,]{2,12})")
+_ERROR_NUMBER = Words(r"(?<=limit )\(\d{4}\)\.?$")
 """An error's number at the end of its message."""
-_NAMES_REQUEST = re.compile(
-    r"(?:requested|contains?|has|had|given|got|actual|by|long|resulted in|keep)[: ]*$"
-)
-_NAMES_LIMIT = re.compile(
+_NAMES_REQUEST = Words(r"(?:requested|contains?|has|had|given|got|actual|by|long|resulted in|keep)[: ]*$")
+_NAMES_LIMIT = Words(
     r"(?:limit|max|máx|at most|up to|only|than|<|window|length|size|\[\d{1,3},|allowed|support|限制|最大)"
     r"[^\d]{0,40}$"
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from perdure.domain.words import Words
+
 STATUSES = frozenset({408, 409, 423, 424, 425, 460, 499})
 """Statuses below 500 of errors that pass, besides 429: timeouts, conflicts, a model that is being loaded."""
 
@@ -42,7 +44,7 @@ _CODES = frozenset(
         "529",
     ]
 )
-_WORDS = re.compile(
+_WORDS = Words(
     r"overload(?!ed (function|method))|over capacity|high (demand|load|traffic)|please retry(?! with)"
     r"|(try|retry)( your request)?( again)? (later|shortly|soon)"
     r"|try again in (\d|about|an hour|some (time|minutes)|a (few|moment|minute|second|while|bit))"
@@ -56,17 +58,17 @@ _WORDS = re.compile(
     re.IGNORECASE,
 )
 # These words are also part of advice about a request that is wrong.
-_VAGUE = re.compile(
+_VAGUE = Words(
     r"\bcapacity\b|\btry again\b|\binternal (server )?error|no healthy upstream|deadline exceeded|timed? ?out"
     r"|connection (was )?(reset|refused|closed|aborted|error)",
     re.IGNORECASE,
 )
-_WRONG = re.compile(
+_WRONG = Words(
     r"invalid|must|unsupported|not support|malformed|missing|required|reduce|shorten|too (long|large|many)"
     r"|exceeds|correct|fix\b|image|media|\burl\b|file|download|fetch",
     re.IGNORECASE,
 )
-_RATE = re.compile(
+_RATE = Words(
     r"too many requests|rate.?limit(ed)?\b|throttl|过于频繁|请求频率|频率(限制|过高)|限流|并发", re.IGNORECASE
 )
 _LONGEST = 2_000

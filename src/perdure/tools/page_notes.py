@@ -12,6 +12,8 @@ from http import HTTPStatus
 from msgspec import Struct
 from yarl import URL
 
+from perdure.domain.words import Words
+
 MAX_DEPTH = 400
 """Nesting levels of elements that a conversion follows; real pages have a few dozen."""
 
@@ -49,7 +51,7 @@ _INLINE = frozenset(
         "strong", "sub", "sup", "tt", "u", "var",
     }
 )  # fmt: skip
-_CHALLENGE_TITLES = re.compile(
+_CHALLENGE_TITLES = Words(
     r"just a moment|attention required|access denied|access to this page|are you (a )?(human|robot)"
     r"|(not a|you'?re a|robot) robot|robot check|verify(ing)? (that )?you|human verification|captcha"
     r"|pardon our interruption|one moment|checking your browser|security check|bot (verification|detection)"
@@ -62,15 +64,15 @@ _CHALLENGE_MARKS = (
     "awswafcookie", "awswaf", "ddos-guard", "sucuri_cloudproxy", "_abck", "akam/", "friendlycaptcha",
     "captcha",
 )  # fmt: skip
-_LOGIN_TITLES = re.compile(
+_LOGIN_TITLES = Words(
     r"\b(log|sign)[ -]?(in|on)\b|\blogin\b|anmelden|connexion|iniciar sesi|authenticat|single sign",
     re.IGNORECASE,
 )
-_LOGIN_FIELD = re.compile(r"""<input\b[^<>]{0,500}?type\s{0,9}=\s{0,9}["']?password""", re.IGNORECASE)
-_SCRIPT_MOVE = re.compile(
+_LOGIN_FIELD = Words(r"""<input\b[^<>]{0,500}?type\s{0,9}=\s{0,9}["']?password""", re.IGNORECASE)
+_SCRIPT_MOVE = Words(
     r"""\blocation(?:\.href)?\s{0,9}(?:=|\.(?:replace|assign)\()\s{0,9}["']([^"'\s]{1,2000})["']"""
 )
-_REFRESH = re.compile(r"\s*(\d{0,9})(?:\.[\d.]*)?\s*[;,\s]?\s*(?:url\s*=\s*)?(.*)", re.IGNORECASE | re.DOTALL)
+_REFRESH = Words(r"\s*(\d{0,9})(?:\.[\d.]*)?\s*[;,\s]?\s*(?:url\s*=\s*)?(.*)", re.IGNORECASE | re.DOTALL)
 
 
 class Scanned(Struct, frozen=True):
