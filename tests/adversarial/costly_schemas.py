@@ -204,6 +204,16 @@ COSTLY: dict[str, Costly] = {
         {"x": list(range(MANY // 4))},
         False,
     ),
+    "many problems of a long text": Costly(
+        {"type": "object", "properties": {"x": {"allOf": [{"maxLength": 1}] * 3000}}},
+        {"x": "a" * 600_000},
+        False,
+    ),
+    "many divisions of extreme numbers": Costly(
+        {"type": "object", "properties": {"x": {"items": {"allOf": [{"multipleOf": 5e-324}] * 30}}}},
+        {"x": [1.7e308] * 900},
+        False,
+    ),
     "huge limits": Costly(
         {
             "type": "object",

@@ -241,3 +241,17 @@ async def test_a_connection_goes_on_after_a_refusal_of_a_body_that_was_read(http
         refused = await http.post("/v1/sessions", json={"title": 1})
         assert refused.status_code == 400
         assert refused.headers.get("connection") != "close"
+
+
+@pytest.mark.parametrize("rest", [b"", b"G\x00T / HTTP/1.1\r\n\r\n", GET + b"x-long: " + b"a" * 70_000])
+async def test_a_client_that_leaves_before_its_answers_is_no_error(server: Server, rest: bytes) -> None:
+    before = len(server.log.read_text())
+    request = b"GET /v1/sessions HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    for count in (1, 2, 5, 50) * 3:
+        async with connected(server, request * count + rest) as (reader, writer):
+            if count > 1:
+                await reader.read(1)  # the server is in the midst of its answers
+            writer.transport.abort()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        assert (await client.get("/health")).status_code == 200
+    assert "Traceback" not in server.log.read_text()[before:]

@@ -203,6 +203,8 @@ async def test_names_that_people_read_refuse_such_characters(one: httpx.AsyncCli
             ("/v1/providers", {"name": name, "provider_type": "llmsim"}, "name"),
             (models, {"model_id": name, "display_name": "x"}, "model_id"),
             (models, {"model_id": "x", "display_name": name}, "display_name"),
+            ("/v1/users", {"email": f"{name}@x.test", "name": "x", "role": "member"}, "email"),
+            ("/v1/invitations", {"email": f"{name}@x.test", "role": "member"}, "email"),
             (
                 "/v1/sessions",
                 {"tools": [{"type": "client_side", "name": name, "description": "", "parameters": {}}]},
@@ -213,6 +215,20 @@ async def test_names_that_people_read_refuse_such_characters(one: httpx.AsyncCli
             assert refused.status_code == 400, (path, bad, refused.text)
             assert field in refused.text
             assert reached(refused.text) == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/users", {"email": "ada@x.test\n", "name": "x", "role": "member"}),
+        ("/v1/sessions", {"locale": "en\n"}),
+    ],
+)
+async def test_a_field_with_a_pattern_does_not_end_with_a_newline(
+    one: httpx.AsyncClient, path: str, body: dict[str, str]
+) -> None:
+    refused = await one.post(path, json=body)
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request"), refused.text
 
 
 def test_the_errors_of_the_client_are_the_servers_words() -> None:

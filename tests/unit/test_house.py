@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import tomllib
@@ -151,6 +152,20 @@ def test_no_file_names_a_package_registry() -> None:
 
 def test_no_file_names_a_path_of_a_developers_machine() -> None:
     assert _lines_that_match(MACHINE_PATHS) == []
+
+
+def test_no_pattern_of_a_field_accepts_a_newline_at_the_end() -> None:
+    """In Python's regular expressions, `$` also matches before one."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Meta":
+                given = [each.value for each in node.keywords if each.arg == "pattern"]
+                names = vars(importlib.import_module(name)) if given else {}
+                found += [(name, eval(ast.unparse(each), dict(names))) for each in given]
+    assert len(found) > 8
+    assert [each for each in found if each[1].endswith("$")] == []
 
 
 def test_every_dependency_is_locked() -> None:

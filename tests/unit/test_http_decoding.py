@@ -26,7 +26,7 @@ from perdure.api.kernel.decoding import (
     read_json,
 )
 from perdure.api.kernel.intake import Arrival, Intake
-from perdure.api.kernel.json_bounds import MAX_DEPTH
+from perdure.api.kernel.json_bounds import MAX_DEPTH, check_bounds, without_strings
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 from perdure.domain.ids import OrgId
 from perdure.domain.sessions import CreateSession
@@ -447,3 +447,19 @@ def test_the_error_for_a_wrong_choice_in_a_body_lists_the_choices(
 @given(TEXT.filter(lambda text: len(text) <= 10))
 def test_text_in_a_query_is_decoded_unchanged(text: str) -> None:
     assert QUERY.decode(parameters_of(urlencode({"text": text}).encode())) == Query(text=text)
+
+
+LARGE_TEXT = json.dumps("A line with [ { and 1e999, \\ and 99999999999999999999.\n" * 20_000)
+"""A file's content, with the escapes that each line needs."""
+
+
+def test_a_large_text_with_escapes_is_not_searched_for_numbers_and_brackets() -> None:
+    body = f'{{"content": {LARGE_TEXT}, "a": [1]}}'.encode()
+    assert without_strings(body) == b"{: , : [1]}"
+    assert check_bounds(body) is False
+
+
+@pytest.mark.parametrize("rest", ["[" * MAX_DEPTH + "]" * MAX_DEPTH, "99999999999999999999"])
+def test_what_follows_a_large_text_with_escapes_keeps_its_bounds(rest: str) -> None:
+    with pytest.raises(InvalidInput):
+        check_bounds(f'{{"content": {LARGE_TEXT}, "a": [{rest}]}}'.encode())

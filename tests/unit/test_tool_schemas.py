@@ -175,6 +175,30 @@ def test_the_tools_of_the_server_are_valid_cheap_and_sent_as_they_are() -> None:
         assert cost_of(tool.parameters).steps < 500
 
 
+NUMBERS = {"items": {"multipleOf": 0.01}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "small"),
+    [
+        ({"maxLength": 1}, "a" * 1_000_000, True),
+        ({"allOf": [{"maxLength": 1}] * 3000}, "a" * 1000, True),
+        # Each problem copies the value that it is about.
+        ({"allOf": [{"maxLength": 1}] * 3000}, "a" * 10_000, False),
+        ({"anyOf": [{"type": "integer"}] * 3000}, ["a" * 10_000], False),
+        ({"allOf": [{"required": ["b"]}] * 3000}, {"a" * 10_000: 1}, False),
+        (NUMBERS, [19.99] * 200, True),
+        (NUMBERS, [1.7e308] * 2000, False),
+        ({"allOf": [{"multipleOf": 7}] * 300}, 10**4000, False),
+        ({"items": {"maximum": 1}}, [10**4000] * 100, False),
+    ],
+)
+def test_a_value_is_checked_at_once_only_if_that_takes_little_time_and_memory(
+    schema: Json, value: object, small: bool
+) -> None:
+    assert cost_of(of(x=schema)).is_small({"x": value}) is small
+
+
 def test_the_schemas_of_one_request_have_a_common_limit() -> None:
     wide = of(**{f"p{number}": {"type": "string"} for number in range(4000)})
     budget = SchemaBudget()

@@ -35,6 +35,7 @@ from perdure.domain.accounts import (
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
 from perdure.domain.ids import OrgId, UserId, check_id
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
+from perdure.domain.visible import check_labels
 from perdure.store.accounts import (
     OrganizationRow,
     UserRow,
@@ -241,6 +242,7 @@ async def add_member(app: App, caller: Caller, body: AddUser, once: Once | None 
     """
     require(caller, "admin")
     require(caller, body.role)
+    check_labels(body, "email")
     now = app.now()
 
     async def work(tx: Tx) -> User:

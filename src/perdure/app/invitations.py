@@ -18,6 +18,7 @@ from perdure.domain.accounts import (
 from perdure.domain.errors import Conflict, NotFound
 from perdure.domain.ids import InvitationId
 from perdure.domain.times import to_rfc3339
+from perdure.domain.visible import check_labels
 from perdure.store.accounts import get_organization, lock_organization, memberships_of, set_membership
 from perdure.store.database import Tx
 from perdure.store.invitations import (
@@ -60,6 +61,7 @@ async def create_invitation(app: App, caller: Caller, body: CreateInvitation) ->
     """
     require(caller, "admin")
     require(caller, body.role)
+    check_labels(body, "email")
     now, code = app.now(), CODE_PREFIX + secrets.token_urlsafe(32)
     row = InvitationRow(
         app.new_id("invitation"),

@@ -26,7 +26,7 @@ UserRole = Literal["owner", "admin", "member"]
 RANK: dict[UserRole, int] = {"member": 0, "admin": 1, "owner": 2}
 Label = Annotated[str, Meta(min_length=1, max_length=200)]
 Email = Annotated[
-    str, Meta(min_length=3, max_length=254, pattern=r"^[^\s@]+@[^\s@]+$", examples=["ada@example.com"])
+    str, Meta(min_length=3, max_length=254, pattern=r"^[^\s@]+@[^\s@]+$(?!\n)", examples=["ada@example.com"])
 ]
 """254 characters is the longest address that RFC 5321 allows."""
 

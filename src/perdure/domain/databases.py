@@ -11,7 +11,7 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import JsonObject
 from perdure.domain.times import CreatedAt, UpdatedAt
 
-NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
+NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$(?!\n)"
 DatabaseName = Annotated[str, Meta(pattern=NAME_PATTERN, examples=["orders"])]
 
 MAX_DATABASES = 10

@@ -15,7 +15,7 @@ from perdure.domain.times import CreatedAt, UpdatedAt
 
 Encoding = Literal["text", "base64"]
 Path = Annotated[str, Meta(min_length=1, max_length=MAX_PATH, examples=["/notes/plan.md"])]
-Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 """SHA-256, in hex."""
 
 MAX_PATTERN = 1000

@@ -15,7 +15,7 @@ from perdure.domain.visible import LABEL_PATTERN
 ProviderStatus = Literal["active", "disabled"]
 ModelSource = Literal["manual", "discovered", "predefined"]
 BaseUrl = Annotated[
-    str, Meta(max_length=2048, pattern=r"^https?://[^\s]+$", examples=["https://models.example.com/v1"])
+    str, Meta(max_length=2048, pattern=r"^https?://[^\s]+$(?!\n)", examples=["https://models.example.com/v1"])
 ]
 ApiKey = Annotated[str, Meta(min_length=1, max_length=4096)]
 ProviderType = Annotated[str, Meta(min_length=1, max_length=64, examples=["openai_completions"])]
@@ -28,14 +28,19 @@ Credentials = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=4096)]], Meta(max_length=16)
 ]
 HeaderName = Annotated[
-    str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", examples=["X-Team"])
+    str,
+    Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$(?!\n)", examples=["X-Team"]),
 ]
 """A token as defined in RFC 9110 (5.6.2)."""
-HeaderValue = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x20-\x7e]+$")]
+HeaderValue = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x20-\x7e]+$(?!\n)")]
 Headers = Annotated[dict[HeaderName, HeaderValue | None], Meta(max_length=32)]
 UrlTemplate = Annotated[
     str,
-    Meta(max_length=2048, pattern=r"^https?://[^\s]+$", examples=["https://traces.example.com/{session_id}"]),
+    Meta(
+        max_length=2048,
+        pattern=r"^https?://[^\s]+$(?!\n)",
+        examples=["https://traces.example.com/{session_id}"],
+    ),
 ]
 
 MAX_HEADERS = 32

@@ -30,6 +30,11 @@ CHECKS = 40_000
 """Checks that the event loop makes for one call: about 50 ms if each of them fails."""
 MATCHES = 3_000_000
 """States times characters that the event loop matches for one call: about 30 ms in the worst case."""
+COPIED = 16_000_000
+"""Checks times characters for one call. Each check that fails copies what it checked, and all copies are held
+at the same time: up to 64 MB and about 20 ms."""
+DIVISION = 50
+"""Checks that one `multipleOf` counts as: extreme numbers take up to 0.1 ms to divide exactly."""
 
 Kind = Literal["one", "list", "map"]
 
@@ -91,13 +96,14 @@ class Cost(Struct, frozen=True):
             return inf
         limit = CHECKS // self.steps
         parts, characters = size_of(value, limit)
-        return max(parts / limit, self.states * characters / MATCHES)
+        return max(parts / limit, self.steps * characters / COPIED, self.states * characters / MATCHES)
 
 
 def size_of(value: Any, limit: int) -> tuple[int, int]:
     """The number of values in a JSON value, itself included, and the characters of its texts and keys.
 
-    Stops counting after more than `limit` values.
+    An integer of more than 64 bits counts once more for each further 64. Stops counting after more than
+    `limit` values.
     """
     parts, characters = 0, 0
     waiting = [value]
@@ -112,6 +118,8 @@ def size_of(value: Any, limit: int) -> tuple[int, int]:
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)
+        elif isinstance(item, int):
+            parts += item.bit_length() >> 6
     return parts, characters
 
 
@@ -293,7 +301,7 @@ class _Counter:
 
 def own_checks(schema: dict[str, Any]) -> int:
     """The checks that a schema makes itself, without its subschemas."""
-    checks = 1 + len(schema)
+    checks = 1 + len(schema) + (DIVISION if "multipleOf" in schema else 0)
     for keyword in ("enum", "const", "required", "dependentRequired", "dependencies", "type"):
         value = schema.get(keyword)
         if isinstance(value, list | dict):

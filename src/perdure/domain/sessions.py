@@ -62,7 +62,7 @@ Title = Annotated[
 """`clean_title` rejects control characters, with a clearer error than the pattern."""
 Tags = Annotated[tuple[str, ...], Meta(max_length=MAX_TAGS, examples=[["support", "priority"]])]
 Locale = Annotated[
-    str, Meta(max_length=35, pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$", examples=["en-GB"])
+    str, Meta(max_length=35, pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$(?!\n)", examples=["en-GB"])
 ]
 """A BCP 47 language tag. RFC 5646 (4.4.1) recommends allowing 35 characters."""
 Prompt = Annotated[str, Meta(max_length=200_000)]

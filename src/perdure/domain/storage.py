@@ -21,7 +21,8 @@ MAX_SECRETS_SIZE = 256 * 1024
 """Total bytes of a session's secrets. Everything that a session logs is searched for all of them."""
 
 StorageKey = Annotated[
-    str, Meta(min_length=1, max_length=MAX_KEY, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["customer_id"])
+    str,
+    Meta(min_length=1, max_length=MAX_KEY, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)", examples=["customer_id"]),
 ]
 SecretValue = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET)]
 

@@ -17,6 +17,8 @@ MAX_VALUES = 1_000_000
 """Values in a body. Decoding that many takes about 50 ms."""
 LARGE, FEW_STRINGS = 64 * 1024, 100
 """Bytes of a body, and the number of its strings, for which leaving out the strings first saves time."""
+SPARSE = 32
+"""Bytes for each quotation mark of a body with escapes, from which on the same is true."""
 MAX_EXTREMES = 1_000
 """Numbers with an exponent of three digits or more. The decoder takes up to 40 µs for each."""
 
@@ -59,10 +61,10 @@ def without_strings(body: bytes) -> bytes:
     """Return what a body has outside of its strings, if they are few and plain; otherwise the whole body.
 
     What nearly all large bodies consist of is the content of one file. Finding its end takes a tenth of the
-    time of any other look at it.
+    time of any other look at it, and a third if it has escapes, such as those of a text's newlines.
     """
     if b"\\" in body:
-        return body
+        return _STRING.sub(b"", body) if body.count(b'"') < len(body) // SPARSE else body
     outside: list[bytes] = []
     end = 0
     for _ in range(FEW_STRINGS):

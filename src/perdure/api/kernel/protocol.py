@@ -71,6 +71,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._all.drop(self)
         self._unset_keepalive_if_required()
+        self.pipeline.clear()  # nobody waits for the answers to these requests
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -156,6 +157,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     # The end of a connection.
 
+    @property
+    def is_lingering(self) -> bool:
+        """Whether the last response was sent, and what the client still sends is dropped."""
+        return self._linger_until is not None
+
     def finish(self) -> None:
         """Close the connection after the response."""
         if self._wire.is_unread():
@@ -187,12 +193,17 @@ class HttpProtocol(HttpToolsProtocol):
 class _Wire:
     """The connection as a request and its response see it. To close it may take a while."""
 
-    __slots__ = ("_protocol", "is_closing", "write")
+    __slots__ = ("_protocol", "_transport", "is_closing")
 
     def __init__(self, protocol: HttpProtocol, transport: asyncio.Transport) -> None:
         self._protocol = protocol
-        self.write = transport.write
+        self._transport = transport
         self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Write a part of a response, unless our side of the connection has ended meanwhile."""
+        if not (self._transport.is_closing() or self._protocol.is_lingering):
+            self._transport.write(data)
 
     def close(self) -> None:
         self._protocol.finish()
