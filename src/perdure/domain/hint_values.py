@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from msgspec import inspect as mi
 
@@ -60,7 +61,8 @@ def _is_key(kind: mi.Type) -> bool:
 
 def _is_hashable(kind: mi.Type) -> bool:
     if isinstance(kind, mi.DataclassType | mi.StructType):
-        return issubclass(kind.cls, Hashable) and all(map(_is_hashable, _inside(kind)))
+        cls: Any = kind.cls  # a class with `__hash__ = None` is not hashable
+        return cls.__hash__ is not None and all(map(_is_hashable, _inside(kind)))
     return not isinstance(kind, _UNHASHABLE) and all(map(_is_hashable, _inside(kind)))
 
 
