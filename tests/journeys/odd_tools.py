@@ -1,6 +1,7 @@
 """Tools that test what a tool in a file may do; `test_tool_files.py` loads them."""
 
 import asyncio
+import contextlib
 import enum
 import sys
 from dataclasses import dataclass
@@ -102,6 +103,9 @@ async def leak(ctx: Context, which: str) -> dict[str, Any]:
     await ctx.files.write("/leak.bin", f"It is {secret}.".encode())
     await ctx.storage.set("leak", secret)
     await ctx.session.update(title=f"It is {secret}", metadata={"leak": secret})
+    for attempt in (ctx.files.write(f"/{secret}.txt", "x"), ctx.storage.set(secret, "x")):
+        with contextlib.suppress(ToolError):  # a name cannot be blanked
+            await attempt
     if which == "RAISED":
         raise ToolError(f"It is {secret}")
     return {"secret": [secret], "inside": f"<{secret}>", secret: 1}
@@ -129,3 +133,10 @@ async def use_everything(ctx: Context) -> dict[str, Any]:
         "removed": [await storage.delete("k"), await storage.delete("k")],
         "session": [session.title, session.tags, session.metadata, session.id == ctx.session_id],
     }
+
+
+@tool(read_only=True)
+async def list_everything(ctx: Context) -> dict[str, list[str]]:
+    """List all names that the session has."""
+    files = await ctx.files.list("/", recursive=True)
+    return {"files": [each.path for each in files], "keys": await ctx.storage.list()}

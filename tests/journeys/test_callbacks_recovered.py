@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,10 @@ from perdure.domain.events import ToolCompletedData
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.sessions import Session
 from perdure.engine.advance import advance
+from perdure.store.database import Body, Database, Tx
 from tests.journeys.test_discovery import Inside, Shelf, inside, with_shelf
-from tests.journeys.test_found_tools import log_of, restarted
-from tests.talk import call, script
+from tests.journeys.test_found_tools import LaterClock, log_of, restarted
+from tests.talk import PATIENCE, call, script
 
 HOUR = 3600.0
 
@@ -281,3 +283,52 @@ async def test_no_callback_opens_after_its_call_has_ended_and_none_of_a_later_ca
         desk.go_on.set()
         await work
         assert [text_of(data) for data in await ended(there)] == ["gone", "here"]
+
+
+class Watched:
+    """An SQLite that tells when a transaction is asked for, and commits it only when it may.
+
+    Bodies run in a thread there, so that one can be held.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.asked, self.made, self.may_commit = asyncio.Event(), asyncio.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    async def write(self, body: Body[Any], *, single: bool = False) -> Any:
+        loop = asyncio.get_running_loop()
+
+        async def held(tx: Tx) -> Any:
+            value = await body(tx)
+            loop.call_soon_threadsafe(self.made.set)
+            self.may_commit.wait(PATIENCE)
+            return value
+
+        self.asked.set()
+        return await self._database.write(held, single=True)
+
+
+async def test_an_answer_that_is_repeated_at_the_deadline_is_not_late_if_the_first_one_is_not(
+    tmp_path: Path,
+) -> None:
+    desk = Desk()
+    async with inside("", tmp_path, desk, session=with_shelf()) as there:
+        await ask(there, "outlasting")
+        in_time, late = Watched(there.app.database), Watched(there.app.database)
+        late.may_commit.set()
+        with_first = replace(there, app=replace(there.app, database=in_time))
+        after = LaterClock(there, HOUR + 1)
+        with_second = replace(there, app=replace(there.app, database=late, now=after.now))
+        first = asyncio.create_task(answer(with_first, desk.sent[0]))
+        await in_time.made.wait()
+        second = asyncio.create_task(answer(with_second, desk.sent[0]))
+        waiting = asyncio.create_task(late.asked.wait())
+        await asyncio.wait({second, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        in_time.may_commit.set()
+        assert await asyncio.gather(first, second, return_exceptions=True) == [None, None]
+        waiting.cancel()
+        with pytest.raises(Gone):
+            await answer(with_second, desk.sent[0], "another")

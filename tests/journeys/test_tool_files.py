@@ -271,6 +271,8 @@ async def test_a_secret_that_a_tool_reads_is_blanked_in_all_that_it_gives_away(
         "It is [secret RAISED]",
         "the session has no secret 'NONE': it has to be stored before the call",
     ]
+    found = await results(talk, call("list_everything"))
+    assert found == [{"files": ["/leak.bin", "/leak.txt"], "keys": ["leak"]}]
     for path in ("/fs/leak.txt", "/fs/leak.bin", "/storage/keys", "", "/events?limit=1000"):
         text = (await api.get(talk.path(path))).text
         assert "[secret " in text, path

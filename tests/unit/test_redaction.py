@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,22 @@ def test_a_value_without_secrets_is_returned_unchanged() -> None:
     value = {"a": [1, 2.5, None, True, {"b": "c"}], "d": ("e",)}
     assert redactor.value(value) is value
     assert redactor.value({"a": [{"hunter2": "x"}]}) == {"a": [{"[secret A]": "x"}]}
+
+
+@pytest.mark.parametrize("quote", ["", "'", '"', "'\""])
+def test_a_secret_is_found_as_python_shows_it(quote: str) -> None:
+    secret = f"back\\slash{quote}\nline, {quote}geheim ö"
+    redactor = Redactor({"A": secret})
+    error = KeyError(secret)
+    for shown in (
+        *(str(error), repr(error), repr({"a": [secret], secret: f"it's {secret}"}), ascii([secret])),
+        *(repr(secret.encode()), repr([f'so-called "{secret}"'.encode()]), urlencode({"a": secret})),
+    ):
+        clean = redactor.text(shown)
+        assert "[secret A]" in clean
+        assert "line" not in clean
+        assert "geheim" not in clean
+    assert "correct" not in Redactor({"A": "correct horse"}).text(urlencode({"a": "correct horse"}))
 
 
 async def test_a_progress_line_is_truncated_after_redaction() -> None:

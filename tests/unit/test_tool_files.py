@@ -60,6 +60,14 @@ MISTAKES = {
         [f"tools.py:1: ValueError: {('a' + ' ba' * 200)[:300]} ..."],
     ),
     "at import": (f"{HEAD}\n\nx = {{}}['a']\n", ["tools.py:4: KeyError: 'a'"]),
+    "no exception": (
+        "class Stop(BaseException): ...\nraise Stop('no')\n",
+        ["tools.py:2: Stop: no"],
+    ),
+    "no message": (
+        "class Mute(Exception):\n    def __str__(self):\n        return 5\nraise Mute\n",
+        ["tools.py:4: Mute: it has no readable message"],
+    ),
     "exit": ("import sys\nsys.exit('no')\n", ["tools.py:2: SystemExit: no"]),
     "option": (
         f"{HEAD}\n{function(line='(readonly=True)')}",
@@ -196,6 +204,22 @@ def test_what_a_file_prints_does_not_reach_standard_output(
     assert capsys.readouterr() == ("", "hello\n")
 
 
+def test_values_that_refuse_to_be_looked_at_do_not_matter(tmp_path: Path) -> None:
+    source = f"""
+    class Proxy:
+        def __getattribute__(self, name):
+            raise RuntimeError("outside of a request")
+
+    request = Proxy()
+    {HEAD}
+    @tool
+    async def look() -> str:
+        "Look."
+    """
+    file, _ = load(tmp_path, tools=f'"half \\ud800"\n{textwrap.dedent(source)}')
+    assert (len(file.tools(None)), file.description) == (1, "half ?")
+
+
 def test_files_with_tools_of_the_same_name_are_refused(tmp_path: Path) -> None:
     assert mistakes(tmp_path, one=HEAD + function(), two=HEAD + function()) == [
         'two.py:3: look is already the name of a tool of one.py: rename it, or use `@tool(name="...")`'
@@ -277,7 +301,7 @@ async def test_a_function_may_return_later_and_may_be_verified(tmp_path: Path) -
     source = f'''
     from perdure.tools import Context, Later, Verified, done
     {HEAD}
-    async def paid(ctx, cents: int) -> Verified:
+    async def paid(ctx, /, cents: int) -> Verified:
         return done({{"ctx": ctx, "cents": cents}})
 
     @tool(verify=paid, resumable=True)
@@ -299,6 +323,8 @@ async def test_a_function_may_return_later_and_may_be_verified(tmp_path: Path) -
     assert tool.verify is not None
     assert await tool.run(context, {"to": "me"}) == Later("callback", 5 * 10**15)  # type: ignore[arg-type]
     assert await tool.verify(context, {"to": "me", "cents": 7}) == done({"ctx": context, "cents": 7})
+    # What the call leaves out has the tool's default, as in the call.
+    assert await tool.verify(context, {"to": "me"}) == done({"ctx": context, "cents": 5})
 
 
 def test_a_single_function_may_have_the_name_of_its_file(tmp_path: Path) -> None:

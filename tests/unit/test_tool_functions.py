@@ -15,7 +15,8 @@ import pytest
 
 from perdure.domain.docstrings import read_docstring
 from perdure.domain.errors import PerdureError
-from perdure.domain.hint_schemas import UnsupportedHint, schema_of_hint
+from perdure.domain.hint_schemas import schema_of_hint
+from perdure.domain.hint_values import UnsupportedHint
 from perdure.domain.tool_functions import InvalidToolFunction, read_signature, tool
 
 
@@ -64,14 +65,25 @@ class Node:
     following: Node | None = None
 
 
+@dataclass(frozen=True)
+class Frozen:
+    number: int
+
+
 @dataclass
 class Callback:
     run: asyncio.Event
 
 
+Own = Annotated[int, msgspec.Meta(extra_json_schema={"$ref": "#/$defs/missing"})]
+DEEP: Any = functools.reduce(lambda inner, _: list[inner], range(400), int)  # type: ignore[valid-type]
+
+DEEPER: Any = functools.reduce(lambda inner, _: [inner], range(100_000), 1)
+
 Customer = NewType("Customer", int)
 
 TEXT, WHOLE = {"type": "string"}, {"type": "integer"}
+FROZEN = {"type": "object", "properties": {"number": WHOLE}, "required": ["number"]}
 ITEM = {
     "type": "object",
     "properties": {
@@ -95,6 +107,10 @@ ITEM = {
         (int | str, {"anyOf": [WHOLE, TEXT]}),
         (Literal["a", "b"], {"type": "string", "enum": ["a", "b"]}),
         (Literal[1, 2], {"type": "integer", "enum": [1, 2]}),
+        (Literal[True, False], {"type": "boolean", "enum": [False, True]}),
+        (Literal[1, True], {"enum": [True, 1]}),
+        (frozenset[Frozen], {"type": "array", "items": FROZEN, "uniqueItems": True}),
+        (dict[Level, int], {"type": "object", "additionalProperties": WHOLE}),
         (Colour, {"type": "string", "enum": ["blue", "red"], "description": "What it looks like."}),
         (Level, {"type": "integer", "enum": [1, 2]}),
         (Customer, WHOLE),
@@ -144,8 +160,15 @@ def test_a_type_has_its_schema_without_references(hint: Any, schema: dict[str, A
         (list[int] | tuple[int, ...], "is not supported: Type unions may not contain more than one array"),
         (Item | Node, "is not supported: Type unions may not contain more than one dataclass"),
         (TypedDict("Odd", {"größe": int}), "has a field 'größe'"),
+        (Own, "has a schema of its own with `$ref`, which is not possible: 'missing'"),
+        (DEEP, "is nested too deeply"),
+        (msgspec.Raw, "is not supported (msgspec.Raw): use Any"),
+        (dict[tuple[int, int], str], "has a dict with keys that are not possible in JSON"),
+        (list[dict[bool | None, str]], "has a dict with keys that are not possible in JSON"),
+        (set[Item], "has a set of values that are not hashable"),
+        (Box | set[tuple[list[int], int]] | None, "has a set of values that are not hashable"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_a_type_without_a_schema_is_refused_with_the_reason(hint: Any, reason: str) -> None:
     with pytest.raises(UnsupportedHint) as caught:
@@ -262,6 +285,46 @@ def test_all_mistakes_of_a_function_are_found_at_once() -> None:
     )  # fmt: skip
     found = problems(wrong)
     assert [text for text, begin in zip(found, begins, strict=True) if not text.startswith(begin)] == []
+
+
+def test_a_text_that_json_cannot_express_is_found_before_it_fails_every_turn() -> None:
+    async def look(number: int = 1) -> None: ...
+
+    async def example(number: Annotated[int, msgspec.Meta(examples=[object()])]) -> None:
+        """Look."""
+
+    look.__doc__ = "Half \ud800."
+    assert "cannot express: 'utf-8' codec can't encode" in problems(tool(look))[0]
+    look.__doc__ = "Whole."
+    assert "cannot express" in problems(tool(display_name="\ud800")(look))[0]
+    assert "cannot express: Encoding objects of type object" in problems(tool(example))[0]
+
+
+def test_values_of_the_author_are_shown_even_if_they_cannot_be() -> None:
+    class Unreadable:
+        def __repr__(self) -> str:
+            raise ValueError
+
+    @tool(approval=Unreadable())  # type: ignore[call-overload]
+    async def look(ctx: Any, items: set[Any], deep: Any = DEEPER) -> None:
+        """Look."""
+
+    assert problems(look) == ["has `approval=<Unreadable>`: it must be True or False"]
+    with pytest.raises(TypeError, match="not on <Unreadable>"):
+        tool(Unreadable())  # type: ignore[call-overload]
+    signature = read_signature(tool(look.function))
+    assert signature.parameters["properties"]["deep"] == {}
+    with pytest.raises(PerdureError, match="unhashable") as caught:
+        signature.convert({"items": [[1]]})
+    assert caught.value.code == "invalid_arguments"
+
+
+def test_the_context_is_passed_by_position() -> None:
+    @tool
+    async def look(*, ctx: Any) -> None:
+        """Look."""
+
+    assert problems(look) == ["takes `ctx`, which must be its first parameter, without a `*` before it"]
 
 
 def test_what_is_no_async_function_is_refused_where_it_stands() -> None:

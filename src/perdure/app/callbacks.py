@@ -72,9 +72,9 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
     """
     _check_issued(app, token)
     _check(result)
-    digest, answer, now = hash_of_token(token), hash_of_answer(token, result), app.now()
+    digest, answer = hash_of_token(token), hash_of_answer(token, result)
     found = await app.database.read(lambda tx: _find(tx, digest, answer))
-    if found is None or (found.deadline <= now and found.answered_at is None):
+    if found is None:
         raise _gone()
     if found.answered_at is not None:
         return
@@ -84,11 +84,14 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
             row = await get_session(tx, found.org_id, found.session_id, lock=True)
         except NotFound:
             raise _gone() from None
-        callback = await _find(tx, digest, answer)
+        callback, now = await _find(tx, digest, answer), app.now()
         if callback is None:
             raise _gone()
         if callback.answered_at is not None:  # the same request, which came at the same time
             return
+        # Under the lock: a repeated request must not be late if the first one was in time.
+        if callback.deadline <= now:
+            raise _gone()
         await remove_callbacks_of_call(tx, callback)
         await add_callback(tx, callback.answered(answer, now))
         if callback.in_background:

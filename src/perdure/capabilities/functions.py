@@ -43,7 +43,7 @@ def as_tool(function: ToolFunction[..., Any]) -> Tool:
         display_name=options.display_name or humanized(signature.name),
         timeout=TOOL_TIMEOUT if options.timeout is None else float(options.timeout),
         approval=options.approval,
-        verify=None if options.verify is None else partial(_verify, options.verify, signature),
+        verify=None if options.verify is None else partial(_verify, function, options.verify, signature),
         resumable=options.resumable,
     )
 
@@ -59,6 +59,7 @@ async def _run(
 
 
 async def _verify(
+    function: ToolFunction[..., Any],
     verify: Callable[..., Awaitable[Verified]],
     signature: Signature,
     context: ToolContext,
@@ -66,9 +67,14 @@ async def _verify(
 ) -> Verified:
     """Ask the tool's author whether the call took effect."""
     positional, named = signature.convert(arguments)
-    values = {CONTEXT: context, **dict(zip(signature.positional, positional, strict=True)), **named}
-    taken = inspect.signature(verify).parameters
-    verified = await verify(**{name: value for name, value in values.items() if name in taken})
+    parameters = inspect.signature(function.function).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    by_position = dict(zip(signature.positional, positional, strict=True))
+    values = {**defaults, CONTEXT: context, **by_position, **named}
+    taken = inspect.signature(verify).parameters.values()
+    first = [values[each.name] for each in taken if each.kind is each.POSITIONAL_ONLY]
+    rest = {each.name: values[each.name] for each in taken if each.kind is not each.POSITIONAL_ONLY}
+    verified = await verify(*first, **rest)
     return replace(verified, value=_json_of(verified.value)) if verified.outcome == "done" else verified
 
 

@@ -15,12 +15,13 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from perdure.capabilities.functions import as_tool, capability_of, capability_with
 from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.slow_files import named_if_slow
 from perdure.domain.errors import InvalidInput
+from perdure.domain.messages import storable
 from perdure.domain.tool_functions import InvalidToolFunction, Problem, ToolFunction
 from perdure.domain.tool_functions import tool as own_decorator
 from perdure.domain.tool_schemas import SchemaBudget, check_schema
@@ -132,7 +133,9 @@ class _File:
             with contextlib.redirect_stdout(sys.stderr), named_if_slow(file):
                 exec(compile(tree, file, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
             self._find_hidden(tree, module)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 (the file's author may raise anything)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 (the file's author may raise anything)
             if isinstance(error, SyntaxError) and error.filename == file:
                 self._report(error.lineno or 0, f"{type(error).__name__}: {error.args[0]}")
             else:
@@ -165,11 +168,11 @@ class _File:
         """The tool functions that the file defines, each once."""
         found: dict[int, ToolFunction[..., Any]] = {}
         for name, value in list(vars(module).items()):
-            if isinstance(value, ToolFunction):
+            if _is_function(value):
                 if value.function.__module__ == module.__name__:
                     found[id(value)] = value
-            elif isinstance(getattr(value, "__wrapped__", None), ToolFunction):
-                line = self._line(value.__wrapped__, None)
+            elif (covered := _covered(value)) is not None:
+                line = self._line(covered, None)
                 self._report(line, f"{name} has a decorator above `@tool`: put `@tool` at the top")
         return list(found.values())
 
@@ -177,7 +180,7 @@ class _File:
         """Report tools inside classes and functions, unless the file has a name for them."""
         if vars(module).get("tool") is not own_decorator:
             return
-        found = {_code_line(each) for each in vars(module).values() if isinstance(each, ToolFunction)}
+        found = {_code_line(each) for each in vars(module).values() if _is_function(each)}
         inside = {
             each.lineno: each
             for outer in ast.walk(tree)
@@ -242,13 +245,30 @@ class _File:
 
     def _capabilities(self, module: ModuleType, tools: Sequence[Tool]) -> list[Capability]:
         doc = inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0]
-        file = capability_with(self._path.stem, tools, description=" ".join(doc.split()))
+        file = capability_with(self._path.stem, tools, description=storable(" ".join(doc.split())))
         return [file, *(capability_of(tool) for tool in tools if tool.name != file.id)]
+
+
+def _is_function(value: object) -> TypeGuard[ToolFunction[..., Any]]:
+    """Whether it is a tool's function. Objects that stand for others are not asked what they are."""
+    return issubclass(type(value), ToolFunction)
+
+
+def _covered(value: object) -> ToolFunction[..., Any] | None:
+    """The tool's function below a decorator."""
+    try:
+        below = getattr(value, "__wrapped__", None)
+    except Exception:  # noqa: BLE001 (a value of the author may refuse to be looked at)
+        return None
+    return below if _is_function(below) else None
 
 
 def _explained(error: BaseException) -> str:
     """The exception in one line."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 (the exception may be the author's own)
+        text = "it has no readable message"
     return f"{type(error).__name__}: {text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + ' ...'}"
 
 

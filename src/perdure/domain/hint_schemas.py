@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from perdure.domain.docstrings import read_docstring
+from perdure.domain.hint_values import UnsupportedHint, check_convertible
 from perdure.domain.messages import JsonObject
 from perdure.domain.schema_cost import SUBSCHEMAS
 
@@ -18,12 +19,10 @@ SUPPORTED = (
     "str, int, float, bool, None, Any, list, dict, tuple, set, Literal, Enum, unions of these, date and "
     "time, UUID, Decimal, bytes, dataclasses, TypedDict, NamedTuple and msgspec structs"
 )
+_TYPES_OF_VALUES = {str: "string", bool: "boolean", int: "integer"}
+
 FIELD_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 """The names of arguments that all model vendors accept."""
-
-
-class UnsupportedHint(Exception):
-    """A type hint has no JSON Schema. The text continues a sentence that begins with the type."""
 
 
 def schema_of_hint(hint: Any) -> JsonObject:
@@ -32,14 +31,20 @@ def schema_of_hint(hint: Any) -> JsonObject:
     The docstrings of classes describe them and, under `Attributes:`, their fields.
 
     Raises:
-        UnsupportedHint: the type is not supported, or contains itself.
+        UnsupportedHint: the type is not supported, contains itself, or is one that no JSON becomes.
     """
     try:
         (schema,), parts = msgspec.json.schema_components((hint,))
+        inlined = _Inliner(parts).part(schema)
+        check_convertible(hint)
+    except UnsupportedHint:
+        raise
+    except RecursionError as error:
+        raise UnsupportedHint("is nested too deeply: use a flatter type") from error
     except Exception as error:
         # The classes are their author's: deriving their schemas may fail in any way.
         raise UnsupportedHint(_reason(error)) from error
-    return _Inliner(parts).part(schema)
+    return inlined
 
 
 def _reason(error: Exception) -> str:
@@ -67,14 +72,17 @@ class _Inliner:
         done = {name: self._value(name, value) for name, value in schema.items() if name != "discriminator"}
         values = done.get("enum")
         if isinstance(values, list) and "type" not in done:
-            if all(isinstance(value, str) for value in values):
-                done = {"type": "string", **done}
-            elif all(isinstance(value, int) for value in values):
-                done = {"type": "integer", **done}
+            types = {type(value) for value in values}
+            if len(types) == 1 and (name := _TYPES_OF_VALUES.get(types.pop())):
+                done = {"type": name, **done}
         return done
 
     def _referred(self, schema: JsonObject) -> JsonObject:
         name = schema["$ref"].rpartition("/")[2]
+        if name not in self._parts:
+            raise UnsupportedHint(
+                f"has a schema of its own with `$ref`, which is not possible: {name[:100]!r}"
+            )
         if name in self._open:
             raise UnsupportedHint(f"contains itself ({name}): not every model can call such a tool")
         self._open.append(name)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import msgspec
 from msgspec import Struct
@@ -40,7 +40,7 @@ def is_mark(value: object) -> bool:
 
 
 class Redactor:
-    """Replaces secret values by marks, also if they are JSON-escaped, percent-encoded or in base64.
+    """Replaces secret values by marks, also if they are escaped, percent-encoded or in base64.
 
     Attributes:
         known: texts that are not secret (tool names). A text that equals one of them is not changed.
@@ -234,9 +234,13 @@ SHORTEST_INSIDE = 8
 def forms_of(value: str) -> Iterable[str]:
     """The forms in which a value may occur in a text: plain, escaped and encoded."""
     raw = value.encode()
-    forms = {value, quote(value, safe=""), quote(value), *_base64_forms(raw)}
+    forms = {value, quote(value, safe=""), quote(value), quote_plus(value), *_base64_forms(raw)}
     forms |= {value.lower(), quote(value, safe="").lower()}  # as the name of a host
-    for escaped in (msgspec.json.encode(value).decode()[1:-1], json.dumps(value)[1:-1]):
+    for escaped in (
+        msgspec.json.encode(value).decode()[1:-1],
+        json.dumps(value)[1:-1],
+        *_python_forms(value),
+    ):
         form = escaped
         for _ in range(NESTED):
             if len(form) > LONGEST_FORM or form in forms:
@@ -244,6 +248,15 @@ def forms_of(value: str) -> Iterable[str]:
             forms.add(form)
             form = msgspec.json.encode(form).decode()[1:-1]
     return {form for form in forms if len(form) >= SHORTEST_REDACTED}
+
+
+def _python_forms(value: str) -> Iterator[str]:
+    """The value as Python shows it, for example in a dict or in the message of a `KeyError`."""
+    both = "'\""  # a text with both quotes stands in single ones
+    for shown in (repr(value + both), ascii(value + both), repr((value + both).encode())[1:]):
+        inside = shown[1:-4]
+        yield inside
+        yield inside.replace("\\'", "'")  # in double quotes
 
 
 def _base64_forms(raw: bytes) -> Iterator[str]:

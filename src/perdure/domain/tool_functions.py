@@ -16,7 +16,8 @@ from msgspec import UNSET, Struct, UnsetType
 from perdure.domain.docstrings import Docstring, read_docstring
 from perdure.domain.effects import Verified
 from perdure.domain.errors import PerdureError
-from perdure.domain.hint_schemas import FIELD_NAME, UnsupportedHint, schema_of_hint
+from perdure.domain.hint_schemas import FIELD_NAME, schema_of_hint
+from perdure.domain.hint_values import UnsupportedHint
 from perdure.domain.messages import JsonObject
 from perdure.domain.tools import APPROVE
 
@@ -54,7 +55,7 @@ class ToolFunction(Generic[P, R]):
 
     def __init__(self, function: Callable[P, Coroutine[Any, Any, R]], options: ToolOptions) -> None:
         if not inspect.isfunction(function):
-            raise TypeError(f"@tool goes directly above `async def`, not on {function!r:.80}")
+            raise TypeError(f"@tool goes directly above `async def`, not on {shown(function, 80)}")
         functools.update_wrapper(self, function)
         self.function: Callable[P, Coroutine[Any, Any, R]] = function
         self.options = options
@@ -160,7 +161,7 @@ class Signature(Struct, frozen=True):
         """
         try:
             values = self._values(arguments)
-        except (msgspec.ValidationError, RecursionError) as error:
+        except (msgspec.ValidationError, RecursionError, TypeError) as error:  # not hashable, for a set
             raise PerdureError(f"Invalid arguments. {error}", code="invalid_arguments") from error
         given = {
             name: value
@@ -212,7 +213,7 @@ class _Reader:
             )
         doc = read_docstring(self._function.__doc__ or "")
         parameters = list(inspect.signature(self._function).parameters.values())
-        takes_context = bool(parameters) and parameters[0].name == CONTEXT
+        takes_context = bool(parameters) and _is_context(parameters[0])
         own = parameters[1:] if takes_context else parameters
         self._check_docstring(doc, [each.name for each in own])
         texts = doc.texts()
@@ -227,6 +228,7 @@ class _Reader:
         schema["additionalProperties"] = False
         positional = tuple(each.name for each in own if each.kind is each.POSITIONAL_ONLY)
         self._check_verify([each.name for each in own])
+        self._check_texts(doc, schema)
         arguments = Struct if self.problems else self._struct(own, hints, positional)
         return Signature(self._tool.name, doc.description, schema, takes_context, arguments, positional)
 
@@ -241,10 +243,18 @@ class _Reader:
         if not inspect.iscoroutinefunction(verify):
             self._report("has a `verify` that is not an `async def`")
             return
-        others = [each for each in inspect.signature(verify).parameters if each not in (CONTEXT, *names)]
-        if others:
-            known = ", ".join((CONTEXT, *names))
-            self._report(f"has a `verify` that takes `{others[0]}`: it may take {known}")
+        for each in inspect.signature(verify).parameters.values():
+            if each.name not in (CONTEXT, *names) or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                known = ", ".join((CONTEXT, *names))
+                self._report(f"has a `verify` that takes `{each.name}`: it may take {known}")
+                return
+
+    def _check_texts(self, doc: Docstring, schema: JsonObject) -> None:
+        """Check that all that models and people read is JSON; otherwise every turn with the tool fails."""
+        try:
+            msgspec.json.encode((doc.description, self._tool.options.display_name, schema))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            self._report(f"has a description or a schema that JSON cannot express: {error}")
 
     def _check_docstring(self, doc: Docstring, names: list[str]) -> None:
         if not doc.description:
@@ -279,7 +289,7 @@ class _Reader:
             self._report(f"takes `{stars}{name}`: give each argument a name and a type", name)
             return None
         if name == CONTEXT:
-            self._report("takes `ctx`, which must be its first parameter", name)
+            self._report("takes `ctx`, which must be its first parameter, without a `*` before it", name)
             return None
         if not FIELD_NAME.fullmatch(name):
             self._report(f"has a parameter `{name}`, whose name model vendors refuse: use a-z and _", name)
@@ -323,12 +333,12 @@ class _Reader:
             msgspec.json.decode(encoded, type=hint)
         except msgspec.ValidationError as error:
             self._report(
-                f"has a parameter `{parameter.name}` whose default {parameter.default!r:.80} does not have "
-                f"its type: {error}",
+                f"has a parameter `{parameter.name}` whose default {shown(parameter.default, 80)} does not "
+                f"have its type: {error}",
                 parameter.name,
             )
-        except (TypeError, ValueError, OverflowError):
-            return  # what only Python can express is left out
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            schema.pop("default", None)  # what only Python can express is left out
 
     def _struct(
         self, parameters: list[inspect.Parameter], hints: dict[str, Any], positional: tuple[str, ...]
@@ -350,6 +360,20 @@ class _Reader:
             return Struct
 
 
+def shown(value: object, most: int = 40) -> str:
+    """What a value looks like in an error message, of at most so many characters."""
+    try:
+        return repr(value)[:most]
+    except Exception:  # noqa: BLE001 (it is a value of the file's author)
+        return f"<{type(value).__name__}>"[:most]
+
+
+def _is_context(parameter: inspect.Parameter) -> bool:
+    """Whether the parameter receives the call's context, if it is the first one."""
+    by_position = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    return parameter.name == CONTEXT and by_position
+
+
 def _same(value: Any) -> Callable[[], Any]:
     return lambda: value
 
@@ -357,7 +381,7 @@ def _same(value: Any) -> Callable[[], Any]:
 def _mistaken_options(function: ToolFunction[..., Any]) -> Iterator[str]:
     options = function.options
     name: object = function.name
-    shown: object = options.display_name
+    display_name: object = options.display_name
     seconds: object = options.timeout
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         yield (
@@ -369,14 +393,14 @@ def _mistaken_options(function: ToolFunction[..., Any]) -> Iterator[str]:
     for field in ("approval", "read_only", "idempotent", "destructive", "resumable"):
         value = getattr(options, field)
         if not isinstance(value, bool):
-            yield f"has `{field}={value!r:.40}`: it must be True or False"
-    if shown is not None and not (isinstance(shown, str) and 1 <= len(shown) <= 200):
+            yield f"has `{field}={shown(value)}`: it must be True or False"
+    if display_name is not None and not (isinstance(display_name, str) and 1 <= len(display_name) <= 200):
         yield "has a `display_name` that is not a text of 1 to 200 characters"
     if options.read_only is True and options.destructive is True:
         yield "cannot be both read_only and destructive"
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if seconds is not None and not (is_number and 0 < float(str(seconds)) <= MAX_TIMEOUT):
-        yield f"has `timeout={seconds!r:.40}`: it must be a number of seconds, up to {MAX_TIMEOUT:g}"
+        yield f"has `timeout={shown(seconds)}`: it must be a number of seconds, up to {MAX_TIMEOUT:g}"
 
 
 def _resolved(function: Callable[..., Any], annotation: Any) -> Any:

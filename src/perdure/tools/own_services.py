@@ -106,6 +106,13 @@ async def _secret(services: Services, call: ToolContext, name: str) -> str:
     return value
 
 
+def _without_secret(call: ToolContext, kind: str, name: str) -> str:
+    """Return a name that lists show. Raises ToolError: it contains a secret, and cannot be blanked."""
+    if call.redactor.text(name) is not name:
+        raise ToolError(f"the {kind} contains a secret of the session: use another one")
+    return name
+
+
 class _Files:
     def __init__(self, services: Services, call: ToolContext, written: list[FileWrittenData]) -> None:
         self._services = services
@@ -125,7 +132,7 @@ class _Files:
             raise ToolError(f"{path} is not text") from None
 
     async def write(self, path: str, content: str | bytes) -> None:
-        call, place = self._call, clean_path(path)
+        call, place = self._call, _without_secret(self._call, "path of the file", clean_path(path))
         blanked = await sized(len(content), self._blanked, content)
         written = await files.write_file(self._services, call, call.session_id, FileWrite(place, blanked))
         size = written.row.size_bytes
@@ -175,8 +182,8 @@ class _Storage:
             raise TypeError(
                 f"a stored value is a text, not {type(value).__name__}: encode it, as JSON for one"
             )
-        clean = self._call.redactor.text(value)
-        await put_value(self._services, self._call, self._call.session_id, key, clean)
+        name, clean = _without_secret(self._call, "key", key), self._call.redactor.text(value)
+        await put_value(self._services, self._call, self._call.session_id, name, clean)
 
     async def delete(self, key: str) -> bool:
         return await remove_value(self._services, self._call, self._call.session_id, key)
