@@ -150,15 +150,19 @@ def _request(name: str, count: int) -> Operation:
 
 @contextlib.asynccontextmanager
 async def _write(variant: Variant) -> AsyncIterator[Sample]:
-    """A file of 4 KB, 16 at a time."""
+    """A file of 4 KB, 16 at a time, in a new session."""
     async with _site(variant) as site:
-        base = f"/v1/sessions/{await site.session()}/fs"
         bodies = [msgspec.json.encode({"content": text(number)}) for number in range(200)]
 
-        async def write(line: Connection, number: int) -> None:
-            await line.send("POST", f"{base}/notes/{number % 20}/{number}.txt", bodies[number])
+        async def sample() -> Cost:
+            base = f"/v1/sessions/{await site.session()}/fs/notes"
 
-        yield lambda: _cost(site, len(bodies), site.at_once(AT_ONCE, len(bodies), write))
+            async def write(line: Connection, number: int) -> None:
+                await line.send("POST", f"{base}/{number % 20}/{number}.txt", bodies[number])
+
+            return await _cost(site, len(bodies), site.at_once(AT_ONCE, len(bodies), write))
+
+        yield sample
 
 
 def _turns(script: Script, count: int, at_once: int = 1, rounds: int = 1) -> Operation:

@@ -7,6 +7,8 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perdure.domain.errors import InvalidInput
 from perdure.domain.schema_cost import MAX_AUTOMATON, cost_of, pattern_states
@@ -20,6 +22,27 @@ Json = dict[str, Any]
 
 def of(**properties: Any) -> Json:
     return {"type": "object", "properties": properties}
+
+
+_KEYWORDS = (
+    "type", "properties", "items", "additionalProperties", "required", "enum", "const", "default", "examples",
+    "title", "description", "format", "pattern", "minimum", "exclusiveMaximum", "multipleOf", "minLength",
+    "maxItems", "uniqueItems", "deprecated", "anyOf", "patternProperties", "x-note",
+)  # fmt: skip
+_VALUES = (
+    st.none() | st.booleans() | st.integers(-2, 3) | st.sampled_from(["string", "object", "[", "a", 1.5])
+    | st.lists(st.sampled_from(["string", "null", "a", 1, {}]), max_size=3)
+)  # fmt: skip
+_WILD = st.recursive(
+    st.dictionaries(st.sampled_from(_KEYWORDS), _VALUES, max_size=4),
+    lambda inner: st.dictionaries(
+        st.sampled_from(_KEYWORDS),
+        _VALUES | inner | st.dictionaries(st.sampled_from("ab"), inner),
+        max_size=4,
+    ),
+    max_leaves=6,
+)
+"""Schemas with values that may not be valid at their places."""
 
 
 def inside(value: Any) -> Json:
@@ -145,6 +168,11 @@ def check_top(sent: Json) -> None:
 @pytest.mark.parametrize("schema", [row[1] for row in INVALID], ids=[row[0] for row in INVALID])
 def test_an_old_schema_that_is_refused_today_is_sent_in_a_form_that_vendors_accept(schema: Json) -> None:
     check_top(acceptable(schema))
+
+
+@given(_WILD)
+def test_whatever_a_schema_holds_it_is_valid_as_it_is_sent(schema: Json) -> None:
+    assert jsonschema_rs.meta.is_valid(acceptable(schema))
 
 
 @pytest.mark.parametrize("name", COSTLY)

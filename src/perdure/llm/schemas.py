@@ -28,7 +28,9 @@ def acceptable(schema: JsonObject) -> JsonObject:
 
 
 def _is_valid(schema: JsonObject) -> bool:
-    import jsonschema_rs  # heavy: only sessions with tools need it
+    if _is_plain(schema):
+        return True
+    import jsonschema_rs  # heavy: 5 MB that few sessions need
 
     try:
         return bool(jsonschema_rs.meta.is_valid(schema))
@@ -60,6 +62,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -78,7 +84,7 @@ def _is_boolean(value: object) -> bool:
 
 def _is_kind(value: object) -> bool:
     kinds = value if isinstance(value, list) else [value]
-    return bool(kinds) and all(each in TYPES for each in kinds)
+    return bool(kinds) and all(each in TYPES for each in kinds) and len(set(kinds)) == len(kinds)
 
 
 def _is_pattern(value: object) -> bool:
@@ -87,7 +93,8 @@ def _is_pattern(value: object) -> bool:
 
 _FORMS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("title", "description", "format", "$comment"), _is_text),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), _is_number),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _is_number),
+    "multipleOf": _is_positive,
     **dict.fromkeys(
         (
             "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties",
@@ -99,9 +106,23 @@ _FORMS: dict[str, Callable[[object], bool]] = {
     "required": _is_names,
     "type": _is_kind,
     "enum": lambda value: isinstance(value, list) and bool(value),
+    "examples": lambda value: isinstance(value, list),
     "pattern": _is_pattern,
 }  # fmt: skip
 """What the value of a keyword must be; keywords that are not here are left alone."""
+
+
+_PLAIN = frozenset({*_FORMS, "default", "const", "properties", "items", "additionalProperties"})
+
+
+def _is_plain(schema: Any) -> bool:
+    """Whether an adapted schema has only keywords that the adapter has checked completely."""
+    if isinstance(schema, bool):
+        return True
+    if not isinstance(schema, dict) or not schema.keys() <= _PLAIN:
+        return False
+    parts = [schema[name] for name in ("items", "additionalProperties") if name in schema]
+    return all(map(_is_plain, [*schema.get("properties", {}).values(), *parts]))
 
 
 class _Adapter:
