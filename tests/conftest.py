@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import pkgutil
 import signal
+import sys
 import zlib
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
@@ -42,6 +44,10 @@ hypothesis.settings.load_profile("perdure")
 
 # Each client of httpx would read all certificates anew, which takes 20 ms; tests make thousands of clients.
 transports.create_ssl_context = functools.cache(transports.create_ssl_context)
+
+# Where sniffio is not installed, httpcore looks for it in all folders several times during each request.
+if importlib.util.find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -27,8 +27,21 @@ from pathlib import Path
 
 ROOT = str(Path(__file__).parents[1])
 _IMPORTED = (
+    "anyio._backends._asyncio",
+    "certifi",
+    "httpcore",
+    "httpx",
+    "jsonschema_rs",
+    "rich.console",
+    "rich.table",
     "uvloop",
     "perdure.cli.main",
+    "perdure.cli.chat",
+    "perdure.cli.files",
+    "perdure.cli.schedules",
+    "perdure.cli.sessions",
+    "perdure.cli.storage",
+    "perdure.client",
     "perdure.wiring",
     "perdure.server",
     "perdure.store.postgres.bus",
@@ -39,7 +52,7 @@ _IMPORTED = (
     "pgqueuer.core.qm",
     "pgqueuer.core.tm",
 )
-"""What a server imports until it listens, on either database."""
+"""What a server imports until it has run a turn, on either database, and what the other commands import."""
 
 _LENGTH = struct.Struct("!I")
 _OURS = ("COVERAGE_", "PERDURE_")
