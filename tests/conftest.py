@@ -104,20 +104,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         repeats = item.path.parent.name in ("journeys", "adversarial") and "postgres" in item.name
         if (drawn and SOAKING) or (repeats and zlib.crc32(item.name.encode()) % REPEATED):
             item.add_marker(pytest.mark.soak)
+    _mark_repetitions(items)
 
 
-SHARE = 3
-"""In one of so many tests, coverage is measured in the processes that the test starts."""
+REPETITION = pytest.StashKey[bool]()
+"""Whether a test is one that runs before, with other parameters."""
+
+
+def _mark_repetitions(items: list[pytest.Item]) -> None:
+    tests: set[str] = set()
+    for item in items:
+        if item.get_closest_marker("soak") is None and "postgres" not in item.name:
+            test = item.nodeid.partition("[")[0]
+            item.stash[REPETITION] = test in tests
+            tests.add(test)
 
 
 @pytest.fixture(autouse=True)
 def _measured_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Choose the tests whose own servers and commands are measured.
+    """Measure the servers and commands that a test starts, not those of its repetitions.
 
-    To start and to end take a process twice as long under measurement, and nearly all such tests run the
-    same code. A server that tests share is always measured: its fixture comes before this one.
+    To start and to end take a process twice as long under measurement. A server that tests share is always
+    measured: its fixture comes before this one.
     """
-    if zlib.crc32(request.node.nodeid.encode()) % SHARE:
+    if request.node.stash.get(REPETITION, False):
         monkeypatch.delenv(MEASURED, raising=False)
 
 

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import inspect
 import json
 import os
 import runpy
@@ -278,6 +279,7 @@ def _main() -> None:
     for name in _IMPORTED:
         importlib.import_module(name)
     _compute_types()
+    inspect.stack()  # remembers the files of all modules; coverage asks for them in each process that starts
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests to answer
     gc.collect()
