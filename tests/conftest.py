@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import pkgutil
 import signal
+import sys
 import zlib
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import hypothesis
@@ -21,37 +24,62 @@ from perdure.cli.local_model import LocalModel, start_local_model
 from tests.bubblewrap import bubblewrap_on_path
 from tests.fork_server import closing_fork_server
 from tests.postgres_server import PostgresServer, postgres_server
-from tests.server import Server, use_simulated_model
+from tests.server import MEASURED, Server, use_simulated_model
 from tests.sites import Site, serving
+from tests.soak import SCALE, SOAKING
+
+if TYPE_CHECKING:
+    from pytest_cov.engine import CovController
 
 # A shell ignores Ctrl-C in what it runs in the background, and every process inherits that: the commands that
 # tests interrupt too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+EXAMPLES = 200 * SCALE if SOAKING else 50
+"""How many examples hypothesis draws for each test of a property. The soak draws more of them."""
+
 # A busy machine is no bug, so there is no deadline; a failure prints the line that replays it.
-hypothesis.settings.register_profile("perdure", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("perdure", max_examples=EXAMPLES, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("perdure")
 
 # Each client of httpx would read all certificates anew, which takes 20 ms; tests make thousands of clients.
 transports.create_ssl_context = functools.cache(transports.create_ssl_context)
 
+# Where sniffio is not installed, httpcore looks for it in all folders several times during each request.
+if importlib.util.find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None]:
-    """Collect without measuring coverage, which would take three times as long.
+    """Stop measuring coverage: everything takes twice as long under measurement.
 
-    What the imports of the package execute is measured before.
+    What the imports of the package execute is measured before, and then the tests themselves.
     """
-    controller = getattr(session.config.pluginmanager.getplugin("_cov"), "cov_controller", None)
-    if controller is None:
+    measuring = _measuring(session.config)
+    if measuring is not None:
+        for module in pkgutil.walk_packages(perdure.__path__, "perdure."):
+            importlib.import_module(module.name)
+        measuring.pause()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Measure coverage while the test runs, not its fixtures and what pytest does between tests."""
+    measuring = _measuring(pyfuncitem.config)
+    if measuring is None or pyfuncitem.get_closest_marker("unmeasured") is not None:
         return (yield)
-    for module in pkgutil.walk_packages(perdure.__path__, "perdure."):
-        importlib.import_module(module.name)
-    controller.pause()
+    measuring.resume()
     try:
         return (yield)
     finally:
-        controller.resume()
+        measuring.pause()
+
+
+def _measuring(config: pytest.Config) -> CovController | None:
+    """What measures coverage in this process, if anything does."""
+    return getattr(config.pluginmanager.getplugin("_cov"), "cov_controller", None)
 
 
 SERVERS = {"server", "any_server", "sqlite_server", "postgresql_server", "shared_server"}
@@ -64,13 +92,43 @@ REPEATED = 3
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure coverage where the package runs, not in the tests' clients, and choose what is repeated."""
+    """Choose what is measured and what the soak repeats.
+
+    Coverage is measured where the package runs, not in the tests' clients. Tests of properties are not
+    measured: to draw examples takes twice as long then, and other tests run the same code.
+    """
     for item in items:
-        if isinstance(item, pytest.Function) and SERVERS.intersection(item.fixturenames):
-            item.add_marker(pytest.mark.no_cover)
+        drawn = isinstance(item, pytest.Function) and hypothesis.is_hypothesis_test(item.obj)
+        if drawn or SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.unmeasured)
         repeats = item.path.parent.name in ("journeys", "adversarial") and "postgres" in item.name
-        if repeats and zlib.crc32(item.name.encode()) % REPEATED:
+        if (drawn and SOAKING) or (repeats and zlib.crc32(item.name.encode()) % REPEATED):
             item.add_marker(pytest.mark.soak)
+    _mark_repetitions(items)
+
+
+REPETITION = pytest.StashKey[bool]()
+"""Whether a test is one that runs before, with other parameters."""
+
+
+def _mark_repetitions(items: list[pytest.Item]) -> None:
+    tests: set[str] = set()
+    for item in items:
+        if item.get_closest_marker("soak") is None and "postgres" not in item.name:
+            test = item.nodeid.partition("[")[0]
+            item.stash[REPETITION] = test in tests
+            tests.add(test)
+
+
+@pytest.fixture(autouse=True)
+def _measured_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the servers and commands that a test starts, not those of its repetitions.
+
+    To start and to end take a process twice as long under measurement. A server that tests share is always
+    measured: its fixture comes before this one.
+    """
+    if request.node.stash.get(REPETITION, False):
+        monkeypatch.delenv(MEASURED, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -166,7 +166,7 @@ def searches(pick: random.Random) -> list[SessionFilter]:
     ]
 
 
-@pytest.mark.no_cover  # the other tests measure the same code
+@pytest.mark.unmeasured  # the other tests measure the same code
 async def test_a_search_finds_the_same_before_and_after_sorting_and_after_every_change(
     database: Database,
 ) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from schemathesis.schemas import APIOperation, BaseSchema
 
 # The server is measured; to generate requests under measurement is slow. The soak makes more of them.
-pytestmark = [pytest.mark.no_cover, *([pytest.mark.soak] if SOAKING else [])]
+pytestmark = [pytest.mark.unmeasured, *([pytest.mark.soak] if SOAKING else [])]
 
 PARTS = 8
 """Tests among which the operations are divided, so that all workers take some."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["document", "schema", "served"]
 
-pytestmark = pytest.mark.no_cover  # the server is measured
+pytestmark = pytest.mark.unmeasured  # the server is measured
 
 CHAINS = 10
 """In each round."""

@@ -26,7 +26,7 @@ def _batches() -> list[object]:
         pytest.param(
             [str(seed) for seed in range(first + part, end, PARTS)],
             # One part measures coverage; the others run the same code.
-            marks=(*marks, pytest.mark.no_cover) if part else marks,
+            marks=(*marks, pytest.mark.unmeasured) if part else marks,
             id=f"{name}-{part}",
         )
         for name, first, end, marks in (("sample", 0, COUNT, ()), ("soak", COUNT, SOAK, (pytest.mark.soak,)))

@@ -16,7 +16,7 @@ from tests.simulation.schedule import listed
 from tests.simulation.store import Store
 from tests.soak import amounts
 
-pytestmark = pytest.mark.no_cover  # `test_drawn` measures the same code
+pytestmark = pytest.mark.unmeasured  # `test_drawn` measures the same code
 
 SMALL = ("text", "tool")
 PAIRS = (
@@ -34,8 +34,8 @@ PAIRS = (
 )
 
 
-SAMPLE = 7
-"""`make test` plays one point in seven; each kind of injection starts at another one, so all are visited."""
+SAMPLE = 11
+"""`make test` plays one point in eleven; each kind of injection starts at another one, so all are visited."""
 LONG = 60
 """A scenario with more points is long: the sample there is five times thinner."""
 

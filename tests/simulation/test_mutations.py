@@ -15,7 +15,7 @@ from tests.simulation.scenarios import by_name
 from tests.simulation.schedule import Violation, drawn, listed
 from tests.simulation.store import Store
 
-pytestmark = pytest.mark.no_cover  # `test_drawn` measures the same code
+pytestmark = pytest.mark.unmeasured  # `test_drawn` measures the same code
 
 SEEDS = 400
 """Schedules within which each mutation must be detected: fewer than `make test` plays in `test_drawn`."""

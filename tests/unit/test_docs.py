@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from perdure.tools.built_in import catalogue
 from perdure.wiring import all_routes
 from tests.error_codes import EXPLAINED, INTERNAL_SIGNALS
 from tools import reference
+
+pytestmark = pytest.mark.unmeasured  # reads the source
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -62,6 +65,7 @@ def emitted(tree: ast.AST) -> Iterator[tuple[str, str]]:
             yield called, code.value
 
 
+@functools.cache
 def codes_in_the_source() -> list[tuple[str, str, str]]:
     """Every error code that the source names: (where, what is called with it, code)."""
     return [

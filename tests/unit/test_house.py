@@ -18,6 +18,8 @@ from tools.sizes import oversized, text_files, wide
 from tools.unused import main as check_unused
 from tools.unused import unused
 
+pytestmark = pytest.mark.unmeasured  # reads the source
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "perdure"
 RINGS = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.domain.messages import ImagePart, Message, Role, TextPart, ToolCallPart, ToolResultPart
@@ -100,7 +100,6 @@ def _http() -> Http:
     return Http()
 
 
-@settings(max_examples=200)
 @given(request=REQUESTS, returns=st.booleans())
 def test_chat_requests_are_valid(http: Http, request: ModelRequest, returns: bool) -> None:
     options = {"reasoning_content": returns}
@@ -124,7 +123,6 @@ def test_chat_requests_are_valid(http: Http, request: ModelRequest, returns: boo
     assert not waiting
 
 
-@settings(max_examples=200)
 @given(request=REQUESTS)
 def test_responses_requests_are_valid(http: Http, request: ModelRequest) -> None:
     body = body_of(OpenAiResponsesDriver(ProviderConfig("openai"), http, FragmentCache()), request)
@@ -138,7 +136,6 @@ def test_responses_requests_are_valid(http: Http, request: ModelRequest) -> None
     assert body["store"] is False
 
 
-@settings(max_examples=200)
 @given(request=REQUESTS)
 def test_messages_requests_are_valid(http: Http, request: ModelRequest) -> None:
     body = body_of(AnthropicDriver(ProviderConfig("anthropic"), http, FragmentCache()), request)

@@ -18,6 +18,7 @@ from perdure.llm.anthropic_answer import MessagesAnswer
 from perdure.llm.driver import OnDelta
 from perdure.llm.openai_chat_answer import ChatAnswer
 from perdure.llm.openai_responses_answer import ResponsesAnswer
+from tests.soak import amounts
 from tests.unit.llm.odd_messages import STOP, begins, grows, messages, use
 from tests.unit.llm.odd_streams import (
     END,
@@ -49,12 +50,15 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("every", amounts(7, 1))
 @pytest.mark.parametrize(("make", "odd"), CASES)
-def test_a_stream_is_understood_however_it_is_spoken_and_cut(make: Make, odd: Odd) -> None:
+def test_a_stream_is_understood_however_it_is_spoken_and_cut(make: Make, odd: Odd, every: int) -> None:
+    """The sample cuts in two at one place in seven, another one for each stream; the soak at all places."""
     size = len(odd.stream)
     whole = odd.stream.startswith(b"{")
-    ways = [[odd.stream]] if whole else [[odd.stream[:at], odd.stream[at:]] for at in range(size)]
-    ways += [] if whole else [[odd.stream[at : at + 1] for at in range(size)]]
+    first = random.Random(odd.name).randrange(every)
+    ways = [[odd.stream], *([odd.stream[:at], odd.stream[at:]] for at in range(first, size, every))]
+    ways = [[odd.stream]] if whole else [*ways, [odd.stream[at : at + 1] for at in range(size)]]
     for pieces in ways:
         heard = Heard()
         answer = make(heard)
@@ -64,6 +68,7 @@ def test_a_stream_is_understood_however_it_is_spoken_and_cut(make: Make, odd: Od
         assert meaning_of(response, heard, odd.meaning.finish is not None) == odd.meaning
 
 
+@pytest.mark.unmeasured  # the streams above measure the same code
 @pytest.mark.parametrize(("make", "odd"), CASES)
 def test_plain_pieces_mean_the_same_when_they_are_parsed_with_care(make: type[Answer], odd: Odd) -> None:
     careful = type("Careful", (make,), {"__slots__": (), "take_plain": lambda _self, _piece: False})
@@ -291,6 +296,7 @@ def changed(value: Any, rng: random.Random) -> Any:
     return [changed(inner, rng) for inner in value] if isinstance(value, list) else value
 
 
+@pytest.mark.unmeasured  # the streams above measure the same code
 @pytest.mark.parametrize(("make", "odd"), CASES)
 def test_a_stream_that_is_changed_at_random_is_understood_or_refused(make: Make, odd: Odd) -> None:
     rng = random.Random(odd.name)
