@@ -55,7 +55,6 @@ NO_TOOLS = [
     (500, "tools param requires --jinja flag"),
     (400, "`tool calling` is not supported with this model"),
     (400, "Function calling is not enabled for models/small-27b-it"),
-    (400, "This model doesn't support tool use in streaming mode."),
     (422, "Unsupported parameter: 'tools' is not supported with this model."),
 ]
 

@@ -76,6 +76,9 @@ class ScriptedDriver:
         script = self._process.world.scenario.scripts[int(name)] if names else ()
         return script[position] if position < len(script) else Step()
 
+    def optional(self, request: ModelRequest) -> frozenset[str]:
+        return frozenset()
+
     async def list_models(self) -> list[ListedModel]:
         return []
 

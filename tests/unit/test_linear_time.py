@@ -16,6 +16,7 @@ from perdure.domain import front_matter, redaction, repair, sse
 from perdure.domain.agent_files import read_agent_file
 from perdure.domain.errors import PerdureError
 from perdure.llm import failures, simulated
+from perdure.llm.parameters import refused_parameters
 
 SOURCE = Path(__file__).parents[2] / "src" / "perdure"
 
@@ -150,6 +151,7 @@ ALGORITHMS: dict[str, Callable[[str], object]] = {
     ),
     "words of the simulated model": simulated._words_of,
     "a refusal's text": lambda text: failures.refusal(400, {}, text.encode("utf-8", "replace"), ["sk-1"]),
+    "a refused parameter": lambda text: refused_parameters(f"unsupported {text}", ["stream", "thinking"]),
     "a web page as an error": lambda text: failures.refusal(502, {}, f"<html>{text}".encode(), []),
     "an agent's file": _refusing(read_agent_file),
     "front matter": _refusing(front_matter.split_front_matter),

@@ -35,7 +35,7 @@ from perdure.domain.tokens import text_tokens
 from perdure.domain.turn import Turn
 from perdure.engine.budget import conversation_budget, smallest_budget, with_cost
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
-from perdure.engine.recoveries import adaptation_of
+from perdure.engine.recoveries import adaptation_of, refused_by
 from perdure.engine.run import Run
 from perdure.llm.driver import DeltaKind, ModelRequest
 
@@ -222,19 +222,29 @@ class _Summarizer:
         return outcome.response.text.strip()[: self.longest]
 
     async def _call(self, messages: Sequence[Message], summary: Message | None, prompt: PromptRef) -> Outcome:
-        engine = self.run.engine
+        engine, driver = self.run.engine, self.choice.driver
+        known = adaptation_of(self.run.conversation, self.choice.model.id)
         request = ModelRequest(
             model=self.choice.model.model_id,
             system=SYSTEM,
             messages=summary_request(
                 record_of(messages), summary, self.rules.instructions, engine.clock.now()
             ),
-            changes=frozenset(adaptation_of(self.run.conversation, self.choice.model.id).changes),
+            changes=frozenset(known.changes),
+            left_out=frozenset(known.parameters_left_out),
         )
+
+        async def recover(error: ModelError) -> bool:
+            nonlocal request
+            refused = refused_by(error, driver, request)
+            request = msgspec.structs.replace(request, left_out=request.left_out.union(refused))
+            return bool(refused)
+
         began = engine.clock.elapsed()
         attempts = await call_with_retries(
             engine,
-            lambda: self.choice.driver.generate(request, _ignore_delta),
+            lambda: driver.generate(request, _ignore_delta),
+            recover,
             redactor=self.run.redactor,
         )
         response = attempts.response

@@ -74,9 +74,9 @@ class _Call:
         )
         self.started = self.clock.elapsed()
         self.first: float | None = None
-        self.adapted = 0
+        self.adapted = self.trimmed = 0
         self.adaptation = adaptation_of(run.conversation, choice.model.id)
-        self.provider_type = choice.driver.provider_type
+        self.driver = choice.driver
         self.prompt = PromptRef(0, state.prompt_through)
         """The part of the log that the latest attempt sent."""
         self.sent: ModelRequest
@@ -106,6 +106,7 @@ class _Call:
             cache_key=self.run.row.id,
             prompt_caching=self.agent.behaviour.prompt_caching,
             changes=frozenset(self.adaptation.changes),
+            left_out=frozenset(self.adaptation.parameters_left_out),
         )
         return request, PromptRef(
             after, self.state.prompt_through, conversation.summary_at, results=conversation.cut_results
@@ -138,8 +139,7 @@ class _Call:
 
     async def _generate(self) -> ModelResponse:
         self.sent, self.prompt = self.request()
-        driver, restart = self.choice.driver, self.live.restart
-        return await generate_with_content(driver, self.sent, self.on_delta, restart)
+        return await generate_with_content(self.driver, self.sent, self.on_delta, self.live.restart)
 
     async def _recover(self, error: ModelError) -> bool:
         self.live.restart()
@@ -148,7 +148,7 @@ class _Call:
         return changed
 
     def logged_adaptation(self) -> HistoryAdaptation | None:
-        """What the log says about the history, so that later calls and other processes know it."""
+        """What the log says about the request, so that later calls and other processes know it."""
         ceiling = self.run.conversation.ceilings.get(self.choice.model.id)
         return logged_adaptation(self.adaptation, ceiling, learned_limits(self.run, self.choice))
 
@@ -160,7 +160,9 @@ class _Call:
         """Try a shorter answer or less of the history; what was changed in vain in its form is undone."""
         if not self.room.try_less(error):
             return False
-        self.adaptation = adaptation_of(self.run.conversation, self.choice.model.id)
+        known = adaptation_of(self.run.conversation, self.choice.model.id)
+        left_out = self.adaptation.parameters_left_out  # the server named these
+        self.adaptation = msgspec.structs.replace(known, parameters_left_out=left_out)
         return True
 
 

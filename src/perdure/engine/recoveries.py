@@ -16,11 +16,17 @@ from perdure.domain.events import HistoryAdaptation
 from perdure.domain.history import Conversation
 from perdure.domain.ids import ModelId
 from perdure.llm.catalog import LearnedLimits
-from perdure.llm.driver import ModelRequest
+from perdure.llm.driver import Driver, ModelRequest
 from perdure.llm.no_tools import accepts_no_tools
 
 MAX_ADAPTATIONS = 5
 """How often a call is made again with another form of its history."""
+
+MAY_NAME_PARAMETERS = frozenset({"invalid_model_request", "provider_unavailable"})
+"""The codes of refusals. Some servers report them as their own failure, with status 500."""
+
+MAX_REFUSED_PARAMETERS = 6
+"""How often a call is made again without optional parameters; each time, at least one more is left out."""
 
 
 class RefusedCall(Protocol):
@@ -28,15 +34,17 @@ class RefusedCall(Protocol):
 
     Attributes:
         sent: the request.
-        adaptation: how its history was changed already.
-        provider_type: whose protocol it was made in.
+        driver: what made it.
+        adaptation: how it was changed already.
         adapted: how often it has been made again with a changed history.
+        trimmed: how often it has been made again without some of its parameters.
     """
 
     sent: ModelRequest
+    driver: Driver
     adaptation: HistoryAdaptation
-    provider_type: str
     adapted: int
+    trimmed: int
 
     async def shorten(self, error: ModelError) -> bool:
         """Shorten the prompt if it is too long; returns whether it is shorter now."""
@@ -51,12 +59,37 @@ async def _shorter(call: RefusedCall, error: ModelError) -> bool:
     return await call.shorten(error)
 
 
+async def _trimmed(call: RefusedCall, error: ModelError) -> bool:
+    if call.trimmed >= MAX_REFUSED_PARAMETERS:
+        return False
+    refused = refused_by(error, call.driver, call.sent)
+    if not refused:
+        return False
+    left_out = (*call.adaptation.parameters_left_out, *refused)
+    call.adaptation = replace(call.adaptation, parameters_left_out=left_out, refusal=error.message)
+    call.trimmed += 1
+    return True
+
+
+def refused_by(error: ModelError, driver: Driver, sent: ModelRequest) -> tuple[str, ...]:
+    """Return the parameters of the request that the server refused, if the call can do without them."""
+    if error.code not in MAY_NAME_PARAMETERS:
+        return ()
+    from perdure.llm.parameters import refused_parameters  # has many patterns, and is rarely needed
+
+    try:
+        optional = driver.optional(sent)
+    except ModelError:
+        return ()  # the driver itself refuses to encode it
+    return refused_parameters(error.message, optional)
+
+
 async def _adapted(call: RefusedCall, error: ModelError) -> bool:
     if call.adapted >= MAX_ADAPTATIONS:
         return False
     from perdure.engine.refusals import adapt  # has many patterns, and is rarely needed
 
-    adaptation = adapt(call.adaptation, call.sent, call.provider_type, error)
+    adaptation = adapt(call.adaptation, call.sent, call.driver.provider_type, error)
     if adaptation is None:
         return False
     call.adaptation = adaptation
@@ -68,26 +101,37 @@ async def _less(call: RefusedCall, error: ModelError) -> bool:
     return call.ask_for_less(error)
 
 
-RECOVERIES: tuple[Callable[[RefusedCall, ModelError], Awaitable[bool]], ...] = (_shorter, _adapted, _less)
+RECOVERIES: tuple[Callable[[RefusedCall, ModelError], Awaitable[bool]], ...] = (
+    _shorter,
+    _trimmed,
+    _adapted,
+    _less,
+)
 """The most specific recovery first: the last ones react to refusals that explain nothing."""
 
 
 def adaptation_of(conversation: Conversation, model_id: ModelId) -> HistoryAdaptation:
-    """How the history has to be changed for this model, as far as the session knows."""
+    """How requests have to be changed for this model, as far as the session knows."""
     return conversation.adaptations.get(model_id) or HistoryAdaptation(model_id)
 
 
 def logged_adaptation(
     adaptation: HistoryAdaptation, ceiling: int | None, limits: LearnedLimits
 ) -> HistoryAdaptation | None:
-    """What the log says about a call's history: nothing if it was sent as it is, and no limit is known.
+    """What the log says about a call's request: nothing if it was sent as it is, and no limit is known.
 
     Args:
         ceiling: the most tokens of history that the model gets.
         limits: those that its refusals named.
     """
     if ceiling is None and not any(
-        (*limits, adaptation.changes, adaptation.images_left_out, adaptation.refusal)
+        (
+            *limits,
+            adaptation.changes,
+            adaptation.images_left_out,
+            adaptation.parameters_left_out,
+            adaptation.refusal,
+        )
     ):
         return None  # nearly always
     said = replace(
@@ -101,9 +145,9 @@ def logged_adaptation(
 
 async def recover(call: RefusedCall, error: ModelError) -> bool:
     """Change the call's request after this error; returns whether it shall be made again at once."""
-    if call.sent.tools and accepts_no_tools(error.message):
-        return False  # no form of the history helps
-    for recovery in RECOVERIES:
+    # No form of the history helps a model without tools. Some servers refuse tools in streams only.
+    no_tools = bool(call.sent.tools) and accepts_no_tools(error.message)
+    for recovery in (_trimmed,) if no_tools else RECOVERIES:
         if await recovery(call, error):
             return True
     return False

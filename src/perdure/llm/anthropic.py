@@ -36,6 +36,7 @@ from perdure.llm.endpoint import Endpoint
 from perdure.llm.http import Http
 from perdure.llm.openai_common import MAX_LISTED, listed_models, next_page, text_map
 from perdure.llm.replay import Replay
+from perdure.llm.settings import sent_of, without
 from perdure.llm.wire import (
     Fragment,
     FragmentCache,
@@ -62,6 +63,10 @@ these models' default limit (32,000), which leaves a quarter for the answer itse
 
 LEAST_THINKING = 1_024
 
+_OPTIONAL = frozenset(
+    {"stream", "thinking", "thinking.display", "output_config", "temperature", "tool_choice"}
+)
+_BETA = "anthropic-beta"
 MAX_PAGES = 10
 _PAGE = 1_000
 _NO_THINKING = frozenset({"none", "off", "disabled"})
@@ -118,7 +123,12 @@ class AnthropicDriver:
                 {"Authorization": f"Bearer {key}"} if config.options.get("bearer") else {"x-api-key": key}
             )
         headers = {"anthropic-version": API_VERSION, **text_map(config.options.get("headers"))}
-        self._endpoint = Endpoint(base, credentials, headers, other, config.options.get("timeout_seconds"))
+        timeout = config.options.get("timeout_seconds")
+        self._endpoint = Endpoint(base, credentials, headers, other, timeout)
+        stable = {name: value for name, value in headers.items() if name.lower() != _BETA}
+        self._without_beta = (
+            None if stable == headers else Endpoint(base, credentials, stable, other, timeout)
+        )
         limit = config.options.get("max_tokens")
         self._max_tokens = limit if isinstance(limit, int) and limit > 0 else None
         self._tools = ToolCache(lambda tools: encoded_tools(tools, mark=False))
@@ -136,9 +146,21 @@ class AnthropicDriver:
         return await self._call(request, on_delta, len(request.messages))
 
     async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
-        answer = MessagesAnswer(on_delta, self._endpoint.secrets)
-        await self._http.stream(self._endpoint, "/messages", self.encoded(request, bare), answer)
+        endpoint = self._endpoint
+        if _BETA in request.left_out and self._without_beta is not None:
+            endpoint = self._without_beta
+        answer = MessagesAnswer(on_delta, endpoint.secrets)
+        await self._http.stream(endpoint, "/messages", self.encoded(request, bare), answer)
         return answer.finished(request)
+
+    def optional(self, request: ModelRequest) -> frozenset[str]:
+        """Return the parameters of this call that it can do without; a header is one of them."""
+        sent = sent_of(self._settings(request, self._ordered(request, 0)), _OPTIONAL)
+        if _marks(request):
+            sent |= {"cache_control"}
+        if self._without_beta is not None and _BETA not in request.left_out:
+            sent |= {_BETA}
+        return sent
 
     async def list_models(self) -> list[ListedModel]:
         """List the models of `GET /v1/models`, page by page. Raises: ModelError."""
@@ -160,10 +182,7 @@ class AnthropicDriver:
             request: the call.
             bare: how many messages, counted from the first, are sent without their reasoning.
         """
-        fragments = self._fragments(request.model, request.messages, bare)
-        if reuses_ids(fragments):
-            fragments = self._fragments(request.model, with_distinct_ids(request.messages), bare)
-        ordered = arranged(fragments, missing)
+        ordered = self._ordered(request, bare)
         settings = self._settings(request, ordered)
         if _marks(request):
             ordered = marked(ordered)
@@ -177,6 +196,12 @@ class AnthropicDriver:
             body += (b',"system":', system_blocks(request.system, mark=_marks(request)))
         body += (b",", dumps(settings)[1:])
         return b"".join(body)
+
+    def _ordered(self, request: ModelRequest, bare: int) -> list[Fragment]:
+        fragments = self._fragments(request.model, request.messages, bare)
+        if reuses_ids(fragments):
+            fragments = self._fragments(request.model, with_distinct_ids(request.messages), bare)
+        return arranged(fragments, missing)
 
     def _fragments(self, model: str, messages: Sequence[Message], bare: int) -> list[Fragment]:
         fragments: list[Fragment] = []
@@ -206,6 +231,7 @@ class AnthropicDriver:
             and _may_think(ordered)
         ):
             settings |= _budgeted(request.reasoning_effort, limit)
+        settings = without(settings, request.left_out)
         # Thinking fixes the temperature, and Claude 4.7 and later reject the parameter.
         if (
             request.temperature is not None
@@ -215,12 +241,12 @@ class AnthropicDriver:
             settings["temperature"] = request.temperature
         if request.tools and request.parallel_tool_calls is False:
             settings["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
-        return settings
+        return without(settings, request.left_out)
 
 
 def _marks(request: ModelRequest) -> bool:
     """Whether to mark the prompt for caching: this vendor charges less for a marked prefix it has cached."""
-    return request.prompt_caching is not False
+    return request.prompt_caching is not False and "cache_control" not in request.left_out
 
 
 def _adaptive(effort: str | None, version: tuple[int, int]) -> JsonObject:

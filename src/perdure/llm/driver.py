@@ -52,6 +52,7 @@ class ModelRequest(Struct, frozen=True):
         cache_key: a stable name of the conversation, for vendors that route by it.
         changes: what this server wants changed in the history, by its name in `llm/adaptations.py`. A driver
             ignores changes that its protocol does not need.
+        left_out: the optional parameters that this server refused, by their names in the body.
         prompt_caching: whether to mark the prompt for caching, for vendors that need marks. None lets the
             driver decide: it marks if the vendor charges less for marked prompts.
     """
@@ -67,6 +68,7 @@ class ModelRequest(Struct, frozen=True):
     cache_key: str | None = None
     prompt_caching: bool | None = False
     changes: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
 
 
 class ModelResponse(Struct, frozen=True):
@@ -114,6 +116,16 @@ class Driver(Protocol):
 
         Raises:
             ModelError: the call failed; `code` says why, `transient` whether a retry may succeed.
+        """
+        ...
+
+    def optional(self, request: ModelRequest) -> frozenset[str]:
+        """Return the parameters of this call's body that it can do without.
+
+        The names are those of the body; `a.b` is the field `b` of `a`.
+
+        Raises:
+            ModelError: the call cannot be encoded.
         """
         ...
 

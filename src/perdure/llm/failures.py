@@ -179,7 +179,10 @@ def spoken(text: str, name: str, secrets: Iterable[str]) -> ModelError:
 
 def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
     """Build the error for an error object that arrived inside a stream."""
+    from perdure.llm.parameters import with_names  # has many patterns, and is rarely needed
+
     codes, message = _with_details(*_described(error), error)
+    message = with_names(message, error)
     status = _status_in(error)
     code, transient = _classified(status, codes, message)
     text = message or f"the provider reported an error: {json.dumps(error, default=str)[:300]}"
@@ -255,14 +258,22 @@ def _by_status(status: int, codes: frozenset[str], message: str) -> tuple[str, b
 
 
 def _explained(body: bytes) -> tuple[frozenset[str], str]:
-    """Extract the machine-readable codes and the message from an error body of any shape."""
+    """Extract the machine-readable codes and the message from an error body of any shape.
+
+    The message names the parameters that the error's other fields name.
+    """
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = body.decode("utf-8", "replace").strip()
         return frozenset(), _without_markup(text) if text.startswith("<") else text
-    if isinstance(value, list) and value:
-        value = value[0]
+    from perdure.llm.parameters import with_names  # has many patterns, and is rarely needed
+
+    codes, message = _explanation(value[0] if isinstance(value, list) and value else value)
+    return codes, with_names(message, value)
+
+
+def _explanation(value: object) -> tuple[frozenset[str], str]:
     if isinstance(value, dict):
         for key in ("error", "detail", "errors"):
             if value.get(key):

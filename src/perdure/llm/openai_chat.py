@@ -6,7 +6,8 @@ The host name selects the defaults where servers differ. The provider's options 
 
     headers             additional HTTP headers
     include_usage       False leaves out `stream_options`, for servers that reject it
-    max_tokens_field    `max_completion_tokens` (OpenAI's own hosts) or `max_tokens` (all others)
+    max_tokens_field    `max_completion_tokens` (OpenAI's own hosts) or `max_tokens` (all others); the other
+                        one replaces it if the server refuses it
     reasoning_content   True sends back the thinking of messages with tool calls; by default, the host and
                         the model's name decide: DeepSeek, Moonshot and MiMo require it
 """
@@ -35,6 +36,7 @@ from perdure.llm.openai_chat_wire import (
     user_fragment,
 )
 from perdure.llm.openai_common import cache_key, endpoint_of, listed_models, thinks
+from perdure.llm.settings import sent_of, without
 from perdure.llm.wire import (
     FragmentCache,
     ToolCache,
@@ -50,6 +52,19 @@ _MISTRAL_HOSTS = ("mistral.ai",)
 _THINKING_HOSTS = ("deepseek.com", "moonshot.ai", "moonshot.cn", "kimi.com", "xiaomimimo.com")
 # These hosts refuse unknown fields, or have no use for the field.
 _THOUGHTLESS_HOSTS = (*_OPENAI_HOSTS, *_MISTRAL_HOSTS, "groq.com")
+_OPTIONAL = frozenset(
+    {
+        "stream",
+        "stream_options",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "max_tokens",
+        "max_completion_tokens",
+        "temperature",
+        "prompt_cache_key",
+    }
+)
+_LIMITS = ("max_tokens", "max_completion_tokens")
 MAX_FORMS = 100
 """Maximum number of forms that a driver remembers: one for each model, and for each set of changes."""
 
@@ -104,6 +119,10 @@ class OpenAiChatDriver:
         answer = ChatAnswer(on_delta, self._endpoint.secrets)
         await self._http.stream(self._endpoint, "/chat/completions", self.encoded(request), answer)
         return answer.finished(request)
+
+    def optional(self, request: ModelRequest) -> frozenset[str]:
+        """Return the parameters of this call's body that it can do without."""
+        return sent_of(self._settings(request), _OPTIONAL)
 
     async def list_models(self) -> list[ListedModel]:
         """List the models of `GET /models`. Raises: ModelError."""
@@ -168,16 +187,18 @@ class OpenAiChatDriver:
 
     def _settings(self, request: ModelRequest) -> JsonObject:
         settings: JsonObject = {"model": request.model, "stream": True}
-        if self._include_usage:
+        if self._include_usage and "stream" not in request.left_out:
             settings["stream_options"] = {"include_usage": True}
         if request.tools and request.parallel_tool_calls is not None:
             settings["parallel_tool_calls"] = request.parallel_tool_calls
         if request.reasoning_effort is not None:
             settings["reasoning_effort"] = request.reasoning_effort
         if request.max_output_tokens is not None:
-            settings[self._max_tokens_field] = request.max_output_tokens
+            fields = (self._max_tokens_field, *_LIMITS)
+            accepted = (field for field in fields if field not in request.left_out)
+            settings[next(accepted, self._max_tokens_field)] = request.max_output_tokens
         if request.temperature is not None and not (self._at_openai and thinks(request.model)):
             settings["temperature"] = request.temperature
         if request.cache_key and self._at_openai:
             settings["prompt_cache_key"] = cache_key(request.cache_key)
-        return settings
+        return without(settings, request.left_out)

@@ -32,6 +32,7 @@ from perdure.llm.http import Http
 from perdure.llm.openai_common import cache_key, endpoint_of, knows_phases, listed_models, thinks
 from perdure.llm.openai_responses_answer import ResponsesAnswer
 from perdure.llm.replay import Replay
+from perdure.llm.settings import sent_of, without
 from perdure.llm.wire import (
     CONTINUE,
     NO_CONTENT,
@@ -57,6 +58,20 @@ from perdure.llm.wire import (
 )
 
 PROVIDER_TYPE = "openai"
+_OPTIONAL = frozenset(
+    {
+        "stream",
+        "store",
+        "include",
+        "parallel_tool_calls",
+        "max_output_tokens",
+        "temperature",
+        "prompt_cache_key",
+        "reasoning",
+        "reasoning.effort",
+        "reasoning.summary",
+    }
+)
 
 
 class OpenAiResponsesDriver:
@@ -76,7 +91,8 @@ class OpenAiResponsesDriver:
         self._endpoint: Endpoint = endpoint_of(config)
         self._summary = config.options.get("reasoning_summary")
         self._reasoning = config.options.get("reasoning")
-        self._tools = ToolCache(_encoded_tools)
+        self._tools = ToolCache(lambda tools: _encoded_tools(tools, STRICT))
+        self._plain_tools = ToolCache(lambda tools: _encoded_tools(tools, {}))
         self._replay = Replay()
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
@@ -93,6 +109,11 @@ class OpenAiResponsesDriver:
         answer = ResponsesAnswer(on_delta, self._endpoint.secrets)
         await self._http.stream(self._endpoint, "/responses", self.encoded(request, bare), answer)
         return answer.finished(request)
+
+    def optional(self, request: ModelRequest) -> frozenset[str]:
+        """Return the parameters of this call's body that it can do without."""
+        sent = sent_of(self._settings(request), _OPTIONAL)
+        return sent | {"strict"} if request.tools and "strict" not in request.left_out else sent
 
     async def list_models(self) -> list[ListedModel]:
         """List the models of `GET /models`. Raises: ModelError."""
@@ -116,7 +137,8 @@ class OpenAiResponsesDriver:
             items.append(dumps(_user([_input_text(CONTINUE)])))
         body = [b'{"input":[', b",".join(items), b"]"]
         if request.tools:
-            body += (b',"tools":', self._tools.encoded(request.tools))
+            tools = self._plain_tools if "strict" in request.left_out else self._tools
+            body += (b',"tools":', tools.encoded(request.tools))
         body += (b",", dumps(self._settings(request))[1:])
         return b"".join(body)
 
@@ -157,7 +179,7 @@ class OpenAiResponsesDriver:
             settings["include"] = ["reasoning.encrypted_content"]
         if request.temperature is not None and not reasons:
             settings["temperature"] = request.temperature
-        return settings
+        return without(settings, request.left_out)
 
 
 def _fragment(message: Message, model: str | None, phased: bool) -> Fragment:
@@ -245,7 +267,11 @@ def _output(call_id: ToolCallId, output: object) -> JsonObject:
     return {"type": "function_call_output", "call_id": plain_id(call_id), "output": output}
 
 
-def _encoded_tools(tools: Sequence[ToolSpec]) -> bytes:
+STRICT: JsonObject = {"strict": False}
+"""The vendor's default is strict, which allows only schemas whose fields are all required."""
+
+
+def _encoded_tools(tools: Sequence[ToolSpec], strict: JsonObject) -> bytes:
     return dumps(
         [
             {
@@ -253,8 +279,7 @@ def _encoded_tools(tools: Sequence[ToolSpec]) -> bytes:
                 "name": tool.name,
                 "description": tool.description,
                 "parameters": parameters_of(tool),
-                # The vendor's default is strict, which allows only schemas whose fields are all required.
-                "strict": False,
+                **strict,
             }
             for tool in tools
         ]

@@ -169,6 +169,10 @@ class SimulatedDriver:
             model=request.model,
         )
 
+    def optional(self, request: ModelRequest) -> frozenset[str]:
+        """Return nothing: the simulated model has no body."""
+        return frozenset()
+
     async def list_models(self) -> list[ListedModel]:
         """List the only model; calls may use any name."""
         return [ListedModel(MODEL, "Simulated model")]

@@ -55,9 +55,9 @@ class ReasonStartedData(EventData, frozen=True, omit_defaults=True):
 
 
 class HistoryAdaptation(Struct, frozen=True, omit_defaults=True):
-    """How a history was changed because the model's server refused it as it was, and the limits it named.
+    """How a request was changed because the model's server refused it as it was, and the limits it named.
 
-    The session's later calls of the model change it in the same way.
+    The session's later calls of the model are changed in the same way.
     """
 
     model_id: Annotated[ModelId, Meta(description="The registered model.")]
@@ -70,6 +70,16 @@ class HistoryAdaptation(Struct, frozen=True, omit_defaults=True):
     ] = ()
     images_left_out: Annotated[
         tuple[MessageId, ...], Meta(description="The messages whose images were replaced by a note.")
+    ] = ()
+    parameters_left_out: Annotated[
+        tuple[str, ...],
+        Meta(
+            description=(
+                "The parameters that the server refused, by their names in the request. The call was made "
+                "without them, also without those that a user or an agent set."
+            ),
+            examples=[["stream_options", "reasoning_effort"]],
+        ),
     ] = ()
     refusal: Annotated[
         str | None,
@@ -107,7 +117,7 @@ class ReasonCompletedData(EventData, frozen=True, omit_defaults=True):
         HistoryAdaptation | None,
         Meta(
             description=(
-                "How the history was changed for the model's server. Absent if it was sent as it is."
+                "How the request was changed for the model's server. Absent if it was sent as it is."
             )
         ),
     ] = None
