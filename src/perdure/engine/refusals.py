@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from perdure.domain.errors import ModelError
 from perdure.domain.events import HistoryAdaptation
 from perdure.domain.messages import Message, TextPart, tool_calls_of
+from perdure.domain.words import Words
 from perdure.llm import adaptations
 from perdure.llm.adaptations import has_images
 from perdure.llm.driver import ModelRequest
@@ -23,13 +24,13 @@ MAX_LISTED = 200
 _CHAT = "openai_completions"
 _WITH_REASONING = frozenset({adaptations.REASONING_WITH_CALLS, adaptations.REASONING_ALWAYS})
 
-_IMAGES = re.compile(
+_IMAGES = Words(
     r"image|picture|photo|vision|multi-?modal|mmproj|\b(jpe?g|png|gif|webp|svg|bmp|heic)\b|mime|media|base64"
     r"|pixel|modalit|content (type|part|block|format)|(download|fetch|retriev|access)\w*.{0,60}(url|file)"
     r"|(url|file).{0,60}(download|fetch|retriev|access)|invalid url|only https urls",
     re.IGNORECASE,
 )
-_BLIND = re.compile(
+_BLIND = Words(
     r"(not|n't|never|cannot) (support|accept|have|enable|allow)\w*.{0,30}"
     r"(image|vision|visual|multi-?modal|picture)(?!.{0,25}(format|type|url|size|resolution|larger|dimension))"
     r"|(images?|pictures?|vision|visual|multi-?modal\w*|image[ _-](input|content|modality|url|part)s?)"
@@ -40,20 +41,20 @@ _BLIND = re.compile(
     r"|missing data required for image|(unsupported|without|no) (vision|image input|image support)",
     re.IGNORECASE,
 )
-_AT_MOST = re.compile(r"at most ([1-9]\d?) image", re.IGNORECASE)
-_NEEDS_REASONING = re.compile(
+_AT_MOST = Words(r"at most ([1-9]\d?) image", re.IGNORECASE)
+_NEEDS_REASONING = Words(
     r"(reasoning|thinking).{0,80}(missing|required|must (be|contain|have|include)|pass(ed)? back|omitted"
     r"|necessary|needed)|(missing|requires?|expect(s|ed)|must (include|contain|have)|pass(ed)? back).{0,60}"
     r"(reasoning|thinking)",
     re.IGNORECASE,
 )
-_REFUSES_REASONING = re.compile(
+_REFUSES_REASONING = Words(
     r"(reasoning|thinking|thought).{0,80}(not|n't|unsupported|unknown|unrecognized|unexpected|extra|invalid"
     r"|forbidden|remove)|(not|n't|unsupported|unknown|unrecognized|unexpected|extra|invalid|forbidden|remove)"
     r"\b.{0,80}(reasoning|thinking|thought)|encrypted.content",
     re.IGNORECASE,
 )
-_ROLES = re.compile(
+_ROLES = Words(
     r"alternat|\broles?\b.{0,40}(after|before|follow|order|sequence|unexpected|must)|unexpected role"
     r"|(expected|last|first|after|before|consecutive|successive).{0,30}\brole"
     r"|(consecutive|successive|same|two|multiple).{0,30}(user|assistant|messages)"
@@ -61,12 +62,12 @@ _ROLES = re.compile(
     r"|immediately (after|before|follow)|(user|assistant) (role )?messages? (must|should|cannot|can't|after)",
     re.IGNORECASE,
 )
-_IDS = re.compile(
+_IDS = Words(
     r"(tool.?call|call|tool.?use|function.?call).{0,3}ids?\b|tool_calls?\W{0,8}\w{0,4}\W{0,4}id\b|length of 9"
     r"|\bids?\b.{0,60}(length|long|characters|alphanumeric|pattern|a-z)",
     re.IGNORECASE,
 )
-_SYSTEM = re.compile(
+_SYSTEM = Words(
     r"(system|developer).{0,60}(not|n't|unsupported|disabled|no longer|invalid|unknown)"
     r"|(not|n't|unsupported|invalid|unknown).{0,60}\b(system|developer)\b|only.{0,60}(user|assistant|model)"
     r".{0,40}roles?|roles?.{0,40}only.{0,40}(user|assistant|model)"
@@ -75,27 +76,27 @@ _SYSTEM = re.compile(
     re.IGNORECASE,
 )
 # Templates without a place for the system prompt take it for the first message of a turn.
-_FIRST_ROLE = re.compile(r"alternat|(first|start|begin).{0,40}(user|role|message)", re.IGNORECASE)
-_EITHER = re.compile(
+_FIRST_ROLE = Words(r"alternat|(first|start|begin).{0,40}(user|role|message)", re.IGNORECASE)
+_EITHER = Words(
     r"either content or tool|(content|text).{0,40}tool.?calls.{0,30}(not both|both|together|exclusive)"
     r"|both content and tool",
     re.IGNORECASE,
 )
-_TOOLS = re.compile(
+_TOOLS = Words(
     r"must (define|include|provide|pass|specify) .{0,20}tools|unsupported.{0,30}(tool|function)"
     r"|tools=?.{0,20}(param|field|must|required|missing)|unexpected tool|\brole.{0,30}tool|tool_?config"
     r"|thought.?signature|number of (function|tool)|tool_calls?.{0,40}must be followed"
     r"|(tool|function).?(messages?|role|call(s|ing)?|results?|use).{0,40}(not|n't|unsupported|unknown|invalid)",
     re.IGNORECASE,
 )
-_ABOUT_SETTINGS = re.compile(
+_ABOUT_SETTINGS = Words(
     r"max_(completion_)?tokens|max_output|temperature|top_p|top_k|stream_options|parallel_tool|tool_choice"
     r"|reasoning[_.]effort|reasoning\.summary|schema|unsupported (parameter|value)|unknown (parameter|field)"
     r"|unrecognized (parameter|argument|field)|prompt_cache|billing|credit|balance|region|country",
     re.IGNORECASE,
 )
 # Servers that fail in their chat template, and gateways that route by ability, report other errors.
-_SURELY = re.compile(
+_SURELY = Words(
     r"jinja|template|roles? must|conversation role|unexpected role|system role|tool.?call.?id"
     r"|only.{0,40}\b(user|assistant|model)\b.{0,40}\broles?|\broles?\b.{0,40}(not |un)?supported"
     r"|reasoning_content|mmproj|image input|multi-?modal|vision|concatenate str|'list' object has no",
@@ -103,7 +104,7 @@ _SURELY = re.compile(
 )
 
 
-_ONLY_TWO_ROLES = re.compile(r"only.{0,60}(user|assistant|model).{0,40}roles?", re.IGNORECASE)
+_ONLY_TWO_ROLES = Words(r"only.{0,60}(user|assistant|model).{0,40}roles?", re.IGNORECASE)
 _ROLES_OR_TOOLS = (_TOOLS, _ROLES, _ONLY_TWO_ROLES)
 
 
