@@ -12,7 +12,7 @@ from perdure.domain.messages import JsonObject, JsonValue
 _NUMBER = "0192f0c1b2a37b5c8d4e5f60718293a4"
 _ID = re.compile(r"\^([a-z]+)_\[0-9a-f\]\{32\}\$")
 
-DOCUMENT = {"openapi": "3.1.0", "info": {"title": "Perdure", "version": "0.1.0"}, "paths": {}}
+DOCUMENT = {"openapi": "3.1.0", "info": {"title": "Perdure", "version": "0.2.0"}, "paths": {}}
 """The example of the OpenAPI document itself."""
 
 EVENT_STREAM = (

@@ -24,7 +24,7 @@ class Health(Struct, frozen=True, omit_defaults=True):
     status: Annotated[
         str, Meta(description="`ok`, or `degraded` if the database cannot be written.", examples=["ok"])
     ]
-    version: Annotated[str, Meta(description="The server's version.", examples=["0.1.0"])]
+    version: Annotated[str, Meta(description="The server's version.", examples=["0.2.0"])]
     database: Annotated[
         str, Meta(description="`ok`, or `unavailable` if the database cannot be written.", examples=["ok"])
     ]
