@@ -218,7 +218,9 @@ async def test_a_body_over_10_mb_is_refused_by_its_length_and_by_what_arrives(wo
     for route in taking:
         oversized = {**JSON_HEADERS, "content-length": str((route.body_limit or LIMIT) + 1)}
         status, problem = await raw_exchange(world.server, head(route.method, world.path(route), oversized))
-        assert (status, problem["code"]) == (413, "too_large"), route.operation_id
+        # A credential in the path is checked before the body.
+        expected = (413, "too_large") if route.admit is None else (410, "gone")
+        assert (status, problem["code"]) == expected, route.operation_id
     for route in taking[:3]:
         answer = await world.send(route, content=pieces(), headers=JSON_HEADERS)
         assert (answer.status_code, complaint(answer)) == (413, None)

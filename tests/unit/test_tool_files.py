@@ -359,7 +359,7 @@ def test_a_file_that_hangs_while_it_is_loaded_is_named_with_the_line() -> None:
     heard = Heard()
     logging.getLogger("perdure.tools").addHandler(heard)
     try:
-        code = compile("waits = True\nheard.some.wait(30)\n", "slow_tools.py", "exec")
+        code = compile("\nheard.some.wait(30)\n", "slow_tools.py", "exec")
         with named_if_slow("slow_tools.py", 0.01):
             exec(code, {"heard": heard})
         with named_if_slow("slow_tools.py", 3600.0):

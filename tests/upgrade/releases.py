@@ -26,7 +26,10 @@ class Release:
         return number_of(self.version)
 
 
-RELEASES = (Release("0.1.0", "d3c9854f5177c87678258bcf3cfa7d6982ea35ce"),)
+RELEASES = (
+    Release("0.1.0", "d3c9854f5177c87678258bcf3cfa7d6982ea35ce"),
+    Release("0.2.0", "07193912bdc918670c00bf6c8abff61558e5a7f5"),
+)
 
 
 def tools_for(release: Release, folder: Path) -> dict[str, str]:

@@ -101,7 +101,7 @@ class Files(State):
         for entry in facts["tree"]["data"]:
             # Up to 0.1.0, these two ids were bare UUIDs.
             for name, prefix in (("id", "file"), ("session_id", "session")):
-                entry[name] = f"{prefix}_{entry[name].replace('-', '')}"
+                entry[name] = f"{prefix}_{entry[name].removeprefix(f'{prefix}_').replace('-', '')}"
         assert holds(
             (await talk.http.get(talk.path("/fs"), params={"recursive": True})).json(), facts["tree"]
         )
