@@ -43,6 +43,8 @@ class Session:
     acknowledged: list[Json] = field(default_factory=list)
     seen: list[Json] = field(default_factory=list)
     """The events that the follower received, in that order."""
+    followed: bool = False
+    """Whether the follower is connected."""
 
     def path(self, rest: str = "") -> str:
         return f"/v1/sessions/{self.id}{rest}"
@@ -156,8 +158,9 @@ class Storm:
         while await self._from_any_server(lambda url: self._status(url, session)) != at_rest:
             await asyncio.sleep(AWAY)
         # A follower on another server gets the last events a moment after the row shows them.
+        # One that is cancelled while it connects would leave its connection open.
         total = await self._from_any_server(lambda url: self._total(url, session))
-        while len(session.seen) < total:
+        while len(session.seen) < total or not session.followed:
             await asyncio.sleep(AWAY)
 
     async def _status(self, url: str, session: Session) -> str:
@@ -198,11 +201,18 @@ class Storm:
         async with self._http.stream("GET", url + session.path("/sse"), headers=headers) as response:
             if response.status_code != 200:
                 raise ConnectionError
-            async for chunk in response.aiter_raw():
-                for frame in parser.feed(chunk):
-                    if frame.event not in LIVE_TYPES and frame.event not in ("connected", "disconnecting"):
-                        session.seen.append(json.loads(frame.data))
-                        await self._count()
+            session.followed = True
+            try:
+                async for chunk in response.aiter_raw():
+                    for frame in parser.feed(chunk):
+                        if frame.event not in LIVE_TYPES and frame.event not in (
+                            "connected",
+                            "disconnecting",
+                        ):
+                            session.seen.append(json.loads(frame.data))
+                            await self._count()
+            finally:
+                session.followed = False
 
     async def _count(self) -> None:
         async with self._grown:
