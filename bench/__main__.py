@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -137,35 +137,37 @@ async def measure(
         postgres: the PostgreSQL server, or None for SQLite.
         keep: called with all figures so far after each measure.
     """
-    with tempfile.TemporaryDirectory(prefix="perdure-bench-model-") as folder:
-        model = await start_process(["-m", "bench.model"], Path(folder) / "log")
-        try:
-            variants = make_variants(options, cores, postgres, model)
-            for variant in variants:
-                variant.compile()
-            columns = [Column(variant.name, postgres is None, {}) for variant in variants]
-            for name in options.measure or [name for name in MEASURES if name not in LONG]:
-                began = time.perf_counter()
-                say(f"{name} ...")
-                await run(name, variants, columns, scale)
-                keep(columns)
-                say(f"{name}: {time.perf_counter() - began:.0f} s\n")
-            return columns
-        finally:
-            await model.stop()
+    async with compiled_variants(options, cores, postgres) as variants:
+        columns = [Column(variant.name, postgres is None, {}) for variant in variants]
+        for name in options.measure or [name for name in MEASURES if name not in LONG]:
+            began = time.perf_counter()
+            say(f"{name} ...")
+            await run(name, variants, columns, scale)
+            keep(columns)
+            say(f"{name}: {time.perf_counter() - began:.0f} s\n")
+        return columns
 
 
 async def in_pairs(
     options: argparse.Namespace, cores: Cores, postgres: PostgresServer | None
 ) -> list[Compared]:
     """Compare the two versions in pairs of samples."""
+    async with compiled_variants(options, cores, postgres) as variants:
+        return await compare(options.measure or list(OPERATIONS), variants, options.pairs, say)
+
+
+@contextlib.asynccontextmanager
+async def compiled_variants(
+    options: argparse.Namespace, cores: Cores, postgres: PostgresServer | None
+) -> AsyncIterator[list[Variant]]:
+    """Run the model server, and compile the variants to measure."""
     with tempfile.TemporaryDirectory(prefix="perdure-bench-model-") as folder:
         model = await start_process(["-m", "bench.model"], Path(folder) / "log")
         try:
             variants = make_variants(options, cores, postgres, model)
             for variant in variants:
                 variant.compile()
-            return await compare(options.measure or list(OPERATIONS), variants, options.pairs, say)
+            yield variants
         finally:
             await model.stop()
 

@@ -75,7 +75,7 @@ def refused_by(error: ModelError, driver: Driver, sent: ModelRequest) -> tuple[s
     """Return the parameters of the request that the server refused, if the call can do without them."""
     if error.code not in MAY_NAME_PARAMETERS:
         return ()
-    from perdure.llm.parameters import refused_parameters  # has many patterns, and is rarely needed
+    from perdure.llm.parameters import refused_parameters  # rarely needed
 
     try:
         optional = driver.optional(sent)
@@ -87,7 +87,7 @@ def refused_by(error: ModelError, driver: Driver, sent: ModelRequest) -> tuple[s
 async def _adapted(call: RefusedCall, error: ModelError) -> bool:
     if call.adapted >= MAX_ADAPTATIONS:
         return False
-    from perdure.engine.refusals import adapt  # has many patterns, and is rarely needed
+    from perdure.engine.refusals import adapt  # rarely needed
 
     adaptation = adapt(call.adaptation, call.sent, call.driver.provider_type, error)
     if adaptation is None:

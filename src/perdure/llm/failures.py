@@ -179,7 +179,7 @@ def spoken(text: str, name: str, secrets: Iterable[str]) -> ModelError:
 
 def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
     """Build the error for an error object that arrived inside a stream."""
-    from perdure.llm.parameters import with_names  # has many patterns, and is rarely needed
+    from perdure.llm.parameters import with_names  # rarely needed
 
     codes, message = _with_details(*_described(error), error)
     message = with_names(message, error)
@@ -267,7 +267,7 @@ def _explained(body: bytes) -> tuple[frozenset[str], str]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = body.decode("utf-8", "replace").strip()
         return frozenset(), _without_markup(text) if text.startswith("<") else text
-    from perdure.llm.parameters import with_names  # has many patterns, and is rarely needed
+    from perdure.llm.parameters import with_names  # rarely needed
 
     codes, message = _explanation(value[0] if isinstance(value, list) and value else value)
     return codes, with_names(message, value)

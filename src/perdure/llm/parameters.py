@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
+from perdure.domain.words import Words
 from perdure.llm.overflow import LONGEST, output_limit
 
 MAX_NAMED = 8
@@ -32,7 +33,7 @@ _PLACE = re.compile(r"(?!none$|null$)[A-Za-z_][\w.\[\]-]{0,79}", re.IGNORECASE)
 _REPEATED = frozenset({"input", "request", "messages", "headers", "url"})
 
 # What servers say besides: which parameters they know, and in which company one of them is refused.
-_ASIDE = re.compile(
+_ASIDE = Words(
     r"\bexpected (?:one of|an? |[`'])[^;]*|\b(?:did|perhaps) you mean[^;]*"
     r"|\b(?:known|supported|allowed|valid|accepted|available|permitted) (?:param|field|key|option|propert"
     r"|value)\w*(?: are|:| include)[^;]*|\b(?:when|if|unless|while|because|since) [^,.;]*"
@@ -86,21 +87,21 @@ _NAMES: Mapping[str, str] = {
 }
 """By parameter: how servers name it."""
 
-_NO_REASONING = re.compile(
+_NO_REASONING = Words(
     r"(?:not|n.t) support(?:s|ed)? (?:extended |adaptive )?(?:thinking|reasoning)(?: mode)?"
     r"(?![\w.-]| ?(?:content|block|item|trace|history|token|summar|effort))"
     r"|(?:adaptive|extended) thinking is not|invalid reasoning (?:value|effort)|\bthink value\b",
     re.IGNORECASE,
 )
-_OTHER_WORDS: Mapping[str, re.Pattern[str]] = {
+_OTHER_WORDS: Mapping[str, Words] = {
     "reasoning_effort": _NO_REASONING,
     "reasoning": _NO_REASONING,
     "thinking": _NO_REASONING,
-    "include": re.compile(r"encrypted content is not supported", re.IGNORECASE),
-    "cache_control": re.compile(
+    "include": Words(r"encrypted content is not supported", re.IGNORECASE),
+    "cache_control": Words(
         r"(?:not|n.t) (?:allow|support|permit) (?:prompt )?cach|caching is (?:not|n.t|un)", re.IGNORECASE
     ),
-    "stream": re.compile(
+    "stream": Words(
         r"in streaming mode|(?:not|n.t) support stream(?:ing)?(?![\w-]| ?options)|streaming is (?:not|un|dis)"
         r"|verified to stream",
         re.IGNORECASE,
@@ -118,12 +119,12 @@ _NOT_IT = re.compile(
 """What follows a name that belongs to a part of the history, or to another parameter."""
 
 
-def _pattern(name: str) -> re.Pattern[str]:
+def _pattern(name: str) -> Words:
     before = rf"{_BEFORE}{_GAP}(?<!\w)(?P<a>{_NAMES[name]})(?!\w)"
-    return re.compile(rf"{before}|(?<!\w)(?P<b>{_NAMES[name]})(?!\w){_GAP}{_AFTER}", re.IGNORECASE)
+    return Words(rf"{before}|(?<!\w)(?P<b>{_NAMES[name]})(?!\w){_GAP}{_AFTER}", re.IGNORECASE)
 
 
-_REFUSED: Mapping[str, re.Pattern[str]] = {name: _pattern(name) for name in _NAMES}
+_REFUSED: Mapping[str, Words] = {name: _pattern(name) for name in _NAMES}
 
 
 def refused_parameters(refusal: str, sent: Iterable[str]) -> tuple[str, ...]:

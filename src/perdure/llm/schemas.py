@@ -7,7 +7,7 @@ have parts that a vendor refuses, and a refused schema would fail every turn of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 from perdure.domain.json_schemas import compile_pattern
 from perdure.domain.messages import JsonObject
@@ -58,12 +58,12 @@ def _as_object(schema: JsonObject) -> JsonObject:
     return {**adapted, "required": required} if required else adapted
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return _is_number(value) and value > 0
 
 
 def _is_text(value: object) -> bool:
