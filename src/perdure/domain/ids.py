@@ -19,7 +19,7 @@ from perdure.domain.errors import InvalidId
 Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
-    "callback",
+    "callback", "mcp", "input",
 ]  # fmt: skip
 
 
@@ -50,6 +50,8 @@ FileId = NewType("FileId", Annotated[str, id_schema("file")])
 TokenId = NewType("TokenId", Annotated[str, id_schema("token")])
 InvitationId = NewType("InvitationId", Annotated[str, id_schema("invitation")])
 CallbackId = NewType("CallbackId", Annotated[str, id_schema("callback")])
+McpServerId = NewType("McpServerId", Annotated[str, id_schema("mcp")])
+InputRequestId = NewType("InputRequestId", Annotated[str, id_schema("input")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -73,7 +75,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     SessionId: "session", MessageId: "message", EventId: "event", TurnId: "turn", ExecId: "exec",
     ModelId: "model", ProviderId: "provider", ScheduleId: "sched", WorkspaceId: "workspace",
     PrincipalId: "principal", FileId: "file", TokenId: "token",
-    InvitationId: "invitation", CallbackId: "callback",
+    InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}

@@ -1,0 +1,190 @@
+"""MCP servers: registered ones, and those that a harness, an agent or a session defines inline."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from perdure.domain.ids import McpServerId
+from perdure.domain.times import Timestamp
+
+McpAuthMode = Literal["none", "api_key", "o_auth"]
+McpTransport = Literal["http", "stdio"]
+McpProtocolMode = Literal["auto", "legacy", "stable", "rc"]
+"""`auto`: find out. `legacy`: sessions (until 2025-11-25). `stable`, `rc`: stateless (2026-07-28)."""
+McpStatus = Literal["active", "disabled", "archived", "deleted"]
+ElicitationPolicy = Literal["none", "url", "url_and_form"]
+ActsAs = Literal["none", "service", "user", "user_or_service"]
+ToolMode = Literal["auto", "ask", "deny"]
+OnFailure = Literal["continue", "fail_turn"]
+
+TOOL_TIMEOUT_MS = 60_000
+"""Default timeout of a call, in milliseconds."""
+MAX_TIMEOUT_MS = 3_600_000
+MAX_INLINE = 20
+"""Inline servers of one harness, agent or session."""
+
+_NAME = Meta(description="The server's name. Its tools are named after it.", min_length=1, max_length=100)
+_URL = Meta(description="The URL of the server's MCP endpoint.", max_length=2048)
+_DESCRIPTION = Meta(description="The purpose, for people.", max_length=2000)
+_AUTH_MODE = Meta(
+    description="`api_key`: the key is sent as a bearer token. `o_auth`: somebody signs in at the server."
+)
+_TRANSPORT = Meta(description="`http`. Only the operator of the server can configure `stdio`.")
+_PROTOCOL = Meta(description="The protocol's revision; `auto` finds out which one the server speaks.")
+_HEADERS = Meta(
+    description=(
+        "Headers that are sent with every request. `{{secret:NAME}}` in a value stands for a secret of the "
+        "session. Other values are stored encrypted, and read back as `***`."
+    ),
+)
+_INLINE_HEADERS = Meta(
+    description=(
+        "Headers that are sent with every request. `{{secret:NAME}}` in a value stands for a secret of the "
+        "session; credentials must be given so."
+    ),
+)
+_API_KEY = Meta(description="The server's API key. Write-only: see `api_key_set`.", max_length=8192)
+_TIMEOUT = Meta(description="How long one call may take, in milliseconds.", ge=1, le=MAX_TIMEOUT_MS)
+_ELICITATION = Meta(description="Which questions of the server to users are passed on.")
+_ALLOW = Meta(description="The only tools to offer, by their names at the server; all if it is absent.")
+_DENY = Meta(description="Tools not to offer, by their names at the server.")
+_APPROVAL = Meta(
+    description=(
+        "By a tool's name at the server, or `*`: `auto` runs it, `ask` asks for approval, `deny` does not "
+        "offer it. Default: `ask` if the tool says that it is destructive, otherwise `auto`."
+    ),
+)
+_ON_FAILURE = Meta(
+    description="What happens if the server cannot be reached: `continue` without its tools, or `fail_turn`."
+)
+_ACTS_AS = Meta(description="Under whose identity calls are made, with `o_auth`.")
+_DEFERRED = Meta(description="Whether the model finds the tools by a search instead of being offered all.")
+_KEY_ARGUMENT = Meta(
+    description="By a tool's name at the server, or `*`: the argument that takes the key of a call's effect."
+)
+_KEY_HEADER = Meta(description="The header that takes the key of a call's effect.", max_length=100)
+
+Headers = Annotated[dict[str, Annotated[str, Meta(max_length=8192)]], Meta(max_length=50)]
+ToolNames = Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(max_length=500)]
+ToolModes = Annotated[dict[str, ToolMode], Meta(max_length=500)]
+KeyArguments = Annotated[dict[str, Annotated[str, Meta(max_length=200)]], Meta(max_length=500)]
+
+
+class McpRules(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How a server's tools are offered and called."""
+
+    tool_timeout_ms: Annotated[int, _TIMEOUT] = TOOL_TIMEOUT_MS
+    elicitation_policy: Annotated[ElicitationPolicy, _ELICITATION] = "none"
+    allowed_tools: Annotated[ToolNames | None, _ALLOW] = None
+    denied_tools: Annotated[ToolNames, _DENY] = ()
+    approval: Annotated[ToolModes, _APPROVAL] = {}
+    on_failure: Annotated[OnFailure, _ON_FAILURE] = "continue"
+    acts_as: Annotated[ActsAs, _ACTS_AS] = "none"
+    deferred: Annotated[bool, _DEFERRED] = False
+    effect_key_argument: Annotated[KeyArguments, _KEY_ARGUMENT] = {}
+    effect_key_header: Annotated[Annotated[str, _KEY_HEADER] | None, _KEY_HEADER] = None
+
+
+class InlineMcpServer(McpRules, frozen=True, omit_defaults=True, kw_only=True):
+    """A server in `mcpServers` of a harness, an agent or a session. Its key in the map is its name."""
+
+    url: Annotated[str, _URL]
+    type: Annotated[McpTransport, _TRANSPORT] = "http"
+    auth_mode: Annotated[McpAuthMode, _AUTH_MODE] = "none"
+    protocol_mode: Annotated[McpProtocolMode, _PROTOCOL] = "auto"
+    headers: Annotated[Headers, _INLINE_HEADERS] = {}
+    tool_discovery: Annotated[bool, _DEFERRED] = False
+
+
+InlineMcpServers = Annotated[
+    dict[Annotated[str, _NAME], InlineMcpServer],
+    Meta(max_length=MAX_INLINE, description="MCP servers whose tools the agent may use, by name."),
+]
+
+
+class McpServer(McpRules, frozen=True, kw_only=True):
+    """A registered MCP server."""
+
+    id: Annotated[McpServerId, Meta(description="The server's id.")]
+    name: Annotated[str, _NAME]
+    url: Annotated[str, _URL]
+    transport_type: Annotated[McpTransport, _TRANSPORT]
+    status: Annotated[McpStatus, Meta(description="Only the tools of `active` servers are offered.")]
+    api_key_set: Annotated[bool, Meta(description="Whether an API key is stored.")]
+    created_at: Annotated[Timestamp, Meta(description="When it was registered.")]
+    updated_at: Annotated[Timestamp, Meta(description="When it was last changed.")]
+    self_url: Annotated[str, Meta(description="The server's URL in this API.")]
+    view_url: Annotated[str, Meta(description="The URL to view it.")]
+    ui_link: Annotated[str, Meta(description="The URL to view it.")]
+    slug: Annotated[str, Meta(description="How its tools' names begin: `mcp_{slug}__`.")]
+    description: Annotated[str | None, _DESCRIPTION] = None
+    auth_mode: Annotated[McpAuthMode, _AUTH_MODE] = "none"
+    protocol_mode: Annotated[McpProtocolMode, _PROTOCOL] = "auto"
+    headers: Annotated[Headers, _HEADERS] = {}
+    archived_at: Annotated[Timestamp | None, Meta(description="When it was archived.")] = None
+    deleted_at: Annotated[Timestamp | None, Meta(description="When it was deleted.")] = None
+
+
+class CreateMcpServer(McpRules, frozen=True, kw_only=True):
+    """The body of `POST /v1/mcp-servers`."""
+
+    name: Annotated[str, _NAME]
+    url: Annotated[str, _URL]
+    description: Annotated[Annotated[str, _DESCRIPTION] | None, _DESCRIPTION] = None
+    transport_type: Annotated[McpTransport, _TRANSPORT] = "http"
+    auth_mode: Annotated[McpAuthMode | None, _AUTH_MODE] = None
+    protocol_mode: Annotated[McpProtocolMode | None, _PROTOCOL] = None
+    headers: Annotated[Headers | None, _HEADERS] = None
+    api_key: Annotated[Annotated[str, _API_KEY] | None, _API_KEY] = None
+
+
+class UpdateMcpServer(Struct, frozen=True, kw_only=True):
+    """The body of `PATCH /v1/mcp-servers/{server_id}`: omitted fields keep their values."""
+
+    name: Annotated[str, _NAME] | UnsetType = UNSET
+    url: Annotated[str, _URL] | UnsetType = UNSET
+    description: Annotated[str, _DESCRIPTION] | UnsetType | None = UNSET
+    transport_type: McpTransport | UnsetType = UNSET
+    auth_mode: McpAuthMode | UnsetType = UNSET
+    protocol_mode: McpProtocolMode | UnsetType = UNSET
+    status: McpStatus | UnsetType = UNSET
+    headers: Headers | UnsetType | None = UNSET
+    api_key: Annotated[str, _API_KEY] | UnsetType | None = UNSET
+    tool_timeout_ms: Annotated[int, _TIMEOUT] | UnsetType = UNSET
+    elicitation_policy: ElicitationPolicy | UnsetType = UNSET
+    allowed_tools: ToolNames | UnsetType | None = UNSET
+    denied_tools: ToolNames | UnsetType = UNSET
+    approval: ToolModes | UnsetType = UNSET
+    on_failure: OnFailure | UnsetType = UNSET
+    acts_as: ActsAs | UnsetType = UNSET
+    deferred: bool | UnsetType = UNSET
+    effect_key_argument: KeyArguments | UnsetType = UNSET
+    effect_key_header: Annotated[str, _KEY_HEADER] | UnsetType | None = UNSET
+
+
+MCP_PREFIX = "mcp_"
+MAX_TOOL_NAME = 64
+
+
+def slug_of(name: str) -> str:
+    """Return how a server's name begins the names of its tools: lower case, a-z, 0-9 and single `_`."""
+    plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return plain[:40].rstrip("_") or f"s{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def tool_name_of(slug: str, name: str) -> str:
+    """Return the name that the model calls a server's tool by: `mcp_{slug}__{name}`.
+
+    It has at most 64 characters of those that all vendors accept. A name that had to be changed or cut ends
+    with a digest of the original, so that two tools never share one.
+    """
+    plain = re.sub(r"[^a-zA-Z0-9_-]", "_", name)
+    full = f"{MCP_PREFIX}{slug}__{plain}"
+    if plain == name and len(full) <= MAX_TOOL_NAME:
+        return full
+    digest = hashlib.sha256(f"{slug}\0{name}".encode()).hexdigest()[:8]
+    return f"{full[: MAX_TOOL_NAME - 9]}_{digest}"
