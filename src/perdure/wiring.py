@@ -40,6 +40,7 @@ from perdure.app.context import App, Services
 from perdure.app.login import create_token
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.port import Capability
+from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import CreateToken
 from perdure.domain.code import CodeBackEnd, CodeLimits
@@ -47,8 +48,9 @@ from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import SessionId
 from perdure.domain.messages import JsonObject
+from perdure.domain.network import NetworkRules
 from perdure.engine.arguments import ArgumentChecks
-from perdure.engine.context import Engine, Policy, PublicUrl, SystemClock
+from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
@@ -220,6 +222,8 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             file_limits=limits,
             sandbox=sandbox,
             code=code,
+            public=PublicUrl(settings.public_url),
+            outgoing=NetworkRules(private=settings.private_addresses),
         )
         registry = _add_custom(services, built_in(services), custom)
         turns = ParkedTurns()
@@ -246,7 +250,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             _policy(settings, limits),
             catalog=catalog,
             arguments=ArgumentChecks(sandbox),
-            public=PublicUrl(settings.public_url),
+            public=services.public,
             turns=turns,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.

@@ -8,12 +8,15 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from perdure.app.rate_limit import TOKEN_BURST, TOKEN_RATE, RateLimit
+from perdure.app.refreshes import Refreshes
 from perdure.app.shares import Shares
 from perdure.capabilities.features import FeatureCache
+from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Registry
 from perdure.domain.code import CodeBackEnd
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
+from perdure.domain.network import NetworkRules
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.catalog import Catalog
@@ -68,6 +71,9 @@ class Services(Struct, frozen=True):
         sandbox: separate processes for work that may crash, hang or run out of memory.
         shares: turns for work that may look at very much.
         code: where programs of models run; None if the operator has not turned it on.
+        public: where browsers reach this server.
+        outgoing: which private networks requests to authorization servers may reach.
+        refreshes: the tokens that this process is refreshing.
     """
 
     database: Database
@@ -80,6 +86,9 @@ class Services(Struct, frozen=True):
     sandbox: Sandbox = field(default_factory=Sandbox)
     shares: Shares = field(default_factory=Shares)
     code: CodeBackEnd | None = None
+    public: PublicUrl = field(default_factory=PublicUrl)
+    outgoing: NetworkRules = NetworkRules()
+    refreshes: Refreshes = field(default_factory=Refreshes)
 
 
 class App(Services, frozen=True, kw_only=True):

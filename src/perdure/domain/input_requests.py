@@ -259,7 +259,8 @@ def _check_text(name: str, field: JsonObject, value: JsonValue) -> None:
         raise _wrong(name, "it must be a text")
     if len(value) > MAX_TEXT or not _within(len(value), field, "minLength", "maxLength"):
         raise _wrong(
-            name, f"it must have from {field.get('minLength', 0)} to {field.get('maxLength', MAX_TEXT)} characters"
+            name,
+            f"it must have from {field.get('minLength', 0)} to {field.get('maxLength', MAX_TEXT)} characters",
         )
     kind = field.get("format")
     pattern = _FORMATS.get(kind) if isinstance(kind, str) else None

@@ -81,12 +81,14 @@ class OAuthClient(Struct, frozen=True):
     Attributes:
         method: how it authenticates: `none`, `client_secret_basic` or `client_secret_post`.
         secret_until: when the secret expires, in seconds since 1970; 0: never.
+        redirect_uri: what it was registered with.
     """
 
     client_id: str
     client_secret: str | None = None
     method: str = "none"
     secret_until: int = 0
+    redirect_uri: str = ""
 
 
 class Registered(Struct, frozen=True):
@@ -343,7 +345,7 @@ METHODS = ("none", "client_secret_basic", "client_secret_post")
 """How this client can authenticate at token endpoints."""
 
 
-def client_of(registered: Registered, metadata: ServerMetadata) -> OAuthClient:
+def client_of(registered: Registered, metadata: ServerMetadata, redirect_uri: str) -> OAuthClient:
     """Return the client that was registered. Raises SignInFailed: it cannot be used."""
     secret = registered.client_secret or None
     method = registered.token_endpoint_auth_method or method_of(secret, metadata)
@@ -353,7 +355,9 @@ def client_of(registered: Registered, metadata: ServerMetadata) -> OAuthClient:
             f"used{'' if secret else ' without a secret'}"
         )
     until = registered.client_secret_expires_at or 0
-    return OAuthClient(registered.client_id, secret if method != "none" else None, method, until)
+    return OAuthClient(
+        registered.client_id, secret if method != "none" else None, method, until, redirect_uri
+    )
 
 
 def method_of(secret: str | None, metadata: ServerMetadata) -> str:

@@ -36,7 +36,7 @@ from perdure.store.callbacks import (
     remove_stale_callbacks,
 )
 from perdure.store.database import Tx
-from perdure.store.input_requests import open_input, requests_of_call
+from perdure.store.input_requests import open_input, remove_requests_of_call, requests_of_call
 from perdure.store.sessions import get_session
 
 
@@ -149,12 +149,24 @@ async def promised(run: Run, state: Calling, call: CallState) -> Later | None:
 
 
 def in_background(run: Run, state: Calling, calls: tuple[CallState, ...]) -> Also | None:
-    """Return what notes that the turn goes on without these calls; None if none waits for a callback."""
+    """Return what notes that the turn goes on without these calls; None if nothing is noted about them."""
     ids = tuple(call.id for call in calls if is_callback(call))
-    if not ids:
+    asked = tuple(call.id for call in calls if _is_asked(call))
+    if not ids and not asked:
         return None
     session_id, exec_id = run.row.id, state.exec_id
-    return lambda tx: move_to_background(tx, session_id, exec_id, ids)
+
+    async def also(tx: Tx) -> None:
+        await move_to_background(tx, session_id, exec_id, ids)
+        for call_id in asked:
+            await remove_requests_of_call(tx, session_id, exec_id, call_id)
+
+    return also
+
+
+def _is_asked(call: CallState) -> bool:
+    """Whether the call is parked until a person signs in or answers."""
+    return isinstance(call.status, Parked) and call.status.kind in CONSENT
 
 
 def is_callback(call: CallState) -> bool:

@@ -84,7 +84,8 @@ async def place_of(url: str, rules: NetworkRules, resolver: AbstractResolver | N
         host = checked_url(url, rules).raw_host or ""
     except ToolError as error:
         raise SignInFailed(error.message) from None
-    return Place(url, rules, local=rules.private and await _is_local(host, resolver or SystemResolver()))
+    local = bool(rules.private) and await _is_local(host, resolver or SystemResolver())
+    return Place(url, rules, local)
 
 
 async def _is_local(host: str, resolver: AbstractResolver) -> bool:
@@ -185,7 +186,7 @@ async def register(
         registered = _REGISTERED.decode(answer)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise SignInFailed("the answer to the registration cannot be read") from None
-    return client_of(registered, metadata)
+    return client_of(registered, metadata, redirect_uri)
 
 
 def _error_in(body: bytes) -> str:
@@ -205,9 +206,7 @@ class Code(Struct, frozen=True):
     scopes: tuple[str, ...]
 
 
-async def exchange(
-    place: Place, authority: Authority, client: OAuthClient, code: Code, now: Micros
-) -> Grant:
+async def exchange(place: Place, authority: Authority, client: OAuthClient, code: Code, now: Micros) -> Grant:
     """Exchange a code for tokens. Raises SignInFailed."""
     fields = {
         "grant_type": "authorization_code",
@@ -264,9 +263,7 @@ async def revoke(place: Place, grant: Grant) -> None:
         await _send(place, "POST", grant.revocation_endpoint, headers, form.encode())
 
 
-async def _ask_for_token(
-    place: Place, url: str, client: OAuthClient, fields: dict[str, str]
-) -> TokenAnswer:
+async def _ask_for_token(place: Place, url: str, client: OAuthClient, fields: dict[str, str]) -> TokenAnswer:
     headers, form = token_request(client, fields)
     return parse_token_answer(*await _send(place, "POST", url, headers, form.encode()))
 

@@ -231,6 +231,17 @@ async def find_client(tx: Tx, org_id: OrgId, issuer: str, redirect_uri: str) -> 
     return None if found is None else bytes(found[0])
 
 
+async def issuers_of(tx: Tx, org_id: OrgId, redirect_uri: str, limit: int = 200) -> list[str]:
+    """Return the issuers at which this server is registered."""
+    rows = await tx.all(
+        "SELECT issuer FROM oauth_clients WHERE org_id = ? AND redirect_uri = ? ORDER BY issuer LIMIT ?",
+        org_id,
+        redirect_uri,
+        limit,
+    )
+    return [row[0] for row in rows]
+
+
 async def put_client(
     tx: Tx, org_id: OrgId, issuer: str, redirect_uri: str, sealed: bytes, now: Micros
 ) -> None:

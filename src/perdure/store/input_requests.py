@@ -57,7 +57,9 @@ def input_binding(request_id: InputRequestId) -> str:
 _STORED = msgspec.json.Decoder(StoredInput)
 
 
-async def seal_input(vault: Vault, tx: Tx, org_id: OrgId, request_id: InputRequestId, stored: StoredInput) -> bytes:
+async def seal_input(
+    vault: Vault, tx: Tx, org_id: OrgId, request_id: InputRequestId, stored: StoredInput
+) -> bytes:
     """Encrypt a question."""
     return await vault.seal(tx, org_id, to_json(stored), input_binding(request_id))
 

@@ -12,8 +12,8 @@ from perdure.domain.ids import (
     ToolCallId,
     TurnId,
 )
-from perdure.domain.messages import ContentPart, JsonValue
 from perdure.domain.input_requests import ActedAs, AskedInput
+from perdure.domain.messages import ContentPart, JsonValue
 from perdure.domain.parked import PARKED_KIND, ParkedKind
 
 _TOOL_CALL_ID = Meta(description="The tool call's id, as the model wrote it.")
