@@ -60,6 +60,9 @@ class StoredTool(Struct, frozen=True, omit_defaults=True):
     writes: str | None = None
     approval: bool = False
     resumable: bool = False
+    origin: JsonObject | None = None
+    definition: str | None = None
+    changed: bool = False
 
 
 class StoredDiscovery(Struct, frozen=True, omit_defaults=True):
@@ -67,6 +70,7 @@ class StoredDiscovery(Struct, frozen=True, omit_defaults=True):
 
     prompt: str = ""
     tools: tuple[StoredTool, ...] = ()
+    name: str | None = None
 
 
 class ToolList(Struct, frozen=True):
@@ -88,7 +92,7 @@ class ToolList(Struct, frozen=True):
 async def list_of(found: Mapping[str, Discovered]) -> ToolList:
     """The list of these results, by capability id."""
     stored = {
-        identifier: StoredDiscovery(result.prompt, tuple(map(_stored, result.tools)))
+        identifier: StoredDiscovery(result.prompt, tuple(map(_stored, result.tools)), result.name)
         for identifier, result in found.items()
     }
     data = msgspec.json.encode(stored, order="deterministic")
@@ -125,7 +129,7 @@ def restored(active: Active, stored: StoredDiscovery, current: Sequence[Tool]) -
     """
     by_name = {tool.name: tool for tool in current}
     tools = (_restored(active, each, by_name.get(each.name)) for each in stored.tools)
-    return Discovered(stored.prompt, tuple(tools))
+    return Discovered(stored.prompt, tuple(tools), stored.name)
 
 
 def _restored(active: Active, stored: StoredTool, current: Tool | None) -> Tool:

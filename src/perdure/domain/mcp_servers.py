@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.ids import McpServerId
 from perdure.domain.times import Timestamp
+from perdure.domain.tools import CapabilityRef
 
 McpAuthMode = Literal["none", "api_key", "o_auth"]
 McpTransport = Literal["http", "stdio"]
@@ -26,6 +29,10 @@ TOOL_TIMEOUT_MS = 60_000
 MAX_TIMEOUT_MS = 3_600_000
 MAX_INLINE = 20
 """Inline servers of one harness, agent or session."""
+MAX_MCP_SERVERS = 50
+"""Servers of one session, with those of its harness and agent."""
+REGISTERED, INLINE = "mcp:", "mcp_inline:"
+"""How the capabilities of servers are called: the prefix, and the id or the inline server's name."""
 
 _NAME = Meta(description="The server's name. Its tools are named after it.", min_length=1, max_length=100)
 _URL = Meta(description="The URL of the server's MCP endpoint.", max_length=2048)
@@ -164,6 +171,18 @@ class UpdateMcpServer(Struct, frozen=True, kw_only=True):
     deferred: bool | UnsetType = UNSET
     effect_key_argument: KeyArguments | UnsetType = UNSET
     effect_key_header: Annotated[str, _KEY_HEADER] | UnsetType | None = UNSET
+
+
+def inline_refs(servers: Mapping[str, InlineMcpServer]) -> tuple[CapabilityRef, ...]:
+    """Return the capabilities of inline servers."""
+    return tuple(
+        CapabilityRef(f"{INLINE}{name}", msgspec.to_builtins(server)) for name, server in servers.items()
+    )
+
+
+def is_mcp(capability_id: str) -> bool:
+    """Whether a capability is an MCP server."""
+    return capability_id.startswith((REGISTERED, INLINE))
 
 
 MCP_PREFIX = "mcp_"
