@@ -90,6 +90,7 @@ def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
         max_iterations=config.max_iterations,
         parallel_tool_calls=config.parallel_tool_calls,
         network_access=config.network_access,
+        mcp_servers=config.mcp_servers,
         default_version_id=row.default_version_id,
         forked_from_agent_id=row.forked_from_agent_id,
         forked_from_version_id=row.forked_from_version_id,
@@ -180,6 +181,7 @@ def _config_of(body: CreateAgent) -> AgentConfig:
         body.max_iterations,
         body.parallel_tool_calls,
         body.network_access,
+        body.mcp_servers,
     )
 
 
@@ -351,6 +353,8 @@ async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) 
     fields = {
         name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
     }
+    if "mcp_servers" in fields:
+        fields["mcp_servers"] = fields["mcp_servers"] or {}
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id")
     changes: Changes = {name: fields[name] for name in plain if name in fields}
     if fields.get("default_model_id") is not None:

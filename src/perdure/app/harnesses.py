@@ -124,6 +124,7 @@ def to_harness(row: HarnessRow, *, sessions: int | None = None) -> Harness:
         network_access=config.network_access,
         parallel_tool_calls=config.parallel_tool_calls,
         embedder_metadata=config.embedder_metadata,
+        mcp_servers=config.mcp_servers,
         archived_at=maybe_rfc3339(row.archived_at),
         deleted_at=to_rfc3339(row.updated_at) if row.status == "deleted" else None,
         session_count=UNSET if sessions is None else sessions,
@@ -160,7 +161,12 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness, once: On
         if body.default_model_id is not None:
             model_id = await check_model(tx, org_id, body.default_model_id, "default_model_id")
         config = HarnessConfig(
-            body.capabilities, body.initial_files, body.network_access, None, body.embedder_metadata
+            body.capabilities,
+            body.initial_files,
+            body.network_access,
+            None,
+            body.embedder_metadata,
+            body.mcp_servers,
         )
         row = HarnessRow(
             app.new_id("harness"),
@@ -304,6 +310,8 @@ async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) ->
     fields = {
         name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
     }
+    if "mcp_servers" in fields:
+        fields["mcp_servers"] = fields["mcp_servers"] or {}
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id", "parent_harness_id")
     changes: Changes = {name: fields[name] for name in plain if name in fields}
     if fields.get("default_model_id") is not None:

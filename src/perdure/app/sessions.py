@@ -119,6 +119,7 @@ def to_session(
         initial_files=() if listed else config.initial_files,
         network_access=config.network_access,
         hints=None if listed else config.hints,
+        mcp_servers=config.mcp_servers,
         is_pinned=pinned,
         active_schedule_count=schedules,
         preview=row.preview,
@@ -233,6 +234,7 @@ def _new_row(
         body.initial_files,
         body.network_access,
         body.hints,
+        body.mcp_servers,
     )
     return SessionRow(
         id=app.new_id("session"),

@@ -173,6 +173,7 @@ def harness_layer(row: HarnessRow) -> Layer:
         initial_files=config.initial_files,
         parallel_tool_calls=config.parallel_tool_calls,
         model_id=row.default_model_id,
+        mcp_servers=config.mcp_servers,
     )
 
 
@@ -199,6 +200,7 @@ def agent_layer(row: AgentRow) -> Layer:
         config.max_iterations,
         config.parallel_tool_calls,
         archived=row.status != "active",
+        mcp_servers=config.mcp_servers,
     )
 
 
@@ -216,6 +218,7 @@ def session_layer(row: SessionRow) -> Layer:
         None if row.model_id is None else ModelId(row.model_id),
         config.max_iterations,
         config.parallel_tool_calls,
+        mcp_servers=config.mcp_servers,
     )
 
 

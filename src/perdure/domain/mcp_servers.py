@@ -27,16 +27,20 @@ OnFailure = Literal["continue", "fail_turn"]
 TOOL_TIMEOUT_MS = 60_000
 """Default timeout of a call, in milliseconds."""
 MAX_TIMEOUT_MS = 3_600_000
+MCP_NAMES = {"mcp_servers": "mcpServers"}
+"""How the field is spelled in JSON (wire contract)."""
 MAX_INLINE = 20
 """Inline servers of one harness, agent or session."""
 MAX_MCP_SERVERS = 50
 """Servers of one session, with those of its harness and agent."""
 REGISTERED, INLINE = "mcp:", "mcp_inline:"
 """How the capabilities of servers are called: the prefix, and the id or the inline server's name."""
+HIDDEN = "***"
+"""What a header's stored value reads back as; sent back, it keeps the stored value."""
 
-_NAME = Meta(description="The server's name. Its tools are named after it.", min_length=1, max_length=100)
-_URL = Meta(description="The URL of the server's MCP endpoint.", max_length=2048)
-_DESCRIPTION = Meta(description="The purpose, for people.", max_length=2000)
+_NAME = Meta(description="The server's name. Its tools are named after it.")
+_URL = Meta(description="The URL of the server's MCP endpoint.")
+_DESCRIPTION = Meta(description="The purpose, for people.")
 _AUTH_MODE = Meta(
     description="`api_key`: the key is sent as a bearer token. `o_auth`: somebody signs in at the server."
 )
@@ -54,8 +58,9 @@ _INLINE_HEADERS = Meta(
         "session; credentials must be given so."
     ),
 )
-_API_KEY = Meta(description="The server's API key. Write-only: see `api_key_set`.", max_length=8192)
-_TIMEOUT = Meta(description="How long one call may take, in milliseconds.", ge=1, le=MAX_TIMEOUT_MS)
+_API_KEY = Meta(description="The server's API key. Write-only: see `api_key_set`.")
+_STATUS = Meta(description="`disabled`: the server stays, and its tools are not offered.")
+_TIMEOUT = Meta(description="How long one call may take, in milliseconds.")
 _ELICITATION = Meta(description="Which questions of the server to users are passed on.")
 _ALLOW = Meta(description="The only tools to offer, by their names at the server; all if it is absent.")
 _DENY = Meta(description="Tools not to offer, by their names at the server.")
@@ -73,8 +78,14 @@ _DEFERRED = Meta(description="Whether the model finds the tools by a search inst
 _KEY_ARGUMENT = Meta(
     description="By a tool's name at the server, or `*`: the argument that takes the key of a call's effect."
 )
-_KEY_HEADER = Meta(description="The header that takes the key of a call's effect.", max_length=100)
+_KEY_HEADER = Meta(description="The header that takes the key of a call's effect.")
 
+Name = Annotated[str, Meta(min_length=1, max_length=100)]
+Url = Annotated[str, Meta(min_length=1, max_length=2048)]
+Description = Annotated[str, Meta(max_length=2000)]
+ApiKey = Annotated[str, Meta(max_length=8192)]
+Timeout = Annotated[int, Meta(ge=1, le=MAX_TIMEOUT_MS)]
+HeaderName = Annotated[str, Meta(min_length=1, max_length=100)]
 Headers = Annotated[dict[str, Annotated[str, Meta(max_length=8192)]], Meta(max_length=50)]
 ToolNames = Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(max_length=500)]
 ToolModes = Annotated[dict[str, ToolMode], Meta(max_length=500)]
@@ -84,7 +95,7 @@ KeyArguments = Annotated[dict[str, Annotated[str, Meta(max_length=200)]], Meta(m
 class McpRules(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """How a server's tools are offered and called."""
 
-    tool_timeout_ms: Annotated[int, _TIMEOUT] = TOOL_TIMEOUT_MS
+    tool_timeout_ms: Annotated[Timeout, _TIMEOUT] = TOOL_TIMEOUT_MS
     elicitation_policy: Annotated[ElicitationPolicy, _ELICITATION] = "none"
     allowed_tools: Annotated[ToolNames | None, _ALLOW] = None
     denied_tools: Annotated[ToolNames, _DENY] = ()
@@ -93,13 +104,13 @@ class McpRules(Struct, frozen=True, omit_defaults=True, kw_only=True):
     acts_as: Annotated[ActsAs, _ACTS_AS] = "none"
     deferred: Annotated[bool, _DEFERRED] = False
     effect_key_argument: Annotated[KeyArguments, _KEY_ARGUMENT] = {}
-    effect_key_header: Annotated[Annotated[str, _KEY_HEADER] | None, _KEY_HEADER] = None
+    effect_key_header: Annotated[HeaderName | None, _KEY_HEADER] = None
 
 
 class InlineMcpServer(McpRules, frozen=True, omit_defaults=True, kw_only=True):
     """A server in `mcpServers` of a harness, an agent or a session. Its key in the map is its name."""
 
-    url: Annotated[str, _URL]
+    url: Annotated[Url, _URL]
     type: Annotated[McpTransport, _TRANSPORT] = "http"
     auth_mode: Annotated[McpAuthMode, _AUTH_MODE] = "none"
     protocol_mode: Annotated[McpProtocolMode, _PROTOCOL] = "auto"
@@ -108,7 +119,7 @@ class InlineMcpServer(McpRules, frozen=True, omit_defaults=True, kw_only=True):
 
 
 InlineMcpServers = Annotated[
-    dict[Annotated[str, _NAME], InlineMcpServer],
+    dict[Name, InlineMcpServer],
     Meta(max_length=MAX_INLINE, description="MCP servers whose tools the agent may use, by name."),
 ]
 
@@ -139,38 +150,38 @@ class McpServer(McpRules, frozen=True, kw_only=True):
 class CreateMcpServer(McpRules, frozen=True, kw_only=True):
     """The body of `POST /v1/mcp-servers`."""
 
-    name: Annotated[str, _NAME]
-    url: Annotated[str, _URL]
-    description: Annotated[Annotated[str, _DESCRIPTION] | None, _DESCRIPTION] = None
+    name: Annotated[Name, _NAME]
+    url: Annotated[Url, _URL]
+    description: Annotated[Description | None, _DESCRIPTION] = None
     transport_type: Annotated[McpTransport, _TRANSPORT] = "http"
     auth_mode: Annotated[McpAuthMode | None, _AUTH_MODE] = None
     protocol_mode: Annotated[McpProtocolMode | None, _PROTOCOL] = None
     headers: Annotated[Headers | None, _HEADERS] = None
-    api_key: Annotated[Annotated[str, _API_KEY] | None, _API_KEY] = None
+    api_key: Annotated[ApiKey | None, _API_KEY] = None
 
 
 class UpdateMcpServer(Struct, frozen=True, kw_only=True):
     """The body of `PATCH /v1/mcp-servers/{server_id}`: omitted fields keep their values."""
 
-    name: Annotated[str, _NAME] | UnsetType = UNSET
-    url: Annotated[str, _URL] | UnsetType = UNSET
-    description: Annotated[str, _DESCRIPTION] | UnsetType | None = UNSET
-    transport_type: McpTransport | UnsetType = UNSET
-    auth_mode: McpAuthMode | UnsetType = UNSET
-    protocol_mode: McpProtocolMode | UnsetType = UNSET
-    status: McpStatus | UnsetType = UNSET
-    headers: Headers | UnsetType | None = UNSET
-    api_key: Annotated[str, _API_KEY] | UnsetType | None = UNSET
-    tool_timeout_ms: Annotated[int, _TIMEOUT] | UnsetType = UNSET
-    elicitation_policy: ElicitationPolicy | UnsetType = UNSET
-    allowed_tools: ToolNames | UnsetType | None = UNSET
-    denied_tools: ToolNames | UnsetType = UNSET
-    approval: ToolModes | UnsetType = UNSET
-    on_failure: OnFailure | UnsetType = UNSET
-    acts_as: ActsAs | UnsetType = UNSET
-    deferred: bool | UnsetType = UNSET
-    effect_key_argument: KeyArguments | UnsetType = UNSET
-    effect_key_header: Annotated[str, _KEY_HEADER] | UnsetType | None = UNSET
+    name: Annotated[Name | UnsetType, _NAME] = UNSET
+    url: Annotated[Url | UnsetType, _URL] = UNSET
+    description: Annotated[Description | UnsetType | None, _DESCRIPTION] = UNSET
+    transport_type: Annotated[McpTransport | UnsetType, _TRANSPORT] = UNSET
+    auth_mode: Annotated[McpAuthMode | UnsetType, _AUTH_MODE] = UNSET
+    protocol_mode: Annotated[McpProtocolMode | UnsetType, _PROTOCOL] = UNSET
+    status: Annotated[McpStatus | UnsetType, _STATUS] = UNSET
+    headers: Annotated[Headers | UnsetType | None, _HEADERS] = UNSET
+    api_key: Annotated[ApiKey | UnsetType | None, _API_KEY] = UNSET
+    tool_timeout_ms: Annotated[Timeout | UnsetType, _TIMEOUT] = UNSET
+    elicitation_policy: Annotated[ElicitationPolicy | UnsetType, _ELICITATION] = UNSET
+    allowed_tools: Annotated[ToolNames | UnsetType | None, _ALLOW] = UNSET
+    denied_tools: Annotated[ToolNames | UnsetType, _DENY] = UNSET
+    approval: Annotated[ToolModes | UnsetType, _APPROVAL] = UNSET
+    on_failure: Annotated[OnFailure | UnsetType, _ON_FAILURE] = UNSET
+    acts_as: Annotated[ActsAs | UnsetType, _ACTS_AS] = UNSET
+    deferred: Annotated[bool | UnsetType, _DEFERRED] = UNSET
+    effect_key_argument: Annotated[KeyArguments | UnsetType, _KEY_ARGUMENT] = UNSET
+    effect_key_header: Annotated[HeaderName | UnsetType | None, _KEY_HEADER] = UNSET
 
 
 def inline_refs(servers: Mapping[str, InlineMcpServer]) -> tuple[CapabilityRef, ...]:

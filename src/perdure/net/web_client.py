@@ -23,8 +23,7 @@ from perdure.domain.network import NetworkRules, plain_host
 from perdure.net.addresses import (
     CheckedResolver,
     SystemResolver,
-    is_public_address,
-    is_refused_address,
+    is_reachable,
     is_refused_host,
     plain_address,
 )
@@ -204,9 +203,7 @@ def checked_url(text: str, rules: NetworkRules) -> URL:
 
 
 def _reachable(address: str, rules: NetworkRules) -> bool:
-    if is_refused_address(address) or rules.blocks(plain_address(address) or address):
-        return False
-    return rules.private or is_public_address(address)
+    return not rules.blocks(plain_address(address) or address) and is_reachable(address, rules.private)
 
 
 async def _page(response: ClientResponse, url: URL, max_bytes: int) -> Page:
