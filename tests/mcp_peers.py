@@ -10,7 +10,7 @@ import pytest
 _PEERS = Path(sys.prefix) / "peers"
 
 OLD = _PEERS / "mcp1" / "bin" / "python"
-"""Python with the official package before the stateless revision, `mcp-server-time` and `mcp-server-fetch`."""
+"""Python with the official package before the stateless revision, and two published servers."""
 NEW = _PEERS / "mcp2" / "bin" / "python"
 """Python with the official package of both protocol eras."""
 _MODULES = _PEERS / "node" / "node_modules"
