@@ -32,7 +32,7 @@ from perdure.domain.files import Content
 from perdure.domain.guards import Guard
 from perdure.domain.ids import ModelId
 from perdure.domain.mcp_servers import MAX_MCP_SERVERS, InlineMcpServer, inline_refs, is_mcp
-from perdure.domain.network import NetworkRules, combine
+from perdure.domain.network import NetworkRules, PrivateAddresses, combine
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile, NetworkAccess
@@ -319,7 +319,7 @@ async def resolve_session(
     cache: AgentCache | None = None,
     offered: Content | None = None,
     secrets: Mapping[str, str] | None = None,
-    private: bool = False,
+    private: PrivateAddresses = False,
 ) -> ResolvedAgent:
     """Resolve a session's current agent: runs discovery, then merges all layers.
 
@@ -339,7 +339,7 @@ async def resolve_session(
     known = cache.get(loaded, max_iterations) if cache is not None else None
     active = known.active if known else _active(loaded.layers, registry)
     network = known.agent.network if known else combine(layer.network for layer in loaded.layers)
-    if private:
+    if private is not False:
         network = msgspec.structs.replace(network, private=private)
     context = DiscoveryContext(
         row.org_id, row.id, row.workspace(), now, redactor, row.locale, network, secrets or {}

@@ -10,14 +10,13 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from perdure.capabilities.port import TOOL_TIMEOUT, Discovered, Tool, ToolContext, ToolOutcome
-from perdure.capabilities.registry import Active
 from perdure.domain.errors import PerdureError, ToolError
 from perdure.domain.files import LONG, Content, content_of
 from perdure.domain.messages import JsonObject, storable
@@ -25,6 +24,9 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.tool_schemas import SchemaBudget, check_schema
 from perdure.domain.tools import APPROVE, ToolHints
 from perdure.domain.weights import weight_of
+
+if TYPE_CHECKING:
+    from perdure.capabilities.registry import Active  # which has discoveries, which have lists
 
 log = logging.getLogger("perdure.discovery")
 
