@@ -33,8 +33,8 @@ MAX_INLINE = 20
 """Inline servers of one harness, agent or session."""
 MAX_MCP_SERVERS = 50
 """Servers of one session, with those of its harness and agent."""
-REGISTERED, INLINE = "mcp:", "mcp_inline:"
-"""How the capabilities of servers are called: the prefix, and the id or the inline server's name."""
+INLINE = "mcp_inline:"
+"""How the capability of an inline server begins: `mcp_inline:{name}`. Clients cannot name it."""
 HIDDEN = "***"
 """What a header's stored value reads back as; sent back, it keeps the stored value."""
 
@@ -193,7 +193,7 @@ def inline_refs(servers: Mapping[str, InlineMcpServer]) -> tuple[CapabilityRef, 
 
 def is_mcp(capability_id: str) -> bool:
     """Whether a capability is an MCP server."""
-    return capability_id.startswith((REGISTERED, INLINE))
+    return capability_id.startswith((MCP_REF, INLINE))
 
 
 MCP_PREFIX = "mcp_"
