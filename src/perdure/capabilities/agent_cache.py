@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from perdure.capabilities.resolve import ResolvedAgent, SessionLayers
 
 CAPACITY = 32
-MAX_TOKENS = 30_000
-"""Tokens of the prompt and the tools of an agent that is kept. All entries take a few megabytes at most."""
+MAX_TOKENS = 960_000
+"""Tokens of the prompts and the tools of all agents that are kept: a few megabytes."""
+MAX_AGENT = 320_000
+"""Tokens of one of them."""
 
 
 class Resolved(Struct, frozen=True):
@@ -38,6 +40,7 @@ class AgentCache:
 
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[str | None, ...], Resolved] = OrderedDict()
+        self._tokens = 0
 
     def get(self, loaded: SessionLayers, max_iterations: int) -> Resolved | None:
         """What was resolved from the same layers and decisions; None if they differ."""
@@ -47,6 +50,7 @@ class AgentCache:
             or entry.max_iterations != max_iterations
             or entry.layers.layers != loaded.layers
             or entry.layers.standing != loaded.standing
+            or entry.layers.definitions != loaded.definitions
         ):
             return None
         return entry
@@ -54,13 +58,18 @@ class AgentCache:
     def put(self, entry: Resolved) -> None:
         """Keep an agent, unless it is large; drops the oldest one over the capacity."""
         key = _key(entry.layers)
-        self._entries.pop(key, None)
-        if entry.agent.fixed_tokens <= MAX_TOKENS and not any(
+        self._drop(self._entries.pop(key, None))
+        if entry.agent.fixed_tokens <= MAX_AGENT and not any(
             layer.initial_files for layer in entry.layers.layers
         ):
             self._entries[key] = entry
-            if len(self._entries) > CAPACITY:
-                self._entries.popitem(last=False)
+            self._tokens += entry.agent.fixed_tokens
+            while len(self._entries) > CAPACITY or self._tokens > MAX_TOKENS:
+                self._drop(self._entries.popitem(last=False)[1])
+
+    def _drop(self, entry: Resolved | None) -> None:
+        if entry is not None:
+            self._tokens -= entry.agent.fixed_tokens
 
 
 def _key(loaded: SessionLayers) -> tuple[str | None, ...]:

@@ -31,7 +31,8 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.files import Content
 from perdure.domain.guards import Guard
 from perdure.domain.ids import ModelId
-from perdure.domain.network import NetworkRules, combine
+from perdure.domain.mcp_servers import MAX_MCP_SERVERS, InlineMcpServer, inline_refs, is_mcp
+from perdure.domain.network import NetworkRules, PrivateAddresses, combine
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile, NetworkAccess
@@ -68,11 +69,12 @@ class Layer(Struct, frozen=True):
     parallel_tool_calls: bool | None = None
     archived: bool = False
     policy_only: bool = False
+    mcp_servers: Mapping[str, InlineMcpServer] = {}
 
     def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
-        """The capabilities that the layer turns on."""
+        """The capabilities that the layer turns on. Each inline MCP server is one, by its name."""
         if not self.policy_only:
-            return self.capabilities
+            return (*self.capabilities, *inline_refs(self.mcp_servers)) if self.mcp_servers else self.capabilities
         found = ((ref, registry.get(ref.ref)) for ref in self.capabilities)
         return tuple(ref for ref, capability in found if capability is not None and capability.is_policy)
 
@@ -83,11 +85,13 @@ class SessionLayers(Struct, frozen=True):
     Attributes:
         layers: lowest first.
         standing: standing approval decisions of this session, by the tool's name.
+        definitions: the digests of the definitions that they were given to, of tools that have one.
     """
 
     session: SessionRow
     layers: tuple[Layer, ...]
     standing: dict[str, str]
+    definitions: dict[str, str] = {}
 
     @property
     def archived_agent(self) -> str | None:
@@ -169,6 +173,7 @@ def harness_layer(row: HarnessRow) -> Layer:
         initial_files=config.initial_files,
         parallel_tool_calls=config.parallel_tool_calls,
         model_id=row.default_model_id,
+        mcp_servers=config.mcp_servers,
     )
 
 
@@ -195,6 +200,7 @@ def agent_layer(row: AgentRow) -> Layer:
         config.max_iterations,
         config.parallel_tool_calls,
         archived=row.status != "active",
+        mcp_servers=config.mcp_servers,
     )
 
 
@@ -212,6 +218,7 @@ def session_layer(row: SessionRow) -> Layer:
         None if row.model_id is None else ModelId(row.model_id),
         config.max_iterations,
         config.parallel_tool_calls,
+        mcp_servers=config.mcp_servers,
     )
 
 
@@ -219,7 +226,7 @@ async def load_layers(tx: Tx, session: SessionRow) -> SessionLayers:
     """Read what the session's agent is resolved from. Raises NotFound if a harness or agent is missing."""
     below = [each.layer() for each in await rows_below(tx, session)]
     layers = (*below, session_layer(session))
-    return SessionLayers(session, layers, await standing_approvals(tx, session.id))
+    return SessionLayers(session, layers, *await standing_approvals(tx, session.id))
 
 
 class LayerRow(Struct, frozen=True):
@@ -311,6 +318,8 @@ async def resolve_session(
     max_iterations: int = DEFAULT_RULES.max_iterations,
     cache: AgentCache | None = None,
     offered: Content | None = None,
+    secrets: Mapping[str, str] | None = None,
+    private: PrivateAddresses = False,
 ) -> ResolvedAgent:
     """Resolve a session's current agent: runs discovery, then merges all layers.
 
@@ -318,21 +327,29 @@ async def resolve_session(
 
     Args:
         offered: the stored list of the tools that the model was offered, for a turn that continues.
+        secrets: the session's secrets by name, for discovery.
+        private: whether addresses of private networks may be reached (`NetworkRules`).
 
     Raises:
-        InvalidInput: two tools have the same name.
+        InvalidInput: two tools have the same name, or there are too many MCP servers.
         PerdureError: retryable: the database is not available.
         Undiscovered: a capability without which the turn must not continue cannot find its tools.
     """
     row = loaded.session
     known = cache.get(loaded, max_iterations) if cache is not None else None
-    active = known.active if known else registry.resolve(layer.refs(registry) for layer in loaded.layers)
-    context = DiscoveryContext(row.org_id, row.id, row.workspace(), now, redactor, row.locale)
+    active = known.active if known else _active(loaded.layers, registry)
+    network = known.agent.network if known else combine(layer.network for layer in loaded.layers)
+    if private is not False:
+        network = msgspec.structs.replace(network, private=private)
+    context = DiscoveryContext(
+        row.org_id, row.id, row.workspace(), now, redactor, row.locale, network, secrets or {}
+    )
     discovered = await discover(active, context, registry.discoveries, offered)
     if known is not None and known.discovered == discovered.by_id:
         agent = known.agent
     else:
-        agent = _merge(loaded.layers, active, registry, loaded.standing, discovered.by_id, max_iterations)
+        standing = _Standing(loaded.standing, loaded.definitions)
+        agent = _merge(loaded.layers, active, registry, standing, discovered.by_id, max_iterations)
         if cache is not None:
             cache.put(Resolved(loaded, max_iterations, active, discovered.by_id, agent))
     return msgspec.structs.replace(agent, model=model, found_tools=discovered.tools)
@@ -347,17 +364,43 @@ def resolve(
         standing: standing approval decisions, by the tool's name.
 
     Raises:
-        InvalidInput: two tools have the same name.
+        InvalidInput: two tools have the same name, or there are too many MCP servers.
     """
+    active = _active(layers, registry)
+    return _merge(layers, active, registry, _Standing(standing or {}), {}, DEFAULT_RULES.max_iterations)
+
+
+def _active(layers: Sequence[Layer], registry: Registry) -> tuple[Active, ...]:
     active = registry.resolve(layer.refs(registry) for layer in layers)
-    return _merge(layers, active, registry, standing or {}, {}, DEFAULT_RULES.max_iterations)
+    servers = sum(is_mcp(each.capability.id) for each in active)
+    if servers > MAX_MCP_SERVERS:
+        raise InvalidInput(
+            f"the session has {servers} MCP servers, with those of its harness and agent, and may have at most "
+            f"{MAX_MCP_SERVERS}: remove some",
+            code="too_many_mcp_servers",
+        )
+    return active
+
+
+class _Standing(Struct, frozen=True):
+    """Standing decisions by tool, and the definitions that they were given to."""
+
+    decisions: Mapping[str, str]
+    definitions: Mapping[str, str] = {}
+
+    def of(self, tool: Tool) -> str | None:
+        """The decision that applies to a tool as it is defined now. A rejection also applies to others."""
+        decision = self.decisions.get(tool.name)
+        if decision is None or decision == "reject_always":
+            return decision
+        return decision if self.definitions.get(tool.name) == tool.definition else None
 
 
 def _merge(
     layers: Sequence[Layer],
     active: tuple[Active, ...],
     registry: Registry,
-    standing: Mapping[str, str],
+    standing: _Standing,
     discovered: Mapping[str, Discovered],
     max_iterations: int,
 ) -> ResolvedAgent:
@@ -368,8 +411,10 @@ def _merge(
     }
     client = _add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
     _add_discovered(active, discovered, bound, client)
-    bound = {name: _decided(each, active, standing.get(name)) for name, each in bound.items()}
-    undecided = [each.tool for name, each in bound.items() if not each.gated and name not in standing]
+    bound = {name: _decided(each, active, standing.of(each.tool)) for name, each in bound.items()}
+    undecided = [
+        each.tool for each in bound.values() if not each.gated and standing.of(each.tool) is None
+    ]
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
@@ -444,13 +489,25 @@ def _add_discovered(
 ) -> None:
     """Add the discovered tools, sorted by name, so that the prompt does not depend on the discovery's order.
 
-    They never replace another tool: a remote server must not take over a tool's name.
+    They never replace another tool, or have almost the name of one of another capability: a remote server
+    must not take over a tool's name, or pass for it.
     """
+    taken = {_folded(name) for name in (*bound, *client)}
     for each in active:
         result = discovered.get(each.capability.id)
-        for tool in sorted(result.tools, key=lambda tool: tool.name) if result is not None else ():
-            if tool.name not in bound and tool.name not in client:
-                bound[tool.name] = BoundTool(tool, each.capability.id, each.capability.name)
+        if result is None:
+            continue
+        own = [tool for tool in result.tools if _folded(tool.name) not in taken]
+        for tool in sorted(own, key=lambda tool: tool.name):
+            if tool.name not in bound:
+                label = result.name or each.capability.name
+                bound[tool.name] = BoundTool(tool, each.capability.id, label)
+        taken.update(_folded(tool.name) for tool in own)
+
+
+def _folded(name: str) -> str:
+    """A tool's name as models and people easily confuse it with others."""
+    return name.lower().replace("-", "_")
 
 
 def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:
