@@ -16,7 +16,7 @@ from perdure.domain.compaction import Compaction
 from perdure.domain.effects import IDEMPOTENCY_KEY, StepRunner, Verified, no_steps, part_key
 from perdure.domain.errors import ToolError
 from perdure.domain.events import FileWrittenData
-from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, WorkspaceId
+from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules
@@ -179,6 +179,7 @@ class DiscoveryContext(Struct, frozen=True):
         network: the hosts that the session's tools may reach.
         secrets: the session's secrets by name, for requests to other servers. They must not get into the
             result or the key of the discovery.
+        owner_id: whose session it is.
     """
 
     org_id: OrgId
@@ -189,6 +190,7 @@ class DiscoveryContext(Struct, frozen=True):
     locale: str | None = None
     network: NetworkRules = NetworkRules()
     secrets: Mapping[str, str] = {}
+    owner_id: UserId = UserId("")
 
     @property
     def organization_id(self) -> OrgId:

@@ -74,7 +74,11 @@ class Layer(Struct, frozen=True):
     def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
         """The capabilities that the layer turns on. Each inline MCP server is one, by its name."""
         if not self.policy_only:
-            return (*self.capabilities, *inline_refs(self.mcp_servers)) if self.mcp_servers else self.capabilities
+            return (
+                (*self.capabilities, *inline_refs(self.mcp_servers))
+                if self.mcp_servers
+                else self.capabilities
+            )
         found = ((ref, registry.get(ref.ref)) for ref in self.capabilities)
         return tuple(ref for ref, capability in found if capability is not None and capability.is_policy)
 
@@ -342,7 +346,7 @@ async def resolve_session(
     if private is not False:
         network = msgspec.structs.replace(network, private=private)
     context = DiscoveryContext(
-        row.org_id, row.id, row.workspace(), now, redactor, row.locale, network, secrets or {}
+        row.org_id, row.id, row.workspace(), now, redactor, row.locale, network, secrets or {}, row.owner_id
     )
     discovered = await discover(active, context, registry.discoveries, offered)
     if known is not None and known.discovered == discovered.by_id:
@@ -412,9 +416,7 @@ def _merge(
     client = _add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
     _add_discovered(active, discovered, bound, client)
     bound = {name: _decided(each, active, standing.of(each.tool)) for name, each in bound.items()}
-    undecided = [
-        each.tool for each in bound.values() if not each.gated and standing.of(each.tool) is None
-    ]
+    undecided = [each.tool for each in bound.values() if not each.gated and standing.of(each.tool) is None]
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)

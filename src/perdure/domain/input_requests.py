@@ -106,7 +106,7 @@ class StoredInput(Struct, frozen=True, omit_defaults=True):
         server: the name of the server that asks; `server_url`: its URL.
         url: with `url`: what to visit.
         key, state: what the server calls the question, and the state that it wants back with the answers.
-        again: the call is simply repeated once the person has visited the URL.
+        again: without the visit, the server would only ask again: a refusal ends the call.
         round: how many times in a row the call has asked.
         resource_metadata, scopes: what the server's challenge named, and scopes that were granted before.
         answer: the answer, as the server gets it.

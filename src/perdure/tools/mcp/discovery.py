@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from perdure.capabilities.mcp_schemas import Adapted, adapt
 from perdure.capabilities.port import Discovered, DiscoveryContext, Tool
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, Undiscovered
-from perdure.domain.mcp import McpOffer, McpTool
+from perdure.domain.mcp import McpOffer, McpTool, McpUnauthorized
 from perdure.domain.mcp_definitions import definition_of
 from perdure.domain.mcp_servers import mode_of, tool_name_of
 from perdure.domain.redaction import Redactor
@@ -23,9 +23,11 @@ from perdure.domain.visible import without_hidden
 from perdure.store.database import Tx
 from perdure.store.mcp_pins import add_pins, read_pins
 from perdure.tools.mcp.calls import McpCall, Origin, Reach, key_argument
-from perdure.tools.mcp.seen import Seen
+from perdure.tools.mcp.consent import authorization_of_discovery
 from perdure.tools.mcp.resources import resource_tools
+from perdure.tools.mcp.seen import Seen
 from perdure.tools.mcp.servers import Attached, attached, endpoint_of, redactor_of
+from perdure.tools.mcp.sign_in_tool import is_sign_in, restored_sign_in, sign_in_needed
 
 LIST_TIMEOUT = 8.0
 """Seconds for listing a server's tools; less than a discovery has."""
@@ -60,12 +62,20 @@ async def find_tools(
     server = await services.database.read(
         lambda tx: attached(services, tx, context.org_id, capability_id, config)
     )
-    seen.needs(context.org_id, capability_id, server.placeholders)
+    seen.needs(context.org_id, capability_id, server.placeholders, signs_in=server.signs_in)
     redactor = redactor_of(server, context.secrets)
     try:
-        endpoint = endpoint_of(server, context.secrets, context.network)
+        authorization = await authorization_of_discovery(services, context, server.sign_in)
+        if authorization is None:
+            return sign_in_needed(reach, server, config)
+        endpoint = endpoint_of(server, context.secrets, context.network, authorization)
         seen.reached(context, capability_id, endpoint)
-        offer = await reach.hosts.offer(endpoint, timeout=LIST_TIMEOUT)
+        try:
+            offer = await reach.hosts.offer(endpoint, timeout=LIST_TIMEOUT)
+        except McpUnauthorized:
+            if not server.signs_in or server.rules.acts_as == "none":
+                raise
+            return sign_in_needed(reach, server, config)
         return await _found(reach, server, config, offer, redactor, context)
     except Unavailable:
         raise
@@ -76,7 +86,12 @@ async def find_tools(
 
 
 async def _found(
-    reach: Reach, server: Attached, config: Any, offer: McpOffer, redactor: Redactor, context: DiscoveryContext
+    reach: Reach,
+    server: Attached,
+    config: Any,
+    offer: McpOffer,
+    redactor: Redactor,
+    context: DiscoveryContext,
 ) -> Discovered:
     usable = [tool for tool in offer.tools if mode_of(server.rules, tool.name, tool.destructive) != "deny"]
     if len(usable) > FEW_TOOLS:
@@ -156,6 +171,8 @@ def restored_tool(reach: Reach, capability_id: str, config: Any, tool: Tool) -> 
     if tool.origin is None:
         found = {each.name: each for each in resource_tools(reach)}
         return replace(tool, run=found[tool.name].run)
+    if is_sign_in(tool):
+        return restored_sign_in(reach, capability_id, config, tool)
     origin = msgspec.convert(tool.origin, Origin)
     return replace(tool, run=_call(reach, capability_id, config, origin, tool.hints))
 

@@ -27,7 +27,10 @@ from perdure.tools.mcp.servers import (
 PAGE = 100
 """Resources that one call lists."""
 
-_SERVER = {"type": "string", "description": "The server: the part of its tools' names between `mcp_` and `__`."}
+_SERVER = {
+    "type": "string",
+    "description": "The server: the part of its tools' names between `mcp_` and `__`.",
+}
 
 
 def resource_tools(reach: Reach) -> list[Tool]:

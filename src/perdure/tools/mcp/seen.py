@@ -30,12 +30,14 @@ class Seen:
     def __init__(self, hosts: McpHosts) -> None:
         self._hosts = hosts
         self._needs: OrderedDict[_Server, tuple[str, ...]] = OrderedDict()
+        self._signs_in: OrderedDict[_Server, bool] = OrderedDict()
         self._changed: OrderedDict[_Server, int] = OrderedDict()
         self._reached: OrderedDict[tuple[_Server, str], McpEndpoint | McpStdioEndpoint] = OrderedDict()
 
-    def needs(self, org_id: OrgId, capability_id: str, secrets: tuple[str, ...]) -> None:
-        """Note which secrets of the session a server's headers need."""
+    def needs(self, org_id: OrgId, capability_id: str, secrets: tuple[str, ...], *, signs_in: bool) -> None:
+        """Note which secrets of the session a server's headers need, and whether people sign in at it."""
         _put(self._needs, (org_id, capability_id), secrets)
+        _put(self._signs_in, (org_id, capability_id), signs_in)
 
     def reached(
         self, context: DiscoveryContext, capability_id: str, endpoint: McpEndpoint | McpStdioEndpoint
@@ -62,9 +64,10 @@ class Seen:
         names = self._needs.get(server)
         secrets = context.secrets
         wanted = sorted(secrets) if names is None else [name for name in names if name in secrets]
-        if not wanted and context.network == _PLAIN:
+        owner = context.owner_id if self._signs_in.get(server, True) else ""
+        if not wanted and context.network == _PLAIN and not owner:
             return ""
-        parts = ([(name, secrets[name]) for name in wanted], context.network)
+        parts = ([(name, secrets[name]) for name in wanted], context.network, owner)
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from perdure.app.context import Services
 from perdure.capabilities.resolve import load_layers
+from perdure.domain.connections import SignInServer, inline_key
 from perdure.domain.errors import NotFound, ToolError
 from perdure.domain.ids import McpServerId, OrgId, SessionId
 from perdure.domain.local_mcp import LocalMcpServer
@@ -33,6 +34,7 @@ from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.store.database import Tx
 from perdure.store.mcp_servers import get_mcp_server, headers_of, open_mcp_secrets
 from perdure.store.sessions import get_session
+from perdure.tools.mcp.consent import Authorization
 
 
 class Attached(Struct, frozen=True):
@@ -44,6 +46,7 @@ class Attached(Struct, frozen=True):
         sealed: values that must not be shown: the API key, and stored values of headers.
         labels: its tools' names for people, by their names at the server.
         local: the operator's definition of it, for a server of the operator's file.
+        signs_in: whether people sign in at it (`o_auth`).
     """
 
     key: str
@@ -57,6 +60,13 @@ class Attached(Struct, frozen=True):
     sealed: tuple[str, ...] = ()
     labels: Mapping[str, str] = {}
     local: LocalMcpServer | None = None
+    signs_in: bool = False
+
+    @property
+    def sign_in(self) -> SignInServer:
+        """The server as people sign in at it."""
+        key = inline_key(self.url) if self.capability_id.startswith(INLINE) else self.key
+        return SignInServer(key, self.name, self.url, self.rules.acts_as if self.signs_in else "none")
 
     @property
     def placeholders(self) -> tuple[str, ...]:
@@ -64,9 +74,7 @@ class Attached(Struct, frozen=True):
         return tuple(sorted({name for text in self.headers.values() for name in PLACEHOLDER.findall(text)}))
 
 
-async def attached(
-    services: Services, tx: Tx, org_id: OrgId, capability_id: str, config: Any
-) -> Attached:
+async def attached(services: Services, tx: Tx, org_id: OrgId, capability_id: str, config: Any) -> Attached:
     """Read a server.
 
     Args:
@@ -113,6 +121,7 @@ async def attached(
         headers,
         (*key, *secrets.headers.values()),
         row.label_map(),
+        signs_in=row.auth_mode == "o_auth",
     )
 
 
@@ -124,7 +133,15 @@ def _inline(capability_id: str, config: Any) -> Attached:
         rules = replace(rules, deferred=True)
     key = f"inline:{hashlib.sha256(server.url.encode()).hexdigest()}"
     return Attached(
-        key, capability_id, name, slug_of(name), rules, server.url, server.protocol_mode, server.headers
+        key,
+        capability_id,
+        name,
+        slug_of(name),
+        rules,
+        server.url,
+        server.protocol_mode,
+        server.headers,
+        signs_in=server.auth_mode == "o_auth",
     )
 
 
@@ -149,9 +166,15 @@ async def attached_to_session(
 
 
 def endpoint_of(
-    server: Attached, secrets: Mapping[str, str], network: NetworkRules
+    server: Attached,
+    secrets: Mapping[str, str],
+    network: NetworkRules,
+    authorization: Authorization | None = None,
 ) -> McpEndpoint | McpStdioEndpoint:
     """Where the server is reached, with the session's secrets in its headers.
+
+    Args:
+        authorization: whose sign-in the calls use; nobody's by default.
 
     Raises:
         ToolError: a secret is missing, or cannot be in a header.
@@ -168,7 +191,12 @@ def endpoint_of(
         )
     headers = tuple((name, _filled(name, text, secrets)) for name, text in server.headers.items())
     rules = network if local is None else NetworkRules(private=True)
-    return McpEndpoint(server.url, headers, server.protocol, rules, server.rules.elicitation_policy)
+    policy = server.rules.elicitation_policy
+    if authorization is None or not authorization.headers:
+        return McpEndpoint(server.url, headers, server.protocol, rules, policy)
+    kept = tuple(each for each in headers if each[0].lower() != "authorization")
+    sent, identity = (*kept, *authorization.headers), authorization.identity
+    return McpEndpoint(server.url, sent, server.protocol, rules, policy, identity)
 
 
 def _filled(header: str, text: str, secrets: Mapping[str, str]) -> str:
