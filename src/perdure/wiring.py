@@ -24,13 +24,16 @@ from perdure.api.routes import agents as agent_routes
 from perdure.api.routes import callbacks as callback_routes
 from perdure.api.routes import capabilities as capability_routes
 from perdure.api.routes import commands as command_routes
+from perdure.api.routes import connections as connection_routes
 from perdure.api.routes import databases as database_routes
 from perdure.api.routes import harnesses as harness_routes
+from perdure.api.routes import input_requests as input_request_routes
 from perdure.api.routes import invitations as invitation_routes
 from perdure.api.routes import messages as message_routes
 from perdure.api.routes import providers as provider_routes
 from perdure.api.routes import schedules as schedule_routes
 from perdure.api.routes import sessions as session_routes
+from perdure.api.routes import sign_ins as sign_in_routes
 from perdure.api.routes import storage as storage_routes
 from perdure.api.routes import workspaces as workspace_routes
 from perdure.api.routes.files import file_routes
@@ -361,6 +364,9 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *session_routes.ROUTES,
         *message_routes.ROUTES,
         *callback_routes.ROUTES,
+        *connection_routes.ROUTES,
+        *input_request_routes.ROUTES,
+        *sign_in_routes.ROUTES,
         message_routes.stream_route(stream),
         *agent_routes.ROUTES,
         *agent_version_routes.ROUTES,

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from perdure.app.accounts import own_organization
 from perdure.app.context import App
 from perdure.app.grants import open_grant
 from perdure.app.input_requests import is_waited_for
@@ -24,7 +25,7 @@ from perdure.domain.connections import (
     SignInServer,
 )
 from perdure.domain.errors import Conflict, NotFound
-from perdure.domain.ids import McpServerId
+from perdure.domain.ids import McpServerId, OrgId
 from perdure.domain.input_requests import sign_in_page
 from perdure.domain.oauth import (
     Grant,
@@ -55,10 +56,11 @@ def own_identity(caller: Caller) -> Identity:
     return Identity(caller.organization_id, caller.user_id)
 
 
-def service_identity(caller: Caller) -> Identity:
-    """The organization's own sign-ins. Raises Forbidden: the caller is no admin."""
-    require(caller, "admin")
-    return Identity(caller.organization_id, SERVICE)
+async def service_identity(app: App, caller: Caller, org_id: OrgId) -> Identity:
+    """The organization's own sign-ins. Raises NotFound, Forbidden: the caller is no member, or no admin."""
+    _, role = await app.database.read(lambda tx: own_organization(tx, caller, org_id))
+    require(Caller(org_id, caller.user_id, role), "admin")
+    return Identity(org_id, SERVICE)
 
 
 async def connections_of(app: App, identity: Identity) -> list[Connection]:

@@ -24,6 +24,7 @@ TAGS: dict[str, str] = {
     "providers": "Providers are the services that run models: an address, a protocol and a key.",
     "models": "The models of the providers.",
     "organizations": "Every resource belongs to one organization. Other organizations cannot see it.",
+    "connections": "Sign-ins of users, and of organizations, at MCP servers that their agents use.",
     "users": "Users, their roles in organizations, and their access tokens.",
     "system": "Health of the server, and its documentation.",
 }
