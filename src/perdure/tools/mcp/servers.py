@@ -10,11 +10,12 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.app.context import Services
+from perdure.app.context import RemoteMcp, Services
 from perdure.capabilities.resolve import load_layers
 from perdure.domain.errors import NotFound, ToolError
 from perdure.domain.ids import McpServerId, OrgId, SessionId
 from perdure.domain.local_mcp import LocalMcpServer
+from perdure.domain.mcp import McpOffer
 from perdure.domain.mcp_servers import (
     INLINE,
     MCP_REF,
@@ -30,6 +31,7 @@ from perdure.domain.network import NetworkRules
 from perdure.domain.redaction import Redactor
 from perdure.domain.tools import CapabilityRef
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
+from perdure.net.mcp.hosts import McpHosts
 from perdure.store.database import Tx
 from perdure.store.mcp_servers import get_mcp_server, headers_of, open_mcp_secrets
 from perdure.store.sessions import get_session
@@ -158,17 +160,41 @@ def endpoint_of(
     """
     local = server.local
     if local is not None and local.command is not None:
-        return McpStdioEndpoint(
-            local.name,
-            local.command,
-            local.args,
-            tuple(local.env.items()),
-            local.cwd,
-            elicitation=server.rules.elicitation_policy,
-        )
+        return _command(local, local.command)
     headers = tuple((name, _filled(name, text, secrets)) for name, text in server.headers.items())
     rules = network if local is None else NetworkRules(private=True)
     return McpEndpoint(server.url, headers, server.protocol, rules, server.rules.elicitation_policy)
+
+
+def _command(server: LocalMcpServer, command: str) -> McpStdioEndpoint:
+    return McpStdioEndpoint(
+        server.name,
+        command,
+        server.args,
+        tuple(server.env.items()),
+        server.cwd,
+        elicitation=server.rules.elicitation_policy,
+    )
+
+
+class McpOffers:
+    """Asks MCP servers what they offer, for use cases (`McpSource`)."""
+
+    def __init__(self, hosts: McpHosts) -> None:
+        self._hosts = hosts
+
+    async def offer(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> McpOffer:
+        """List what a server offers, within so many seconds. Raises as `McpHosts.offer` does."""
+        return await self._hosts.offer(_target(server), timeout=timeout)
+
+
+def _target(server: RemoteMcp | LocalMcpServer) -> McpEndpoint | McpStdioEndpoint:
+    if isinstance(server, RemoteMcp):
+        return McpEndpoint(server.url, server.headers, server.protocol, server.rules)
+    if server.command is not None:
+        return _command(server, server.command)
+    headers = tuple(server.headers.items())
+    return McpEndpoint(server.url or "", headers, rules=NetworkRules(private=True))
 
 
 def _filled(header: str, text: str, secrets: Mapping[str, str]) -> str:
