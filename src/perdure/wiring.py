@@ -56,8 +56,8 @@ from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
 from perdure.llm.registry import DriverPool
-from perdure.sandbox.pool import Sandbox
 from perdure.net.mcp.hosts import McpHosts
+from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
 from perdure.store.bus import Bus, LocalBus
 from perdure.store.callbacks import signing_key
@@ -80,7 +80,7 @@ from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
 from perdure.tools.built_in import built_in, catalogue
 from perdure.tools.mcp.family import mcp_families
-from perdure.tools.mcp.servers import McpOffers
+from perdure.tools.mcp.servers import McpDoor
 
 log = logging.getLogger("perdure")
 
@@ -242,7 +242,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             code=code,
             private_addresses=settings.private_addresses,
             local_mcp=local_mcp,
-            mcp=McpOffers(hosts),
+            mcp=McpDoor(hosts),
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, hosts))
         turns = ParkedTurns()

@@ -75,6 +75,21 @@ class Host(Struct, frozen=True):
         )
         await self.work()
 
+    async def with_session(
+        self,
+        *,
+        refs: tuple[CapabilityRef, ...] = (),
+        servers: dict[str, InlineMcpServer] | None = None,
+    ) -> Host:
+        """The same with another session."""
+        body = CreateSession(harness_name="base", capabilities=refs, mcp_servers=servers or {})
+        return replace(self, session=await create_session(self.app, self.owner, body))
+
+    def forget_tools(self) -> None:
+        """As a minute later: lists of tools are asked for again."""
+        registry = self.app.registry
+        registry.discoveries.__init__()  # type: ignore[misc]
+
     def offered(self) -> list[str]:
         """The tools of the last model call."""
         return [tool.name for tool in self.driver.requests[-1].tools]

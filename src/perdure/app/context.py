@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -15,7 +15,7 @@ from perdure.domain.code import CodeBackEnd
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
 from perdure.domain.local_mcp import LocalMcpServer
-from perdure.domain.mcp import McpOffer, McpUnreachable
+from perdure.domain.mcp import McpOffer, McpPrompt, McpPromptMessage, McpUnreachable
 from perdure.domain.mcp_servers import McpProtocolMode
 from perdure.domain.network import NetworkRules, PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
@@ -90,13 +90,48 @@ class McpSource(Protocol):
         """
         ...
 
+    async def prompts(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> tuple[McpPrompt, ...]:
+        """List a server's prompts. Raises as `offer` does."""
+        ...
+
+    async def prompt(
+        self,
+        server: RemoteMcp | LocalMcpServer,
+        *,
+        scope: str,
+        name: str,
+        arguments: Mapping[str, str],
+        timeout: float,
+    ) -> tuple[McpPromptMessage, ...]:
+        """Get the messages of a prompt, for the session `scope`. Raises as `offer` does."""
+        ...
+
+
+_NO_CLIENT = "this process has no client for MCP servers"
+
 
 class NoMcp:
     """Reaches no server: for commands that only open the database, and for tests."""
 
     async def offer(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> McpOffer:
         """Raise McpUnreachable."""
-        raise McpUnreachable("this process has no client for MCP servers")
+        raise McpUnreachable(_NO_CLIENT)
+
+    async def prompts(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> tuple[McpPrompt, ...]:
+        """Raise McpUnreachable."""
+        raise McpUnreachable(_NO_CLIENT)
+
+    async def prompt(
+        self,
+        server: RemoteMcp | LocalMcpServer,
+        *,
+        scope: str,
+        name: str,
+        arguments: Mapping[str, str],
+        timeout: float,
+    ) -> tuple[McpPromptMessage, ...]:
+        """Raise McpUnreachable."""
+        raise McpUnreachable(_NO_CLIENT)
 
 
 class Services(Struct, frozen=True):

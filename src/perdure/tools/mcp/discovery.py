@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.app.mcp_attached import Attached, attached, redactor_of
 from perdure.capabilities.mcp_schemas import Adapted, adapt
 from perdure.capabilities.port import Discovered, DiscoveryContext, Tool
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, Undiscovered
@@ -23,9 +24,9 @@ from perdure.domain.visible import without_hidden
 from perdure.store.database import Tx
 from perdure.store.mcp_pins import add_pins, read_pins
 from perdure.tools.mcp.calls import McpCall, Origin, Reach, key_argument
-from perdure.tools.mcp.seen import Seen
 from perdure.tools.mcp.resources import resource_tools
-from perdure.tools.mcp.servers import Attached, attached, endpoint_of, redactor_of
+from perdure.tools.mcp.seen import Seen
+from perdure.tools.mcp.servers import endpoint_of
 
 LIST_TIMEOUT = 8.0
 """Seconds for listing a server's tools; less than a discovery has."""
@@ -76,7 +77,12 @@ async def find_tools(
 
 
 async def _found(
-    reach: Reach, server: Attached, config: Any, offer: McpOffer, redactor: Redactor, context: DiscoveryContext
+    reach: Reach,
+    server: Attached,
+    config: Any,
+    offer: McpOffer,
+    redactor: Redactor,
+    context: DiscoveryContext,
 ) -> Discovered:
     usable = [tool for tool in offer.tools if mode_of(server.rules, tool.name, tool.destructive) != "deny"]
     if len(usable) > FEW_TOOLS:
