@@ -65,6 +65,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         private_addresses: whether tools (`web_fetch`, `bash`) and MCP servers may be in private networks and
             on this machine: true, false, or the networks and addresses that may be reached, separated by
             commas, such as `10.0.0.0/8,192.168.1.5`.
+        mcp_servers: a JSON file with MCP servers for every organization: commands that the server runs, and
+            URLs, which may be in private networks.
         debuggable: true or false: whether debuggers and core dumps may read the server's memory. Otherwise
             no other process of the same user may read its memory and environment.
         rate_limit: average requests per second for each access token, with bursts of twice as many; 0 for no
@@ -107,6 +109,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     client_tool_timeout_seconds: float = 300.0
     approval_timeout_seconds: float = 900.0
     private_addresses: PrivateAddresses = False
+    mcp_servers: str = ""
     debuggable: bool = False
     rate_limit: float = 0.0
     max_connections: int = 20_000

@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import astuple
@@ -29,6 +30,7 @@ from perdure.api.routes import databases as database_routes
 from perdure.api.routes import harnesses as harness_routes
 from perdure.api.routes import input_requests as input_request_routes
 from perdure.api.routes import invitations as invitation_routes
+from perdure.api.routes import mcp_servers as mcp_routes
 from perdure.api.routes import messages as message_routes
 from perdure.api.routes import providers as provider_routes
 from perdure.api.routes import schedules as schedule_routes
@@ -44,20 +46,21 @@ from perdure.app.login import create_token
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.port import Capability
 from perdure.capabilities.public_url import PublicUrl
-from perdure.capabilities.registry import Registry
+from perdure.capabilities.registry import Family, Registry
 from perdure.domain.accounts import CreateToken
 from perdure.domain.code import CodeBackEnd, CodeLimits
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import SessionId
+from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.messages import JsonObject
-from perdure.domain.network import NetworkRules
 from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
 from perdure.llm.registry import DriverPool
+from perdure.net.mcp.hosts import McpHosts
 from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
 from perdure.store.bus import Bus, LocalBus
@@ -80,6 +83,8 @@ from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
 from perdure.tools.built_in import built_in, catalogue
+from perdure.tools.mcp.family import mcp_families
+from perdure.tools.mcp.servers import McpDoor
 
 log = logging.getLogger("perdure")
 
@@ -185,16 +190,27 @@ def code_back_end(settings: Settings) -> CodeBackEnd | None:
     )
 
 
+def _local_mcp(settings: Settings) -> dict[str, LocalMcpServer]:
+    if not settings.mcp_servers:
+        return {}
+    from perdure.app.local_mcp import read_local_servers
+
+    return read_local_servers(Path(settings.mcp_servers), os.environ)
+
+
 def _add_custom(
-    services: Services, capabilities: tuple[Capability, ...], custom: tuple[Capability, ...]
+    services: Services,
+    capabilities: tuple[Capability, ...],
+    custom: tuple[Capability, ...],
+    families: tuple[Family, ...],
 ) -> Registry:
-    """All capabilities: the built-in ones, those of plug-ins, and the custom ones of files."""
+    """All capabilities: the built-in ones, those of plug-ins, the custom ones of files, and MCP servers."""
     added = (*load_plugins(capabilities), *custom)
     if not added:
-        return Registry(capabilities)
+        return Registry(capabilities, families)
     from perdure.tools.own_services import with_own_services  # only for tools of others
 
-    return Registry((*capabilities, *(with_own_services(services, each) for each in added)))
+    return Registry((*capabilities, *(with_own_services(services, each) for each in added)), families)
 
 
 @contextlib.asynccontextmanager
@@ -207,7 +223,8 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
     Raises:
         Unavailable: the database, the data folder or the master key cannot be used.
     """
-    code = code_back_end(settings)  # before anything is created: a mistake in it leaves no traces
+    # Before anything is created: a mistake in these leaves no traces.
+    code, local_mcp = code_back_end(settings), _local_mcp(settings)
     async with contextlib.AsyncExitStack() as stack:
         database, bus, queue = await _open_store(settings, stack)
         vault = await open_vault(settings, database)
@@ -216,6 +233,8 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         clock, catalog, sandbox = SystemClock(), Catalog(), Sandbox()
         stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
+        hosts = McpHosts()
+        stack.push_async_callback(hosts.close)
         services = Services(
             database,
             queue,
@@ -226,9 +245,11 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             sandbox=sandbox,
             code=code,
             public=PublicUrl(settings.public_url),
-            outgoing=NetworkRules(private=settings.private_addresses),
+            private_addresses=settings.private_addresses,
+            local_mcp=local_mcp,
+            mcp=McpDoor(hosts),
         )
-        registry = _add_custom(services, built_in(services), custom)
+        registry = _add_custom(services, built_in(services), custom, mcp_families(services, hosts))
         turns = ParkedTurns()
         key = await signing_key(database)
         app = App(
@@ -257,7 +278,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             turns=turns,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
-        bus.on_stop(lambda stop: _forget(engine, stop.session_id))
+        bus.on_stop(lambda stop: _forget(engine, hosts, stop.session_id))
         yield Parts(database, bus, queue, app, engine)
 
 
@@ -273,7 +294,8 @@ def _policy(settings: Settings, limits: FileLimits) -> Policy:
     )
 
 
-def _forget(engine: Engine, session_id: SessionId) -> None:
+def _forget(engine: Engine, hosts: McpHosts, session_id: SessionId) -> None:
+    hosts.forget(session_id)
     engine.conversations.discard(session_id)
     engine.turns.discard(session_id)
 
@@ -381,6 +403,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *workspace_routes.ROUTES,
         *file_routes(settings.max_file_bytes),
         *provider_routes.ROUTES,
+        *mcp_routes.ROUTES,
         health_route(running, None if settings.database_url else settings.data_folder),
         *document_routes(document),
     )

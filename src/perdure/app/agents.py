@@ -12,6 +12,7 @@ from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
+from perdure.app.mcp_checks import check_inline, check_mcp_refs
 from perdure.app.searches import search
 from perdure.app.sessions import check_model, find_harness
 from perdure.app.tool_definitions import check_tools
@@ -121,6 +122,7 @@ async def create_agent(
     tags = clean_tags(body.tags)
     await _check_parts(app, body.capabilities, body.tools, body.initial_files)
     check_network(body.network_access)
+    await check_inline(app, body.mcp_servers)
     requested_id = agent_id or body.id
     new_id = None if requested_id is None else check_id(requested_id, "agent", "id")
     now = app.now()
@@ -130,6 +132,7 @@ async def create_agent(
         # Serializes upserts, so that the second one under a name finds the first.
         await lock_organization(tx, org_id)
         harness = await _harness_for(tx, org_id, body.harness_id, body.harness_name)
+        await check_mcp_refs(app, tx, org_id, body.capabilities)
         model_id: ModelId | None = None
         if body.default_model_id is not None:
             model_id = await check_model(tx, org_id, body.default_model_id, "default_model_id")
@@ -337,11 +340,13 @@ async def change_agent(
     require_manager(caller, "agent")
     await _check_parts(app, body.capabilities, body.tools, body.initial_files)
     check_network(body.network_access)
+    await check_inline(app, body.mcp_servers)
     now = app.now()
 
     async def work(tx: Tx) -> Agent:
         row = await find_agent(tx, caller.organization_id, ref, lock=True)
         check_match(if_match, to_agent(row).editable())
+        await check_mcp_refs(app, tx, row.org_id, body.capabilities)
         changes = await _agent_changes(tx, row, body, now)
         return await apply_changes(app, tx, caller, row, changes, now) if changes else to_agent(row)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from perdure.app.accounts import own_organization
 from perdure.app.context import App
-from perdure.app.grants import open_grant
+from perdure.app.grants import open_grant, outgoing
 from perdure.app.input_requests import is_waited_for
 from perdure.app.sign_ins import Wanted, check_url, prepare, wanted_by
 from perdure.domain.accounts import Caller, require
@@ -148,7 +148,7 @@ async def remove(app: App, identity: Identity, provider: str) -> None:
 
     row, grant = await app.database.write(work)
     try:
-        await revoke(await place_of(row.url, app.outgoing), grant)
+        await revoke(await place_of(row.url, outgoing(app)), grant)
     except SignInFailed as error:
         log.info("the tokens at %s could not be revoked: %s", row.server_name, error.message)
 

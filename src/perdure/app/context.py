@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -16,7 +16,10 @@ from perdure.capabilities.registry import Registry
 from perdure.domain.code import CodeBackEnd
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
-from perdure.domain.network import NetworkRules
+from perdure.domain.local_mcp import LocalMcpServer
+from perdure.domain.mcp import McpOffer, McpPrompt, McpPromptMessage, McpUnreachable
+from perdure.domain.mcp_servers import McpProtocolMode
+from perdure.domain.network import NetworkRules, PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.catalog import Catalog
@@ -63,6 +66,76 @@ class Scope(Protocol):
         ...
 
 
+class RemoteMcp(Struct, frozen=True):
+    """Where an MCP server is reached.
+
+    Attributes:
+        headers: without placeholders; the credentials are among them.
+    """
+
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    protocol: McpProtocolMode
+    rules: NetworkRules
+
+
+class McpSource(Protocol):
+    """The part of the client of MCP that use cases need."""
+
+    async def offer(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> McpOffer:
+        """List what a server offers, within so many seconds.
+
+        Raises:
+            McpUnreachable: it cannot be reached, or does not speak MCP.
+            McpRefused: it answered with an error.
+            McpUnauthorized: it wants a sign-in.
+        """
+        ...
+
+    async def prompts(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> tuple[McpPrompt, ...]:
+        """List a server's prompts. Raises as `offer` does."""
+        ...
+
+    async def prompt(
+        self,
+        server: RemoteMcp | LocalMcpServer,
+        *,
+        scope: str,
+        name: str,
+        arguments: Mapping[str, str],
+        timeout: float,
+    ) -> tuple[McpPromptMessage, ...]:
+        """Get the messages of a prompt, for the session `scope`. Raises as `offer` does."""
+        ...
+
+
+_NO_CLIENT = "this process has no client for MCP servers"
+
+
+class NoMcp:
+    """Reaches no server: for commands that only open the database, and for tests."""
+
+    async def offer(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> McpOffer:
+        """Raise McpUnreachable."""
+        raise McpUnreachable(_NO_CLIENT)
+
+    async def prompts(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> tuple[McpPrompt, ...]:
+        """Raise McpUnreachable."""
+        raise McpUnreachable(_NO_CLIENT)
+
+    async def prompt(
+        self,
+        server: RemoteMcp | LocalMcpServer,
+        *,
+        scope: str,
+        name: str,
+        arguments: Mapping[str, str],
+        timeout: float,
+    ) -> tuple[McpPromptMessage, ...]:
+        """Raise McpUnreachable."""
+        raise McpUnreachable(_NO_CLIENT)
+
+
 class Services(Struct, frozen=True):
     """The services of the use cases that HTTP and a session's own tools share.
 
@@ -72,8 +145,10 @@ class Services(Struct, frozen=True):
         shares: turns for work that may look at very much.
         code: where programs of models run; None if the operator has not turned it on.
         public: where browsers reach this server.
-        outgoing: which private networks requests to authorization servers may reach.
         refreshes: the tokens that this process is refreshing.
+        private_addresses: which private networks tools and MCP servers may reach.
+        local_mcp: the MCP servers of the operator's file, by id.
+        mcp: asks MCP servers what they offer.
     """
 
     database: Database
@@ -87,8 +162,10 @@ class Services(Struct, frozen=True):
     shares: Shares = field(default_factory=Shares)
     code: CodeBackEnd | None = None
     public: PublicUrl = field(default_factory=PublicUrl)
-    outgoing: NetworkRules = NetworkRules()
     refreshes: Refreshes = field(default_factory=Refreshes)
+    private_addresses: PrivateAddresses = False
+    local_mcp: dict[str, LocalMcpServer] = {}
+    mcp: McpSource = field(default_factory=NoMcp)
 
 
 class App(Services, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from msgspec import Struct
 from perdure.app.context import Services
 from perdure.domain.ids import OrgId
 from perdure.domain.mcp import McpUnreachable
+from perdure.domain.network import NetworkRules
 from perdure.domain.oauth import Grant, SignInFailed
 from perdure.domain.times import Micros
 from perdure.net.oauth import place_of, refresh
@@ -41,6 +42,11 @@ LOST = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 """Errors of a refresh after which only a new sign-in helps."""
 
 _GRANT = msgspec.json.Decoder(Grant)
+
+
+def outgoing(services: Services) -> NetworkRules:
+    """What requests to authorization servers may reach."""
+    return NetworkRules(private=services.private_addresses)
 
 
 class Held(Struct, frozen=True):
@@ -131,7 +137,7 @@ async def _refresh(services: Services, row: ConnectionRow, grant: Grant) -> None
     if not await database.write(lambda tx: begin_refresh(tx, row, now + LEASE, now)):
         return
     try:
-        place = await place_of(row.url, services.outgoing)
+        place = await place_of(row.url, outgoing(services))
         fresh = await refresh(place, grant, now)
     except SignInFailed as error:
         if error.error in LOST:

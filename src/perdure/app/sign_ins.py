@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
+from perdure.app.grants import outgoing
 from perdure.app.input_requests import resume_signed_in
 from perdure.domain.callbacks import hash_of_token, is_signed, sign_token
 from perdure.domain.connections import (
@@ -110,7 +111,7 @@ async def prepare(app: App, wanted: Wanted) -> tuple[str, Attempt]:
         raise RateLimited(f"{count} sign-ins have begun: finish one, or wait ten minutes", retry_after=60.0)
     redirect_uri = f"{app.public.url}/v1/oauth/callback"
     try:
-        place = await place_of(wanted.server.url, app.outgoing)
+        place = await place_of(wanted.server.url, outgoing(app))
         known = await app.database.read(lambda tx: issuers_of(tx, identity.org_id, redirect_uri))
         authority = await discover(place, wanted.challenge, tuple(known))
         scopes = scopes_to_ask(authority, (wanted.challenge.scope or "").split(), wanted.held)
@@ -336,7 +337,7 @@ async def _exchanged(app: App, attempt: Attempt, answer: Answer, now: Micros) ->
         raise SignInFailed(f"the authorization server answered: {shown(answer.error)}", error=answer.error)
     if not answer.code:
         raise SignInFailed("the authorization server's answer has no code")
-    place = await place_of(attempt.server.url, app.outgoing)
+    place = await place_of(attempt.server.url, outgoing(app))
     code = Code(answer.code, attempt.verifier, attempt.redirect_uri, attempt.scopes)
     return await exchange(place, attempt.authority, attempt.client, code, now)
 

@@ -74,11 +74,8 @@ class Layer(Struct, frozen=True):
     def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
         """The capabilities that the layer turns on. Each inline MCP server is one, by its name."""
         if not self.policy_only:
-            return (
-                (*self.capabilities, *inline_refs(self.mcp_servers))
-                if self.mcp_servers
-                else self.capabilities
-            )
+            own = self.capabilities
+            return (*own, *inline_refs(self.mcp_servers)) if self.mcp_servers else own
         found = ((ref, registry.get(ref.ref)) for ref in self.capabilities)
         return tuple(ref for ref, capability in found if capability is not None and capability.is_policy)
 
@@ -379,8 +376,8 @@ def _active(layers: Sequence[Layer], registry: Registry) -> tuple[Active, ...]:
     servers = sum(is_mcp(each.capability.id) for each in active)
     if servers > MAX_MCP_SERVERS:
         raise InvalidInput(
-            f"the session has {servers} MCP servers, with those of its harness and agent, and may have at most "
-            f"{MAX_MCP_SERVERS}: remove some",
+            f"the session has {servers} MCP servers, with those of its harness and agent, and may have at "
+            f"most {MAX_MCP_SERVERS}: remove some",
             code="too_many_mcp_servers",
         )
     return active

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.ids import McpServerId
+from perdure.domain.paging import AllowedActions
 from perdure.domain.times import Timestamp
 from perdure.domain.tools import CapabilityRef
 
@@ -35,6 +36,10 @@ MAX_MCP_SERVERS = 50
 """Servers of one session, with those of its harness and agent."""
 INLINE = "mcp_inline:"
 """How the capability of an inline server begins: `mcp_inline:{name}`. Clients cannot name it."""
+MCP_REF = "mcp:"
+"""How the capability of a registered server begins: `mcp:{server_id}`."""
+PLACEHOLDER = re.compile(r"\{\{secret:([^{}\x00-\x1f\x7f]{1,200})\}\}")
+"""What stands for a secret of the session in a header's value; the group is the secret's name."""
 HIDDEN = "***"
 """What a header's stored value reads back as; sent back, it keeps the stored value."""
 
@@ -110,7 +115,7 @@ class McpRules(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class InlineMcpServer(McpRules, frozen=True, omit_defaults=True, kw_only=True):
     """A server in `mcpServers` of a harness, an agent or a session. Its key in the map is its name."""
 
-    url: Annotated[Url, _URL]
+    url: Annotated[Annotated[str, Meta(max_length=2048)], _URL] = ""
     type: Annotated[McpTransport, _TRANSPORT] = "http"
     auth_mode: Annotated[McpAuthMode, _AUTH_MODE] = "none"
     protocol_mode: Annotated[McpProtocolMode, _PROTOCOL] = "auto"
@@ -144,7 +149,8 @@ class McpServer(McpRules, frozen=True, kw_only=True):
     protocol_mode: Annotated[McpProtocolMode, _PROTOCOL] = "auto"
     headers: Annotated[Headers, _HEADERS] = {}
     archived_at: Annotated[Timestamp | None, Meta(description="When it was archived.")] = None
-    deleted_at: Annotated[Timestamp | None, Meta(description="When it was deleted.")] = None
+    deleted_at: Annotated[Timestamp | None, Meta(description="Always absent.")] = None
+    allowed_actions: AllowedActions = ()
 
 
 class CreateMcpServer(McpRules, frozen=True, kw_only=True):
@@ -204,6 +210,19 @@ def slug_of(name: str) -> str:
     """Return how a server's name begins the names of its tools: lower case, a-z, 0-9 and single `_`."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     return plain[:40].rstrip("_") or f"s{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def mode_of(rules: McpRules, name: str, destructive: bool | None) -> ToolMode:
+    """Return whether a server's tool runs, asks for approval, or is not offered.
+
+    Args:
+        name: the tool's name at the server.
+        destructive: what the tool says about itself; None if it says nothing.
+    """
+    if name in rules.denied_tools or (rules.allowed_tools is not None and name not in rules.allowed_tools):
+        return "deny"
+    given = rules.approval.get(name) or rules.approval.get("*")
+    return given or ("ask" if destructive else "auto")
 
 
 def tool_name_of(slug: str, name: str) -> str:

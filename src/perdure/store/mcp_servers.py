@@ -161,8 +161,23 @@ async def count_mcp_servers(tx: Tx, org_id: OrgId) -> int:
     return 0 if found is None else int(found[0])
 
 
+async def some_mcp_servers(tx: Tx, org_id: OrgId, ids: Sequence[str]) -> list[McpServerRow]:
+    """Return those of these servers that the organization has, whatever their status, oldest first."""
+    if not ids:
+        return []
+    condition, argument = among(tx.dialect, "id", "TEXT", ids)
+    rows = await tx.all(
+        f"SELECT {_COLUMNS} FROM mcp_servers WHERE org_id = ? AND {condition} ORDER BY created_at, id",
+        org_id,
+        argument,
+    )
+    return [McpServerRow(*row) for row in rows]
+
+
 async def known_mcp_servers(tx: Tx, org_id: OrgId, ids: Sequence[str]) -> set[str]:
     """Return which of these ids are servers of the organization, whatever their status."""
+    if not ids:
+        return set()
     condition, argument = among(tx.dialect, "id", "TEXT", ids)
     rows = await tx.all(f"SELECT id FROM mcp_servers WHERE org_id = ? AND {condition}", org_id, argument)
     return {row[0] for row in rows}

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from perdure.app.context import Services
+from perdure.app.mcp_attached import Attached, attached, redactor_of
 from perdure.capabilities.mcp_schemas import original
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.domain.errors import OutcomeUnknown, ToolError
@@ -26,7 +27,7 @@ from perdure.tools.mcp.consent import (
     input_required,
 )
 from perdure.tools.mcp.results import error_of, value_of
-from perdure.tools.mcp.servers import Attached, attached, endpoint_of, redactor_of
+from perdure.tools.mcp.servers import endpoint_of
 
 EFFECT_KEY = "io.perdure/effect-key"
 """Where the key of a call's effect is in its `_meta`."""

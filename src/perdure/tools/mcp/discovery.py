@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.app.mcp_attached import Attached, attached, redactor_of
 from perdure.capabilities.mcp_schemas import Adapted, adapt
 from perdure.capabilities.port import Discovered, DiscoveryContext, Tool
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, Undiscovered
@@ -26,7 +27,7 @@ from perdure.tools.mcp.calls import McpCall, Origin, Reach, key_argument
 from perdure.tools.mcp.consent import authorization_of_discovery
 from perdure.tools.mcp.resources import resource_tools
 from perdure.tools.mcp.seen import Seen
-from perdure.tools.mcp.servers import Attached, attached, endpoint_of, redactor_of
+from perdure.tools.mcp.servers import endpoint_of
 from perdure.tools.mcp.sign_in_tool import is_sign_in, restored_sign_in, sign_in_needed
 
 LIST_TIMEOUT = 8.0

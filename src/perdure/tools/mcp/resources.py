@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
+from perdure.app.mcp_attached import Attached, attached, attached_to_session, redactor_of
 from perdure.capabilities.port import READ_ONLY, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.errors import ToolError
 from perdure.domain.mcp import McpContent
@@ -16,13 +17,7 @@ from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
 from perdure.tools.mcp.calls import Reach
 from perdure.tools.mcp.results import value_of
-from perdure.tools.mcp.servers import (
-    Attached,
-    attached,
-    attached_to_session,
-    endpoint_of,
-    redactor_of,
-)
+from perdure.tools.mcp.servers import endpoint_of
 
 PAGE = 100
 """Resources that one call lists."""

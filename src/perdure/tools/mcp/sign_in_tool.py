@@ -7,13 +7,14 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.app.mcp_attached import Attached
 from perdure.capabilities.port import READ_ONLY, Discovered, Later, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.mcp import McpUnauthorized
 from perdure.domain.mcp_servers import tool_name_of
 from perdure.domain.messages import JsonObject
 from perdure.tools.mcp.calls import Reach
 from perdure.tools.mcp.consent import after_challenge, asks_in_chat, authorization_for
-from perdure.tools.mcp.servers import Attached, endpoint_of
+from perdure.tools.mcp.servers import endpoint_of
 
 _ORIGIN: JsonObject = {"tool": "", "sign_in": True}
 LIST_TIMEOUT = 30.0
