@@ -353,7 +353,7 @@ class OAuthServer:
 _TOOL = {
     "name": "find",
     "description": "Find a customer.",
-    "inputSchema": {"type": "object", "properties": {"name": {"type": "string"}}},
+    "inputSchema": {"type": "object", "properties": {"who": {"type": "string"}}},
 }
 
 

@@ -104,7 +104,10 @@ async def authorization_for(
 async def authorization_of_discovery(
     services: Services, context: DiscoveryContext, server: SignInServer
 ) -> Authorization | None:
-    """Return what the listing of a server's tools is authorized by; None if somebody has to sign in first."""
+    """Return what the listing of a server's tools is authorized by; None if nobody has signed in.
+
+    Many servers list their tools to everybody.
+    """
     return await _authorization(services, context.org_id, context.owner_id, server)
 
 

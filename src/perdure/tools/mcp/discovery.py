@@ -67,8 +67,6 @@ async def find_tools(
     redactor = redactor_of(server, context.secrets)
     try:
         authorization = await authorization_of_discovery(services, context, server.sign_in)
-        if authorization is None:
-            return sign_in_needed(reach, server, config)
         endpoint = endpoint_of(server, context.secrets, context.network, authorization)
         seen.reached(context, capability_id, endpoint)
         try:
