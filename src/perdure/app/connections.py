@@ -77,9 +77,11 @@ async def connections_of(app: App, identity: Identity) -> list[Connection]:
 
 async def _pending(app: App, tx: Tx, identity: Identity, now: Micros) -> list[Connection]:
     found: dict[str, Connection] = {}
+    there = {row.id for row in await list_mcp_servers(tx, identity.org_id)}
     for row in await sign_ins_asked(tx, identity.org_id, identity.identity, now):
         session = await look_session(tx, row.session_id)
-        if session is None or not is_waited_for(session, row):
+        known = row.server_key.startswith(INLINE) or row.server_key in there
+        if session is None or not known or not is_waited_for(session, row):
             continue
         stored, before = await open_input(app.vault, tx, row), found.get(row.server_key)
         sessions = (row.session_id,) if before is None else (*before.session_ids, row.session_id)

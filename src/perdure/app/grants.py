@@ -77,7 +77,7 @@ async def usable_grant(
         McpUnreachable: they have ended, and the authorization server cannot be reached.
     """
     key, clock = (org_id, identity, server_key), asyncio.get_running_loop().time
-    until = clock() + PATIENCE
+    until, first = clock() + PATIENCE, None
     while True:
         found = await _read(services, *key)
         if found is None or found[0].url != url:
@@ -87,7 +87,8 @@ async def usable_grant(
         now = services.now()
         refused = row.version == stale
         left = None if grant.expires_at is None else grant.expires_at - now
-        if not refused and (left is None or left > EARLY):
+        first = row.version if first is None else first
+        if not refused and (left is None or left > _early(row) or row.version != first):
             return held
         if grant.refresh_token is None:
             if not refused and left is not None and left > 0:
@@ -105,6 +106,11 @@ async def usable_grant(
             if clock() > until:
                 raise McpUnreachable(f"The sign-in at {row.server_name} is being renewed for too long.")
             await asyncio.sleep(PAUSE)  # another process does it
+
+
+def _early(row: ConnectionRow) -> Micros:
+    """How long before its end a token is refreshed: less if it is a short-lived one."""
+    return EARLY if row.expires_at is None else min(EARLY, max(row.expires_at - row.updated_at, 0) // 2)
 
 
 async def _read(
