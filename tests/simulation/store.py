@@ -116,6 +116,7 @@ class Store:
         for table, column in (
             ("events", "session_id"),
             ("standing_approvals", "session_id"),
+            ("input_requests", "session_id"),
             ("sessions", "id"),
         ):
             self.writer.execute(f"DELETE FROM {table} WHERE {column} = ?", (session_id,))
