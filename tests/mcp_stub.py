@@ -21,6 +21,7 @@ class Call:
     arguments: Json
     meta: Json
     headers: dict[str, str]
+    more: Json = field(default_factory=dict)
 
 
 def text(said: str, **more: Any) -> Json:
@@ -85,7 +86,7 @@ class McpStub:
             result = await self._result(body["method"], body.get("params", {}), dict(request.headers))
             return web.json_response(answer | {"result": {"resultType": "complete"} | result})
         except RpcFault as fault:
-            return web.json_response(answer | {"error": {"code": fault.code, "message": str(fault)}})
+            return web.json_response(answer | {"error": {"code": fault.code, "message": str(fault), **fault.data}})
 
     async def _result(self, method: str, params: Json, headers: dict[str, str]) -> Json:
         match method:
@@ -100,7 +101,8 @@ class McpStub:
                 return {"tools": self.tools}
             case "tools/call":
                 meta = params.get("_meta", {})
-                made = Call(params["name"], params.get("arguments", {}), meta, headers)
+                more = {name: each for name, each in params.items() if name.startswith(("input", "request"))}
+                made = Call(params["name"], params.get("arguments", {}), meta, headers, more)
                 self.calls.append(made)
                 return await self.answer(made)
             case "resources/list":
@@ -117,9 +119,10 @@ class McpStub:
 class RpcFault(Exception):
     """An answer that is a JSON-RPC error."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, data: Json | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.data: Json = {} if data is None else {"data": data}
 
 
 async def never(made: Call) -> Json:

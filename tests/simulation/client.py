@@ -13,6 +13,7 @@ from perdure.app.messages import post_message, submit_tool_results
 from perdure.app.sessions import cancel_turn, change_session, create_session, delete_session
 from perdure.domain.callbacks import CallbackResult
 from perdure.domain.errors import Conflict, Gone, InvalidInput, NotFound, Unavailable
+from perdure.domain.ids import InputRequestId
 from perdure.domain.input_requests import AnswerInput
 from perdure.domain.messages import Controls, CreateMessage, InputMessage, TextPart, WhenBusy
 from perdure.domain.sessions import CreateSession, UpdateSession
@@ -170,13 +171,20 @@ class Client:
         async def call(process: Process) -> None:
             asked = await list_input_requests(process.app, caller, session_id)
             forms = [each for each in asked if each.mode == "form"]
-            if not forms:
+            for each in forms:
+                self.world.consents.ask(each.id, from_rfc3339(each.expires_at))
+            if not self.world.consents.asked:
                 return
-            chosen = rng.choice(forms)
-            known = self.world.consents.ask(chosen.id, from_rfc3339(chosen.expires_at))
+            chosen, known = rng.choice(list(self.world.consents.asked.items()))
             action = rng.choice(("accept", "decline"))
             known.unknown += 1
-            await answer_input(process.app, caller, session_id, chosen.id, AnswerInput(action))
+            try:
+                await answer_input(
+                    process.app, caller, session_id, InputRequestId(chosen), AnswerInput(action)
+                )
+            except (Gone, NotFound):
+                known.unknown -= 1
+                raise
             known.unknown -= 1
             known.accepted += 1
             if self.world.now() > known.deadline + SKEW:

@@ -188,6 +188,8 @@ class Schedule:
     async def _expire(self, world: World) -> None:
         """Let every deadline pass at which the session is parked, and check that it continues."""
         for _ in range(PATIENCE):
+            if world.consents.signed_in_at is not None:
+                await self._look(world)
             row = world.store.row(world.session_id)
             if row.deleted_at is not None or row.status in {"idle", "started"} or world.violations:
                 return
@@ -199,6 +201,13 @@ class Schedule:
             for process in world.live():
                 process.spawn(sweep(process))
             await self._rest(world)
+
+    async def _look(self, world: World) -> None:
+        """Let each process look for calls whose sign-in has happened, as it does every few seconds."""
+        for process in world.live() or (world.start(),):
+            process.spawn(sweep(process))
+        await world.loop.quiet()
+        await self._rest(world)
 
 
 async def _kill_all(world: World) -> None:

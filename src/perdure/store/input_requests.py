@@ -25,6 +25,7 @@ class InputRequestRow(Struct, frozen=True):
         identity: whose sign-in it asks for: a user's id, or `service`.
         server_key: the server, as `connections` has it.
         sealed: what is asked, and the answer, encrypted at `binding`.
+        known_at: when the sign-in was made that does not suffice; 0 without one.
         deadline: until when the call waits.
     """
 
@@ -40,6 +41,7 @@ class InputRequestRow(Struct, frozen=True):
     server_key: str
     status: InputStatus
     sealed: bytes
+    known_at: Micros
     created_at: Micros
     deadline: Micros
 
@@ -132,11 +134,11 @@ async def sign_ins_asked(
 
 
 async def signed_in_since(tx: Tx, now: Micros, limit: int = 200) -> list[InputRequestRow]:
-    """Return open questions for a sign-in that has happened since they were asked."""
+    """Return open questions for a sign-in that has happened since their calls looked for one."""
     rows = await tx.all(
         f"SELECT {columns(InputRequestRow, alias='i')} FROM input_requests i JOIN connections c"
         " ON c.org_id = i.org_id AND c.identity = i.identity AND c.server_key = i.server_key"
-        " WHERE i.status = 'open' AND i.kind = 'sign_in' AND c.signed_in_at >= i.created_at"
+        " WHERE i.status = 'open' AND i.kind = 'sign_in' AND c.signed_in_at <> i.known_at"
         " AND i.deadline > ? ORDER BY i.created_at, i.id LIMIT ?",
         now,
         limit,

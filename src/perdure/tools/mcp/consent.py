@@ -6,8 +6,8 @@ for, it is made again, with the same key.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Literal, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -35,7 +35,9 @@ from perdure.domain.mcp import (
 )
 from perdure.domain.mcp_servers import ActsAs
 from perdure.domain.oauth import parse_challenge, words
+from perdure.domain.times import Micros
 from perdure.domain.visible import without_hidden
+from perdure.store.connections import find_connection
 from perdure.store.database import Tx
 from perdure.store.input_requests import (
     InputRequestRow,
@@ -66,6 +68,7 @@ class Authorization(Struct, frozen=True):
         renewed: whether the token was refreshed because the server refused the one before.
         signed_in: the identity's name in the database; empty for none.
         scope: what was granted.
+        signed_in_at: when that was.
     """
 
     token: str = ""
@@ -75,6 +78,7 @@ class Authorization(Struct, frozen=True):
     renewed: bool = False
     signed_in: str = ""
     scope: tuple[str, ...] = ()
+    signed_in_at: Micros = 0
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
@@ -171,10 +175,8 @@ async def after_challenge(
         if fresh is not None:
             _use(context, fresh)
             return fresh
-    held = used.scope if more else ()
-    return await _park_sign_in(
-        services, context, server, error.challenge, held=held, identity=used.signed_in, may_park=may_park
-    )
+    given = used if more else replace(used, scope=())
+    return await _park_sign_in(services, context, server, error.challenge, used=given, may_park=may_park)
 
 
 def _use(context: ToolContext, found: Authorization) -> None:
@@ -232,6 +234,7 @@ def _authorized(server: SignInServer, identity: str, held: Held, *, renewed: boo
         renewed,
         identity,
         held.grant.scope,
+        held.signed_in_at,
     )
 
 
@@ -241,12 +244,13 @@ async def _park_sign_in(
     server: SignInServer,
     header: str,
     *,
-    held: Iterable[str] = (),
-    identity: str = "",
+    used: Authorization | None = None,
     may_park: bool = True,
 ) -> Later:
+    """Store that a call needs a sign-in: another one than `used`, whose scopes are asked for again."""
     owner = await _owner(services, context)
-    identity = identity or _identities(server.acts_as, owner)[0]
+    identity = (used.signed_in if used else "") or _identities(server.acts_as, owner)[0]
+    held = used.scope if used else ()
     whose = "the organization's admin" if identity == SERVICE else "the session's owner"
     if not may_park:
         raise ToolError(
@@ -262,7 +266,8 @@ async def _park_sign_in(
         resource_metadata=challenge.resource_metadata,
         scopes=words(" ".join((*held, *words(challenge.scope)))),
     )
-    return await _park(services, context, "sign_in", identity, server.key, [stored])
+    known_at = used.signed_in_at if used else 0
+    return await _park(services, context, identity, server.key, [stored], known_at)
 
 
 async def input_required(
@@ -284,7 +289,7 @@ async def input_required(
     if earlier >= MAX_ROUNDS:
         raise ToolError(f"The server has asked {MAX_ROUNDS} times in a row, and still does not answer.")
     asked = [_asked(server, each, required.state, earlier + 1) for each in required.requests]
-    return await _park(services, context, "input", "", server.key, asked)
+    return await _park(services, context, "", server.key, asked)
 
 
 def _asked(server: SignInServer, request: McpInputRequest, state: str | None, number: int) -> StoredInput:
@@ -331,17 +336,21 @@ async def _round(services: Services, context: ToolContext) -> int:
 async def _park(
     services: Services,
     context: ToolContext,
-    kind: str,
     identity: str,
     server_key: str,
     asked: list[StoredInput],
+    known_at: Micros = 0,
 ) -> Later:
     """Store what a call asks for, in place of what it asked before; return how it is parked.
+
+    Args:
+        known_at: when the sign-in was made that does not suffice; 0 without one.
 
     Raises:
         ToolError: the turn has ended.
     """
     now = services.now()
+    kind: Literal["sign_in", "input"] = "sign_in" if asked[0].mode == "sign_in" else "input"
     asked = [replace(each, message=context.redactor.text(each.message)) for each in asked]
     ids = [InputRequestId(services.new_id("input")) for _ in asked]
 
@@ -350,8 +359,13 @@ async def _park(
         if session.turn_id != context.turn_id:
             raise ToolError("the call has ended: it cannot ask anything")
         call = (context.session_id, context.exec_id, context.tool_call_id)
+        known = known_at
         if kind == "input":
             await remove_requests_of_call(tx, *call)
+        else:
+            found = await find_connection(tx, context.org_id, identity, server_key)
+            if found is not None and found.url != asked[0].server_url:
+                known = found.signed_in_at  # it is for another URL, and so of no use
         for request_id, stored in zip(ids, asked, strict=True):
             sealed = await seal_input(services.vault, tx, context.org_id, request_id, stored)
             row = InputRequestRow(
@@ -362,11 +376,12 @@ async def _park(
                 context.exec_id,
                 context.tool_call_id,
                 context.tool_name,
-                "sign_in" if kind == "sign_in" else "input",
+                kind,
                 identity,
                 server_key,
                 "open",
                 sealed,
+                known,
                 now,
                 now + WAIT,
             )
@@ -376,6 +391,4 @@ async def _park(
     requests = tuple(
         each.asked(request_id, services.public.url) for request_id, each in zip(ids, asked, strict=True)
     )
-    return Later(
-        "sign_in" if kind == "sign_in" else "input", now + WAIT, requests[0].message or None, requests
-    )
+    return Later(kind, now + WAIT, requests[0].message or None, requests)
