@@ -228,7 +228,7 @@ async def read_body(response: ClientResponse, max_bytes: int) -> tuple[bytes, bo
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
         raise ToolError(f"the response has the encoding {encoding[:40]!r}, which is not supported")
-    inflater = _Inflater(encoding) if encoding not in ("identity", "") else None
+    inflater = Inflater(encoding) if encoding not in ("identity", "") else None
     held = bytearray()
     async for piece in response.content.iter_chunked(_PIECE):
         # One byte over the limit tells that the response is longer.
@@ -239,7 +239,7 @@ async def read_body(response: ClientResponse, max_bytes: int) -> tuple[bytes, bo
     return bytes(held), inflater is not None and inflater.wants_more
 
 
-class _Inflater:
+class Inflater:
     """Decompresses only as much as the caller has room for, so a decompression bomb is never expanded."""
 
     def __init__(self, encoding: str) -> None:
