@@ -56,6 +56,7 @@ from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
 from perdure.llm.registry import DriverPool
+from perdure.net.mcp.lazy import LazyHosts
 from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
 from perdure.store.bus import Bus, LocalBus
@@ -220,20 +221,18 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         vault = await open_vault(settings, database)
         drivers = DriverPool(os.environ, Http(read_timeout=settings.model_timeout_seconds or None))
         stack.push_async_callback(drivers.close)
-        clock, catalog, sandbox = SystemClock(), Catalog(), Sandbox()
+        clock, catalog, sandbox, mcp = SystemClock(), Catalog(), Sandbox(), LazyHosts()
+        stack.push_async_callback(mcp.close)
         stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
         services = Services(
-            database,
-            queue,
-            bus,
-            vault,
-            clock.now,
+            *(database, queue, bus, vault, clock.now),
             file_limits=limits,
             sandbox=sandbox,
             code=code,
             private_addresses=settings.private_addresses,
             local_mcp=local_mcp,
+            mcp=mcp,
         )
         registry = _add_custom(services, built_in(services), custom)
         turns = ParkedTurns()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from perdure.app.context import App, RemoteMcp
+from perdure.app.context import App
 from perdure.app.mcp_checks import check_urls, is_shown
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, ModelError, PerdureError, ToolError
@@ -20,6 +20,7 @@ from perdure.domain.mcp import McpLost, McpOffer, McpRefused, McpTool, McpUnauth
 from perdure.domain.mcp_servers import McpRules, mode_of, tool_name_of
 from perdure.domain.mcp_views import CheckCode, McpCheck, McpFault, McpToolHints, McpToolInfo, McpToolList
 from perdure.domain.network import NetworkRules
+from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.store.database import Tx
 from perdure.store.mcp_servers import McpSecrets, McpServerRow, get_mcp_server, headers_of, open_mcp_secrets
 
@@ -34,17 +35,27 @@ class _Known(Struct, frozen=True):
         left_out: the headers that need a secret of a session, and are not sent.
     """
 
-    target: RemoteMcp | LocalMcpServer
+    endpoint: McpEndpoint | McpStdioEndpoint
     slug: str
     rules: McpRules
     labels: dict[str, str] = {}
     left_out: tuple[str, ...] = ()
 
 
+def local_endpoint(server: LocalMcpServer) -> McpEndpoint | McpStdioEndpoint:
+    """Return how a server of the operator's file is reached. Its URL may be in a private network."""
+    policy = server.rules.elicitation_policy
+    if server.command is None:
+        rules = NetworkRules(private=True)
+        return McpEndpoint(server.url or "", tuple(server.headers.items()), rules=rules, elicitation=policy)
+    env = tuple(server.env.items())
+    return McpStdioEndpoint(server.name, server.command, server.args, env, server.cwd, elicitation=policy)
+
+
 async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
     local = app.local_mcp.get(server_id)
     if local is not None:
-        return _Known(local, local.slug, local.rules)
+        return _Known(local_endpoint(local), local.slug, local.rules)
 
     async def work(tx: Tx) -> tuple[McpServerRow, McpSecrets]:
         row = await get_mcp_server(tx, caller.organization_id, server_id)
@@ -57,15 +68,15 @@ async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
     left_out = tuple(name for name, value in headers.items() if is_shown(value))
     sent = tuple((name, value) for name, value in headers.items() if name not in left_out)
     rules = NetworkRules(private=app.private_addresses)
-    target = RemoteMcp(row.url, sent, row.protocol_mode, rules)
-    return _Known(target, row.slug, row.rules_struct(), row.label_map(), left_out)
+    endpoint = McpEndpoint(row.url, sent, row.protocol_mode, rules)
+    return _Known(endpoint, row.slug, row.rules_struct(), row.label_map(), left_out)
 
 
 async def tools_of_server(app: App, caller: Caller, server_id: McpServerId) -> McpToolList:
     """List the tools that a server offers now. Raises ModelError (502) if it cannot be asked."""
     known = await _find(app, caller, server_id)
     try:
-        offer = await app.mcp.offer(known.target, timeout=SECONDS)
+        offer = await app.mcp.offer(known.endpoint, timeout=SECONDS)
     except ToolError as error:
         fault = fault_of(error)
         hint = f" {fault.hint}" if fault.hint else ""
@@ -99,9 +110,9 @@ async def check_connection(app: App, caller: Caller, server_id: McpServerId) -> 
         notes = (f"the headers {names} stand for secrets of sessions, so the check is made without them",)
     started = time.monotonic()
     try:
-        if isinstance(known.target, RemoteMcp):
-            await check_urls({"url": known.target.url}, app.private_addresses)
-        offer = await app.mcp.offer(known.target, timeout=SECONDS)
+        if isinstance(known.endpoint, McpEndpoint):
+            await check_urls({"url": known.endpoint.url}, known.endpoint.rules.private)
+        offer = await app.mcp.offer(known.endpoint, timeout=SECONDS)
     except (InvalidInput, ToolError) as error:
         return McpCheck(False, _millis(started), notes=notes, error=fault_of(error))
     return _checked(offer, _millis(started), notes)
