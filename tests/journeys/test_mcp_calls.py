@@ -255,7 +255,10 @@ async def test_odd_schemas_are_offered_in_a_form_that_vendors_accept(
         ({"content": [], "structuredContent": {"n": 1}}, '{"n":1}'),
         (text('{"n": 1}', structuredContent={"n": 1}), '{"n": 1}'),
         (text("See.", structuredContent={"n": 1}), 'See.\n\n{"n":1}'),
-        ({"content": [{"type": "resource_link", "uri": "a://b", "name": "B"}]}, "[link to the resource a://b, B]"),
+        (
+            {"content": [{"type": "resource_link", "uri": "a://b", "name": "B"}]},
+            "[link to the resource a://b, B]",
+        ),
         (
             {"content": [{"type": "resource", "resource": {"uri": "a://b", "text": "T"}}]},
             "[resource a://b]\nT",

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from perdure.app.context import Services
-from perdure.app.mcp_attached import Attached, attached, redactor_of
+from perdure.app.mcp_attached import Attached, attached, endpoint_of, redactor_of
 from perdure.capabilities.mcp_schemas import original
 from perdure.capabilities.port import ToolContext, ToolOutcome
 from perdure.domain.errors import OutcomeUnknown, ToolError
@@ -15,11 +15,10 @@ from perdure.domain.ids import OrgId
 from perdure.domain.mcp import McpContent, McpInputRequired, McpLost, McpRefused, McpTool
 from perdure.domain.mcp_servers import mode_of
 from perdure.domain.messages import JsonObject
-from perdure.net.mcp.hosts import McpHosts
+from perdure.net.mcp.lazy import LazyHosts
 from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
 from perdure.tools.mcp.results import error_of, value_of
-from perdure.tools.mcp.servers import endpoint_of
 
 EFFECT_KEY = "io.perdure/effect-key"
 """Where the key of a call's effect is in its `_meta`."""
@@ -48,7 +47,7 @@ class Reach(Struct, frozen=True):
     """How tools reach their servers. `changed` is told which server's tools are not what was listed."""
 
     services: Services
-    hosts: McpHosts
+    hosts: LazyHosts
     changed: Changed
 
     async def read(
@@ -107,7 +106,7 @@ class McpCall(Struct, frozen=True):
             arguments, headers = _with_key(server, name, arguments, context.effect_key)
             meta[EFFECT_KEY] = context.effect_key
         try:
-            answer = await reach.hosts.call(
+            answer = await reach.hosts.hosts().call(
                 endpoint,
                 scope=context.session_id,
                 tool=McpTool(name, header_arguments=self.origin.headers),

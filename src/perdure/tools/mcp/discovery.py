@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.app.mcp_attached import Attached, attached, redactor_of
+from perdure.app.mcp_attached import Attached, attached, endpoint_of, redactor_of
 from perdure.capabilities.mcp_schemas import Adapted, adapt
 from perdure.capabilities.port import Discovered, DiscoveryContext, Tool
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, Undiscovered
@@ -26,7 +26,6 @@ from perdure.store.mcp_pins import add_pins, read_pins
 from perdure.tools.mcp.calls import McpCall, Origin, Reach, key_argument
 from perdure.tools.mcp.resources import resource_tools
 from perdure.tools.mcp.seen import Seen
-from perdure.tools.mcp.servers import endpoint_of
 
 LIST_TIMEOUT = 8.0
 """Seconds for listing a server's tools; less than a discovery has."""

@@ -12,7 +12,7 @@ from perdure.capabilities.port import DiscoveryContext
 from perdure.domain.ids import OrgId
 from perdure.domain.network import NetworkRules
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
-from perdure.net.mcp.hosts import McpHosts
+from perdure.net.mcp.lazy import LazyHosts
 
 MAX_SEEN = 4_096
 """Servers, or endpoints, that are remembered."""
@@ -27,7 +27,7 @@ _Server = tuple[OrgId, str]
 class Seen:
     """Remembers which secrets a server needs, where it is, and how often its list went out of date."""
 
-    def __init__(self, hosts: McpHosts) -> None:
+    def __init__(self, hosts: LazyHosts) -> None:
         self._hosts = hosts
         self._needs: OrderedDict[_Server, tuple[str, ...]] = OrderedDict()
         self._changed: OrderedDict[_Server, int] = OrderedDict()
