@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ async def find_tools(
         endpoint = endpoint_of(server, context.secrets, context.network)
         seen.reached(context, capability_id, endpoint)
         offer = await reach.hosts.offer(endpoint, timeout=LIST_TIMEOUT)
-        return await _found(reach, server, config, offer, redactor, context)
+        return await _found(reach, seen, server, config, offer, redactor, context)
     except Unavailable:
         raise
     except PerdureError as error:
@@ -77,22 +78,32 @@ async def find_tools(
 
 async def _found(
     reach: Reach,
+    seen: Seen,
     server: Attached,
     config: Any,
     offer: McpOffer,
     redactor: Redactor,
     context: DiscoveryContext,
 ) -> Discovered:
+    pins = await _pins(reach, server, context)
+    of = (context.org_id, server, config, offer, context.secrets if server.placeholders else {}, pins)
+    digest = hashlib.sha256(msgspec.json.encode(of, order="sorted")).digest()
+    place = f"{context.org_id}/{server.capability_id}/{server.key}"
+    known = seen.same(place, digest)
+    if known is not None:
+        return known
     usable = [tool for tool in offer.tools if mode_of(server.rules, tool.name, tool.destructive) != "deny"]
     if len(usable) > FEW_TOOLS:
         listed = await asyncio.to_thread(_adapted, server, usable)
     else:
         listed = _adapted(server, usable)
-    pins = await _pinned(reach, server, listed, context)
-    tools = [_tool(reach, server, config, each, pins, redactor) for each in listed]
+    pinned = await _with_pins(reach, server, listed, pins, context)
+    tools = [_tool(reach, server, config, each, pinned, redactor) for each in listed]
     if offer.has_resources:
         tools += resource_tools(reach)
-    return Discovered(_prompt(server, offer, redactor), tuple(tools), server.name)
+    found = Discovered(_prompt(server, offer, redactor), tuple(tools), server.name)
+    seen.made(place, digest, found)
+    return found
 
 
 def _adapted(server: Attached, tools: list[McpTool]) -> list[_Listed]:
@@ -103,12 +114,19 @@ def _adapted(server: Attached, tools: list[McpTool]) -> list[_Listed]:
     ]
 
 
-async def _pinned(
-    reach: Reach, server: Attached, listed: list[_Listed], context: DiscoveryContext
+async def _pins(reach: Reach, server: Attached, context: DiscoveryContext) -> dict[str, str]:
+    return await reach.services.database.read(lambda tx: read_pins(tx, context.org_id, server.key))
+
+
+async def _with_pins(
+    reach: Reach,
+    server: Attached,
+    listed: list[_Listed],
+    pins: Mapping[str, str],
+    context: DiscoveryContext,
 ) -> Mapping[str, str]:
     """The pins of the server, with those of tools that are seen for the first time."""
     database, org_id, key = reach.services.database, context.org_id, server.key
-    pins = await database.read(lambda tx: read_pins(tx, org_id, key))
     fresh = {each.tool.name: each.definition for each in listed if each.tool.name not in pins}
     fresh = dict(list(fresh.items())[: max(MAX_PINS - len(pins), 0)])
     if not fresh:
