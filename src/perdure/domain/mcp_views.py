@@ -119,7 +119,13 @@ class SessionMcpServer(Struct, frozen=True, omit_defaults=True):
     removable: Annotated[
         bool, Meta(description="Whether it can be removed from the session.", examples=[False])
     ]
-    url: Annotated[str, Meta(description="The server's URL; empty for a local command of the operator.")]
+    url: Annotated[
+        str,
+        Meta(
+            description="The server's URL; empty for a local command of the operator.",
+            examples=["https://mcp.example.com/mcp"],
+        ),
+    ]
     type: Annotated[McpTransport, Meta(description="How the server is reached.")] = "http"
     auth_mode: Annotated[McpAuthMode, Meta(description="How requests authenticate.")] = "none"
     protocol_mode: Annotated[McpProtocolMode, Meta(description="The protocol's revision.")] = "auto"
