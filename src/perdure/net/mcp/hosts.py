@@ -28,8 +28,10 @@ from perdure.domain.mcp_wire import Malformed
 from perdure.domain.messages import JsonObject
 from perdure.net.mcp.desk import UserAsked
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
-from perdure.net.mcp.http import OWN_HEADERS, Broken, Refused, Remote
-from perdure.net.mcp.over_http import OverHttp, Spoken, Wanted
+from perdure.net.mcp.http import Broken, Refused, fit_headers
+from perdure.net.mcp.over_http import OverHttp
+from perdure.net.mcp.over_stdio import OverStdio
+from perdure.net.mcp.requests import Line, Spoken, Wanted
 from perdure.net.mcp.rounds import Progress, TooManyRequests, refused
 
 MAX_PAGES = 20
@@ -56,6 +58,7 @@ class McpHosts:
 
     def __init__(self, resolver: AbstractResolver | None = None) -> None:
         self._http = OverHttp(resolver)
+        self._stdio = OverStdio()
 
     async def offer(self, endpoint: McpEndpoint | McpStdioEndpoint, *, timeout: float) -> McpOffer:
         """List what a server offers.
@@ -66,12 +69,12 @@ class McpHosts:
         Raises:
             McpUnreachable, McpRefused, McpUnauthorized: the server cannot be used.
         """
-        remote = self._remote(endpoint)
-        with _failures(remote, safe=True, timeout=timeout):
+        line = self._line(endpoint)
+        with _failures(line, safe=True, timeout=timeout):
             async with asyncio.timeout(timeout):
-                spoken = await self._http.spoken(remote, _LISTING)
-                found, ttl = await self._tools(remote, spoken)
-        name = spoken.info.name or remote.name
+                spoken = await line.spoken(_LISTING)
+                found, ttl = await self._tools(line, spoken)
+        name = spoken.info.name or line.name
         return McpOffer(
             spoken.era,
             spoken.protocol,
@@ -85,27 +88,27 @@ class McpHosts:
             found.faults,
         )
 
-    async def _tools(self, remote: Remote, spoken: Spoken) -> tuple[results.ToolList, float | None]:
+    async def _tools(self, line: Line, spoken: Spoken) -> tuple[results.ToolList, float | None]:
         found = results.ToolList()
         ttl: float | None = None
         try:
-            async for page, fault in self._pages(remote, _LISTING, "tools/list"):
+            async for page, fault in self._pages(line, _LISTING, "tools/list"):
                 found.take(page.get("tools"))
                 ttl = results.ttl_of(page) if ttl is None else ttl
                 if fault:
                     found.fault(fault)
-        except McpRefused as error:
-            if error.rpc_code != wire.METHOD_NOT_FOUND or spoken.info.has_tools:
+        except (McpRefused, Refused) as error:
+            if _code(error) != wire.METHOD_NOT_FOUND or spoken.info.has_tools:
                 raise
         return found, ttl
 
-    async def _pages(self, remote: Remote, scope: str, method: str) -> AsyncIterator[tuple[JsonObject, str]]:
+    async def _pages(self, line: Line, scope: str, method: str) -> AsyncIterator[tuple[JsonObject, str]]:
         """The pages of a list, each with why it is the last one if there are more."""
         cursor: str | None = None
         seen: set[str] = set()
         for count in range(1, MAX_PAGES + 1):
             params: JsonObject = {} if cursor is None else {"cursor": cursor}
-            page = await self._http.ask(remote, scope, Wanted(method, params, max_bytes=MAX_PAGE))
+            page = await line.ask(scope, Wanted(method, params, max_bytes=MAX_PAGE))
             following = page.get("nextCursor")
             if not isinstance(following, str) or (not following and cursor == following):
                 yield page, ""
@@ -152,7 +155,7 @@ class McpHosts:
             McpRefused: the server answered with an error.
             McpUnauthorized: the server wants a sign-in.
         """
-        remote = self._remote(endpoint)
+        line = self._line(endpoint)
         wanted = Wanted(
             "tools/call",
             {"name": tool.name, "arguments": arguments, **({"_meta": meta} if meta else {})},
@@ -160,22 +163,22 @@ class McpHosts:
             Progress(progress),
             answers,
         )
-        with _failures(remote, safe=idempotent, timeout=timeout, wanted=wanted):
+        with _failures(line, safe=idempotent, timeout=timeout, wanted=wanted):
             async with asyncio.timeout(timeout):
                 try:
-                    return await self._call(remote, scope, tool, wanted, idempotent=idempotent)
+                    return await self._call(line, scope, tool, wanted, idempotent=idempotent)
                 except UserAsked as asked:
                     return asked.required
 
     async def _call(
-        self, remote: Remote, scope: str, tool: McpTool, wanted: Wanted, *, idempotent: bool
+        self, line: Line, scope: str, tool: McpTool, wanted: Wanted, *, idempotent: bool
     ) -> McpContent | McpInputRequired:
         for count in range(1, MAX_ROUNDS + 1):
             try:
-                result = await self._once(remote, scope, tool, wanted, idempotent=idempotent)
+                result = await self._once(line, scope, tool, wanted, idempotent=idempotent)
             except McpRefused as error:
                 if error.rpc_code == wire.URL_ELICITATION:
-                    return results.url_questions(error.data, remote.endpoint.elicitation)
+                    return results.url_questions(error.data, line.policy)
                 raise
             kind = result.get("resultType", "complete")
             stateless = wanted.era == "stateless"
@@ -183,7 +186,7 @@ class McpHosts:
                 return results.content_of(result, any_structure=stateless)
             if kind != "input_required":
                 raise Malformed(f"its result is of the unknown type {wire.text_in(kind, 40)!r}")
-            required = results.input_required(result, remote.endpoint.elicitation)
+            required = results.input_required(result, line.policy)
             if required.requests:
                 return required
             wanted.answers = McpAnswers({}, required.state)
@@ -191,18 +194,18 @@ class McpHosts:
         raise Malformed(f"it went on {MAX_ROUNDS} times without a result")
 
     async def _once(
-        self, remote: Remote, scope: str, tool: McpTool, wanted: Wanted, *, idempotent: bool
+        self, line: Line, scope: str, tool: McpTool, wanted: Wanted, *, idempotent: bool
     ) -> JsonObject:
         """Send a call. It is sent again only if it has not run, or is idempotent."""
         checked = False
         for failures in range(1, MAX_TRIES + 1):
             try:
-                return await self._http.ask(remote, scope, wanted)
+                return await line.ask(scope, wanted)
             except (McpRefused, Refused) as error:
                 if _code(error) == wire.HEADER_MISMATCH and not checked:
                     # The list said which arguments headers repeat, and the server refuses it: it has not run.
                     checked = True
-                    headers = await self._other_headers(remote, tool, wanted)
+                    headers = await self._other_headers(line, tool, wanted)
                     if headers is None:
                         raise
                     wanted.extra = headers
@@ -214,13 +217,13 @@ class McpHosts:
                 if failures == MAX_TRIES:
                     raise
             await asyncio.sleep(backoff(failures, first=0.2, most=1.0))
-        return await self._http.ask(remote, scope, wanted)
+        return await line.ask(scope, wanted)
 
-    async def _other_headers(self, remote: Remote, tool: McpTool, wanted: Wanted) -> dict[str, str] | None:
+    async def _other_headers(self, line: Line, tool: McpTool, wanted: Wanted) -> dict[str, str] | None:
         """The headers of a call as the server's list wants them now; None if they are the same."""
         if wanted.turn is not None:
             wanted.turn.sent = False
-        found, _ = await self._tools(remote, await self._http.spoken(remote, _LISTING))
+        found, _ = await self._tools(line, await line.spoken(_LISTING))
         now = next((each for each in found.tools if each.name == tool.name), None)
         if now is None or now.header_arguments == tool.header_arguments:
             return None
@@ -234,11 +237,11 @@ class McpHosts:
         self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float
     ) -> tuple[McpResource, ...]:
         """List a server's resources. Raises as `offer` does."""
-        remote = self._remote(endpoint)
+        line = self._line(endpoint)
         found: list[McpResource] = []
-        with _failures(remote, safe=True, timeout=timeout):
+        with _failures(line, safe=True, timeout=timeout):
             async with asyncio.timeout(timeout):
-                async for page, _ in self._pages(remote, scope, "resources/list"):
+                async for page, _ in self._pages(line, scope, "resources/list"):
                     found += results.resources_of(page.get("resources"))
         return tuple(found[: results.MAX_LISTED])
 
@@ -247,18 +250,18 @@ class McpHosts:
     ) -> McpContent:
         """Read a resource, as blocks of the type `resource`. Raises as `offer` does."""
         result = await self._read(endpoint, scope, "resources/read", {"uri": uri}, timeout)
-        with _failures(self._remote(endpoint), safe=True, timeout=timeout):
+        with _failures(self._line(endpoint), safe=True, timeout=timeout):
             return results.resource_contents(result)
 
     async def list_prompts(
         self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float
     ) -> tuple[McpPrompt, ...]:
         """List a server's prompts. Raises as `offer` does."""
-        remote = self._remote(endpoint)
+        line = self._line(endpoint)
         found: list[McpPrompt] = []
-        with _failures(remote, safe=True, timeout=timeout):
+        with _failures(line, safe=True, timeout=timeout):
             async with asyncio.timeout(timeout):
-                async for page, _ in self._pages(remote, scope, "prompts/list"):
+                async for page, _ in self._pages(line, scope, "prompts/list"):
                     found += results.prompts_of(page.get("prompts"))
         return tuple(found[: results.MAX_LISTED])
 
@@ -274,7 +277,7 @@ class McpHosts:
         """Get the messages of a prompt. Raises as `offer` does."""
         params: JsonObject = {"name": name, "arguments": dict(arguments)}
         result = await self._read(endpoint, scope, "prompts/get", params, timeout)
-        with _failures(self._remote(endpoint), safe=True, timeout=timeout):
+        with _failures(self._line(endpoint), safe=True, timeout=timeout):
             return results.prompt_messages(result)
 
     async def _read(
@@ -285,10 +288,10 @@ class McpHosts:
         params: JsonObject,
         timeout: float,
     ) -> JsonObject:
-        remote = self._remote(endpoint)
-        with _failures(remote, safe=True, timeout=timeout):
+        line = self._line(endpoint)
+        with _failures(line, safe=True, timeout=timeout):
             async with asyncio.timeout(timeout):
-                result = await self._http.ask(remote, scope, Wanted(method, params))
+                result = await line.ask(scope, Wanted(method, params))
                 if result.get("resultType", "complete") != "complete":
                     raise Malformed("it asks the user, which only calls of tools may")
                 return result
@@ -297,20 +300,23 @@ class McpHosts:
 
     def changes(self, endpoint: McpEndpoint | McpStdioEndpoint) -> int:
         """How often the server's tools may have changed: if it has grown, the offer is stale."""
-        return 0 if isinstance(endpoint, McpStdioEndpoint) else self._http.changes(endpoint)
+        if isinstance(endpoint, McpStdioEndpoint):
+            return self._stdio.changes(endpoint)
+        return self._http.changes(endpoint)
 
     def forget(self, scope: str) -> None:
         """End the sessions of the protocol that belong to a scope."""
         self._http.forget(scope)
+        self._stdio.forget(scope)
 
     async def close(self) -> None:
-        """End all sessions and close all connections."""
-        await self._http.close()
+        """End all sessions and local commands, and close all connections."""
+        await asyncio.gather(self._http.close(), self._stdio.close())
 
-    def _remote(self, endpoint: McpEndpoint | McpStdioEndpoint) -> Remote:
+    def _line(self, endpoint: McpEndpoint | McpStdioEndpoint) -> Line:
         if isinstance(endpoint, McpStdioEndpoint):
-            raise McpUnreachable("local commands cannot be used yet")
-        return self._http.remote(endpoint)
+            return self._stdio.line(endpoint)
+        return self._http.line(endpoint)
 
 
 def _code(error: McpRefused | Refused) -> int:
@@ -327,12 +333,11 @@ def _may_pass(error: McpRefused | Refused) -> bool:
 
 def _headers(tool: McpTool, arguments: JsonObject, extra: Mapping[str, str]) -> dict[str, str]:
     """The headers of a call; those of the caller cannot replace those of the protocol."""
-    own = {name: value for name, value in extra.items() if name.lower() not in OWN_HEADERS}
-    return {**own, **wire.argument_headers(tool.header_arguments, arguments)}
+    return {**dict(fit_headers(extra.items())), **wire.argument_headers(tool.header_arguments, arguments)}
 
 
 @contextlib.contextmanager
-def _failures(remote: Remote, *, safe: bool, timeout: float, wanted: Wanted | None = None) -> Iterator[None]:
+def _failures(line: Line, *, safe: bool, timeout: float, wanted: Wanted | None = None) -> Iterator[None]:
     """Turn what can go wrong into the errors that callers know.
 
     Args:
@@ -343,22 +348,22 @@ def _failures(remote: Remote, *, safe: bool, timeout: float, wanted: Wanted | No
         yield
     except TimeoutError:
         sent = not safe and wanted is not None and wanted.sent
-        raise _lost(f"{remote.name} did not answer within {timeout:g} seconds", sent=sent) from None
+        raise _lost(f"{line.name} did not answer within {timeout:g} seconds", sent=sent) from None
     except Broken as error:
         raise _lost(str(error), sent=error.sent and not safe) from None
     except Refused as error:
         if error.error is not None:
-            raise refused(error.error, remote.clean) from None
+            raise refused(error.error, line.clean) from None
         if error.status >= 500 and not safe and wanted is not None and wanted.sent:
             raise _lost(str(error), sent=True) from None
         raise McpUnreachable(f"the MCP server {error}", retry_after=error.retry_after) from None
     except UserAsked:
-        raise _lost(f"{remote.name} asks the user, which only calls of tools may", sent=False) from None
+        raise _lost(f"{line.name} asks the user, which only calls of tools may", sent=False) from None
     except Malformed as error:
-        said = f"the answer of {remote.name} cannot be read: {remote.clean(str(error))}"
+        said = f"the answer of {line.name} cannot be read: {line.clean(str(error))}"
         raise _lost(said, sent=not safe) from None
     except TooManyRequests:
-        raise _lost(f"{remote.name} asks endlessly instead of answering", sent=not safe) from None
+        raise _lost(f"{line.name} asks endlessly instead of answering", sent=not safe) from None
 
 
 def _lost(said: str, *, sent: bool) -> McpLost | McpUnreachable:

@@ -11,21 +11,21 @@ import contextlib
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 
 from aiohttp.abc import AbstractResolver
-from msgspec import Struct
 
 from perdure.domain import mcp_wire as wire
-from perdure.domain.mcp import Era, McpAnswers, McpRefused, McpUnreachable
+from perdure.domain.mcp import McpRefused, McpUnreachable
 from perdure.domain.mcp_results import ServerInfo, server_info
 from perdure.domain.messages import JsonObject
 from perdure.net.mcp import eras, legacy, stateless
 from perdure.net.mcp.desk import Desk
 from perdure.net.mcp.endpoints import McpEndpoint
 from perdure.net.mcp.eras import Eras, Verdict
-from perdure.net.mcp.http import MAX_ANSWER, Broken, Http, Refused, Remote, Unreadable
-from perdure.net.mcp.rounds import Progress, Round
+from perdure.net.mcp.http import Broken, Http, Refused, Remote, Unreadable
+from perdure.net.mcp.requests import Spoken, Wanted
+from perdure.net.mcp.rounds import Round
 
 MAX_SESSIONS = 1_024
 IDLE_SESSION = 1_800.0
@@ -34,38 +34,6 @@ MAX_REMOTES = 256
 _CLOSING = 3.0
 # Answers of a server that got a request of the other era.
 _WRONG_ERA = frozenset({400, 404, 405, 406, 415})
-
-
-class Wanted(Struct):
-    """A request to a server, in terms of both eras.
-
-    Attributes:
-        extra: headers of this request.
-        turn: the round that it is in, or was in.
-        era: the era that it was sent in.
-    """
-
-    method: str
-    params: JsonObject
-    extra: Mapping[str, str] = {}
-    progress: Progress | None = None
-    answers: McpAnswers | None = None
-    max_bytes: int = MAX_ANSWER
-    turn: Round | None = None
-    era: Era | None = None
-
-    @property
-    def sent(self) -> bool:
-        """Whether it may have reached the server."""
-        return self.turn is not None and self.turn.sent
-
-
-class Spoken(Struct, frozen=True):
-    """What a server speaks, and what it says about itself."""
-
-    era: Era
-    protocol: str
-    info: ServerInfo
 
 
 class _Kept:
@@ -93,8 +61,11 @@ class OverHttp:
         self._changes: OrderedDict[str, int] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def remote(self, endpoint: McpEndpoint) -> Remote:
-        """Prepare an endpoint. Raises McpUnreachable: it may not be reached."""
+    def line(self, endpoint: McpEndpoint) -> HttpLine:
+        """The way to a server. Raises McpUnreachable: it may not be reached."""
+        return HttpLine(self, self._remote(endpoint))
+
+    def _remote(self, endpoint: McpEndpoint) -> Remote:
         found = self._remotes.get(endpoint)
         if found is None:
             found = self._remotes[endpoint] = Remote(endpoint)
@@ -183,6 +154,8 @@ class OverHttp:
             if not remembered or remote.endpoint.protocol != "auto" or not _may_be_wrong_era(error):
                 raise
             refused = error
+        if wanted.turn is not None:
+            wanted.turn.sent = False
         self._eras.forget(remote)
         now, _ = await self._verdict(remote)
         if now.era == verdict.era:
@@ -197,11 +170,7 @@ class OverHttp:
         key = next(self._ids)
         changed = lambda: self._changed(remote.key)  # noqa: E731
         wanted.turn = turn = Round(key, remote.clean, wanted.progress, changed)
-        params = dict(wanted.params)
-        if wanted.answers is not None:
-            params["inputResponses"] = wanted.answers.responses
-            if wanted.answers.state is not None:
-                params["requestState"] = wanted.answers.state
+        params = stateless.with_answers(wanted.params, wanted.answers)
         return await stateless.ask(
             self._http,
             remote,
@@ -316,6 +285,23 @@ class OverHttp:
             for task in late:
                 task.cancel()
         await self._http.close()
+
+
+class HttpLine:
+    """The way to one server; see `Line`."""
+
+    def __init__(self, servers: OverHttp, remote: Remote) -> None:
+        self._servers = servers
+        self._remote = remote
+        self.name = remote.name
+        self.policy = remote.endpoint.elicitation
+        self.clean = remote.clean
+
+    async def spoken(self, scope: str) -> Spoken:
+        return await self._servers.spoken(self._remote, scope)
+
+    async def ask(self, scope: str, wanted: Wanted) -> JsonObject:
+        return await self._servers.ask(self._remote, scope, wanted)
 
 
 def _may_be_wrong_era(error: McpRefused | Refused) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import perdure
-from perdure.domain.mcp import McpRefused
+from perdure.domain.mcp import McpAnswers
 from perdure.domain.mcp_results import elicitation_capability
 from perdure.domain.mcp_servers import ElicitationPolicy
 from perdure.domain.mcp_wire import META, STATELESS, client_info, header_value, request
 from perdure.domain.messages import JsonObject
-from perdure.net.mcp.http import MAX_ANSWER, Http, Refused, Remote, Unreadable
-from perdure.net.mcp.rounds import Round, refused
+from perdure.net.mcp.http import MAX_ANSWER, Http, Remote, Unreadable
+from perdure.net.mcp.rounds import Round
 
 _NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 
@@ -27,6 +27,18 @@ def with_meta(params: JsonObject, policy: ElicitationPolicy, *, token: int | Non
     if token is not None:
         meta["progressToken"] = token
     return {**params, "_meta": meta}
+
+
+def with_answers(params: JsonObject, answers: McpAnswers | None) -> JsonObject:
+    """The parameters of a call that was made before, with what its questions were answered."""
+    if answers is None:
+        return params
+    params = dict(params)
+    if answers.responses:
+        params["inputResponses"] = answers.responses
+    if answers.state is not None:
+        params["requestState"] = answers.state
+    return params
 
 
 def headers_of(method: str, params: JsonObject, extra: Mapping[str, str]) -> dict[str, str]:
@@ -78,8 +90,3 @@ async def ask(
         if result is None:
             raise Unreadable(f"{remote.name} ended its answer before the response", sent=True)
         return result
-
-
-def as_refused(error: Refused, remote: Remote) -> McpRefused | None:
-    """The JSON-RPC error that came with a status, if there is one."""
-    return None if error.error is None else refused(error.error, remote.clean)
