@@ -61,7 +61,8 @@ class McpToolList(Struct, frozen=True):
 
 CheckCode = Literal[
     "name_not_found", "address_refused", "connection_refused", "tls_failed", "sign_in_required",
-    "access_refused", "wrong_path", "not_mcp", "too_slow", "refused", "unreachable",
+    "access_refused", "wrong_path", "not_mcp", "too_slow", "refused",
+    "not_started", "unreachable",
 ]  # fmt: skip
 
 
