@@ -178,11 +178,13 @@ _HINTS: dict[CheckCode, str | None] = {
     "not_mcp": "Check that `url` is the address of an MCP endpoint with the streamable HTTP transport.",
     "too_slow": "Try again. If it stays slow, look at the server's load and at proxies on the way.",
     "refused": None,
+    "not_started": "The operator can correct its entry in the file that PERDURE_MCP_SERVERS names.",
     "unreachable": None,
 }
-_STATUS = re.compile(r"\b(404|405|410)\b")
+_STATUS = re.compile(r"\bstatus (404|405|410)\b")
+_COMMAND = re.compile(r"cannot be started|ended before it answered")
 _TIME = re.compile(r"\b(timed? ?out|seconds|too slow)\b", re.IGNORECASE)
-_FOREIGN = re.compile(r"not .{0,40}\bMCP\b|JSON|not .{0,20}\bspeak\b", re.IGNORECASE)
+_FOREIGN = re.compile(r"cannot be read|\bspeaks? no\b|\bnot speak\b")
 
 
 def fault_of(error: PerdureError) -> McpFault:
@@ -230,6 +232,8 @@ def _by_words(message: str) -> CheckCode:
         return "tls_failed"
     if "refused" in text and "connect" in text:
         return "connection_refused"
+    if _COMMAND.search(message):
+        return "not_started"
     if _STATUS.search(message):
         return "wrong_path"
     if _FOREIGN.search(message):

@@ -92,7 +92,9 @@ def add(
     description: About = None,
     protocol: Protocol = None,
     sign_in: SignIn = False,
-    check: Annotated[bool, typer.Option(help="Check the connection afterwards.")] = True,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Do not check the connection afterwards.")
+    ] = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -105,7 +107,7 @@ def add(
     fields = _fields(header, key_env, ask, auto, deny, allow, timeout, description, protocol)
     if sign_in:
         fields["auth_mode"] = "o_auth"
-    enter(_add(connect(url, token, org), name, address, fields, check, as_json))
+    enter(_add(connect(url, token, org), name, address, fields, not no_check, as_json))
 
 
 async def _add(

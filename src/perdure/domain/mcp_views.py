@@ -72,7 +72,8 @@ class McpToolList(Struct, frozen=True):
 
 CheckCode = Literal[
     "name_not_found", "address_refused", "connection_refused", "tls_failed", "sign_in_required",
-    "access_refused", "wrong_path", "not_mcp", "too_slow", "refused", "unreachable",
+    "access_refused", "wrong_path", "not_mcp", "too_slow", "refused",
+    "not_started", "unreachable",
 ]  # fmt: skip
 
 
@@ -130,7 +131,13 @@ class SessionMcpServer(Struct, frozen=True, omit_defaults=True):
     removable: Annotated[
         bool, Meta(description="Whether it can be removed from the session.", examples=[False])
     ]
-    url: Annotated[str, Meta(description="The server's URL; empty for a local command of the operator.")]
+    url: Annotated[
+        str,
+        Meta(
+            description="The server's URL; empty for a local command of the operator.",
+            examples=["https://mcp.example.com/mcp"],
+        ),
+    ]
     type: Annotated[McpTransport, Meta(description="How the server is reached.")] = "http"
     auth_mode: Annotated[McpAuthMode, Meta(description="How requests authenticate.")] = "none"
     protocol_mode: Annotated[McpProtocolMode, Meta(description="The protocol's revision.")] = "auto"
