@@ -103,10 +103,20 @@ async def hosting(
     servers: dict[str, InlineMcpServer] | None = None,
     refs: tuple[CapabilityRef, ...] = (),
     secrets: dict[str, str] | None = None,
+    local: Path | None = None,
 ) -> AsyncIterator[Host]:
-    """Open Perdure with a session that uses these servers; its model gives these answers."""
+    """Open Perdure with a session that uses these servers; its model gives these answers.
+
+    Args:
+        local: the operator's file of servers.
+    """
     driver = SimulatedDriver(list(answers))
-    settings = Settings(data=str(folder / "data"), database_url=url, private_addresses=True)
+    settings = Settings(
+        data=str(folder / "data"),
+        database_url=url,
+        private_addresses=True,
+        mcp_servers="" if local is None else str(local),
+    )
     async with open_parts(settings) as parts:
         engine = replace(parts.engine, drivers=lambda row, secrets: driver)
         owner = await bootstrap(parts.app)
