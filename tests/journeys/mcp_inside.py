@@ -19,6 +19,7 @@ from perdure.app.sessions import create_session
 from perdure.app.storage import put_secrets
 from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, ToolCallRequestedData, ToolCompletedData
+from perdure.domain.ids import OrgId
 from perdure.domain.mcp_servers import InlineMcpServer
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart, text_of
 from perdure.domain.providers import CreateModel, CreateProvider
@@ -89,6 +90,10 @@ class Host(Struct, frozen=True):
         """As a minute later: lists of tools are asked for again."""
         registry = self.app.registry
         registry.discoveries.__init__()  # type: ignore[misc]
+
+    @property
+    def session_org(self) -> OrgId:
+        return self.owner.organization_id
 
     def offered(self) -> list[str]:
         """The tools of the last model call."""
