@@ -45,7 +45,7 @@ class McpStub:
 
     Attributes:
         tools: what it lists.
-        answer: answers a call; an exception closes the connection, and an `RpcFault` is a JSON-RPC error.
+        answer: answers a call. An `RpcFault` is a JSON-RPC error; `ConnectionResetError` drops the connection.
         calls: the calls that arrived, also those that got no answer.
         lists: how often its tools were listed.
         status: the HTTP status of every answer, if it is not 200.
@@ -84,9 +84,14 @@ class McpStub:
         answer: Json = {"jsonrpc": "2.0", "id": body["id"]}
         try:
             result = await self._result(body["method"], body.get("params", {}), dict(request.headers))
-            return web.json_response(answer | {"result": {"resultType": "complete"} | result})
         except RpcFault as fault:
-            return web.json_response(answer | {"error": {"code": fault.code, "message": str(fault), **fault.data}})
+            error = {"code": fault.code, "message": str(fault), **fault.data}
+            return web.json_response(answer | {"error": error})
+        except ConnectionResetError:
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+        return web.json_response(answer | {"result": {"resultType": "complete"} | result})
 
     async def _result(self, method: str, params: Json, headers: dict[str, str]) -> Json:
         match method:

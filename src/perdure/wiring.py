@@ -31,6 +31,7 @@ from perdure.api.routes import harnesses as harness_routes
 from perdure.api.routes import input_requests as input_request_routes
 from perdure.api.routes import invitations as invitation_routes
 from perdure.api.routes import mcp_servers as mcp_routes
+from perdure.api.routes import mcp_tools as mcp_tool_routes
 from perdure.api.routes import messages as message_routes
 from perdure.api.routes import providers as provider_routes
 from perdure.api.routes import schedules as schedule_routes
@@ -60,7 +61,7 @@ from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
 from perdure.llm.registry import DriverPool
-from perdure.net.mcp.hosts import McpHosts
+from perdure.net.mcp.lazy import LazyHosts
 from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
 from perdure.store.bus import Bus, LocalBus
@@ -84,7 +85,6 @@ from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
 from perdure.tools.built_in import built_in, catalogue
 from perdure.tools.mcp.family import mcp_families
-from perdure.tools.mcp.servers import McpDoor
 
 log = logging.getLogger("perdure")
 
@@ -230,26 +230,21 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         vault = await open_vault(settings, database)
         drivers = DriverPool(os.environ, Http(read_timeout=settings.model_timeout_seconds or None))
         stack.push_async_callback(drivers.close)
-        clock, catalog, sandbox = SystemClock(), Catalog(), Sandbox()
+        clock, catalog, sandbox, mcp = SystemClock(), Catalog(), Sandbox(), LazyHosts()
+        stack.push_async_callback(mcp.close)
         stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
-        hosts = McpHosts()
-        stack.push_async_callback(hosts.close)
         services = Services(
-            database,
-            queue,
-            bus,
-            vault,
-            clock.now,
+            *(database, queue, bus, vault, clock.now),
             file_limits=limits,
             sandbox=sandbox,
             code=code,
             public=PublicUrl(settings.public_url),
             private_addresses=settings.private_addresses,
             local_mcp=local_mcp,
-            mcp=McpDoor(hosts),
+            mcp=mcp,
         )
-        registry = _add_custom(services, built_in(services), custom, mcp_families(services, hosts))
+        registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
         turns = ParkedTurns()
         key = await signing_key(database)
         app = App(
@@ -278,7 +273,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             turns=turns,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
-        bus.on_stop(lambda stop: _forget(engine, hosts, stop.session_id))
+        bus.on_stop(lambda stop: _forget(engine, mcp, stop.session_id))
         yield Parts(database, bus, queue, app, engine)
 
 
@@ -294,8 +289,8 @@ def _policy(settings: Settings, limits: FileLimits) -> Policy:
     )
 
 
-def _forget(engine: Engine, hosts: McpHosts, session_id: SessionId) -> None:
-    hosts.forget(session_id)
+def _forget(engine: Engine, mcp: LazyHosts, session_id: SessionId) -> None:
+    mcp.forget(session_id)
     engine.conversations.discard(session_id)
     engine.turns.discard(session_id)
 
@@ -404,6 +399,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *file_routes(settings.max_file_bytes),
         *provider_routes.ROUTES,
         *mcp_routes.ROUTES,
+        *mcp_tool_routes.ROUTES,
         health_route(running, None if settings.database_url else settings.data_folder),
         *document_routes(document),
     )

@@ -19,6 +19,7 @@ from perdure.app.sessions import create_session
 from perdure.app.storage import put_secrets
 from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, ToolCallRequestedData, ToolCompletedData
+from perdure.domain.ids import OrgId
 from perdure.domain.mcp_servers import InlineMcpServer
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart, text_of
 from perdure.domain.providers import CreateModel, CreateProvider
@@ -90,6 +91,10 @@ class Host(Struct, frozen=True):
         registry = self.app.registry
         registry.discoveries.__init__()  # type: ignore[misc]
 
+    @property
+    def session_org(self) -> OrgId:
+        return self.owner.organization_id
+
     def offered(self) -> list[str]:
         """The tools of the last model call."""
         return [tool.name for tool in self.driver.requests[-1].tools]
@@ -103,10 +108,20 @@ async def hosting(
     servers: dict[str, InlineMcpServer] | None = None,
     refs: tuple[CapabilityRef, ...] = (),
     secrets: dict[str, str] | None = None,
+    local: Path | None = None,
 ) -> AsyncIterator[Host]:
-    """Open Perdure with a session that uses these servers; its model gives these answers."""
+    """Open Perdure with a session that uses these servers; its model gives these answers.
+
+    Args:
+        local: the operator's file of servers.
+    """
     driver = SimulatedDriver(list(answers))
-    settings = Settings(data=str(folder / "data"), database_url=url, private_addresses=True)
+    settings = Settings(
+        data=str(folder / "data"),
+        database_url=url,
+        private_addresses=True,
+        mcp_servers="" if local is None else str(local),
+    )
     async with open_parts(settings) as parts:
         engine = replace(parts.engine, drivers=lambda row, secrets: driver)
         owner = await bootstrap(parts.app)

@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 
+from perdure.app.mcp_offers import tools_of_server
 from perdure.app.mcp_servers import change_server, create_server
+from perdure.app.mcp_tools import accept_tool, post_prompt
 from perdure.capabilities.mcp_schemas import sent_name
+from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.events import ToolStartedData, TurnFailedData
 from perdure.domain.mcp_servers import CreateMcpServer, InlineMcpServer, UpdateMcpServer
-from perdure.domain.messages import ImagePart
+from perdure.domain.mcp_views import AcceptMcpTool, PostMcpPrompt
+from perdure.domain.messages import ImagePart, text_of
 from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import CapabilityRef
 from tests.journeys.mcp_inside import Host, hosting
-from tests.mcp_stub import Call, McpStub, RpcFault, text, tool
+from tests.mcp_stub import Call, McpStub, RpcFault, never, text, tool
 from tests.talk import call
 
 Json = dict[str, Any]
@@ -359,3 +363,89 @@ async def test_lists_are_shared_and_asked_for_once(database_url: str, tmp_path: 
         await host.ask()
         await host.ask()
         assert stub.lists == 1
+
+
+async def test_an_admin_accepts_a_changed_tool(database_url: str, tmp_path: Path) -> None:
+    async with (
+        McpStub([tool("buy", "Buys.")]) as stub,
+        hosting(database_url, tmp_path, *uses("buy", 3)) as host,
+    ):
+        ref = await registered(host, stub)
+        there = await host.with_session(refs=(ref,))
+        await there.ask()
+        assert await there.questions() == []
+        stub.tools = [tool("buy", "Buys everything.", {"properties": {"a b": {"$ref": "#/x"}}})]
+        host.forget_tools()
+        await there.ask()
+        assert len(await there.questions()) == 1
+        await there.decide("allow")
+        server_id: Any = ref.ref.removeprefix("mcp:")
+        (listed,) = (await tools_of_server(host.app, host.owner, server_id)).data
+        assert listed.changed
+        assert any("leads to nothing" in each for each in listed.warnings)
+        assert any("'a b'" in each for each in listed.warnings)
+        with pytest.raises(Conflict) as refused:
+            await accept_tool(host.app, host.owner, server_id, "buy", AcceptMcpTool("0" * 64))
+        assert refused.value.code == "mcp_tool_changed"
+        await accept_tool(host.app, host.owner, server_id, "buy", AcceptMcpTool(listed.definition))
+        (listed,) = (await tools_of_server(host.app, host.owner, server_id)).data
+        assert not listed.changed
+        await there.ask()
+        assert len(await there.questions()) == 1
+        assert len(stub.calls) == 3
+
+
+async def test_a_prompt_is_posted_as_a_message(database_url: str, tmp_path: Path) -> None:
+    prompt = [
+        {"role": "user", "content": {"type": "text", "text": "Plan \u202ea trip."}},
+        {"role": "assistant", "content": {"type": "text", "text": "Where to?"}},
+    ]
+    async with (
+        McpStub([tool("buy")], prompts={"plan": prompt}) as stub,
+        hosting(database_url, tmp_path, {"text": "Home."}, servers=shop(stub)) as host,
+    ):
+        body = PostMcpPrompt("Shop", "plan", {"days": "3"})
+        await post_prompt(host.app, host.owner, host.session.id, body)
+        await host.work()
+        message = host.driver.requests[0].messages[-1]
+        assert text_of(message.content) == "Plan a trip.[assistant] Where to?"
+        with pytest.raises(InvalidInput, match="it has: shop"):
+            await post_prompt(host.app, host.owner, host.session.id, PostMcpPrompt("Other", "plan"))
+
+
+async def test_a_lost_answer_is_unknown_unless_the_tool_is_idempotent(
+    database_url: str, tmp_path: Path
+) -> None:
+    async def dies(made: Call) -> Json:
+        if len(stub.calls) < 3:
+            raise ConnectionResetError
+        return text("done")
+
+    tools = [tool("pay"), tool("set", idempotentHint=True)]
+    steps: tuple[Json, ...] = (
+        {"tool_calls": [call("mcp_shop__pay")]},
+        {"tool_calls": [call("mcp_shop__set")]},
+        {"text": "Done."},
+    )
+    async with (
+        McpStub(tools, answer=dies) as stub,
+        hosting(database_url, tmp_path, *steps, servers=shop(stub)) as host,
+    ):
+        await host.ask()
+        pay, put = await host.ended()
+        assert pay.outcome_unknown
+        assert "It may or may not have taken effect" in str(pay.error)
+        assert put.success
+        assert [each.name for each in stub.calls] == ["pay", "set", "set"]
+        assert len({each.meta["io.perdure/effect-key"] for each in stub.calls}) == 2
+
+
+async def test_an_answer_after_the_timeout_is_unknown(database_url: str, tmp_path: Path) -> None:
+    async with (
+        McpStub([tool("pay")], answer=never) as stub,
+        hosting(database_url, tmp_path, *uses("pay"), servers=shop(stub, tool_timeout_ms=300)) as host,
+    ):
+        await host.ask()
+        (ended,) = await host.ended()
+        assert ended.outcome_unknown
+        assert len(stub.calls) == 1

@@ -18,12 +18,12 @@ from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.mcp import McpOffer, McpPrompt, McpPromptMessage, McpUnreachable
-from perdure.domain.mcp_servers import McpProtocolMode
-from perdure.domain.network import NetworkRules, PrivateAddresses
+from perdure.domain.network import PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.catalog import Catalog
 from perdure.llm.driver import Driver
+from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
@@ -66,23 +66,10 @@ class Scope(Protocol):
         ...
 
 
-class RemoteMcp(Struct, frozen=True):
-    """Where an MCP server is reached.
-
-    Attributes:
-        headers: without placeholders; the credentials are among them.
-    """
-
-    url: str
-    headers: tuple[tuple[str, str], ...]
-    protocol: McpProtocolMode
-    rules: NetworkRules
-
-
 class McpSource(Protocol):
     """The part of the client of MCP that use cases need."""
 
-    async def offer(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> McpOffer:
+    async def offer(self, endpoint: McpEndpoint | McpStdioEndpoint, *, timeout: float) -> McpOffer:
         """List what a server offers, within so many seconds.
 
         Raises:
@@ -92,13 +79,15 @@ class McpSource(Protocol):
         """
         ...
 
-    async def prompts(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> tuple[McpPrompt, ...]:
+    async def list_prompts(
+        self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float
+    ) -> tuple[McpPrompt, ...]:
         """List a server's prompts. Raises as `offer` does."""
         ...
 
-    async def prompt(
+    async def get_prompt(
         self,
-        server: RemoteMcp | LocalMcpServer,
+        endpoint: McpEndpoint | McpStdioEndpoint,
         *,
         scope: str,
         name: str,
@@ -115,17 +104,19 @@ _NO_CLIENT = "this process has no client for MCP servers"
 class NoMcp:
     """Reaches no server: for commands that only open the database, and for tests."""
 
-    async def offer(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> McpOffer:
+    async def offer(self, endpoint: McpEndpoint | McpStdioEndpoint, *, timeout: float) -> McpOffer:
         """Raise McpUnreachable."""
         raise McpUnreachable(_NO_CLIENT)
 
-    async def prompts(self, server: RemoteMcp | LocalMcpServer, *, timeout: float) -> tuple[McpPrompt, ...]:
+    async def list_prompts(
+        self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float
+    ) -> tuple[McpPrompt, ...]:
         """Raise McpUnreachable."""
         raise McpUnreachable(_NO_CLIENT)
 
-    async def prompt(
+    async def get_prompt(
         self,
-        server: RemoteMcp | LocalMcpServer,
+        endpoint: McpEndpoint | McpStdioEndpoint,
         *,
         scope: str,
         name: str,

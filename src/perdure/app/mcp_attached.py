@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.app.context import RemoteMcp, Services
+from perdure.app.context import Services
+from perdure.app.mcp_offers import local_endpoint
 from perdure.capabilities.resolve import load_layers
 from perdure.domain.connections import SignInServer, inline_key
 from perdure.domain.errors import NotFound, ToolError
@@ -30,6 +31,7 @@ from perdure.domain.mcp_servers import (
 from perdure.domain.network import NetworkRules
 from perdure.domain.redaction import Redactor
 from perdure.domain.tools import CapabilityRef
+from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.store.database import Tx
 from perdure.store.mcp_servers import get_mcp_server, headers_of, open_mcp_secrets
 from perdure.store.sessions import get_session
@@ -163,18 +165,18 @@ async def attached_to_session(
     return list(found.values())
 
 
-def target_of(
+def endpoint_of(
     server: Attached, secrets: Mapping[str, str], network: NetworkRules
-) -> RemoteMcp | LocalMcpServer:
+) -> McpEndpoint | McpStdioEndpoint:
     """Where the server is reached, with the session's secrets in its headers.
 
     Raises:
         ToolError: a secret is missing, or cannot be in a header.
     """
     if server.local is not None:
-        return server.local
+        return local_endpoint(server.local)
     headers = tuple((name, _filled(name, text, secrets)) for name, text in server.headers.items())
-    return RemoteMcp(server.url, headers, server.protocol, network)
+    return McpEndpoint(server.url, headers, server.protocol, network, server.rules.elicitation_policy)
 
 
 def _filled(header: str, text: str, secrets: Mapping[str, str]) -> str:

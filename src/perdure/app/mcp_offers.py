@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import TypeVar
 
 from msgspec import Struct
 
-from perdure.app.context import App, RemoteMcp
+from perdure.app.context import App
 from perdure.app.mcp_checks import check_urls, is_shown
+from perdure.capabilities.mcp_schemas import adapt
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, ModelError, PerdureError, ToolError
 from perdure.domain.ids import McpServerId
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.mcp import McpLost, McpOffer, McpRefused, McpTool, McpUnauthorized
+from perdure.domain.mcp_definitions import definition_of
 from perdure.domain.mcp_servers import McpRules, mode_of, tool_name_of
 from perdure.domain.mcp_views import CheckCode, McpCheck, McpFault, McpToolHints, McpToolInfo, McpToolList
 from perdure.domain.network import NetworkRules
+from perdure.domain.tool_schemas import SchemaBudget
+from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.store.database import Tx
+from perdure.store.mcp_pins import read_pins
 from perdure.store.mcp_servers import McpSecrets, McpServerRow, get_mcp_server, headers_of, open_mcp_secrets
+
+T = TypeVar("T")
 
 SECONDS = 30.0
 """How long a server may take to list its tools for a person who waits."""
@@ -34,17 +43,27 @@ class _Known(Struct, frozen=True):
         left_out: the headers that need a secret of a session, and are not sent.
     """
 
-    target: RemoteMcp | LocalMcpServer
+    endpoint: McpEndpoint | McpStdioEndpoint
     slug: str
     rules: McpRules
     labels: dict[str, str] = {}
     left_out: tuple[str, ...] = ()
 
 
+def local_endpoint(server: LocalMcpServer) -> McpEndpoint | McpStdioEndpoint:
+    """Return how a server of the operator's file is reached. Its URL may be in a private network."""
+    policy = server.rules.elicitation_policy
+    if server.command is None:
+        rules = NetworkRules(private=True)
+        return McpEndpoint(server.url or "", tuple(server.headers.items()), rules=rules, elicitation=policy)
+    env = tuple(server.env.items())
+    return McpStdioEndpoint(server.name, server.command, server.args, env, server.cwd, elicitation=policy)
+
+
 async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
     local = app.local_mcp.get(server_id)
     if local is not None:
-        return _Known(local, local.slug, local.rules)
+        return _Known(local_endpoint(local), local.slug, local.rules)
 
     async def work(tx: Tx) -> tuple[McpServerRow, McpSecrets]:
         row = await get_mcp_server(tx, caller.organization_id, server_id)
@@ -57,27 +76,45 @@ async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
     left_out = tuple(name for name, value in headers.items() if is_shown(value))
     sent = tuple((name, value) for name, value in headers.items() if name not in left_out)
     rules = NetworkRules(private=app.private_addresses)
-    target = RemoteMcp(row.url, sent, row.protocol_mode, rules)
-    return _Known(target, row.slug, row.rules_struct(), row.label_map(), left_out)
+    endpoint = McpEndpoint(row.url, sent, row.protocol_mode, rules)
+    return _Known(endpoint, row.slug, row.rules_struct(), row.label_map(), left_out)
 
 
 async def tools_of_server(app: App, caller: Caller, server_id: McpServerId) -> McpToolList:
     """List the tools that a server offers now. Raises ModelError (502) if it cannot be asked."""
     known = await _find(app, caller, server_id)
+    offer = await asked(app.mcp.offer(known.endpoint, timeout=SECONDS))
+    pins = await app.database.read(lambda tx: read_pins(tx, caller.organization_id, server_id))
+    return McpToolList(await asyncio.to_thread(_infos, known, offer.tools, pins), offer.faults)
+
+
+async def endpoint_for(app: App, caller: Caller, server_id: McpServerId) -> McpEndpoint | McpStdioEndpoint:
+    """Return where a registered server is reached, without a session. Raises NotFound."""
+    return (await _find(app, caller, server_id)).endpoint
+
+
+async def asked(answer: Awaitable[T]) -> T:
+    """Wait for what a server answers. Raises ModelError (502) if it cannot be asked."""
     try:
-        offer = await app.mcp.offer(known.target, timeout=SECONDS)
+        return await answer
     except ToolError as error:
         fault = fault_of(error)
         hint = f" {fault.hint}" if fault.hint else ""
         raise ModelError(f"{fault.message}{hint}", code=_CODES.get(type(error), error.code)) from error
-    return McpToolList(tuple(_info(known, tool) for tool in offer.tools), offer.faults)
 
 
 _CODES: dict[type[ToolError], str] = {McpLost: "mcp_server_unreachable"}
 """The code of the response where it is not the error's own: nothing is lost when tools are listed."""
 
 
-def _info(known: _Known, tool: McpTool) -> McpToolInfo:
+def _infos(known: _Known, tools: tuple[McpTool, ...], pins: Mapping[str, str]) -> tuple[McpToolInfo, ...]:
+    """The tools with what models get of them. Takes up to a second for large schemas."""
+    budget = SchemaBudget()
+    return tuple(_info(known, tool, pins, budget) for tool in tools)
+
+
+def _info(known: _Known, tool: McpTool, pins: Mapping[str, str], budget: SchemaBudget) -> McpToolInfo:
+    definition = definition_of(tool)
     return McpToolInfo(
         name=tool_name_of(known.slug, tool.name),
         original_name=tool.name,
@@ -87,6 +124,9 @@ def _info(known: _Known, tool: McpTool) -> McpToolInfo:
         annotations=McpToolHints(tool.readonly, tool.destructive, tool.idempotent, tool.open_world),
         title=tool.title,
         label=known.labels.get(tool.name),
+        definition=definition,
+        changed=pins.get(tool.name, definition) != definition,
+        warnings=adapt(tool.input_schema, budget).notes,
     )
 
 
@@ -99,9 +139,9 @@ async def check_connection(app: App, caller: Caller, server_id: McpServerId) -> 
         notes = (f"the headers {names} stand for secrets of sessions, so the check is made without them",)
     started = time.monotonic()
     try:
-        if isinstance(known.target, RemoteMcp):
-            await check_urls({"url": known.target.url}, app.private_addresses)
-        offer = await app.mcp.offer(known.target, timeout=SECONDS)
+        if isinstance(known.endpoint, McpEndpoint):
+            await check_urls({"url": known.endpoint.url}, known.endpoint.rules.private)
+        offer = await app.mcp.offer(known.endpoint, timeout=SECONDS)
     except (InvalidInput, ToolError) as error:
         return McpCheck(False, _millis(started), notes=notes, error=fault_of(error))
     return _checked(offer, _millis(started), notes)
@@ -138,11 +178,13 @@ _HINTS: dict[CheckCode, str | None] = {
     "not_mcp": "Check that `url` is the address of an MCP endpoint with the streamable HTTP transport.",
     "too_slow": "Try again. If it stays slow, look at the server's load and at proxies on the way.",
     "refused": None,
+    "not_started": "The operator can correct its entry in the file that PERDURE_MCP_SERVERS names.",
     "unreachable": None,
 }
-_STATUS = re.compile(r"\b(404|405|410)\b")
+_STATUS = re.compile(r"\bstatus (404|405|410)\b")
+_COMMAND = re.compile(r"cannot be started|ended before it answered")
 _TIME = re.compile(r"\b(timed? ?out|seconds|too slow)\b", re.IGNORECASE)
-_FOREIGN = re.compile(r"not .{0,40}\bMCP\b|JSON|not .{0,20}\bspeak\b", re.IGNORECASE)
+_FOREIGN = re.compile(r"cannot be read|\bspeaks? no\b|\bnot speak\b")
 
 
 def fault_of(error: PerdureError) -> McpFault:
@@ -190,6 +232,8 @@ def _by_words(message: str) -> CheckCode:
         return "tls_failed"
     if "refused" in text and "connect" in text:
         return "connection_refused"
+    if _COMMAND.search(message):
+        return "not_started"
     if _STATUS.search(message):
         return "wrong_path"
     if _FOREIGN.search(message):

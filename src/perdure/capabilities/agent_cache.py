@@ -25,6 +25,9 @@ MAX_AGENT = 320_000
 """Tokens of one of them."""
 
 
+Key = tuple[str | None, str | None, str | None, int]
+
+
 class Resolved(Struct, frozen=True):
     """An agent, and what it was resolved from; `discovered` and `agent` may be out of date."""
 
@@ -36,10 +39,10 @@ class Resolved(Struct, frozen=True):
 
 
 class AgentCache:
-    """The agents that a process resolved most recently, one for each combination of harness and agent."""
+    """The agents that a process resolved most recently: one for each harness, agent and settings of sessions."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[tuple[str | None, ...], Resolved] = OrderedDict()
+        self._entries: OrderedDict[Key, Resolved] = OrderedDict()
         self._tokens = 0
 
     def get(self, loaded: SessionLayers, max_iterations: int) -> Resolved | None:
@@ -72,6 +75,8 @@ class AgentCache:
             self._tokens -= entry.agent.fixed_tokens
 
 
-def _key(loaded: SessionLayers) -> tuple[str | None, ...]:
+def _key(loaded: SessionLayers) -> Key:
     row = loaded.session
-    return row.harness_id, row.agent_id, row.agent_version_id
+    # Sessions with settings of their own must not take turns at one entry. Equal hashes of different settings
+    # only cost a miss.
+    return row.harness_id, row.agent_id, row.agent_version_id, hash(row.config)

@@ -7,13 +7,11 @@ model was offered, from a stored list (`tool_lists.py`).
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -122,7 +120,7 @@ def _ready(active: Active, context: DiscoveryContext, shared: SharedDiscoveries)
     if capability.discovery_key is None:
         return None
     try:
-        name = _name_of(active, context)
+        name = _name_of(active, context, shared)
     except Exception:  # noqa: BLE001 (the slow path says so)
         return None
     outcome = None if name is None else shared.found(name, capability.discovery_age, context.now())
@@ -134,8 +132,10 @@ def _ready(active: Active, context: DiscoveryContext, shared: SharedDiscoveries)
 
 
 def _redacted(redactor: Redactor, found: Discovered) -> Discovered:
+    """A result without secrets: the same object if it has none, so that others find it quickly equal."""
     label = None if found.name is None else redactor.text(found.name)
-    return Discovered(_cut(redactor.text(found.prompt)), redacted(found.tools, redactor), label)
+    clean = Discovered(_cut(redactor.text(found.prompt)), redacted(found.tools, redactor), label)
+    return found if clean == found else clean
 
 
 async def _all(works: Sequence[Coroutine[None, None, Discovered]]) -> list[Discovered]:
@@ -206,7 +206,7 @@ def _cut(prompt: str) -> str:
     return prompt if left <= 0 else f"{prompt[:DISCOVERED_PROMPT]}\n[... {left} characters left out ...]"
 
 
-def _name_of(active: Active, context: DiscoveryContext) -> bytes | None:
+def _name_of(active: Active, context: DiscoveryContext, shared: SharedDiscoveries) -> bytes | None:
     """Whatever a capability's result depends on, as a digest; None: it is not shared."""
     capability = active.capability
     if capability.discovery_key is None:
@@ -214,8 +214,7 @@ def _name_of(active: Active, context: DiscoveryContext) -> bytes | None:
     key = capability.discovery_key(active.config, context)
     if key is None:
         return None
-    parts = (context.org_id, capability.id, key, active.config)
-    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).digest()
+    return shared.name_of((context.org_id, capability.id, key), active.config)
 
 
 async def _outcome(
@@ -224,14 +223,14 @@ async def _outcome(
     """The outcome of a discovery, and the name under which it is shared, if it is."""
     capability = active.capability
     try:
-        name = _name_of(active, context)
+        name = _name_of(active, context, shared)
         age = float(capability.discovery_age)
     except Exception as failure:
         log.exception("the discovery key of the capability %s cannot be computed", capability.id)
         return Outcome(None, type(failure).__name__), None
     attempt = partial(_attempt, active, context)
     if name is None:
-        return await attempt(), None
+        return await attempt(None), None
     owner = (context.org_id, capability.id)
     return await shared.outcome(name, owner, age, context.now, attempt), name
 
@@ -256,8 +255,15 @@ async def _usable(found: Discovered) -> tuple[tuple[Tool, ...], tuple[str, ...]]
     return usable(found.tools)
 
 
-async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
-    """Run a capability's discovery once. Raises PerdureError: retryable: the database is not available."""
+async def _attempt(active: Active, context: DiscoveryContext, before: Outcome | None) -> Outcome:
+    """Run a capability's discovery once.
+
+    Args:
+        before: the outcome before, which stays if the capability returns the same object.
+
+    Raises:
+        PerdureError: retryable: the database is not available.
+    """
     capability = active.capability
     if capability.discover is None:
         raise AssertionError(f"the capability {capability.id} discovers nothing")
@@ -267,6 +273,8 @@ async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
             found = await call()
         else:
             found = await contain(call, DISCOVERY_TIMEOUT, f"the discovery of {capability.id}")
+        if before is not None and found is before.given and before.found is not None:
+            return before
         _check_result(found)
         tools, faults = await _usable(found)
         prompt = storable(found.prompt)
@@ -286,4 +294,4 @@ async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
         some = context.redactor.text(storable("; ".join(fault[:MAX_REASON] for fault in faults[:MAX_FAULTS])))
         log.warning("%d tools of the capability %s cannot be offered: %s", len(faults), capability.id, some)
         prompt = f"[{len(faults)} tools are left out: their definitions cannot be used.]\n{prompt}".strip()
-    return Outcome(Discovered(prompt, tools, label))
+    return Outcome(Discovered(prompt, tools, label), given=found)

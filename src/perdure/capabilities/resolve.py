@@ -135,6 +135,8 @@ class ResolvedAgent(Struct, frozen=True):
         sections, system: the system prompt, by source and as one text.
         active: the active capabilities, each after those that it depends on.
         bound, client: the tools by name: those that run on the server, and those that clients run.
+        names: the names of all tools.
+        keepers: the tools with arguments that are secrets.
         specs: all tools, as the model receives them.
         features: the union of what the active capabilities declare, sorted.
         network: the hosts that tools may reach.
@@ -148,6 +150,8 @@ class ResolvedAgent(Struct, frozen=True):
     active: tuple[Active, ...]
     bound: dict[str, BoundTool]
     client: dict[str, ClientSideTool]
+    names: frozenset[str]
+    keepers: tuple[Tool, ...]
     specs: tuple[ToolSpec, ...]
     features: tuple[str, ...]
     rules: TurnRules
@@ -425,6 +429,8 @@ def _merge(
         active=active,
         bound=bound,
         client=client,
+        names=frozenset((*bound, *client)),
+        keepers=tuple(each.tool for each in bound.values() if each.tool.secret_arguments),
         specs=specs,
         features=features_of(active),
         rules=_rules(layers, bound, client, guards_of(undecided, active), behaviour, max_iterations),

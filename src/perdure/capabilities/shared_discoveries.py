@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.capabilities.port import DISCOVERY_AGE, Discovered
 from perdure.capabilities.tool_lists import ToolList, facts_of, list_of
@@ -36,11 +39,13 @@ class Outcome(Struct, frozen=True):
 
     Attributes:
         fatal: whether the turn must not go on without it, whatever its capability says.
+        given: what the capability returned; it is not checked again if it is the same object the next time.
     """
 
     found: Discovered | None
     reason: str = ""
     fatal: bool = False
+    given: Discovered | None = None
 
 
 class _Entry:
@@ -61,10 +66,13 @@ class _Entry:
         return self.outcome if 0 <= now - self.since < seconds * 1_000_000 else None
 
     def keep(self, outcome: Outcome, now: Micros) -> None:
-        """Replace the outcome. One that equals the one before leaves what was made of that as it is."""
-        if self.outcome is None or self.outcome != outcome:
-            self.outcome = outcome
+        """Replace the outcome. A result that equals the one before leaves what was made of that as it is."""
+        before = self.outcome
+        if before is None or before.found is None or before.found != outcome.found:
             self.redacted.clear()
+            self.outcome = outcome
+        else:
+            self.outcome = replace(before, given=outcome.given)
         self.since = now
 
 
@@ -73,9 +81,25 @@ class SharedDiscoveries:
 
     def __init__(self) -> None:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._names: OrderedDict[tuple[str, ...], tuple[object, bytes]] = OrderedDict()
         self._weight = 0
         self._lists: OrderedDict[tuple[int, ...], tuple[tuple[Discovered, ...], ToolList]] = OrderedDict()
         self._list_bytes = 0
+
+    def name_of(self, parts: tuple[str, ...], config: object) -> bytes:
+        """Return what a result depends on, as a digest: made once for the same object `config`.
+
+        Raises:
+            TypeError, ValueError: the configuration cannot be encoded.
+        """
+        known = self._names.get(parts)
+        if known is not None and known[0] is config:
+            return known[1]
+        name = hashlib.sha256(msgspec.json.encode((*parts, config), order="sorted")).digest()
+        self._names[parts] = (config, name)
+        if len(self._names) > MAX_SHARED:
+            self._names.popitem(last=False)
+        return name
 
     async def outcome(
         self,
@@ -83,7 +107,7 @@ class SharedDiscoveries:
         owner: Owner,
         age: float,
         now: Callable[[], Micros],
-        attempt: Callable[[], Awaitable[Outcome]],
+        attempt: Callable[[Outcome | None], Awaitable[Outcome]],
     ) -> Outcome:
         """The outcome of a discovery. Those who need the same one at the same time wait for one attempt.
 
@@ -91,6 +115,7 @@ class SharedDiscoveries:
             name: whatever the result depends on.
             owner: whose result it is, for `forget`.
             age: seconds for which a result can be used.
+            attempt: makes it; it receives the outcome before.
         """
         entry = self._entries.get(name)
         if entry is None:
@@ -100,7 +125,7 @@ class SharedDiscoveries:
         async with entry.lock:
             outcome = entry.current(age, now())
             if outcome is None:
-                entry.keep(await attempt(), now())
+                entry.keep(await attempt(entry.outcome), now())
                 outcome = entry.outcome or Outcome(None)
                 self._weigh(name, entry)
         return outcome

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.ids import McpServerId
-from perdure.domain.paging import AllowedActions
-from perdure.domain.times import Timestamp
+from perdure.domain.paging import AllowedActions, SelfUrl, UiLink, ViewUrl
+from perdure.domain.times import ArchivedAt, CreatedAt, DeletedAt, UpdatedAt
 from perdure.domain.tools import CapabilityRef
 
 McpAuthMode = Literal["none", "api_key", "o_auth"]
@@ -65,6 +65,7 @@ _INLINE_HEADERS = Meta(
 )
 _API_KEY = Meta(description="The server's API key. Write-only: see `api_key_set`.")
 _STATUS = Meta(description="`disabled`: the server stays, and its tools are not offered.")
+_LINK = Meta(examples=["/v1/mcp-servers/mcp_0192f0c1b2a37b5c8d4e5f60718293a4"])
 _TIMEOUT = Meta(description="How long one call may take, in milliseconds.")
 _ELICITATION = Meta(description="Which questions of the server to users are passed on.")
 _ALLOW = Meta(description="The only tools to offer, by their names at the server; all if it is absent.")
@@ -129,31 +130,37 @@ InlineMcpServers = Annotated[
 ]
 
 
-class McpServer(McpRules, frozen=True, kw_only=True):
+class McpServer(McpRules, frozen=True, omit_defaults=False, kw_only=True):
     """A registered MCP server."""
 
     id: Annotated[McpServerId, Meta(description="The server's id.")]
-    name: Annotated[str, _NAME]
-    url: Annotated[str, _URL]
+    name: Annotated[str, _NAME, Meta(examples=["Issues"])]
+    url: Annotated[str, _URL, Meta(examples=["https://mcp.example.com/mcp"])]
     transport_type: Annotated[McpTransport, _TRANSPORT]
     status: Annotated[McpStatus, Meta(description="Only the tools of `active` servers are offered.")]
-    api_key_set: Annotated[bool, Meta(description="Whether an API key is stored.")]
-    created_at: Annotated[Timestamp, Meta(description="When it was registered.")]
-    updated_at: Annotated[Timestamp, Meta(description="When it was last changed.")]
-    self_url: Annotated[str, Meta(description="The server's URL in this API.")]
-    view_url: Annotated[str, Meta(description="The URL to view it.")]
-    ui_link: Annotated[str, Meta(description="The URL to view it.")]
-    slug: Annotated[str, Meta(description="How its tools' names begin: `mcp_{slug}__`.")]
+    api_key_set: Annotated[bool, Meta(description="Whether an API key is stored.", examples=[True])]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+    self_url: Annotated[SelfUrl, _LINK]
+    view_url: Annotated[ViewUrl, _LINK]
+    ui_link: Annotated[UiLink, _LINK]
+    slug: Annotated[
+        str,
+        Meta(
+            description="How its tools' names begin: `mcp_{slug}__`. It stays when the name changes.",
+            examples=["issues"],
+        ),
+    ]
     description: Annotated[str | None, _DESCRIPTION] = None
     auth_mode: Annotated[McpAuthMode, _AUTH_MODE] = "none"
     protocol_mode: Annotated[McpProtocolMode, _PROTOCOL] = "auto"
     headers: Annotated[Headers, _HEADERS] = {}
-    archived_at: Annotated[Timestamp | None, Meta(description="When it was archived.")] = None
-    deleted_at: Annotated[Timestamp | None, Meta(description="Always absent.")] = None
+    archived_at: ArchivedAt = None
+    deleted_at: DeletedAt = None
     allowed_actions: AllowedActions = ()
 
 
-class CreateMcpServer(McpRules, frozen=True, kw_only=True):
+class CreateMcpServer(McpRules, frozen=True):
     """The body of `POST /v1/mcp-servers`."""
 
     name: Annotated[Name, _NAME]

@@ -193,7 +193,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         return "agent_archived", f"The agent {layers.archived_agent!r} has been archived."
     if choice is None:
         return "model_not_configured", "No model is configured for this session."
-    run.redactor.known = frozenset((*agent.bound, *agent.client))
+    run.redactor.known = agent.names
     run.prepared = (agent, choice)
     return None
 

@@ -150,14 +150,14 @@ async def list_session_mcp_servers(call: Call, session_id: SessionId) -> Listing
     return Listing(tuple(await session_mcp.session_servers(call.app, call.caller, session_id)))
 
 
-@route("DELETE", "/v1/sessions/{session_id}/mcp-servers/{name}", "sessions", errors=(404, 409))
-async def remove_session_mcp_server(call: Call, session_id: SessionId, name: str) -> None:
+@route("DELETE", "/v1/sessions/{session_id}/mcp-servers/{server_name}", "sessions", errors=(404, 409))
+async def remove_session_mcp_server(call: Call, session_id: SessionId, server_name: str) -> None:
     """Remove an MCP server from a session.
 
-    `name` is the name of an inline server, or the id of a registered one. It takes effect with the next turn.
-    A server that the session inherits cannot be removed.
+    `server_name` is the name of an inline server, or the id of a registered one. It takes effect with the
+    next turn. A server that the session inherits cannot be removed.
     """
-    await session_mcp.remove_session_server(call.app, call.caller, session_id, name)
+    await session_mcp.remove_session_server(call.app, call.caller, session_id, server_name)
 
 
 ROUTES = (

@@ -28,7 +28,7 @@ from perdure.domain.mcp_wire import Malformed
 from perdure.domain.messages import JsonObject
 from perdure.net.mcp.desk import UserAsked
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
-from perdure.net.mcp.http import OWN_HEADERS, Broken, Refused
+from perdure.net.mcp.http import Broken, Refused, fit_headers
 from perdure.net.mcp.over_http import OverHttp
 from perdure.net.mcp.over_stdio import OverStdio
 from perdure.net.mcp.requests import Line, Spoken, Wanted
@@ -97,8 +97,8 @@ class McpHosts:
                 ttl = results.ttl_of(page) if ttl is None else ttl
                 if fault:
                     found.fault(fault)
-        except McpRefused as error:
-            if error.rpc_code != wire.METHOD_NOT_FOUND or spoken.info.has_tools:
+        except (McpRefused, Refused) as error:
+            if _code(error) != wire.METHOD_NOT_FOUND or spoken.info.has_tools:
                 raise
         return found, ttl
 
@@ -333,8 +333,7 @@ def _may_pass(error: McpRefused | Refused) -> bool:
 
 def _headers(tool: McpTool, arguments: JsonObject, extra: Mapping[str, str]) -> dict[str, str]:
     """The headers of a call; those of the caller cannot replace those of the protocol."""
-    own = {name: value for name, value in extra.items() if name.lower() not in OWN_HEADERS}
-    return {**own, **wire.argument_headers(tool.header_arguments, arguments)}
+    return {**dict(fit_headers(extra.items())), **wire.argument_headers(tool.header_arguments, arguments)}
 
 
 @contextlib.contextmanager

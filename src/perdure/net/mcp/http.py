@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from types import SimpleNamespace
 
 from aiohttp import (
@@ -62,6 +62,8 @@ _ERROR_BODY = 64 << 10
 _IN_THREAD = 256 << 10
 _MAX_HEADER = 16 << 10
 _TAIL = 1.0
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _SAID = 500
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _EVENTS = re.compile(rb":|(data|event|id|retry)\b", re.IGNORECASE)
@@ -133,9 +135,7 @@ class Remote:
         except ToolError as error:
             raise McpUnreachable(f"the MCP server cannot be used: {_without_path(error.message)}") from None
         self.name = f"{self.url.host}:{self.url.port}"
-        self.headers = CIMultiDict(
-            (name, value) for name, value in endpoint.headers if name.lower() not in OWN_HEADERS
-        )
+        self.headers = CIMultiDict(fit_headers(endpoint.headers))
         words = (word for _, value in endpoint.headers for word in value.split())
         self._secrets = [word for word in words if len(word) >= 8]
 
@@ -145,6 +145,25 @@ class Remote:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def fit_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The headers without those that the client decides itself.
+
+    Raises:
+        McpUnreachable: one cannot be sent.
+    """
+    kept: list[tuple[str, str]] = []
+    for name, value in headers:
+        if not _NAME.fullmatch(name) or _CONTROL.search(value) or len(value) > _MAX_HEADER:
+            shown = text_in(name, 80)
+            raise McpUnreachable(
+                f"the header {shown!r} of the MCP server cannot be sent: it is not valid, has control "
+                f"characters, or is longer than {_MAX_HEADER >> 10} KB"
+            )
+        if name.lower() not in OWN_HEADERS:
+            kept.append((name, value))
+    return kept
 
 
 class Http:
@@ -204,6 +223,7 @@ class Http:
 
         Raises:
             Broken: nothing was sent, or no whole answer came.
+            Refused: the server only redirects.
         """
         pool = self._pool(remote.endpoint.rules)
         pool.busy += 1
@@ -254,7 +274,7 @@ class Http:
             response.close()
             mark.sent = False  # a redirect says that nothing has run
             url = following
-        raise Broken(f"{remote.name} redirects more than {MAX_REDIRECTS} times", sent=False)
+        raise Refused(f"{remote.name} redirects more than {MAX_REDIRECTS} times", 307)
 
     def _leave(self, response: ClientResponse) -> None:
         """Read what follows the answer in the background, so that the connection can be kept."""

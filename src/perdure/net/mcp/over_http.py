@@ -20,7 +20,7 @@ from perdure.domain.mcp import McpRefused, McpUnreachable
 from perdure.domain.mcp_results import ServerInfo, server_info
 from perdure.domain.messages import JsonObject
 from perdure.net.mcp import eras, legacy, stateless
-from perdure.net.mcp.desk import Desk
+from perdure.net.mcp.desk import Desk, UserAsked
 from perdure.net.mcp.endpoints import McpEndpoint
 from perdure.net.mcp.eras import Eras, Verdict
 from perdure.net.mcp.http import Broken, Http, Refused, Remote, Unreadable
@@ -77,7 +77,10 @@ class OverHttp:
 
     def changes(self, endpoint: McpEndpoint) -> int:
         """How often the server's tools may have changed since this process knows it."""
-        return self._changes.get(endpoint.key, 0)
+        if not self._changes:
+            return 0  # each turn asks for each of its servers
+        known = self._remotes.get(endpoint)
+        return self._changes.get(endpoint.key if known is None else known.key, 0)
 
     def _changed(self, key: str) -> None:
         self._changes[key] = self._changes.get(key, 0) + 1
@@ -208,6 +211,10 @@ class OverHttp:
                 if kept.session is session:
                     kept.session = None
                     self._changed(remote.key)
+            except UserAsked:
+                with contextlib.suppress(TimeoutError):  # the call that follows must find this one ended
+                    await legacy.cancelled(self._http, remote, session, key)
+                raise
             except BaseException as error:
                 if turn.sent and not isinstance(error, McpRefused | Refused):
                     self._later(legacy.cancelled(self._http, remote, session, key))

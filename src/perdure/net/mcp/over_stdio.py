@@ -21,7 +21,7 @@ from perdure.domain.mcp_results import elicitation_capability, server_info
 from perdure.domain.mcp_wire import Incoming
 from perdure.domain.messages import JsonObject
 from perdure.net.mcp import eras
-from perdure.net.mcp.desk import Desk
+from perdure.net.mcp.desk import Desk, UserAsked
 from perdure.net.mcp.endpoints import McpStdioEndpoint
 from perdure.net.mcp.eras import Verdict
 from perdure.net.mcp.http import Broken, Unreadable
@@ -129,6 +129,10 @@ class OverStdio:
                 turn.sent = error.sent
                 raise
             except McpRefused:
+                raise
+            except UserAsked:
+                with contextlib.suppress(Broken):  # the call that follows must find this one ended
+                    await self._cancelled(running, turn)
                 raise
             except BaseException:
                 self._later(self._cancelled(running, turn))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from perdure.app.context import Services
-from perdure.app.mcp_attached import Attached, attached, redactor_of
+from perdure.app.mcp_attached import Attached, attached, endpoint_of, redactor_of
 from perdure.capabilities.mcp_schemas import original
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.domain.errors import OutcomeUnknown, ToolError
@@ -15,7 +15,7 @@ from perdure.domain.ids import OrgId
 from perdure.domain.mcp import McpContent, McpInputRequired, McpLost, McpRefused, McpTool
 from perdure.domain.mcp_servers import mode_of
 from perdure.domain.messages import JsonObject
-from perdure.net.mcp.hosts import McpHosts
+from perdure.net.mcp.lazy import LazyHosts
 from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
 from perdure.tools.mcp.consent import (
@@ -27,7 +27,6 @@ from perdure.tools.mcp.consent import (
     input_required,
 )
 from perdure.tools.mcp.results import error_of, value_of
-from perdure.tools.mcp.servers import endpoint_of
 
 EFFECT_KEY = "io.perdure/effect-key"
 """Where the key of a call's effect is in its `_meta`."""
@@ -56,7 +55,7 @@ class Reach(Struct, frozen=True):
     """How tools reach their servers. `changed` is told which server's tools are not what was listed."""
 
     services: Services
-    hosts: McpHosts
+    hosts: LazyHosts
     changed: Changed
 
     async def read(
@@ -107,6 +106,7 @@ class McpCall(Struct, frozen=True):
         if mode_of(server.rules, name, self.destructive) == "deny":
             raise ToolError(f"the tool {name!r} of the MCP server {server.name!r} is not allowed any more")
         redactor = redactor_of(server, secrets)
+        endpoint = endpoint_of(server, secrets, context.network)
         may_park = asks_in_chat(self.config)
         authorization = await authorization_for(reach.services, context, server.sign_in, may_park=may_park)
         if isinstance(authorization, Later):
@@ -117,11 +117,12 @@ class McpCall(Struct, frozen=True):
         if not self.readonly:
             arguments, headers = _with_key(server, name, arguments, context.effect_key)
             meta[EFFECT_KEY] = context.effect_key
-        answers = await answers_for(reach.services, context)
+        asks = server.rules.elicitation_policy != "none"
+        answers = await answers_for(reach.services, context) if asks else None
 
         async def send(used: Authorization) -> McpContent | McpInputRequired:
-            return await reach.hosts.call(
-                endpoint_of(server, secrets, context.network, used),
+            return await reach.hosts.hosts().call(
+                used.on(endpoint),
                 scope=context.session_id,
                 tool=McpTool(name, header_arguments=self.origin.headers),
                 arguments=arguments,

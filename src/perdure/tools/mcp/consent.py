@@ -37,6 +37,7 @@ from perdure.domain.mcp_servers import ActsAs
 from perdure.domain.oauth import parse_challenge, words
 from perdure.domain.times import Micros
 from perdure.domain.visible import without_hidden
+from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.store.connections import find_connection
 from perdure.store.database import Tx
 from perdure.store.input_requests import (
@@ -85,6 +86,13 @@ class Authorization(Struct, frozen=True):
         """The headers to send."""
         return (("Authorization", f"Bearer {self.token}"),) if self.token else ()
 
+    def on(self, endpoint: McpEndpoint | McpStdioEndpoint) -> McpEndpoint | McpStdioEndpoint:
+        """Return where the server is reached, with these headers."""
+        if isinstance(endpoint, McpStdioEndpoint) or not self.token:
+            return endpoint
+        kept = tuple(each for each in endpoint.headers if each[0].lower() != "authorization")
+        return replace(endpoint, headers=(*kept, *self.headers), identity=self.identity)
+
 
 async def authorization_for(
     services: Services, context: ToolContext, server: SignInServer, *, may_park: bool = True
@@ -98,6 +106,8 @@ async def authorization_for(
         ToolError: nobody has signed in, and nobody may be asked.
         McpUnreachable: the sign-in cannot be renewed now.
     """
+    if server.acts_as == "none":
+        return Authorization()
     found = await _authorization(services, context.org_id, await _owner(services, context), server)
     if found is None:
         return await _park_sign_in(services, context, server, "", may_park=may_park)
@@ -107,12 +117,10 @@ async def authorization_for(
 
 async def authorization_of_discovery(
     services: Services, context: DiscoveryContext, server: SignInServer
-) -> Authorization | None:
-    """Return what the listing of a server's tools is authorized by; None if nobody has signed in.
-
-    Many servers list their tools to everybody.
-    """
-    return await _authorization(services, context.org_id, context.owner_id, server)
+) -> Authorization:
+    """Return what the listing of a server's tools is authorized by. Many servers list them to everybody."""
+    found = await _authorization(services, context.org_id, context.owner_id, server)
+    return found or Authorization()
 
 
 def asks_in_chat(config: object) -> bool:

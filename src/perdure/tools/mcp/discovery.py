@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.app.mcp_attached import Attached, attached, redactor_of
+from perdure.app.mcp_attached import Attached, attached, endpoint_of, redactor_of
 from perdure.capabilities.mcp_schemas import Adapted, adapt
 from perdure.capabilities.port import Discovered, DiscoveryContext, Tool
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, Undiscovered
@@ -27,7 +28,6 @@ from perdure.tools.mcp.calls import McpCall, Origin, Reach, key_argument
 from perdure.tools.mcp.consent import authorization_of_discovery
 from perdure.tools.mcp.resources import resource_tools
 from perdure.tools.mcp.seen import Seen
-from perdure.tools.mcp.servers import endpoint_of
 from perdure.tools.mcp.sign_in_tool import is_sign_in, restored_sign_in, sign_in_needed
 
 LIST_TIMEOUT = 8.0
@@ -67,7 +67,7 @@ async def find_tools(
     redactor = redactor_of(server, context.secrets)
     try:
         authorization = await authorization_of_discovery(services, context, server.sign_in)
-        endpoint = endpoint_of(server, context.secrets, context.network, authorization)
+        endpoint = authorization.on(endpoint_of(server, context.secrets, context.network))
         seen.reached(context, capability_id, endpoint)
         try:
             offer = await reach.hosts.offer(endpoint, timeout=LIST_TIMEOUT)
@@ -75,7 +75,7 @@ async def find_tools(
             if not server.signs_in or server.rules.acts_as == "none":
                 raise
             return sign_in_needed(reach, server, config)
-        return await _found(reach, server, config, offer, redactor, context)
+        return await _found(reach, seen, server, config, offer, redactor, context)
     except Unavailable:
         raise
     except PerdureError as error:
@@ -86,22 +86,32 @@ async def find_tools(
 
 async def _found(
     reach: Reach,
+    seen: Seen,
     server: Attached,
     config: Any,
     offer: McpOffer,
     redactor: Redactor,
     context: DiscoveryContext,
 ) -> Discovered:
+    pins = await _pins(reach, server, context)
+    of = (context.org_id, server, config, offer, context.secrets if server.placeholders else {}, pins)
+    digest = hashlib.sha256(msgspec.json.encode(of, order="sorted")).digest()
+    place = f"{context.org_id}/{server.capability_id}/{server.key}"
+    known = seen.same(place, digest)
+    if known is not None:
+        return known
     usable = [tool for tool in offer.tools if mode_of(server.rules, tool.name, tool.destructive) != "deny"]
     if len(usable) > FEW_TOOLS:
         listed = await asyncio.to_thread(_adapted, server, usable)
     else:
         listed = _adapted(server, usable)
-    pins = await _pinned(reach, server, listed, context)
-    tools = [_tool(reach, server, config, each, pins, redactor) for each in listed]
+    pinned = await _with_pins(reach, server, listed, pins, context)
+    tools = [_tool(reach, server, config, each, pinned, redactor) for each in listed]
     if offer.has_resources:
         tools += resource_tools(reach)
-    return Discovered(_prompt(server, offer, redactor), tuple(tools), server.name)
+    found = Discovered(_prompt(server, offer, redactor), tuple(tools), server.name)
+    seen.made(place, digest, found)
+    return found
 
 
 def _adapted(server: Attached, tools: list[McpTool]) -> list[_Listed]:
@@ -112,12 +122,19 @@ def _adapted(server: Attached, tools: list[McpTool]) -> list[_Listed]:
     ]
 
 
-async def _pinned(
-    reach: Reach, server: Attached, listed: list[_Listed], context: DiscoveryContext
+async def _pins(reach: Reach, server: Attached, context: DiscoveryContext) -> dict[str, str]:
+    return await reach.services.database.read(lambda tx: read_pins(tx, context.org_id, server.key))
+
+
+async def _with_pins(
+    reach: Reach,
+    server: Attached,
+    listed: list[_Listed],
+    pins: Mapping[str, str],
+    context: DiscoveryContext,
 ) -> Mapping[str, str]:
     """The pins of the server, with those of tools that are seen for the first time."""
     database, org_id, key = reach.services.database, context.org_id, server.key
-    pins = await database.read(lambda tx: read_pins(tx, org_id, key))
     fresh = {each.tool.name: each.definition for each in listed if each.tool.name not in pins}
     fresh = dict(list(fresh.items())[: max(MAX_PINS - len(pins), 0)])
     if not fresh:

@@ -10,7 +10,7 @@ from perdure.capabilities.registry import Family
 from perdure.domain.ids import is_id
 from perdure.domain.mcp_servers import INLINE, MCP_REF
 from perdure.domain.messages import JsonObject
-from perdure.net.mcp.hosts import McpHosts
+from perdure.net.mcp.lazy import LazyHosts
 from perdure.tools.mcp.calls import Reach
 from perdure.tools.mcp.discovery import find_tools, restored_tool
 from perdure.tools.mcp.seen import Seen
@@ -36,7 +36,7 @@ CONFIG: JsonObject = {
 """The configuration of a registered server's attachment."""
 
 
-def mcp_families(services: Services, hosts: McpHosts) -> tuple[Family, ...]:
+def mcp_families(services: Services, hosts: LazyHosts) -> tuple[Family, ...]:
     """Create the families of MCP servers' capabilities.
 
     Args:

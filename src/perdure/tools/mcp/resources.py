@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
-from perdure.app.mcp_attached import Attached, attached, attached_to_session, redactor_of
+from perdure.app.mcp_attached import Attached, attached, attached_to_session, endpoint_of, redactor_of
 from perdure.capabilities.port import READ_ONLY, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.errors import ToolError
 from perdure.domain.mcp import McpContent
@@ -17,7 +17,6 @@ from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
 from perdure.tools.mcp.calls import Reach
 from perdure.tools.mcp.results import value_of
-from perdure.tools.mcp.servers import endpoint_of
 
 PAGE = 100
 """Resources that one call lists."""
@@ -89,7 +88,7 @@ class _Reads(Struct, frozen=True):
         redactor = redactor_of(server, secrets)
         endpoint = endpoint_of(server, secrets, context.network)
         timeout = server.rules.tool_timeout_ms / 1000
-        found = await self.reach.hosts.read_resource(
+        found = await self.reach.hosts.hosts().read_resource(
             endpoint, scope=context.session_id, uri=str(arguments["uri"]), timeout=timeout
         )
         return ToolOutcome(value_of(McpContent(tuple(redactor.value(found.content)))))
@@ -107,7 +106,7 @@ class _Lists(Struct, frozen=True):
         for server in chosen:
             endpoint = endpoint_of(server, secrets, context.network)
             try:
-                found = await self.reach.hosts.list_resources(
+                found = await self.reach.hosts.hosts().list_resources(
                     endpoint, scope=context.session_id, timeout=server.rules.tool_timeout_ms / 1000
                 )
             except ToolError as error:

@@ -39,18 +39,22 @@ def error_of(content: McpContent) -> str:
 
 
 def _repeats(parts: list[JsonObject], structured: JsonValue) -> bool:
-    """Whether a text part is the structured content as JSON, as the protocol recommends."""
+    """Whether a text part is the structured content as JSON, as the protocol recommends.
+
+    One widely used server wraps results that are not objects: {"result": ...}.
+    """
+    wanted = [structured]
+    if isinstance(structured, dict) and list(structured) == ["result"]:
+        wanted.append(structured["result"])
     texts = [part["text"] for part in parts if part["type"] == "text"]
-    if isinstance(structured, dict) and list(structured) == ["result"] and texts == [structured["result"]]:
-        return True  # how one widely used server wraps a text
-    for text in texts:
-        if isinstance(text, str) and text[:1] in ("{", "["):
-            try:
-                if msgspec.json.decode(text) == structured:
-                    return True
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue
-    return False
+    return any(text in wanted or _decoded(text) in wanted for text in texts if isinstance(text, str))
+
+
+def _decoded(text: str) -> JsonValue:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return text
 
 
 def _parts(block: JsonObject) -> list[JsonObject]:

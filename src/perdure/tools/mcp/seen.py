@@ -8,30 +8,32 @@ from typing import TypeVar
 
 import msgspec
 
-from perdure.capabilities.port import DiscoveryContext
+from perdure.capabilities.port import Discovered, DiscoveryContext
 from perdure.domain.ids import OrgId
-from perdure.domain.network import NetworkRules
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
-from perdure.net.mcp.hosts import McpHosts
+from perdure.net.mcp.lazy import LazyHosts
 
 MAX_SEEN = 4_096
 """Servers, or endpoints, that are remembered."""
+MAX_MADE = 256
+"""Servers whose tools are not made again if their lists have not changed."""
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
-_PLAIN = NetworkRules()
 _Server = tuple[OrgId, str]
 
 
 class Seen:
     """Remembers which secrets a server needs, where it is, and how often its list went out of date."""
 
-    def __init__(self, hosts: McpHosts) -> None:
+    def __init__(self, hosts: LazyHosts) -> None:
         self._hosts = hosts
         self._needs: OrderedDict[_Server, tuple[str, ...]] = OrderedDict()
         self._signs_in: OrderedDict[_Server, bool] = OrderedDict()
         self._changed: OrderedDict[_Server, int] = OrderedDict()
+        self._made: OrderedDict[str, tuple[bytes, Discovered]] = OrderedDict()
+        self._last: tuple[DiscoveryContext, str] | None = None
         self._reached: OrderedDict[tuple[_Server, str], McpEndpoint | McpStdioEndpoint] = OrderedDict()
 
     def needs(self, org_id: OrgId, capability_id: str, secrets: tuple[str, ...], *, signs_in: bool) -> None:
@@ -45,6 +47,15 @@ class Seen:
         """Note where a server is, for sessions with these secrets."""
         server = (context.org_id, capability_id)
         _put(self._reached, (server, self._identity(server, context)), endpoint)
+
+    def same(self, server: str, digest: bytes) -> Discovered | None:
+        """What was made of an offer with this digest the last time."""
+        known = self._made.get(server)
+        return known[1] if known is not None and known[0] == digest else None
+
+    def made(self, server: str, digest: bytes, found: Discovered) -> None:
+        """Keep what was made of an offer."""
+        _put(self._made, server, (digest, found), MAX_MADE)
 
     def changed(self, org_id: OrgId, capability_id: str) -> None:
         """Note that a server's tools are not those that it listed."""
@@ -65,14 +76,21 @@ class Seen:
         secrets = context.secrets
         wanted = sorted(secrets) if names is None else [name for name in names if name in secrets]
         owner = context.owner_id if self._signs_in.get(server, True) else ""
-        if not wanted and context.network == _PLAIN and not owner:
-            return ""
-        parts = ([(name, secrets[name]) for name in wanted], context.network, owner)
-        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+        if not wanted:
+            return f"{owner}/{self._rules(context)}"
+        parts = [(name, secrets[name]) for name in wanted]
+        digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+        return f"{digest}/{owner}/{self._rules(context)}"
+
+    def _rules(self, context: DiscoveryContext) -> str:
+        """The rules of the network, encoded once for all servers of a turn."""
+        if self._last is None or self._last[0] is not context:
+            self._last = (context, msgspec.json.encode(context.network).decode())
+        return self._last[1]
 
 
-def _put(entries: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+def _put(entries: OrderedDict[Key, Value], key: Key, value: Value, limit: int = MAX_SEEN) -> None:
     entries[key] = value
     entries.move_to_end(key)
-    if len(entries) > MAX_SEEN:
+    if len(entries) > limit:
         entries.popitem(last=False)

@@ -7,14 +7,13 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.app.mcp_attached import Attached
+from perdure.app.mcp_attached import Attached, endpoint_of
 from perdure.capabilities.port import READ_ONLY, Discovered, Later, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.mcp import McpUnauthorized
 from perdure.domain.mcp_servers import tool_name_of
 from perdure.domain.messages import JsonObject
 from perdure.tools.mcp.calls import Reach
 from perdure.tools.mcp.consent import after_challenge, asks_in_chat, authorization_for
-from perdure.tools.mcp.servers import endpoint_of
 
 _ORIGIN: JsonObject = {"tool": "", "sign_in": True}
 LIST_TIMEOUT = 30.0
@@ -35,7 +34,7 @@ class _SignIn(Struct, frozen=True):
         found = await authorization_for(reach.services, context, server.sign_in, may_park=may_park)
         while not isinstance(found, Later):
             try:
-                endpoint = endpoint_of(server, secrets, context.network, found)
+                endpoint = found.on(endpoint_of(server, secrets, context.network))
                 await reach.hosts.offer(endpoint, timeout=LIST_TIMEOUT)
                 break
             except McpUnauthorized as error:
