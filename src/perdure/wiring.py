@@ -245,8 +245,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             mcp=mcp,
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
-        turns = ParkedTurns()
-        key = await signing_key(database)
+        turns, key = ParkedTurns(), await signing_key(database)
         app = App(
             *astuple(services),
             registry=registry,

@@ -137,6 +137,7 @@ async def sweep(process: Process, **how: int) -> None:
     """One sweep, as the server's own loop does it."""
     with contextlib.suppress(PerdureError):
         await process.sweep.once(**how)
+    with contextlib.suppress(PerdureError):
         if process.world.consents.signed_in_at is not None:
             await resume_signed_in(process.app)
 

@@ -204,10 +204,11 @@ class Schedule:
 
     async def _look(self, world: World) -> None:
         """Let each process look for calls whose sign-in has happened, as it does every few seconds."""
-        for process in world.live() or (world.start(),):
-            process.spawn(sweep(process))
-        await world.loop.quiet()
-        await self._rest(world)
+        for _ in range(3):  # one of them may fail
+            for process in world.live() or (world.start(),):
+                process.spawn(sweep(process))
+            await world.loop.quiet()
+            await self._rest(world)
 
 
 async def _kill_all(world: World) -> None:

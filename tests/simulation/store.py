@@ -120,6 +120,7 @@ class Store:
             ("sessions", "id"),
         ):
             self.writer.execute(f"DELETE FROM {table} WHERE {column} = ?", (session_id,))
+        self.writer.execute("DELETE FROM connections")
         self.writer.execute("DELETE FROM callbacks")  # those that were answered are kept for a day
         self.writer.execute("COMMIT")
 

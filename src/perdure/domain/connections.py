@@ -120,13 +120,30 @@ class SignInLink(Struct, frozen=True):
 class ClientDocument(Struct, frozen=True):
     """This server as an OAuth client, for authorization servers that read such documents."""
 
-    client_id: Annotated[str, Meta(description="The URL of this document.")]
+    client_id: Annotated[
+        str,
+        Meta(
+            description="The URL of this document.",
+            examples=["https://perdure.example.com/.well-known/oauth-client"],
+        ),
+    ]
     client_name: Annotated[str, Meta(description="The client's name.", examples=["Perdure"])]
-    redirect_uris: Annotated[tuple[str, ...], Meta(description="Where codes are sent.")]
-    grant_types: tuple[str, ...] = ("authorization_code", "refresh_token")
-    response_types: tuple[str, ...] = ("code",)
-    token_endpoint_auth_method: str = "none"  # noqa: S105 (no password)
-    application_type: str = "web"
+    redirect_uris: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Where codes are sent.",
+            examples=[["https://perdure.example.com/v1/oauth/callback"]],
+        ),
+    ]
+    grant_types: Annotated[tuple[str, ...], Meta(description="How the client gets tokens.")] = (
+        "authorization_code",
+        "refresh_token",
+    )
+    response_types: Annotated[tuple[str, ...], Meta(description="What it asks for.")] = ("code",)
+    token_endpoint_auth_method: Annotated[
+        str, Meta(description="How it authenticates: it has no secret.")
+    ] = "none"  # noqa: S105 (no password)
+    application_type: Annotated[str, Meta(description="The kind of client.")] = "web"
 
 
 class Identity(Struct, frozen=True):

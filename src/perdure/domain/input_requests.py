@@ -32,13 +32,14 @@ InputMode = Literal["sign_in", "form", "url"]
 InputAction = Literal["accept", "decline", "cancel"]
 
 _MODE = Meta(
-    description="`sign_in`: sign in at a server; `form`: fill in a form; `url`: visit a URL and finish there."
+    description="`sign_in`: sign in at a server; `form`: fill in a form; `url`: visit a URL.",
+    examples=["form"],
 )
 _ID = Meta(description="The request's id.")
 _MESSAGE = Meta(description="What the server says about it, for people. Do not trust it.")
 _SCHEMA = Meta(description="With `form`: a JSON Schema of a flat object.")
 _URL = Meta(description="With `url`: the URL to visit. With `sign_in`: this server's page to begin at.")
-_SERVER = Meta(description="The name of the server that asks.")
+_SERVER = Meta(description="The name of the server that asks.", examples=["crm"])
 
 
 class ActedAs(Struct, frozen=True, omit_defaults=True):

@@ -83,7 +83,10 @@ async def sign_in_organization(call: Call, org: OrgId, provider: str) -> SignInL
 
 @route("DELETE", "/v1/orgs/{org}/organization-connections/{provider}", "connections", errors=(403, 404))
 async def delete_organization_connection(call: Call, org: OrgId, provider: str) -> None:
-    """Remove an organization's own connection. Requires the role `admin`."""
+    """Remove an organization's own connection.
+
+    The tokens are deleted, and revoked if the authorization server supports that. Requires the role `admin`.
+    """
     await use.remove(call.app, await use.service_identity(call.app, call.caller, org), provider)
 
 
