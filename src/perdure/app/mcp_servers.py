@@ -275,6 +275,8 @@ async def change_server(app: App, caller: Caller, server_id: McpServerId, body: 
             changes |= (await _seal(app, tx, row.org_id, row.id, after)).columns()
         changes["updated_at"] = max(now, row.updated_at + 1)
         await update_mcp_server(tx, row.org_id, row.id, changes)
+        if after.url != before.url:
+            await remove_connections_of_server(tx, row.org_id, row.id)
         return to_server(msgspec.structs.replace(row, **changes))
 
     changed = await app.database.write(work)

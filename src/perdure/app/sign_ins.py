@@ -34,6 +34,7 @@ from perdure.domain.connections import (
 )
 from perdure.domain.errors import Conflict, Forbidden, Gone, RateLimited
 from perdure.domain.ids import InputRequestId, McpServerId, OrgId, UserId
+from perdure.domain.mcp_servers import MCP_REF
 from perdure.domain.oauth import (
     Authority,
     Challenge,
@@ -325,6 +326,7 @@ async def finish(app: App, answer: Answer, cookies: dict[str, str]) -> str:
         raise Conflict(error.message, code="sign_in_failed") from None
     identity = Identity(row.org_id, row.identity)
     await app.database.write(lambda tx: _store(app, tx, identity, attempt.server, grant))
+    app.registry.discoveries.forget(row.org_id, f"{MCP_REF}{row.server_key}")  # it may list more tools now
     await resume_signed_in(app)
     return attempt.server.name
 
