@@ -30,8 +30,7 @@ LEAST_BEGINNING = 3
 
 _WORD = re.compile(r"[^\W_]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_NAME = re.compile(r"\w+[_-][\w-]*")
-"""What can only be the name of a tool. A name of one word may be meant as a word."""
+_NAME = re.compile(r"[\w-]+")
 _FIRST_IDEOGRAPH = "\u2e80"
 """From here on are scripts without spaces: each character is a word."""
 
@@ -96,7 +95,8 @@ class ToolRanking:
                 for number, score in having:
                     totals[number] += rarity * score
         least = LEAST_SHARE * max(totals.values(), default=0.0)
-        named = {query.strip(), *_NAME.findall(query)}
+        # A name of one word may be meant as a word.
+        named = {query.strip(), *(name for name in _NAME.findall(query) if "_" in name or "-" in name)}
         scores = ((self._names[number], total) for number, total in totals.items())
         found = [
             (name not in named, -total, name) for name, total in scores if total >= least or name in named
