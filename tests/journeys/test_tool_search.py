@@ -16,7 +16,7 @@ from perdure.app.approvals import submit_approvals
 from perdure.app.context_reports import context_report
 from perdure.app.forks import _to_new_event, fork_session
 from perdure.app.sessions import delete_session
-from perdure.capabilities import ONCE, Discovered, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities import ONCE, READ_ONLY, Discovered, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.errors import NotFound
 from perdure.domain.events import ToolCompletedData, ToolsLoadedData
 from perdure.domain.loaded_tools import MAX_LOADED
@@ -26,7 +26,7 @@ from perdure.domain.tools import ApprovalDecision, CapabilityRef, SubmitApproval
 from perdure.engine.advance import advance
 from perdure.store.sessions import get_session
 from tests.journeys.test_discovery import Inside, inside, with_shelf
-from tests.journeys.test_found_tools import Market, log_of, offered, restarted, results, say
+from tests.journeys.test_found_tools import Market, interrupted, log_of, offered, restarted, results, say
 from tests.server import Server, use_simulated_model
 from tests.talk import Json, Talk, call, new_talk, script
 
@@ -254,6 +254,31 @@ async def test_a_search_whose_result_was_lost_runs_again(database_url: str, tmp_
         (found,) = await loads(there)
         assert offered(there) == [["tool_search"], ["tool_search", *found]]
         assert [event.get(ToolCompletedData) is not None for event in await log_of(there)].count(True) == 1
+
+
+async def test_a_turn_that_continues_knows_which_tools_were_deferred(tmp_path: Path) -> None:
+    market = Market()
+
+    async def runs(context: ToolContext, arguments: Any) -> ToolOutcome:
+        return await market.run(context, arguments)  # which hangs in the first server
+
+    axe = Tool("axe", "An axe.", schema({}), runs, READ_ONLY, deferred=True)
+    market.tools = (axe, replace(axe, name="saw", description="A saw."))
+    answers = (search("axe"), {"tool_calls": [call("axe", "u1")]}, {"text": "Cut."})
+
+    async with inside("", tmp_path, market, *answers, session=with_shelf()) as there:
+        await say(there)
+        await interrupted(there, market)
+        market.tools = ()
+        await advance(restarted(there, market).engine, there.session.id)
+        assert offered(there) == [["tool_search"], ["tool_search", "axe"], []]
+        assert (await results(there))[1] == "used"
+        assert await kept(there) == ("axe",), "until it is found again"
+        market.tools = (axe,)
+        assert [spec.name for spec in (await restarted(there, market).resolved()).specs] == [
+            "tool_search",
+            "axe",
+        ]
 
 
 FILE = '''
