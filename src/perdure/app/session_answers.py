@@ -48,6 +48,8 @@ _ENDED = ("turn.completed", "turn.failed", "turn.cancelled", "turn.sealed")
 
 MAX_WAITING = 50
 """Sessions whose open approvals are listed at a time."""
+MAX_OPEN = 50
+"""Open approvals that are listed at a time."""
 
 
 async def read_answer(app: App, caller: Caller, session_id: SessionId) -> SessionAnswer:
@@ -145,9 +147,9 @@ async def list_approvals(app: App, caller: Caller, session_id: SessionId | None)
     page = await page_of_sessions(app, caller, filters, 0, MAX_WAITING)
     found: list[OpenApproval] = []
     for session in page.data:
-        if any(call.kind == "approval" for call in session.parked_on):
+        if len(found) < MAX_OPEN and any(call.kind == "approval" for call in session.parked_on):
             found += await _open_in(app, caller, session.id)
-    return found
+    return found[:MAX_OPEN]
 
 
 async def _open_in(app: App, caller: Caller, session_id: SessionId) -> tuple[OpenApproval, ...]:
@@ -164,7 +166,7 @@ async def _approvals_of(app: App, tx: Tx, row: SessionRow) -> tuple[OpenApproval
     calls = parked_calls(await read_turn(tx, row, app.turns), "approval")
     return tuple(
         OpenApproval(row.id, call.id, call.name, _shown(call.arguments), to_rfc3339(until[call.id]))
-        for call in calls
+        for call in calls[:MAX_OPEN]
         if call.id in until
     )
 

@@ -12,9 +12,9 @@ from perdure.domain.parked import ParkedOn
 from perdure.domain.sessions import Status
 from perdure.domain.times import Timestamp
 
-MAX_ANSWER = 200_000
+MAX_ANSWER = 100_000
 """Characters of an answer; the rest is left out."""
-MAX_ARGUMENTS = 20_000
+MAX_ARGUMENTS = 4_000
 """Characters of the JSON of a waiting call's arguments. Of longer ones, only the start is shown."""
 
 
