@@ -126,7 +126,7 @@ async def test_a_session_without_a_message_waits_for_one(api: httpx.AsyncClient,
     other = await use_tool(
         api, f"agent_{agent['name']}", message="Hi", session_id=talk.id
     )  # a session of no agent
-    assert other["failed"].startswith("wrong_agent: ")
+    assert other["failed"].startswith("invalid_request: ")
 
 
 async def test_a_failed_turn_is_told_as_an_error(api: httpx.AsyncClient) -> None:

@@ -51,7 +51,6 @@ def _tool_of(agent: ExposedAgent) -> Tool:
             raise InvalidInput(
                 f"`session_id`: the session {session_id} is not one of the agent {agent.name!r}: leave it "
                 "out to start a new one, or use send_message",
-                code="wrong_agent",
                 field="session_id",
             )
         return await say(visit, session_id, given.message, given.wait_seconds)
