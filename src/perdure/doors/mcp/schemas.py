@@ -39,7 +39,7 @@ def _plain(schema: JsonObject, components: dict[str, JsonObject]) -> JsonObject:
             found[name] = {field: _plain(each, components) for field, each in value.items()}
         elif name == "description":
             found[name] = " ".join(value.split())
-        elif name not in _LEFT_OUT and not (name == "default" and value in (None, [])):
+        elif name not in _LEFT_OUT and not (name == "default" and value in (None, (), [])):
             found[name] = _inside(value, components)
     return found
 
