@@ -19,7 +19,7 @@ from tests.mcp_client import (
     rpc,
     use_tool,
 )
-from tests.server import Server, post
+from tests.server import Server, post, use_simulated_model
 from tests.talk import PATIENCE, Json, Talk, call, script, text_in, when
 
 GENERAL = {
@@ -164,6 +164,21 @@ async def test_a_client_that_leaves_stops_the_waiting_and_not_the_turn(
     await talk.logged_until("session.idled")
     assert text_in((await talk.messages())[-1]) == "Noon."
     assert "Traceback" not in shared_server.log.read_text()
+
+
+async def test_an_answer_outlives_the_server_that_was_asked_for_it(server: Server) -> None:
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        await use_simulated_model(http)
+        talk = Talk(http, (await use_tool(http, "start_session"))["session_id"])
+        async with talk.follow() as stream:
+            message = script({"text": "Still here.", "first_ms": 1_000})
+            waiting = asyncio.create_task(use_tool(http, "send_message", session_id=talk.id, message=message))
+            await stream.until("turn.started")
+        await server.restart()
+        with pytest.raises(httpx.TransportError):
+            await waiting
+        found = await use_tool(http, "read_answer", session_id=talk.id, wait_seconds=60)
+        assert (found["status"], found["answer"]) == ("idle", "Still here.")
 
 
 @pytest.mark.parametrize("stateless", [False, True])

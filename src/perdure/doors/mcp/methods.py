@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 
 import msgspec
 
 from perdure import __version__
+from perdure.api.kernel.problems import retry_seconds
 from perdure.domain.errors import PerdureError
 from perdure.domain.messages import JsonObject
 from perdure.doors.mcp.agent_tools import agent_tool, agent_tools
@@ -21,6 +23,7 @@ from perdure.doors.mcp.requests import (
     Request,
 )
 from perdure.doors.mcp.tool import Tool, Visit
+from perdure.doors.mcp.tools import general_tools
 from perdure.store.faults import system_fault
 
 log = logging.getLogger("perdure.mcp")
@@ -36,14 +39,12 @@ _CAPABILITIES: JsonObject = {"tools": {}}
 
 
 class Methods:
-    """Answers requests.
+    """Answers requests."""
 
-    Args:
-        tools: the tools that every caller has.
-    """
-
-    def __init__(self, tools: tuple[Tool, ...]) -> None:
-        self._tools = {each.name: each for each in tools}
+    @cached_property
+    def _tools(self) -> dict[str, Tool]:
+        """The tools that every caller has, from the first request on: an idle server does not hold them."""
+        return {each.name: each for each in general_tools()}
 
     async def answer(self, request: Request, visit: Visit) -> JsonObject:
         """Return the result of a request. Raises Refusal."""
@@ -103,13 +104,19 @@ class Methods:
         try:
             result = msgspec.to_builtins(await found.call(visit, arguments or {}))
         except PerdureError as error:
-            return {"content": [_text(f"{error.code}: {error.message}")], "isError": True}
+            return {"content": [_text(_told(error))], "isError": True}
         text = msgspec.json.encode(result).decode()
         return {"content": [_text(text)], "structuredContent": result, "isError": False}
 
 
 def _text(text: str) -> JsonObject:
     return {"type": "text", "text": text}
+
+
+def _told(error: PerdureError) -> str:
+    """What the model is told about an error."""
+    seconds = retry_seconds(error)
+    return f"{error.code}: {error.message}" + (f" (again after {seconds} s)" if seconds is not None else "")
 
 
 def _wrong(request: Request, message: str) -> Refusal:

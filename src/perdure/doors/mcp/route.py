@@ -12,7 +12,6 @@ from perdure.doors.mcp.methods import Methods, error_bytes, result_bytes
 from perdure.doors.mcp.progress import Progress
 from perdure.doors.mcp.requests import INVALID_REQUEST, Refusal, Request, read_request
 from perdure.doors.mcp.tool import Visit
-from perdure.doors.mcp.tools import general_tools
 from perdure.doors.mcp.waiting import Waiting
 
 _JSON, _EVENTS = b"application/json", b"text/event-stream"
@@ -24,7 +23,7 @@ def mcp_route(closing: asyncio.Event) -> Route:
     Args:
         closing: set when the server shuts down, so that nobody waits any longer.
     """
-    methods = Methods(general_tools())
+    methods = Methods()
 
     @route("POST", "/mcp", "mcp", body_limit=MAX_BODY)
     async def mcp(call: Call, body: bytes) -> Reply | Stream:
