@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from perdure.client import Client
+from perdure.domain.session_answers import MAX_ANSWER, MAX_ARGUMENTS
 from tests.journeys.people import fresh, new_agent
 from tests.mcp_client import (
     MODES,
@@ -19,7 +21,7 @@ from tests.mcp_client import (
     rpc,
     use_tool,
 )
-from tests.server import Server, post, use_simulated_model
+from tests.server import Server, use_simulated_model
 from tests.talk import PATIENCE, Json, Talk, call, script, text_in, when
 
 GENERAL = {
@@ -129,6 +131,19 @@ async def test_a_session_without_a_message_waits_for_one(api: httpx.AsyncClient,
     assert other["failed"].startswith("invalid_request: ")
 
 
+async def test_long_answers_and_arguments_are_cut(api: httpx.AsyncClient) -> None:
+    long = await use_tool(api, "start_session", message=script({"tokens": MAX_ANSWER // 4}))
+    assert (len(long["answer"]), long["truncated"]) == (MAX_ANSWER, True)
+    careful = await new_agent(api, capabilities=CAREFUL)
+    command = "echo " + "x" * MAX_ARGUMENTS
+    asks = script({"tool_calls": [call("bash", "call_1", command=command)]})
+    waits = await use_tool(api, "start_session", agent=careful["name"], message=asks)
+    (wanted,) = waits["approvals"]
+    assert wanted["arguments"].startswith('{"command":"echo xxx')
+    assert len(wanted["arguments"]) == MAX_ARGUMENTS
+    await Talk(api, waits["session_id"]).cancel()
+
+
 async def test_a_failed_turn_is_told_as_an_error(api: httpx.AsyncClient) -> None:
     failing = {"fail": {"code": "provider_auth_failed", "message": "no such key", "transient": False}}
     found = await use_tool(api, "start_session", message=script(failing))
@@ -231,8 +246,9 @@ async def test_agents_are_tools_while_they_are_active_and_marked(api: httpx.Asyn
     async def named() -> Any:
         return {each["name"]: each for each in (await rpc(api, "tools/list"))["tools"]}.get(f"agent_{name}")
 
-    created = await post(api, "/v1/agents", {"name": name, "system_prompt": "Help.", "expose_mcp": True})
-    assert created["expose_mcp"] is True
+    async with Client(str(api.base_url)) as client:
+        created = await client.create_agent(name=name, system_prompt="Help.", expose_mcp=True)
+    assert created.expose_mcp
     assert (await named())["description"] == "Send a message to this agent and wait for its answer."
     assert (await api.patch(path, json={"expose_mcp": False, "description": "New."})).status_code == 200
     assert await named() is None
