@@ -60,7 +60,7 @@ def authored_of(row: AgentRow) -> AuthoredConfig:
         config.max_iterations,
         config.parallel_tool_calls,
         config.network_access,
-        config.expose_mcp,
+        expose_mcp=config.expose_mcp,
     )
 
 
