@@ -22,7 +22,7 @@ from tests.mcp_client import (
     use_tool,
 )
 from tests.server import Server, use_simulated_model
-from tests.talk import PATIENCE, Json, Talk, call, script, text_in, when
+from tests.talk import PATIENCE, Json, Talk, call, script, text_in
 
 GENERAL = {
     "list_agents", "start_session", "send_message", "read_answer", "list_sessions", "list_approvals",
@@ -93,15 +93,17 @@ async def _decides_an_approval(client: OfficialClient, api: httpx.AsyncClient, c
 
 
 async def _waits_again(client: OfficialClient, agent: Json) -> None:
-    """A turn takes longer than a call waits; meanwhile the client is told what it does."""
-    slow = script({"tool_calls": [call("get_current_time", "call_1")]}, {"text": "Noon.", "first_ms": 2_500})
-    question = {"agent": agent["id"], "message": slow, "wait_seconds": 2}
-    found = await client.ask({"tool": "start_session", "arguments": question})
-    assert found["structured"]["status"] == "active"
-    assert found["told"] == ["get_current_time: started", "get_current_time: success"]
-    session_id = found["structured"]["session_id"]
-    done = await client.call("read_answer", session_id=session_id, wait_seconds=30)
+    """A turn takes longer than a call waits; a client that waits is told what the turn does."""
+    look = {"tool_calls": [call("get_current_time", "call_1")]}
+    slow = script(look, {"text": "Noon.", "first_ms": 4_000})
+    begun = await client.call("start_session", agent=agent["id"], message=slow, wait_seconds=1)
+    assert begun["status"] == "active"
+    done = await client.call("read_answer", session_id=begun["session_id"], wait_seconds=60)
     assert (done["status"], done["answer"]) == ("idle", "Noon.")
+    said = {"session_id": done["session_id"], "message": script(look, {"text": "One.", "first_ms": 1_500})}
+    told = await client.ask({"tool": "send_message", "arguments": said})
+    assert told["structured"]["answer"] == "One."
+    assert told["told"] == ["get_current_time: started", "get_current_time: success"]
 
 
 async def _cancels(client: OfficialClient, agent: Json) -> None:
@@ -169,14 +171,16 @@ async def test_while_a_turn_runs_its_newest_text_is_shown_and_the_last_turns_ans
 async def test_a_client_that_leaves_stops_the_waiting_and_not_the_turn(
     api: httpx.AsyncClient, shared_server: Server, agent: Json
 ) -> None:
-    begun = await use_tool(api, "start_session", agent=agent["name"])
-    talk = Talk(api, begun["session_id"])
-    steps = ({"tool_calls": [call("get_current_time")], "first_ms": 300}, {"text": "Noon.", "first_ms": 300})
-    params = {"name": "send_message", "arguments": {"session_id": talk.id, "message": script(*steps)}}
-    body, headers = envelope("tools/call", params, stateless=True)
-    with pytest.raises(httpx.ReadTimeout):
-        await api.post("/mcp", json=body, headers=headers, timeout=0.2)
-    await talk.logged_until("session.idled")
+    talk = Talk(api, (await use_tool(api, "start_session", agent=agent["name"]))["session_id"])
+    steps = ({"tool_calls": [call("get_current_time")], "first_ms": 500}, {"text": "Noon.", "first_ms": 500})
+    async with talk.follow() as stream, httpx.AsyncClient(base_url=shared_server.url) as leaving:
+        waiting = asyncio.create_task(
+            use_tool(leaving, "send_message", session_id=talk.id, message=script(*steps))
+        )
+        await stream.until("input.message")
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        await stream.until("session.idled")
     assert text_in((await talk.messages())[-1]) == "Noon."
     assert "Traceback" not in shared_server.log.read_text()
 
@@ -275,11 +279,5 @@ async def test_what_a_waiting_client_may_see_ends_with_its_session(api: httpx.As
     waiting = asyncio.create_task(
         use_tool(api, "read_answer", session_id=begun["session_id"], wait_seconds=300)
     )
-    other = await use_tool(api, "start_session", message=script(SLOW), wait_seconds=0)
-
-    async def deleted() -> bool:
-        return (await api.delete(f"/v1/sessions/{begun['session_id']}")).status_code in (204, 404)
-
-    await when(deleted)
+    assert (await api.delete(f"/v1/sessions/{begun['session_id']}")).status_code == 204
     assert (await asyncio.wait_for(waiting, PATIENCE))["failed"] == "session_not_found: no such session"
-    await Talk(api, other["session_id"]).cancel()

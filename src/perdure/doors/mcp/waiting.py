@@ -74,14 +74,17 @@ class Waiting:
         await send_pieces(scope, send, b": working\n\n")
         while not work.done():
             await self._next_event(work)
-            lines = [] if self._progress is None or work.done() else self._progress.take()
-            if lines:
-                await send_pieces(scope, send, b"".join(map(_event, lines)))
+            if lines := self._lines():
+                await send_pieces(scope, send, lines)
                 await asyncio.wait({work}, timeout=SPACING)
             elif not work.done():
                 await send_pieces(scope, send, b": keep-alive\n\n")
-        await send_pieces(scope, send, _event(work.result().body))
+        await send_pieces(scope, send, self._lines() + _event(work.result().body))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _lines(self) -> bytes:
+        """Take the progress that waits to be sent, as events."""
+        return b"" if self._progress is None else b"".join(map(_event, self._progress.take()))
 
     async def _next_event(self, work: asyncio.Future[Reply]) -> None:
         """Wait until there is something to send: the response, progress, or a sign of life."""
