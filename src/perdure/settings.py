@@ -16,12 +16,14 @@ from msgspec.structs import FieldInfo, fields
 from perdure.domain.docstrings import read_docstring
 from perdure.domain.errors import InvalidInput
 from perdure.domain.hosts import is_loopback
+from perdure.domain.network import PrivateAddresses, read_private
 
 LARGEST_FILE = 64 * 1024 * 1024
 """The largest allowed `max_file_bytes`: writing a file holds several copies of it in memory."""
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+_PRIVATE = "true, false, or networks such as 10.0.0.0/8, separated by commas"
 _CHOICES = {"log_level": ("debug", "info", "warning", "error")}
 _BOUNDS = {
     "port": (0, 65_535),
@@ -60,8 +62,11 @@ class Settings(Struct, frozen=True, kw_only=True):
             seconds; 0: 600, or 1800 for servers on this machine and in private networks.
         client_tool_timeout_seconds: how long a client may take to submit tool results, in seconds.
         approval_timeout_seconds: how long a user may take to approve or reject a tool call, in seconds.
-        private_addresses: true or false: whether tools (`web_fetch`, `bash`) may reach private networks and
-            this machine.
+        private_addresses: whether tools (`web_fetch`, `bash`) and MCP servers may be in private networks and
+            on this machine: true, false, or the networks and addresses that may be reached, separated by
+            commas, such as `10.0.0.0/8,192.168.1.5`.
+        mcp_servers: a JSON file with MCP servers for every organization: commands that the server runs, and
+            URLs, which may be in private networks.
         debuggable: true or false: whether debuggers and core dumps may read the server's memory. Otherwise
             no other process of the same user may read its memory and environment.
         rate_limit: average requests per second for each access token, with bursts of twice as many; 0 for no
@@ -103,7 +108,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     model_timeout_seconds: float = 0.0
     client_tool_timeout_seconds: float = 300.0
     approval_timeout_seconds: float = 900.0
-    private_addresses: bool = False
+    private_addresses: PrivateAddresses = False
+    mcp_servers: str = ""
     debuggable: bool = False
     rate_limit: float = 0.0
     max_connections: int = 20_000
@@ -193,6 +199,11 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
 
 def _checked(field: FieldInfo, text: str) -> Any:
     """Parse and validate the value of a setting. Raises InvalidInput."""
+    if field.name == "private_addresses":
+        try:
+            return read_private(text)
+        except ValueError as error:
+            raise _invalid(field, _PRIVATE, str(error)) from None
     try:
         value = msgspec.convert(text, field.type, strict=False)
     except msgspec.ValidationError:

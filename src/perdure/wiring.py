@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import astuple
@@ -27,6 +28,7 @@ from perdure.api.routes import commands as command_routes
 from perdure.api.routes import databases as database_routes
 from perdure.api.routes import harnesses as harness_routes
 from perdure.api.routes import invitations as invitation_routes
+from perdure.api.routes import mcp_servers as mcp_routes
 from perdure.api.routes import messages as message_routes
 from perdure.api.routes import providers as provider_routes
 from perdure.api.routes import schedules as schedule_routes
@@ -46,6 +48,7 @@ from perdure.domain.code import CodeBackEnd, CodeLimits
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import SessionId
+from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.messages import JsonObject
 from perdure.doors.mcp.route import mcp_route
 from perdure.engine.arguments import ArgumentChecks
@@ -54,6 +57,7 @@ from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
 from perdure.llm.registry import DriverPool
+from perdure.net.mcp.lazy import LazyHosts
 from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
 from perdure.store.bus import Bus, LocalBus
@@ -181,6 +185,14 @@ def code_back_end(settings: Settings) -> CodeBackEnd | None:
     )
 
 
+def _local_mcp(settings: Settings) -> dict[str, LocalMcpServer]:
+    if not settings.mcp_servers:
+        return {}
+    from perdure.app.local_mcp import read_local_servers
+
+    return read_local_servers(Path(settings.mcp_servers), os.environ)
+
+
 def _add_custom(
     services: Services, capabilities: tuple[Capability, ...], custom: tuple[Capability, ...]
 ) -> Registry:
@@ -203,24 +215,25 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
     Raises:
         Unavailable: the database, the data folder or the master key cannot be used.
     """
-    code = code_back_end(settings)  # before anything is created: a mistake in it leaves no traces
+    # Before anything is created: a mistake in these leaves no traces.
+    code, local_mcp = code_back_end(settings), _local_mcp(settings)
     async with contextlib.AsyncExitStack() as stack:
         database, bus, queue = await _open_store(settings, stack)
         vault = await open_vault(settings, database)
         drivers = DriverPool(os.environ, Http(read_timeout=settings.model_timeout_seconds or None))
         stack.push_async_callback(drivers.close)
-        clock, catalog, sandbox = SystemClock(), Catalog(), Sandbox()
+        clock, catalog, sandbox, mcp = SystemClock(), Catalog(), Sandbox(), LazyHosts()
+        stack.push_async_callback(mcp.close)
         stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
         services = Services(
-            database,
-            queue,
-            bus,
-            vault,
-            clock.now,
+            *(database, queue, bus, vault, clock.now),
             file_limits=limits,
             sandbox=sandbox,
             code=code,
+            private_addresses=settings.private_addresses,
+            local_mcp=local_mcp,
+            mcp=mcp,
         )
         registry = _add_custom(services, built_in(services), custom)
         turns = ParkedTurns()
@@ -372,6 +385,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *workspace_routes.ROUTES,
         *file_routes(settings.max_file_bytes),
         *provider_routes.ROUTES,
+        *mcp_routes.ROUTES,
         health_route(running, None if settings.database_url else settings.data_folder),
         *document_routes(document),
     )

@@ -12,8 +12,8 @@ from aiohttp.abc import ResolveResult
 from perdure.domain.errors import ModelError, ToolError
 from perdure.domain.network import NetworkRules, combine
 from perdure.domain.sessions import NetworkAccess
-from perdure.net import web_client
-from perdure.net.addresses import GuardedResolver
+from perdure.net import addresses, web_client
+from perdure.net.addresses import GuardedResolver, is_reachable
 from perdure.net.web_client import fetch
 from tests.adversarial.attack import done, refused
 from tests.server import post
@@ -83,6 +83,45 @@ async def test_metadata_services_are_never_reached_even_if_private_addresses_are
         await fetch(f"http://{host}/latest/meta-data/", INSIDE)
 
 
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("127.0.0.1", True),
+        ("[::ffff:127.0.0.1]", True),
+        ("[64:ff9b::127.0.0.1]", True),
+        ("0x7f000001", True),
+        ("[::1]", False),
+        ("[::]", False),
+        ("[fd00::1]", False),
+        ("[::ffff:10.0.0.1]", False),
+        ("[64:ff9b:1:7f00:1::a00:1]", False),
+        ("10.0.0.1", False),
+        ("127.0.0.2", False),
+        ("169.254.169.254", False),
+        ("[::ffff:169.254.169.254]", False),
+        ("100.100.100.200", False),
+        ("93.184.215.14", True),
+    ],
+)
+def test_only_the_private_networks_that_the_setting_names_may_be_reached(host: str, reached: bool) -> None:
+    assert is_reachable(host, ("127.0.0.1/32", "169.254.0.0/16", "100.100.0.0/16")) is reached
+
+
+def test_a_network_of_all_addresses_opens_no_metadata_service() -> None:
+    everything = ("0.0.0.0/0", "::/0")
+    assert is_reachable("192.168.1.1", everything)
+    assert not any(is_reachable(host, everything) for host in ("169.254.169.254", "fd00:ec2::254", "fe80::1"))
+
+
+async def test_a_page_in_a_named_network_is_fetched_and_one_beside_it_is_not(site: Site) -> None:
+    site.answers["/"] = web.Response(text="hello")
+    names = Names(in_test=["127.0.0.1"], out_test=["127.0.0.2"])
+    rules = NetworkRules(private=("127.0.0.1/32",))
+    assert (await fetch(site.url("/", "in.test"), rules, resolver=names)).body == b"hello"
+    with pytest.raises(ToolError, match="not a public host"):
+        await fetch(site.url("/", "out.test"), rules, resolver=names)
+
+
 async def test_a_name_that_resolves_to_a_private_address_now_or_later_is_refused(site: Site) -> None:
     site.answers["/"] = web.Response(text="secret")
     with pytest.raises(ToolError, match="not a public host"):
@@ -148,9 +187,9 @@ async def test_a_redirect_to_a_name_with_a_private_address_is_refused(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first host counts as public here; the second one is checked as usual."""
-    real = web_client.is_public_address
+    real = addresses.is_public_address
     monkeypatch.setattr(
-        web_client, "is_public_address", lambda address: address == "127.0.0.1" or real(address)
+        addresses, "is_public_address", lambda address: address == "127.0.0.1" or real(address)
     )
     async with serving() as hidden:
         hidden.answers["/"] = web.Response(text="secret")
@@ -217,9 +256,9 @@ async def test_a_name_that_changes_its_address_between_two_redirects_is_refused(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first address counts as public. The redirect goes to the same host, which has moved by then."""
-    real = web_client.is_public_address
+    real = addresses.is_public_address
     monkeypatch.setattr(
-        web_client, "is_public_address", lambda address: address == "127.0.0.1" or real(address)
+        addresses, "is_public_address", lambda address: address == "127.0.0.1" or real(address)
     )
     site.answers["/"] = web.Response(status=302, headers={"Location": "/inside"})
     site.answers["/inside"] = web.Response(text="secret")

@@ -15,7 +15,7 @@ from tests.talk import Json, Talk, body_of, script
 ENDLESS = {"stream_sse"}
 """Its answer does not end; a refusal does."""
 
-OF_THE_SERVER = {"capability_id", "command", "token", "callback_id"}
+OF_THE_SERVER = {"capability_id", "command", "token", "callback_id", "tool_name"}
 """Parameters that name what is the same for everybody, or nothing: only a tool can open a callback."""
 
 
@@ -96,7 +96,13 @@ class Place:
         session = await post(
             http,
             "/v1/sessions",
-            {"title": mark, "tags": [mark], "agent_id": agent["id"], "model_id": model["id"]},
+            {
+                "title": mark,
+                "tags": [mark],
+                "agent_id": agent["id"],
+                "model_id": model["id"],
+                "mcpServers": {mark: {"url": "https://mcp.invalid/mcp"}},
+            },
         )
         base = f"/v1/sessions/{session['id']}"
         await post(http, f"{base}/messages", body_of(script({"text": mark})))
@@ -106,6 +112,7 @@ class Place:
         await post(http, f"{base}/databases", {"name": database})
         await post(http, f"{base}/fs/kept.txt", {"content": mark})
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
+        server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
@@ -123,6 +130,9 @@ class Place:
             "session_id": session["id"],
             "schedule_id": schedule["id"],
             "name": database,
+            "server_id": server["id"],
+            "server_name": mark,
+            "tool_name": "kept",
             "capability_id": "current_time",
             "command": "get_session_stats",
             "workspace_id": session["workspace_id"],

@@ -75,6 +75,19 @@ async def test_private_addresses_are_reached_by_number_if_the_command_spells_the
     assert "two commands" in notes[0]
 
 
+async def test_of_private_addresses_the_shell_reaches_only_those_of_the_networks_that_are_named() -> None:
+    names = Names(in_test=["10.0.0.1"], out_test=["192.168.0.1"], localhost=["::1"])
+    hosts = ("in.test", "out.test", "10.0.0.3", "192.168.0.2", "localhost")
+    rules = NetworkRules(allowed=(hosts,), private=("10.0.0.0/8", "127.0.0.0/8"))
+    given, _ = await network_for(rules, "curl http://10.0.0.1/", names)
+    assert given is not None
+    assert set(_hosts(given.allow)) == {"10.0.0.3", "10.0.0.1"}
+    for command in ("curl http://192.168.0.2/", "curl http://out.test/", "curl http://localhost/"):
+        given, _ = await network_for(rules, command, names)
+        assert given is not None, command
+        assert given.block_private_ips, command
+
+
 @pytest.mark.parametrize("private", [True, False])
 async def test_a_blocked_address_is_blocked_behind_every_name(private: bool) -> None:
     names = Names(inside_test=["10.0.0.1"], site_test=["93.184.215.14"])

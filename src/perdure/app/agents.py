@@ -12,6 +12,7 @@ from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
+from perdure.app.mcp_checks import check_inline, check_mcp_refs
 from perdure.app.searches import search
 from perdure.app.sessions import check_model, find_harness
 from perdure.app.tool_definitions import check_tools
@@ -90,6 +91,7 @@ def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
         max_iterations=config.max_iterations,
         parallel_tool_calls=config.parallel_tool_calls,
         network_access=config.network_access,
+        mcp_servers=config.mcp_servers,
         expose_mcp=config.expose_mcp,
         default_version_id=row.default_version_id,
         forked_from_agent_id=row.forked_from_agent_id,
@@ -121,6 +123,7 @@ async def create_agent(
     tags = clean_tags(body.tags)
     await _check_parts(app, body.capabilities, body.tools, body.initial_files)
     check_network(body.network_access)
+    await check_inline(app, body.mcp_servers)
     requested_id = agent_id or body.id
     new_id = None if requested_id is None else check_id(requested_id, "agent", "id")
     now = app.now()
@@ -130,6 +133,7 @@ async def create_agent(
         # Serializes upserts, so that the second one under a name finds the first.
         await lock_organization(tx, org_id)
         harness = await _harness_for(tx, org_id, body.harness_id, body.harness_name)
+        await check_mcp_refs(app, tx, org_id, body.capabilities)
         model_id: ModelId | None = None
         if body.default_model_id is not None:
             model_id = await check_model(tx, org_id, body.default_model_id, "default_model_id")
@@ -182,6 +186,7 @@ def _config_of(body: CreateAgent) -> AgentConfig:
         body.max_iterations,
         body.parallel_tool_calls,
         body.network_access,
+        body.mcp_servers,
     )
 
 
@@ -337,11 +342,13 @@ async def change_agent(
     require_manager(caller, "agent")
     await _check_parts(app, body.capabilities, body.tools, body.initial_files)
     check_network(body.network_access)
+    await check_inline(app, body.mcp_servers)
     now = app.now()
 
     async def work(tx: Tx) -> Agent:
         row = await find_agent(tx, caller.organization_id, ref, lock=True)
         check_match(if_match, to_agent(row).editable())
+        await check_mcp_refs(app, tx, row.org_id, body.capabilities)
         changes = await _agent_changes(tx, row, body, now)
         return await apply_changes(app, tx, caller, row, changes, now) if changes else to_agent(row)
 
@@ -353,6 +360,8 @@ async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) 
     fields = {
         name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
     }
+    if "mcp_servers" in fields:
+        fields["mcp_servers"] = fields["mcp_servers"] or {}
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id")
     changes: Changes = {name: fields[name] for name in plain if name in fields}
     if fields.get("default_model_id") is not None:

@@ -14,10 +14,14 @@ from perdure.capabilities.registry import Registry
 from perdure.domain.code import CodeBackEnd
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
+from perdure.domain.local_mcp import LocalMcpServer
+from perdure.domain.mcp import McpOffer, McpUnreachable
+from perdure.domain.network import PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.catalog import Catalog
 from perdure.llm.driver import Driver
+from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
@@ -60,6 +64,28 @@ class Scope(Protocol):
         ...
 
 
+class McpSource(Protocol):
+    """The part of the client of MCP that use cases need."""
+
+    async def offer(self, endpoint: McpEndpoint | McpStdioEndpoint, *, timeout: float) -> McpOffer:
+        """List what a server offers, within so many seconds.
+
+        Raises:
+            McpUnreachable: it cannot be reached, or does not speak MCP.
+            McpRefused: it answered with an error.
+            McpUnauthorized: it wants a sign-in.
+        """
+        ...
+
+
+class NoMcp:
+    """Reaches no server: for commands that only open the database, and for tests."""
+
+    async def offer(self, endpoint: McpEndpoint | McpStdioEndpoint, *, timeout: float) -> McpOffer:
+        """Raise McpUnreachable."""
+        raise McpUnreachable("this process has no client for MCP servers")
+
+
 class Services(Struct, frozen=True):
     """The services of the use cases that HTTP and a session's own tools share.
 
@@ -68,6 +94,9 @@ class Services(Struct, frozen=True):
         sandbox: separate processes for work that may crash, hang or run out of memory.
         shares: turns for work that may look at very much.
         code: where programs of models run; None if the operator has not turned it on.
+        private_addresses: which private networks tools and MCP servers may reach.
+        local_mcp: the MCP servers of the operator's file, by id.
+        mcp: asks MCP servers what they offer.
     """
 
     database: Database
@@ -80,6 +109,9 @@ class Services(Struct, frozen=True):
     sandbox: Sandbox = field(default_factory=Sandbox)
     shares: Shares = field(default_factory=Shares)
     code: CodeBackEnd | None = None
+    private_addresses: PrivateAddresses = False
+    local_mcp: dict[str, LocalMcpServer] = {}
+    mcp: McpSource = field(default_factory=NoMcp)
 
 
 class App(Services, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from perdure.app.context import App
 from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
+from perdure.app.mcp_checks import check_inline, check_mcp_refs
 from perdure.app.searches import search
 from perdure.app.sessions import check_model
 from perdure.domain.accounts import Caller
@@ -124,6 +125,7 @@ def to_harness(row: HarnessRow, *, sessions: int | None = None) -> Harness:
         network_access=config.network_access,
         parallel_tool_calls=config.parallel_tool_calls,
         embedder_metadata=config.embedder_metadata,
+        mcp_servers=config.mcp_servers,
         archived_at=maybe_rfc3339(row.archived_at),
         deleted_at=to_rfc3339(row.updated_at) if row.status == "deleted" else None,
         session_count=UNSET if sessions is None else sessions,
@@ -152,15 +154,22 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness, once: On
     app.registry.check(body.capabilities)
     check_files(body.initial_files)
     check_network(body.network_access)
+    await check_inline(app, body.mcp_servers)
     now = app.now()
 
     async def work(tx: Tx) -> Harness:
         org_id = caller.organization_id
+        await check_mcp_refs(app, tx, org_id, body.capabilities)
         model_id: ModelId | None = None
         if body.default_model_id is not None:
             model_id = await check_model(tx, org_id, body.default_model_id, "default_model_id")
         config = HarnessConfig(
-            body.capabilities, body.initial_files, body.network_access, None, body.embedder_metadata
+            body.capabilities,
+            body.initial_files,
+            body.network_access,
+            None,
+            body.embedder_metadata,
+            body.mcp_servers,
         )
         row = HarnessRow(
             app.new_id("harness"),
@@ -275,11 +284,13 @@ async def change_harness(
     if body.initial_files is not UNSET:
         check_files(body.initial_files)
     check_network(body.network_access)
+    await check_inline(app, body.mcp_servers)
     now = app.now()
 
     async def work(tx: Tx) -> Harness:
         row = await _changeable(tx, caller, ref)
         check_match(if_match, to_harness(row).editable())
+        await check_mcp_refs(app, tx, row.org_id, body.capabilities)
         changes = await _changes(tx, row, body, now)
         if changes:
             changes["updated_at"] = max(now, row.updated_at + 1)
@@ -304,6 +315,8 @@ async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) ->
     fields = {
         name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
     }
+    if "mcp_servers" in fields:
+        fields["mcp_servers"] = fields["mcp_servers"] or {}
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id", "parent_harness_id")
     changes: Changes = {name: fields[name] for name in plain if name in fields}
     if fields.get("default_model_id") is not None:

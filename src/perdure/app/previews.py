@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from perdure.app.context import App
+from perdure.app.mcp_checks import check_inline, check_mcp_refs
 from perdure.app.sessions import find_harness
 from perdure.app.tool_definitions import ToolChecks, are_large
 from perdure.capabilities.resolve import Layer, ResolvedAgent, harness_layer, resolve
@@ -61,6 +62,8 @@ async def analyze_agent(app: App, caller: Caller, body: PreviewAgent) -> Analysi
 async def preview_harness(app: App, caller: Caller, body: PreviewHarness) -> HarnessPreview:
     """Return the prompt and the tools that the model would get from a harness and its parents."""
     app.registry.check(body.capabilities)
+    await check_inline(app, body.mcp_servers)
+    await _check_refs(app, caller, body.capabilities)
     chain = await _chain(app, caller, body.parent_harness_id, None)
     own = Layer("harness", None, body.system_prompt, body.capabilities)
     agent = resolve([*map(harness_layer, chain), own], app.registry)
@@ -82,6 +85,7 @@ async def _resolve_and_check(
         tools = _usable_tools(app, below, body.tools, findings)
     own = Layer("agent", None, body.system_prompt, capabilities, tuple(tools))
     agent = resolve([*layers, own], app.registry)
+    findings += await _about_servers(app, caller, body)
     findings += [*_about_prompt(body.system_prompt), *_about_tools(body.tools), *_about_size(agent)]
     return agent, tuple(findings)
 
@@ -110,6 +114,20 @@ def _usable_capabilities(
             findings.append(_structural_finding(error.code, message, f"capabilities[{index}]"))
         else:
             yield ref
+
+
+async def _about_servers(app: App, caller: Caller, body: PreviewAgent) -> list[Finding]:
+    """Return a finding if the MCP servers, or the capabilities that name some, could not be stored."""
+    try:
+        await check_inline(app, body.mcp_servers)
+        await _check_refs(app, caller, body.capabilities)
+    except InvalidInput as error:
+        return [_structural_finding(error.code, error.message, error.field or "mcpServers")]
+    return []
+
+
+async def _check_refs(app: App, caller: Caller, refs: tuple[CapabilityRef, ...]) -> None:
+    await app.database.read(lambda tx: check_mcp_refs(app, tx, caller.organization_id, refs))
 
 
 def _usable_tools(

@@ -31,7 +31,7 @@ _RESERVED_HEADERS = frozenset(
 )  # fmt: skip
 """Headers about the transport of a request, which only the driver sets."""
 
-_SECRET_PARAMETER = re.compile(
+SECRET_PARAMETER = re.compile(
     r"key|token|secret|password|passwd|auth|credential|sig$|signature", re.IGNORECASE
 )
 
@@ -107,7 +107,7 @@ def _check_address(base_url: str) -> None:
         names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     except ValueError:
         raise InvalidInput("`base_url` must be an http or https URL", field="base_url") from None
-    if "@" in parts.netloc or any(_SECRET_PARAMETER.search(name) for name in names):
+    if "@" in parts.netloc or any(SECRET_PARAMETER.search(name) for name in names):
         raise InvalidInput(
             "`base_url` contains credentials, and all members of the organization can read it:"
             " move them to `api_key` or `options.headers`",

@@ -14,7 +14,8 @@ from perdure.capabilities.features import SessionFeatures
 from perdure.domain.accounts import Caller
 from perdure.domain.ids import AgentId
 from perdure.domain.paging import Page, page_of
-from perdure.domain.sessions import AgentFacet, ListOrder, Session, SessionFacets, SessionStats
+from perdure.domain.session_counts import AgentFacet, SessionFacets, SessionStats
+from perdure.domain.sessions import ListOrder, Session
 from perdure.store.database import Tx
 from perdure.store.pins import pinned_among
 from perdure.store.schedules import active_counts

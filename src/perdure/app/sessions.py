@@ -11,6 +11,7 @@ from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
+from perdure.app.mcp_checks import check_inline, check_mcp_refs
 from perdure.app.running_turns import cancel_events, stop_turn
 from perdure.app.tool_definitions import check_tools
 from perdure.capabilities.features import SessionFeatures
@@ -119,6 +120,7 @@ def to_session(
         initial_files=() if listed else config.initial_files,
         network_access=config.network_access,
         hints=None if listed else config.hints,
+        mcp_servers=config.mcp_servers,
         is_pinned=pinned,
         active_schedule_count=schedules,
         preview=row.preview,
@@ -171,11 +173,13 @@ async def create_session(app: App, caller: Caller, body: CreateSession, once: On
     tags, title = clean_tags(body.tags), clean_title(body.title)
     app.registry.check(body.capabilities)
     check_network(body.network_access)
+    await check_inline(app, body.mcp_servers)
     await check_tools(body.tools)
     now = app.now()
 
     async def work(tx: Tx) -> Session:
         agent, harness = await _layers_for(tx, caller.organization_id, body)
+        await check_mcp_refs(app, tx, caller.organization_id, body.capabilities)
         model_id: ModelId | None = None
         if body.model_id is not None:
             model_id = await check_model(tx, caller.organization_id, body.model_id)
@@ -233,6 +237,7 @@ def _new_row(
         body.initial_files,
         body.network_access,
         body.hints,
+        body.mcp_servers,
     )
     return SessionRow(
         id=app.new_id("session"),

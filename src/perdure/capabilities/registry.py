@@ -12,6 +12,7 @@ from msgspec import Struct
 from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.shared_discoveries import SharedDiscoveries
 from perdure.domain.errors import InvalidInput
+from perdure.domain.mcp_servers import MCP_REF
 from perdure.domain.messages import JsonObject
 from perdure.domain.schema_cost import Cost, cost_of
 from perdure.domain.tools import CapabilityRef
@@ -90,6 +91,8 @@ class Registry:
         for index, ref in enumerate(refs):
             location = f"{field}[{index}]"
             capability = self.get(ref.ref)
+            if capability is None and ref.ref.startswith(MCP_REF):
+                continue  # only a transaction can look the server up: `check_mcp_refs` does
             if capability is None:
                 raise InvalidInput(
                     f"`{location}.ref`: unknown capability {ref.ref!r}; see GET /v1/capabilities",

@@ -30,6 +30,7 @@ _GROUPS = {
     "storage": ("storage", "app"),
     "secrets": ("storage", "secrets"),
     "schedules": ("schedules", "app"),
+    "mcp": ("mcp", "app"),
     "approvals": ("answers", "approvals"),
     "callbacks": ("answers", "callbacks"),
 }

@@ -10,6 +10,7 @@ from perdure.client.agents import AgentMethods, AgentVersionMethods, CapabilityM
 from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageMethods, WorkspaceMethods
 from perdure.client.conversation import ConversationMethods
 from perdure.client.files import FileMethods
+from perdure.client.mcp_servers import McpMethods
 from perdure.client.models import ModelMethods
 from perdure.client.own_calls import OwnCalls
 from perdure.client.sessions import SessionMethods
@@ -30,6 +31,7 @@ class Client(
     HarnessMethods,
     CapabilityMethods,
     ModelMethods,
+    McpMethods,
     AccountMethods,
 ):
     """A client of one Perdure server.

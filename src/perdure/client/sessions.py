@@ -13,14 +13,13 @@ from perdure.client.routes import Caller, every, path_of
 from perdure.domain.context_reports import SessionContextReport
 from perdure.domain.messages import Message
 from perdure.domain.paging import Page
+from perdure.domain.session_counts import SessionFacets, SessionStats
 from perdure.domain.sessions import (
     CancelledTurn,
     CreateSession,
     ForkSession,
     ListOrder,
     Session,
-    SessionFacets,
-    SessionStats,
     Status,
     UpdateSession,
 )

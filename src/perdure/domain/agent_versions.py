@@ -25,6 +25,7 @@ from perdure.domain.layer_fields import (
     HARNESS_ID,
     INITIAL_FILES,
     MAX_ITERATIONS,
+    MCP_SERVERS,
     NAME,
     NETWORK_ACCESS,
     PARALLEL_TOOL_CALLS,
@@ -32,6 +33,7 @@ from perdure.domain.layer_fields import (
     TAGS,
     TOOLS,
 )
+from perdure.domain.mcp_servers import MCP_NAMES, InlineMcpServer
 from perdure.domain.messages import JsonObject
 from perdure.domain.resources import Description, DisplayName, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess
@@ -48,7 +50,7 @@ Summary = Annotated[str, Meta(max_length=1000)]
 _SUMMARY = Meta(description="What is new in this version.", examples=["Knows about refunds"])
 
 
-class AuthoredConfig(Struct, frozen=True, omit_defaults=True):
+class AuthoredConfig(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     """An agent's configuration as it was written. Name and status are not part of a version."""
 
     system_prompt: Annotated[str, SYSTEM_PROMPT, Meta(examples=["You answer questions about orders."])]
@@ -63,6 +65,7 @@ class AuthoredConfig(Struct, frozen=True, omit_defaults=True):
     max_iterations: Annotated[int | None, MAX_ITERATIONS] = None
     parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
+    mcp_servers: Annotated[dict[str, InlineMcpServer], MCP_SERVERS] = {}
     expose_mcp: Annotated[bool, EXPOSE_MCP] = False
 
 

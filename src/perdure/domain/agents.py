@@ -25,6 +25,7 @@ from perdure.domain.layer_fields import (
     HARNESS_NAME,
     INITIAL_FILES,
     MAX_ITERATIONS,
+    MCP_SERVERS,
     NAME,
     NETWORK_ACCESS,
     PARALLEL_TOOL_CALLS,
@@ -32,6 +33,7 @@ from perdure.domain.layer_fields import (
     TAGS,
     TOOLS,
 )
+from perdure.domain.mcp_servers import MCP_NAMES, InlineMcpServer, InlineMcpServers
 from perdure.domain.paging import AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.resources import AnyName, Description, DisplayName, Files, LifeStatus, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess, Prompt, Tags
@@ -44,7 +46,7 @@ Iterations = Annotated[int, Meta(ge=1, le=1000)]
 _LINK = Meta(examples=["/v1/agents/agent_0192f0c1b2a37b5c8d4e5f60718293a4"])
 
 
-class CreateAgent(Struct, frozen=True, omit_defaults=True):
+class CreateAgent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     """The body of `POST /v1/agents`: updates the agent with this `id` or `name`, or creates one."""
 
     name: Annotated[Name, NAME]
@@ -64,10 +66,11 @@ class CreateAgent(Struct, frozen=True, omit_defaults=True):
     max_iterations: Annotated[Iterations | None, MAX_ITERATIONS] = None
     parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
+    mcp_servers: Annotated[InlineMcpServers, MCP_SERVERS] = {}
     expose_mcp: Annotated[bool, EXPOSE_MCP] = False
 
 
-class UpdateAgent(Struct, frozen=True, omit_defaults=True):
+class UpdateAgent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     """The body of `PATCH /v1/agents/{agent_id}`."""
 
     name: Annotated[Name | UnsetType, NAME] = UNSET
@@ -84,6 +87,7 @@ class UpdateAgent(Struct, frozen=True, omit_defaults=True):
     max_iterations: Annotated[Iterations | None | UnsetType, MAX_ITERATIONS] = UNSET
     parallel_tool_calls: Annotated[bool | None | UnsetType, PARALLEL_TOOL_CALLS] = UNSET
     network_access: Annotated[NetworkAccess | None | UnsetType, NETWORK_ACCESS] = UNSET
+    mcp_servers: Annotated[InlineMcpServers | None | UnsetType, MCP_SERVERS] = UNSET
     expose_mcp: Annotated[bool | UnsetType, EXPOSE_MCP] = UNSET
     status: Annotated[
         LifeStatus | UnsetType, Meta(description="The agent's status. `active` restores an archived agent.")
@@ -103,9 +107,10 @@ class AgentConfig(Struct, frozen=True, omit_defaults=True):
     max_iterations: int | None = None
     parallel_tool_calls: bool | None = None
     network_access: NetworkAccess | None = None
+    mcp_servers: dict[str, InlineMcpServer] = {}
 
 
-class Agent(Struct, frozen=True, omit_defaults=True):
+class Agent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     """An agent."""
 
     id: Annotated[AgentId, Meta(description="The agent's id.")]
@@ -135,6 +140,7 @@ class Agent(Struct, frozen=True, omit_defaults=True):
     max_iterations: Annotated[int | None, MAX_ITERATIONS] = None
     parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
+    mcp_servers: Annotated[dict[str, InlineMcpServer], MCP_SERVERS] = {}
     expose_mcp: Annotated[bool, EXPOSE_MCP] = False
     default_version_id: Annotated[
         AgentVersionId | None,

@@ -62,4 +62,5 @@ class CapabilityInfo(Struct, frozen=True, omit_defaults=True):
             ],
         ),
     ] = ()
+    is_mcp: Annotated[bool, Meta(description="Whether the capability is an MCP server.")] = False
     allowed_actions: AllowedActions = ()

@@ -13,6 +13,7 @@ from perdure.domain.layer_fields import (
     DESCRIPTION,
     DISPLAY_NAME,
     INITIAL_FILES,
+    MCP_SERVERS,
     NAME,
     NETWORK_ACCESS,
     PARALLEL_TOOL_CALLS,
@@ -20,6 +21,7 @@ from perdure.domain.layer_fields import (
     SYSTEM_PROMPT,
     TAGS,
 )
+from perdure.domain.mcp_servers import MCP_NAMES, InlineMcpServer, InlineMcpServers
 from perdure.domain.paging import AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.resources import Description, DisplayName, Files, LifeStatus, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess, Prompt, Tags
@@ -43,7 +45,7 @@ _EMBEDDER_METADATA = Meta(
 )
 
 
-class CreateHarness(Struct, frozen=True, omit_defaults=True):
+class CreateHarness(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     """The body of `POST /v1/harnesses`."""
 
     name: Annotated[Name, NAME]
@@ -57,9 +59,10 @@ class CreateHarness(Struct, frozen=True, omit_defaults=True):
     initial_files: Annotated[Files, INITIAL_FILES] = ()
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
     embedder_metadata: Annotated[Metadata | None, _EMBEDDER_METADATA] = None
+    mcp_servers: Annotated[InlineMcpServers, MCP_SERVERS] = {}
 
 
-class UpdateHarness(Struct, frozen=True, omit_defaults=True):
+class UpdateHarness(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     """The body of `PATCH /v1/harnesses/{harness_id}`."""
 
     name: Annotated[Name | UnsetType, NAME] = UNSET
@@ -73,6 +76,7 @@ class UpdateHarness(Struct, frozen=True, omit_defaults=True):
     initial_files: Annotated[Files | UnsetType, INITIAL_FILES] = UNSET
     network_access: Annotated[NetworkAccess | None | UnsetType, NETWORK_ACCESS] = UNSET
     embedder_metadata: Annotated[Metadata | None | UnsetType, _EMBEDDER_METADATA] = UNSET
+    mcp_servers: Annotated[InlineMcpServers | None | UnsetType, MCP_SERVERS] = UNSET
     status: Annotated[
         LifeStatus | UnsetType,
         Meta(description="The harness's status. `active` restores an archived harness."),
@@ -87,9 +91,10 @@ class HarnessConfig(Struct, frozen=True, omit_defaults=True):
     network_access: NetworkAccess | None = None
     parallel_tool_calls: bool | None = None
     embedder_metadata: dict[str, str] | None = None
+    mcp_servers: dict[str, InlineMcpServer] = {}
 
 
-class Harness(Struct, frozen=True, omit_defaults=True):
+class Harness(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     """A harness."""
 
     id: Annotated[HarnessId, Meta(description="The harness's id.")]
@@ -131,6 +136,7 @@ class Harness(Struct, frozen=True, omit_defaults=True):
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
     parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
     embedder_metadata: Annotated[dict[str, str] | None, _EMBEDDER_METADATA] = None
+    mcp_servers: Annotated[dict[str, InlineMcpServer], MCP_SERVERS] = {}
     archived_at: ArchivedAt = None
     deleted_at: DeletedAt = None
     session_count: Annotated[

@@ -86,6 +86,41 @@ class McpAnswers(Struct, frozen=True):
     state: str | None = None
 
 
+class McpResource(Struct, frozen=True):
+    """A resource that a server lists. `size` is in bytes."""
+
+    uri: str
+    name: str
+    title: str | None = None
+    description: str = ""
+    mime_type: str | None = None
+    size: int | None = None
+
+
+class McpPromptArgument(Struct, frozen=True):
+    """An argument of a prompt; its value is a text."""
+
+    name: str
+    description: str = ""
+    required: bool = False
+
+
+class McpPrompt(Struct, frozen=True):
+    """A prompt that a server lists."""
+
+    name: str
+    title: str | None = None
+    description: str = ""
+    arguments: tuple[McpPromptArgument, ...] = ()
+
+
+class McpPromptMessage(Struct, frozen=True):
+    """A message of a prompt; its content is one block of the protocol."""
+
+    role: Literal["user", "assistant"]
+    content: JsonObject
+
+
 class McpUnreachable(ToolError):
     """Nothing was sent, or the server refused before it did anything. A retry is safe."""
 

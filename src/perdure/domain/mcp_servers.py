@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.ids import McpServerId
-from perdure.domain.times import Timestamp
+from perdure.domain.paging import AllowedActions, SelfUrl, UiLink, ViewUrl
+from perdure.domain.times import ArchivedAt, CreatedAt, DeletedAt, UpdatedAt
 
 McpAuthMode = Literal["none", "api_key", "o_auth"]
 McpTransport = Literal["http", "stdio"]
@@ -24,12 +25,20 @@ OnFailure = Literal["continue", "fail_turn"]
 TOOL_TIMEOUT_MS = 60_000
 """Default timeout of a call, in milliseconds."""
 MAX_TIMEOUT_MS = 3_600_000
+MCP_NAMES = {"mcp_servers": "mcpServers"}
+"""How the field is spelled in JSON (wire contract)."""
 MAX_INLINE = 20
 """Inline servers of one harness, agent or session."""
+MCP_REF = "mcp:"
+"""How the capability of a registered server begins: `mcp:{server_id}`."""
+PLACEHOLDER = re.compile(r"\{\{secret:([^{}\x00-\x1f\x7f]{1,200})\}\}")
+"""What stands for a secret of the session in a header's value; the group is the secret's name."""
+HIDDEN = "***"
+"""What a header's stored value reads back as; sent back, it keeps the stored value."""
 
-_NAME = Meta(description="The server's name. Its tools are named after it.", min_length=1, max_length=100)
-_URL = Meta(description="The URL of the server's MCP endpoint.", max_length=2048)
-_DESCRIPTION = Meta(description="The purpose, for people.", max_length=2000)
+_NAME = Meta(description="The server's name. Its tools are named after it.")
+_URL = Meta(description="The URL of the server's MCP endpoint.")
+_DESCRIPTION = Meta(description="The purpose, for people.")
 _AUTH_MODE = Meta(
     description="`api_key`: the key is sent as a bearer token. `o_auth`: somebody signs in at the server."
 )
@@ -47,8 +56,10 @@ _INLINE_HEADERS = Meta(
         "session; credentials must be given so."
     ),
 )
-_API_KEY = Meta(description="The server's API key. Write-only: see `api_key_set`.", max_length=8192)
-_TIMEOUT = Meta(description="How long one call may take, in milliseconds.", ge=1, le=MAX_TIMEOUT_MS)
+_API_KEY = Meta(description="The server's API key. Write-only: see `api_key_set`.")
+_STATUS = Meta(description="`disabled`: the server stays, and its tools are not offered.")
+_LINK = Meta(examples=["/v1/mcp-servers/mcp_0192f0c1b2a37b5c8d4e5f60718293a4"])
+_TIMEOUT = Meta(description="How long one call may take, in milliseconds.")
 _ELICITATION = Meta(description="Which questions of the server to users are passed on.")
 _ALLOW = Meta(description="The only tools to offer, by their names at the server; all if it is absent.")
 _DENY = Meta(description="Tools not to offer, by their names at the server.")
@@ -66,8 +77,14 @@ _DEFERRED = Meta(description="Whether the model finds the tools by a search inst
 _KEY_ARGUMENT = Meta(
     description="By a tool's name at the server, or `*`: the argument that takes the key of a call's effect."
 )
-_KEY_HEADER = Meta(description="The header that takes the key of a call's effect.", max_length=100)
+_KEY_HEADER = Meta(description="The header that takes the key of a call's effect.")
 
+Name = Annotated[str, Meta(min_length=1, max_length=100)]
+Url = Annotated[str, Meta(min_length=1, max_length=2048)]
+Description = Annotated[str, Meta(max_length=2000)]
+ApiKey = Annotated[str, Meta(max_length=8192)]
+Timeout = Annotated[int, Meta(ge=1, le=MAX_TIMEOUT_MS)]
+HeaderName = Annotated[str, Meta(min_length=1, max_length=100)]
 Headers = Annotated[dict[str, Annotated[str, Meta(max_length=8192)]], Meta(max_length=50)]
 ToolNames = Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(max_length=500)]
 ToolModes = Annotated[dict[str, ToolMode], Meta(max_length=500)]
@@ -77,7 +94,7 @@ KeyArguments = Annotated[dict[str, Annotated[str, Meta(max_length=200)]], Meta(m
 class McpRules(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """How a server's tools are offered and called."""
 
-    tool_timeout_ms: Annotated[int, _TIMEOUT] = TOOL_TIMEOUT_MS
+    tool_timeout_ms: Annotated[Timeout, _TIMEOUT] = TOOL_TIMEOUT_MS
     elicitation_policy: Annotated[ElicitationPolicy, _ELICITATION] = "none"
     allowed_tools: Annotated[ToolNames | None, _ALLOW] = None
     denied_tools: Annotated[ToolNames, _DENY] = ()
@@ -86,13 +103,13 @@ class McpRules(Struct, frozen=True, omit_defaults=True, kw_only=True):
     acts_as: Annotated[ActsAs, _ACTS_AS] = "none"
     deferred: Annotated[bool, _DEFERRED] = False
     effect_key_argument: Annotated[KeyArguments, _KEY_ARGUMENT] = {}
-    effect_key_header: Annotated[Annotated[str, _KEY_HEADER] | None, _KEY_HEADER] = None
+    effect_key_header: Annotated[HeaderName | None, _KEY_HEADER] = None
 
 
 class InlineMcpServer(McpRules, frozen=True, omit_defaults=True, kw_only=True):
     """A server in `mcpServers` of a harness, an agent or a session. Its key in the map is its name."""
 
-    url: Annotated[str, _URL]
+    url: Annotated[Annotated[str, Meta(max_length=2048)], _URL] = ""
     type: Annotated[McpTransport, _TRANSPORT] = "http"
     auth_mode: Annotated[McpAuthMode, _AUTH_MODE] = "none"
     protocol_mode: Annotated[McpProtocolMode, _PROTOCOL] = "auto"
@@ -101,69 +118,76 @@ class InlineMcpServer(McpRules, frozen=True, omit_defaults=True, kw_only=True):
 
 
 InlineMcpServers = Annotated[
-    dict[Annotated[str, _NAME], InlineMcpServer],
+    dict[Name, InlineMcpServer],
     Meta(max_length=MAX_INLINE, description="MCP servers whose tools the agent may use, by name."),
 ]
 
 
-class McpServer(McpRules, frozen=True, kw_only=True):
+class McpServer(McpRules, frozen=True, omit_defaults=False, kw_only=True):
     """A registered MCP server."""
 
     id: Annotated[McpServerId, Meta(description="The server's id.")]
-    name: Annotated[str, _NAME]
-    url: Annotated[str, _URL]
+    name: Annotated[str, _NAME, Meta(examples=["Issues"])]
+    url: Annotated[str, _URL, Meta(examples=["https://mcp.example.com/mcp"])]
     transport_type: Annotated[McpTransport, _TRANSPORT]
     status: Annotated[McpStatus, Meta(description="Only the tools of `active` servers are offered.")]
-    api_key_set: Annotated[bool, Meta(description="Whether an API key is stored.")]
-    created_at: Annotated[Timestamp, Meta(description="When it was registered.")]
-    updated_at: Annotated[Timestamp, Meta(description="When it was last changed.")]
-    self_url: Annotated[str, Meta(description="The server's URL in this API.")]
-    view_url: Annotated[str, Meta(description="The URL to view it.")]
-    ui_link: Annotated[str, Meta(description="The URL to view it.")]
-    slug: Annotated[str, Meta(description="How its tools' names begin: `mcp_{slug}__`.")]
+    api_key_set: Annotated[bool, Meta(description="Whether an API key is stored.", examples=[True])]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+    self_url: Annotated[SelfUrl, _LINK]
+    view_url: Annotated[ViewUrl, _LINK]
+    ui_link: Annotated[UiLink, _LINK]
+    slug: Annotated[
+        str,
+        Meta(
+            description="How its tools' names begin: `mcp_{slug}__`. It stays when the name changes.",
+            examples=["issues"],
+        ),
+    ]
     description: Annotated[str | None, _DESCRIPTION] = None
     auth_mode: Annotated[McpAuthMode, _AUTH_MODE] = "none"
     protocol_mode: Annotated[McpProtocolMode, _PROTOCOL] = "auto"
     headers: Annotated[Headers, _HEADERS] = {}
-    archived_at: Annotated[Timestamp | None, Meta(description="When it was archived.")] = None
-    deleted_at: Annotated[Timestamp | None, Meta(description="When it was deleted.")] = None
+    archived_at: ArchivedAt = None
+    deleted_at: DeletedAt = None
+    allowed_actions: AllowedActions = ()
 
 
-class CreateMcpServer(McpRules, frozen=True, kw_only=True):
+class CreateMcpServer(McpRules, frozen=True):
     """The body of `POST /v1/mcp-servers`."""
 
-    name: Annotated[str, _NAME]
-    url: Annotated[str, _URL]
-    description: Annotated[Annotated[str, _DESCRIPTION] | None, _DESCRIPTION] = None
+    name: Annotated[Name, _NAME]
+    url: Annotated[Url, _URL]
+    description: Annotated[Description | None, _DESCRIPTION] = None
     transport_type: Annotated[McpTransport, _TRANSPORT] = "http"
     auth_mode: Annotated[McpAuthMode | None, _AUTH_MODE] = None
     protocol_mode: Annotated[McpProtocolMode | None, _PROTOCOL] = None
     headers: Annotated[Headers | None, _HEADERS] = None
-    api_key: Annotated[Annotated[str, _API_KEY] | None, _API_KEY] = None
+    api_key: Annotated[ApiKey | None, _API_KEY] = None
 
 
 class UpdateMcpServer(Struct, frozen=True, kw_only=True):
     """The body of `PATCH /v1/mcp-servers/{server_id}`: omitted fields keep their values."""
 
-    name: Annotated[str, _NAME] | UnsetType = UNSET
-    url: Annotated[str, _URL] | UnsetType = UNSET
-    description: Annotated[str, _DESCRIPTION] | UnsetType | None = UNSET
-    transport_type: McpTransport | UnsetType = UNSET
-    auth_mode: McpAuthMode | UnsetType = UNSET
-    protocol_mode: McpProtocolMode | UnsetType = UNSET
-    status: McpStatus | UnsetType = UNSET
-    headers: Headers | UnsetType | None = UNSET
-    api_key: Annotated[str, _API_KEY] | UnsetType | None = UNSET
-    tool_timeout_ms: Annotated[int, _TIMEOUT] | UnsetType = UNSET
-    elicitation_policy: ElicitationPolicy | UnsetType = UNSET
-    allowed_tools: ToolNames | UnsetType | None = UNSET
-    denied_tools: ToolNames | UnsetType = UNSET
-    approval: ToolModes | UnsetType = UNSET
-    on_failure: OnFailure | UnsetType = UNSET
-    acts_as: ActsAs | UnsetType = UNSET
-    deferred: bool | UnsetType = UNSET
-    effect_key_argument: KeyArguments | UnsetType = UNSET
-    effect_key_header: Annotated[str, _KEY_HEADER] | UnsetType | None = UNSET
+    name: Annotated[Name | UnsetType, _NAME] = UNSET
+    url: Annotated[Url | UnsetType, _URL] = UNSET
+    description: Annotated[Description | UnsetType | None, _DESCRIPTION] = UNSET
+    transport_type: Annotated[McpTransport | UnsetType, _TRANSPORT] = UNSET
+    auth_mode: Annotated[McpAuthMode | UnsetType, _AUTH_MODE] = UNSET
+    protocol_mode: Annotated[McpProtocolMode | UnsetType, _PROTOCOL] = UNSET
+    status: Annotated[McpStatus | UnsetType, _STATUS] = UNSET
+    headers: Annotated[Headers | UnsetType | None, _HEADERS] = UNSET
+    api_key: Annotated[ApiKey | UnsetType | None, _API_KEY] = UNSET
+    tool_timeout_ms: Annotated[Timeout | UnsetType, _TIMEOUT] = UNSET
+    elicitation_policy: Annotated[ElicitationPolicy | UnsetType, _ELICITATION] = UNSET
+    allowed_tools: Annotated[ToolNames | UnsetType | None, _ALLOW] = UNSET
+    denied_tools: Annotated[ToolNames | UnsetType, _DENY] = UNSET
+    approval: Annotated[ToolModes | UnsetType, _APPROVAL] = UNSET
+    on_failure: Annotated[OnFailure | UnsetType, _ON_FAILURE] = UNSET
+    acts_as: Annotated[ActsAs | UnsetType, _ACTS_AS] = UNSET
+    deferred: Annotated[bool | UnsetType, _DEFERRED] = UNSET
+    effect_key_argument: Annotated[KeyArguments | UnsetType, _KEY_ARGUMENT] = UNSET
+    effect_key_header: Annotated[HeaderName | UnsetType | None, _KEY_HEADER] = UNSET
 
 
 MCP_PREFIX = "mcp_"
@@ -174,6 +198,19 @@ def slug_of(name: str) -> str:
     """Return how a server's name begins the names of its tools: lower case, a-z, 0-9 and single `_`."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     return plain[:40].rstrip("_") or f"s{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def mode_of(rules: McpRules, name: str, destructive: bool | None) -> ToolMode:
+    """Return whether a server's tool runs, asks for approval, or is not offered.
+
+    Args:
+        name: the tool's name at the server.
+        destructive: what the tool says about itself; None if it says nothing.
+    """
+    if name in rules.denied_tools or (rules.allowed_tools is not None and name not in rules.allowed_tools):
+        return "deny"
+    given = rules.approval.get(name) or rules.approval.get("*")
+    return given or ("ask" if destructive else "auto")
 
 
 def tool_name_of(slug: str, name: str) -> str:

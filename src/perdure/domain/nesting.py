@@ -11,9 +11,9 @@ def may_be_deep(text: str) -> bool:
     return text.count("[") + text.count("{") > MAX_NESTING
 
 
-def is_deep(value: object) -> bool:
-    """Whether lists and objects are nested more than `MAX_NESTING` levels deep."""
-    return not _shallow(value, MAX_NESTING)
+def is_deep(value: object, levels: int = MAX_NESTING) -> bool:
+    """Whether lists and objects are nested more than so many levels deep."""
+    return not _shallow(value, levels)
 
 
 def _shallow(value: object, levels: int) -> bool:

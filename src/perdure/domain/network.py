@@ -12,6 +12,40 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.sessions import NetworkAccess
 from perdure.domain.visible import exact
 
+PrivateAddresses = bool | tuple[str, ...]
+"""Which addresses of private networks and of this machine may be reached: all, none, or these networks, each
+as `network/length`. Addresses of metadata services are never reached."""
+
+
+def read_private(text: str) -> PrivateAddresses:
+    """Read a setting: `true`, `false`, or networks and addresses that are separated by commas.
+
+    Raises:
+        ValueError: a part is neither a network nor an address; the error's text is the part.
+    """
+    plain = text.strip().lower()
+    if plain in ("true", "1"):
+        return True
+    if plain in ("false", "0"):
+        return False
+    return tuple(dict.fromkeys(_network(part.strip()) for part in text.split(",") if part.strip()))
+
+
+def _network(part: str) -> str:
+    """Spell a network in the usual way; IPv4 addresses that are written as IPv6 ones become IPv4."""
+    try:
+        network = ipaddress.ip_network(part)
+        mapped = getattr(network.network_address, "ipv4_mapped", None)
+        if mapped is not None and network.prefixlen >= _MAPPED:
+            network = ipaddress.ip_network(f"{mapped}/{network.prefixlen - _MAPPED}")
+    except ValueError:
+        raise ValueError(part) from None
+    return str(network)
+
+
+_MAPPED = 96
+"""Bits before the IPv4 address in an IPv6 address that is mapped from one."""
+
 
 class NetworkRules(Struct, frozen=True):
     """The combined lists of all layers.
@@ -21,12 +55,12 @@ class NetworkRules(Struct, frozen=True):
     Attributes:
         allowed: the allow lists, one for each layer that has one. Without any, every host is allowed.
         blocked: the blocked hosts of all layers.
-        private: whether addresses of private networks and of this machine may be reached (a server setting).
+        private: which addresses of private networks and of this machine may be reached (a server setting).
     """
 
     allowed: tuple[tuple[str, ...], ...] = ()
     blocked: tuple[str, ...] = ()
-    private: bool = False
+    private: PrivateAddresses = False
 
     def blocks(self, host: str) -> bool:
         """Whether a host, or an address in its usual spelling, is blocked."""

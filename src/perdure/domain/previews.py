@@ -11,10 +11,12 @@ from perdure.domain.layer_fields import (
     CAPABILITIES,
     HARNESS_ID,
     HARNESS_NAME,
+    MCP_SERVERS,
     PARENT_HARNESS_ID,
     SYSTEM_PROMPT,
     TOOLS,
 )
+from perdure.domain.mcp_servers import MCP_NAMES, InlineMcpServers
 from perdure.domain.messages import JsonObject
 from perdure.domain.resources import AnyName
 from perdure.domain.sessions import Prompt
@@ -43,7 +45,7 @@ _WHOLE_PROMPT = Meta(description="The system prompt that the model would receive
 _FINDINGS = Meta(description="Suggestions for improvement. They do not prevent anything.")
 
 
-class PreviewAgent(Struct, frozen=True, omit_defaults=True):
+class PreviewAgent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     """The body of `POST /v1/agents/preview` and `/analyze`.
 
     Without a harness, the agent is previewed alone.
@@ -54,14 +56,16 @@ class PreviewAgent(Struct, frozen=True, omit_defaults=True):
     tools: Annotated[Tools, TOOLS] = ()
     harness_id: Annotated[HarnessIdText | None, HARNESS_ID] = None
     harness_name: Annotated[AnyName | None, HARNESS_NAME] = None
+    mcp_servers: Annotated[InlineMcpServers, MCP_SERVERS] = {}
 
 
-class PreviewHarness(Struct, frozen=True, omit_defaults=True):
+class PreviewHarness(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     """The body of `POST /v1/harnesses/preview`."""
 
     system_prompt: Annotated[Prompt | None, SYSTEM_PROMPT] = None
     capabilities: Annotated[Capabilities, CAPABILITIES] = ()
     parent_harness_id: Annotated[HarnessIdText | None, PARENT_HARNESS_ID] = None
+    mcp_servers: Annotated[InlineMcpServers, MCP_SERVERS] = {}
 
 
 class FindingLocation(Struct, frozen=True, omit_defaults=True):

@@ -29,11 +29,13 @@ from perdure.domain.layer_fields import (
     HARNESS_ID,
     HARNESS_NAME,
     MAX_ITERATIONS,
+    MCP_SERVERS,
     NETWORK_ACCESS,
     PARALLEL_TOOL_CALLS,
     TAGS,
     TOOLS,
 )
+from perdure.domain.mcp_servers import MCP_NAMES, InlineMcpServer, InlineMcpServers
 from perdure.domain.messages import JsonObject, Usage
 from perdure.domain.paging import AllowedAction, AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.parked import ParkedOn
@@ -112,7 +114,7 @@ class NetworkAccess(Struct, frozen=True, omit_defaults=True):
     ] = ()
 
 
-class CreateSession(Struct, frozen=True, omit_defaults=True):
+class CreateSession(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     """The body of `POST /v1/sessions`.
 
     All fields are optional. Without a harness, the session gets the agent's, or else the organization's
@@ -148,6 +150,7 @@ class CreateSession(Struct, frozen=True, omit_defaults=True):
     ] = None
     source: Annotated[Source | None, _SOURCE] = None
     metadata: Annotated[dict[str, MetadataValue], METADATA] = {}
+    mcp_servers: Annotated[InlineMcpServers, MCP_SERVERS] = {}
 
 
 class UpdateSession(Struct, frozen=True, omit_defaults=True):
@@ -170,7 +173,10 @@ class UpdateSession(Struct, frozen=True, omit_defaults=True):
 
 
 class SessionConfig(Struct, frozen=True, omit_defaults=True):
-    """A session's own layer, in addition to those of its harness and agent; fixed at creation."""
+    """A session's own layer, in addition to those of its harness and agent.
+
+    It is fixed at creation, except that MCP servers may be removed.
+    """
 
     capabilities: tuple[CapabilityRef, ...] = ()
     tools: tuple[ToolDefinition, ...] = ()
@@ -180,9 +186,10 @@ class SessionConfig(Struct, frozen=True, omit_defaults=True):
     initial_files: tuple[InitialFile, ...] = ()
     network_access: NetworkAccess | None = None
     hints: JsonObject | None = None
+    mcp_servers: dict[str, InlineMcpServer] = {}
 
 
-class Session(Struct, frozen=True, omit_defaults=True):
+class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     """A session in the wire format."""
 
     id: Annotated[SessionId, Meta(description="The session's id.")]
@@ -249,6 +256,7 @@ class Session(Struct, frozen=True, omit_defaults=True):
     ] = ()
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
     hints: Annotated[JsonObject | None, _HINTS] = None
+    mcp_servers: Annotated[dict[str, InlineMcpServer], MCP_SERVERS] = {}
     is_pinned: Annotated[
         bool | None, Meta(description="Whether the caller has pinned the session.", examples=[False])
     ] = None
@@ -364,54 +372,6 @@ class ForkSession(Struct, frozen=True, omit_defaults=True):
     model_id: Annotated[ModelIdText | None, _MODEL_ID] = None
     locale: Annotated[Locale | None, _LOCALE] = None
     system_prompt: Annotated[Prompt | None, _SESSION_PROMPT] = None
-
-
-class SessionStats(Struct, frozen=True):
-    """The number of sessions, in total and by status."""
-
-    total: Annotated[int, Meta(description="The number of sessions.", examples=[44])]
-    started: Annotated[
-        int, Meta(description="The number of sessions that have had no turn yet.", examples=[1])
-    ]
-    active: Annotated[
-        int, Meta(description="The number of sessions in which a turn is running.", examples=[2])
-    ]
-    idle: Annotated[int, Meta(description="The number of sessions that wait for a message.", examples=[40])]
-    waiting_for_tool_results: Annotated[
-        int, Meta(description="The number of sessions that wait for a client.", examples=[1])
-    ]
-    paused: Annotated[
-        int, Meta(description="The number of sessions that a budget has stopped.", examples=[0])
-    ]
-    archived: Annotated[
-        int,
-        Meta(description="The number of archived sessions, which the other numbers leave out.", examples=[3]),
-    ]
-
-
-class AgentFacet(Struct, frozen=True):
-    """The number of an agent's sessions."""
-
-    agent_id: Annotated[AgentId, Meta(description="The agent.")]
-    count: Annotated[int, Meta(description="The number of its sessions.", examples=[12])]
-
-
-class SessionFacets(Struct, frozen=True):
-    """What a list of sessions can be narrowed down to, with the number of sessions of each choice."""
-
-    total: Annotated[int, Meta(description="The number of sessions that match the filters.", examples=[44])]
-    statuses: Annotated[
-        dict[str, int], Meta(description="The number in each status.", examples=[{"idle": 44}])
-    ]
-    sources: Annotated[
-        dict[str, int], Meta(description="The number of each source.", examples=[{"api": 32, "chat": 12}])
-    ]
-    agents: Annotated[
-        tuple[AgentFacet, ...],
-        Meta(description="The number of each agent, for the 50 agents with the most sessions."),
-    ]
-    mine: Annotated[int, Meta(description="The number that the caller created.", examples=[7])]
-    archived: Annotated[int, Meta(description="The number that is archived.", examples=[0])]
 
 
 class CancelledTurn(Struct, frozen=True):

@@ -51,6 +51,13 @@ def visible(text: str) -> str:
     return _ODD.sub(_escaped, text.replace("\r\n", "\n"))
 
 
+def without_hidden(text: str) -> str:
+    """Remove the same characters: for texts of strangers that a model reads."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _ODD.sub("", text.replace("\r\n", "\n"))
+
+
 def visible_json(text: str) -> str:
     """Escape the same characters in encoded JSON, which keeps its value."""
     if text.isascii():

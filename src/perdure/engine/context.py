@@ -16,6 +16,7 @@ from perdure.capabilities.port import TOOL_OUTPUT
 from perdure.capabilities.registry import Registry
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, SessionId, new_id
+from perdure.domain.network import PrivateAddresses
 from perdure.domain.times import Micros
 from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.conversation_cache import ConversationCache
@@ -82,7 +83,7 @@ class Policy(Struct, frozen=True):
         tool_output: characters of a tool's output that are kept (wire contract: 64 KB).
         client_timeout, approval_timeout: seconds to wait for a client's results and for an approval (wire
             contract: 5 and 15 minutes).
-        private_addresses: whether tools may reach private networks and this machine.
+        private_addresses: which private networks tools may reach, this machine included.
         file_limits: the limits on the files of a session.
     """
 
@@ -96,7 +97,7 @@ class Policy(Struct, frozen=True):
     tool_output: int = TOOL_OUTPUT
     client_timeout: float = 300.0
     approval_timeout: float = 900.0
-    private_addresses: bool = False
+    private_addresses: PrivateAddresses = False
     file_limits: FileLimits = FileLimits()
 
 

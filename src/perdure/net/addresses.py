@@ -16,11 +16,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from ipaddress import IPv4Address, IPv6Address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from perdure.domain.errors import ModelError
+from perdure.domain.network import PrivateAddresses
 
 _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
 _METADATA_ADDRESSES = frozenset(
@@ -93,6 +95,30 @@ def is_public_address(text: str) -> bool:
         return False
     embedded = _embedded_ipv4(address) if isinstance(address, IPv6Address) else ()
     return all(map(_is_global, embedded)) if embedded else _is_global(address)
+
+
+def is_reachable(text: str, private: PrivateAddresses) -> bool:
+    """Whether tools and MCP servers may be at this address, in any spelling; False for other text.
+
+    An IPv6 address that embeds IPv4 addresses is reachable if each of them is.
+    """
+    address = _parsed(text.strip("[]").rstrip("."))
+    if address is None or is_refused_address(str(address)):
+        return False
+    if private is True or is_public_address(text):
+        return True
+    if not private:
+        return False
+    embedded = _embedded_ipv4(address) if isinstance(address, IPv6Address) else ()
+    networks = _networks(private)
+    return all(
+        _is_global(each) or any(each in network for network in networks) for each in embedded or (address,)
+    )
+
+
+@lru_cache(maxsize=16)  # a server has one such setting
+def _networks(private: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(map(ipaddress.ip_network, private))
 
 
 def _is_global(address: IPv4Address | IPv6Address) -> bool:

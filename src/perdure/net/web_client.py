@@ -23,8 +23,7 @@ from perdure.domain.network import NetworkRules, plain_host
 from perdure.net.addresses import (
     CheckedResolver,
     SystemResolver,
-    is_public_address,
-    is_refused_address,
+    is_reachable,
     is_refused_host,
     plain_address,
 )
@@ -204,9 +203,7 @@ def checked_url(text: str, rules: NetworkRules) -> URL:
 
 
 def _reachable(address: str, rules: NetworkRules) -> bool:
-    if is_refused_address(address) or rules.blocks(plain_address(address) or address):
-        return False
-    return rules.private or is_public_address(address)
+    return not rules.blocks(plain_address(address) or address) and is_reachable(address, rules.private)
 
 
 async def _page(response: ClientResponse, url: URL, max_bytes: int) -> Page:
@@ -231,7 +228,7 @@ async def read_body(response: ClientResponse, max_bytes: int) -> tuple[bytes, bo
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
         raise ToolError(f"the response has the encoding {encoding[:40]!r}, which is not supported")
-    inflater = _Inflater(encoding) if encoding not in ("identity", "") else None
+    inflater = Inflater(encoding) if encoding not in ("identity", "") else None
     held = bytearray()
     async for piece in response.content.iter_chunked(_PIECE):
         # One byte over the limit tells that the response is longer.
@@ -242,7 +239,7 @@ async def read_body(response: ClientResponse, max_bytes: int) -> tuple[bytes, bo
     return bytes(held), inflater is not None and inflater.wants_more
 
 
-class _Inflater:
+class Inflater:
     """Decompresses only as much as the caller has room for, so a decompression bomb is never expanded."""
 
     def __init__(self, encoding: str) -> None:

@@ -60,6 +60,7 @@ def authored_of(row: AgentRow) -> AuthoredConfig:
         config.max_iterations,
         config.parallel_tool_calls,
         config.network_access,
+        config.mcp_servers,
         expose_mcp=config.expose_mcp,
     )
 
@@ -74,6 +75,7 @@ def with_authored(row: AgentRow, config: AuthoredConfig) -> AgentRow:
         config.max_iterations,
         config.parallel_tool_calls,
         config.network_access,
+        config.mcp_servers,
     )
     return msgspec.structs.replace(
         row,

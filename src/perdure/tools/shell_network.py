@@ -15,6 +15,7 @@ from aiohttp.abc import AbstractResolver
 from perdure.domain.network import NetworkRules
 from perdure.net.addresses import (
     is_public_address,
+    is_reachable,
     is_refused_address,
     is_refused_host,
     look_up_all,
@@ -39,14 +40,27 @@ async def network_for(
     """
     hosts = [host for host in rules.named() if not is_refused_host(host)]
     numbers = filter(None, map(plain_address, hosts))
-    addresses = [number for number in numbers if not _is_barred(number, rules)]
+    addresses = [
+        number for number in numbers if not _is_barred(number, rules) and is_reachable(number, rules.private)
+    ]
     names = [host for host in hosts if plain_address(host) is None]
     found = await look_up_all(names, resolver, LOOK_UP)
     names = [name for name in names if not any(_is_barred(each, rules) for each in found.get(name, ()))]
     if not rules.private:
         return _network(names, private=False), []
-    inside = {name: each for name in names for each in found.get(name, ()) if not is_public_address(each)}
-    fixed = [*addresses, *inside.values(), *(name for name in inside if name == LOCALHOST)]
+    inside = {
+        name: each
+        for name in names
+        for each in found.get(name, ())
+        if not is_public_address(each) and is_reachable(each, rules.private)
+    }
+    # The shell looks this name up again, so each of its addresses must be one that may be reached.
+    here = [
+        name
+        for name in inside
+        if name == LOCALHOST and all(is_reachable(each, rules.private) for each in found[name])
+    ]
+    fixed = [*addresses, *inside.values(), *here]
     outside = [name for name in names if name not in inside]
     if any(host in command for host in fixed):
         both = any(name in command for name in outside)

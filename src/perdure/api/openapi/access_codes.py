@@ -13,6 +13,11 @@ UNAUTHENTICATED = (
 FORBIDDEN = (
     ("built_in_read_only", "Built-in resources cannot be changed.", "Change a copy instead."),
     (
+        "configured_by_operator",
+        "The MCP server comes from the operator's file, so it cannot be changed through the API.",
+        "Ask the operator to change the file that `PERDURE_MCP_SERVERS` names.",
+    ),
+    (
         "file_read_only",
         "The file, or a file in the folder, is read-only.",
         "`PUT` the file with `is_readonly: false` first.",

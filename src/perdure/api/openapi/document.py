@@ -39,6 +39,8 @@ _PATH_PARAMETERS = {
     "capability_id": "The capability's id.",
     "command": "The command's name: an operation id, or the name that command-line clients use.",
     "name": "The database's name.",
+    "server_name": "The name of an inline MCP server, or the id of a registered one.",
+    "tool_name": "The tool's name at the MCP server.",
     "token": "The token at the end of the callback's URL.",
     "path": "The path of the file or folder. Slashes need not be percent-encoded.",
 }

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
 from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
-from perdure.api.openapi.request_codes import CONFLICTS, INVALID, MISSING
+from perdure.api.openapi.request_codes import CONFLICTS, GATEWAY, INVALID, MISSING
 
 
 class ErrorCode(Struct, frozen=True):
@@ -375,6 +375,7 @@ RESPONSES = (
     ),
     *_codes(400, *INVALID),
     *_codes(404, *MISSING),
+    *_codes(502, *GATEWAY),
     *_codes(409, *CONFLICTS),
 )
 """Codes of HTTP responses, by status."""

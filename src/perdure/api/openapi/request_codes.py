@@ -14,6 +14,31 @@ INVALID = (
         "Call the route itself.",
     ),
     (
+        "invalid_header",
+        "A header of an MCP server has a name or a value that cannot be sent, or that is set elsewhere.",
+        "Correct the header that the message names, or remove it.",
+    ),
+    (
+        "invalid_mcp_url",
+        "The URL of an MCP server is malformed, or its scheme or port is not allowed.",
+        "Use an http or https URL, with port 80, 443, or one from 1024 upwards.",
+    ),
+    (
+        "literal_credential",
+        "An MCP server in a configuration has a credential that all who can read it would see.",
+        "Store it as a secret of the session and write `{{secret:NAME}}`, or register the server.",
+    ),
+    (
+        "mcp_address_refused",
+        "The URL of an MCP server leads to a private network, this machine or a metadata service.",
+        "Use a public address. The operator can allow networks with `PERDURE_PRIVATE_ADDRESSES`.",
+    ),
+    (
+        "stdio_not_allowed",
+        "Local commands as MCP servers cannot be configured through the API.",
+        "Use an HTTP server. The operator can list commands in the file of `PERDURE_MCP_SERVERS`.",
+    ),
+    (
         "unknown_field",
         "The body has a field that the server does not know, and the request has `Perdure-Strict: true`.",
         "Correct the name, or leave out the header: then the field is ignored, and named in `warnings`.",
@@ -26,6 +51,16 @@ INVALID = (
 )
 
 CONFLICTS = (
+    (
+        "mcp_server_inherited",
+        "The session has the MCP server from its harness or its agent.",
+        "Remove it there.",
+    ),
+    (
+        "too_many_mcp_servers",
+        "The organization has 500 MCP servers, archived ones included.",
+        "Delete some for good.",
+    ),
     (
         "queue_full",
         "100 messages of the session wait for turns of their own, or 20 MB of messages do.",
@@ -44,9 +79,28 @@ CONFLICTS = (
 )
 
 MISSING = (
+    ("mcp_server_not_found", "The organization has no such MCP server.", "See `GET /v1/mcp-servers`."),
     (
         "unknown_command",
         "There is no command with this name, or its route does not exist in this release.",
         "See the compatibility page for the commands that exist.",
+    ),
+)
+
+GATEWAY = (
+    (
+        "mcp_refused",
+        "The MCP server answered with an error.",
+        "See `detail` for what it says. Check its settings with `POST .../check-connection`.",
+    ),
+    (
+        "mcp_server_unreachable",
+        "The MCP server cannot be reached, is too slow, or does not speak MCP.",
+        "See `detail` for the reason, or check it with `POST .../check-connection`.",
+    ),
+    (
+        "mcp_unauthorized",
+        "The MCP server wants a credential, or one with more rights.",
+        "Set the server's `api_key` or a header.",
     ),
 )

@@ -23,6 +23,7 @@ TAGS: dict[str, str] = {
     "capabilities": "The capabilities of this server. A capability gives agents tools, instructions or both.",
     "providers": "Providers are the services that run models: an address, a protocol and a key.",
     "models": "The models of the providers.",
+    "mcp servers": "MCP servers give agents the tools of others. Each is a capability, `mcp:{id}`.",
     "organizations": "Every resource belongs to one organization. Other organizations cannot see it.",
     "users": "Users, their roles in organizations, and their access tokens.",
     "system": "Health of the server, and its documentation.",

@@ -30,9 +30,9 @@ class ListCapabilities(Struct, frozen=True):
 async def list_capabilities(call: Call, query: ListCapabilities) -> Page[CapabilityInfo]:
     """List capabilities.
 
-    Sorted by id, each with its tools.
+    Sorted by id, each with its tools. The organization's MCP servers follow, as `mcp:{id}`, without theirs.
     """
-    return use.page_of_capabilities(call.app, query.search, query.offset, query.limit)
+    return await use.page_of_capabilities(call.app, call.caller, query.search, query.offset, query.limit)
 
 
 @route("GET", "/v1/capabilities/{capability_id}", "capabilities", errors=(404,))
@@ -41,7 +41,7 @@ async def get_capability(call: Call, capability_id: str) -> CapabilityInfo:
 
     `capability_id` may be the capability's id or one of its aliases.
     """
-    return use.read_capability(call.app, capability_id)
+    return await use.read_capability(call.app, call.caller, capability_id)
 
 
 ROUTES = (

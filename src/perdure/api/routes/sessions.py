@@ -15,14 +15,13 @@ from perdure.domain.context_reports import SessionContextReport
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import AgentIdText, SessionId, check_id
 from perdure.domain.paging import Page
+from perdure.domain.session_counts import SessionFacets, SessionStats
 from perdure.domain.sessions import (
     CancelledTurn,
     CreateSession,
     ForkSession,
     ListOrder,
     Session,
-    SessionFacets,
-    SessionStats,
     Status,
     UpdateSession,
 )

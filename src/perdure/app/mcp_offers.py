@@ -1,0 +1,212 @@
+"""What MCP servers offer now: their tools, and checks that say what is wrong with a server."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from perdure.app.context import App
+from perdure.app.mcp_checks import check_urls, is_shown
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import InvalidInput, ModelError, PerdureError, ToolError
+from perdure.domain.ids import McpServerId
+from perdure.domain.local_mcp import LocalMcpServer
+from perdure.domain.mcp import McpLost, McpOffer, McpRefused, McpTool, McpUnauthorized
+from perdure.domain.mcp_servers import McpRules, mode_of, tool_name_of
+from perdure.domain.mcp_views import CheckCode, McpCheck, McpFault, McpToolHints, McpToolInfo, McpToolList
+from perdure.domain.network import NetworkRules
+from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
+from perdure.store.database import Tx
+from perdure.store.mcp_servers import McpSecrets, McpServerRow, get_mcp_server, headers_of, open_mcp_secrets
+
+SECONDS = 30.0
+"""How long a server may take to list its tools for a person who waits."""
+
+
+class _Known(Struct, frozen=True):
+    """A server that can be asked.
+
+    Attributes:
+        left_out: the headers that need a secret of a session, and are not sent.
+    """
+
+    endpoint: McpEndpoint | McpStdioEndpoint
+    slug: str
+    rules: McpRules
+    labels: dict[str, str] = {}
+    left_out: tuple[str, ...] = ()
+
+
+def local_endpoint(server: LocalMcpServer) -> McpEndpoint | McpStdioEndpoint:
+    """Return how a server of the operator's file is reached. Its URL may be in a private network."""
+    policy = server.rules.elicitation_policy
+    if server.command is None:
+        rules = NetworkRules(private=True)
+        return McpEndpoint(server.url or "", tuple(server.headers.items()), rules=rules, elicitation=policy)
+    env = tuple(server.env.items())
+    return McpStdioEndpoint(server.name, server.command, server.args, env, server.cwd, elicitation=policy)
+
+
+async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
+    local = app.local_mcp.get(server_id)
+    if local is not None:
+        return _Known(local_endpoint(local), local.slug, local.rules)
+
+    async def work(tx: Tx) -> tuple[McpServerRow, McpSecrets]:
+        row = await get_mcp_server(tx, caller.organization_id, server_id)
+        return row, await open_mcp_secrets(app.vault, tx, row)
+
+    row, secrets = await app.database.read(work)
+    headers = headers_of(row, secrets)
+    if secrets.api_key is not None:
+        headers["Authorization"] = f"Bearer {secrets.api_key}"
+    left_out = tuple(name for name, value in headers.items() if is_shown(value))
+    sent = tuple((name, value) for name, value in headers.items() if name not in left_out)
+    rules = NetworkRules(private=app.private_addresses)
+    endpoint = McpEndpoint(row.url, sent, row.protocol_mode, rules)
+    return _Known(endpoint, row.slug, row.rules_struct(), row.label_map(), left_out)
+
+
+async def tools_of_server(app: App, caller: Caller, server_id: McpServerId) -> McpToolList:
+    """List the tools that a server offers now. Raises ModelError (502) if it cannot be asked."""
+    known = await _find(app, caller, server_id)
+    try:
+        offer = await app.mcp.offer(known.endpoint, timeout=SECONDS)
+    except ToolError as error:
+        fault = fault_of(error)
+        hint = f" {fault.hint}" if fault.hint else ""
+        raise ModelError(f"{fault.message}{hint}", code=_CODES.get(type(error), error.code)) from error
+    return McpToolList(tuple(_info(known, tool) for tool in offer.tools), offer.faults)
+
+
+_CODES: dict[type[ToolError], str] = {McpLost: "mcp_server_unreachable"}
+"""The code of the response where it is not the error's own: nothing is lost when tools are listed."""
+
+
+def _info(known: _Known, tool: McpTool) -> McpToolInfo:
+    return McpToolInfo(
+        name=tool_name_of(known.slug, tool.name),
+        original_name=tool.name,
+        description=tool.description,
+        mode=mode_of(known.rules, tool.name, tool.destructive),
+        input_schema=tool.input_schema,
+        annotations=McpToolHints(tool.readonly, tool.destructive, tool.idempotent, tool.open_world),
+        title=tool.title,
+        label=known.labels.get(tool.name),
+    )
+
+
+async def check_connection(app: App, caller: Caller, server_id: McpServerId) -> McpCheck:
+    """Ask a server for its tools. What is wrong with it is part of the result, not an error."""
+    known = await _find(app, caller, server_id)
+    notes: tuple[str, ...] = ()
+    if known.left_out:
+        names = ", ".join(known.left_out)
+        notes = (f"the headers {names} stand for secrets of sessions, so the check is made without them",)
+    started = time.monotonic()
+    try:
+        if isinstance(known.endpoint, McpEndpoint):
+            await check_urls({"url": known.endpoint.url}, known.endpoint.rules.private)
+        offer = await app.mcp.offer(known.endpoint, timeout=SECONDS)
+    except (InvalidInput, ToolError) as error:
+        return McpCheck(False, _millis(started), notes=notes, error=fault_of(error))
+    return _checked(offer, _millis(started), notes)
+
+
+def _millis(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)
+
+
+def _checked(offer: McpOffer, millis: int, notes: tuple[str, ...]) -> McpCheck:
+    return McpCheck(
+        True,
+        millis,
+        offer.era,
+        offer.protocol,
+        offer.server_name,
+        offer.server_version,
+        len(offer.tools),
+        offer.faults,
+        notes,
+    )
+
+
+# --- what is wrong --------------------------------------------------------------
+
+_HINTS: dict[CheckCode, str | None] = {
+    "name_not_found": "Check the spelling of the host in `url`.",
+    "address_refused": None,
+    "connection_refused": "Is the server running, and is its port the one in `url`?",
+    "tls_failed": "Check the certificate, or use http if the server does not speak TLS.",
+    "sign_in_required": "Set `api_key`, or a header with the credential, or `auth_mode` to `o_auth`.",
+    "access_refused": "The credential is known, but may not do this: use one with more rights.",
+    "wrong_path": "Check the path in `url`: it often ends in /mcp.",
+    "not_mcp": "Check that `url` is the address of an MCP endpoint with the streamable HTTP transport.",
+    "too_slow": "Try again. If it stays slow, look at the server's load and at proxies on the way.",
+    "refused": None,
+    "not_started": "The operator can correct its entry in the file that PERDURE_MCP_SERVERS names.",
+    "unreachable": None,
+}
+_STATUS = re.compile(r"\bstatus (404|405|410)\b")
+_COMMAND = re.compile(r"cannot be started|ended before it answered")
+_TIME = re.compile(r"\b(timed? ?out|seconds|too slow)\b", re.IGNORECASE)
+_FOREIGN = re.compile(r"cannot be read|\bspeaks? no\b|\bnot speak\b")
+
+
+def fault_of(error: PerdureError) -> McpFault:
+    """Say what is wrong with a server, from the error that asking it raised."""
+    code = _code_of(error)
+    return McpFault(code, error.message.removeprefix("`url`: "), _HINTS[code])
+
+
+def _code_of(error: PerdureError) -> CheckCode:
+    if isinstance(error, InvalidInput):
+        return "address_refused"
+    if isinstance(error, McpUnauthorized):
+        return "sign_in_required" if error.status == 401 else "access_refused"
+    if isinstance(error, McpRefused):
+        return "refused"
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror):
+            return "name_not_found"
+        if isinstance(cause, ConnectionRefusedError):
+            return "connection_refused"
+        if isinstance(cause, ssl.SSLError):
+            return "tls_failed"
+        if isinstance(cause, TimeoutError):
+            return "too_slow"
+    return _by_words(error.message)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    for _ in range(10):
+        if cause is None:
+            return
+        yield cause
+        inner = getattr(cause, "os_error", None)  # what the HTTP client wraps
+        if isinstance(inner, BaseException):
+            yield inner
+        cause = cause.__cause__ or cause.__context__
+
+
+def _by_words(message: str) -> CheckCode:
+    text = message.lower()
+    if "not a public host" in text or "private" in text:
+        return "address_refused"
+    if "certificate" in text or "tls" in text or "ssl" in text:
+        return "tls_failed"
+    if "refused" in text and "connect" in text:
+        return "connection_refused"
+    if _COMMAND.search(message):
+        return "not_started"
+    if _STATUS.search(message):
+        return "wrong_path"
+    if _FOREIGN.search(message):
+        return "not_mcp"
+    return "too_slow" if _TIME.search(message) else "unreachable"

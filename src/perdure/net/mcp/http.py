@@ -1,0 +1,500 @@
+"""One exchange of MCP over HTTP: a POST, and an answer that is JSON or a stream of events.
+
+Connections are kept, in one pool for each set of network rules. Addresses are checked as for the tools that
+fetch pages. No cookie is stored, and a redirect is followed only within the same origin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Mapping
+from types import SimpleNamespace
+
+from aiohttp import (
+    ClientConnectorError,
+    ClientError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    ConnectionTimeoutError,
+    DummyCookieJar,
+    TCPConnector,
+    TraceConfig,
+)
+from aiohttp.abc import AbstractResolver, ResolveResult
+from multidict import CIMultiDict
+from yarl import URL
+
+from perdure.domain.errors import ToolError
+from perdure.domain.mcp import McpUnauthorized, McpUnreachable
+from perdure.domain.mcp_wire import Incoming, Malformed, RpcError, read_messages, text_in
+from perdure.domain.network import NetworkRules
+from perdure.domain.retry_after import retry_after
+from perdure.domain.sse import SseParser, StreamTooLong
+from perdure.net.addresses import SystemResolver
+from perdure.net.mcp.endpoints import McpEndpoint
+from perdure.net.web_client import (
+    Inflater,
+    checked_resolver,
+    checked_url,
+    is_same_origin,
+    read_body,
+    reason_of,
+)
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for TCP and TLS."""
+KEEP_ALIVE = 4.0
+"""Seconds that an idle connection is kept. Common servers close theirs after five: a request that meets the
+closing is lost, and nobody knows whether it ran."""
+MAX_POOLS = 64
+MAX_ANSWER = 8 << 20
+"""Bytes of an answer, or of one event."""
+MAX_REDIRECTS = 3
+
+_STREAM_FACTOR = 2  # a stream's notifications may take as much as its answer
+_ERROR_BODY = 64 << 10
+_IN_THREAD = 256 << 10
+_MAX_HEADER = 16 << 10
+_TAIL = 1.0
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+_SAID = 500
+_BLANK = b" \t\r\n\xef\xbb\xbf"
+_EVENTS = re.compile(rb":|(data|event|id|retry)\b", re.IGNORECASE)
+
+OWN_HEADERS = frozenset(
+    {
+        "accept", "accept-encoding", "connection", "content-length", "content-type", "expect", "host",
+        "keep-alive", "last-event-id", "mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id",
+        "te", "trailer", "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+"""Headers that the client decides itself, in lower case."""
+
+
+class Broken(Exception):
+    """There is no answer that can be read.
+
+    Attributes:
+        sent: whether the request may have reached the server.
+    """
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class Unreadable(Broken):
+    """The server answered, but with what is not the protocol."""
+
+
+class Mark:
+    """Notes whether a request may have reached the server."""
+
+    sent = False
+
+
+class Refused(Exception):
+    """The server answered with an error of HTTP.
+
+    Attributes:
+        error: the JSON-RPC error in its body, if there is one.
+        retry_after: seconds to wait, if the server says so.
+    """
+
+    def __init__(
+        self, message: str, status: int, error: RpcError | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error = error
+        self.retry_after = retry_after
+
+
+class Remote:
+    """An endpoint, prepared for requests.
+
+    Attributes:
+        name: the server's host and port: paths and queries may hold credentials.
+
+    Raises:
+        McpUnreachable: the URL is not one that may be reached.
+    """
+
+    def __init__(self, endpoint: McpEndpoint) -> None:
+        self.endpoint = endpoint
+        self.key = endpoint.key
+        try:
+            self.url = checked_url(endpoint.url, endpoint.rules)
+        except ToolError as error:
+            raise McpUnreachable(f"the MCP server cannot be used: {_without_path(error.message)}") from None
+        self.name = f"{self.url.host}:{self.url.port}"
+        self.headers = CIMultiDict(fit_headers(endpoint.headers))
+        words = (word for _, value in endpoint.headers for word in value.split())
+        self._secrets = [word for word in words if len(word) >= 8]
+
+    def clean(self, text: str) -> str:
+        """The text, cut and without hidden characters and what the headers hold."""
+        text = text_in(text, _SAID)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def fit_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The headers without those that the client decides itself.
+
+    Raises:
+        McpUnreachable: one cannot be sent.
+    """
+    kept: list[tuple[str, str]] = []
+    for name, value in headers:
+        if not _NAME.fullmatch(name) or _CONTROL.search(value) or len(value) > _MAX_HEADER:
+            shown = text_in(name, 80)
+            raise McpUnreachable(
+                f"the header {shown!r} of the MCP server cannot be sent: it is not valid, has control "
+                f"characters, or is longer than {_MAX_HEADER >> 10} KB"
+            )
+        if name.lower() not in OWN_HEADERS:
+            kept.append((name, value))
+    return kept
+
+
+class Http:
+    """The connections to all servers; they open at first use. Create one per process.
+
+    Args:
+        resolver: resolves names; the system's resolver by default.
+    """
+
+    def __init__(self, resolver: AbstractResolver | None = None) -> None:
+        self._resolver = resolver
+        self._pools: OrderedDict[NetworkRules, _Pool] = OrderedDict()
+        self._tails: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for task in list(self._tails):
+            task.cancel()
+        pools = list(self._pools.values())
+        self._pools.clear()
+        for pool in pools:
+            await pool.session.close()
+
+    def _pool(self, rules: NetworkRules) -> _Pool:
+        pool = self._pools.get(rules)
+        if pool is None:
+            if self._resolver is None:
+                self._resolver = SystemResolver()
+            pool = self._pools[rules] = _Pool(rules, self._resolver)
+        self._pools.move_to_end(rules)
+        return pool
+
+    async def _shrink(self) -> None:
+        """Close the pools that were used longest ago, except those in use."""
+        for rules in [rules for rules, pool in self._pools.items() if not pool.busy][:-MAX_POOLS]:
+            await self._pools.pop(rules).session.close()
+
+    @contextlib.asynccontextmanager
+    async def exchange(
+        self,
+        remote: Remote,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        method: str = "POST",
+        max_bytes: int = MAX_ANSWER,
+        mark: Mark | None = None,
+    ) -> AsyncIterator[Reply]:
+        """Send a request, and give its answer as soon as its head has arrived.
+
+        Leaving early closes the connection, which tells the server that nobody waits any more.
+
+        Args:
+            method: GET and DELETE have no body.
+            max_bytes: bytes of the answer, or of one event.
+            mark: notes whether the request may have reached the server.
+
+        Raises:
+            Broken: nothing was sent, or no whole answer came.
+            Refused: the server only redirects.
+        """
+        pool = self._pool(remote.endpoint.rules)
+        pool.busy += 1
+        mark = mark or Mark()
+        mark.sent = False
+        response: ClientResponse | None = None
+        try:
+            response = await self._sent(pool, remote, headers, body, method, mark)
+            yield Reply(remote, response, max_bytes)
+            self._leave(response)
+            response = None
+        except (ClientConnectorError, ConnectionTimeoutError) as error:
+            raise Broken(f"{remote.name} cannot be reached: {_why(remote, error)}", sent=False) from None
+        except (ClientError, OSError) as error:
+            said = "broke the connection" if mark.sent else "cannot be reached"
+            raise Broken(f"{remote.name} {said}: {_why(remote, error)}", sent=mark.sent) from None
+        except ValueError as error:  # a header with a line break, for one
+            if mark.sent:
+                raise
+            said = f"the request to {remote.name} is not valid: {type(error).__name__}"
+            raise Broken(said, sent=False) from None
+        finally:
+            pool.busy -= 1
+            if response is not None:
+                response.close()
+            if len(self._pools) > MAX_POOLS:
+                await self._shrink()
+
+    async def _sent(
+        self,
+        pool: _Pool,
+        remote: Remote,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        method: str,
+        mark: Mark,
+    ) -> ClientResponse:
+        url = remote.url
+        own = CIMultiDict(remote.headers)
+        own.update(headers)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await pool.session.request(
+                method, url, headers=own, data=body, allow_redirects=False, trace_request_ctx=mark
+            )
+            following = _next(url, response)
+            if following is None:
+                return response
+            response.close()
+            mark.sent = False  # a redirect says that nothing has run
+            url = following
+        raise Refused(f"{remote.name} redirects more than {MAX_REDIRECTS} times", 307)
+
+    def _leave(self, response: ClientResponse) -> None:
+        """Read what follows the answer in the background, so that the connection can be kept."""
+        if response.closed or response.content.at_eof():
+            response.release()
+            return
+        task = asyncio.create_task(_drain(response))
+        self._tails.add(task)
+        task.add_done_callback(self._tails.discard)
+
+
+async def _drain(response: ClientResponse) -> None:
+    try:
+        async with asyncio.timeout(_TAIL):
+            size = 0
+            while size < _ERROR_BODY and (piece := await response.content.readany()):
+                size += len(piece)
+    except (TimeoutError, ClientError, OSError):
+        pass
+    finally:
+        response.close()
+
+
+def _next(url: URL, response: ClientResponse) -> URL | None:
+    """Where a redirect of a whole request leads, if that is in the same origin."""
+    location = response.headers.get("Location")
+    if response.status not in (307, 308) or location is None:
+        return None
+    try:
+        following = url.join(URL(location)).with_fragment(None)
+    except ValueError:
+        return None
+    return following if is_same_origin(url, following) else None
+
+
+def _why(remote: Remote, error: Exception) -> str:
+    said = reason_of(error) if isinstance(error, ClientError) else str(error) or type(error).__name__
+    return remote.clean(said.replace(" ssl:default", ""))
+
+
+def _without_path(message: str) -> str:
+    """A message about a URL, without what follows its host."""
+    return re.sub(r"(https?://[^/?#\s]*)[/?#]\S*", r"\1/...", message)
+
+
+class _Pool:
+    """The connections of one set of rules."""
+
+    def __init__(self, rules: NetworkRules, resolver: AbstractResolver) -> None:
+        self.busy = 0
+        trace = TraceConfig()
+        trace.on_connection_create_end.append(_mark_sent)
+        trace.on_connection_reuseconn.append(_mark_sent)
+        self.session = ClientSession(
+            connector=TCPConnector(
+                limit=0,
+                ttl_dns_cache=30,
+                resolver=checked_resolver(_Kept(resolver), rules),
+                keepalive_timeout=KEEP_ALIVE,
+            ),
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            headers={"User-Agent": "perdure", "Accept-Encoding": "identity"},
+            timeout=ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            max_line_size=_MAX_HEADER,
+            max_field_size=_MAX_HEADER,
+            trace_configs=[trace],
+        )
+
+
+async def _mark_sent(_session: ClientSession, context: SimpleNamespace, _params: object) -> None:
+    """From here on, bytes may be on their way."""
+    context.trace_request_ctx.sent = True
+
+
+class _Kept(AbstractResolver):
+    """A resolver that several pools share: none of them closes it."""
+
+    def __init__(self, inner: AbstractResolver) -> None:
+        self._inner = inner
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return await self._inner.resolve(host, port, family)
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+class Reply:
+    """An answer whose head has arrived.
+
+    Attributes:
+        last_event: the id of the last event that had one: where the stream can be resumed.
+        retry: seconds to wait before that, if the server says so.
+    """
+
+    def __init__(self, remote: Remote, response: ClientResponse, max_bytes: int) -> None:
+        self._remote = remote
+        self._response = response
+        self._max_bytes = max_bytes
+        self.status = response.status
+        self.headers = response.headers
+        self.last_event: str | None = None
+        self.retry: float | None = None
+
+    async def accepted(self) -> None:
+        """Check the status.
+
+        Raises:
+            McpUnauthorized: the server wants a sign-in, or more scopes.
+            Refused: another status than 2xx.
+        """
+        if 200 <= self.status < 300:
+            return
+        name = self._remote.name
+        if self.status in (401, 403):
+            challenge = ", ".join(self.headers.getall("WWW-Authenticate", []))[:_MAX_HEADER]
+            what = "wants a sign-in" if self.status == 401 else "refuses these credentials"
+            raise McpUnauthorized(f"{name} {what} (status {self.status})", self.status, challenge)
+        if 300 <= self.status < 400:
+            raise Refused(f"{name} redirects to another address: use the address itself", self.status)
+        body, _ = await read_body(self._response, _ERROR_BODY)
+        error = _error_in(body)
+        said = f": {self._remote.clean(str(error.message))}" if error else ""
+        wait = retry_after(self.headers, time.time()) if self.status in (429, 503) else None
+        raise Refused(f"{name} answered with status {self.status}{said}", self.status, error, wait)
+
+    async def messages(self) -> AsyncIterator[Incoming]:
+        """Give the messages of the answer as they arrive.
+
+        Raises:
+            Broken: what arrives cannot be read, or is too long.
+        """
+        try:
+            first = await self._first()
+            if first.lstrip(_BLANK)[:1] in (b"{", b"["):
+                for message in await decoded(await self._whole(first)):
+                    yield message
+            elif first and (self._is_stream or _EVENTS.match(first.lstrip(_BLANK))):
+                async for message in self._streamed(first):
+                    yield message
+            elif first:
+                raise Malformed(f"it is of the type {text_in(self._response.content_type, 80)!r}")
+        except (Malformed, StreamTooLong, ToolError) as error:
+            said = self._remote.clean(str(error))
+            raise Unreadable(f"the answer of {self._remote.name} cannot be read: {said}", sent=True) from None
+
+    @property
+    def _is_stream(self) -> bool:
+        return self._response.content_type == "text/event-stream"
+
+    async def _first(self) -> bytes:
+        """The first bytes that are not blank, decompressed; they tell a stream from JSON."""
+        encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
+            raise Malformed(f"it has the encoding {text_in(encoding, 40)!r}")
+        self._inflater = Inflater(encoding) if encoding not in ("identity", "") else None
+        self._read = 0
+        held = b""
+        while len(held) < _ERROR_BODY and not held.lstrip(_BLANK):
+            piece = await self._piece()
+            if not piece:
+                break
+            held += piece
+        return held
+
+    async def _piece(self) -> bytes:
+        """The next decompressed bytes; none at the end."""
+        while True:
+            raw = await self._response.content.readany()
+            if not raw:
+                return b""
+            room = self._max_bytes * _STREAM_FACTOR + 1 - self._read
+            piece = raw if self._inflater is None else self._inflater.feed(raw, room)
+            self._read += len(piece)
+            if self._read > self._max_bytes * _STREAM_FACTOR:
+                raise Malformed(f"it is longer than {self._max_bytes * _STREAM_FACTOR} bytes")
+            if piece:
+                return piece
+
+    async def _whole(self, first: bytes) -> bytes:
+        held = bytearray(first)
+        while piece := await self._piece():
+            held += piece
+            if len(held) > self._max_bytes:
+                raise Malformed(f"it is longer than {self._max_bytes} bytes")
+        return bytes(held)
+
+    async def _streamed(self, first: bytes) -> AsyncIterator[Incoming]:
+        parser = SseParser(self._max_bytes, None)
+        piece = first
+        while piece:
+            frames = parser.feed(piece)
+            for frame in frames:
+                if frame.id is not None:
+                    self.last_event = frame.id[:1024]
+                if frame.retry is not None:
+                    self.retry = frame.retry / 1000.0
+                if frame.data.strip() and frame.event == "message":
+                    for message in await decoded(frame.data):
+                        yield message
+            piece = await self._piece()
+
+
+async def decoded(body: bytes) -> tuple[Incoming, ...]:
+    """Decode messages; large ones in a thread, so that nothing else waits. Raises Malformed."""
+    if len(body) > _IN_THREAD:
+        return await asyncio.to_thread(read_messages, body)
+    return read_messages(body)
+
+
+def _error_in(body: bytes) -> RpcError | None:
+    """The JSON-RPC error in the body of an HTTP error. Its id may be of any kind."""
+    if body.lstrip(_BLANK)[:1] != b"{":
+        frames = SseParser(_ERROR_BODY).feed(body + b"\n\n") if _EVENTS.match(body.lstrip(_BLANK)) else []
+        body = frames[0].data if frames else b""
+    try:
+        messages = read_messages(body)
+    except Malformed:
+        return None
+    return messages[0].error if messages else None
