@@ -163,6 +163,14 @@ def check_costs(body: bytes) -> None:
         raise Malformed(f"it has more than {MAX_EXTREMES} extreme numbers")
 
 
+def encoded(value: JsonValue) -> bytes:
+    """A server's value as JSON, always the same. Raises Malformed: it cannot be encoded."""
+    try:
+        return msgspec.json.encode(value, order="deterministic")
+    except (ValueError, OverflowError, UnicodeEncodeError):  # an integer of more than 64 bits, for one
+        raise Malformed("it has a number or a text that cannot be stored") from None
+
+
 def request(key: RpcId, method: str, params: JsonObject | None) -> bytes:
     """Encode a request."""
     message: JsonObject = {"jsonrpc": "2.0", "id": key, "method": method}
@@ -209,7 +217,6 @@ _PLAIN = re.compile(r"[\x20-\x7e]*")
 _ENCODED = re.compile(r"=\?base64\?.*\?=", re.DOTALL)
 PARAM_HEADER = "Mcp-Param-"
 _HEADER_KEY = "x-mcp-header"
-_HEADER_TYPES = frozenset({"string", "integer", "boolean"})
 _MAX_EXACT = 2**53 - 1
 _MAX_HEADER = 8_000
 
@@ -238,7 +245,7 @@ def header_arguments(schema: JsonObject) -> tuple[tuple[str, str], ...]:
         name = prop[_HEADER_KEY]
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
             raise Malformed(f"`{_HEADER_KEY}` of the argument {pointer!r} is not the name of a header")
-        if prop.get("type") not in _HEADER_TYPES:
+        if prop.get("type") not in ("string", "integer", "boolean"):
             raise Malformed(f"`{_HEADER_KEY}` is on the argument {pointer!r}, whose type no header can carry")
         if name.lower() in (known.lower() for known in found.values()):
             raise Malformed(f"two arguments have the `{_HEADER_KEY}` {name!r}")

@@ -7,7 +7,6 @@ questions are passed on.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 
 from perdure.domain.mcp import McpUnauthorized
@@ -38,6 +37,7 @@ class Listener:
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._offered = True
+        self._slow = False
 
     async def during(self, desk: Desk, work: Coroutine[None, None, JsonObject]) -> JsonObject:
         """Do a call's work, with what the server asks meanwhile answered by the desk.
@@ -71,9 +71,12 @@ class Listener:
         if self._offered and (self._task is None or self._task.done()):
             self._ready.clear()
             self._task = asyncio.create_task(self._listen())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(READY):
-                await self._ready.wait()
+        if not self._slow:
+            try:
+                async with asyncio.timeout(READY):
+                    await self._ready.wait()
+            except TimeoutError:
+                self._slow = True  # it sends nothing before its first message
 
     async def _listen(self) -> None:
         headers = {"Accept": "text/event-stream", **self._session.headers()}

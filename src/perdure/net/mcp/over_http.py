@@ -80,7 +80,8 @@ class OverHttp:
 
     def changes(self, endpoint: McpEndpoint) -> int:
         """How often the server's tools may have changed since this process knows it."""
-        return self._changes.get(endpoint.key, 0)
+        remote = self._remotes.get(endpoint)
+        return self._changes.get(endpoint.key if remote is None else remote.key, 0)
 
     def _changed(self, key: str) -> None:
         self._changes[key] = self._changes.get(key, 0) + 1
