@@ -73,6 +73,16 @@ def test_what_is_no_message_is_refused(body: bytes) -> None:
         read_messages(body)
 
 
+def test_numbers_that_nothing_can_store_become_others() -> None:
+    values = (
+        b'[1, 9223372036854775807, 99999999999999999999, -99999999999999999999, "9999999999999999999999"]'
+    )
+    read = read_messages(b'{"id":1,"result":{"a":' + values + b',"b":' + b"9" * 400 + b"}}")[0].result
+    assert read is not None
+    assert read["a"] == [1, 2**63 - 1, 1e20, -1e20, "9999999999999999999999"]
+    assert read["b"] == "9" * 400
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_no_bytes_break_the_reader(body: bytes) -> None:
     with contextlib.suppress(Malformed):

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from perdure.domain.json_costs import extremes_in, without_strings
 from perdure.domain.messages import JsonObject, JsonValue
@@ -110,7 +111,8 @@ def read_messages(body: bytes) -> tuple[Incoming, ...]:
         raise Malformed(f"it is not a JSON-RPC message: {str(error)[:200]}") from None
     if len(frames) > MAX_MESSAGES:
         raise Malformed(f"it is a batch of more than {MAX_MESSAGES} messages")
-    return tuple(map(_incoming, frames))
+    messages = tuple(map(_incoming, frames))
+    return tuple(map(_with_storable_numbers, messages)) if _LONG_NUMBER.search(body) else messages
 
 
 def _decoded(body: bytes, *, is_batch: bool) -> list[_Frame]:
@@ -124,6 +126,28 @@ def _decoded(body: bytes, *, is_batch: bool) -> list[_Frame]:
             raise
         body = _ESCAPES.sub(_whole, body)
         return _FRAMES.decode(body) if is_batch else [_FRAME.decode(body)]
+
+
+_LONG_NUMBER = re.compile(rb"[\[:,\s]-?\d{19}")
+_LARGEST = 2**63 - 1
+
+
+def _with_storable_numbers(message: Incoming) -> Incoming:
+    """The message with integers of more than 64 bits, which nothing can store, as floats or texts."""
+    error = message.error
+    if error is not None:
+        error = replace(error, data=_storable(error.data))
+    return replace(message, params=_storable(message.params), result=_storable(message.result), error=error)
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _storable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return list(map(_storable, value))
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return float(value) if abs(value) < 10**300 else str(value)
+    return value
 
 
 _ESCAPES = re.compile(
