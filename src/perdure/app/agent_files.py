@@ -51,6 +51,7 @@ def as_created(row: AgentRow, harness_name: str) -> CreateAgent:
         config.max_iterations,
         config.parallel_tool_calls,
         config.network_access,
+        expose_mcp=config.expose_mcp,
     )
 
 

@@ -13,8 +13,10 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.agent_cache import AgentCache, Resolved
+from perdure.capabilities.deferred_tools import IDENTIFIER, LABEL, DeferredTool, DeferredTools, deferred_of
 from perdure.capabilities.discovery import discover
 from perdure.capabilities.guards import guards_of
+from perdure.capabilities.model_choice import UsableModel
 from perdure.capabilities.port import Behaviour, Discovered, DiscoveryContext, Tool
 from perdure.capabilities.registry import Active, Registry
 from perdure.capabilities.sections import (
@@ -23,6 +25,7 @@ from perdure.capabilities.sections import (
     capability_section,
     discovered_section,
     layer_section,
+    note_section,
     system_prompt,
 )
 from perdure.capabilities.tool_lists import ToolList
@@ -32,18 +35,15 @@ from perdure.domain.files import Content
 from perdure.domain.guards import Guard
 from perdure.domain.ids import ModelId
 from perdure.domain.network import NetworkRules, combine
-from perdure.domain.providers import ProviderSecrets
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile, NetworkAccess
 from perdure.domain.times import Micros
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
-from perdure.llm.driver import Driver, ToolSpec, fixed_tokens
+from perdure.llm.driver import ToolSpec, fixed_tokens
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
-from perdure.store.crypto import Vault
 from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_chain
-from perdure.store.providers import ModelRow, ProviderRow, open_secrets, usable_model
 from perdure.store.sessions import SessionRow
 from perdure.store.standing_approvals import standing_approvals
 
@@ -83,11 +83,13 @@ class SessionLayers(Struct, frozen=True):
     Attributes:
         layers: lowest first.
         standing: standing approval decisions of this session, by the tool's name.
+        loaded: the deferred tools that the session has loaded, in the order of loading.
     """
 
     session: SessionRow
     layers: tuple[Layer, ...]
     standing: dict[str, str]
+    loaded: tuple[str, ...] = ()
 
     @property
     def archived_agent(self) -> str | None:
@@ -110,19 +112,6 @@ class BoundTool(Struct, frozen=True):
     rejected: bool = False
 
 
-class UsableModel(Struct, frozen=True):
-    """A model that may be called, and the provider that serves it."""
-
-    model: ModelRow
-    provider: ProviderRow
-
-
-class ModelChoice(UsableModel, frozen=True):
-    """The model to call, with the driver that makes the calls."""
-
-    driver: Driver
-
-
 class ResolvedAgent(Struct, frozen=True):
     """The agent that the layers resolve to.
 
@@ -130,12 +119,14 @@ class ResolvedAgent(Struct, frozen=True):
         sections, system: the system prompt, by source and as one text.
         active: the active capabilities, each after those that it depends on.
         bound, client: the tools by name: those that run on the server, and those that clients run.
-        specs: all tools, as the model receives them.
+        specs: the tools that the model is offered, as it receives them. Loaded ones are last.
         features: the union of what the active capabilities declare, sorted.
         network: the hosts that tools may reach.
         fixed_tokens: the estimated tokens of the system prompt and the tools.
         model: None when none is configured, or when the agent is resolved without a session.
         found_tools: the tools that capabilities found, to be stored; None if none of them finds any.
+        deferred: the tools that the model has to search for; None if there are none.
+        hidden: the names of those that the session has not loaded. They run when they are called.
     """
 
     sections: tuple[Section, ...]
@@ -152,6 +143,8 @@ class ResolvedAgent(Struct, frozen=True):
     fixed_tokens: int
     model: UsableModel | None = None
     found_tools: ToolList | None = None
+    deferred: DeferredTools | None = None
+    hidden: frozenset[str] = frozenset()
 
 
 # --- layers ---------------------------------------------------------------------------------------------
@@ -219,7 +212,8 @@ async def load_layers(tx: Tx, session: SessionRow) -> SessionLayers:
     """Read what the session's agent is resolved from. Raises NotFound if a harness or agent is missing."""
     below = [each.layer() for each in await rows_below(tx, session)]
     layers = (*below, session_layer(session))
-    return SessionLayers(session, layers, await standing_approvals(tx, session.id))
+    standing = await standing_approvals(tx, session.id)
+    return SessionLayers(session, layers, standing, session.loaded_names())
 
 
 class LayerRow(Struct, frozen=True):
@@ -245,54 +239,6 @@ async def rows_below(tx: Tx, session: SessionRow) -> list[LayerRow]:
             rows += [LayerRow(row, policy_only=True) for row in chain]
         rows.append(LayerRow(agent))
     return rows
-
-
-# --- the model ------------------------------------------------------------------------------------------
-
-DriverSource = Callable[[ProviderRow, ProviderSecrets], Driver]
-"""Creates the driver of a provider from its decrypted secrets. Raises InvalidInput if it cannot."""
-
-
-def model_claims(layers: Sequence[Layer]) -> tuple[ModelId, ...]:
-    """The models that the layers set, highest precedence first."""
-    return tuple(layer.model_id for layer in reversed(layers) if layer.model_id is not None)
-
-
-async def find_model(tx: Tx, loaded: SessionLayers, requested: str | None = None) -> UsableModel | None:
-    """Find the model for the next call; None when none is configured.
-
-    Order of precedence: the message (`requested`), session, agent, harness, organization. A model that was
-    deleted or disabled is skipped.
-    """
-    claims = model_claims(loaded.layers)
-    for claim in (*claims, None) if requested is None else (requested, *claims, None):
-        usable = await usable_model(tx, loaded.session.org_id, claim)
-        if usable is not None:
-            return UsableModel(*usable)
-    return None
-
-
-async def choose_model(
-    tx: Tx, loaded: SessionLayers, requested: str | None, vault: Vault, drivers: DriverSource
-) -> ModelChoice | None:
-    """Find the model for the next call and create its driver; None when none is configured.
-
-    Raises:
-        InvalidInput: the provider's settings cannot be used.
-    """
-    usable = await find_model(tx, loaded, requested)
-    if usable is None:
-        return None
-    provider = usable.provider
-    secrets = await open_secrets(vault, tx, provider)
-    try:
-        driver = drivers(provider, secrets)
-    except InvalidInput as error:
-        # The settings were valid when they were stored, but the key in the environment was not checked then.
-        raise InvalidInput(
-            f"the provider {provider.name!r} cannot be used: {error.message}", code="provider_misconfigured"
-        ) from None
-    return ModelChoice(usable.model, provider, driver)
 
 
 # --- resolving ------------------------------------------------------------------------------------------
@@ -335,6 +281,7 @@ async def resolve_session(
         agent = _merge(loaded.layers, active, registry, loaded.standing, discovered.by_id, max_iterations)
         if cache is not None:
             cache.put(Resolved(loaded, max_iterations, active, discovered.by_id, agent))
+    agent = _with_loaded(agent, loaded.loaded)
     return msgspec.structs.replace(agent, model=model, found_tools=discovered.tools)
 
 
@@ -367,14 +314,20 @@ def _merge(
         for tool in each.capability.tools(each.config)
     }
     client = _add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
-    _add_discovered(active, discovered, bound, client)
-    bound = {name: _decided(each, active, standing.get(name)) for name, each in bound.items()}
-    undecided = [each.tool for name, each in bound.items() if not each.gated and name not in standing]
+    found = _add_discovered(active, discovered, bound, client)
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
-    sections = tuple(_sections(layers, active, discovered))
-    system, specs = system_prompt(sections), _specs(bound, client)
+    those = {name: DeferredTool(each.tool, each.capability_name) for name, each in bound.items()}
+    deferred = deferred_of(those, found, {*bound, *client}, behaviour.tool_search)
+    if deferred is not None:
+        bound[deferred.search.name] = BoundTool(deferred.search, IDENTIFIER, LABEL)
+    bound = {name: _decided(each, active, standing.get(name)) for name, each in bound.items()}
+    undecided = [each.tool for name, each in bound.items() if not each.gated and name not in standing]
+    hidden = frozenset[str]() if deferred is None else deferred.names
+    sections = tuple(_sections(layers, active, discovered, deferred))
+    offered = {name: each for name, each in bound.items() if name not in hidden} if hidden else bound
+    system, specs = system_prompt(sections), _specs(offered, client)
     return ResolvedAgent(
         sections=sections,
         system=system,
@@ -388,6 +341,21 @@ def _merge(
         parallel_tool_calls=_parallel(layers, behaviour),
         network=combine(layer.network for layer in layers),
         fixed_tokens=fixed_tokens(system, specs),
+        deferred=deferred,
+        hidden=hidden,
+    )
+
+
+def _with_loaded(agent: ResolvedAgent, names: Sequence[str]) -> ResolvedAgent:
+    """The agent with the tools that its session has loaded, after all others."""
+    if agent.deferred is None or not names:
+        return agent
+    specs, tokens = agent.deferred.loaded(names)
+    return msgspec.structs.replace(
+        agent,
+        specs=(*agent.specs, *specs),
+        fixed_tokens=agent.fixed_tokens + tokens,
+        hidden=agent.hidden.difference(names),
     )
 
 
@@ -397,7 +365,10 @@ def features_of(active: Iterable[Active]) -> tuple[str, ...]:
 
 
 def _sections(
-    layers: Sequence[Layer], active: tuple[Active, ...], discovered: Mapping[str, Discovered]
+    layers: Sequence[Layer],
+    active: tuple[Active, ...],
+    discovered: Mapping[str, Discovered],
+    deferred: DeferredTools | None,
 ) -> Iterable[Section]:
     for each in active:
         capability = each.capability
@@ -407,6 +378,8 @@ def _sections(
         if capability.discover is not None:
             result = discovered.get(capability.id)
             yield discovered_section(capability, "" if result is None else result.prompt)
+    if deferred is not None:
+        yield note_section(IDENTIFIER, LABEL, deferred.note())
     for layer in layers:
         if layer.system_prompt:
             yield layer_section(layer.kind, layer.name, layer.system_prompt)
@@ -441,16 +414,22 @@ def _add_discovered(
     discovered: Mapping[str, Discovered],
     bound: dict[str, BoundTool],
     client: Mapping[str, ClientSideTool],
-) -> None:
+) -> set[str]:
     """Add the discovered tools, sorted by name, so that the prompt does not depend on the discovery's order.
 
     They never replace another tool: a remote server must not take over a tool's name.
+
+    Returns:
+        The names of those that were added.
     """
+    added: set[str] = set()
     for each in active:
         result = discovered.get(each.capability.id)
         for tool in sorted(result.tools, key=lambda tool: tool.name) if result is not None else ():
             if tool.name not in bound and tool.name not in client:
                 bound[tool.name] = BoundTool(tool, each.capability.id, each.capability.name)
+                added.add(tool.name)
+    return added
 
 
 def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:

@@ -60,6 +60,7 @@ class StoredTool(Struct, frozen=True, omit_defaults=True):
     writes: str | None = None
     approval: bool = False
     resumable: bool = False
+    deferred: bool = False
 
 
 class StoredDiscovery(Struct, frozen=True, omit_defaults=True):

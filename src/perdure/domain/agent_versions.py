@@ -21,6 +21,7 @@ from perdure.domain.layer_fields import (
     DEFAULT_MODEL_ID,
     DESCRIPTION,
     DISPLAY_NAME,
+    EXPOSE_MCP,
     HARNESS_ID,
     INITIAL_FILES,
     MAX_ITERATIONS,
@@ -62,6 +63,7 @@ class AuthoredConfig(Struct, frozen=True, omit_defaults=True):
     max_iterations: Annotated[int | None, MAX_ITERATIONS] = None
     parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
+    expose_mcp: Annotated[bool, EXPOSE_MCP] = False
 
 
 class ResolvedConfig(Struct, frozen=True, omit_defaults=True):

@@ -20,6 +20,7 @@ from perdure.domain.layer_fields import (
     DEFAULT_MODEL_ID,
     DESCRIPTION,
     DISPLAY_NAME,
+    EXPOSE_MCP,
     HARNESS_ID,
     HARNESS_NAME,
     INITIAL_FILES,
@@ -63,6 +64,7 @@ class CreateAgent(Struct, frozen=True, omit_defaults=True):
     max_iterations: Annotated[Iterations | None, MAX_ITERATIONS] = None
     parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
+    expose_mcp: Annotated[bool, EXPOSE_MCP] = False
 
 
 class UpdateAgent(Struct, frozen=True, omit_defaults=True):
@@ -82,14 +84,19 @@ class UpdateAgent(Struct, frozen=True, omit_defaults=True):
     max_iterations: Annotated[Iterations | None | UnsetType, MAX_ITERATIONS] = UNSET
     parallel_tool_calls: Annotated[bool | None | UnsetType, PARALLEL_TOOL_CALLS] = UNSET
     network_access: Annotated[NetworkAccess | None | UnsetType, NETWORK_ACCESS] = UNSET
+    expose_mcp: Annotated[bool | UnsetType, EXPOSE_MCP] = UNSET
     status: Annotated[
         LifeStatus | UnsetType, Meta(description="The agent's status. `active` restores an archived agent.")
     ] = UNSET
 
 
 class AgentConfig(Struct, frozen=True, omit_defaults=True):
-    """An agent's configuration for a session."""
+    """An agent's configuration for a session.
 
+    `expose_mcp` comes first: rows of agents are found by how their configuration begins.
+    """
+
+    expose_mcp: bool = False
     capabilities: tuple[CapabilityRef, ...] = ()
     tools: tuple[ToolDefinition, ...] = ()
     initial_files: tuple[InitialFile, ...] = ()
@@ -128,6 +135,7 @@ class Agent(Struct, frozen=True, omit_defaults=True):
     max_iterations: Annotated[int | None, MAX_ITERATIONS] = None
     parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
+    expose_mcp: Annotated[bool, EXPOSE_MCP] = False
     default_version_id: Annotated[
         AgentVersionId | None,
         Meta(description="The version that new sessions run. Without one, they follow the agent."),

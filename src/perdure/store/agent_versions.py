@@ -60,12 +60,14 @@ def authored_of(row: AgentRow) -> AuthoredConfig:
         config.max_iterations,
         config.parallel_tool_calls,
         config.network_access,
+        expose_mcp=config.expose_mcp,
     )
 
 
 def with_authored(row: AgentRow, config: AuthoredConfig) -> AgentRow:
     """Return the agent with the configuration of a version."""
     restored = AgentConfig(
+        config.expose_mcp,
         config.capabilities,
         config.tools,
         config.initial_files,
