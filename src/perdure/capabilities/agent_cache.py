@@ -39,7 +39,7 @@ class Resolved(Struct, frozen=True):
 
 
 class AgentCache:
-    """The agents that a process resolved most recently: one for each harness, agent and settings of sessions."""
+    """The agents that a process resolved last: one for each harness, agent and settings of sessions."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[Key, Resolved] = OrderedDict()

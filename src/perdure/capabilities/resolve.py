@@ -382,7 +382,7 @@ def _active(layers: Sequence[Layer], registry: Registry) -> tuple[Active, ...]:
         raise InvalidInput(
             f"the session has {servers} MCP servers, with those of its harness and agent, and may have at "
             f"most {MAX_MCP_SERVERS}: remove some",
-            code="too_many_mcp_servers",
+            code="too_many_attached_mcp_servers",
         )
     return active
 
