@@ -146,10 +146,17 @@ class ToolContext(Struct, frozen=True):
 
 
 class ToolOutcome(Struct, frozen=True):
-    """A tool's result: a value for the model (text or any JSON value), and the files that it changed."""
+    """A tool's result.
+
+    Attributes:
+        value: what the model receives: text or any JSON value.
+        files: the files that the tool changed.
+        loads: the names of deferred tools that the model is offered from now on.
+    """
 
     value: Any
     files: tuple[FileWrittenData, ...] = ()
+    loads: tuple[str, ...] = ()
 
 
 ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome | Later]]
@@ -225,6 +232,7 @@ class Tool(Struct, frozen=True):
         definition: the digest of what a person approves. A standing approval that was given to another
             definition does not apply. None for a tool whose definition does not change.
         changed: whether its definition is not the one that was accepted. Approval requests say so.
+        deferred: the model is not offered the tool before it has found it with `tool_search`.
     """
 
     name: str
@@ -244,6 +252,7 @@ class Tool(Struct, frozen=True):
     origin: JsonObject | None = None
     definition: str | None = None
     changed: bool = False
+    deferred: bool = False
 
 
 class Discovered(Struct, frozen=True):
@@ -300,6 +309,21 @@ def later(before: Any, after: Any) -> Any:
     return after
 
 
+class ToolSearchRules(Struct, frozen=True):
+    """Which tools are deferred: the model finds them with `tool_search` instead of being offered them.
+
+    Attributes:
+        mode: `auto` defers the tools that say so, and all discovered ones above the threshold. `always`
+            defers all discovered ones. `never` defers none.
+        threshold: the most discovered tools that an agent is offered in the mode `auto`.
+        always: the names of tools that are offered in any case.
+    """
+
+    mode: Literal["auto", "always", "never"] = "auto"
+    threshold: int = 30
+    always: tuple[str, ...] = ()
+
+
 class Behaviour(Struct, frozen=True):
     """How the turn's loop behaves. None means the loop's default.
 
@@ -308,6 +332,7 @@ class Behaviour(Struct, frozen=True):
         output_limit: characters of a tool's output that the model sees; None for all that are kept.
         output_head: the share of them from the output's beginning; the rest is from its end.
         compaction: when to summarize the history. None for never: the oldest part is then left out.
+        tool_search: which tools the model has to search for.
     """
 
     prompt_caching: bool | None = None
@@ -317,6 +342,7 @@ class Behaviour(Struct, frozen=True):
     output_limit: int | None = None
     output_head: float = 0.5
     compaction: Compaction | None = None
+    tool_search: ToolSearchRules = ToolSearchRules()
 
 
 def no_behaviour(config: Any, behaviour: Behaviour) -> Behaviour:
