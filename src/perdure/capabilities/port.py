@@ -365,6 +365,8 @@ class Capability(Struct, frozen=True):
         reads_database: whether `discover` reads nothing but the database, whose own time limits apply then. A
             discovery that fails for lack of the database interrupts the turn, which is resumed; any other one
             that fails leaves a note in the prompt.
+        needs_database: whether `discover` reads the database, too. If it fails for lack of the database, the
+            turn is interrupted and resumed, as with `reads_database`.
         discovery_key: names whatever the result of `discover` depends on, besides the organization and the
             configuration: the user of a remote server, for example. Sessions with the same key share one
             result for `discovery_age` seconds (at least 60), also if it failed. None, as a key or here: the
@@ -397,6 +399,7 @@ class Capability(Struct, frozen=True):
     prompt: Callable[[Any], str | None] = no_prompt
     discover: Discover | None = None
     reads_database: bool = False
+    needs_database: bool = False
     discovery_key: DiscoveryKey | None = None
     discovery_age: float = DISCOVERY_AGE
     restore: Restore | None = None
