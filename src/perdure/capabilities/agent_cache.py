@@ -24,6 +24,8 @@ MAX_TOKENS = 250_000
 MAX_TOTAL = 1_000_000
 """Tokens of all agents that are kept: a few megabytes of text."""
 
+Key = tuple[str | None, str | None, str | None, int]
+
 
 class Resolved(Struct, frozen=True):
     """An agent, and what it was resolved from; `discovered` and `agent` may be out of date."""
@@ -42,10 +44,10 @@ class Resolved(Struct, frozen=True):
 
 
 class AgentCache:
-    """The agents that a process resolved most recently, one for each combination of harness and agent."""
+    """The agents that a process resolved last: one for each harness, agent and settings of sessions."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[tuple[str | None, ...], Resolved] = OrderedDict()
+        self._entries: OrderedDict[Key, Resolved] = OrderedDict()
         self._tokens = 0
 
     def get(self, loaded: SessionLayers, max_iterations: int) -> Resolved | None:
@@ -56,6 +58,7 @@ class AgentCache:
             or entry.max_iterations != max_iterations
             or entry.layers.layers != loaded.layers
             or entry.layers.standing != loaded.standing
+            or entry.layers.definitions != loaded.definitions
         ):
             return None
         return entry
@@ -75,6 +78,8 @@ class AgentCache:
             self._tokens -= oldest.tokens
 
 
-def _key(loaded: SessionLayers) -> tuple[str | None, ...]:
+def _key(loaded: SessionLayers) -> Key:
     row = loaded.session
-    return row.harness_id, row.agent_id, row.agent_version_id
+    # Sessions with settings of their own must not take turns at one entry. Equal hashes of different settings
+    # only cost a miss.
+    return row.harness_id, row.agent_id, row.agent_version_id, hash(row.config)

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.agent_cache import AgentCache, Resolved
+from perdure.capabilities.bound_tools import BoundTool, Standing, add_definitions, add_discovered, decided
 from perdure.capabilities.deferred_tools import IDENTIFIER, LABEL, DeferredTool, DeferredTools, deferred_of
 from perdure.capabilities.discovery import discover
 from perdure.capabilities.guards import guards_of
@@ -34,11 +35,12 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.files import Content
 from perdure.domain.guards import Guard
 from perdure.domain.ids import ModelId
-from perdure.domain.network import NetworkRules, combine
+from perdure.domain.mcp_servers import MAX_MCP_SERVERS, InlineMcpServer, inline_refs, is_mcp
+from perdure.domain.network import NetworkRules, PrivateAddresses, combine
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile, NetworkAccess
 from perdure.domain.times import Micros
-from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
+from perdure.domain.tools import CapabilityRef, ClientSideTool, ToolDefinition
 from perdure.llm.driver import ToolSpec, fixed_tokens
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
@@ -68,11 +70,13 @@ class Layer(Struct, frozen=True):
     parallel_tool_calls: bool | None = None
     archived: bool = False
     policy_only: bool = False
+    mcp_servers: Mapping[str, InlineMcpServer] = {}
 
     def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
-        """The capabilities that the layer turns on."""
+        """The capabilities that the layer turns on. Each inline MCP server is one, by its name."""
         if not self.policy_only:
-            return self.capabilities
+            own = self.capabilities
+            return (*own, *inline_refs(self.mcp_servers)) if self.mcp_servers else own
         found = ((ref, registry.get(ref.ref)) for ref in self.capabilities)
         return tuple(ref for ref, capability in found if capability is not None and capability.is_policy)
 
@@ -83,33 +87,20 @@ class SessionLayers(Struct, frozen=True):
     Attributes:
         layers: lowest first.
         standing: standing approval decisions of this session, by the tool's name.
+        definitions: the digests of the definitions that they were given to, of tools that have one.
         loaded: the deferred tools that the session has loaded, in the order of loading.
     """
 
     session: SessionRow
     layers: tuple[Layer, ...]
     standing: dict[str, str]
+    definitions: dict[str, str] = {}
     loaded: tuple[str, ...] = ()
 
     @property
     def archived_agent(self) -> str | None:
         """The name of the session's agent if it has been archived or deleted."""
         return next((each.name for each in self.layers if each.kind == "agent" and each.archived), None)
-
-
-class BoundTool(Struct, frozen=True):
-    """A tool that runs on the server, its capability, and whether its calls may run.
-
-    Attributes:
-        gated: whether each call needs approval.
-        rejected: whether every call is rejected.
-    """
-
-    tool: Tool
-    capability_id: str
-    capability_name: str
-    gated: bool = False
-    rejected: bool = False
 
 
 class ResolvedAgent(Struct, frozen=True):
@@ -119,6 +110,8 @@ class ResolvedAgent(Struct, frozen=True):
         sections, system: the system prompt, by source and as one text.
         active: the active capabilities, each after those that it depends on.
         bound, client: the tools by name: those that run on the server, and those that clients run.
+        names: the names of all tools.
+        keepers: the tools with arguments that are secrets.
         specs: the tools that the model is offered, as it receives them. Loaded ones are last.
         features: the union of what the active capabilities declare, sorted.
         network: the hosts that tools may reach.
@@ -134,6 +127,8 @@ class ResolvedAgent(Struct, frozen=True):
     active: tuple[Active, ...]
     bound: dict[str, BoundTool]
     client: dict[str, ClientSideTool]
+    names: frozenset[str]
+    keepers: tuple[Tool, ...]
     specs: tuple[ToolSpec, ...]
     features: tuple[str, ...]
     rules: TurnRules
@@ -162,6 +157,7 @@ def harness_layer(row: HarnessRow) -> Layer:
         initial_files=config.initial_files,
         parallel_tool_calls=config.parallel_tool_calls,
         model_id=row.default_model_id,
+        mcp_servers=config.mcp_servers,
     )
 
 
@@ -188,6 +184,7 @@ def agent_layer(row: AgentRow) -> Layer:
         config.max_iterations,
         config.parallel_tool_calls,
         archived=row.status != "active",
+        mcp_servers=config.mcp_servers,
     )
 
 
@@ -205,6 +202,7 @@ def session_layer(row: SessionRow) -> Layer:
         None if row.model_id is None else ModelId(row.model_id),
         config.max_iterations,
         config.parallel_tool_calls,
+        mcp_servers=config.mcp_servers,
     )
 
 
@@ -212,8 +210,8 @@ async def load_layers(tx: Tx, session: SessionRow) -> SessionLayers:
     """Read what the session's agent is resolved from. Raises NotFound if a harness or agent is missing."""
     below = [each.layer() for each in await rows_below(tx, session)]
     layers = (*below, session_layer(session))
-    standing = await standing_approvals(tx, session.id)
-    return SessionLayers(session, layers, standing, session.loaded_names())
+    standing, definitions = await standing_approvals(tx, session.id)
+    return SessionLayers(session, layers, standing, definitions, session.loaded_names())
 
 
 class LayerRow(Struct, frozen=True):
@@ -257,6 +255,8 @@ async def resolve_session(
     max_iterations: int = DEFAULT_RULES.max_iterations,
     cache: AgentCache | None = None,
     offered: Content | None = None,
+    secrets: Mapping[str, str] | None = None,
+    private: PrivateAddresses = False,
 ) -> ResolvedAgent:
     """Resolve a session's current agent: runs discovery, then merges all layers.
 
@@ -264,21 +264,29 @@ async def resolve_session(
 
     Args:
         offered: the stored list of the tools that the model was offered, for a turn that continues.
+        secrets: the session's secrets by name, for discovery.
+        private: whether addresses of private networks may be reached (`NetworkRules`).
 
     Raises:
-        InvalidInput: two tools have the same name.
+        InvalidInput: two tools have the same name, or there are too many MCP servers.
         PerdureError: retryable: the database is not available.
         Undiscovered: a capability without which the turn must not continue cannot find its tools.
     """
     row = loaded.session
     known = cache.get(loaded, max_iterations) if cache is not None else None
-    active = known.active if known else registry.resolve(layer.refs(registry) for layer in loaded.layers)
-    context = DiscoveryContext(row.org_id, row.id, row.workspace(), now, redactor, row.locale)
+    active = known.active if known else _active(loaded.layers, registry)
+    network = known.agent.network if known else combine(layer.network for layer in loaded.layers)
+    if private is not False:
+        network = msgspec.structs.replace(network, private=private)
+    context = DiscoveryContext(
+        row.org_id, row.id, row.workspace(), now, redactor, row.locale, network, secrets or {}
+    )
     discovered = await discover(active, context, registry.discoveries, offered)
     if known is not None and known.discovered == discovered.by_id:
         agent = known.agent
     else:
-        agent = _merge(loaded.layers, active, registry, loaded.standing, discovered.by_id, max_iterations)
+        standing = Standing(loaded.standing, loaded.definitions)
+        agent = _merge(loaded.layers, active, registry, standing, discovered.by_id, max_iterations)
         if cache is not None:
             cache.put(Resolved(loaded, max_iterations, active, discovered.by_id, agent))
     agent = _with_loaded(agent, loaded.loaded)
@@ -294,17 +302,29 @@ def resolve(
         standing: standing approval decisions, by the tool's name.
 
     Raises:
-        InvalidInput: two tools have the same name.
+        InvalidInput: two tools have the same name, or there are too many MCP servers.
     """
+    active = _active(layers, registry)
+    return _merge(layers, active, registry, Standing(standing or {}), {}, DEFAULT_RULES.max_iterations)
+
+
+def _active(layers: Sequence[Layer], registry: Registry) -> tuple[Active, ...]:
     active = registry.resolve(layer.refs(registry) for layer in layers)
-    return _merge(layers, active, registry, standing or {}, {}, DEFAULT_RULES.max_iterations)
+    servers = sum(is_mcp(each.capability.id) for each in active)
+    if servers > MAX_MCP_SERVERS:
+        raise InvalidInput(
+            f"the session has {servers} MCP servers, with those of its harness and agent, and may have at "
+            f"most {MAX_MCP_SERVERS}: remove some",
+            code="too_many_attached_mcp_servers",
+        )
+    return active
 
 
 def _merge(
     layers: Sequence[Layer],
     active: tuple[Active, ...],
     registry: Registry,
-    standing: Mapping[str, str],
+    standing: Standing,
     discovered: Mapping[str, Discovered],
     max_iterations: int,
 ) -> ResolvedAgent:
@@ -313,8 +333,8 @@ def _merge(
         for each in active
         for tool in each.capability.tools(each.config)
     }
-    client = _add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
-    found = _add_discovered(active, discovered, bound, client)
+    client = add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
+    found = add_discovered(active, discovered, bound, client)
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
@@ -322,8 +342,8 @@ def _merge(
     deferred = deferred_of(those, found, {*bound, *client}, behaviour.tool_search)
     if deferred is not None:
         bound[deferred.search.name] = BoundTool(deferred.search, IDENTIFIER, LABEL)
-    bound = {name: _decided(each, active, standing.get(name)) for name, each in bound.items()}
-    undecided = [each.tool for name, each in bound.items() if not each.gated and name not in standing]
+    bound = {name: decided(each, active, standing.of(each.tool)) for name, each in bound.items()}
+    undecided = [each.tool for each in bound.values() if not each.gated and standing.of(each.tool) is None]
     hidden = frozenset[str]() if deferred is None else deferred.names
     sections = tuple(_sections(layers, active, discovered, deferred))
     offered = {name: each for name, each in bound.items() if name not in hidden} if hidden else bound
@@ -334,6 +354,8 @@ def _merge(
         active=active,
         bound=bound,
         client=client,
+        names=frozenset((*bound, *client)),
+        keepers=tuple(each.tool for each in bound.values() if each.tool.secret_arguments),
         specs=specs,
         features=features_of(active),
         rules=_rules(layers, bound, client, guards_of(undecided, active), behaviour, max_iterations),
@@ -383,62 +405,6 @@ def _sections(
     for layer in layers:
         if layer.system_prompt:
             yield layer_section(layer.kind, layer.name, layer.system_prompt)
-
-
-def _add_definitions(
-    definitions: Sequence[ToolDefinition], bound: dict[str, BoundTool], registry: Registry
-) -> dict[str, ClientSideTool]:
-    """Add the server-side tools that layers define to `bound`; returns the client-side ones."""
-    client: dict[str, ClientSideTool] = {}
-    defined: set[str] = set()
-    for definition in definitions:
-        name = definition.name
-        if name in defined or (isinstance(definition, ClientSideTool) and name in bound):
-            raise InvalidInput(f"two tools are named {name!r}", code="duplicate_tool", field="tools")
-        defined.add(name)
-        if isinstance(definition, BuiltinTool):
-            gated = definition.policy == "requires_approval"
-            registered = registry.tool(name)
-            if name in bound:  # as its capability configured it: a definition can only tighten that
-                bound[name] = msgspec.structs.replace(bound[name], gated=gated)
-            elif registered is not None:
-                capability, tool = registered
-                bound[name] = BoundTool(tool, capability.id, capability.name, gated)
-        else:
-            client[name] = definition
-    return client
-
-
-def _add_discovered(
-    active: tuple[Active, ...],
-    discovered: Mapping[str, Discovered],
-    bound: dict[str, BoundTool],
-    client: Mapping[str, ClientSideTool],
-) -> set[str]:
-    """Add the discovered tools, sorted by name, so that the prompt does not depend on the discovery's order.
-
-    They never replace another tool: a remote server must not take over a tool's name.
-
-    Returns:
-        The names of those that were added.
-    """
-    added: set[str] = set()
-    for each in active:
-        result = discovered.get(each.capability.id)
-        for tool in sorted(result.tools, key=lambda tool: tool.name) if result is not None else ():
-            if tool.name not in bound and tool.name not in client:
-                bound[tool.name] = BoundTool(tool, each.capability.id, each.capability.name)
-                added.add(tool.name)
-    return added
-
-
-def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:
-    """Apply a standing decision, or the tool's own wish and the capabilities' gates, to a tool."""
-    if standing is not None:
-        return msgspec.structs.replace(bound, gated=False, rejected=standing == "reject_always")
-    if bound.tool.approval or any(each.gates(bound.tool) for each in active):
-        return msgspec.structs.replace(bound, gated=True)
-    return bound
 
 
 def _specs(bound: Mapping[str, BoundTool], client: Mapping[str, ClientSideTool]) -> tuple[ToolSpec, ...]:

@@ -157,18 +157,19 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
     """
     engine, row, digest = run.engine, run.row, offered_tools(run.ahead)
 
-    async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None]:
+    async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None, dict[str, str]]:
         layers = await load_layers(tx, row)
+        secrets = await open_secrets(tx, engine.vault, row.org_id, row.id)
         # In addition to those known so far: earlier tool output may contain a secret that was replaced since.
-        run.redactor.learn(await open_secrets(tx, engine.vault, row.org_id, row.id))
+        run.redactor.learn(secrets)
         controls = next_controls(run.state)
         model_id = controls.model_id if controls else None
         choice = await choose_model(tx, layers, model_id, engine.vault, engine.drivers)
         offered = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
-        return layers, choice, offered
+        return layers, choice, offered, secrets
 
     try:
-        layers, choice, offered = await engine.database.read(body)
+        layers, choice, offered, secrets = await engine.database.read(body)
         layers = replace(layers, loaded=loaded_after(layers.loaded, run.unlogged))
         agent = await resolve_session(
             layers,
@@ -179,6 +180,8 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
             max_iterations=engine.policy.max_iterations,
             cache=engine.agents,
             offered=offered,
+            secrets=secrets,
+            private=engine.policy.private_addresses,
         )
     except PerdureError as error:
         if error.retryable:
@@ -189,7 +192,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         return "agent_archived", f"The agent {layers.archived_agent!r} has been archived."
     if choice is None:
         return "model_not_configured", "No model is configured for this session."
-    run.redactor.known = frozenset((*agent.bound, *agent.client))
+    run.redactor.known = agent.names
     run.prepared = (agent, choice)
     return None
 

@@ -14,9 +14,10 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.containment import Escaped, contain
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
-from perdure.capabilities.resolve import BoundTool, ResolvedAgent
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState, Done, Parked, key_of
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import OutcomeUnknown, PerdureError, Unavailable

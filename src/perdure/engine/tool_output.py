@@ -9,8 +9,9 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Struct
 
+from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.model_choice import ModelChoice
-from perdure.capabilities.resolve import BoundTool, ResolvedAgent
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import FileWrittenData, NewEvent, ToolCompletedData

@@ -80,6 +80,7 @@ STEERED = "cancelled: the user sent a new message"
 SUPERSEDED = "cancelled: a scheduled message arrived"
 OVERTAKEN = "cancelled: the result of an earlier call arrived"
 NO_CALLBACK = "No result arrived in time."
+CHANGED = " Its description or schema has changed since it was approved."
 UNANSWERED = "The client did not answer this call in time."
 
 
@@ -173,11 +174,17 @@ def request_approvals(run: Run, agent: ResolvedAgent, action: AskApproval) -> li
         for call in action.calls
     )
     summaries = tuple(
-        ToolCallSummary(question.id, APPROVE, _display_name(agent, call.name), f"May {call.name} run?")
+        ToolCallSummary(question.id, APPROVE, _display_name(agent, call.name), _question(agent, call))
         for question, call in zip(questions, action.calls, strict=True)
     )
     data = ToolCallRequestedData(questions, summaries, round(run.engine.policy.approval_timeout * 1000))
     return [NewEvent(data, act_context(action.state), run.engine.clock.now())]
+
+
+def _question(agent: ResolvedAgent, call: CallState) -> str:
+    bound = agent.bound.get(call.name)
+    changed = bound is not None and bound.tool.changed
+    return f"May {call.name} run?{CHANGED if changed else ''}"
 
 
 def expire_calls(run: Run, action: ExpireCalls) -> list[NewEvent]:

@@ -80,8 +80,10 @@ class OverHttp:
 
     def changes(self, endpoint: McpEndpoint) -> int:
         """How often the server's tools may have changed since this process knows it."""
-        remote = self._remotes.get(endpoint)
-        return self._changes.get(endpoint.key if remote is None else remote.key, 0)
+        if not self._changes:
+            return 0  # each turn asks for each of its servers
+        known = self._remotes.get(endpoint)
+        return self._changes.get(endpoint.key if known is None else known.key, 0)
 
     def _changed(self, key: str) -> None:
         self._changes[key] = self._changes.get(key, 0) + 1
