@@ -45,7 +45,7 @@ class McpStub:
 
     Attributes:
         tools: what it lists.
-        answer: answers a call. An `RpcFault` is a JSON-RPC error; `ConnectionResetError` drops the connection.
+        answer: answers a call. `RpcFault` is a JSON-RPC error, `ConnectionResetError` drops the connection.
         calls: the calls that arrived, also those that got no answer.
         lists: how often its tools were listed.
         status: the HTTP status of every answer, if it is not 200.

@@ -55,6 +55,7 @@ from perdure.domain.files import FileLimits
 from perdure.domain.ids import SessionId
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.messages import JsonObject
+from perdure.doors.mcp.route import mcp_route
 from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
@@ -403,6 +404,15 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *document_routes(document),
     )
     return routes
+
+
+def door_routes(closing: asyncio.Event) -> tuple[Route, ...]:
+    """Return the routes of other protocols, which the OpenAPI document does not describe.
+
+    Args:
+        closing: set when the server shuts down.
+    """
+    return (mcp_route(closing),)
 
 
 async def create_key(settings: Settings, name: str) -> str:

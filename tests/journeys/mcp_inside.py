@@ -23,7 +23,7 @@ from perdure.domain.ids import OrgId
 from perdure.domain.mcp_servers import InlineMcpServer
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart, text_of
 from perdure.domain.providers import CreateModel, CreateProvider
-from perdure.domain.sessions import CreateSession, Session
+from perdure.domain.sessions import CreateSession, NetworkAccess, Session
 from perdure.domain.storage import SetSecrets
 from perdure.domain.tools import APPROVE, ApprovalDecision, CapabilityRef, Decision, SubmitApprovals
 from perdure.engine.advance import advance
@@ -81,9 +81,12 @@ class Host(Struct, frozen=True):
         *,
         refs: tuple[CapabilityRef, ...] = (),
         servers: dict[str, InlineMcpServer] | None = None,
+        network: NetworkAccess | None = None,
     ) -> Host:
         """The same with another session."""
-        body = CreateSession(harness_name="base", capabilities=refs, mcp_servers=servers or {})
+        body = CreateSession(
+            harness_name="base", capabilities=refs, mcp_servers=servers or {}, network_access=network
+        )
         return replace(self, session=await create_session(self.app, self.owner, body))
 
     def forget_tools(self) -> None:

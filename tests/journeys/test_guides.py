@@ -58,6 +58,10 @@ NOT_RUN = {
         "docs/guide/models.md",
         "curl -sS --fail-with-body -X POST $URL/v1/providers/$PROVIDER/sync-models",
     ): VENDOR,
+    (
+        "docs/guide/mcp.md",
+        '{\n  "mcpServers": {\n    "Clock"',
+    ): "a file of the operator; tests/unit/test_local_mcp.py",
     ("docs/guide/models.md", '{"status": "success", "created": 12'): "an answer, not a request",
     ("docs/guide/access.md", "location / {"): "configures another program",
     (
@@ -74,6 +78,16 @@ NOT_RUN = {
     ): "needs a tool that defers its result; tests/journeys/test_callbacks.py has one",
     ("docs/guide/javascript.md", "const events = new EventSource"): "runs in a browser",
     ("docs/guide/javascript.md", "if (event.type === 'tool.call_requested')"): "a part of the program above",
+    ("docs/guide/mcp-server.md", "claude mcp add"): "configures another program",
+    (
+        "docs/guide/mcp-server.md",
+        '{\n  "mcpServers": {\n    "perdure": {\n      "type"',
+    ): "another program's file",
+    (
+        "docs/guide/mcp-server.md",
+        '{\n  "mcpServers": {\n    "perdure": {\n      "url"',
+    ): "another program's file",
+    ("docs/guide/mcp-server.md", '{\n  "inputs"'): "another program's file",
     (
         "docs/guide/secrets.md",
         "perdure keys rotate-master",

@@ -17,6 +17,7 @@ from perdure.domain.events import ToolStartedData, TurnFailedData
 from perdure.domain.mcp_servers import CreateMcpServer, InlineMcpServer, UpdateMcpServer
 from perdure.domain.mcp_views import AcceptMcpTool, PostMcpPrompt
 from perdure.domain.messages import ImagePart, text_of
+from perdure.domain.sessions import NetworkAccess
 from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import CapabilityRef
 from tests.journeys.mcp_inside import Host, hosting
@@ -449,3 +450,28 @@ async def test_an_answer_after_the_timeout_is_unknown(database_url: str, tmp_pat
         (ended,) = await host.ended()
         assert ended.outcome_unknown
         assert len(stub.calls) == 1
+
+
+async def test_the_network_rules_of_the_layers_apply_to_servers(database_url: str, tmp_path: Path) -> None:
+    async with (
+        McpStub([tool("buy")]) as stub,
+        hosting(database_url, tmp_path, {"text": "Hi."}) as host,
+    ):
+        there = await host.with_session(servers=shop(stub), network=NetworkAccess(("example.com",)))
+        await there.ask()
+        assert there.offered() == []
+        assert "the MCP server 'Shop'" in there.driver.requests[-1].system
+        assert stub.lists == 0
+
+
+async def test_a_session_has_at_most_fifty_servers(database_url: str, tmp_path: Path) -> None:
+    async with (
+        McpStub([tool("buy")]) as stub,
+        hosting(database_url, tmp_path, {"text": "Hi."}, {"text": "Hi."}) as host,
+    ):
+        refs = tuple([await registered(host, stub) for _ in range(50)])
+        there = await host.with_session(refs=refs)
+        await there.ask()
+        assert "You have 50 more tools" in there.driver.requests[-1].system
+        with pytest.raises(InvalidInput, match="the session has 51 MCP servers"):
+            await host.with_session(refs=refs, servers=shop(stub))

@@ -207,9 +207,7 @@ async def test_another_sessions_question_does_not_exist_here(database_url: str, 
         other = await host.with_session(servers=shop(stub))
         for where, which in ((other, asked.id), (host, InputRequestId("input_" + "0" * 32))):
             with pytest.raises(NotFound):
-                await answer_input(
-                    where.app, where.owner, where.session.id, which, AnswerInput("decline")
-                )
+                await answer_input(where.app, where.owner, where.session.id, which, AnswerInput("decline"))
         assert [each.id for each in await open_questions(host)] == [asked.id]
 
 

@@ -13,7 +13,7 @@ from perdure.app.mcp_servers import forget_tools
 from perdure.app.messages import post_message
 from perdure.capabilities.resolve import load_layers
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import Conflict, InvalidInput, ToolError
+from perdure.domain.errors import Conflict, InvalidInput, TooLarge, ToolError
 from perdure.domain.ids import McpServerId, SessionId
 from perdure.domain.mcp import McpPromptMessage
 from perdure.domain.mcp_definitions import definition_of
@@ -129,9 +129,7 @@ async def post_prompt(
     if not content:
         raise InvalidInput(f"the prompt {body.name!r} is empty", code="empty_mcp_prompt", field="name")
     if sum(len(part.text) for part in content if isinstance(part, TextPart)) > MAX_TEXT:
-        raise InvalidInput(
-            f"the prompt {body.name!r} has more than {MAX_TEXT} characters", code="too_large", field="name"
-        )
+        raise TooLarge(f"the prompt {body.name!r} has more than {MAX_TEXT} characters")
     about: JsonObject = {"mcp_server": found.server.name, "mcp_prompt": body.name}
     return await post_message(
         app, caller, session_id, CreateMessage(InputMessage(content), metadata=about), once

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from perdure.capabilities.resolve import ResolvedAgent, SessionLayers
 
 CAPACITY = 32
-MAX_TOKENS = 960_000
-"""Tokens of the prompts and the tools of all agents that are kept: a few megabytes."""
-MAX_AGENT = 320_000
-"""Tokens of one of them."""
-
+MAX_TOKENS = 250_000
+"""Tokens of the prompt and the tools of an agent that is kept, deferred ones included."""
+MAX_TOTAL = 1_000_000
+"""Tokens of all agents that are kept: a few megabytes of text."""
 
 Key = tuple[str | None, str | None, str | None, int]
 
@@ -37,9 +36,15 @@ class Resolved(Struct, frozen=True):
     discovered: Mapping[str, Discovered]
     agent: ResolvedAgent
 
+    @property
+    def tokens(self) -> int:
+        """The estimated tokens of the agent's prompt and of all its tools."""
+        deferred = self.agent.deferred
+        return self.agent.fixed_tokens + (0 if deferred is None else deferred.weight)
+
 
 class AgentCache:
-    """The agents that a process resolved most recently: one for each harness, agent and settings of sessions."""
+    """The agents that a process resolved last: one for each harness, agent and settings of sessions."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[Key, Resolved] = OrderedDict()
@@ -59,20 +64,18 @@ class AgentCache:
         return entry
 
     def put(self, entry: Resolved) -> None:
-        """Keep an agent, unless it is large; drops the oldest one over the capacity."""
+        """Keep an agent, unless it is large; drops the oldest ones over the capacity."""
         key = _key(entry.layers)
-        self._drop(self._entries.pop(key, None))
-        if entry.agent.fixed_tokens <= MAX_AGENT and not any(
-            layer.initial_files for layer in entry.layers.layers
-        ):
-            self._entries[key] = entry
-            self._tokens += entry.agent.fixed_tokens
-            while len(self._entries) > CAPACITY or self._tokens > MAX_TOKENS:
-                self._drop(self._entries.popitem(last=False)[1])
-
-    def _drop(self, entry: Resolved | None) -> None:
-        if entry is not None:
-            self._tokens -= entry.agent.fixed_tokens
+        before = self._entries.pop(key, None)
+        if before is not None:
+            self._tokens -= before.tokens
+        if entry.tokens > MAX_TOKENS or any(layer.initial_files for layer in entry.layers.layers):
+            return
+        self._entries[key] = entry
+        self._tokens += entry.tokens
+        while len(self._entries) > CAPACITY or self._tokens > MAX_TOTAL:
+            _, oldest = self._entries.popitem(last=False)
+            self._tokens -= oldest.tokens
 
 
 def _key(loaded: SessionLayers) -> Key:

@@ -283,7 +283,7 @@ async def _attempt(active: Active, context: DiscoveryContext, before: Outcome | 
         log.warning("the discovery of the capability %s took too long", capability.id)
         return Outcome(None, f"it took longer than {DISCOVERY_TIMEOUT:g} seconds")
     except PerdureError as failure:
-        if failure.retryable and capability.reads_database:
+        if failure.retryable and (capability.reads_database or capability.needs_database):
             raise
         log.warning("discovery failed for the capability %s: %s", capability.id, failure.code)
         return Outcome(None, _told(failure.message), fatal=isinstance(failure, Undiscovered))

@@ -158,10 +158,17 @@ class ToolContext(Struct, frozen=True):
 
 
 class ToolOutcome(Struct, frozen=True):
-    """A tool's result: a value for the model (text or any JSON value), and the files that it changed."""
+    """A tool's result.
+
+    Attributes:
+        value: what the model receives: text or any JSON value.
+        files: the files that the tool changed.
+        loads: the names of deferred tools that the model is offered from now on.
+    """
 
     value: Any
     files: tuple[FileWrittenData, ...] = ()
+    loads: tuple[str, ...] = ()
 
 
 ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome | Later]]
@@ -239,6 +246,7 @@ class Tool(Struct, frozen=True):
         definition: the digest of what a person approves. A standing approval that was given to another
             definition does not apply. None for a tool whose definition does not change.
         changed: whether its definition is not the one that was accepted. Approval requests say so.
+        deferred: the model is not offered the tool before it has found it with `tool_search`.
     """
 
     name: str
@@ -258,6 +266,7 @@ class Tool(Struct, frozen=True):
     origin: JsonObject | None = None
     definition: str | None = None
     changed: bool = False
+    deferred: bool = False
 
 
 class Discovered(Struct, frozen=True):
@@ -314,6 +323,21 @@ def later(before: Any, after: Any) -> Any:
     return after
 
 
+class ToolSearchRules(Struct, frozen=True):
+    """Which tools are deferred: the model finds them with `tool_search` instead of being offered them.
+
+    Attributes:
+        mode: `auto` defers the tools that say so, and all discovered ones above the threshold. `always`
+            defers all discovered ones. `never` defers none.
+        threshold: the most discovered tools that an agent is offered in the mode `auto`.
+        always: the names of tools that are offered in any case.
+    """
+
+    mode: Literal["auto", "always", "never"] = "auto"
+    threshold: int = 30
+    always: tuple[str, ...] = ()
+
+
 class Behaviour(Struct, frozen=True):
     """How the turn's loop behaves. None means the loop's default.
 
@@ -322,6 +346,7 @@ class Behaviour(Struct, frozen=True):
         output_limit: characters of a tool's output that the model sees; None for all that are kept.
         output_head: the share of them from the output's beginning; the rest is from its end.
         compaction: when to summarize the history. None for never: the oldest part is then left out.
+        tool_search: which tools the model has to search for.
     """
 
     prompt_caching: bool | None = None
@@ -331,6 +356,7 @@ class Behaviour(Struct, frozen=True):
     output_limit: int | None = None
     output_head: float = 0.5
     compaction: Compaction | None = None
+    tool_search: ToolSearchRules = ToolSearchRules()
 
 
 def no_behaviour(config: Any, behaviour: Behaviour) -> Behaviour:
@@ -353,6 +379,8 @@ class Capability(Struct, frozen=True):
         reads_database: whether `discover` reads nothing but the database, whose own time limits apply then. A
             discovery that fails for lack of the database interrupts the turn, which is resumed; any other one
             that fails leaves a note in the prompt.
+        needs_database: whether `discover` reads the database, too. If it fails for lack of the database, the
+            turn is interrupted and resumed, as with `reads_database`.
         discovery_key: names whatever the result of `discover` depends on, besides the organization and the
             configuration: the user of a remote server, for example. Sessions with the same key share one
             result for `discovery_age` seconds (at least 60), also if it failed. None, as a key or here: the
@@ -385,6 +413,7 @@ class Capability(Struct, frozen=True):
     prompt: Callable[[Any], str | None] = no_prompt
     discover: Discover | None = None
     reads_database: bool = False
+    needs_database: bool = False
     discovery_key: DiscoveryKey | None = None
     discovery_age: float = DISCOVERY_AGE
     restore: Restore | None = None

@@ -65,6 +65,7 @@ class StoredTool(Struct, frozen=True, omit_defaults=True):
     origin: JsonObject | None = None
     definition: str | None = None
     changed: bool = False
+    deferred: bool = False
 
 
 class StoredDiscovery(Struct, frozen=True, omit_defaults=True):

@@ -20,6 +20,7 @@ from perdure.domain.events import (
     ToolCompletedData,
     ToolParkedData,
     ToolResumedData,
+    ToolsLoadedData,
     TurnCancelledData,
     TurnCompletedData,
     TurnFailedData,
@@ -28,6 +29,7 @@ from perdure.domain.events import (
     is_cancel_notice,
 )
 from perdure.domain.ids import ToolCallId, TurnId
+from perdure.domain.loaded_tools import with_loaded
 from perdure.domain.messages import Message, Usage, preview_of, text_of
 from perdure.domain.parked import ASKED, CONSENT, ParkedCall, deadline_of, next_deadline
 from perdure.domain.queued import Queue, QueuedMessage, size_of, without_turn
@@ -46,6 +48,7 @@ class Projection(Struct, frozen=True):
         wake_at: the next deadline of a parked call, or None.
         parked: the parked calls.
         queued: the messages that wait for turns of their own, oldest first.
+        loaded_tools: the deferred tools that the model is offered, in the order of loading.
     """
 
     head: int = 0
@@ -60,6 +63,7 @@ class Projection(Struct, frozen=True):
     finished_at: Micros | None = None
     parked: tuple[ParkedCall, ...] = ()
     queued: Queue = ()
+    loaded_tools: tuple[str, ...] = ()
 
 
 def project(projection: Projection, events: Iterable[NewEvent]) -> Projection:
@@ -184,6 +188,10 @@ def _active(old: Projection) -> Projection:
     return replace(old, status="active", wake_at=next_deadline(old.parked))
 
 
+def _tools_loaded(old: Projection, event: NewEvent, head: int) -> Projection:
+    return replace(old, loaded_tools=with_loaded(old.loaded_tools, event.read(ToolsLoadedData).tool_names))
+
+
 def _activated(old: Projection, event: NewEvent, head: int) -> Projection:
     return _active(old)
 
@@ -217,6 +225,7 @@ _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
     ToolParkedData.kind: _tool_parked,
     ToolResumedData.kind: _tool_resumed,
     ToolCompletedData.kind: _tool_completed,
+    ToolsLoadedData.kind: _tools_loaded,
     SessionActivatedData.kind: _activated,
     TurnSealedData.kind: _turn_sealed,
     TurnCompletedData.kind: _turn_ended,

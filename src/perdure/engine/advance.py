@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from perdure.capabilities.resolve import (
-    ModelChoice,
-    SessionLayers,
-    choose_model,
-    load_layers,
-    resolve_session,
-)
+from msgspec.structs import replace
+
+from perdure.capabilities.model_choice import ModelChoice, choose_model
+from perdure.capabilities.resolve import SessionLayers, load_layers, resolve_session
 from perdure.domain.actions import (
     AskApproval,
     AwaitClient,
@@ -38,6 +35,7 @@ from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.deferred import in_background
 from perdure.engine.found_tools import is_outdated, keep_found_tools
+from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
 from perdure.engine.run import Run
@@ -172,6 +170,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
 
     try:
         layers, choice, offered, secrets = await engine.database.read(body)
+        layers = replace(layers, loaded=loaded_after(layers.loaded, run.unlogged))
         agent = await resolve_session(
             layers,
             engine.registry,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
+from perdure.capabilities.model_choice import ModelChoice
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.actions import AskApproval, AwaitClient, ExpireCalls, Fail, RunTools, StartTurn
 from perdure.domain.calls import CallState, Parked, as_tool_call, key_of
 from perdure.domain.effects import UNCERTAIN

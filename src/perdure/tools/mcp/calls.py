@@ -42,13 +42,11 @@ class Origin(Struct, frozen=True, omit_defaults=True):
         tool: its name at the server.
         renamed: the names of properties at the server, by those that the model uses.
         headers: arguments, each with the header that repeats it.
-        deferred: whether the model finds the tool by a search.
     """
 
     tool: str
     renamed: dict[str, str] = {}
     headers: tuple[tuple[str, str], ...] = ()
-    deferred: bool = False
 
 
 class Reach(Struct, frozen=True):

@@ -152,7 +152,7 @@ def _tool(
 ) -> Tool:
     tool, adapted = listed.tool, listed.adapted
     changed = pins.get(tool.name) != listed.definition
-    origin = Origin(tool.name, adapted.renamed, tool.header_arguments, server.rules.deferred)
+    origin = Origin(tool.name, adapted.renamed, tool.header_arguments)
     hints = ToolHints(tool.readonly, tool.destructive, tool.idempotent, tool.open_world)
     label = server.labels.get(tool.name) or tool.title
     return Tool(
@@ -167,6 +167,7 @@ def _tool(
         origin=msgspec.to_builtins(origin),
         definition=listed.definition,
         changed=changed,
+        deferred=server.rules.deferred,
     )
 
 

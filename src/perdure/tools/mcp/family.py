@@ -73,6 +73,7 @@ def _capability(
         category="mcp",
         config_schema=config_schema,
         discover=discover,
+        needs_database=True,
         discovery_key=key,
         restore=restore,
     )

@@ -52,9 +52,10 @@ def _repeats(parts: list[JsonObject], structured: JsonValue) -> bool:
 
 def _decoded(text: str) -> JsonValue:
     try:
-        return msgspec.json.decode(text)
+        value: JsonValue = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return text
+    return value
 
 
 def _parts(block: JsonObject) -> list[JsonObject]:
