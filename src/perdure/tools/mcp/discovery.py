@@ -68,7 +68,7 @@ async def find_tools(
     try:
         authorization = await authorization_of_discovery(services, context, server.sign_in)
         endpoint = authorization.on(endpoint_of(server, context.secrets, context.network))
-        seen.reached(context, capability_id, endpoint)
+        seen.reached(context, capability_id, endpoint, config)
         try:
             offer = await reach.hosts.offer(endpoint, timeout=LIST_TIMEOUT)
         except McpUnauthorized:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from perdure.capabilities.port import Discovered, DiscoveryContext
 from perdure.domain.ids import OrgId
+from perdure.domain.mcp_servers import INLINE
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.net.mcp.lazy import LazyHosts
 
@@ -42,11 +43,15 @@ class Seen:
         _put(self._signs_in, (org_id, capability_id), signs_in)
 
     def reached(
-        self, context: DiscoveryContext, capability_id: str, endpoint: McpEndpoint | McpStdioEndpoint
+        self,
+        context: DiscoveryContext,
+        capability_id: str,
+        endpoint: McpEndpoint | McpStdioEndpoint,
+        config: Any,
     ) -> None:
         """Note where a server is, for sessions with these secrets."""
         server = (context.org_id, capability_id)
-        _put(self._reached, (server, self._identity(server, context)), endpoint)
+        _put(self._reached, (server, self._identity(server, context, config)), endpoint)
 
     def same(self, server: str, digest: bytes) -> Discovered | None:
         """What was made of an offer with this digest the last time."""
@@ -62,20 +67,28 @@ class Seen:
         server = (org_id, capability_id)
         _put(self._changed, server, self._changed.get(server, 0) + 1)
 
-    def key(self, capability_id: str, context: DiscoveryContext) -> str:
+    def key(self, capability_id: str, context: DiscoveryContext, config: Any) -> str:
         """Return what tells results apart. It reveals no secret."""
         server = (context.org_id, capability_id)
-        identity = self._identity(server, context)
+        identity = self._identity(server, context, config)
         endpoint = self._reached.get((server, identity))
         news = 0 if endpoint is None else self._hosts.changes(endpoint)
         return f"{self._changed.get(server, 0)}/{news}/{identity}"
 
-    def _identity(self, server: _Server, context: DiscoveryContext) -> str:
+    def _owner(self, server: _Server, context: DiscoveryContext, config: Any) -> str:
+        """The session's owner, if what is listed may depend on a sign-in: as long as nobody knows, it may."""
+        if server[1].startswith(INLINE):
+            signs_in = isinstance(config, dict) and config.get("auth_mode") == "o_auth"
+        else:
+            signs_in = self._signs_in.get(server, True)
+        return context.owner_id if signs_in else ""
+
+    def _identity(self, server: _Server, context: DiscoveryContext, config: Any) -> str:
         """A digest of the secrets and the rules of the network. All secrets count until it is known which."""
         names = self._needs.get(server)
         secrets = context.secrets
         wanted = sorted(secrets) if names is None else [name for name in names if name in secrets]
-        owner = context.owner_id if self._signs_in.get(server, True) else ""
+        owner = self._owner(server, context, config)
         if not wanted:
             return f"{owner}/{self._rules(context)}"
         parts = [(name, secrets[name]) for name in wanted]
