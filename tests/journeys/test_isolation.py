@@ -27,7 +27,7 @@ NEEDS_ADMIN = {
     "update_provider", "delete_provider", "sync_models", "create_model", "update_model", "delete_model",
     "update_organization", "complete_org_onboarding", "add_user", "create_user_token", "update_user",
     "remove_user", "list_invitations", "create_invitation", "withdraw_invitation", "create_mcp_server",
-    "update_mcp_server", "delete_mcp_server", "destroy_mcp_server", "set_mcp_tool_label",
+    "update_mcp_server", "delete_mcp_server", "destroy_mcp_server", "set_mcp_tool_label", "accept_mcp_tool",
     "list_organization_connections", "sign_in_organization", "delete_organization_connection",
 }  # fmt: skip
 
