@@ -24,7 +24,7 @@ from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.store.database import Tx
 from perdure.store.mcp_servers import McpSecrets, McpServerRow, get_mcp_server, headers_of, open_mcp_secrets
 
-SECONDS = 30.0
+SECONDS = 20.0
 """How long a server may take to list its tools for a person who waits."""
 
 
