@@ -21,6 +21,8 @@ from rich.table import Table
 
 from bench.figures import formatted
 from bench.files import text
+from bench.mcp import IDLE, PLACES, rounds, seat_with, servers, shop
+from bench.mcp import ROUNDS as MCP_ROUNDS
 from bench.model import Script
 from bench.requests import AT_ONCE, works
 from bench.site import LIVE, Seat, Site, Turn, open_site
@@ -284,6 +286,27 @@ async def _restart(variant: Variant) -> AsyncIterator[Sample]:
         yield sample
 
 
+@contextlib.asynccontextmanager
+async def _mcp_idle(variant: Variant) -> AsyncIterator[Sample]:
+    """A turn with twenty MCP servers of fifty tools that it does not use."""
+    async with shop() as stub, variant.server(PLACES) as server, open_site(server, variant.model) as site:
+        seat = await seat_with(site, servers(stub))
+        yield lambda: _cost(site, 1, seat.turn(site.desk, IDLE))
+
+
+@contextlib.asynccontextmanager
+async def _mcp_round(variant: Variant) -> AsyncIterator[Sample]:
+    """A round of an MCP server's tool."""
+    async with shop() as stub, variant.server(PLACES) as server, open_site(server, variant.model) as site:
+        play = await rounds(site, stub)
+
+        async def sample() -> Cost:
+            watch = Stopwatch(server)
+            return Cost(await play("mcp_s0__tool_0") * 1e3, watch.cpu() / MCP_ROUNDS * 1e3)
+
+        yield sample
+
+
 OPERATIONS: dict[str, Operation] = {
     "start": _start,
     "restart": _restart,
@@ -296,6 +319,8 @@ OPERATIONS: dict[str, Operation] = {
     "long": _turns(LONG, 4),
     "first_token": _first_token,
     "approval": _approval,
+    "mcp_idle": _mcp_idle,
+    "mcp_round": _mcp_round,
     "tool_empty": _tool("empty"),
     **{f"tool_{name}": _tool(name) for name in CALLS},
 }

@@ -9,6 +9,7 @@ from bench.callbacks import callbacks
 from bench.figures import Once, Scale
 from bench.files import files
 from bench.history import history
+from bench.mcp import mcp
 from bench.memory import memory
 from bench.requests import requests
 from bench.scale import scale
@@ -33,6 +34,7 @@ MEASURES: dict[str, Measure] = {
     "files": files,
     "tools": tools,
     "callbacks": callbacks,
+    "mcp": mcp,
     "scale": scale,
     "memory": memory,
     "soak": soak,

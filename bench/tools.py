@@ -87,7 +87,7 @@ async def tools(variant: Variant, _scale: Scale) -> AsyncIterator[Once]:
 async def session_body(site: Site) -> dict[str, Any]:
     """Register the simulated model; return the body of a session that may repeat calls."""
     patient = {"ref": "loop_detection", "config": {"limit": 2 * ROUNDS}}
-    return {"model_id": await _simulated(site), "capabilities": [{"ref": "session_sql_database"}, patient]}
+    return {"model_id": await simulated(site), "capabilities": [{"ref": "session_sql_database"}, patient]}
 
 
 @contextlib.asynccontextmanager
@@ -111,7 +111,8 @@ async def prepared(
     seat.close()
 
 
-async def _simulated(site: Site) -> str:
+async def simulated(site: Site) -> str:
+    """Register the simulated model; return its id."""
     provider = await site.desk.json("POST", "/v1/providers", {"name": "Simulated", "provider_type": "llmsim"})
     about = {"model_id": "simulated", "display_name": "Simulated"}
     return str((await site.desk.json("POST", f"/v1/providers/{provider['id']}/models", about))["id"])

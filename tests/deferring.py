@@ -1,5 +1,5 @@
-"""A capability whose tools defer their results, or have steps, in a package that a test's server finds; see
-`installed`."""
+"""Capabilities of a package that a test's server finds (see `installed`): one whose tools defer their results
+or have steps, and one whose tool is deferred itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from perdure.capabilities.port import (
     ONCE,
+    READ_ONLY,
     REPEATABLE,
     Capability,
     Later,
@@ -128,12 +129,30 @@ DEFERRING = Capability(
 )
 
 
+async def _whisper(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    return ToolOutcome("psst")
+
+
+HIDDEN: Json = {"deferred": True} if "deferred" in Tool.__struct_fields__ else {}
+"""Releases before 0.3.0 know no deferred tools."""
+
+HIDING = Capability(
+    id="hiding",
+    name="Hiding",
+    description="For tests.",
+    category="test",
+    tools=lambda config: (Tool("whisper", "Say it softly.", schema({}), _whisper, READ_ONLY, **HIDDEN),),
+)
+
+
 def installed(folder: Path) -> dict[str, str]:
-    """Install the capability for a server; returns the environment that the server needs."""
+    """Install the capabilities for a server; returns the environment that the server needs."""
     info = folder / "perdure_deferring-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: perdure-deferring\nVersion: 0.1.0\n")
-    (info / "entry_points.txt").write_text("[perdure.capabilities]\ndeferring = tests.deferring:DEFERRING\n")
+    (info / "entry_points.txt").write_text(
+        "[perdure.capabilities]\ndeferring = tests.deferring:DEFERRING\nhiding = tests.deferring:HIDING\n"
+    )
     return {"PYTHONPATH": f"{folder}:{ROOT}"}
 
 

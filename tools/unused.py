@@ -3,7 +3,7 @@
 vulture finds names that are defined and never read. Code that only tests call counts as unused. This script
 ignores names that other code uses without naming them:
 
-* fields of structs in domain/, app/ and api/: they are the wire format, which msgspec reads and writes;
+* fields of structs in domain/, app/, api/ and doors/: the wire format, which msgspec reads and writes;
 * attributes of other libraries' objects (`options.max_mem = ...`): the library reads them;
 * commands and callbacks of the command line: typer calls them;
 * public methods of the client, in its classes named `...Methods`: users call them.
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECKED = ("src", "tools")
 USERS = ("src", "tools", "examples")
 """Examples count as users: they show what plug-ins may do."""
-WIRE = ("src/perdure/domain/", "src/perdure/app/", "src/perdure/api/")
+WIRE = ("src/perdure/domain/", "src/perdure/app/", "src/perdure/api/", "src/perdure/doors/")
 CLIENT = "src/perdure/client/"
 CALLED_BY_TYPER = ["@*.command", "@*.callback"]
 

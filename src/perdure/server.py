@@ -35,7 +35,7 @@ from perdure.sandbox.confinement import hide_memory, landlock_version
 from perdure.settings import Settings
 from perdure.stopping import Stopping
 from perdure.store.providers import list_models
-from perdure.wiring import Parts, all_routes, load_tools, open_parts
+from perdure.wiring import Parts, all_routes, door_routes, load_tools, open_parts
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import STALE_AFTER, Sweep
@@ -104,7 +104,7 @@ async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str
         sweep = Sweep(parts.engine, worker)
         closing = asyncio.Event()
         routes = all_routes(settings, closing, lambda: worker.running)
-        api = Api(parts.app, routes, authenticate)
+        api = Api(parts.app, (*routes, *door_routes(closing)), authenticate)
         listener = _listen(settings)
         if not parts.engine.public.url:
             parts.engine.public.url = _url_of(listener)

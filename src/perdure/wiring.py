@@ -29,6 +29,7 @@ from perdure.api.routes import databases as database_routes
 from perdure.api.routes import harnesses as harness_routes
 from perdure.api.routes import invitations as invitation_routes
 from perdure.api.routes import mcp_servers as mcp_routes
+from perdure.api.routes import mcp_tools as mcp_tool_routes
 from perdure.api.routes import messages as message_routes
 from perdure.api.routes import providers as provider_routes
 from perdure.api.routes import schedules as schedule_routes
@@ -42,7 +43,7 @@ from perdure.app.context import App, Services
 from perdure.app.login import create_token
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.port import Capability
-from perdure.capabilities.registry import Registry
+from perdure.capabilities.registry import Family, Registry
 from perdure.domain.accounts import CreateToken
 from perdure.domain.code import CodeBackEnd, CodeLimits
 from perdure.domain.errors import InvalidInput, Unavailable
@@ -50,6 +51,7 @@ from perdure.domain.files import FileLimits
 from perdure.domain.ids import SessionId
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.messages import JsonObject
+from perdure.doors.mcp.route import mcp_route
 from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.context import Engine, Policy, PublicUrl, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
@@ -79,6 +81,7 @@ from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
 from perdure.tools.built_in import built_in, catalogue
+from perdure.tools.mcp.family import mcp_families
 
 log = logging.getLogger("perdure")
 
@@ -193,15 +196,18 @@ def _local_mcp(settings: Settings) -> dict[str, LocalMcpServer]:
 
 
 def _add_custom(
-    services: Services, capabilities: tuple[Capability, ...], custom: tuple[Capability, ...]
+    services: Services,
+    capabilities: tuple[Capability, ...],
+    custom: tuple[Capability, ...],
+    families: tuple[Family, ...],
 ) -> Registry:
-    """All capabilities: the built-in ones, those of plug-ins, and the custom ones of files."""
+    """All capabilities: the built-in ones, those of plug-ins, the custom ones of files, and MCP servers."""
     added = (*load_plugins(capabilities), *custom)
     if not added:
-        return Registry(capabilities)
+        return Registry(capabilities, families)
     from perdure.tools.own_services import with_own_services  # only for tools of others
 
-    return Registry((*capabilities, *(with_own_services(services, each) for each in added)))
+    return Registry((*capabilities, *(with_own_services(services, each) for each in added)), families)
 
 
 @contextlib.asynccontextmanager
@@ -234,7 +240,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             local_mcp=local_mcp,
             mcp=mcp,
         )
-        registry = _add_custom(services, built_in(services), custom)
+        registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
         turns = ParkedTurns()
         key = await signing_key(database)
         app = App(
@@ -263,7 +269,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             turns=turns,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
-        bus.on_stop(lambda stop: _forget(engine, stop.session_id))
+        bus.on_stop(lambda stop: _forget(engine, mcp, stop.session_id))
         yield Parts(database, bus, queue, app, engine)
 
 
@@ -279,7 +285,8 @@ def _policy(settings: Settings, limits: FileLimits) -> Policy:
     )
 
 
-def _forget(engine: Engine, session_id: SessionId) -> None:
+def _forget(engine: Engine, mcp: LazyHosts, session_id: SessionId) -> None:
+    mcp.forget(session_id)
     engine.conversations.discard(session_id)
     engine.turns.discard(session_id)
 
@@ -385,10 +392,20 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *file_routes(settings.max_file_bytes),
         *provider_routes.ROUTES,
         *mcp_routes.ROUTES,
+        *mcp_tool_routes.ROUTES,
         health_route(running, None if settings.database_url else settings.data_folder),
         *document_routes(document),
     )
     return routes
+
+
+def door_routes(closing: asyncio.Event) -> tuple[Route, ...]:
+    """Return the routes of other protocols, which the OpenAPI document does not describe.
+
+    Args:
+        closing: set when the server shuts down.
+    """
+    return (mcp_route(closing),)
 
 
 async def create_key(settings: Settings, name: str) -> str:

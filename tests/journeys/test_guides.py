@@ -78,6 +78,16 @@ NOT_RUN = {
     ): "needs a tool that defers its result; tests/journeys/test_callbacks.py has one",
     ("docs/guide/javascript.md", "const events = new EventSource"): "runs in a browser",
     ("docs/guide/javascript.md", "if (event.type === 'tool.call_requested')"): "a part of the program above",
+    ("docs/guide/mcp-server.md", "claude mcp add"): "configures another program",
+    (
+        "docs/guide/mcp-server.md",
+        '{\n  "mcpServers": {\n    "perdure": {\n      "type"',
+    ): "another program's file",
+    (
+        "docs/guide/mcp-server.md",
+        '{\n  "mcpServers": {\n    "perdure": {\n      "url"',
+    ): "another program's file",
+    ("docs/guide/mcp-server.md", '{\n  "inputs"'): "another program's file",
     (
         "docs/guide/secrets.md",
         "perdure keys rotate-master",

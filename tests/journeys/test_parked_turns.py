@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from perdure.app.callbacks import answer_callback
 from perdure.app.sessions import delete_session
 from perdure.capabilities import ONCE, Later, Tool, ToolContext, schema
-from perdure.capabilities.resolve import choose_model
+from perdure.capabilities.model_choice import choose_model
 from perdure.domain.callbacks import CallbackResult
 from perdure.domain.errors import Fenced
 from perdure.domain.turn import Calling

@@ -14,6 +14,7 @@ from perdure.capabilities.discovery import SMALL_TOOLS
 from perdure.capabilities.port import DISCOVERED_PROMPT, MAX_PROMPT
 from perdure.capabilities.tool_lists import MAX_LIST, MAX_RETURNED, MAX_TOOLS, usable
 from perdure.domain.errors import ToolError
+from perdure.domain.tools import CapabilityRef
 from perdure.domain.weights import EACH, weight_of
 from perdure.engine.advance import advance
 from tests.journeys.test_discovery import Inside, inside, with_shelf
@@ -128,8 +129,9 @@ async def test_one_tool_that_is_too_large_is_left_out_and_the_others_are_used(tm
 
 
 async def test_more_tools_than_are_used_are_left_out_as_long_as_they_are_not_too_many(tmp_path: Path) -> None:
+    all_offered = with_shelf(CapabilityRef("tool_search", {"mode": "never"}))
     shelf = Found(Discovered("", tuple(tool(f"t{number:04}") for number in range(MAX_TOOLS + 100))))
-    async with inside("", tmp_path, shelf, {"text": "So."}, session=with_shelf()) as there:
+    async with inside("", tmp_path, shelf, {"text": "So."}, session=all_offered) as there:
         assert "[100 tools are left out" in await asked(there)
         assert len(there.driver.requests[-1].tools) == MAX_TOOLS
 

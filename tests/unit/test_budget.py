@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perdure.capabilities.resolve import ModelChoice
+from perdure.capabilities.model_choice import ModelChoice
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelCost, ModelLimits, ModelProfile
 from perdure.engine.budget import history_budget, with_cost

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.unmeasured  # reads the source
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "perdure"
 RINGS = {
-    "domain", "net", "sandbox", "store", "llm", "capabilities", "engine", "app", "tools", "api", "worker",
-    "cli",
+    "domain", "net", "sandbox", "store", "llm", "capabilities", "engine", "app", "tools", "api", "doors",
+    "worker", "cli",
 }  # fmt: skip
 OUTSIDE_THE_RINGS = {"__init__", "__main__", "settings", "wiring", "server", "stopping", "client"}
 

@@ -76,6 +76,24 @@ class KilledWhileCompacting(State):
         assert MEMORY in new.model.calls("killed while compacting")[-1].messages[0]
 
 
+class LoadedTools(State):
+    """A tool that was found with `tool_search` is still offered: it is called without being loaded again."""
+
+    since = "0.3.0"
+
+    async def reach(self, old: Place) -> Json:
+        await old.session("loaded tools", capabilities=[{"ref": "hiding"}])
+        search = call("tool_search", "search", query="softly")
+        events = await old.turn("loaded tools", {"calls": [search]}, {"text": "Found."})
+        assert of_kind(events, "tools.loaded")[0]["tool_names"] == ["whisper"]
+        return {}
+
+    async def end(self, new: Place, facts: Json) -> None:
+        events = await new.turn("loaded tools", {"calls": [call("whisper", "whisper")]}, {"text": "Psst."})
+        assert outcomes(events)["whisper"] == "success"
+        assert not of_kind(events, "tools.loaded")
+
+
 class Files(State):
     """Text, bytes, folders and read-only files are as they were, with their hashes; they can be read and
     written."""
@@ -322,6 +340,7 @@ class IdempotencyKeys(State):
 KEPT: tuple[State, ...] = (
     Compacted(),
     KilledWhileCompacting(),
+    LoadedTools(),
     Files(),
     Workspaces(),
     Secrets(),

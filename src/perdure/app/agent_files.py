@@ -52,6 +52,7 @@ def as_created(row: AgentRow, harness_name: str) -> CreateAgent:
         config.parallel_tool_calls,
         config.network_access,
         config.mcp_servers,
+        expose_mcp=config.expose_mcp,
     )
 
 

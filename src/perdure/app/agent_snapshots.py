@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from perdure.app.context import App
+from perdure.capabilities.model_choice import model_claims
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import agent_layer, harness_layer, model_claims, resolve
+from perdure.capabilities.resolve import agent_layer, harness_layer, resolve
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import ChangeKind, ResolvedConfig, hash_of_config, next_semver
 from perdure.domain.ids import AgentVersionId

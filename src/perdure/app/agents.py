@@ -92,6 +92,7 @@ def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
         parallel_tool_calls=config.parallel_tool_calls,
         network_access=config.network_access,
         mcp_servers=config.mcp_servers,
+        expose_mcp=config.expose_mcp,
         default_version_id=row.default_version_id,
         forked_from_agent_id=row.forked_from_agent_id,
         forked_from_version_id=row.forked_from_version_id,
@@ -178,6 +179,7 @@ _REPLACED = (
 
 def _config_of(body: CreateAgent) -> AgentConfig:
     return AgentConfig(
+        body.expose_mcp,
         body.capabilities,
         body.tools,
         body.initial_files,

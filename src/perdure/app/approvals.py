@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure.app.context import App
 from perdure.app.sessions import write_at_head
+from perdure.capabilities.tool_lists import read_list
 from perdure.domain.accounts import RANK, Caller
 from perdure.domain.calls import CallState
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput
@@ -20,13 +21,14 @@ from perdure.domain.tools import (
     SubmittedToolResults,
     question_id,
 )
-from perdure.domain.turn import Calling, parked_calls
+from perdure.domain.turn import Calling, offered_tools, parked_calls
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn
 from perdure.store.queue import Job
 from perdure.store.sessions import SessionRow, append, get_session
 from perdure.store.standing_approvals import set_standing_approval
+from perdure.store.tool_lists import read_tool_list
 
 REJECTED = "The user rejected this call."
 
@@ -54,7 +56,8 @@ async def submit_approvals(
         decided = _match_decisions(open_calls, body.decisions)
         for call, decision in decided:
             if decision.endswith("_always"):
-                await set_standing_approval(tx, row, call.name, decision)
+                definition = await _definition_of(tx, row, state, call)
+                await set_standing_approval(tx, row, call.name, decision, definition)
         events = [
             event for call, decision in decided for event in _decision_events(state, call, decision, now)
         ]
@@ -68,6 +71,15 @@ async def submit_approvals(
     row, stored, count = await write_at_head(app, work)
     app.bus.publish(Appended(row.id, row.head, stored))
     return SubmittedToolResults(count, row.status)
+
+
+async def _definition_of(tx: Tx, row: SessionRow, state: Calling, call: CallState) -> str | None:
+    """The digest of the definition of a tool that the model was offered; None if the tool has none."""
+    digest = offered_tools(state)
+    content = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
+    found = (None if content is None else read_list(content.data)) or {}
+    tools = (tool for each in found.values() if each is not None for tool in each.tools)
+    return next((tool.definition for tool in tools if tool.name == call.name), None)
 
 
 def _check_may_decide(caller: Caller, row: SessionRow, decisions: tuple[ApprovalDecision, ...]) -> None:

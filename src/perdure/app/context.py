@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -15,7 +15,7 @@ from perdure.domain.code import CodeBackEnd
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
 from perdure.domain.local_mcp import LocalMcpServer
-from perdure.domain.mcp import McpOffer, McpUnreachable
+from perdure.domain.mcp import McpOffer, McpPrompt, McpPromptMessage, McpUnreachable
 from perdure.domain.network import PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
@@ -77,13 +77,52 @@ class McpSource(Protocol):
         """
         ...
 
+    async def list_prompts(
+        self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float
+    ) -> tuple[McpPrompt, ...]:
+        """List a server's prompts. Raises as `offer` does."""
+        ...
+
+    async def get_prompt(
+        self,
+        endpoint: McpEndpoint | McpStdioEndpoint,
+        *,
+        scope: str,
+        name: str,
+        arguments: Mapping[str, str],
+        timeout: float,
+    ) -> tuple[McpPromptMessage, ...]:
+        """Get the messages of a prompt, for the session `scope`. Raises as `offer` does."""
+        ...
+
+
+_NO_CLIENT = "this process has no client for MCP servers"
+
 
 class NoMcp:
     """Reaches no server: for commands that only open the database, and for tests."""
 
     async def offer(self, endpoint: McpEndpoint | McpStdioEndpoint, *, timeout: float) -> McpOffer:
         """Raise McpUnreachable."""
-        raise McpUnreachable("this process has no client for MCP servers")
+        raise McpUnreachable(_NO_CLIENT)
+
+    async def list_prompts(
+        self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float
+    ) -> tuple[McpPrompt, ...]:
+        """Raise McpUnreachable."""
+        raise McpUnreachable(_NO_CLIENT)
+
+    async def get_prompt(
+        self,
+        endpoint: McpEndpoint | McpStdioEndpoint,
+        *,
+        scope: str,
+        name: str,
+        arguments: Mapping[str, str],
+        timeout: float,
+    ) -> tuple[McpPromptMessage, ...]:
+        """Raise McpUnreachable."""
+        raise McpUnreachable(_NO_CLIENT)
 
 
 class Services(Struct, frozen=True):

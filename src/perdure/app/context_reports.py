@@ -10,14 +10,8 @@ from msgspec import Struct
 
 from perdure.app.context import App
 from perdure.app.events import conversation_of
-from perdure.capabilities.resolve import (
-    ResolvedAgent,
-    SessionLayers,
-    UsableModel,
-    find_model,
-    load_layers,
-    resolve_session,
-)
+from perdure.capabilities.model_choice import UsableModel, find_model
+from perdure.capabilities.resolve import ResolvedAgent, SessionLayers, load_layers, resolve_session
 from perdure.domain.accounts import Caller
 from perdure.domain.compaction import ContextCompactedData
 from perdure.domain.context_reports import (

@@ -255,6 +255,7 @@ async def _copied_row(
         parked=to_json(projection.parked) if projection.parked else None,
         resting=0,
         queued=to_json(projection.queued) if projection.queued else None,
+        loaded_tools=to_json(projection.loaded_tools) if projection.loaded_tools else None,
     )
 
 

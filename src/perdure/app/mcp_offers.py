@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import TypeVar
 
 from msgspec import Struct
 
 from perdure.app.context import App
 from perdure.app.mcp_checks import check_urls, is_shown
+from perdure.capabilities.mcp_schemas import adapt
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, ModelError, PerdureError, ToolError
 from perdure.domain.ids import McpServerId
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.mcp import McpLost, McpOffer, McpRefused, McpTool, McpUnauthorized
+from perdure.domain.mcp_definitions import definition_of
 from perdure.domain.mcp_servers import McpRules, mode_of, tool_name_of
 from perdure.domain.mcp_views import CheckCode, McpCheck, McpFault, McpToolHints, McpToolInfo, McpToolList
 from perdure.domain.network import NetworkRules
+from perdure.domain.tool_schemas import SchemaBudget
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.store.database import Tx
+from perdure.store.mcp_pins import read_pins
 from perdure.store.mcp_servers import McpSecrets, McpServerRow, get_mcp_server, headers_of, open_mcp_secrets
+
+T = TypeVar("T")
 
 SECONDS = 20.0
 """How long a server may take to list its tools for a person who waits."""
@@ -75,20 +83,38 @@ async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
 async def tools_of_server(app: App, caller: Caller, server_id: McpServerId) -> McpToolList:
     """List the tools that a server offers now. Raises ModelError (502) if it cannot be asked."""
     known = await _find(app, caller, server_id)
+    offer = await asked(app.mcp.offer(known.endpoint, timeout=SECONDS))
+    pins = await app.database.read(lambda tx: read_pins(tx, caller.organization_id, server_id))
+    return McpToolList(await asyncio.to_thread(_infos, known, offer.tools, pins), offer.faults)
+
+
+async def endpoint_for(app: App, caller: Caller, server_id: McpServerId) -> McpEndpoint | McpStdioEndpoint:
+    """Return where a registered server is reached, without a session. Raises NotFound."""
+    return (await _find(app, caller, server_id)).endpoint
+
+
+async def asked(answer: Awaitable[T]) -> T:
+    """Wait for what a server answers. Raises ModelError (502) if it cannot be asked."""
     try:
-        offer = await app.mcp.offer(known.endpoint, timeout=SECONDS)
+        return await answer
     except ToolError as error:
         fault = fault_of(error)
         hint = f" {fault.hint}" if fault.hint else ""
         raise ModelError(f"{fault.message}{hint}", code=_CODES.get(type(error), error.code)) from error
-    return McpToolList(tuple(_info(known, tool) for tool in offer.tools), offer.faults)
 
 
 _CODES: dict[type[ToolError], str] = {McpLost: "mcp_server_unreachable"}
 """The code of the response where it is not the error's own: nothing is lost when tools are listed."""
 
 
-def _info(known: _Known, tool: McpTool) -> McpToolInfo:
+def _infos(known: _Known, tools: tuple[McpTool, ...], pins: Mapping[str, str]) -> tuple[McpToolInfo, ...]:
+    """The tools with what models get of them. Takes up to a second for large schemas."""
+    budget = SchemaBudget()
+    return tuple(_info(known, tool, pins, budget) for tool in tools)
+
+
+def _info(known: _Known, tool: McpTool, pins: Mapping[str, str], budget: SchemaBudget) -> McpToolInfo:
+    definition = definition_of(tool)
     return McpToolInfo(
         name=tool_name_of(known.slug, tool.name),
         original_name=tool.name,
@@ -98,6 +124,9 @@ def _info(known: _Known, tool: McpTool) -> McpToolInfo:
         annotations=McpToolHints(tool.readonly, tool.destructive, tool.idempotent, tool.open_world),
         title=tool.title,
         label=known.labels.get(tool.name),
+        definition=definition,
+        changed=pins.get(tool.name, definition) != definition,
+        warnings=adapt(tool.input_schema, budget).notes,
     )
 
 

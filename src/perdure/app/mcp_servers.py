@@ -15,6 +15,7 @@ from perdure.domain.ids import McpServerId, OrgId
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.mcp_servers import (
     HIDDEN,
+    MCP_REF,
     CreateMcpServer,
     McpRules,
     McpServer,
@@ -28,6 +29,7 @@ from perdure.domain.times import maybe_rfc3339, to_rfc3339
 from perdure.domain.visible import check_labels
 from perdure.store.accounts import lock_organization
 from perdure.store.database import Changes, Tx
+from perdure.store.mcp_pins import drop_pins
 from perdure.store.mcp_servers import (
     McpServerRow,
     SealedMcpSecrets,
@@ -275,7 +277,14 @@ async def change_server(app: App, caller: Caller, server_id: McpServerId, body: 
         await update_mcp_server(tx, row.org_id, row.id, changes)
         return to_server(msgspec.structs.replace(row, **changes))
 
-    return await app.database.write(work)
+    changed = await app.database.write(work)
+    forget_tools(app, caller, server_id)
+    return changed
+
+
+def forget_tools(app: App, caller: Caller, server_id: McpServerId) -> None:
+    """List a server's tools anew in the next turns of this process; others do so after a minute."""
+    app.registry.discoveries.forget(caller.organization_id, f"{MCP_REF}{server_id}")
 
 
 async def archive_server(app: App, caller: Caller, server_id: McpServerId) -> None:
@@ -298,6 +307,7 @@ async def archive_server(app: App, caller: Caller, server_id: McpServerId) -> No
             await update_mcp_server(tx, row.org_id, row.id, changes)
 
     await app.database.write(work)
+    forget_tools(app, caller, server_id)
 
 
 async def destroy_server(app: App, caller: Caller, server_id: McpServerId) -> None:
@@ -308,8 +318,10 @@ async def destroy_server(app: App, caller: Caller, server_id: McpServerId) -> No
     async def work(tx: Tx) -> None:
         row = await get_mcp_server(tx, caller.organization_id, server_id, lock=True)
         await delete_mcp_server(tx, row.org_id, row.id)
+        await drop_pins(tx, row.org_id, row.id)
 
     await app.database.write(work)
+    forget_tools(app, caller, server_id)
 
 
 async def label_tool(
@@ -335,4 +347,6 @@ async def label_tool(
         await update_mcp_server(tx, row.org_id, row.id, changes)
         return McpToolLabel(tool_name, label)
 
-    return await app.database.write(work)
+    labelled = await app.database.write(work)
+    forget_tools(app, caller, server_id)
+    return labelled

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from perdure.capabilities.resolve import ResolvedAgent, SessionLayers
 
 CAPACITY = 32
-MAX_TOKENS = 30_000
-"""Tokens of the prompt and the tools of an agent that is kept. All entries take a few megabytes at most."""
+MAX_TOKENS = 250_000
+"""Tokens of the prompt and the tools of an agent that is kept, deferred ones included."""
+MAX_TOTAL = 1_000_000
+"""Tokens of all agents that are kept: a few megabytes of text."""
+
+Key = tuple[str | None, str | None, str | None, int]
 
 
 class Resolved(Struct, frozen=True):
@@ -32,12 +36,19 @@ class Resolved(Struct, frozen=True):
     discovered: Mapping[str, Discovered]
     agent: ResolvedAgent
 
+    @property
+    def tokens(self) -> int:
+        """The estimated tokens of the agent's prompt and of all its tools."""
+        deferred = self.agent.deferred
+        return self.agent.fixed_tokens + (0 if deferred is None else deferred.weight)
+
 
 class AgentCache:
-    """The agents that a process resolved most recently, one for each combination of harness and agent."""
+    """The agents that a process resolved last: one for each harness, agent and settings of sessions."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[tuple[str | None, ...], Resolved] = OrderedDict()
+        self._entries: OrderedDict[Key, Resolved] = OrderedDict()
+        self._tokens = 0
 
     def get(self, loaded: SessionLayers, max_iterations: int) -> Resolved | None:
         """What was resolved from the same layers and decisions; None if they differ."""
@@ -47,22 +58,28 @@ class AgentCache:
             or entry.max_iterations != max_iterations
             or entry.layers.layers != loaded.layers
             or entry.layers.standing != loaded.standing
+            or entry.layers.definitions != loaded.definitions
         ):
             return None
         return entry
 
     def put(self, entry: Resolved) -> None:
-        """Keep an agent, unless it is large; drops the oldest one over the capacity."""
+        """Keep an agent, unless it is large; drops the oldest ones over the capacity."""
         key = _key(entry.layers)
-        self._entries.pop(key, None)
-        if entry.agent.fixed_tokens <= MAX_TOKENS and not any(
-            layer.initial_files for layer in entry.layers.layers
-        ):
-            self._entries[key] = entry
-            if len(self._entries) > CAPACITY:
-                self._entries.popitem(last=False)
+        before = self._entries.pop(key, None)
+        if before is not None:
+            self._tokens -= before.tokens
+        if entry.tokens > MAX_TOKENS or any(layer.initial_files for layer in entry.layers.layers):
+            return
+        self._entries[key] = entry
+        self._tokens += entry.tokens
+        while len(self._entries) > CAPACITY or self._tokens > MAX_TOTAL:
+            _, oldest = self._entries.popitem(last=False)
+            self._tokens -= oldest.tokens
 
 
-def _key(loaded: SessionLayers) -> tuple[str | None, ...]:
+def _key(loaded: SessionLayers) -> Key:
     row = loaded.session
-    return row.harness_id, row.agent_id, row.agent_version_id
+    # Sessions with settings of their own must not take turns at one entry. Equal hashes of different settings
+    # only cost a miss.
+    return row.harness_id, row.agent_id, row.agent_version_id, hash(row.config)

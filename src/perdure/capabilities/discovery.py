@@ -7,14 +7,13 @@ model was offered, from a stored list (`tool_lists.py`).
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.capabilities.containment import contain
 from perdure.capabilities.port import (
@@ -28,11 +27,11 @@ from perdure.capabilities.port import (
 from perdure.capabilities.registry import Active
 from perdure.capabilities.shared_discoveries import Outcome, SharedDiscoveries
 from perdure.capabilities.tool_lists import (
+    MAX_LABEL,
     MAX_RETURNED,
     StoredDiscovery,
     ToolList,
     facts_of,
-    list_of,
     read_list,
     redacted,
     restored,
@@ -41,6 +40,7 @@ from perdure.capabilities.tool_lists import (
 from perdure.domain.errors import PerdureError, ToolError, Undiscovered
 from perdure.domain.files import Content
 from perdure.domain.messages import storable
+from perdure.domain.redaction import Redactor
 from perdure.domain.weights import weight_of
 
 log = logging.getLogger("perdure.discovery")
@@ -83,15 +83,20 @@ async def discover(
     """
     those = [each for each in active if each.capability.discover is not None]
     known = None if stored is None else read_list(stored.data)
-    works = [_found(each, context, shared, _readable(known, each.capability.id)) for each in those]
-    results = await _all(works) if works else []
-    by_id = {each.capability.id: result for each, result in zip(those, results, strict=True)}
+    ready = {} if known is not None else {each.capability.id: _ready(each, context, shared) for each in those}
+    works = {
+        each.capability.id: _found(each, context, shared, _readable(known, each.capability.id))
+        for each in those
+        if ready.get(each.capability.id) is None
+    }
+    results = dict(zip(works, await _all(tuple(works.values())), strict=True)) if works else {}
+    by_id = {each.capability.id: _either(ready, results, each.capability.id) for each in those}
     if stored is not None and known is not None:
         return Discoveries(by_id, ToolList(stored, restored=True))
     listed = {each.capability.id for each in those if _finds_tools(each, by_id[each.capability.id])}
     if not listed:
         return Discoveries(by_id) if by_id else NOTHING
-    return Discoveries(by_id, await list_of({name: by_id[name] for name in sorted(listed)}))
+    return Discoveries(by_id, await shared.list_of({name: by_id[name] for name in sorted(listed)}))
 
 
 _Offered = Mapping[str, StoredDiscovery | None]
@@ -102,6 +107,35 @@ def _readable(known: _Offered | None, identifier: str) -> _Offered | None:
     if known is None or (identifier in known and known[identifier] is None):
         return None
     return known
+
+
+def _either(ready: Mapping[str, Discovered | None], found: Mapping[str, Discovered], name: str) -> Discovered:
+    known = ready.get(name)
+    return found[name] if known is None else known
+
+
+def _ready(active: Active, context: DiscoveryContext, shared: SharedDiscoveries) -> Discovered | None:
+    """A capability's result if it is shared and was found lately; without a task, as most turns need none."""
+    capability = active.capability
+    if capability.discovery_key is None:
+        return None
+    try:
+        name = _name_of(active, context, shared)
+    except Exception:  # noqa: BLE001 (the slow path says so)
+        return None
+    outcome = None if name is None else shared.found(name, capability.discovery_age, context.now())
+    if name is None or outcome is None or outcome.found is None:
+        return None
+    return shared.redacted(
+        name, outcome.found, context.redactor.fingerprint, partial(_redacted, context.redactor)
+    )
+
+
+def _redacted(redactor: Redactor, found: Discovered) -> Discovered:
+    """A result without secrets: the same object if it has none, so that others find it quickly equal."""
+    label = None if found.name is None else redactor.text(found.name)
+    clean = Discovered(_cut(redactor.text(found.prompt)), redacted(found.tools, redactor), label)
+    return found if clean == found else clean
 
 
 async def _all(works: Sequence[Coroutine[None, None, Discovered]]) -> list[Discovered]:
@@ -137,17 +171,20 @@ async def _found(
     known = None if offered is None else offered.get(capability.id)
     if known is not None and (capability.restore is not None or not known.tools):
         return restored(active, known, ())
-    outcome = await _outcome(active, context, shared)
+    outcome, name = await _outcome(active, context, shared)
     found = outcome.found
     if known is not None:
         return restored(active, known, () if found is None else found.tools)
     if found is None:
         reason = redactor.text(storable(outcome.reason))[:MAX_REASON].rstrip(". ")
-        if capability.discovery_failure == "fail_turn":
+        if capability.discovery_failure == "fail_turn" or outcome.fatal:
             raise Undiscovered(f"The capability {capability.id!r} could not find its tools: {reason}.")
         return Discovered(_note(reason))
-    tools: tuple[Tool, ...] = redacted(found.tools, redactor) if offered is None else ()
-    return Discovered(_cut(redactor.text(found.prompt)), tools)
+    if offered is not None:
+        return replace(_redacted(redactor, replace(found, tools=())), tools=())
+    if name is None:
+        return _redacted(redactor, found)
+    return shared.redacted(name, found, redactor.fingerprint, partial(_redacted, redactor))
 
 
 def _note(reason: str) -> str:
@@ -169,20 +206,33 @@ def _cut(prompt: str) -> str:
     return prompt if left <= 0 else f"{prompt[:DISCOVERED_PROMPT]}\n[... {left} characters left out ...]"
 
 
-async def _outcome(active: Active, context: DiscoveryContext, shared: SharedDiscoveries) -> Outcome:
+def _name_of(active: Active, context: DiscoveryContext, shared: SharedDiscoveries) -> bytes | None:
+    """Whatever a capability's result depends on, as a digest; None: it is not shared."""
     capability = active.capability
     if capability.discovery_key is None:
-        return await _attempt(active, context)
+        return None
+    key = capability.discovery_key(active.config, context)
+    if key is None:
+        return None
+    return shared.name_of((context.org_id, capability.id, key), active.config)
+
+
+async def _outcome(
+    active: Active, context: DiscoveryContext, shared: SharedDiscoveries
+) -> tuple[Outcome, bytes | None]:
+    """The outcome of a discovery, and the name under which it is shared, if it is."""
+    capability = active.capability
     try:
-        key = capability.discovery_key(active.config, context)
+        name = _name_of(active, context, shared)
         age = float(capability.discovery_age)
-        parts = (context.org_id, capability.id, key, active.config)
-        name = hashlib.sha256(msgspec.json.encode(parts, order="sorted")).digest()
     except Exception as failure:
         log.exception("the discovery key of the capability %s cannot be computed", capability.id)
-        return Outcome(None, type(failure).__name__)
+        return Outcome(None, type(failure).__name__), None
     attempt = partial(_attempt, active, context)
-    return await (attempt() if key is None else shared.outcome(name, age, context.now, attempt))
+    if name is None:
+        return await attempt(None), None
+    owner = (context.org_id, capability.id)
+    return await shared.outcome(name, owner, age, context.now, attempt), name
 
 
 def _check_result(found: Any) -> None:
@@ -205,8 +255,15 @@ async def _usable(found: Discovered) -> tuple[tuple[Tool, ...], tuple[str, ...]]
     return usable(found.tools)
 
 
-async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
-    """Run a capability's discovery once. Raises PerdureError: retryable: the database is not available."""
+async def _attempt(active: Active, context: DiscoveryContext, before: Outcome | None) -> Outcome:
+    """Run a capability's discovery once.
+
+    Args:
+        before: the outcome before, which stays if the capability returns the same object.
+
+    Raises:
+        PerdureError: retryable: the database is not available.
+    """
     capability = active.capability
     if capability.discover is None:
         raise AssertionError(f"the capability {capability.id} discovers nothing")
@@ -216,17 +273,20 @@ async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
             found = await call()
         else:
             found = await contain(call, DISCOVERY_TIMEOUT, f"the discovery of {capability.id}")
+        if before is not None and found is before.given and before.found is not None:
+            return before
         _check_result(found)
         tools, faults = await _usable(found)
         prompt = storable(found.prompt)
+        label = None if found.name is None else storable(str(found.name)[:MAX_LABEL])
     except TimeoutError:
         log.warning("the discovery of the capability %s took too long", capability.id)
         return Outcome(None, f"it took longer than {DISCOVERY_TIMEOUT:g} seconds")
     except PerdureError as failure:
-        if failure.retryable and capability.reads_database:
+        if failure.retryable and (capability.reads_database or capability.needs_database):
             raise
         log.warning("discovery failed for the capability %s: %s", capability.id, failure.code)
-        return Outcome(None, _told(failure.message))
+        return Outcome(None, _told(failure.message), fatal=isinstance(failure, Undiscovered))
     except Exception as failure:
         log.exception("discovery failed for the capability %s", capability.id)
         return Outcome(None, type(failure).__name__)
@@ -234,4 +294,4 @@ async def _attempt(active: Active, context: DiscoveryContext) -> Outcome:
         some = context.redactor.text(storable("; ".join(fault[:MAX_REASON] for fault in faults[:MAX_FAULTS])))
         log.warning("%d tools of the capability %s cannot be offered: %s", len(faults), capability.id, some)
         prompt = f"[{len(faults)} tools are left out: their definitions cannot be used.]\n{prompt}".strip()
-    return Outcome(Discovered(prompt, tools))
+    return Outcome(Discovered(prompt, tools, label), given=found)

@@ -67,7 +67,8 @@ class SessionFeatures:
         """The features that the active capabilities declare, of a session whose layers are read."""
         below, features = self._shared[row.harness_id, row.agent_id, row.agent_version_id]
         # Most sessions of a list have no capabilities of their own: no layer is made of them.
-        if not row.config_struct().capabilities:
+        config = row.config_struct()
+        if not config.capabilities and not config.mcp_servers:
             return features
         return _declared(self._registry, [*_layers(below), session_layer(row)])
 

@@ -45,6 +45,7 @@ def as_tool(function: ToolFunction[..., Any]) -> Tool:
         approval=options.approval,
         verify=None if options.verify is None else partial(_verify, function, options.verify, signature),
         resumable=options.resumable,
+        deferred=options.deferred,
     )
 
 

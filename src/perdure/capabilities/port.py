@@ -7,7 +7,7 @@ function. The author must declare correctly what the tool does (`ToolHints`), be
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, get_args
 
 from msgspec import Struct
@@ -146,10 +146,17 @@ class ToolContext(Struct, frozen=True):
 
 
 class ToolOutcome(Struct, frozen=True):
-    """A tool's result: a value for the model (text or any JSON value), and the files that it changed."""
+    """A tool's result.
+
+    Attributes:
+        value: what the model receives: text or any JSON value.
+        files: the files that the tool changed.
+        loads: the names of deferred tools that the model is offered from now on.
+    """
 
     value: Any
     files: tuple[FileWrittenData, ...] = ()
+    loads: tuple[str, ...] = ()
 
 
 ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome | Later]]
@@ -164,6 +171,9 @@ class DiscoveryContext(Struct, frozen=True):
         now: the current time, in microseconds.
         redactor: redacts the session's secrets. Use it before truncating text: half a secret is not
             recognized later. The returned prompt is redacted in any case.
+        network: the hosts that the session's tools may reach.
+        secrets: the session's secrets by name, for requests to other servers. They must not get into the
+            result or the key of the discovery.
     """
 
     org_id: OrgId
@@ -172,6 +182,8 @@ class DiscoveryContext(Struct, frozen=True):
     now: Callable[[], Micros]
     redactor: Redactor
     locale: str | None = None
+    network: NetworkRules = NetworkRules()
+    secrets: Mapping[str, str] = {}
 
     @property
     def organization_id(self) -> OrgId:
@@ -216,6 +228,11 @@ class Tool(Struct, frozen=True):
             call must not simply run again, and after a timeout. It changes nothing and has 10 seconds.
         resumable: all effects of the tool are in its steps, so that it may run again after a crash. A tool is
             also resumed if it is not, once it has begun a step.
+        origin: what `Capability.restore` needs to know of a discovered tool besides its other fields.
+        definition: the digest of what a person approves. A standing approval that was given to another
+            definition does not apply. None for a tool whose definition does not change.
+        changed: whether its definition is not the one that was accepted. Approval requests say so.
+        deferred: the model is not offered the tool before it has found it with `tool_search`.
     """
 
     name: str
@@ -232,6 +249,10 @@ class Tool(Struct, frozen=True):
     approval: bool = False
     verify: Verify | None = None
     resumable: bool = False
+    origin: JsonObject | None = None
+    definition: str | None = None
+    changed: bool = False
+    deferred: bool = False
 
 
 class Discovered(Struct, frozen=True):
@@ -243,10 +264,12 @@ class Discovered(Struct, frozen=True):
             has more than 262,144.
         tools: additional tools, in any order. A tool whose name is already taken is left out. The discovery
             fails if there are more than 5,000, or if they hold more than about 2 MB.
+        name: the capability's name for people, if it is not known before. The first 200 characters are used.
     """
 
     prompt: str = ""
     tools: tuple[Tool, ...] = ()
+    name: str | None = None
 
 
 Discover = Callable[[Any, DiscoveryContext], Awaitable[Discovered]]
@@ -286,6 +309,21 @@ def later(before: Any, after: Any) -> Any:
     return after
 
 
+class ToolSearchRules(Struct, frozen=True):
+    """Which tools are deferred: the model finds them with `tool_search` instead of being offered them.
+
+    Attributes:
+        mode: `auto` defers the tools that say so, and all discovered ones above the threshold. `always`
+            defers all discovered ones. `never` defers none.
+        threshold: the most discovered tools that an agent is offered in the mode `auto`.
+        always: the names of tools that are offered in any case.
+    """
+
+    mode: Literal["auto", "always", "never"] = "auto"
+    threshold: int = 30
+    always: tuple[str, ...] = ()
+
+
 class Behaviour(Struct, frozen=True):
     """How the turn's loop behaves. None means the loop's default.
 
@@ -294,6 +332,7 @@ class Behaviour(Struct, frozen=True):
         output_limit: characters of a tool's output that the model sees; None for all that are kept.
         output_head: the share of them from the output's beginning; the rest is from its end.
         compaction: when to summarize the history. None for never: the oldest part is then left out.
+        tool_search: which tools the model has to search for.
     """
 
     prompt_caching: bool | None = None
@@ -303,6 +342,7 @@ class Behaviour(Struct, frozen=True):
     output_limit: int | None = None
     output_head: float = 0.5
     compaction: Compaction | None = None
+    tool_search: ToolSearchRules = ToolSearchRules()
 
 
 def no_behaviour(config: Any, behaviour: Behaviour) -> Behaviour:
@@ -325,6 +365,8 @@ class Capability(Struct, frozen=True):
         reads_database: whether `discover` reads nothing but the database, whose own time limits apply then. A
             discovery that fails for lack of the database interrupts the turn, which is resumed; any other one
             that fails leaves a note in the prompt.
+        needs_database: whether `discover` reads the database, too. If it fails for lack of the database, the
+            turn is interrupted and resumed, as with `reads_database`.
         discovery_key: names whatever the result of `discover` depends on, besides the organization and the
             configuration: the user of a remote server, for example. Sessions with the same key share one
             result for `discovery_age` seconds (at least 60), also if it failed. None, as a key or here: the
@@ -357,6 +399,7 @@ class Capability(Struct, frozen=True):
     prompt: Callable[[Any], str | None] = no_prompt
     discover: Discover | None = None
     reads_database: bool = False
+    needs_database: bool = False
     discovery_key: DiscoveryKey | None = None
     discovery_age: float = DISCOVERY_AGE
     restore: Restore | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("perdure.capabilities")
 
+MAX_MADE = 1024
+"""Capabilities of families that are kept."""
 MAX_MISSING = 1000
 """Capabilities that this server does not have and that its log names."""
 
@@ -54,14 +57,29 @@ class Active(Struct, frozen=True):
         return frozenset(path for config in (None, *self.policies) for path in named(config))
 
 
+class Family(Struct, frozen=True):
+    """Capabilities that are made when they are named: `prefix` and what tells them apart.
+
+    Attributes:
+        make: makes one from what follows the prefix; None if that cannot name one.
+        public: whether clients may name them. Others are named by the server itself.
+    """
+
+    prefix: str
+    make: Callable[[str], Capability | None]
+    public: bool = True
+
+
 class Registry:
-    """The capabilities of this server, by id and alias.
+    """The capabilities of this server, by id and alias, and those of families.
 
     Attributes:
         discoveries: what they found lately.
     """
 
-    def __init__(self, capabilities: Iterable[Capability]) -> None:
+    def __init__(self, capabilities: Iterable[Capability], families: Iterable[Family] = ()) -> None:
+        self._families = tuple(families)
+        self._made: OrderedDict[str, Capability] = OrderedDict()
         self._by_id = {capability.id: capability for capability in capabilities}
         self._names: dict[str, Capability] = dict(self._by_id)
         for capability in self._by_id.values():
@@ -76,7 +94,30 @@ class Registry:
 
     def get(self, ref: str) -> Capability | None:
         """The capability with this id or alias; None if it is unknown."""
-        return self._names.get(ref)
+        known = self._names.get(ref)
+        return known if known is not None or ":" not in ref else self._member(ref)
+
+    def _member(self, ref: str) -> Capability | None:
+        """The capability of a family, made at its first use."""
+        known = self._made.get(ref)
+        if known is not None:
+            self._made.move_to_end(ref)
+            return known
+        family = self._family(ref)
+        made = None if family is None else family.make(ref.removeprefix(family.prefix))
+        if made is not None:
+            self._made[ref] = made
+            if len(self._made) > MAX_MADE:
+                self._made.popitem(last=False)
+        return made
+
+    def _family(self, ref: str) -> Family | None:
+        return next((each for each in self._families if ref.startswith(each.prefix)), None)
+
+    def _named(self, ref: str) -> Capability | None:
+        """As `get`, for a reference of a client."""
+        family = self._family(ref)
+        return self.get(ref) if family is None or family.public else None
 
     def check(self, refs: Iterable[CapabilityRef], field: str = "capabilities") -> None:
         """Check that the capabilities are known and that their configurations match their schemas.
@@ -90,7 +131,7 @@ class Registry:
         share = 0.0
         for index, ref in enumerate(refs):
             location = f"{field}[{index}]"
-            capability = self.get(ref.ref)
+            capability = self._named(ref.ref)
             if capability is None and ref.ref.startswith(MCP_REF):
                 continue  # only a transaction can look the server up: `check_mcp_refs` does
             if capability is None:
@@ -166,7 +207,7 @@ class Registry:
     def _add(
         self, identifier: str, configs: Mapping[str, list[Any]], ordered: dict[str, Active], depth: int = 0
     ) -> None:
-        capability = self._names.get(identifier)
+        capability = self.get(identifier)
         if capability is None or capability.id in ordered or depth > 10:
             return
         for dependency in capability.dependencies:

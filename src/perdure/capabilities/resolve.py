@@ -13,8 +13,11 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.agent_cache import AgentCache, Resolved
+from perdure.capabilities.bound_tools import BoundTool, Standing, add_definitions, add_discovered, decided
+from perdure.capabilities.deferred_tools import IDENTIFIER, LABEL, DeferredTool, DeferredTools, deferred_of
 from perdure.capabilities.discovery import discover
 from perdure.capabilities.guards import guards_of
+from perdure.capabilities.model_choice import UsableModel
 from perdure.capabilities.port import Behaviour, Discovered, DiscoveryContext, Tool
 from perdure.capabilities.registry import Active, Registry
 from perdure.capabilities.sections import (
@@ -23,6 +26,7 @@ from perdure.capabilities.sections import (
     capability_section,
     discovered_section,
     layer_section,
+    note_section,
     system_prompt,
 )
 from perdure.capabilities.tool_lists import ToolList
@@ -31,19 +35,17 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.files import Content
 from perdure.domain.guards import Guard
 from perdure.domain.ids import ModelId
-from perdure.domain.network import NetworkRules, combine
-from perdure.domain.providers import ProviderSecrets
+from perdure.domain.mcp_servers import MAX_MCP_SERVERS, InlineMcpServer, inline_refs, is_mcp
+from perdure.domain.network import NetworkRules, PrivateAddresses, combine
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile, NetworkAccess
 from perdure.domain.times import Micros
-from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
-from perdure.llm.driver import Driver, ToolSpec, fixed_tokens
+from perdure.domain.tools import CapabilityRef, ClientSideTool, ToolDefinition
+from perdure.llm.driver import ToolSpec, fixed_tokens
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
-from perdure.store.crypto import Vault
 from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_chain
-from perdure.store.providers import ModelRow, ProviderRow, open_secrets, usable_model
 from perdure.store.sessions import SessionRow
 from perdure.store.standing_approvals import standing_approvals
 
@@ -68,11 +70,13 @@ class Layer(Struct, frozen=True):
     parallel_tool_calls: bool | None = None
     archived: bool = False
     policy_only: bool = False
+    mcp_servers: Mapping[str, InlineMcpServer] = {}
 
     def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
-        """The capabilities that the layer turns on."""
+        """The capabilities that the layer turns on. Each inline MCP server is one, by its name."""
         if not self.policy_only:
-            return self.capabilities
+            own = self.capabilities
+            return (*own, *inline_refs(self.mcp_servers)) if self.mcp_servers else own
         found = ((ref, registry.get(ref.ref)) for ref in self.capabilities)
         return tuple(ref for ref, capability in found if capability is not None and capability.is_policy)
 
@@ -83,44 +87,20 @@ class SessionLayers(Struct, frozen=True):
     Attributes:
         layers: lowest first.
         standing: standing approval decisions of this session, by the tool's name.
+        definitions: the digests of the definitions that they were given to, of tools that have one.
+        loaded: the deferred tools that the session has loaded, in the order of loading.
     """
 
     session: SessionRow
     layers: tuple[Layer, ...]
     standing: dict[str, str]
+    definitions: dict[str, str] = {}
+    loaded: tuple[str, ...] = ()
 
     @property
     def archived_agent(self) -> str | None:
         """The name of the session's agent if it has been archived or deleted."""
         return next((each.name for each in self.layers if each.kind == "agent" and each.archived), None)
-
-
-class BoundTool(Struct, frozen=True):
-    """A tool that runs on the server, its capability, and whether its calls may run.
-
-    Attributes:
-        gated: whether each call needs approval.
-        rejected: whether every call is rejected.
-    """
-
-    tool: Tool
-    capability_id: str
-    capability_name: str
-    gated: bool = False
-    rejected: bool = False
-
-
-class UsableModel(Struct, frozen=True):
-    """A model that may be called, and the provider that serves it."""
-
-    model: ModelRow
-    provider: ProviderRow
-
-
-class ModelChoice(UsableModel, frozen=True):
-    """The model to call, with the driver that makes the calls."""
-
-    driver: Driver
 
 
 class ResolvedAgent(Struct, frozen=True):
@@ -130,12 +110,16 @@ class ResolvedAgent(Struct, frozen=True):
         sections, system: the system prompt, by source and as one text.
         active: the active capabilities, each after those that it depends on.
         bound, client: the tools by name: those that run on the server, and those that clients run.
-        specs: all tools, as the model receives them.
+        names: the names of all tools.
+        keepers: the tools with arguments that are secrets.
+        specs: the tools that the model is offered, as it receives them. Loaded ones are last.
         features: the union of what the active capabilities declare, sorted.
         network: the hosts that tools may reach.
         fixed_tokens: the estimated tokens of the system prompt and the tools.
         model: None when none is configured, or when the agent is resolved without a session.
         found_tools: the tools that capabilities found, to be stored; None if none of them finds any.
+        deferred: the tools that the model has to search for; None if there are none.
+        hidden: the names of those that the session has not loaded. They run when they are called.
     """
 
     sections: tuple[Section, ...]
@@ -143,6 +127,8 @@ class ResolvedAgent(Struct, frozen=True):
     active: tuple[Active, ...]
     bound: dict[str, BoundTool]
     client: dict[str, ClientSideTool]
+    names: frozenset[str]
+    keepers: tuple[Tool, ...]
     specs: tuple[ToolSpec, ...]
     features: tuple[str, ...]
     rules: TurnRules
@@ -152,6 +138,8 @@ class ResolvedAgent(Struct, frozen=True):
     fixed_tokens: int
     model: UsableModel | None = None
     found_tools: ToolList | None = None
+    deferred: DeferredTools | None = None
+    hidden: frozenset[str] = frozenset()
 
 
 # --- layers ---------------------------------------------------------------------------------------------
@@ -169,6 +157,7 @@ def harness_layer(row: HarnessRow) -> Layer:
         initial_files=config.initial_files,
         parallel_tool_calls=config.parallel_tool_calls,
         model_id=row.default_model_id,
+        mcp_servers=config.mcp_servers,
     )
 
 
@@ -195,6 +184,7 @@ def agent_layer(row: AgentRow) -> Layer:
         config.max_iterations,
         config.parallel_tool_calls,
         archived=row.status != "active",
+        mcp_servers=config.mcp_servers,
     )
 
 
@@ -212,6 +202,7 @@ def session_layer(row: SessionRow) -> Layer:
         None if row.model_id is None else ModelId(row.model_id),
         config.max_iterations,
         config.parallel_tool_calls,
+        mcp_servers=config.mcp_servers,
     )
 
 
@@ -219,7 +210,8 @@ async def load_layers(tx: Tx, session: SessionRow) -> SessionLayers:
     """Read what the session's agent is resolved from. Raises NotFound if a harness or agent is missing."""
     below = [each.layer() for each in await rows_below(tx, session)]
     layers = (*below, session_layer(session))
-    return SessionLayers(session, layers, await standing_approvals(tx, session.id))
+    standing, definitions = await standing_approvals(tx, session.id)
+    return SessionLayers(session, layers, standing, definitions, session.loaded_names())
 
 
 class LayerRow(Struct, frozen=True):
@@ -247,54 +239,6 @@ async def rows_below(tx: Tx, session: SessionRow) -> list[LayerRow]:
     return rows
 
 
-# --- the model ------------------------------------------------------------------------------------------
-
-DriverSource = Callable[[ProviderRow, ProviderSecrets], Driver]
-"""Creates the driver of a provider from its decrypted secrets. Raises InvalidInput if it cannot."""
-
-
-def model_claims(layers: Sequence[Layer]) -> tuple[ModelId, ...]:
-    """The models that the layers set, highest precedence first."""
-    return tuple(layer.model_id for layer in reversed(layers) if layer.model_id is not None)
-
-
-async def find_model(tx: Tx, loaded: SessionLayers, requested: str | None = None) -> UsableModel | None:
-    """Find the model for the next call; None when none is configured.
-
-    Order of precedence: the message (`requested`), session, agent, harness, organization. A model that was
-    deleted or disabled is skipped.
-    """
-    claims = model_claims(loaded.layers)
-    for claim in (*claims, None) if requested is None else (requested, *claims, None):
-        usable = await usable_model(tx, loaded.session.org_id, claim)
-        if usable is not None:
-            return UsableModel(*usable)
-    return None
-
-
-async def choose_model(
-    tx: Tx, loaded: SessionLayers, requested: str | None, vault: Vault, drivers: DriverSource
-) -> ModelChoice | None:
-    """Find the model for the next call and create its driver; None when none is configured.
-
-    Raises:
-        InvalidInput: the provider's settings cannot be used.
-    """
-    usable = await find_model(tx, loaded, requested)
-    if usable is None:
-        return None
-    provider = usable.provider
-    secrets = await open_secrets(vault, tx, provider)
-    try:
-        driver = drivers(provider, secrets)
-    except InvalidInput as error:
-        # The settings were valid when they were stored, but the key in the environment was not checked then.
-        raise InvalidInput(
-            f"the provider {provider.name!r} cannot be used: {error.message}", code="provider_misconfigured"
-        ) from None
-    return ModelChoice(usable.model, provider, driver)
-
-
 # --- resolving ------------------------------------------------------------------------------------------
 
 DEFAULT_RULES = TurnRules()
@@ -311,6 +255,8 @@ async def resolve_session(
     max_iterations: int = DEFAULT_RULES.max_iterations,
     cache: AgentCache | None = None,
     offered: Content | None = None,
+    secrets: Mapping[str, str] | None = None,
+    private: PrivateAddresses = False,
 ) -> ResolvedAgent:
     """Resolve a session's current agent: runs discovery, then merges all layers.
 
@@ -318,23 +264,32 @@ async def resolve_session(
 
     Args:
         offered: the stored list of the tools that the model was offered, for a turn that continues.
+        secrets: the session's secrets by name, for discovery.
+        private: whether addresses of private networks may be reached (`NetworkRules`).
 
     Raises:
-        InvalidInput: two tools have the same name.
+        InvalidInput: two tools have the same name, or there are too many MCP servers.
         PerdureError: retryable: the database is not available.
         Undiscovered: a capability without which the turn must not continue cannot find its tools.
     """
     row = loaded.session
     known = cache.get(loaded, max_iterations) if cache is not None else None
-    active = known.active if known else registry.resolve(layer.refs(registry) for layer in loaded.layers)
-    context = DiscoveryContext(row.org_id, row.id, row.workspace(), now, redactor, row.locale)
+    active = known.active if known else _active(loaded.layers, registry)
+    network = known.agent.network if known else combine(layer.network for layer in loaded.layers)
+    if private is not False:
+        network = msgspec.structs.replace(network, private=private)
+    context = DiscoveryContext(
+        row.org_id, row.id, row.workspace(), now, redactor, row.locale, network, secrets or {}
+    )
     discovered = await discover(active, context, registry.discoveries, offered)
     if known is not None and known.discovered == discovered.by_id:
         agent = known.agent
     else:
-        agent = _merge(loaded.layers, active, registry, loaded.standing, discovered.by_id, max_iterations)
+        standing = Standing(loaded.standing, loaded.definitions)
+        agent = _merge(loaded.layers, active, registry, standing, discovered.by_id, max_iterations)
         if cache is not None:
             cache.put(Resolved(loaded, max_iterations, active, discovered.by_id, agent))
+    agent = _with_loaded(agent, loaded.loaded)
     return msgspec.structs.replace(agent, model=model, found_tools=discovered.tools)
 
 
@@ -347,17 +302,29 @@ def resolve(
         standing: standing approval decisions, by the tool's name.
 
     Raises:
-        InvalidInput: two tools have the same name.
+        InvalidInput: two tools have the same name, or there are too many MCP servers.
     """
+    active = _active(layers, registry)
+    return _merge(layers, active, registry, Standing(standing or {}), {}, DEFAULT_RULES.max_iterations)
+
+
+def _active(layers: Sequence[Layer], registry: Registry) -> tuple[Active, ...]:
     active = registry.resolve(layer.refs(registry) for layer in layers)
-    return _merge(layers, active, registry, standing or {}, {}, DEFAULT_RULES.max_iterations)
+    servers = sum(is_mcp(each.capability.id) for each in active)
+    if servers > MAX_MCP_SERVERS:
+        raise InvalidInput(
+            f"the session has {servers} MCP servers, with those of its harness and agent, and may have at "
+            f"most {MAX_MCP_SERVERS}: remove some",
+            code="too_many_attached_mcp_servers",
+        )
+    return active
 
 
 def _merge(
     layers: Sequence[Layer],
     active: tuple[Active, ...],
     registry: Registry,
-    standing: Mapping[str, str],
+    standing: Standing,
     discovered: Mapping[str, Discovered],
     max_iterations: int,
 ) -> ResolvedAgent:
@@ -366,21 +333,29 @@ def _merge(
         for each in active
         for tool in each.capability.tools(each.config)
     }
-    client = _add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
-    _add_discovered(active, discovered, bound, client)
-    bound = {name: _decided(each, active, standing.get(name)) for name, each in bound.items()}
-    undecided = [each.tool for name, each in bound.items() if not each.gated and name not in standing]
+    client = add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
+    found = add_discovered(active, discovered, bound, client)
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
-    sections = tuple(_sections(layers, active, discovered))
-    system, specs = system_prompt(sections), _specs(bound, client)
+    those = {name: DeferredTool(each.tool, each.capability_name) for name, each in bound.items()}
+    deferred = deferred_of(those, found, {*bound, *client}, behaviour.tool_search)
+    if deferred is not None:
+        bound[deferred.search.name] = BoundTool(deferred.search, IDENTIFIER, LABEL)
+    bound = {name: decided(each, active, standing.of(each.tool)) for name, each in bound.items()}
+    undecided = [each.tool for each in bound.values() if not each.gated and standing.of(each.tool) is None]
+    hidden = frozenset[str]() if deferred is None else deferred.names
+    sections = tuple(_sections(layers, active, discovered, deferred))
+    offered = {name: each for name, each in bound.items() if name not in hidden} if hidden else bound
+    system, specs = system_prompt(sections), _specs(offered, client)
     return ResolvedAgent(
         sections=sections,
         system=system,
         active=active,
         bound=bound,
         client=client,
+        names=frozenset((*bound, *client)),
+        keepers=tuple(each.tool for each in bound.values() if each.tool.secret_arguments),
         specs=specs,
         features=features_of(active),
         rules=_rules(layers, bound, client, guards_of(undecided, active), behaviour, max_iterations),
@@ -388,6 +363,21 @@ def _merge(
         parallel_tool_calls=_parallel(layers, behaviour),
         network=combine(layer.network for layer in layers),
         fixed_tokens=fixed_tokens(system, specs),
+        deferred=deferred,
+        hidden=hidden,
+    )
+
+
+def _with_loaded(agent: ResolvedAgent, names: Sequence[str]) -> ResolvedAgent:
+    """The agent with the tools that its session has loaded, after all others."""
+    if agent.deferred is None or not names:
+        return agent
+    specs, tokens = agent.deferred.loaded(names)
+    return msgspec.structs.replace(
+        agent,
+        specs=(*agent.specs, *specs),
+        fixed_tokens=agent.fixed_tokens + tokens,
+        hidden=agent.hidden.difference(names),
     )
 
 
@@ -397,7 +387,10 @@ def features_of(active: Iterable[Active]) -> tuple[str, ...]:
 
 
 def _sections(
-    layers: Sequence[Layer], active: tuple[Active, ...], discovered: Mapping[str, Discovered]
+    layers: Sequence[Layer],
+    active: tuple[Active, ...],
+    discovered: Mapping[str, Discovered],
+    deferred: DeferredTools | None,
 ) -> Iterable[Section]:
     for each in active:
         capability = each.capability
@@ -407,59 +400,11 @@ def _sections(
         if capability.discover is not None:
             result = discovered.get(capability.id)
             yield discovered_section(capability, "" if result is None else result.prompt)
+    if deferred is not None:
+        yield note_section(IDENTIFIER, LABEL, deferred.note())
     for layer in layers:
         if layer.system_prompt:
             yield layer_section(layer.kind, layer.name, layer.system_prompt)
-
-
-def _add_definitions(
-    definitions: Sequence[ToolDefinition], bound: dict[str, BoundTool], registry: Registry
-) -> dict[str, ClientSideTool]:
-    """Add the server-side tools that layers define to `bound`; returns the client-side ones."""
-    client: dict[str, ClientSideTool] = {}
-    defined: set[str] = set()
-    for definition in definitions:
-        name = definition.name
-        if name in defined or (isinstance(definition, ClientSideTool) and name in bound):
-            raise InvalidInput(f"two tools are named {name!r}", code="duplicate_tool", field="tools")
-        defined.add(name)
-        if isinstance(definition, BuiltinTool):
-            gated = definition.policy == "requires_approval"
-            registered = registry.tool(name)
-            if name in bound:  # as its capability configured it: a definition can only tighten that
-                bound[name] = msgspec.structs.replace(bound[name], gated=gated)
-            elif registered is not None:
-                capability, tool = registered
-                bound[name] = BoundTool(tool, capability.id, capability.name, gated)
-        else:
-            client[name] = definition
-    return client
-
-
-def _add_discovered(
-    active: tuple[Active, ...],
-    discovered: Mapping[str, Discovered],
-    bound: dict[str, BoundTool],
-    client: Mapping[str, ClientSideTool],
-) -> None:
-    """Add the discovered tools, sorted by name, so that the prompt does not depend on the discovery's order.
-
-    They never replace another tool: a remote server must not take over a tool's name.
-    """
-    for each in active:
-        result = discovered.get(each.capability.id)
-        for tool in sorted(result.tools, key=lambda tool: tool.name) if result is not None else ():
-            if tool.name not in bound and tool.name not in client:
-                bound[tool.name] = BoundTool(tool, each.capability.id, each.capability.name)
-
-
-def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:
-    """Apply a standing decision, or the tool's own wish and the capabilities' gates, to a tool."""
-    if standing is not None:
-        return msgspec.structs.replace(bound, gated=False, rejected=standing == "reject_always")
-    if bound.tool.approval or any(each.gates(bound.tool) for each in active):
-        return msgspec.structs.replace(bound, gated=True)
-    return bound
 
 
 def _specs(bound: Mapping[str, BoundTool], client: Mapping[str, ClientSideTool]) -> tuple[ToolSpec, ...]:

@@ -53,6 +53,12 @@ def discovered_section(capability: Capability, prompt: str) -> Section:
     return Section("capability", capability.id, capability.name, text, discovered=True)
 
 
+def note_section(identifier: str, label: str, prompt: str) -> Section:
+    """The section with the server's own note for a capability. It may quote names, so tags are escaped."""
+    text = _tagged("capability", _TAGS.sub("&lt;", prompt), id=identifier)
+    return Section("capability", identifier, label, text)
+
+
 def layer_section(kind: LayerKind, name: str | None, prompt: str) -> Section:
     """The section of a harness, an agent or a session. A layer that is not stored yet has no name."""
     attributes = {} if name is None else {"name": name}

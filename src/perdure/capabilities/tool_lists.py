@@ -10,14 +10,13 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from perdure.capabilities.port import TOOL_TIMEOUT, Discovered, Tool, ToolContext, ToolOutcome
-from perdure.capabilities.registry import Active
 from perdure.domain.errors import PerdureError, ToolError
 from perdure.domain.files import LONG, Content, content_of
 from perdure.domain.messages import JsonObject, storable
@@ -25,6 +24,9 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.tool_schemas import SchemaBudget, check_schema
 from perdure.domain.tools import APPROVE, ToolHints
 from perdure.domain.weights import weight_of
+
+if TYPE_CHECKING:
+    from perdure.capabilities.registry import Active  # which has discoveries, which have lists
 
 log = logging.getLogger("perdure.discovery")
 
@@ -60,6 +62,10 @@ class StoredTool(Struct, frozen=True, omit_defaults=True):
     writes: str | None = None
     approval: bool = False
     resumable: bool = False
+    origin: JsonObject | None = None
+    definition: str | None = None
+    changed: bool = False
+    deferred: bool = False
 
 
 class StoredDiscovery(Struct, frozen=True, omit_defaults=True):
@@ -67,6 +73,7 @@ class StoredDiscovery(Struct, frozen=True, omit_defaults=True):
 
     prompt: str = ""
     tools: tuple[StoredTool, ...] = ()
+    name: str | None = None
 
 
 class ToolList(Struct, frozen=True):
@@ -88,7 +95,7 @@ class ToolList(Struct, frozen=True):
 async def list_of(found: Mapping[str, Discovered]) -> ToolList:
     """The list of these results, by capability id."""
     stored = {
-        identifier: StoredDiscovery(result.prompt, tuple(map(_stored, result.tools)))
+        identifier: StoredDiscovery(result.prompt, tuple(map(_stored, result.tools)), result.name)
         for identifier, result in found.items()
     }
     data = msgspec.json.encode(stored, order="deterministic")
@@ -125,7 +132,7 @@ def restored(active: Active, stored: StoredDiscovery, current: Sequence[Tool]) -
     """
     by_name = {tool.name: tool for tool in current}
     tools = (_restored(active, each, by_name.get(each.name)) for each in stored.tools)
-    return Discovered(stored.prompt, tuple(tools))
+    return Discovered(stored.prompt, tuple(tools), stored.name)
 
 
 def _restored(active: Active, stored: StoredTool, current: Tool | None) -> Tool:

@@ -136,7 +136,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Run the server: the API and the worker.
+    """Run the server: the API, the MCP endpoint (/mcp) and the worker.
 
     Other settings are environment variables: `perdure settings` lists them.
     """

@@ -5,7 +5,18 @@ from __future__ import annotations
 from perdure.client import routes
 from perdure.client.routes import Caller, listed, path_of
 from perdure.domain.mcp_servers import CreateMcpServer, McpServer, UpdateMcpServer
-from perdure.domain.mcp_views import McpCheck, McpToolLabel, McpToolList, SessionMcpServer, SetMcpToolLabel
+from perdure.domain.mcp_views import (
+    AcceptedMcpTool,
+    AcceptMcpTool,
+    McpCheck,
+    McpPromptInfo,
+    McpToolLabel,
+    McpToolList,
+    PostMcpPrompt,
+    SessionMcpServer,
+    SetMcpToolLabel,
+)
+from perdure.domain.messages import Message
 from perdure.domain.resources import ResourceConfig
 
 _SERVERS = "/v1/mcp-servers"
@@ -33,6 +44,16 @@ class McpMethods(Caller):
         "/v1/sessions/{}/mcp-servers", SessionMcpServer, "List the MCP servers that a session uses."
     )
 
+    list_mcp_server_prompts = routes.lists_under(
+        f"{_SERVER}/prompts", McpPromptInfo, "List the prompts that a server offers now."
+    )
+    post_mcp_prompt = routes.creates_under(
+        "/v1/sessions/{}/mcp-prompts",
+        PostMcpPrompt,
+        Message,
+        "Post a prompt of one of the session's servers.",
+    )
+
     async def list_mcp_servers(
         self, *, search: str | None = None, include_archived: bool | None = None
     ) -> tuple[McpServer, ...]:
@@ -49,6 +70,17 @@ class McpMethods(Caller):
         """Set the name of a server's tool for people; None removes it."""
         path = path_of(f"{_SERVER}/tools/{{}}/label", server_id, tool_name)
         return await self.call("PUT", path, McpToolLabel, body=SetMcpToolLabel(label))
+
+    async def accept_mcp_tool(
+        self, server_id: str, tool_name: str, definition: str | None = None
+    ) -> AcceptedMcpTool:
+        """Accept a changed tool, so that its calls ask for approval no more for that.
+
+        Args:
+            definition: the `definition` that was read; an error if it is another one by now.
+        """
+        path = path_of(f"{_SERVER}/tools/{{}}/accept", server_id, tool_name)
+        return await self.call("POST", path, AcceptedMcpTool, body=AcceptMcpTool(definition))
 
     async def remove_session_mcp_server(self, session_id: str, name: str) -> None:
         """Remove an MCP server from a session: an inline one by its name, a registered one by its id."""

@@ -21,6 +21,7 @@ from perdure.domain.layer_fields import (
     DEFAULT_MODEL_ID,
     DESCRIPTION,
     DISPLAY_NAME,
+    EXPOSE_MCP,
     HARNESS_ID,
     INITIAL_FILES,
     MAX_ITERATIONS,
@@ -65,6 +66,7 @@ class AuthoredConfig(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
     mcp_servers: Annotated[dict[str, InlineMcpServer], MCP_SERVERS] = {}
+    expose_mcp: Annotated[bool, EXPOSE_MCP] = False
 
 
 class ResolvedConfig(Struct, frozen=True, omit_defaults=True):

@@ -20,6 +20,7 @@ from perdure.domain.layer_fields import (
     DEFAULT_MODEL_ID,
     DESCRIPTION,
     DISPLAY_NAME,
+    EXPOSE_MCP,
     HARNESS_ID,
     HARNESS_NAME,
     INITIAL_FILES,
@@ -66,6 +67,7 @@ class CreateAgent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
     mcp_servers: Annotated[InlineMcpServers, MCP_SERVERS] = {}
+    expose_mcp: Annotated[bool, EXPOSE_MCP] = False
 
 
 class UpdateAgent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
@@ -86,14 +88,19 @@ class UpdateAgent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     parallel_tool_calls: Annotated[bool | None | UnsetType, PARALLEL_TOOL_CALLS] = UNSET
     network_access: Annotated[NetworkAccess | None | UnsetType, NETWORK_ACCESS] = UNSET
     mcp_servers: Annotated[InlineMcpServers | None | UnsetType, MCP_SERVERS] = UNSET
+    expose_mcp: Annotated[bool | UnsetType, EXPOSE_MCP] = UNSET
     status: Annotated[
         LifeStatus | UnsetType, Meta(description="The agent's status. `active` restores an archived agent.")
     ] = UNSET
 
 
 class AgentConfig(Struct, frozen=True, omit_defaults=True):
-    """An agent's configuration for a session."""
+    """An agent's configuration for a session.
 
+    `expose_mcp` comes first: rows of agents are found by how their configuration begins.
+    """
+
+    expose_mcp: bool = False
     capabilities: tuple[CapabilityRef, ...] = ()
     tools: tuple[ToolDefinition, ...] = ()
     initial_files: tuple[InitialFile, ...] = ()
@@ -134,6 +141,7 @@ class Agent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
     mcp_servers: Annotated[dict[str, InlineMcpServer], MCP_SERVERS] = {}
+    expose_mcp: Annotated[bool, EXPOSE_MCP] = False
     default_version_id: Annotated[
         AgentVersionId | None,
         Meta(description="The version that new sessions run. Without one, they follow the agent."),

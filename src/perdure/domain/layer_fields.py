@@ -28,3 +28,6 @@ PARALLEL_TOOL_CALLS = Meta(
 NETWORK_ACCESS = Meta(description="The hosts that the session's tools may reach.")
 PARENT_HARNESS_ID = Meta(description="The harness that this one inherits from.")
 MCP_SERVERS = Meta(description="MCP servers defined at this level, by name, in addition to those inherited.")
+EXPOSE_MCP = Meta(
+    description="Whether the agent is a tool of this server's MCP endpoint (`POST /mcp`), named `agent_NAME`."
+)

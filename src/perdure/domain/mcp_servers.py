@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.ids import McpServerId
 from perdure.domain.paging import AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.times import ArchivedAt, CreatedAt, DeletedAt, UpdatedAt
+from perdure.domain.tools import CapabilityRef
 
 McpAuthMode = Literal["none", "api_key", "o_auth"]
 McpTransport = Literal["http", "stdio"]
@@ -29,6 +32,10 @@ MCP_NAMES = {"mcp_servers": "mcpServers"}
 """How the field is spelled in JSON (wire contract)."""
 MAX_INLINE = 20
 """Inline servers of one harness, agent or session."""
+MAX_MCP_SERVERS = 50
+"""Servers of one session, with those of its harness and agent."""
+INLINE = "mcp_inline:"
+"""How the capability of an inline server begins: `mcp_inline:{name}`. Clients cannot name it."""
 MCP_REF = "mcp:"
 """How the capability of a registered server begins: `mcp:{server_id}`."""
 PLACEHOLDER = re.compile(r"\{\{secret:([^{}\x00-\x1f\x7f]{1,200})\}\}")
@@ -188,6 +195,18 @@ class UpdateMcpServer(Struct, frozen=True, kw_only=True):
     deferred: Annotated[bool | UnsetType, _DEFERRED] = UNSET
     effect_key_argument: Annotated[KeyArguments | UnsetType, _KEY_ARGUMENT] = UNSET
     effect_key_header: Annotated[HeaderName | UnsetType | None, _KEY_HEADER] = UNSET
+
+
+def inline_refs(servers: Mapping[str, InlineMcpServer]) -> tuple[CapabilityRef, ...]:
+    """Return the capabilities of inline servers."""
+    return tuple(
+        CapabilityRef(f"{INLINE}{name}", msgspec.to_builtins(server)) for name, server in servers.items()
+    )
+
+
+def is_mcp(capability_id: str) -> bool:
+    """Whether a capability is an MCP server."""
+    return capability_id.startswith((MCP_REF, INLINE))
 
 
 MCP_PREFIX = "mcp_"

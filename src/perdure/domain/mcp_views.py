@@ -12,6 +12,7 @@ from perdure.domain.messages import JsonObject
 
 Label = Annotated[str, Meta(min_length=1, max_length=100)]
 _TOOL_NAME = Meta(description="The tool's name at the server.", examples=["create_issue"])
+_DEFINITION = Meta(description="The digest of its description, schema and annotations.")
 _LABEL = Meta(description="The name of the tool for people, as it was set here.")
 
 
@@ -46,8 +47,18 @@ class McpToolInfo(Struct, frozen=True, omit_defaults=True):
     title: Annotated[str | None, Meta(description="The server's name of the tool for people.")] = None
     label: Annotated[str | None, _LABEL] = None
     changed: Annotated[
-        bool, Meta(description="Whether its description or schema has changed since it was first seen.")
+        bool,
+        Meta(
+            description=(
+                "Whether its description or schema has changed since it was first seen or last accepted: its "
+                "calls ask for approval."
+            )
+        ),
     ] = False
+    definition: Annotated[str | None, _DEFINITION] = None
+    warnings: Annotated[
+        tuple[str, ...], Meta(description="What of its schema is changed for models, or left out.")
+    ] = ()
 
 
 class McpToolList(Struct, frozen=True):
@@ -135,3 +146,56 @@ class SessionMcpServer(Struct, frozen=True, omit_defaults=True):
     available: Annotated[
         bool, Meta(description="False if the registered server is disabled, archived or deleted.")
     ] = True
+
+
+class AcceptMcpTool(Struct, frozen=True):
+    """The body of `POST /v1/mcp-servers/{id}/tools/{tool_name}/accept`."""
+
+    definition: Annotated[
+        str | None,
+        Meta(description="The `definition` of the tool that was read: 409 if it is another one by now."),
+    ] = None
+
+
+class AcceptedMcpTool(Struct, frozen=True):
+    """A tool whose definition is accepted."""
+
+    tool_name: Annotated[str, _TOOL_NAME]
+    definition: Annotated[str, _DEFINITION, Meta(examples=["9f86d081884c7d65"])]
+
+
+class McpPromptArgumentInfo(Struct, frozen=True):
+    """An argument of a prompt; its value is a text."""
+
+    name: Annotated[str, Meta(description="The argument's name.", examples=["city"])]
+    description: Annotated[str, Meta(description="What it means.", examples=["The city to describe."])]
+    required: Annotated[bool, Meta(description="Whether the prompt needs it.", examples=[True])]
+
+
+class McpPromptInfo(Struct, frozen=True, omit_defaults=True):
+    """A prompt of a server."""
+
+    name: Annotated[str, Meta(description="The prompt's name.", examples=["describe_city"])]
+    description: Annotated[
+        str, Meta(description="The server's description of it.", examples=["Describe a city."])
+    ]
+    arguments: Annotated[tuple[McpPromptArgumentInfo, ...], Meta(description="Its arguments.", examples=[[]])]
+    title: Annotated[str | None, Meta(description="The server's name of the prompt for people.")] = None
+
+
+class PostMcpPrompt(Struct, frozen=True):
+    """The body of `POST /v1/sessions/{session_id}/mcp-prompts`."""
+
+    server: Annotated[
+        str,
+        Meta(
+            description="The server: its id, its name, or the part of its tools' names after `mcp_`.",
+            min_length=1,
+            max_length=200,
+        ),
+    ]
+    name: Annotated[str, Meta(description="The prompt's name.", min_length=1, max_length=200)]
+    arguments: Annotated[
+        dict[Annotated[str, Meta(max_length=200)], Annotated[str, Meta(max_length=20_000)]],
+        Meta(description="The prompt's arguments.", max_length=50),
+    ] = {}

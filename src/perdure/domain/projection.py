@@ -18,6 +18,7 @@ from perdure.domain.events import (
     ToolCallRequestedData,
     ToolCompletedData,
     ToolParkedData,
+    ToolsLoadedData,
     TurnCancelledData,
     TurnCompletedData,
     TurnFailedData,
@@ -26,6 +27,7 @@ from perdure.domain.events import (
     is_cancel_notice,
 )
 from perdure.domain.ids import ToolCallId, TurnId
+from perdure.domain.loaded_tools import with_loaded
 from perdure.domain.messages import Message, Usage, preview_of, text_of
 from perdure.domain.parked import ASKED, ParkedCall, deadline_of, next_deadline
 from perdure.domain.queued import Queue, QueuedMessage, size_of, without_turn
@@ -44,6 +46,7 @@ class Projection(Struct, frozen=True):
         wake_at: the next deadline of a parked call, or None.
         parked: the parked calls.
         queued: the messages that wait for turns of their own, oldest first.
+        loaded_tools: the deferred tools that the model is offered, in the order of loading.
     """
 
     head: int = 0
@@ -58,6 +61,7 @@ class Projection(Struct, frozen=True):
     finished_at: Micros | None = None
     parked: tuple[ParkedCall, ...] = ()
     queued: Queue = ()
+    loaded_tools: tuple[str, ...] = ()
 
 
 def project(projection: Projection, events: Iterable[NewEvent]) -> Projection:
@@ -172,6 +176,10 @@ def _active(old: Projection) -> Projection:
     return replace(old, status="active", wake_at=next_deadline(old.parked))
 
 
+def _tools_loaded(old: Projection, event: NewEvent, head: int) -> Projection:
+    return replace(old, loaded_tools=with_loaded(old.loaded_tools, event.read(ToolsLoadedData).tool_names))
+
+
 def _activated(old: Projection, event: NewEvent, head: int) -> Projection:
     return _active(old)
 
@@ -203,6 +211,7 @@ _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
     ToolCallRequestedData.kind: _call_requested,
     ToolParkedData.kind: _tool_parked,
     ToolCompletedData.kind: _tool_completed,
+    ToolsLoadedData.kind: _tools_loaded,
     SessionActivatedData.kind: _activated,
     TurnSealedData.kind: _turn_sealed,
     TurnCompletedData.kind: _turn_ended,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -54,6 +55,7 @@ class Redactor:
         self._marks: dict[str, str] = {}
         self._heads: dict[str, list[str]] = {}
         self._pattern: Any = None
+        self._fingerprint: bytes | None = None
         self._searched = 0
         """The characters that were searched without a pattern, once for each prefix."""
         self.learn(secrets)
@@ -61,12 +63,22 @@ class Redactor:
     def __bool__(self) -> bool:
         return bool(self._marks)
 
+    @property
+    def fingerprint(self) -> bytes:
+        """A digest of the secrets and their names: redactors with the same one redact alike."""
+        if self._fingerprint is None:
+            pairs = sorted((self._marks.get(value, ""), value) for value in self._values)
+            text = "".join(f"{len(mark)},{len(value)}:{mark}{value}" for mark, value in pairs)
+            self._fingerprint = hashlib.sha256(text.encode(errors="surrogatepass")).digest() if pairs else b""
+        return self._fingerprint
+
     def learn(self, secrets: dict[str, str]) -> None:
         """Add secrets. Secrets that are known already stay, including old values of the same name."""
         for name, value in secrets.items():
             if len(value) < SHORTEST_REDACTED or value in self._values:
                 continue
             self._values.add(value)
+            self._fingerprint = None
             mark = mark_of(name)
             for form in forms_of(value):
                 if form not in self._marks:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
+def one_line(text: str, limit: int) -> str:
+    """Return the text in one line of at most `limit` characters; what is cut ends with an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 3].rstrip()}..."
+
+
 def without_middle(text: str, limit: int, mark: Callable[[int], str], head: float = 0.5) -> str:
     """Return the text, with its middle replaced by a mark if it is longer than the limit.
 

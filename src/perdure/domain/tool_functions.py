@@ -48,6 +48,7 @@ class ToolOptions(Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     verify: Callable[..., Coroutine[Any, Any, Verified]] | None = None
     resumable: bool = False
+    deferred: bool = False
 
 
 class ToolFunction(Generic[P, R]):
@@ -85,6 +86,7 @@ def tool(
     timeout: float | None = None,
     verify: Callable[..., Coroutine[Any, Any, Verified]] | None = None,
     resumable: bool = False,
+    deferred: bool = False,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], ToolFunction[P, R]]: ...
 
 
@@ -103,7 +105,8 @@ def tool(function: Any = None, /, **options: Any) -> Any:
             `tool_approval` asks about such tools. `timeout`: seconds, 60 by default. `verify`: an async
             function that finds out, by `ctx.effect_key`, whether an interrupted call took effect; of the
             tool's arguments, it takes those that it names. `resumable`: all effects of the tool are in its
-            steps (`ctx.step`), so that it may continue after a crash.
+            steps (`ctx.step`), so that it may continue after a crash. `deferred`: the model is not offered
+            the tool before it has found it with `tool_search`.
     """
     if isinstance(function, str):
         raise TypeError(f"@tool takes options only: write `@tool(name={function[:64]!r})`")

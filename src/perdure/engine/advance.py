@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from perdure.capabilities.resolve import (
-    ModelChoice,
-    SessionLayers,
-    choose_model,
-    load_layers,
-    resolve_session,
-)
+from msgspec.structs import replace
+
+from perdure.capabilities.model_choice import ModelChoice, choose_model
+from perdure.capabilities.resolve import SessionLayers, load_layers, resolve_session
 from perdure.domain.actions import (
     AskApproval,
     AwaitClient,
@@ -38,6 +35,7 @@ from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.deferred import in_background
 from perdure.engine.found_tools import is_outdated, keep_found_tools
+from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
 from perdure.engine.run import Run
@@ -159,18 +157,20 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
     """
     engine, row, digest = run.engine, run.row, offered_tools(run.ahead)
 
-    async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None]:
+    async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None, dict[str, str]]:
         layers = await load_layers(tx, row)
+        secrets = await open_secrets(tx, engine.vault, row.org_id, row.id)
         # In addition to those known so far: earlier tool output may contain a secret that was replaced since.
-        run.redactor.learn(await open_secrets(tx, engine.vault, row.org_id, row.id))
+        run.redactor.learn(secrets)
         controls = next_controls(run.state)
         model_id = controls.model_id if controls else None
         choice = await choose_model(tx, layers, model_id, engine.vault, engine.drivers)
         offered = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
-        return layers, choice, offered
+        return layers, choice, offered, secrets
 
     try:
-        layers, choice, offered = await engine.database.read(body)
+        layers, choice, offered, secrets = await engine.database.read(body)
+        layers = replace(layers, loaded=loaded_after(layers.loaded, run.unlogged))
         agent = await resolve_session(
             layers,
             engine.registry,
@@ -180,6 +180,8 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
             max_iterations=engine.policy.max_iterations,
             cache=engine.agents,
             offered=offered,
+            secrets=secrets,
+            private=engine.policy.private_addresses,
         )
     except PerdureError as error:
         if error.retryable:
@@ -190,7 +192,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         return "agent_archived", f"The agent {layers.archived_agent!r} has been archived."
     if choice is None:
         return "model_not_configured", "No model is configured for this session."
-    run.redactor.known = frozenset((*agent.bound, *agent.client))
+    run.redactor.known = agent.names
     run.prepared = (agent, choice)
     return None
 

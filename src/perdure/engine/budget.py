@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
+from perdure.capabilities.model_choice import ModelChoice
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelProfile, cost_of, window_of
 from perdure.engine.generation import served_model

@@ -13,7 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
+from perdure.capabilities.model_choice import ModelChoice
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.compaction import (
     MAX_SUMMARY,
     SYSTEM,

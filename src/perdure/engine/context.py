@@ -11,9 +11,9 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from perdure.capabilities.agent_cache import AgentCache
+from perdure.capabilities.model_choice import DriverSource
 from perdure.capabilities.port import TOOL_OUTPUT
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import DriverSource
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, SessionId, new_id
 from perdure.domain.network import PrivateAddresses

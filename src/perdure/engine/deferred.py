@@ -6,8 +6,8 @@ import secrets
 
 from msgspec.structs import replace
 
+from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.port import Callback, Later
-from perdure.capabilities.resolve import BoundTool
 from perdure.domain.callbacks import (
     MAX_MESSAGE,
     MAX_SECONDS,

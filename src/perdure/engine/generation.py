@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from perdure.capabilities.resolve import ModelChoice
+from perdure.capabilities.model_choice import ModelChoice
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import ModelError
 from perdure.domain.events import (

@@ -6,7 +6,8 @@ import asyncio
 
 import msgspec
 
-from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
+from perdure.capabilities.model_choice import ModelChoice
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.errors import ModelError
 from perdure.domain.events import (
     HistoryAdaptation,

@@ -10,7 +10,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
+from perdure.capabilities.model_choice import ModelChoice
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallStatus
 from perdure.domain.compaction import ContextCompactingData
 from perdure.domain.errors import Fenced, StaleHead, Unavailable

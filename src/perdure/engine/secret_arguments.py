@@ -45,9 +45,8 @@ def redact_secret_arguments(
     recognize the secrets from now on.
     """
     redacted = []
-    keepers = [each.tool for each in agent.bound.values() if each.tool.secret_arguments]
     for call in calls:
-        arguments, secrets = _redact_call(agent, keepers, call)
+        arguments, secrets = _redact_call(agent, agent.keepers, call)
         run.redactor.learn(secrets)
         unchanged = arguments is call.arguments
         redacted.append(call if unchanged else msgspec.structs.replace(call, arguments=arguments))
@@ -58,7 +57,7 @@ def redact_secret_arguments(
 
 
 def _redact_call(
-    agent: ResolvedAgent, keepers: list[Tool], call: ToolCallPart
+    agent: ResolvedAgent, keepers: tuple[Tool, ...], call: ToolCallPart
 ) -> tuple[JsonValue, dict[str, str]]:
     """Redact the secret arguments of a call, also if it was meant for another tool than it names.
 

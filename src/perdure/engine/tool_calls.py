@@ -14,9 +14,10 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.containment import Escaped, contain
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
-from perdure.capabilities.resolve import BoundTool, ResolvedAgent
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState, Done, Parked, key_of
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import OutcomeUnknown, PerdureError, Unavailable
@@ -26,6 +27,7 @@ from perdure.domain.events import (
     NewEvent,
     ToolCompletedData,
     ToolParkedData,
+    ToolsLoadedData,
     ToolStatus,
 )
 from perdure.domain.ids import ToolCallId
@@ -40,6 +42,7 @@ from perdure.engine.arguments import INVALID_SCHEMA
 from perdure.engine.deferred import Callbacks, parked_call, promised
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
 from perdure.engine.live import ToolText
+from perdure.engine.loading import loaded_by
 from perdure.engine.run import Run
 from perdure.engine.steps import Steps
 from perdure.engine.tool_output import RawOutput, fit_output, json_of
@@ -55,6 +58,9 @@ MAX_NAMED = 40
 """The number of tools to list for a model that called an unknown one."""
 MAX_NAME = 100
 """Characters of an unknown tool's name to compare with the known names."""
+
+_LASTING = FileWrittenData | ToolsLoadedData
+"""What a call changed, whatever its result is."""
 
 REJECTED = "rejected"
 """The error code of a call of a tool that a person has rejected for the whole session."""
@@ -112,7 +118,7 @@ async def end_batch(run: Run, state: Calling, events: list[NewEvent]) -> list[Ne
     ends after it.
     """
     for task in run.tools.values():
-        events += [event for event in await asyncio.shield(task) if event.get(FileWrittenData) is not None]
+        events += [event for event in await asyncio.shield(task) if isinstance(event.data, _LASTING)]
     run.tools.clear()
     return [*events, _act_completed(run, state, events)]
 
@@ -150,7 +156,8 @@ async def _run_call(
     try:
         outcome = await _attempt_or_wait(run, agent, bound, state, call)
         if isinstance(outcome, Later):
-            return [parked_call(run, bound, state, call, outcome)]
+            parked = parked_call(run, bound, state, call, outcome)
+            return [*_loads(run, agent, state, call, None), parked]
         output = outcome
     except Exception as error:  # noqa: BLE001 (a bug in a tool fails the call, not the turn)
         failure = _any_failure_of(run, bound, call, error)
@@ -167,7 +174,7 @@ async def _run_call(
         success=output is not None,
         status="success" if failure is None or output is not None else failure.status,
         result=result,
-        error=failure.error if failure is not None and output is None else None,
+        error=f"{failure.error}{_offer(agent, call)}" if failure is not None and output is None else None,
         duration_ms=duration,
         display_name=bound.tool.display_name if bound else None,
         capability_id=bound.capability_id if bound else None,
@@ -175,7 +182,22 @@ async def _run_call(
         outcome_unknown=failure is not None and output is None and failure.unknown,
     )
     files = [] if fitted is None else [NewEvent(written, context, now) for written in fitted.files]
-    return [*files, NewEvent(data, context, now)]
+    return [*files, *_loads(run, agent, state, call, output), NewEvent(data, context, now)]
+
+
+def _loads(
+    run: Run, agent: ResolvedAgent, state: Calling, call: CallState, output: RawOutput | None
+) -> list[NewEvent]:
+    """The event that says which deferred tools the call loads, if it loads any."""
+    loaded = loaded_by(agent, call, output)
+    if loaded is None:
+        return []
+    return [NewEvent(loaded, tool_context(state, call.id), run.engine.clock.now())]
+
+
+def _offer(agent: ResolvedAgent, call: CallState) -> str:
+    """What an error adds if the model called a tool without knowing its definition."""
+    return " You are shown this tool with its parameters from now on." if call.name in agent.hidden else ""
 
 
 def _error_text(run: Run, message: str) -> str:
@@ -303,10 +325,11 @@ async def _attempt(
 def _unknown_tool(name: str, agent: ResolvedAgent) -> str:
     """The error for an unknown tool: names similar tools, or else the existing ones."""
     known = [spec.name for spec in agent.specs]
-    close = difflib.get_close_matches(name[:MAX_NAME], known, n=3)
+    close = difflib.get_close_matches(name[:MAX_NAME], [*known, *sorted(agent.hidden)], n=3)
     others = close or (known if len(known) <= MAX_NAMED else [*known[:MAX_NAMED], "..."])
     hint = f" {'Did you mean' if close else 'There are'}: {', '.join(others)}" if others else ""
-    return f"There is no tool {name!r}.{hint}"
+    more = "" if agent.deferred is None else f". Search others with {agent.deferred.search.name}"
+    return f"There is no tool {name!r}.{hint}{more}"
 
 
 def _as_raw_output(outcome: ToolOutcome) -> RawOutput:
@@ -314,10 +337,13 @@ def _as_raw_output(outcome: ToolOutcome) -> RawOutput:
     value, files = outcome.value, tuple(outcome.files)
     if not all(isinstance(file, FileWrittenData) for file in files):
         raise TypeError("`files` of a ToolOutcome are FileWrittenData")
+    loads = tuple(outcome.loads)
+    if not all(isinstance(name, str) for name in loads):
+        raise TypeError("`loads` of a ToolOutcome are names of tools")
     if isinstance(value, str):
         value = storable(value)
-        return RawOutput(value, value, files)
-    return RawOutput(value, json_of(value), files)
+        return RawOutput(value, value, files, loads)
+    return RawOutput(value, json_of(value), files, loads)
 
 
 def _check_secret_arguments(run: Run, bound: BoundTool, call: CallState) -> None:

@@ -9,7 +9,9 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Struct
 
-from perdure.capabilities.resolve import BoundTool, ModelChoice, ResolvedAgent
+from perdure.capabilities.bound_tools import BoundTool
+from perdure.capabilities.model_choice import ModelChoice
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import FileWrittenData, NewEvent, ToolCompletedData
@@ -38,11 +40,12 @@ MIN_KEPT = 200
 
 
 class RawOutput(Struct, frozen=True):
-    """A tool's output: its value, the value as text, and the files that the tool wrote."""
+    """A tool's output: its value, the value as text, the files that the tool wrote, and the tools to load."""
 
     value: JsonValue
     text: str
     files: tuple[FileWrittenData, ...] = ()
+    loads: tuple[str, ...] = ()
 
 
 def json_of(value: object) -> str:

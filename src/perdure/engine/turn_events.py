@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
+from perdure.capabilities.model_choice import ModelChoice
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.actions import AskApproval, AwaitClient, ExpireCalls, Fail, RunTools, StartTurn
 from perdure.domain.calls import CallState, Parked, as_tool_call, key_of
 from perdure.domain.effects import UNCERTAIN
@@ -79,6 +80,7 @@ STEERED = "cancelled: the user sent a new message"
 SUPERSEDED = "cancelled: a scheduled message arrived"
 OVERTAKEN = "cancelled: the result of an earlier call arrived"
 NO_CALLBACK = "No result arrived in time."
+CHANGED = " Its description or schema has changed since it was approved."
 UNANSWERED = "The client did not answer this call in time."
 
 
@@ -172,11 +174,17 @@ def request_approvals(run: Run, agent: ResolvedAgent, action: AskApproval) -> li
         for call in action.calls
     )
     summaries = tuple(
-        ToolCallSummary(question.id, APPROVE, _display_name(agent, call.name), f"May {call.name} run?")
+        ToolCallSummary(question.id, APPROVE, _display_name(agent, call.name), _question(agent, call))
         for question, call in zip(questions, action.calls, strict=True)
     )
     data = ToolCallRequestedData(questions, summaries, round(run.engine.policy.approval_timeout * 1000))
     return [NewEvent(data, act_context(action.state), run.engine.clock.now())]
+
+
+def _question(agent: ResolvedAgent, call: CallState) -> str:
+    bound = agent.bound.get(call.name)
+    changed = bound is not None and bound.tool.changed
+    return f"May {call.name} run?{CHANGED if changed else ''}"
 
 
 def expire_calls(run: Run, action: ExpireCalls) -> list[NewEvent]:

@@ -61,12 +61,14 @@ def authored_of(row: AgentRow) -> AuthoredConfig:
         config.parallel_tool_calls,
         config.network_access,
         config.mcp_servers,
+        expose_mcp=config.expose_mcp,
     )
 
 
 def with_authored(row: AgentRow, config: AuthoredConfig) -> AgentRow:
     """Return the agent with the configuration of a version."""
     restored = AgentConfig(
+        config.expose_mcp,
         config.capabilities,
         config.tools,
         config.initial_files,

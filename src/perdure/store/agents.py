@@ -108,6 +108,35 @@ async def list_agents(
     return [AgentRow(*row) for row in rows], 0 if total is None else total[0]
 
 
+class ExposedAgent(Struct, frozen=True):
+    """An active agent that is a tool for MCP clients."""
+
+    id: AgentId
+    name: str
+    display_name: str | None
+    description: str | None
+
+
+_EXPOSED = '{"expose_mcp":true'
+"""How the configuration of such an agent begins: the field comes first in it."""
+_SELECT_EXPOSED = (
+    "SELECT id, name, display_name, description FROM agents WHERE org_id = ? AND status = 'active'"
+    " AND substr(config, 1, ?) = ?"
+)
+
+
+async def exposed_agents(tx: Tx, org_id: OrgId, limit: int) -> list[ExposedAgent]:
+    """Return the active agents that are tools for MCP clients, by name."""
+    rows = await tx.all(f"{_SELECT_EXPOSED} ORDER BY name LIMIT ?", org_id, len(_EXPOSED), _EXPOSED, limit)
+    return [ExposedAgent(*row) for row in rows]
+
+
+async def exposed_agent(tx: Tx, org_id: OrgId, name: str) -> ExposedAgent | None:
+    """Return the active agent of this name if it is a tool for MCP clients."""
+    row = await tx.one(f"{_SELECT_EXPOSED} AND name = ?", org_id, len(_EXPOSED), _EXPOSED, name)
+    return None if row is None else ExposedAgent(*row)
+
+
 async def update_agent(tx: Tx, org_id: OrgId, agent_id: AgentId, changes: Changes) -> None:
     await tx.run(
         f"UPDATE agents SET {assignments(changes)} WHERE id = ? AND org_id = ?",

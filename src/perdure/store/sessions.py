@@ -79,6 +79,8 @@ class SessionRow(Struct, frozen=True):
     """1 while nobody works on an active session, because all that is left are parked calls."""
     queued: str | None = None
     """The messages that wait for turns of their own, as JSON; None for none. Part of the projection."""
+    loaded_tools: str | None = None
+    """The names of the loaded tools, as JSON; None for none. Part of the projection."""
 
     def workspace(self) -> WorkspaceId:
         """Return the id of the workspace that holds the session's files."""
@@ -98,6 +100,7 @@ class SessionRow(Struct, frozen=True):
             self.finished_at,
             self.parked_calls(),
             self.queued_messages(),
+            self.loaded_names(),
         )
 
     def parked_calls(self) -> tuple[ParkedCall, ...]:
@@ -109,6 +112,13 @@ class SessionRow(Struct, frozen=True):
     def queued_messages(self) -> Queue:
         try:
             return () if self.queued is None else from_json(_QUEUED, self.queued, "")
+        except Damaged:
+            return ()
+
+    def loaded_names(self) -> tuple[str, ...]:
+        """The loaded tools; none if they are damaged: the model can find them again."""
+        try:
+            return () if self.loaded_tools is None else from_json(_NAMES, self.loaded_tools, "")
         except Damaged:
             return ()
 
@@ -125,12 +135,12 @@ class SessionRow(Struct, frozen=True):
         return from_json(_CONFIG, self.config, f"the session {self.id}")
 
     def tag_list(self) -> tuple[str, ...]:
-        return () if self.tags == "[]" else from_json(_TAGS, self.tags, f"the session {self.id}")
+        return () if self.tags == "[]" else from_json(_NAMES, self.tags, f"the session {self.id}")
 
 
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
-_TAGS = msgspec.json.Decoder(tuple[str, ...])
+_NAMES = msgspec.json.Decoder(tuple[str, ...])
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
 _QUEUED = msgspec.json.Decoder(Queue)
 _NO_CONFIG = SessionConfig()
@@ -160,7 +170,7 @@ _APPEND = (
     "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
     " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
     f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, queued = ?,"
-    f" {LATER}"
+    f" loaded_tools = ?, {LATER}"
     " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 )
 _INSERT_EVENTS = f"INSERT INTO events ({', '.join(EVENT_COLUMNS)})"
@@ -266,6 +276,7 @@ def _row_after(
         parked=to_json(after.parked) if after.parked else None,
         resting=int(rests),
         queued=to_json(after.queued) if after.queued else None,
+        loaded_tools=to_json(after.loaded_tools) if after.loaded_tools else None,
         updated_at=max(now, row.updated_at + 1),
     )
 
@@ -288,6 +299,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.parked,
         new.resting,
         new.queued,
+        new.loaded_tools,
         now,
         now,
         row.id,

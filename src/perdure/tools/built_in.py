@@ -23,6 +23,7 @@ from perdure.tools.session_storage import session_storage
 from perdure.tools.stateless_todo_list import STATELESS_TODO_LIST
 from perdure.tools.tool_approval import TOOL_APPROVAL
 from perdure.tools.tool_call_repair import TOOL_CALL_REPAIR
+from perdure.tools.tool_search import TOOL_SEARCH
 from perdure.tools.web_fetch import web_fetch
 
 
@@ -46,6 +47,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
         PARALLEL_TOOL_CALLS,
         PROMPT_CACHING,
         TOOL_CALL_REPAIR,
+        TOOL_SEARCH,
         TOOL_APPROVAL,
     )
 

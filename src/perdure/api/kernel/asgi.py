@@ -65,8 +65,9 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _ONCE = frozenset(
     {b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-org-id", b"content-type", b"content-length"}
+    | {b"mcp-protocol-version", b"mcp-method", b"mcp-name"}
 )
-"""Headers that decide who the caller is, or how the body is read."""
+"""Headers that decide who the caller is, or how the body is read and routed."""
 
 
 def headers_of(scope: Scope) -> Headers:

@@ -29,7 +29,7 @@ resume by the last id."""
 END_TIMEOUT = 1.0
 """The maximum time to send a stream's last frames, in seconds. After it, the connection is aborted."""
 
-_HEADERS = [
+STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
@@ -85,7 +85,7 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = asyncio.create_task(self._write(scope, send))
-        disconnect = asyncio.create_task(_wait_for_disconnect(receive))
+        disconnect = asyncio.create_task(wait_for_disconnect(receive))
         closing = asyncio.create_task(self._closing.wait())
         try:
             await asyncio.wait({writer, disconnect, closing}, return_when=asyncio.FIRST_COMPLETED)
@@ -104,7 +104,7 @@ class EventStream:
 
     async def _write(self, scope: Scope, send: Send) -> str:
         """Send the response until it ends; return the reason."""
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
         try:
             return await self._send_events(scope, send)
         except TimeoutError:
@@ -142,16 +142,7 @@ class EventStream:
     async def _send_frames(self, scope: Scope, send: Send, body: bytes) -> None:
         """Send complete frames. Raises TimeoutError if the client does not read them in time."""
         for start in range(0, len(body), CHUNK):
-            chunk: Message = {
-                "type": "http.response.body",
-                "body": body[start : start + CHUNK],
-                "more_body": True,
-            }
-            if is_paused(scope):
-                async with asyncio.timeout(SEND_TIMEOUT):
-                    await send(chunk)
-            else:
-                await send(chunk)
+            await _send_chunk(scope, send, body[start : start + CHUNK])
             self._at_frame_end = start + CHUNK >= len(body)
 
     async def _end(self, scope: Scope, send: Send, reason: str) -> None:
@@ -168,7 +159,23 @@ class EventStream:
         abort_connection(scope)
 
 
-async def _wait_for_disconnect(receive: Receive) -> None:
+async def send_pieces(scope: Scope, send: Send, body: bytes) -> None:
+    """Send a part of a stream. Raises TimeoutError if the client does not read it in time."""
+    for start in range(0, len(body), CHUNK):
+        await _send_chunk(scope, send, body[start : start + CHUNK])
+
+
+async def _send_chunk(scope: Scope, send: Send, body: bytes) -> None:
+    chunk: Message = {"type": "http.response.body", "body": body, "more_body": True}
+    if is_paused(scope):
+        async with asyncio.timeout(SEND_TIMEOUT):
+            await send(chunk)
+    else:
+        await send(chunk)
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has left."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -14,6 +14,11 @@ INVALID = (
         "Call the route itself.",
     ),
     (
+        "empty_mcp_prompt",
+        "The prompt of the MCP server has no content.",
+        "Use another prompt of the server, or other arguments.",
+    ),
+    (
         "invalid_header",
         "A header of an MCP server has a name or a value that cannot be sent, or that is set elsewhere.",
         "Correct the header that the message names, or remove it.",
@@ -34,14 +39,34 @@ INVALID = (
         "Use a public address. The operator can allow networks with `PERDURE_PRIVATE_ADDRESSES`.",
     ),
     (
+        "missing_secret",
+        "A header of the MCP server needs a secret that the session does not have, or that cannot be sent.",
+        "Store the secret with `PUT /v1/sessions/{id}/storage/secrets`.",
+    ),
+    (
         "stdio_not_allowed",
         "Local commands as MCP servers cannot be configured through the API.",
         "Use an HTTP server. The operator can list commands in the file of `PERDURE_MCP_SERVERS`.",
     ),
     (
+        "too_many_attached_mcp_servers",
+        "The session has more than 50 MCP servers, with those of its harness and its agent.",
+        "Remove some of them.",
+    ),
+    (
         "unknown_field",
         "The body has a field that the server does not know, and the request has `Perdure-Strict: true`.",
         "Correct the name, or leave out the header: then the field is ignored, and named in `warnings`.",
+    ),
+    (
+        "unknown_mcp_server",
+        "The session has no MCP server with this name.",
+        "Use one of those that the message names, or attach the server.",
+    ),
+    (
+        "unknown_mcp_tool",
+        "The MCP server offers no tool with this name now.",
+        "Use an `original_name` from `GET /v1/mcp-servers/{id}/tools`.",
     ),
     (
         "unknown_parameter",
@@ -55,6 +80,11 @@ CONFLICTS = (
         "mcp_server_inherited",
         "The session has the MCP server from its harness or its agent.",
         "Remove it there.",
+    ),
+    (
+        "mcp_tool_changed",
+        "The tool of the MCP server has another definition than the one that the request accepts.",
+        "List the server's tools again, and accept the tool as it is now.",
     ),
     (
         "too_many_mcp_servers",

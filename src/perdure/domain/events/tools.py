@@ -231,6 +231,14 @@ class ToolCallRepairedData(EventData, frozen=True):
     ]
 
 
+class ToolsLoadedData(EventData, frozen=True):
+    """A tool call loaded deferred tools: the model is offered them from now on, in this and later turns."""
+
+    kind = "tools.loaded"
+    tool_call_id: Annotated[ToolCallId, _ABOUT]
+    tool_names: Annotated[tuple[str, ...], Meta(description="The names of the tools, best match first.")]
+
+
 class FileWrittenData(EventData, frozen=True):
     """A tool wrote a file of the session."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from perdure.domain.mcp import McpOffer
+from perdure.domain.mcp import McpOffer, McpPrompt, McpPromptMessage
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 
 if TYPE_CHECKING:
@@ -28,6 +29,35 @@ class LazyHosts:
     async def offer(self, endpoint: McpEndpoint | McpStdioEndpoint, *, timeout: float) -> McpOffer:
         """List what a server offers. Raises as `McpHosts.offer` does."""
         return await self.hosts().offer(endpoint, timeout=timeout)
+
+    async def list_prompts(
+        self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float
+    ) -> tuple[McpPrompt, ...]:
+        """List a server's prompts. Raises as `McpHosts.offer` does."""
+        return await self.hosts().list_prompts(endpoint, scope=scope, timeout=timeout)
+
+    async def get_prompt(
+        self,
+        endpoint: McpEndpoint | McpStdioEndpoint,
+        *,
+        scope: str,
+        name: str,
+        arguments: Mapping[str, str],
+        timeout: float,
+    ) -> tuple[McpPromptMessage, ...]:
+        """Get the messages of a prompt. Raises as `McpHosts.offer` does."""
+        return await self.hosts().get_prompt(
+            endpoint, scope=scope, name=name, arguments=arguments, timeout=timeout
+        )
+
+    def changes(self, endpoint: McpEndpoint | McpStdioEndpoint) -> int:
+        """How often the server's tools may have changed since this process knows it."""
+        return 0 if self._hosts is None else self._hosts.changes(endpoint)
+
+    def forget(self, scope: str) -> None:
+        """End the sessions of the protocol that belong to a scope."""
+        if self._hosts is not None:
+            self._hosts.forget(scope)
 
     async def close(self) -> None:
         """Close the connections, and end local commands."""

@@ -20,10 +20,11 @@ from perdure.domain.mcp import McpRefused, McpUnreachable
 from perdure.domain.mcp_results import ServerInfo, server_info
 from perdure.domain.messages import JsonObject
 from perdure.net.mcp import eras, legacy, stateless
-from perdure.net.mcp.desk import Desk
+from perdure.net.mcp.desk import Desk, UserAsked
 from perdure.net.mcp.endpoints import McpEndpoint
 from perdure.net.mcp.eras import Eras, Verdict
 from perdure.net.mcp.http import Broken, Http, Refused, Remote, Unreadable
+from perdure.net.mcp.listening import Listener
 from perdure.net.mcp.requests import Spoken, Wanted
 from perdure.net.mcp.rounds import Round
 
@@ -43,6 +44,8 @@ class _Kept:
         self.lock = asyncio.Lock()
         self.session: legacy.Session | None = None
         self.remote: Remote | None = None
+        self.listener: Listener | None = None
+        self.listens_to: legacy.Session | None = None
 
 
 class OverHttp:
@@ -77,7 +80,10 @@ class OverHttp:
 
     def changes(self, endpoint: McpEndpoint) -> int:
         """How often the server's tools may have changed since this process knows it."""
-        return self._changes.get(endpoint.key, 0)
+        if not self._changes:
+            return 0  # each turn asks for each of its servers
+        known = self._remotes.get(endpoint)
+        return self._changes.get(endpoint.key if known is None else known.key, 0)
 
     def _changed(self, key: str) -> None:
         self._changes[key] = self._changes.get(key, 0) + 1
@@ -190,29 +196,43 @@ class OverHttp:
             desk = Desk(remote.endpoint.elicitation, wanted.answers, self._reply_to(remote, session))
             changed = lambda: self._changed(remote.key)  # noqa: E731
             wanted.turn = turn = Round(key, remote.clean, wanted.progress, changed, desk.take)
+            work = legacy.ask(
+                self._http,
+                remote,
+                session,
+                turn,
+                key,
+                wanted.method,
+                wanted.params,
+                wanted.extra,
+                token=wanted.progress is not None,
+                max_bytes=wanted.max_bytes,
+            )
             try:
-                return await legacy.ask(
-                    self._http,
-                    remote,
-                    session,
-                    turn,
-                    key,
-                    wanted.method,
-                    wanted.params,
-                    wanted.extra,
-                    token=wanted.progress is not None,
-                    max_bytes=wanted.max_bytes,
-                )
+                if wanted.method == "tools/call" and remote.endpoint.elicitation != "none":
+                    return await self._listener(kept, remote, session, changed).during(desk, work)
+                return await work
             except legacy.Expired:
                 turn.sent = False
                 if kept.session is session:
                     kept.session = None
                     self._changed(remote.key)
+            except UserAsked:
+                with contextlib.suppress(TimeoutError):  # the call that follows must find this one ended
+                    await legacy.cancelled(self._http, remote, session, key)
+                raise
             except BaseException as error:
                 if turn.sent and not isinstance(error, McpRefused | Refused):
                     self._later(legacy.cancelled(self._http, remote, session, key))
                 raise
         raise Broken(f"{remote.name} forgets its sessions at once", sent=False)
+
+    def _listener(
+        self, kept: _Kept, remote: Remote, session: legacy.Session, changed: Callable[[], None]
+    ) -> Listener:
+        if kept.listener is None or kept.listens_to is not session:
+            kept.listener, kept.listens_to = Listener(self._http, remote, session, changed), session
+        return kept.listener
 
     def _reply_to(
         self, remote: Remote, session: legacy.Session

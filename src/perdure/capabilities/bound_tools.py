@@ -1,0 +1,110 @@
+"""The tools that run on the server: those of capabilities, of definitions and of discovery, and decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from perdure.capabilities.port import Discovered, Tool
+from perdure.capabilities.registry import Active, Registry
+from perdure.domain.errors import InvalidInput
+from perdure.domain.tools import BuiltinTool, ClientSideTool, ToolDefinition
+
+
+class BoundTool(Struct, frozen=True):
+    """A tool that runs on the server, its capability, and whether its calls may run.
+
+    Attributes:
+        gated: whether each call needs approval.
+        rejected: whether every call is rejected.
+    """
+
+    tool: Tool
+    capability_id: str
+    capability_name: str
+    gated: bool = False
+    rejected: bool = False
+
+
+class Standing(Struct, frozen=True):
+    """Standing decisions by tool, and the definitions that they were given to."""
+
+    decisions: Mapping[str, str]
+    definitions: Mapping[str, str] = {}
+
+    def of(self, tool: Tool) -> str | None:
+        """The decision that applies to a tool as it is defined now. A rejection also applies to others."""
+        decision = self.decisions.get(tool.name)
+        if decision is None or decision == "reject_always":
+            return decision
+        return decision if self.definitions.get(tool.name) == tool.definition else None
+
+
+def add_definitions(
+    definitions: Sequence[ToolDefinition], bound: dict[str, BoundTool], registry: Registry
+) -> dict[str, ClientSideTool]:
+    """Add the server-side tools that layers define to `bound`; returns the client-side ones."""
+    client: dict[str, ClientSideTool] = {}
+    defined: set[str] = set()
+    for definition in definitions:
+        name = definition.name
+        if name in defined or (isinstance(definition, ClientSideTool) and name in bound):
+            raise InvalidInput(f"two tools are named {name!r}", code="duplicate_tool", field="tools")
+        defined.add(name)
+        if isinstance(definition, BuiltinTool):
+            gated = definition.policy == "requires_approval"
+            registered = registry.tool(name)
+            if name in bound:  # as its capability configured it: a definition can only tighten that
+                bound[name] = msgspec.structs.replace(bound[name], gated=gated)
+            elif registered is not None:
+                capability, tool = registered
+                bound[name] = BoundTool(tool, capability.id, capability.name, gated)
+        else:
+            client[name] = definition
+    return client
+
+
+def add_discovered(
+    active: tuple[Active, ...],
+    discovered: Mapping[str, Discovered],
+    bound: dict[str, BoundTool],
+    client: Mapping[str, ClientSideTool],
+) -> set[str]:
+    """Add the discovered tools, sorted by name, so that the prompt does not depend on the discovery's order.
+
+    They never replace another tool, or have almost the name of one of another capability: a remote server
+    must not take over a tool's name, or pass for it.
+
+    Returns:
+        The names of those that were added.
+    """
+    added: set[str] = set()
+    taken = {_folded(name) for name in (*bound, *client)}
+    for each in active:
+        result = discovered.get(each.capability.id)
+        if result is None:
+            continue
+        own = [tool for tool in result.tools if _folded(tool.name) not in taken]
+        for tool in sorted(own, key=lambda tool: tool.name):
+            if tool.name not in bound:
+                label = result.name or each.capability.name
+                bound[tool.name] = BoundTool(tool, each.capability.id, label)
+                added.add(tool.name)
+        taken.update(_folded(tool.name) for tool in own)
+    return added
+
+
+def _folded(name: str) -> str:
+    """A tool's name as models and people easily confuse it with others."""
+    return name.lower().replace("-", "_")
+
+
+def decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:
+    """Apply a standing decision, or the tool's own wish and the capabilities' gates, to a tool."""
+    if standing is not None:
+        return msgspec.structs.replace(bound, gated=False, rejected=standing == "reject_always")
+    if bound.tool.approval or any(each.gates(bound.tool) for each in active):
+        return msgspec.structs.replace(bound, gated=True)
+    return bound

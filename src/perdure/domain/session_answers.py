@@ -1,0 +1,70 @@
+"""Where a session is: the answer of its latest turn, and what it waits for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from perdure.domain.ids import SessionId, ToolCallId
+from perdure.domain.messages import JsonValue
+from perdure.domain.parked import ParkedOn
+from perdure.domain.sessions import Status
+from perdure.domain.times import Timestamp
+
+MAX_ANSWER = 100_000
+"""Characters of an answer; the rest is left out."""
+MAX_ARGUMENTS = 4_000
+"""Characters of the JSON of a waiting call's arguments. Of longer ones, only the start is shown."""
+
+
+class OpenApproval(Struct, frozen=True):
+    """A tool call that waits for a person's approval."""
+
+    session_id: Annotated[SessionId, Meta(description="The session that waits.")]
+    tool_call_id: Annotated[ToolCallId, Meta(description="The tool call's id, for the decision.")]
+    tool_name: Annotated[str, Meta(description="The tool that the agent wants to run.")]
+    arguments: Annotated[
+        JsonValue,
+        Meta(description="The arguments of the call. Long ones are a text: the start of their JSON."),
+    ]
+    until: Annotated[Timestamp, Meta(description="The deadline, after which the call fails.")]
+
+
+class TurnProblem(Struct, frozen=True):
+    """Why a turn ended without an answer."""
+
+    code: Annotated[str, Meta(description="The stable error code; `turn_cancelled` after a cancel.")]
+    message: Annotated[str, Meta(description="What happened, for people.")]
+
+
+class SessionAnswer(Struct, frozen=True, omit_defaults=True):
+    """The answer of a session's latest turn, and what the session waits for."""
+
+    session_id: Annotated[SessionId, Meta(description="The session's id.")]
+    status: Annotated[
+        Status,
+        Meta(
+            description=(
+                "`idle`: the turn has ended, and `answer` or `error` is final; `active`: the turn runs; "
+                "`waiting_for_tool_results`: it waits for approvals or for a client's tools; `started`: the "
+                "session has had no turn yet."
+            )
+        ),
+    ]
+    answer: Annotated[
+        str | None,
+        Meta(description="The agent's newest text of the latest turn. While the turn runs, it is not final."),
+    ] = None
+    truncated: Annotated[
+        bool, Meta(description="Whether the end of the answer is left out, because it is too long.")
+    ] = False
+    error: Annotated[TurnProblem | None, Meta(description="Why the latest turn ended without an answer.")] = (
+        None
+    )
+    approvals: Annotated[
+        tuple[OpenApproval, ...], Meta(description="The tool calls that wait for approval.")
+    ] = ()
+    parked_on: Annotated[
+        tuple[ParkedOn, ...], Meta(description="All tool calls that the session waits for.")
+    ] = ()

@@ -1,0 +1,1 @@
+"""Doors: other protocols in front of the same use cases, one folder each."""

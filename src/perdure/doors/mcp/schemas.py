@@ -1,0 +1,54 @@
+"""JSON schemas of the tools' arguments and results: plain ones, without references, for every client."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import msgspec
+from msgspec import Struct
+
+from perdure.domain.messages import JsonObject, JsonValue
+
+_REF = "#/$defs/{name}"
+_START = _REF.format(name="")
+_LEFT_OUT = ("title", "examples")
+"""What helps readers of the API's documentation, and costs the tokens of a model."""
+
+
+@lru_cache(maxsize=64)  # the tools of all agents share theirs
+def plain_schema(kind: type[Struct]) -> JsonObject:
+    """Return the JSON schema of a struct, with references replaced by what they lead to.
+
+    It has no description of its own, because the tool has one. Optional fields do not mention null: a client
+    leaves them out.
+    """
+    _, components = msgspec.json.schema_components((kind,), ref_template=_REF)
+    return _without(_plain(components[kind.__name__], components), "description")
+
+
+def _plain(schema: JsonObject, components: dict[str, JsonObject]) -> JsonObject:
+    if "$ref" in schema:
+        target = components[schema["$ref"].removeprefix(_START)]
+        return _plain({**target, **_without(schema, "$ref")}, components)
+    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    if len(choices) == 1:
+        return _plain({**choices[0], **_without(schema, "anyOf")}, components)
+    found: JsonObject = {}
+    for name, value in schema.items():
+        if name == "properties":
+            found[name] = {field: _plain(each, components) for field, each in value.items()}
+        elif name == "description":
+            found[name] = " ".join(value.split())
+        elif name not in _LEFT_OUT and not (name == "default" and value in (None, (), [])):
+            found[name] = _inside(value, components)
+    return found
+
+
+def _inside(value: JsonValue, components: dict[str, JsonObject]) -> JsonValue:
+    if isinstance(value, list):
+        return [_inside(each, components) for each in value]
+    return _plain(value, components) if isinstance(value, dict) else value
+
+
+def _without(schema: JsonObject, name: str) -> JsonObject:
+    return {each: value for each, value in schema.items() if each != name}

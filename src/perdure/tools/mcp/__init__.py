@@ -1,0 +1,1 @@
+"""MCP servers as capabilities: their tools, resources and prompts."""

@@ -1,0 +1,166 @@
+"""Calls of MCP servers' tools."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from perdure.app.context import Services
+from perdure.app.mcp_attached import Attached, attached, endpoint_of, redactor_of
+from perdure.capabilities.mcp_schemas import original
+from perdure.capabilities.port import ToolContext, ToolOutcome
+from perdure.domain.errors import OutcomeUnknown, ToolError
+from perdure.domain.ids import OrgId
+from perdure.domain.mcp import McpContent, McpInputRequired, McpLost, McpRefused, McpTool
+from perdure.domain.mcp_servers import mode_of
+from perdure.domain.messages import JsonObject
+from perdure.net.mcp.lazy import LazyHosts
+from perdure.store.database import Tx
+from perdure.store.storage import open_secrets
+from perdure.tools.mcp.results import error_of, value_of
+
+EFFECT_KEY = "io.perdure/effect-key"
+"""Where the key of a call's effect is in its `_meta`."""
+
+_UNKNOWN = frozenset({-32601, -32602})
+"""The errors for an unknown tool; servers give the second one for invalid arguments too."""
+
+
+class Origin(Struct, frozen=True, omit_defaults=True):
+    """What a call needs to know of its tool, from the list that was stored when the model was offered it.
+
+    Attributes:
+        tool: its name at the server.
+        renamed: the names of properties at the server, by those that the model uses.
+        headers: arguments, each with the header that repeats it.
+    """
+
+    tool: str
+    renamed: dict[str, str] = {}
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Reach(Struct, frozen=True):
+    """How tools reach their servers. `changed` is told which server's tools are not what was listed."""
+
+    services: Services
+    hosts: LazyHosts
+    changed: Changed
+
+    async def read(
+        self, context: ToolContext, capability_id: str, config: Any
+    ) -> tuple[Attached, dict[str, str]]:
+        """Read a server as it is now, and the session's secrets. Raises ToolError: it cannot be used."""
+        services = self.services
+
+        async def body(tx: Tx) -> tuple[Attached, dict[str, str]]:
+            server = await attached(services, tx, context.org_id, capability_id, config)
+            if not server.placeholders:
+                return server, {}
+            return server, await open_secrets(tx, services.vault, context.org_id, context.session_id)
+
+        return await services.database.read(body)
+
+
+class Changed(Protocol):
+    """Takes note that a server's list of tools is out of date."""
+
+    def __call__(self, org_id: OrgId, capability_id: str) -> None: ...
+
+
+class McpCall(Struct, frozen=True):
+    """Runs a tool of a server. Two of the same tool are equal, so that a list that did not change is not new.
+
+    Attributes:
+        config: as in `attached`.
+    """
+
+    reach: Reach
+    capability_id: str
+    config: Any
+    origin: Origin
+    readonly: bool
+    destructive: bool | None
+    idempotent: bool
+
+    async def __call__(self, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+        """Make the call.
+
+        Raises:
+            ToolError: it failed, or was not made.
+            McpLost: it was sent, and no answer came.
+        """
+        reach, name = self.reach, self.origin.tool
+        server, secrets = await reach.read(context, self.capability_id, self.config)
+        if mode_of(server.rules, name, self.destructive) == "deny":
+            raise ToolError(f"the tool {name!r} of the MCP server {server.name!r} is not allowed any more")
+        redactor = redactor_of(server, secrets)
+        endpoint = endpoint_of(server, secrets, context.network)
+        arguments = original(arguments, self.origin.renamed)
+        meta: JsonObject = {}
+        headers: dict[str, str] = {}
+        if not self.readonly:
+            arguments, headers = _with_key(server, name, arguments, context.effect_key)
+            meta[EFFECT_KEY] = context.effect_key
+        try:
+            answer = await reach.hosts.hosts().call(
+                endpoint,
+                scope=context.session_id,
+                tool=McpTool(name, header_arguments=self.origin.headers),
+                arguments=arguments,
+                meta=meta,
+                extra_headers=headers,
+                timeout=server.rules.tool_timeout_ms / 1000,
+                idempotent=self.readonly or self.idempotent,
+                progress=lambda line: context.progress(redactor.text(line)),
+            )
+        except McpRefused as refused:
+            raise self._refused(context, server, redactor.text(refused.message), refused.rpc_code) from None
+        except McpLost as lost:
+            raise McpLost(redactor.text(lost.message)) from None
+        except OutcomeUnknown:
+            raise
+        except ToolError as error:
+            error.message = redactor.text(error.message)
+            raise
+        return _outcome(server, answer, redactor.value)
+
+    def _refused(self, context: ToolContext, server: Attached, said: str, code: int) -> ToolError:
+        """The error for a call that the server refused."""
+        if code not in _UNKNOWN:
+            return ToolError(said)
+        self.reach.changed(context.org_id, self.capability_id)
+        return ToolError(
+            f"{said}. The tools of the MCP server {server.name!r} are listed again before you answer: if "
+            f"{self.origin.tool!r} is missing or different then, continue with what is there."
+        )
+
+
+def _with_key(
+    server: Attached, name: str, arguments: JsonObject, key: str
+) -> tuple[JsonObject, dict[str, str]]:
+    """The arguments and headers with the key of the call's effect, where the server takes it."""
+    argument = key_argument(server, name)
+    if argument is not None:
+        arguments = {**arguments, argument: key}
+    header = server.rules.effect_key_header
+    return arguments, {} if header is None else {header: key}
+
+
+def key_argument(server: Attached, name: str) -> str | None:
+    """The argument of a tool that takes the key of a call's effect."""
+    given = server.rules.effect_key_argument
+    return given.get(name) or given.get("*")
+
+
+def _outcome(server: Attached, answer: McpContent | McpInputRequired, redact: Any) -> ToolOutcome:
+    if isinstance(answer, McpInputRequired):
+        raise ToolError(
+            f"the MCP server {server.name!r} asks the user for input, which this session cannot pass on. "
+            "Nothing was done."
+        )
+    clean = McpContent(redact(answer.content), redact(answer.structured), answer.is_error)
+    if clean.is_error:
+        raise ToolError(error_of(clean))
+    return ToolOutcome(value_of(clean))

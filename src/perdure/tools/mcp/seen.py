@@ -1,0 +1,93 @@
+"""What the result of listing a server's tools depends on, so that sessions share it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import TypeVar
+
+import msgspec
+
+from perdure.capabilities.port import Discovered, DiscoveryContext
+from perdure.domain.ids import OrgId
+from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
+from perdure.net.mcp.lazy import LazyHosts
+
+MAX_SEEN = 4_096
+"""Servers, or endpoints, that are remembered."""
+MAX_MADE = 256
+"""Servers whose tools are not made again if their lists have not changed."""
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+_Server = tuple[OrgId, str]
+
+
+class Seen:
+    """Remembers which secrets a server needs, where it is, and how often its list went out of date."""
+
+    def __init__(self, hosts: LazyHosts) -> None:
+        self._hosts = hosts
+        self._needs: OrderedDict[_Server, tuple[str, ...]] = OrderedDict()
+        self._changed: OrderedDict[_Server, int] = OrderedDict()
+        self._made: OrderedDict[str, tuple[bytes, Discovered]] = OrderedDict()
+        self._last: tuple[DiscoveryContext, str] | None = None
+        self._reached: OrderedDict[tuple[_Server, str], McpEndpoint | McpStdioEndpoint] = OrderedDict()
+
+    def needs(self, org_id: OrgId, capability_id: str, secrets: tuple[str, ...]) -> None:
+        """Note which secrets of the session a server's headers need."""
+        _put(self._needs, (org_id, capability_id), secrets)
+
+    def reached(
+        self, context: DiscoveryContext, capability_id: str, endpoint: McpEndpoint | McpStdioEndpoint
+    ) -> None:
+        """Note where a server is, for sessions with these secrets."""
+        server = (context.org_id, capability_id)
+        _put(self._reached, (server, self._identity(server, context)), endpoint)
+
+    def same(self, server: str, digest: bytes) -> Discovered | None:
+        """What was made of an offer with this digest the last time."""
+        known = self._made.get(server)
+        return known[1] if known is not None and known[0] == digest else None
+
+    def made(self, server: str, digest: bytes, found: Discovered) -> None:
+        """Keep what was made of an offer."""
+        _put(self._made, server, (digest, found), MAX_MADE)
+
+    def changed(self, org_id: OrgId, capability_id: str) -> None:
+        """Note that a server's tools are not those that it listed."""
+        server = (org_id, capability_id)
+        _put(self._changed, server, self._changed.get(server, 0) + 1)
+
+    def key(self, capability_id: str, context: DiscoveryContext) -> str:
+        """Return what tells results apart. It reveals no secret."""
+        server = (context.org_id, capability_id)
+        identity = self._identity(server, context)
+        endpoint = self._reached.get((server, identity))
+        news = 0 if endpoint is None else self._hosts.changes(endpoint)
+        return f"{self._changed.get(server, 0)}/{news}/{identity}"
+
+    def _identity(self, server: _Server, context: DiscoveryContext) -> str:
+        """A digest of the secrets and the rules of the network. All secrets count until it is known which."""
+        names = self._needs.get(server)
+        secrets = context.secrets
+        wanted = sorted(secrets) if names is None else [name for name in names if name in secrets]
+        if not wanted:
+            return self._rules(context)
+        parts = [(name, secrets[name]) for name in wanted]
+        digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+        return f"{digest}/{self._rules(context)}"
+
+    def _rules(self, context: DiscoveryContext) -> str:
+        """The rules of the network, encoded once for all servers of a turn."""
+        if self._last is None or self._last[0] is not context:
+            self._last = (context, msgspec.json.encode(context.network).decode())
+        return self._last[1]
+
+
+def _put(entries: OrderedDict[Key, Value], key: Key, value: Value, limit: int = MAX_SEEN) -> None:
+    entries[key] = value
+    entries.move_to_end(key)
+    if len(entries) > limit:
+        entries.popitem(last=False)
