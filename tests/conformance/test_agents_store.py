@@ -10,12 +10,10 @@ import pytest
 from msgspec import UNSET
 
 from perdure.domain.agent_versions import AuthoredConfig, hash_of_config
-from perdure.domain.agents import AgentConfig
 from perdure.domain.errors import NotFound
 from perdure.domain.harnesses import MAX_DEPTH
 from perdure.domain.ids import new_id
 from perdure.domain.messages import Usage
-from perdure.domain.tools import CapabilityRef
 from perdure.store.accounts import lock_organization
 from perdure.store.agent_versions import (
     AgentVersionRow,
@@ -32,8 +30,6 @@ from perdure.store.agents import (
     add_agent,
     agent_by_name,
     agent_names,
-    exposed_agent,
-    exposed_agents,
     get_agent,
     holder_of_agent,
     list_agents,
@@ -158,32 +154,6 @@ async def keep(database: Database, *rows: Any) -> None:
                 await add_session(tx, row)
 
     await database.write(body)
-
-
-async def test_exposed_agents_are_the_active_ones_whose_own_configuration_says_so(database: Database) -> None:
-    shown = to_json(AgentConfig(True, (CapabilityRef("current_time"),)))
-    # The same words elsewhere in a configuration mean nothing.
-    quoted = to_json(AgentConfig(False, (CapabilityRef("web_fetch", {"expose_mcp": True}),)))
-    rows = [
-        agent("second", config=shown, description="Helps."),
-        agent("first", config=shown),
-        agent("plain"),
-        agent("quoted", config=quoted),
-        agent("archived", config=shown, status="archived"),
-        agent("elsewhere", config=shown, org_id=OTHER),
-    ]
-
-    async def body(tx: Tx) -> None:
-        for row in rows:
-            await add_agent(tx, row)
-
-    await database.write(body)
-    found = await database.read(lambda tx: exposed_agents(tx, ORG, 10))
-    assert [(each.name, each.description) for each in found] == [("first", None), ("second", "Helps.")]
-    assert [each.name for each in await database.read(lambda tx: exposed_agents(tx, ORG, 1))] == ["first"]
-    for name in ("first", "quoted", "archived", "elsewhere"):
-        one = await database.read(lambda tx, name=name: exposed_agent(tx, ORG, name))
-        assert (one is not None) is (name == "first")
 
 
 async def test_a_row_reads_back_as_it_was_written(database: Database) -> None:

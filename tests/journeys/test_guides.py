@@ -58,6 +58,10 @@ NOT_RUN = {
         "docs/guide/models.md",
         "curl -sS --fail-with-body -X POST $URL/v1/providers/$PROVIDER/sync-models",
     ): VENDOR,
+    (
+        "docs/guide/mcp.md",
+        '{\n  "mcpServers": {\n    "Clock"',
+    ): "a file of the operator; tests/unit/test_local_mcp.py",
     ("docs/guide/models.md", '{"status": "success", "created": 12'): "an answer, not a request",
     ("docs/guide/access.md", "location / {"): "configures another program",
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -66,6 +67,21 @@ async def test_slugs_are_unique_and_stay_when_the_name_changes(http: httpx.Async
     assert (renamed["name"], renamed["slug"]) == ("Bugs", "issues")
     assert (await http.post(f"{first['self_url']}/delete")).status_code == 204
     assert (await add(http, "issues"))["slug"] == "issues"
+
+
+async def test_servers_that_are_registered_at_once_get_different_slugs(http: httpx.AsyncClient) -> None:
+    made = await asyncio.gather(*(add(http, "Issues") for _ in range(6)))
+    assert sorted(each["slug"] for each in made) == [
+        "issues",
+        *(f"issues_{number}" for number in range(2, 7)),
+    ]
+
+
+async def test_a_repeated_registration_with_the_same_key_makes_one_server(http: httpx.AsyncClient) -> None:
+    body, key = {"name": "Issues", "url": URL}, {"Idempotency-Key": "once"}
+    first, second = [await http.post("/v1/mcp-servers", json=body, headers=key) for _ in range(2)]
+    assert first.json() == second.json()
+    assert await names(http) == ["Issues"]
 
 
 async def test_lists_are_searched_and_hide_archived_servers(http: httpx.AsyncClient) -> None:

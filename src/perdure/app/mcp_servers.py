@@ -9,7 +9,6 @@ from perdure.app.context import App
 from perdure.app.idempotency import Once, write_once
 from perdure.app.mcp_checks import check_urls
 from perdure.app.mcp_settings import McpSettings, changed_settings, is_same, settings_of, stored_settings
-from perdure.app.searches import search
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput, TooLarge
 from perdure.domain.ids import McpServerId, OrgId
@@ -221,7 +220,9 @@ async def all_servers(app: App, caller: Caller, text: str | None, archived: bool
         for each in app.local_mcp.values()
         if wanted in f"{each.name}\n{each.url or ''}\n{each.description or ''}".lower()
     ]
-    rows = await search(app, caller, lambda tx: list_mcp_servers(tx, caller.organization_id, text, archived))
+    rows = await app.database.read(
+        lambda tx: list_mcp_servers(tx, caller.organization_id, text, archived), long=True
+    )
     return [*local, *map(to_server, rows)]
 
 

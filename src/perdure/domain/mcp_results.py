@@ -6,7 +6,6 @@ import hashlib
 import re
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
 from perdure.domain.mcp import (
@@ -20,7 +19,7 @@ from perdure.domain.mcp import (
     McpTool,
 )
 from perdure.domain.mcp_servers import ElicitationPolicy
-from perdure.domain.mcp_wire import Malformed, header_arguments, text_in
+from perdure.domain.mcp_wire import Malformed, encoded, header_arguments, text_in
 from perdure.domain.messages import JsonObject
 from perdure.domain.visible import without_hidden
 
@@ -43,6 +42,7 @@ MAX_LISTED = 1_000
 """Resources, or prompts, of one server."""
 
 _PROGRESS = 500
+_COUNT = 1e18
 _WEB = re.compile(r"https?://[^\s/?#]", re.IGNORECASE)
 
 
@@ -156,7 +156,7 @@ def _schema(schema: Any, field: str) -> JsonObject:
         return {}
     if not isinstance(schema, dict):
         raise Malformed(f"its `{field}` is not an object")
-    if len(msgspec.json.encode(schema)) > MAX_SCHEMA:
+    if len(encoded(schema)) > MAX_SCHEMA:
         raise Malformed(f"its `{field}` is larger than {MAX_SCHEMA >> 10} KB")
     cleaned = _cleaned(schema)
     return dict(cleaned)
@@ -181,7 +181,7 @@ def ttl_of(result: JsonObject) -> float | None:
     milliseconds = result.get("ttlMs")
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, int) or milliseconds < 0:
         return None
-    return min(milliseconds / 1000.0, MAX_TTL)
+    return min(milliseconds, MAX_TTL * 1000.0) / 1000.0
 
 
 def content_of(result: JsonObject, *, any_structure: bool) -> McpContent:
@@ -303,13 +303,17 @@ def prompt_messages(result: JsonObject) -> tuple[McpPromptMessage, ...]:
     return tuple(found)
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _COUNT
+
+
 def progress_line(params: JsonObject) -> str:
     """What a progress notification says, in one line."""
     said = " ".join(text_in(params.get("message"), _PROGRESS).split())
     done, total = params.get("progress"), params.get("total")
-    if not isinstance(done, int | float) or isinstance(done, bool):
+    if not _is_count(done):
         return said
-    share = f"{done:g} of {total:g}" if isinstance(total, int | float) else f"{done:g}"
+    share = f"{done:g} of {total:g}" if _is_count(total) else f"{done:g}"
     return f"{said} ({share})" if said else share
 
 
@@ -325,9 +329,13 @@ def elicitation_capability(policy: ElicitationPolicy) -> JsonObject:
 
 
 def question_key(params: JsonObject) -> str:
-    """The same key for the same question of a server of the era of sessions, which gives it no name."""
+    """The same key for the same question of a server of the era of sessions, which gives it no name.
+
+    Raises:
+        Malformed: it cannot be encoded.
+    """
     asked = [params.get(field) for field in ("mode", "message", "requestedSchema", "url")]
-    return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()[:24]
+    return hashlib.sha256(encoded(asked)).hexdigest()[:24]
 
 
 def question(key: str, params: JsonObject, policy: ElicitationPolicy) -> McpInputRequest:
@@ -349,7 +357,7 @@ def question(key: str, params: JsonObject, policy: ElicitationPolicy) -> McpInpu
         named = params.get("elicitationId")
         return McpInputRequest(key, mode, message, url=url, elicitation_id=text_in(named, MAX_NAME) or None)
     schema = params.get("requestedSchema")
-    if not isinstance(schema, dict) or len(msgspec.json.encode(schema)) > MAX_FORM:
+    if not isinstance(schema, dict) or len(encoded(schema)) > MAX_FORM:
         raise Malformed(f"the schema of its form is missing, or larger than {MAX_FORM >> 10} KB")
     return McpInputRequest(key, mode, message, schema=_cleaned(schema))
 

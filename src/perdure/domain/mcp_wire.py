@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from perdure.domain.json_costs import extremes_in, without_strings
 from perdure.domain.messages import JsonObject, JsonValue
@@ -110,7 +111,8 @@ def read_messages(body: bytes) -> tuple[Incoming, ...]:
         raise Malformed(f"it is not a JSON-RPC message: {str(error)[:200]}") from None
     if len(frames) > MAX_MESSAGES:
         raise Malformed(f"it is a batch of more than {MAX_MESSAGES} messages")
-    return tuple(map(_incoming, frames))
+    messages = tuple(map(_incoming, frames))
+    return tuple(map(_with_storable_numbers, messages)) if _LONG_NUMBER.search(body) else messages
 
 
 def _decoded(body: bytes, *, is_batch: bool) -> list[_Frame]:
@@ -124,6 +126,28 @@ def _decoded(body: bytes, *, is_batch: bool) -> list[_Frame]:
             raise
         body = _ESCAPES.sub(_whole, body)
         return _FRAMES.decode(body) if is_batch else [_FRAME.decode(body)]
+
+
+_LONG_NUMBER = re.compile(rb"[\[:,\s]-?\d{19}")
+_LARGEST = 2**63 - 1
+
+
+def _with_storable_numbers(message: Incoming) -> Incoming:
+    """The message with integers of more than 64 bits, which nothing can store, as floats or texts."""
+    error = message.error
+    if error is not None:
+        error = replace(error, data=_storable(error.data))
+    return replace(message, params=_storable(message.params), result=_storable(message.result), error=error)
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _storable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return list(map(_storable, value))
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return float(value) if abs(value) < 10**300 else str(value)
+    return value
 
 
 _ESCAPES = re.compile(
@@ -161,6 +185,14 @@ def check_costs(body: bytes) -> None:
             raise Malformed(f"it has more than {MAX_VALUES} values")
     if extremes_in(text, MAX_EXTREMES) > MAX_EXTREMES:
         raise Malformed(f"it has more than {MAX_EXTREMES} extreme numbers")
+
+
+def encoded(value: JsonValue) -> bytes:
+    """A server's value as JSON, always the same. Raises Malformed: it cannot be encoded."""
+    try:
+        return msgspec.json.encode(value, order="deterministic")
+    except (ValueError, OverflowError, UnicodeEncodeError):  # an integer of more than 64 bits, for one
+        raise Malformed("it has a number or a text that cannot be stored") from None
 
 
 def request(key: RpcId, method: str, params: JsonObject | None) -> bytes:
@@ -209,7 +241,6 @@ _PLAIN = re.compile(r"[\x20-\x7e]*")
 _ENCODED = re.compile(r"=\?base64\?.*\?=", re.DOTALL)
 PARAM_HEADER = "Mcp-Param-"
 _HEADER_KEY = "x-mcp-header"
-_HEADER_TYPES = frozenset({"string", "integer", "boolean"})
 _MAX_EXACT = 2**53 - 1
 _MAX_HEADER = 8_000
 
@@ -238,7 +269,7 @@ def header_arguments(schema: JsonObject) -> tuple[tuple[str, str], ...]:
         name = prop[_HEADER_KEY]
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
             raise Malformed(f"`{_HEADER_KEY}` of the argument {pointer!r} is not the name of a header")
-        if prop.get("type") not in _HEADER_TYPES:
+        if prop.get("type") not in ("string", "integer", "boolean"):
             raise Malformed(f"`{_HEADER_KEY}` is on the argument {pointer!r}, whose type no header can carry")
         if name.lower() in (known.lower() for known in found.values()):
             raise Malformed(f"two arguments have the `{_HEADER_KEY}` {name!r}")

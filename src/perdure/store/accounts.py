@@ -357,6 +357,7 @@ _TABLE_BY_PREFIX = {
     "harness": "harnesses",
     "provider": "providers",
     "model": "models",
+    "mcp": "mcp_servers",
 }
 
 

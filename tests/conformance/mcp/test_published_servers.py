@@ -1,14 +1,11 @@
-"""Servers that others have published: the official package in both eras, and more if they are installed."""
+"""Servers that others have published: the official package in both eras, and more."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
-import shutil
 import socket
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,26 +22,17 @@ from perdure.domain.mcp import (
 )
 from perdure.net.mcp.endpoints import McpStdioEndpoint
 from tests import mcp_scripts
+from tests.mcp_peers import EVERYTHING, NEW, OLD, node, require
 from tests.mcp_scripts import Talk, settled
 
 PROGRAM = str(Path(mcp_scripts.__file__).with_name("mcp_official.py"))
-OLD_PYTHON = os.environ.get("PERDURE_TEST_MCP1_PYTHON", "")
-"""An interpreter that has version 1 of the package, which cannot be installed beside version 2."""
-EVERYTHING = os.environ.get("PERDURE_TEST_MCP_EVERYTHING", "")
-"""The file `dist/index.js` of `@modelcontextprotocol/server-everything`."""
-
-NEW = pytest.mark.skipif(importlib.util.find_spec("mcp") is None, reason="the package mcp is not installed")
-OLD = pytest.mark.skipif(not OLD_PYTHON, reason="PERDURE_TEST_MCP1_PYTHON names no interpreter")
-NODE = pytest.mark.skipif(
-    not EVERYTHING or shutil.which("node") is None, reason="PERDURE_TEST_MCP_EVERYTHING names no file"
-)
 KINDS = [
-    pytest.param("new", "http", "auto", "stateless", marks=NEW),
-    pytest.param("new", "http", "legacy", "legacy", marks=NEW),
-    pytest.param("new", "stdio", "auto", "stateless", marks=NEW),
-    pytest.param("new", "stdio", "legacy", "legacy", marks=NEW),
-    pytest.param("old", "http", "auto", "legacy", marks=OLD),
-    pytest.param("old", "stdio", "auto", "legacy", marks=OLD),
+    ("new", "http", "auto", "stateless"),
+    ("new", "http", "legacy", "legacy"),
+    ("new", "stdio", "auto", "stateless"),
+    ("new", "stdio", "legacy", "legacy"),
+    ("old", "http", "auto", "legacy"),
+    ("old", "stdio", "auto", "legacy"),
 ]
 
 
@@ -78,7 +66,7 @@ def free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def talking(version: str, transport: str, protocol: str, **fields: str) -> AsyncIterator[Talk]:
-    python = sys.executable if version == "new" else OLD_PYTHON
+    python = str(require(NEW if version == "new" else OLD))
     fields["protocol"] = protocol
     if transport == "stdio":
         async with Talk(McpStdioEndpoint("official", python, (PROGRAM, "stdio"), **fields)) as talk:  # type: ignore[arg-type]
@@ -136,9 +124,9 @@ async def test_the_official_server_works_whole(version: str, transport: str, pro
 @pytest.mark.parametrize(
     ("version", "transport", "protocol"),
     [
-        pytest.param("new", "http", "legacy", marks=NEW),
-        pytest.param("old", "http", "auto", marks=OLD),
-        pytest.param("old", "stdio", "auto", marks=OLD),
+        ("new", "http", "legacy"),
+        ("old", "http", "auto"),
+        ("old", "stdio", "auto"),
     ],
 )
 async def test_a_question_of_the_official_server_is_answered_later(
@@ -152,11 +140,10 @@ async def test_a_question_of_the_official_server_is_answered_later(
         assert await talk.said(McpTool("ask"), answers=McpAnswers(given, required.state)) == "accept: Ann"
 
 
-@NEW
 @pytest.mark.parametrize("protocol", ["auto", "legacy"])
 async def test_the_official_server_may_restart_at_any_time(protocol: str) -> None:
     port = free_port()
-    command = (sys.executable, PROGRAM, str(port))
+    command = (str(require(NEW)), PROGRAM, str(port))
     async with Talk.to(f"http://127.0.0.1:{port}/mcp", protocol=protocol) as talk:
         for _ in range(2):
             async with running(*command, port=port):
@@ -171,18 +158,19 @@ async def test_the_official_server_may_restart_at_any_time(protocol: str) -> Non
                 await talk.call(McpTool("add"), {"a": 1, "b": 1})
 
 
-@NODE
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 async def test_the_server_that_does_everything_works(transport: str) -> None:
     async with contextlib.AsyncExitStack() as stack:
         if transport == "stdio":
             endpoint = McpStdioEndpoint(
-                "everything", "node", (EVERYTHING, "stdio"), elicitation="url_and_form"
+                "everything", str(node()), (str(require(EVERYTHING)), "stdio"), elicitation="url_and_form"
             )
             talk = await stack.enter_async_context(Talk(endpoint))
         else:
             port = free_port()
-            server = running("node", EVERYTHING, "streamableHttp", port=port, PORT=str(port))
+            server = running(
+                str(node()), str(require(EVERYTHING)), "streamableHttp", port=port, PORT=str(port)
+            )
             url = await stack.enter_async_context(server)
             talk = await stack.enter_async_context(Talk.to(url, elicitation="url_and_form"))
         offer = await talk.hosts.offer(talk.endpoint, timeout=30)
@@ -201,3 +189,11 @@ async def test_the_server_that_does_everything_works(transport: str) -> None:
             given = {asked.requests[0].key: {"action": "accept", "content": {"name": "Ann"}}}
             answers = McpAnswers(given, asked.state)
             assert "Ann" in await talk.said(tools["trigger-elicitation-request"], answers=answers)
+
+
+async def test_the_server_of_times_works() -> None:
+    async with Talk(McpStdioEndpoint("time", str(require(OLD)), ("-m", "mcp_server_time"))) as talk:
+        offer = await talk.hosts.offer(talk.endpoint, timeout=30)
+        assert [tool.name for tool in offer.tools] == ["get_current_time", "convert_time"]
+        said = await talk.said(McpTool("get_current_time"), {"timezone": "Asia/Tokyo"})
+        assert "+09:00" in said

@@ -424,3 +424,45 @@ async def test_a_result_has_all_its_blocks() -> None:
     for era, structured in (("stateless", [1]), ("legacy", None)):
         async with Scripted(era, tools__call=step) as server, Talk.to(server.url) as talk:
             assert await talk.call() == McpContent(tuple(blocks), structured, True)
+
+
+async def test_a_question_may_come_on_the_sessions_own_stream() -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+    answers: list[Json] = []
+
+    async def stream(_: Request, reply: Reply, __: Json) -> None:
+        await reply.start(200, "text/event-stream")
+        await reply.send(b": open\n\n")
+        await asked.wait()
+        asked.clear()
+        params = {"message": "Sure?", "requestedSchema": {"type": "object"}}
+        question = {"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": params}
+        await reply.frames(event(question))
+        await reply.silence()
+
+    async def asking(_: Request, reply: Reply, message: Json) -> None:
+        asked.set()
+        await answered.wait()
+        await reply.json(200, text(message, answers[-1]["result"]["action"]))
+
+    async def response(_: Request, reply: Reply, message: Json) -> None:
+        answers.append(message)
+        answered.set()
+        await reply.json(202, None)
+
+    server = Scripted("legacy", GET=stream, tools__call=asking, response=response)
+    async with server, Talk.to(server.url, elicitation="url_and_form") as talk:
+        required = await talk.call()
+        assert isinstance(required, McpInputRequired)
+        assert "notifications/cancelled" in server.seen
+        given = McpAnswers({required.requests[0].key: {"action": "decline"}}, required.state)
+        assert await talk.said(answers=given) == "decline"
+        assert (server.count("tools/call"), server.count("GET")) == (2, 2)
+
+
+async def test_a_server_without_such_a_stream_is_not_asked_for_it_again() -> None:
+    async with Scripted("legacy") as server, Talk.to(server.url, elicitation="url") as talk:
+        for _ in range(3):
+            await talk.call()
+        assert server.count("GET") == 1
+        assert server.count("DELETE") == 0

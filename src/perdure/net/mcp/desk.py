@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from perdure.domain import mcp_wire as wire
-from perdure.domain.mcp import McpAnswers, McpInputRequest, McpInputRequired
+from perdure.domain.mcp import McpAnswers, McpInputRequired
 from perdure.domain.mcp_results import question, question_key
 from perdure.domain.mcp_servers import ElicitationPolicy
 from perdure.domain.mcp_wire import Incoming, Malformed
@@ -60,23 +60,24 @@ class Desk:
         if message.method == "ping":
             body = wire.response(message.id, {})
         elif message.method == "elicitation/create" and self._policy != "none":
-            body = self._elicited(message.id, message.params)
+            try:
+                body = self._elicited(message.id, message.params)
+            except Malformed as error:
+                body = wire.error_response(message.id, _INVALID_PARAMS, str(error))
         else:
             said = f"this client has no method {wire.text_in(message.method, 40)!r}"
             body = wire.error_response(message.id, wire.METHOD_NOT_FOUND, said)
         await self._send(body)
 
     def _elicited(self, key: wire.RpcId, params: JsonObject) -> bytes:
+        """The response to a question. Raises Malformed: it is not passed on."""
         named = question_key(params)
         self._seen[named] += 1
         named = f"{named}-{self._seen[named]}"  # a server may repeat a question
         given = self._answers.get(named)
         if given is not None:
             return wire.response(key, given)
-        try:
-            asked: McpInputRequest = question(named, params, self._policy)
-        except Malformed as error:
-            return wire.error_response(key, _INVALID_PARAMS, str(error))
+        asked = question(named, params, self._policy)
         state = msgspec.json.encode(self._answers).decode() if self._answers else None
         raise UserAsked(McpInputRequired((asked,), state))
 

@@ -82,6 +82,8 @@ def of_error(code: int, data: JsonValue, name: str) -> Verdict:
     if code == wire.UNSUPPORTED_VERSION:
         supported = data.get("supported") if isinstance(data, dict) else None
         spoken = supported if isinstance(supported, list) else []
+        if wire.STATELESS in spoken:
+            return Verdict("stateless")  # as it says
         if any(version in wire.LEGACY for version in spoken):
             return LEGACY
         raise McpUnreachable(

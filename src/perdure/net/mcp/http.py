@@ -9,24 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping
-from types import SimpleNamespace
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 
 from aiohttp import (
     ClientConnectorError,
     ClientError,
     ClientResponse,
-    ClientSession,
-    ClientTimeout,
     ConnectionTimeoutError,
-    DummyCookieJar,
-    TCPConnector,
-    TraceConfig,
 )
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -38,20 +31,15 @@ from perdure.domain.retry_after import retry_after
 from perdure.domain.sse import SseParser, StreamTooLong
 from perdure.net.addresses import SystemResolver
 from perdure.net.mcp.endpoints import McpEndpoint
+from perdure.net.mcp.pools import MAX_HEADER, Mark, Pool
 from perdure.net.web_client import (
     Inflater,
-    checked_resolver,
     checked_url,
     is_same_origin,
     read_body,
     reason_of,
 )
 
-CONNECT_TIMEOUT = 10.0
-"""Seconds for TCP and TLS."""
-KEEP_ALIVE = 4.0
-"""Seconds that an idle connection is kept. Common servers close theirs after five: a request that meets the
-closing is lost, and nobody knows whether it ran."""
 MAX_POOLS = 64
 MAX_ANSWER = 8 << 20
 """Bytes of an answer, or of one event."""
@@ -60,7 +48,6 @@ MAX_REDIRECTS = 3
 _STREAM_FACTOR = 2  # a stream's notifications may take as much as its answer
 _ERROR_BODY = 64 << 10
 _IN_THREAD = 256 << 10
-_MAX_HEADER = 16 << 10
 _TAIL = 1.0
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
@@ -92,12 +79,6 @@ class Broken(Exception):
 
 class Unreadable(Broken):
     """The server answered, but with what is not the protocol."""
-
-
-class Mark:
-    """Notes whether a request may have reached the server."""
-
-    sent = False
 
 
 class Refused(Exception):
@@ -155,11 +136,11 @@ def fit_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """
     kept: list[tuple[str, str]] = []
     for name, value in headers:
-        if not _NAME.fullmatch(name) or _CONTROL.search(value) or len(value) > _MAX_HEADER:
+        if not _NAME.fullmatch(name) or _CONTROL.search(value) or len(value) > MAX_HEADER:
             shown = text_in(name, 80)
             raise McpUnreachable(
                 f"the header {shown!r} of the MCP server cannot be sent: it is not valid, has control "
-                f"characters, or is longer than {_MAX_HEADER >> 10} KB"
+                f"characters, or is longer than {MAX_HEADER >> 10} KB"
             )
         if name.lower() not in OWN_HEADERS:
             kept.append((name, value))
@@ -175,7 +156,7 @@ class Http:
 
     def __init__(self, resolver: AbstractResolver | None = None) -> None:
         self._resolver = resolver
-        self._pools: OrderedDict[NetworkRules, _Pool] = OrderedDict()
+        self._pools: OrderedDict[NetworkRules, Pool] = OrderedDict()
         self._tails: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -187,12 +168,12 @@ class Http:
         for pool in pools:
             await pool.session.close()
 
-    def _pool(self, rules: NetworkRules) -> _Pool:
+    def _pool(self, rules: NetworkRules) -> Pool:
         pool = self._pools.get(rules)
         if pool is None:
             if self._resolver is None:
                 self._resolver = SystemResolver()
-            pool = self._pools[rules] = _Pool(rules, self._resolver)
+            pool = self._pools[rules] = Pool(rules, self._resolver)
         self._pools.move_to_end(rules)
         return pool
 
@@ -254,7 +235,7 @@ class Http:
 
     async def _sent(
         self,
-        pool: _Pool,
+        pool: Pool,
         remote: Remote,
         headers: Mapping[str, str],
         body: bytes | None,
@@ -320,51 +301,6 @@ def _without_path(message: str) -> str:
     return re.sub(r"(https?://[^/?#\s]*)[/?#]\S*", r"\1/...", message)
 
 
-class _Pool:
-    """The connections of one set of rules."""
-
-    def __init__(self, rules: NetworkRules, resolver: AbstractResolver) -> None:
-        self.busy = 0
-        trace = TraceConfig()
-        trace.on_connection_create_end.append(_mark_sent)
-        trace.on_connection_reuseconn.append(_mark_sent)
-        self.session = ClientSession(
-            connector=TCPConnector(
-                limit=0,
-                ttl_dns_cache=30,
-                resolver=checked_resolver(_Kept(resolver), rules),
-                keepalive_timeout=KEEP_ALIVE,
-            ),
-            cookie_jar=DummyCookieJar(),
-            auto_decompress=False,
-            headers={"User-Agent": "perdure", "Accept-Encoding": "identity"},
-            timeout=ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
-            max_line_size=_MAX_HEADER,
-            max_field_size=_MAX_HEADER,
-            trace_configs=[trace],
-        )
-
-
-async def _mark_sent(_session: ClientSession, context: SimpleNamespace, _params: object) -> None:
-    """From here on, bytes may be on their way."""
-    context.trace_request_ctx.sent = True
-
-
-class _Kept(AbstractResolver):
-    """A resolver that several pools share: none of them closes it."""
-
-    def __init__(self, inner: AbstractResolver) -> None:
-        self._inner = inner
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        return await self._inner.resolve(host, port, family)
-
-    async def close(self) -> None:
-        """Do nothing."""
-
-
 class Reply:
     """An answer whose head has arrived.
 
@@ -393,18 +329,19 @@ class Reply:
             return
         name = self._remote.name
         if self.status in (401, 403):
-            challenge = ", ".join(self.headers.getall("WWW-Authenticate", []))[:_MAX_HEADER]
+            challenge = ", ".join(self.headers.getall("WWW-Authenticate", []))[:MAX_HEADER]
             what = "wants a sign-in" if self.status == 401 else "refuses these credentials"
             raise McpUnauthorized(f"{name} {what} (status {self.status})", self.status, challenge)
         if 300 <= self.status < 400:
             raise Refused(f"{name} redirects to another address: use the address itself", self.status)
-        body, _ = await read_body(self._response, _ERROR_BODY)
-        error = _error_in(body)
+        error: RpcError | None = None
+        with contextlib.suppress(ToolError, ClientError):  # the status says it as well
+            error = _error_in((await read_body(self._response, _ERROR_BODY))[0])
         said = f": {self._remote.clean(str(error.message))}" if error else ""
         wait = retry_after(self.headers, time.time()) if self.status in (429, 503) else None
         raise Refused(f"{name} answered with status {self.status}{said}", self.status, error, wait)
 
-    async def messages(self) -> AsyncIterator[Incoming]:
+    async def messages(self) -> AsyncGenerator[Incoming, None]:
         """Give the messages of the answer as they arrive.
 
         Raises:
@@ -416,8 +353,9 @@ class Reply:
                 for message in await decoded(await self._whole(first)):
                     yield message
             elif first and (self._is_stream or _EVENTS.match(first.lstrip(_BLANK))):
-                async for message in self._streamed(first):
-                    yield message
+                async with contextlib.aclosing(self._streamed(first)) as messages:
+                    async for message in messages:
+                        yield message
             elif first:
                 raise Malformed(f"it is of the type {text_in(self._response.content_type, 80)!r}")
         except (Malformed, StreamTooLong, ToolError) as error:
@@ -465,7 +403,7 @@ class Reply:
                 raise Malformed(f"it is longer than {self._max_bytes} bytes")
         return bytes(held)
 
-    async def _streamed(self, first: bytes) -> AsyncIterator[Incoming]:
+    async def _streamed(self, first: bytes) -> AsyncGenerator[Incoming, None]:
         parser = SseParser(self._max_bytes, None)
         piece = first
         while piece:

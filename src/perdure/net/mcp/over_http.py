@@ -24,6 +24,7 @@ from perdure.net.mcp.desk import Desk, UserAsked
 from perdure.net.mcp.endpoints import McpEndpoint
 from perdure.net.mcp.eras import Eras, Verdict
 from perdure.net.mcp.http import Broken, Http, Refused, Remote, Unreadable
+from perdure.net.mcp.listening import Listener
 from perdure.net.mcp.requests import Spoken, Wanted
 from perdure.net.mcp.rounds import Round
 
@@ -43,6 +44,8 @@ class _Kept:
         self.lock = asyncio.Lock()
         self.session: legacy.Session | None = None
         self.remote: Remote | None = None
+        self.listener: Listener | None = None
+        self.listens_to: legacy.Session | None = None
 
 
 class OverHttp:
@@ -193,19 +196,22 @@ class OverHttp:
             desk = Desk(remote.endpoint.elicitation, wanted.answers, self._reply_to(remote, session))
             changed = lambda: self._changed(remote.key)  # noqa: E731
             wanted.turn = turn = Round(key, remote.clean, wanted.progress, changed, desk.take)
+            work = legacy.ask(
+                self._http,
+                remote,
+                session,
+                turn,
+                key,
+                wanted.method,
+                wanted.params,
+                wanted.extra,
+                token=wanted.progress is not None,
+                max_bytes=wanted.max_bytes,
+            )
             try:
-                return await legacy.ask(
-                    self._http,
-                    remote,
-                    session,
-                    turn,
-                    key,
-                    wanted.method,
-                    wanted.params,
-                    wanted.extra,
-                    token=wanted.progress is not None,
-                    max_bytes=wanted.max_bytes,
-                )
+                if wanted.method == "tools/call" and remote.endpoint.elicitation != "none":
+                    return await self._listener(kept, remote, session, changed).during(desk, work)
+                return await work
             except legacy.Expired:
                 turn.sent = False
                 if kept.session is session:
@@ -220,6 +226,13 @@ class OverHttp:
                     self._later(legacy.cancelled(self._http, remote, session, key))
                 raise
         raise Broken(f"{remote.name} forgets its sessions at once", sent=False)
+
+    def _listener(
+        self, kept: _Kept, remote: Remote, session: legacy.Session, changed: Callable[[], None]
+    ) -> Listener:
+        if kept.listener is None or kept.listens_to is not session:
+            kept.listener, kept.listens_to = Listener(self._http, remote, session, changed), session
+        return kept.listener
 
     def _reply_to(
         self, remote: Remote, session: legacy.Session

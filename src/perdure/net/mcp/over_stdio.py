@@ -17,7 +17,7 @@ import perdure
 from perdure.domain import mcp_wire as wire
 from perdure.domain.backoff import backoff
 from perdure.domain.mcp import McpRefused
-from perdure.domain.mcp_results import elicitation_capability, server_info
+from perdure.domain.mcp_results import ServerInfo, elicitation_capability, server_info
 from perdure.domain.mcp_wire import Incoming
 from perdure.domain.messages import JsonObject
 from perdure.net.mcp import eras
@@ -201,6 +201,9 @@ class OverStdio:
 
         running = await Running.start(endpoint, stray)
         place.running, place.spoken = running, None
+        if place.gone:
+            await self._stop(place)
+            raise Broken(f"{endpoint.name} is being stopped", sent=False)
         try:
             place.spoken = await self._greeted(endpoint, running, command)
         except McpRefused:
@@ -233,9 +236,14 @@ class OverStdio:
                 # A slow start: the answer to the first question has come after all, or is on its way.
                 if error.rpc_code != wire.UNSUPPORTED_VERSION or endpoint.protocol != "auto":
                     raise
-                verdict = Verdict("stateless")
+                verdict = Verdict("stateless", await self._discovered(endpoint, running))
         command.verdict = verdict
-        return Spoken("stateless", wire.STATELESS, verdict.info or server_info({}))
+        return Spoken("stateless", wire.STATELESS, verdict.info or ServerInfo())
+
+    async def _discovered(self, endpoint: McpStdioEndpoint, running: Running) -> ServerInfo:
+        turn = Round(next(self._ids), running.clean)
+        params = with_meta({}, endpoint.elicitation)
+        return server_info(await self._exchange(endpoint, running, turn, "server/discover", params))
 
     async def _probe(self, endpoint: McpStdioEndpoint, running: Running) -> Verdict:
         turn = Round(next(self._ids), running.clean)

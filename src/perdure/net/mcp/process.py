@@ -10,7 +10,7 @@ import signal
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
 from perdure.domain.mcp_wire import Incoming, Malformed, RpcId, text_in
 from perdure.net.mcp.endpoints import McpStdioEndpoint
@@ -46,7 +46,7 @@ class Waiting:
             self._held.append(message)
             self._ready.set()
 
-    async def messages(self) -> AsyncIterator[Incoming]:
+    async def messages(self) -> AsyncGenerator[Incoming, None]:
         """Give the messages as they arrive."""
         while True:
             while not self._held:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-
-import msgspec
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from perdure.domain.mcp import McpRefused
 from perdure.domain.mcp_results import progress_line
-from perdure.domain.mcp_wire import Incoming, RpcError, RpcId, text_in
+from perdure.domain.mcp_wire import Incoming, Malformed, RpcError, RpcId, encoded, text_in
 from perdure.domain.messages import JsonObject
-from perdure.net.mcp.http import Mark
+from perdure.net.mcp.pools import Mark
 
 PROGRESS_EVERY = 0.05
 """Seconds between two lines of progress that are passed on."""
@@ -70,29 +69,28 @@ class Round(Mark):
         self._asked = asked
         self._count = 0
 
-    async def response(self, messages: AsyncIterator[Incoming]) -> JsonObject | None:
+    async def response(self, messages: AsyncGenerator[Incoming, None]) -> JsonObject | None:
         """Read until the response, and return its result; None if the messages end before.
 
         Raises:
             McpRefused: the response is an error.
             TooManyRequests: the server asks endlessly.
         """
-        async for message in messages:
-            if message.is_response:
-                if message.id == self.key and type(message.id) is type(self.key):
-                    return self.result(message)
-            else:
-                await self.take(message)
+        async with contextlib.aclosing(messages):
+            async for message in messages:
+                if message.is_response:
+                    if message.id == self.key and type(message.id) is type(self.key):
+                        return self._result(message)
+                else:
+                    await self._take(message)
         return None
 
-    def result(self, message: Incoming) -> JsonObject:
-        """The result of the response. Raises McpRefused."""
+    def _result(self, message: Incoming) -> JsonObject:
         if message.error is not None:
             raise refused(message.error, self._clean)
         return message.result or {}
 
-    async def take(self, message: Incoming) -> None:
-        """Take a notification or a request of the server."""
+    async def _take(self, message: Incoming) -> None:
         if message.is_request:
             self._count += 1
             if self._count > MAX_ASKED:
@@ -111,6 +109,8 @@ def refused(error: RpcError, clean: Callable[[str], str]) -> McpRefused:
     """The error for a response that is one."""
     said = clean(text_in(error.message, _SAID)) or "no reason"
     data = error.data
-    if data is not None and len(msgspec.json.encode(data)) > _DATA:
+    try:
+        data = data if len(encoded(data)) <= _DATA else None
+    except Malformed:
         data = None
     return McpRefused(f"the MCP server answered with an error: {said} ({error.code})", error.code, data)
