@@ -35,13 +35,15 @@ async def page_of_capabilities(
 
 async def read_capability(app: App, caller: Caller, ref: str) -> CapabilityInfo:
     """Read a capability, by id or alias. Raises NotFound."""
+    if ref.startswith(MCP_REF):
+        server_id = ref.removeprefix(MCP_REF)
+        if not is_id(server_id, "mcp"):
+            raise NotFound("capability")
+        return _of_server(await read_server(app, caller, McpServerId(server_id)))
     capability = app.registry.get(ref)
-    if capability is not None:
-        return to_capability(capability)
-    server_id = ref.removeprefix(MCP_REF)
-    if server_id == ref or not is_id(server_id, "mcp"):
+    if capability is None:
         raise NotFound("capability")
-    return _of_server(await read_server(app, caller, McpServerId(server_id)))
+    return to_capability(capability)
 
 
 def _of_server(server: McpServer) -> CapabilityInfo:
