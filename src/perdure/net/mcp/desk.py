@@ -18,8 +18,8 @@ from perdure.net.mcp.requests import Wanted
 _INVALID_PARAMS = -32602
 
 CANCELLED = (
-    "The server asked the user a question, which was cancelled: the call would have to be made again with the "
-    "answer, and the tool does not say that it is idempotent."
+    "The server asked the user a question, which was cancelled: the call would have to be made again with "
+    "the answer, and the tool does not say that it is idempotent."
 )
 
 
