@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -48,6 +49,7 @@ class McpStub:
         answer: answers a call. `RpcFault` is a JSON-RPC error, `ConnectionResetError` drops the connection.
         calls: the calls that arrived, also those that got no answer.
         lists: how often its tools were listed.
+        changed: whether its next answer to a call says that its tools have changed.
         status: the HTTP status of every answer, if it is not 200.
     """
 
@@ -58,6 +60,7 @@ class McpStub:
     prompts: dict[str, list[Json]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     lists: int = 0
+    changed: bool = False
     status: int = 200
     url: str = ""
 
@@ -91,7 +94,13 @@ class McpStub:
             if request.transport is not None:
                 request.transport.abort()
             raise
-        return web.json_response(answer | {"result": {"resultType": "complete"} | result})
+        answer |= {"result": {"resultType": "complete"} | result}
+        if body["method"] != "tools/call" or not self.changed:
+            return web.json_response(answer)
+        self.changed = False
+        news = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+        frames = "".join(f"data: {json.dumps(each)}\n\n" for each in (news, answer))
+        return web.Response(text=frames, content_type="text/event-stream")
 
     async def _result(self, method: str, params: Json, headers: dict[str, str]) -> Json:
         match method:

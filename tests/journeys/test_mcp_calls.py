@@ -475,3 +475,21 @@ async def test_a_session_has_at_most_fifty_servers(database_url: str, tmp_path: 
         assert "You have 50 more tools" in there.driver.requests[-1].system
         with pytest.raises(InvalidInput, match="the session has 51 MCP servers"):
             await host.with_session(refs=refs, servers=shop(stub))
+
+
+async def test_a_server_that_says_that_its_tools_changed_is_asked_again(
+    database_url: str, tmp_path: Path
+) -> None:
+    async def grows(made: Call) -> Json:
+        stub.tools = [*stub.tools, tool("sell")]
+        stub.changed = True
+        return text("Bought.")
+
+    async with (
+        McpStub([tool("buy")], answer=grows) as stub,
+        hosting(database_url, tmp_path, *uses("buy"), servers=shop(stub)) as host,
+    ):
+        await host.ask()
+        assert await host.said() == ["Bought."]
+        assert host.offered() == ["mcp_shop__buy", "mcp_shop__sell"]
+        assert stub.lists == 2

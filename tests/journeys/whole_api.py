@@ -93,17 +93,9 @@ class Place:
         harness = await post(http, "/v1/harnesses", {"name": mark})
         agent = await post(http, "/v1/agents", {"name": mark, "system_prompt": mark})
         version = await post(http, f"/v1/agents/{agent['id']}/versions", {}, 200)
-        session = await post(
-            http,
-            "/v1/sessions",
-            {
-                "title": mark,
-                "tags": [mark],
-                "agent_id": agent["id"],
-                "model_id": model["id"],
-                "mcpServers": {mark: {"url": "https://mcp.invalid/mcp"}},
-            },
-        )
+        inline = {mark: {"url": "https://mcp.invalid/mcp"}}
+        fields = {"title": mark, "tags": [mark], "agent_id": agent["id"], "model_id": model["id"]}
+        session = await post(http, "/v1/sessions", {**fields, "mcpServers": inline})
         base = f"/v1/sessions/{session['id']}"
         await post(http, f"{base}/messages", body_of(script({"text": mark})))
         await Talk(http, session["id"]).logged_until("session.idled")

@@ -32,7 +32,7 @@ from perdure.store.mcp_servers import McpSecrets, McpServerRow, get_mcp_server, 
 
 T = TypeVar("T")
 
-SECONDS = 30.0
+SECONDS = 20.0
 """How long a server may take to list its tools for a person who waits."""
 
 

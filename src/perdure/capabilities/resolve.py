@@ -87,15 +87,15 @@ class SessionLayers(Struct, frozen=True):
     Attributes:
         layers: lowest first.
         standing: standing approval decisions of this session, by the tool's name.
-        definitions: the digests of the definitions that they were given to, of tools that have one.
         loaded: the deferred tools that the session has loaded, in the order of loading.
+        definitions: the digests of the definitions that `standing` was given to, of tools that have one.
     """
 
     session: SessionRow
     layers: tuple[Layer, ...]
     standing: dict[str, str]
-    definitions: dict[str, str] = {}
     loaded: tuple[str, ...] = ()
+    definitions: dict[str, str] = {}
 
     @property
     def archived_agent(self) -> str | None:
@@ -211,7 +211,7 @@ async def load_layers(tx: Tx, session: SessionRow) -> SessionLayers:
     below = [each.layer() for each in await rows_below(tx, session)]
     layers = (*below, session_layer(session))
     standing, definitions = await standing_approvals(tx, session.id)
-    return SessionLayers(session, layers, standing, definitions, session.loaded_names())
+    return SessionLayers(session, layers, standing, session.loaded_names(), definitions)
 
 
 class LayerRow(Struct, frozen=True):

@@ -399,11 +399,11 @@ async def test_results_of_another_form_are_lost_answers() -> None:
                 await talk.call()
 
 
-async def test_a_large_result_arrives_whole() -> None:
+async def test_large_arguments_and_results_arrive_whole() -> None:
     async def large(_: Request, reply: Reply, message: Json) -> None:
-        await reply.json(200, text(message, "é" * 1_000_000))
+        await reply.json(200, text(message, message["params"]["arguments"]["said"]))
 
     async with Scripted(tools__call=large) as server, Talk.to(server.url) as talk:
-        content = await talk.call()
+        content = await talk.call(arguments={"said": "é" * 1_000_000})
         assert isinstance(content, McpContent)
         assert content.content[0]["text"] == "é" * 1_000_000

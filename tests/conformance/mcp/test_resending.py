@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
 from perdure.domain.mcp import (
-    McpAnswers,
     McpContent,
-    McpInputRequired,
     McpLost,
     McpRefused,
     McpTool,
     McpUnauthorized,
     McpUnreachable,
 )
+from perdure.domain.network import NetworkRules
+from perdure.net.mcp import http, over_http
 from tests.mcp_scripts import TOOL, Json, Scripted, Talk, error, event, replies, result, says, settled, text
 from tests.unit.fake_server import Reply, Request
 
@@ -326,89 +327,6 @@ async def test_headers_that_the_server_wants_otherwise_are_looked_up_once() -> N
             await talk.call(McpTool("act", header_arguments=(("region", "Mcp-Param-Region"),)))
 
 
-# --- questions
-
-
-async def test_a_stateless_question_is_returned_and_answered_with_its_state() -> None:
-    form = {"type": "object", "properties": {"name": {"type": "string"}}}
-    asked = {"method": "elicitation/create", "params": {"message": "Who?", "requestedSchema": form}}
-
-    async def asking(request: Request, reply: Reply, message: Json) -> None:
-        given = message["params"].get("inputResponses")
-        if given is None:
-            assert "requestState" not in message["params"]
-            body = result(message, inputRequests={"who": asked}, requestState="s1")
-            body["result"]["resultType"] = "input_required"
-            await reply.json(200, body)
-        else:
-            assert message["params"]["requestState"] == "s1"
-            await says(given["who"]["content"]["name"])(request, reply, message)
-
-    async with Scripted(tools__call=asking) as server:
-        async with Talk.to(server.url, elicitation="url_and_form") as talk:
-            required = await talk.call()
-            assert isinstance(required, McpInputRequired)
-            assert (required.requests[0].key, required.requests[0].schema) == ("who", form)
-            given = {"who": {"action": "accept", "content": {"name": "Ann"}}}
-            assert await talk.said(answers=McpAnswers(given, required.state)) == "Ann"
-        async with Talk.to(server.url) as talk:
-            with pytest.raises(McpLost, match="elicitation_policy"):
-                await talk.call()
-
-
-async def test_a_state_without_questions_goes_on_by_itself() -> None:
-    async def twice(request: Request, reply: Reply, message: Json) -> None:
-        if message["params"].get("requestState") == "":
-            await says("went on")(request, reply, message)
-            return
-        await reply.json(
-            200, {**result(message), "result": {"resultType": "input_required", "requestState": ""}}
-        )
-
-    async with Scripted(tools__call=twice) as server, Talk.to(server.url) as talk:
-        assert await talk.said() == "went on"
-        assert len({each["id"] for each in server.messages}) == len(server.messages)
-
-
-async def test_an_error_that_names_a_url_is_a_question() -> None:
-    data = {"elicitations": [{"mode": "url", "elicitationId": "e", "url": "https://x.org/", "message": "m"}]}
-    step = replies(200, (-32042, "first", data))
-    server = Scripted("legacy", tools__call=step)
-    async with server, Talk.to(server.url, elicitation="url") as talk:
-        required = await talk.call()
-        assert isinstance(required, McpInputRequired)
-        assert (required.requests[0].url, required.requests[0].key) == ("https://x.org/", "e")
-
-
-async def test_what_a_server_asks_during_a_call_is_answered_or_refused() -> None:
-    answered: list[Json] = []
-
-    async with Scripted("legacy") as server, Talk.to(server.url) as talk:
-        done = asyncio.Event()
-
-        async def asking(_: Request, reply: Reply, message: Json) -> None:
-            await reply.start(200, "text/event-stream")
-            for key, method in enumerate(
-                ("ping", "sampling/createMessage", "roots/list", "elicitation/create")
-            ):
-                await reply.frames(event({"jsonrpc": "2.0", "id": f"q{key}", "method": method, "params": {}}))
-            await done.wait()
-            await reply.frames(event(text(message, "went on")))
-
-        async def response(_: Request, reply: Reply, message: Json) -> None:
-            answered.append(message)
-            await reply.json(202, None)
-            if len(answered) == 4:
-                done.set()
-
-        server.steps |= {"tools/call": asking, "response": response}
-        assert await talk.said() == "went on"
-        assert answered[0]["result"] == {}
-        assert [each["error"]["code"] for each in answered[1:]] == [-32601] * 3
-        hello = next(each for each in server.messages if each["method"] == "initialize")
-        assert hello["params"]["capabilities"] == {}
-
-
 async def test_a_result_has_all_its_blocks() -> None:
     blocks = [
         {"type": "text", "text": "t"},
@@ -426,43 +344,88 @@ async def test_a_result_has_all_its_blocks() -> None:
             assert await talk.call() == McpContent(tuple(blocks), structured, True)
 
 
-async def test_a_question_may_come_on_the_sessions_own_stream() -> None:
-    asked, answered = asyncio.Event(), asyncio.Event()
-    answers: list[Json] = []
-
-    async def stream(_: Request, reply: Reply, __: Json) -> None:
-        await reply.start(200, "text/event-stream")
-        await reply.send(b": open\n\n")
-        await asked.wait()
-        asked.clear()
-        params = {"message": "Sure?", "requestedSchema": {"type": "object"}}
-        question = {"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": params}
-        await reply.frames(event(question))
-        await reply.silence()
-
-    async def asking(_: Request, reply: Reply, message: Json) -> None:
-        asked.set()
-        await answered.wait()
-        await reply.json(200, text(message, answers[-1]["result"]["action"]))
-
-    async def response(_: Request, reply: Reply, message: Json) -> None:
-        answers.append(message)
-        answered.set()
-        await reply.json(202, None)
-
-    server = Scripted("legacy", GET=stream, tools__call=asking, response=response)
-    async with server, Talk.to(server.url, elicitation="url_and_form") as talk:
-        required = await talk.call()
-        assert isinstance(required, McpInputRequired)
-        assert "notifications/cancelled" in server.seen
-        given = McpAnswers({required.requests[0].key: {"action": "decline"}}, required.state)
-        assert await talk.said(answers=given) == "decline"
-        assert (server.count("tools/call"), server.count("GET")) == (2, 2)
-
-
-async def test_a_server_without_such_a_stream_is_not_asked_for_it_again() -> None:
-    async with Scripted("legacy") as server, Talk.to(server.url, elicitation="url") as talk:
-        for _ in range(3):
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(404, (-32601, "Method not found")), (400, (-32000, "The browser's session data is odd")), (400, None)],
+)
+async def test_other_refusals_are_no_expired_session(status: int, said: Any) -> None:
+    async with Scripted("legacy") as server, Talk.to(server.url) as talk:
+        await talk.call()
+        server.steps["tools/call"] = replies(status, said)
+        with pytest.raises((McpRefused, McpUnreachable)):
             await talk.call()
-        assert server.count("GET") == 1
-        assert server.count("DELETE") == 0
+        assert server.count("tools/call") == 2
+
+
+async def test_a_changed_list_of_tools_is_noticed_during_a_call() -> None:
+    async def telling(_: Request, reply: Reply, message: Json) -> None:
+        await reply.start(200, "text/event-stream")
+        await reply.frames(event({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}))
+        await reply.frames(event(text(message, "done")))
+
+    for era in ERAS:
+        async with Scripted(era, tools__call=telling) as server, Talk.to(server.url) as talk:
+            assert talk.hosts.changes(talk.endpoint) == 0
+            await talk.call()
+            assert talk.hosts.changes(talk.endpoint) == 1
+
+
+async def test_the_sessions_that_are_kept_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(over_http, "MAX_SESSIONS", 2)
+    async with Scripted("legacy", DELETE=replies(200)) as server, Talk.to(server.url) as talk:
+        for scope in "abcd":
+            await talk.call(scope=scope)
+        await settled(lambda: server.count("DELETE") == 2)
+        ended = [each.headers["mcp-session-id"] for each in server.requests if each.method == "DELETE"]
+        assert ended == ["session-1", "session-2"]
+
+
+async def test_sessions_that_nobody_uses_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Scripted("legacy", DELETE=replies(200)) as server, Talk.to(server.url) as talk:
+        await talk.call(scope="a")
+        monkeypatch.setattr(over_http, "IDLE_SESSION", 0.0)
+        await talk.call(scope="b")
+        await settled(lambda: server.count("DELETE") == 1)
+
+
+async def test_the_connections_that_are_kept_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_POOLS", 2)
+    async with Scripted() as server, Talk.to(server.url) as talk:
+        for number in range(6):
+            rules = NetworkRules(blocked=(f"host-{number}.example",), private=True)
+            talk.endpoint = Talk.to(server.url, rules=rules).endpoint
+            assert await talk.said() == "done"
+
+
+async def test_resources_and_prompts_are_read() -> None:
+    async def resources(_: Request, reply: Reply, message: Json) -> None:
+        listed = [{"uri": "a://b", "name": "b", "size": 3, "mimeType": "text/plain"}, {"uri": 7}, "x"]
+        await reply.json(200, result(message, resources=listed))
+
+    async def read(request: Request, reply: Reply, message: Json) -> None:
+        assert request.headers["mcp-name"] == "a://b"
+        await reply.json(200, result(message, contents=[{"uri": "a://b", "blob": "aGk="}]))
+
+    async def prompts(_: Request, reply: Reply, message: Json) -> None:
+        listed = [{"name": "p", "arguments": [{"name": "x", "required": True}, 7]}, {"name": ""}]
+        await reply.json(200, result(message, prompts=listed))
+
+    async def prompt(_: Request, reply: Reply, message: Json) -> None:
+        said = {"role": "user", "content": {"type": "text", "text": message["params"]["arguments"]["x"]}}
+        await reply.json(200, result(message, messages=[said]))
+
+    steps = {"resources__list": resources, "resources__read": read}
+    server = Scripted(**steps, prompts__list=prompts, prompts__get=prompt)
+    async with server, Talk.to(server.url) as talk:
+        at: Any = {"scope": "one", "timeout": 10}
+        (resource,) = await talk.hosts.list_resources(talk.endpoint, **at)
+        assert (resource.uri, resource.size, resource.mime_type) == ("a://b", 3, "text/plain")
+        content = await talk.hosts.read_resource(talk.endpoint, uri="a://b", **at)
+        assert content.content == ({"type": "resource", "resource": {"uri": "a://b", "blob": "aGk="}},)
+        (listed,) = await talk.hosts.list_prompts(talk.endpoint, **at)
+        assert [(each.name, each.required) for each in listed.arguments] == [("x", True)]
+        (message,) = await talk.hosts.get_prompt(talk.endpoint, name="p", arguments={"x": "hi"}, **at)
+        assert (message.role, message.content["text"]) == ("user", "hi")
+        server.steps["prompts/get"] = cut
+        with pytest.raises(McpUnreachable):
+            await talk.hosts.get_prompt(talk.endpoint, name="p", arguments={}, **at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import re
 import time
 from collections import OrderedDict
@@ -49,6 +50,7 @@ _STREAM_FACTOR = 2  # a stream's notifications may take as much as its answer
 _ERROR_BODY = 64 << 10
 _IN_THREAD = 256 << 10
 _TAIL = 1.0
+_LARGE_BODY = 1 << 20  # aiohttp warns about larger ones unless they are file objects
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _SAID = 500
@@ -246,8 +248,10 @@ class Http:
         own = CIMultiDict(remote.headers)
         own.update(headers)
         for _ in range(MAX_REDIRECTS + 1):
+            large = body is not None and len(body) >= _LARGE_BODY
+            data = io.BytesIO(body) if large and body is not None else body
             response = await pool.session.request(
-                method, url, headers=own, data=body, allow_redirects=False, trace_request_ctx=mark
+                method, url, headers=own, data=data, allow_redirects=False, trace_request_ctx=mark
             )
             following = _next(url, response)
             if following is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Mapping
 
@@ -19,6 +20,12 @@ MAX_RESUMES = 20
 """How often a stream is resumed without a message in between."""
 _RETRY = 1.0
 _LONGEST_RETRY = 30.0
+_SESSION_CODES = frozenset({-32600, -32000, -32001})
+_NO_SESSION = re.compile(
+    r"session[ -]?id|session (was )?not found|(no valid|invalid|unknown|expired) session"
+    r"|session (has |is )?(expired|invalid|unknown)|not initialized",
+    re.IGNORECASE,
+)
 _ENDED = 2.0
 """Seconds for what is said to a server that nobody waits for."""
 
@@ -184,10 +191,15 @@ async def _accepted(reply: Reply, session: Session) -> None:
 
 def _says_expired(error: Refused) -> bool:
     """Whether an answer says that the session is unknown. The protocol says 404; not all servers do."""
+    if error.error is not None and error.error.code not in _SESSION_CODES:
+        return False
     if error.status in (404, 410):
         return True
-    said = "" if error.error is None else wire.text_in(error.error.message, 500).lower()
-    return error.status == 400 and ("session" in said or "not initialized" in said)
+    return (
+        error.status == 400
+        and error.error is not None
+        and _NO_SESSION.search(wire.text_in(error.error.message, 500)) is not None
+    )
 
 
 async def _tell(http: Http, remote: Remote, session: Session, body: bytes) -> None:

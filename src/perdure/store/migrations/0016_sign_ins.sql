@@ -1,6 +1,6 @@
--- What parked calls ask people for. identity: whose sign-in, as in connections. sealed: the question, the state
--- of the call at its server, and the answer. status: open, answered or ended. known_at: when the sign-in was
--- made that does not suffice; 0 without one. Any other one resumes the call: clocks differ.
+-- What parked calls ask people for. identity: whose sign-in, as in connections. sealed: the question, the
+-- state of the call at its server, and the answer. status: open, answered or ended. known_at: when the
+-- sign-in was made that does not suffice; 0 without one. Any other one resumes the call: clocks differ.
 CREATE TABLE input_requests (
     id TEXT PRIMARY KEY,
     org_id TEXT NOT NULL,
