@@ -47,6 +47,10 @@ class Server:
         """A Python file to start instead of the command, perhaps with a fault, and its first arguments."""
 
     @property
+    def database_url(self) -> str:
+        return self._environment["PERDURE_DATABASE_URL"]
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid

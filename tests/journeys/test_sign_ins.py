@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
 
 from tests.browser import Browser
+from tests.command import perdure as perdure_command
 from tests.oauth_server import OAuthServer, oauth_server
 from tests.postgres_server import PostgresServer
 from tests.server import Server, post, use_simulated_model
@@ -95,10 +98,25 @@ async def nowhere(place: Place, events: list[Json]) -> None:
     """No token, code or secret is in the log, the server's log, or any file of the database."""
     parts = [json.dumps(events), place.server.log.read_text()]
     parts += [each.read_bytes().decode("latin-1") for each in _files(place.server.data)]
+    parts += await _rows(place.server.database_url)
     text = "\n".join(parts)
     found = [each for each in place.crm.secrets if each in text]
     assert place.crm.secrets
     assert found == []
+
+
+async def _rows(url: str) -> list[str]:
+    """Every row of a PostgreSQL database, as text; bytes as such, too."""
+    if not url:
+        return []
+    connection = await asyncpg.connect(url)
+    try:
+        names = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        rows = [row for (name,) in names for row in await connection.fetch(f'SELECT * FROM "{name}"')]
+    finally:
+        await connection.close()
+    values = [value for row in rows for value in row.values()]
+    return [value.decode("latin-1") if isinstance(value, bytes) else str(value) for value in values]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -237,13 +255,13 @@ async def test_a_refusal_at_the_authorization_server_shows_nothing_that_it_says(
     answer = {
         "state": state,
         "iss": place.crm.issuer,
-        "error": "access_denied<script>",
+        "error": "<script>alert(2)</script>",
         "error_description": "<script>alert(1)</script>",
     }
     page = await place.browser.open(str(httpx.URL(f"{place.server.url}/v1/oauth/callback", params=answer)))
     assert page.status_code == 409
     assert "<script>" not in page.text
-    assert "access_denied" in page.text
+    assert "&#x27;unknown&#x27;" in page.text
 
 
 @pytest.mark.parametrize(
@@ -478,3 +496,27 @@ async def test_a_kill_while_a_call_waits_and_one_between_storing_and_resuming_lo
     assert (await talk.read())["status"] == "waiting_for_tool_results"
     assert (await place.browser.sign_in(parked["sign_in_url"])).status_code == 200
     assert completed(await talk.logged_until("session.idled"))["success"]
+
+
+async def test_the_command_waits_for_a_sign_in_and_lists_and_removes_it(place: Place) -> None:
+    provider = await place.register()
+
+    async def sign_in() -> None:
+        async with asyncio.timeout(30):
+            while not place.crm.clients:
+                await asyncio.sleep(0.05)
+        url = await place.link(provider)  # as the one that the command prints
+        assert (await place.browser.sign_in(url)).status_code == 200
+
+    browsing = asyncio.create_task(sign_in())
+    done = await perdure_command("mcp", "sign-in", "crm", url=place.server.url)
+    await browsing
+    assert (done.status, "signed in at crm" in done.out) == (0, True), done.err
+    assert "/v1/oauth/start/pdr_si_" in done.out
+    listed = await perdure_command("connections", "list", url=place.server.url)
+    assert (provider in listed.out, "connected" in listed.out) == (True, True)
+    removed = await perdure_command("connections", "remove", "crm", url=place.server.url)
+    assert removed.status == 0
+    assert await place.connections() == []
+    unknown = await perdure_command("mcp", "sign-in", "nowhere", url=place.server.url)
+    assert (unknown.status, "'nowhere'" in unknown.err) == (1, True)

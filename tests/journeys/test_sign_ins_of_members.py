@@ -145,3 +145,32 @@ async def test_pages_need_no_login_and_tell_nothing(path: str, office: Office) -
         answer = await http.get(path)
     assert answer.status_code in (404, 410)
     assert office.provider not in answer.text
+
+
+async def test_a_server_that_browsers_reach_by_https_is_known_by_its_document(
+    database_url: str, tmp_path: Path
+) -> None:
+    public = "https://perdure.example.com"
+    environment = {"PERDURE_PRIVATE_ADDRESSES": "true", "PERDURE_PUBLIC_URL": public}
+    server = Server(tmp_path / "data", database_url=database_url, environment=environment)
+    async with server, oauth_server() as crm:
+        crm.lies.documents, crm.lies.registration = True, False
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+            document = (await http.get("/.well-known/oauth-client")).json()
+            assert document["client_id"] == f"{public}/.well-known/oauth-client"
+            assert document["redirect_uris"] == [f"{public}/v1/oauth/callback"]
+            body = {"name": "crm", "url": crm.mcp, "auth_mode": "o_auth", "acts_as": "user"}
+            provider = (await post(http, "/v1/mcp-servers", body))["id"]
+            link = await own_link(http, provider)
+            assert link.startswith(f"{public}/v1/oauth/start/")
+            began = await http.post(link.removeprefix(public), headers={"sec-fetch-site": "same-origin"})
+            cookie = began.headers["set-cookie"]
+            assert ("; Secure" in cookie, "; HttpOnly" in cookie, "SameSite=Lax" in cookie) == (True,) * 3
+            asked = httpx.URL(began.headers["location"]).params
+            assert asked["client_id"] == document["client_id"]
+            async with httpx.AsyncClient() as browser:
+                back = (await browser.get(began.headers["location"])).headers["location"]
+            http.cookies.clear()
+            done = await http.get(back.removeprefix(public), headers={"cookie": cookie.partition(";")[0]})
+            assert done.status_code == 200
+            assert (crm.clients, crm.faults, len(crm.grants)) == ({}, [], 1)

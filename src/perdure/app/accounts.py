@@ -405,6 +405,7 @@ async def delete_account(app: App, caller: Caller) -> DeletedAccount:
         for org_id, role in memberships:
             await _check_not_last(tx, org_id, caller.user_id, role)
         await delete_user(tx, caller.user_id)
+        await remove_connections_of_user(tx, None, caller.user_id)
         for org_id, _ in memberships:
             await revoke_outranked(tx, org_id, caller.user_id, now, handover=True)
             await delete_invitations_of(tx, org_id, caller.user_id)

@@ -117,12 +117,12 @@ def _to_connection(row: ConnectionRow) -> Connection:
     )
 
 
-async def list_providers(app: App, caller: Caller) -> list[SignInProvider]:
+async def list_providers(app: App, caller: Caller, search: str | None = None) -> list[SignInProvider]:
     """List the organization's servers at which people sign in."""
     identity = own_identity(caller)
 
     async def work(tx: Tx) -> list[SignInProvider]:
-        rows = await list_mcp_servers(tx, identity.org_id)
+        rows = await list_mcp_servers(tx, identity.org_id, search)
         stored = {
             row.server_key: row.url for row in await list_connections(tx, identity.org_id, identity.identity)
         }

@@ -33,7 +33,7 @@ from perdure.domain.connections import (
     SignInServer,
 )
 from perdure.domain.errors import Conflict, Forbidden, Gone, RateLimited
-from perdure.domain.ids import InputRequestId, McpServerId, OrgId, UserId
+from perdure.domain.ids import InputRequestId, McpServerId, OrgId, UserId, is_id
 from perdure.domain.mcp_servers import MCP_REF
 from perdure.domain.oauth import (
     Authority,
@@ -43,8 +43,8 @@ from perdure.domain.oauth import (
     SignInFailed,
     authorize_url,
     check_answer_issuer,
+    error_code,
     scopes_to_ask,
-    shown,
 )
 from perdure.domain.times import Micros
 from perdure.net.oauth import Code, Place, discover, exchange, place_of, register
@@ -222,14 +222,15 @@ async def start_page(app: App, token: str, *, open_server: bool) -> StartPage:
                 raise _gone()
             attempt = await _open_attempt(app, tx, row)
             return await _page(tx, Identity(row.org_id, row.identity), attempt.server)
-        wanted = await _parked(app, tx, token)
-        if not open_server:
+        if not is_id(token, "input"):
+            raise _gone()
+        if not open_server:  # before a look into the database: nobody learns from here what exists
             raise Forbidden(
-                f"only the user for whom it is can begin this sign-in: run `perdure mcp sign-in "
-                f"{wanted.server.key}`, or POST /v1/user/connections/{wanted.server.key}/sign-in with your "
-                "access token, and open the URL in the answer",
+                "only the user for whom it is can begin this sign-in: run `perdure mcp sign-in SERVER`, or "
+                "POST /v1/user/connections/{provider}/sign-in with your access token, and open that URL",
                 code="sign_in_needs_token",
             )
+        wanted = await _parked(app, tx, token)
         return await _page(tx, wanted.identity, wanted.server)
 
     return await app.database.read(work)
@@ -336,7 +337,8 @@ async def _exchanged(app: App, attempt: Attempt, answer: Answer, now: Micros) ->
     announced = metadata.authorization_response_iss_parameter_supported is True
     check_answer_issuer(answer.iss, metadata.issuer, announced=announced)
     if answer.error is not None:
-        raise SignInFailed(f"the authorization server answered: {shown(answer.error)}", error=answer.error)
+        error = error_code(answer.error)
+        raise SignInFailed(f"the authorization server answered with the error {error!r}", error=error)
     if not answer.code:
         raise SignInFailed("the authorization server's answer has no code")
     place = await place_of(attempt.server.url, outgoing(app))

@@ -36,7 +36,7 @@ def list_connections(
 
 async def _list(client: Client, as_json: bool) -> None:
     async with client:
-        found = await client.list_connections()
+        found = await client.list_user_connections()
     Screen().listing(
         found,
         ("PROVIDER", "SERVER", "STATUS", "SIGNED IN", "SCOPES"),
@@ -109,7 +109,7 @@ async def _signed_in_at(client: Client, provider: str, owner: str | None) -> str
     """When the last sign-in at a server was; None without one."""
     found: tuple[Connection, ...]
     if owner is None:
-        found = await client.list_connections()
+        found = await client.list_user_connections()
     else:
         found = await client.list_organization_connections(owner)
     times = (each.signed_in_at for each in found if each.provider == provider)
@@ -118,7 +118,7 @@ async def _signed_in_at(client: Client, provider: str, owner: str | None) -> str
 
 async def _provider(client: Client, server: str) -> str:
     """The provider of this id or name."""
-    waiting = {each.server: each.provider for each in await client.list_connections()}
+    waiting = {each.server: each.provider for each in await client.list_user_connections()}
     known = {each.server: each.provider for each in await client.list_connection_providers()}
     named = waiting | known
     if server in named:

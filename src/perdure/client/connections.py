@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.client import routes
-from perdure.client.routes import Caller, path_of
+from perdure.client.routes import Caller, listed, path_of
 from perdure.domain.connections import ClientDocument, Connection, SignInLink, SignInProvider
 from perdure.domain.input_requests import AnsweredInput, AnswerInput, InputRequest
 
@@ -14,12 +14,6 @@ _ORGANIZATION = "/v1/orgs/{}/organization-connections"
 class ConnectionMethods(Caller):
     """The client's methods about connections. A provider is the id of an MCP server."""
 
-    list_connections = routes.lists(
-        _OWN, Connection, "List the caller's sign-ins: first those that tool calls wait for."
-    )
-    list_connection_providers = routes.lists(
-        f"{_OWN}/providers", SignInProvider, "List the servers at which people sign in."
-    )
     sign_in = routes.acts(
         "POST", f"{_OWN}/{{}}/sign-in", SignInLink, "Begin a sign-in: return the page to open in a browser."
     )
@@ -33,6 +27,22 @@ class ConnectionMethods(Caller):
     list_input_requests = routes.lists_under(
         "/v1/sessions/{}/input-requests", InputRequest, "List what a session's tool calls ask people for."
     )
+
+    async def list_user_connections(self, *, provider: str | None = None) -> tuple[Connection, ...]:
+        """List the caller's sign-ins: first those that tool calls wait for.
+
+        Args:
+            provider: only those at this server.
+        """
+        return await listed(self, _OWN, Connection, params=(("provider", provider),))
+
+    async def list_connection_providers(self, *, search: str | None = None) -> tuple[SignInProvider, ...]:
+        """List the servers at which people sign in.
+
+        Args:
+            search: a text that the name, the URL or the description contains.
+        """
+        return await listed(self, f"{_OWN}/providers", SignInProvider, params=(("search", search),))
 
     async def sign_in_organization(self, org: str, provider: str) -> SignInLink:
         """Begin a sign-in of an organization: return the page to open in a browser."""

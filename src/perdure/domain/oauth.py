@@ -253,6 +253,11 @@ def check_pkce(metadata: ServerMetadata) -> None:
         )
 
 
+def error_code(text: str) -> str:
+    """Return an error's code. What else a server writes in its place, such as a token, is not repeated."""
+    return text if re.fullmatch(r"[a-z_]{1,40}", text) else "unknown"
+
+
 def shown(text: str) -> str:
     """Quote a text of another server for an error message."""
     plain = "".join(char if char.isprintable() else "?" for char in text[:200])
@@ -402,9 +407,8 @@ def parse_token_answer(status: int, body: bytes) -> TokenAnswer:
         pairs = dict(parse_qsl(body[:65_536].decode("utf-8", "replace")))
         answer = TokenAnswer(error=pairs.get("error"))  # some servers answer with a form
     if answer.error:
-        raise SignInFailed(
-            f"the authorization server answered with the error {shown(answer.error)}", error=answer.error
-        )
+        error = error_code(answer.error)
+        raise SignInFailed(f"the authorization server answered with the error {error!r}", error=error)
     if status != 200:
         transient = status >= 500 or status == 429
         raise SignInFailed(f"the token endpoint answered with the status {status}", transient=transient)

@@ -34,6 +34,7 @@ from perdure.domain.oauth import (
     check_pkce,
     check_resource,
     client_of,
+    error_code,
     expiry_of,
     parse_token_answer,
     registration_of,
@@ -194,7 +195,7 @@ def _error_in(body: bytes) -> str:
         error = msgspec.json.decode(body, type=TokenAnswer, strict=False).error
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return ""
-    return f", error {shown(error)}" if error else ""
+    return f", error {error_code(error)!r}" if error else ""
 
 
 class Code(Struct, frozen=True):

@@ -137,10 +137,13 @@ async def remove_connection(
     return await tx.run(f"{sql} AND version = ?", *args, version) == 1
 
 
-async def remove_connections_of_user(tx: Tx, org_id: OrgId, identity: str) -> None:
-    """Remove all tokens of a member who leaves the organization."""
-    await tx.run("DELETE FROM connections WHERE org_id = ? AND identity = ?", org_id, identity)
-    await tx.run("DELETE FROM sign_ins WHERE org_id = ? AND identity = ?", org_id, identity)
+async def remove_connections_of_user(tx: Tx, org_id: OrgId | None, identity: str) -> None:
+    """Remove all tokens of a member who leaves the organization; of all of them if it is None."""
+    for table in ("connections", "sign_ins"):
+        if org_id is None:
+            await tx.run(f"DELETE FROM {table} WHERE identity = ?", identity)
+        else:
+            await tx.run(f"DELETE FROM {table} WHERE org_id = ? AND identity = ?", org_id, identity)
 
 
 async def remove_connections_of_server(tx: Tx, org_id: OrgId, server_key: str) -> None:

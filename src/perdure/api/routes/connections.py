@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
 from perdure.api.kernel.call import Call
 from perdure.api.kernel.route import route
 from perdure.app import connections as use
@@ -10,23 +14,41 @@ from perdure.domain.ids import OrgId
 from perdure.domain.paging import Listing
 
 
+class ListConnections(Struct, frozen=True):
+    """Query parameters of the list of connections."""
+
+    provider: Annotated[
+        Annotated[str, Meta(max_length=100)] | None, Meta(description="Only those at this server.")
+    ] = None
+
+
+class ListProviders(Struct, frozen=True):
+    """Query parameters of the list of servers at which people sign in."""
+
+    search: Annotated[
+        Annotated[str, Meta(max_length=200)] | None,
+        Meta(description="Text to find in the name, the URL or the description, case-insensitive."),
+    ] = None
+
+
 @route("GET", "/v1/user/connections", "connections")
-async def list_connections(call: Call) -> Listing[Connection]:
+async def list_user_connections(call: Call, query: ListConnections) -> Listing[Connection]:
     """List the caller's connections.
 
     First the sign-ins that tool calls wait for (`pending`), then those that are stored. Tokens are never
     shown.
     """
-    return Listing(tuple(await use.connections_of(call.app, use.own_identity(call.caller))))
+    found = await use.connections_of(call.app, use.own_identity(call.caller))
+    return Listing(tuple(each for each in found if query.provider in (None, each.provider)))
 
 
 @route("GET", "/v1/user/connections/providers", "connections")
-async def list_connection_providers(call: Call) -> Listing[SignInProvider]:
+async def list_connection_providers(call: Call, query: ListProviders) -> Listing[SignInProvider]:
     """List the servers at which people sign in.
 
     The registered MCP servers of the organization whose `auth_mode` is `o_auth`.
     """
-    return Listing(tuple(await use.list_providers(call.app, call.caller)))
+    return Listing(tuple(await use.list_providers(call.app, call.caller, query.search)))
 
 
 @route(
@@ -91,7 +113,7 @@ async def delete_organization_connection(call: Call, org: OrgId, provider: str) 
 
 
 ROUTES = (
-    list_connections,
+    list_user_connections,
     list_connection_providers,
     sign_in,
     delete_connection,

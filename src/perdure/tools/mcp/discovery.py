@@ -67,6 +67,7 @@ async def find_tools(
     redactor = redactor_of(server, context.secrets)
     try:
         authorization = await authorization_of_discovery(services, context, server.sign_in)
+        redactor.learn({"sign_in": authorization.token} if authorization.token else {})
         endpoint = authorization.on(endpoint_of(server, context.secrets, context.network))
         seen.reached(context, capability_id, endpoint, config)
         try:
