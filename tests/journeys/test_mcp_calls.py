@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.events import ToolStartedData, TurnFailedData
 from perdure.domain.mcp_servers import CreateMcpServer, InlineMcpServer, UpdateMcpServer
 from perdure.domain.mcp_views import AcceptMcpTool, PostMcpPrompt
-from perdure.domain.messages import ImagePart, text_of
+from perdure.domain.messages import ImagePart, TextPart, text_of
 from perdure.domain.sessions import NetworkAccess
-from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import CapabilityRef
 from tests.journeys.mcp_inside import Host, hosting
 from tests.mcp_stub import Call, McpStub, RpcFault, never, text, tool
@@ -291,17 +290,25 @@ async def test_results_of_all_kinds_reach_the_model(
         assert ended.success is not result.get("isError", False)
 
 
-async def test_an_image_reaches_the_model_as_an_image(database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [0, 600_000])
+async def test_an_image_reaches_the_model_as_an_image(size: int, database_url: str, tmp_path: Path) -> None:
+    data = base64.b64encode(base64.b64decode(PIXEL) + bytes(size)).decode()
+
     async def draws(made: Call) -> Json:
-        return {"content": [{"type": "image", "data": PIXEL, "mimeType": "image/png"}]}
+        image = {"type": "image", "data": data, "mimeType": "image/png"}
+        return {"content": [image, {"type": "text", "text": "Look:"}]}
 
     async with (
         McpStub([tool("draw")], answer=draws) as stub,
         hosting(database_url, tmp_path, *uses("draw"), servers=shop(stub)) as host,
     ):
         await host.ask()
-        (said,) = await host.said()
-        assert content_of_result(json.loads(said)) == (ImagePart(base64=PIXEL, media_type="image/png"),)
+        (ended,) = await host.ended()
+        assert ended.result == (TextPart("Look:"), ImagePart(base64=data, media_type="image/png"))
+        assert host.driver.requests[-1].messages[-1].content[0].result == [
+            {"type": "text", "text": "Look:"},
+            {"type": "image", "base64": data, "media_type": "image/png"},
+        ]
 
 
 async def test_resources_of_all_servers_are_read_with_two_tools(database_url: str, tmp_path: Path) -> None:

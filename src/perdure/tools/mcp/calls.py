@@ -18,7 +18,7 @@ from perdure.domain.messages import JsonObject
 from perdure.net.mcp.lazy import LazyHosts
 from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
-from perdure.tools.mcp.results import error_of, value_of
+from perdure.tools.mcp.results import error_of, result_of
 
 EFFECT_KEY = "io.perdure/effect-key"
 """Where the key of a call's effect is in its `_meta`."""
@@ -163,4 +163,4 @@ def _outcome(server: Attached, answer: McpContent | McpInputRequired, redact: An
     clean = McpContent(redact(answer.content), redact(answer.structured), answer.is_error)
     if clean.is_error:
         raise ToolError(error_of(clean))
-    return ToolOutcome(value_of(clean))
+    return result_of(clean).outcome()

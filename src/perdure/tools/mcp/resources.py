@@ -16,7 +16,7 @@ from perdure.domain.tools import CapabilityRef
 from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
 from perdure.tools.mcp.calls import Reach
-from perdure.tools.mcp.results import value_of
+from perdure.tools.mcp.results import result_of
 
 PAGE = 100
 """Resources that one call lists."""
@@ -91,7 +91,7 @@ class _Reads(Struct, frozen=True):
         found = await self.reach.hosts.hosts().read_resource(
             endpoint, scope=context.session_id, uri=str(arguments["uri"]), timeout=timeout
         )
-        return ToolOutcome(value_of(McpContent(tuple(redactor.value(found.content)))))
+        return result_of(McpContent(tuple(redactor.value(found.content)))).outcome()
 
 
 class _Lists(Struct, frozen=True):
