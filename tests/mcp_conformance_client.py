@@ -49,7 +49,7 @@ async def main() -> None:
     async def call(name: str, arguments: dict[str, Any], answers: McpAnswers | None = None) -> None:
         done = await hosts.call(
             endpoint, scope="one", tool=tools.get(name, McpTool(name)), arguments=arguments, meta={},
-            extra_headers={}, timeout=20, idempotent=False, progress=print, answers=answers,
+            extra_headers={}, timeout=20, idempotent=True, progress=print, answers=answers,
         )  # fmt: skip
         if isinstance(done, McpInputRequired):
             given = {asked.key: accepted(asked) for asked in done.requests}

@@ -22,6 +22,7 @@ class Call:
     arguments: Json
     meta: Json
     headers: dict[str, str]
+    more: Json = field(default_factory=dict)
 
 
 def text(said: str, **more: Any) -> Json:
@@ -87,7 +88,8 @@ class McpStub:
         try:
             result = await self._result(body["method"], body.get("params", {}), dict(request.headers))
         except RpcFault as fault:
-            return web.json_response(answer | {"error": {"code": fault.code, "message": str(fault)}})
+            error = {"code": fault.code, "message": str(fault), **fault.data}
+            return web.json_response(answer | {"error": error})
         except ConnectionResetError:
             if request.transport is not None:
                 request.transport.abort()
@@ -113,7 +115,8 @@ class McpStub:
                 return {"tools": self.tools}
             case "tools/call":
                 meta = params.get("_meta", {})
-                made = Call(params["name"], params.get("arguments", {}), meta, headers)
+                more = {name: each for name, each in params.items() if name.startswith(("input", "request"))}
+                made = Call(params["name"], params.get("arguments", {}), meta, headers, more)
                 self.calls.append(made)
                 return await self.answer(made)
             case "resources/list":
@@ -130,9 +133,10 @@ class McpStub:
 class RpcFault(Exception):
     """An answer that is a JSON-RPC error."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, data: Json | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.data: Json = {} if data is None else {"data": data}
 
 
 async def never(made: Call) -> Json:

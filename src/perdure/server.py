@@ -36,6 +36,7 @@ from perdure.settings import Settings
 from perdure.stopping import Stopping
 from perdure.store.providers import list_models
 from perdure.wiring import Parts, all_routes, door_routes, load_tools, open_parts
+from perdure.worker.consent import Resumer
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import STALE_AFTER, Sweep
@@ -115,6 +116,7 @@ async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str
             log.warning("the last server stopped in the middle of %d turns: they are resumed", left)
         sweeping = asyncio.create_task(sweep.run())
         scheduling = asyncio.create_task(Scheduler(parts.app).run())
+        resuming = asyncio.create_task(Resumer(parts.app).run())
         sorting = asyncio.create_task(Sorter(parts.database).run())
         gc.collect()
         gc.freeze()
@@ -126,6 +128,7 @@ async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str
         finally:
             sweeping.cancel()
             scheduling.cancel()
+            resuming.cancel()
             sorting.cancel()
 
 

@@ -25,8 +25,10 @@ from perdure.api.routes import agents as agent_routes
 from perdure.api.routes import callbacks as callback_routes
 from perdure.api.routes import capabilities as capability_routes
 from perdure.api.routes import commands as command_routes
+from perdure.api.routes import connections as connection_routes
 from perdure.api.routes import databases as database_routes
 from perdure.api.routes import harnesses as harness_routes
+from perdure.api.routes import input_requests as input_request_routes
 from perdure.api.routes import invitations as invitation_routes
 from perdure.api.routes import mcp_servers as mcp_routes
 from perdure.api.routes import mcp_tools as mcp_tool_routes
@@ -34,6 +36,7 @@ from perdure.api.routes import messages as message_routes
 from perdure.api.routes import providers as provider_routes
 from perdure.api.routes import schedules as schedule_routes
 from perdure.api.routes import sessions as session_routes
+from perdure.api.routes import sign_ins as sign_in_routes
 from perdure.api.routes import storage as storage_routes
 from perdure.api.routes import workspaces as workspace_routes
 from perdure.api.routes.files import file_routes
@@ -43,6 +46,7 @@ from perdure.app.context import App, Services
 from perdure.app.login import create_token
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.port import Capability
+from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Family, Registry
 from perdure.domain.accounts import CreateToken
 from perdure.domain.code import CodeBackEnd, CodeLimits
@@ -53,7 +57,7 @@ from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.messages import JsonObject
 from perdure.doors.mcp.route import mcp_route
 from perdure.engine.arguments import ArgumentChecks
-from perdure.engine.context import Engine, Policy, PublicUrl, SystemClock
+from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
@@ -236,13 +240,13 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             file_limits=limits,
             sandbox=sandbox,
             code=code,
+            public=PublicUrl(settings.public_url),
             private_addresses=settings.private_addresses,
             local_mcp=local_mcp,
             mcp=mcp,
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
-        turns = ParkedTurns()
-        key = await signing_key(database)
+        turns, key = ParkedTurns(), await signing_key(database)
         app = App(
             *astuple(services),
             registry=registry,
@@ -265,7 +269,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             _policy(settings, limits),
             catalog=catalog,
             arguments=ArgumentChecks(sandbox),
-            public=PublicUrl(settings.public_url),
+            public=services.public,
             turns=turns,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
@@ -377,6 +381,9 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *session_routes.ROUTES,
         *message_routes.ROUTES,
         *callback_routes.ROUTES,
+        *connection_routes.ROUTES,
+        *input_request_routes.ROUTES,
+        *sign_in_routes.ROUTES,
         message_routes.stream_route(stream),
         *agent_routes.ROUTES,
         *agent_version_routes.ROUTES,

@@ -137,6 +137,7 @@ RELEASED = {
     13: "c138f752c42bffd4932f8e21e75b3ab4d1cc84072e8b0d919283aced4bbb53cd",
     14: "5a1f88d00dfa1322f3b083fec15873cb741651f6a5cc3240bb56306650991315",
     15: "23a4011404cf6e9dd30633100548bf0b3415018c3edf64c6cdb0759062332f08",
+    16: "2abf1477bc7f5286f01eaa11a30766cad1ecbe3529f250309dd63d59f86212e0",
     17: "c98daa874a35209fc6b8e5035c9de594123b7909204e4de1b1378bc6242a1fe5",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets

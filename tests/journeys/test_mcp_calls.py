@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.events import ToolStartedData, TurnFailedData
 from perdure.domain.mcp_servers import CreateMcpServer, InlineMcpServer, UpdateMcpServer
 from perdure.domain.mcp_views import AcceptMcpTool, PostMcpPrompt
-from perdure.domain.messages import ImagePart, TextPart, text_of
+from perdure.domain.messages import text_of
 from perdure.domain.sessions import NetworkAccess
 from perdure.domain.tools import CapabilityRef
 from tests.journeys.mcp_inside import Host, hosting
@@ -24,8 +23,6 @@ from tests.mcp_stub import Call, McpStub, RpcFault, never, text, tool
 from tests.talk import call
 
 Json = dict[str, Any]
-
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 
 
 def uses(name: str, times: int = 1, **arguments: Any) -> tuple[Json, ...]:
@@ -249,66 +246,6 @@ async def test_odd_schemas_are_offered_in_a_form_that_vendors_accept(
         assert "$ref" not in str(offered.parameters)
         assert "anyOf" not in offered.parameters
         assert stub.calls[0].arguments == {"the name!": "x", "node": {"next": {}}}
-
-
-@pytest.mark.parametrize(
-    ("result", "seen"),
-    [
-        (text("One."), "One."),
-        ({"content": [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]}, "A\n\nB"),
-        ({"content": [], "structuredContent": {"n": 1}}, '{"n":1}'),
-        (text('{"n": 1}', structuredContent={"n": 1}), '{"n": 1}'),
-        (text("See.", structuredContent={"n": 1}), 'See.\n\n{"n":1}'),
-        (
-            {"content": [{"type": "resource_link", "uri": "a://b", "name": "B"}]},
-            "[link to the resource a://b, B]",
-        ),
-        (
-            {"content": [{"type": "resource", "resource": {"uri": "a://b", "text": "T"}}]},
-            "[resource a://b]\nT",
-        ),
-        (
-            {"content": [{"type": "audio", "data": "AAAA", "mimeType": "audio/wav"}]},
-            "[audio, audio/wav, 3 bytes: it cannot be shown]",
-        ),
-        (text("No tea left.", isError=True), "No tea left."),
-    ],
-)
-async def test_results_of_all_kinds_reach_the_model(
-    result: Json, seen: str, database_url: str, tmp_path: Path
-) -> None:
-    async def answer(made: Call) -> Json:
-        return result
-
-    async with (
-        McpStub([tool("buy")], answer=answer) as stub,
-        hosting(database_url, tmp_path, *uses("buy"), servers=shop(stub)) as host,
-    ):
-        await host.ask()
-        assert await host.said() == [seen]
-        (ended,) = await host.ended()
-        assert ended.success is not result.get("isError", False)
-
-
-@pytest.mark.parametrize("size", [0, 600_000])
-async def test_an_image_reaches_the_model_as_an_image(size: int, database_url: str, tmp_path: Path) -> None:
-    data = base64.b64encode(base64.b64decode(PIXEL) + bytes(size)).decode()
-
-    async def draws(made: Call) -> Json:
-        image = {"type": "image", "data": data, "mimeType": "image/png"}
-        return {"content": [image, {"type": "text", "text": "Look:"}]}
-
-    async with (
-        McpStub([tool("draw")], answer=draws) as stub,
-        hosting(database_url, tmp_path, *uses("draw"), servers=shop(stub)) as host,
-    ):
-        await host.ask()
-        (ended,) = await host.ended()
-        assert ended.result == (TextPart("Look:"), ImagePart(base64=data, media_type="image/png"))
-        assert host.driver.requests[-1].messages[-1].content[0].result == [
-            {"type": "text", "text": "Look:"},
-            {"type": "image", "base64": data, "media_type": "image/png"},
-        ]
 
 
 async def test_resources_of_all_servers_are_read_with_two_tools(database_url: str, tmp_path: Path) -> None:

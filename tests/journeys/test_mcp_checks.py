@@ -14,7 +14,7 @@ from tests.journeys.world import refusal
 from tests.mcp_scripts import LISTED, Scripted, replies
 from tests.server import Server, post
 from tests.sites import serving
-from tests.talk import Json
+from tests.talk import Json, new_talk
 
 
 @pytest.fixture
@@ -108,6 +108,21 @@ async def test_a_servers_own_error_is_passed_on(http: httpx.AsyncClient) -> None
         assert "out of order" in found["error"]["message"]
         listed = await http.get(f"{server['self_url']}/tools")
         assert (listed.status_code, listed.json()["code"]) == (502, "mcp_refused")
+
+
+async def test_a_server_that_is_removed_from_a_session_is_gone_in_its_next_turn(
+    http: httpx.AsyncClient,
+) -> None:
+    call = {"tool_calls": [{"name": "mcp_desk__act", "arguments": {}}]}
+    async with Scripted() as desk:
+        talk = await new_talk(http, mcpServers={"Desk": {"url": desk.url}})
+        outcomes = []
+        for _ in range(2):
+            events = await talk.turn(call, {"text": "Done."})
+            outcomes.append([each["data"] for each in events if each["type"] == "tool.completed"][-1])
+            await http.delete(talk.path("/mcp-servers/Desk"))
+        assert desk.count("tools/call") == 1
+    assert [each["success"] for each in outcomes] == [True, False]
 
 
 async def test_an_address_beside_the_allowed_networks_stays_refused(http: httpx.AsyncClient) -> None:

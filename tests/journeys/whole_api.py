@@ -15,7 +15,7 @@ from tests.talk import Json, Talk, body_of, script
 ENDLESS = {"stream_sse"}
 """Its answer does not end; a refusal does."""
 
-OF_THE_SERVER = {"capability_id", "command", "token", "callback_id", "tool_name"}
+OF_THE_SERVER = {"capability_id", "command", "token", "callback_id", "input_id", "tool_name"}
 """Parameters that name what is the same for everybody, or nothing: only a tool can open a callback."""
 
 
@@ -131,6 +131,8 @@ class Place:
             "path": "kept.txt",
             "token": "pdr_cb_" + "A" * 43,
             "callback_id": "callback_" + "0" * 32,
+            "input_id": "input_" + "0" * 32,
+            "provider": server["id"],
         }
         self.marks = {
             value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10

@@ -13,6 +13,7 @@ from perdure.domain.turn import Idle, fold
 from perdure.engine.conversation_cache import read_conversation
 from tests.simulation.callbacks import check_callbacks
 from tests.simulation.check_effects import check_effects
+from tests.simulation.consents import check_consents
 from tests.simulation.conversations import Key, disorder, expected_prompt, key_of
 from tests.simulation.model import ANSWER, SUMMARY
 from tests.simulation.tools import REPLAYABLE
@@ -29,6 +30,7 @@ async def check_world(world: World) -> None:
     check_effects(world, log)
     check_prompts(world, log)
     check_callbacks(world, log)
+    check_consents(world, log)
     await check_conversations(world)
     row = world.store.row(world.session_id)
     if world.told.deleted and row.deleted_at is None:
@@ -122,6 +124,9 @@ class _Turns:
             case "tool.parked":
                 self._need(self._calls.get(data.tool_call_id) == "started", event, "a call is parked")
                 self._calls[data.tool_call_id] = "parked"
+            case "tool.resumed":
+                self._need(self._calls.get(data.tool_call_id) == "parked", event, "a call goes on")
+                self._calls[data.tool_call_id] = "open"
             case "tool.completed" if data.tool_name != APPROVE:
                 self._need(
                     self._calls.get(data.tool_call_id) in {"open", "started", "parked"}, event, "a call ends"

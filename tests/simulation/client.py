@@ -8,12 +8,16 @@ from typing import Any
 
 from perdure.app.approvals import submit_approvals
 from perdure.app.callbacks import answer_callback
+from perdure.app.input_requests import answer_input, list_input_requests, resume_signed_in
 from perdure.app.messages import post_message, submit_tool_results
 from perdure.app.sessions import cancel_turn, change_session, create_session, delete_session
 from perdure.domain.callbacks import CallbackResult
 from perdure.domain.errors import Conflict, Gone, InvalidInput, NotFound, Unavailable
+from perdure.domain.ids import InputRequestId
+from perdure.domain.input_requests import AnswerInput
 from perdure.domain.messages import Controls, CreateMessage, InputMessage, TextPart, WhenBusy
 from perdure.domain.sessions import CreateSession, UpdateSession
+from perdure.domain.times import from_rfc3339
 from perdure.domain.tools import (
     ApprovalDecision,
     CapabilityRef,
@@ -25,6 +29,7 @@ from perdure.domain.tools import (
 )
 from perdure.domain.turn import Idle, fold, parked_calls
 from tests.simulation.callbacks import SKEW, KnownCallback, judge_refusal
+from tests.simulation.consents import store_grant
 from tests.simulation.model import message_text
 from tests.simulation.scenarios import CLIENT_TOOL
 from tests.simulation.store import Witness
@@ -159,6 +164,44 @@ class Client:
 
         await self._ask("callback", call, server)
 
+    async def consent(self, server: Process | None = None) -> None:
+        """Answer one of the open questions, perhaps twice."""
+        caller, session_id, rng = self.world.store.caller, self.world.session_id, self.world.rng
+
+        async def call(process: Process) -> None:
+            asked = await list_input_requests(process.app, caller, session_id)
+            forms = [each for each in asked if each.mode == "form"]
+            for each in forms:
+                self.world.consents.ask(each.id, from_rfc3339(each.expires_at))
+            if not self.world.consents.asked:
+                return
+            chosen, known = rng.choice(list(self.world.consents.asked.items()))
+            action = rng.choice(("accept", "decline"))
+            known.unknown += 1
+            try:
+                await answer_input(
+                    process.app, caller, session_id, InputRequestId(chosen), AnswerInput(action)
+                )
+            except (Gone, NotFound):
+                known.unknown -= 1
+                raise
+            known.unknown -= 1
+            known.accepted += 1
+            if self.world.now() > known.deadline + SKEW:
+                self.world.blame("an answer was accepted after the deadline")
+
+        await self._ask("consent", call, server)
+
+    async def sign_in(self, server: Process | None = None) -> None:
+        """Sign in, and resume what waits for it."""
+
+        async def call(process: Process) -> None:
+            await store_grant(process.app, self.world)
+            self.world.consents.signed_in_at = self.world.now()
+            await resume_signed_in(process.app)
+
+        await self._ask("sign_in", call, server)
+
     async def _ask(
         self, what: str, call: Callable[[Process], Awaitable[Any]], server: Process | None
     ) -> bool:
@@ -180,6 +223,8 @@ class Client:
             allowed += (Conflict, InvalidInput)  # another request answered first
         if what == "reject":
             allowed += (Conflict,)
+        if what == "consent":
+            allowed += (Gone, NotFound)
         if what == "callback":
             allowed += (Gone,)
         if self.world.told.deletion_tried:

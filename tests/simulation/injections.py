@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+from perdure.app.input_requests import resume_signed_in
 from perdure.domain.errors import PerdureError
 from perdure.store.queue import Job
 from tests.simulation.client import Client
@@ -136,6 +137,9 @@ async def sweep(process: Process, **how: int) -> None:
     """One sweep, as the server's own loop does it."""
     with contextlib.suppress(PerdureError):
         await process.sweep.once(**how)
+    with contextlib.suppress(PerdureError):
+        if process.world.consents.signed_in_at is not None:
+            await resume_signed_in(process.app)
 
 
 KINDS: dict[str, Callable[[Injections, Process, str], Awaitable[None]]] = {

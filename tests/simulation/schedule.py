@@ -188,6 +188,8 @@ class Schedule:
     async def _expire(self, world: World) -> None:
         """Let every deadline pass at which the session is parked, and check that it continues."""
         for _ in range(PATIENCE):
+            if world.consents.signed_in_at is not None:
+                await self._look(world)
             row = world.store.row(world.session_id)
             if row.deleted_at is not None or row.status in {"idle", "started"} or world.violations:
                 return
@@ -198,6 +200,14 @@ class Schedule:
             await asyncio.sleep(max(0, (row.wake_at or 0) - world.now()) / 1_000_000 + 1)
             for process in world.live():
                 process.spawn(sweep(process))
+            await self._rest(world)
+
+    async def _look(self, world: World) -> None:
+        """Let each process look for calls whose sign-in has happened, as it does every few seconds."""
+        for _ in range(3):  # one of them may fail
+            for process in world.live() or (world.start(),):
+                process.spawn(sweep(process))
+            await world.loop.quiet()
             await self._rest(world)
 
 

@@ -116,9 +116,11 @@ class Store:
         for table, column in (
             ("events", "session_id"),
             ("standing_approvals", "session_id"),
+            ("input_requests", "session_id"),
             ("sessions", "id"),
         ):
             self.writer.execute(f"DELETE FROM {table} WHERE {column} = ?", (session_id,))
+        self.writer.execute("DELETE FROM connections")
         self.writer.execute("DELETE FROM callbacks")  # those that were answered are kept for a day
         self.writer.execute("COMMIT")
 

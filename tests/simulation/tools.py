@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Protocol
 
+from perdure.app.context import App
 from perdure.capabilities.port import (
     ONCE,
     READ_ONLY,
@@ -21,7 +22,9 @@ from perdure.capabilities.port import (
 from perdure.domain.effects import NOT_DONE, Verified, done
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
+from perdure.tools.mcp.consent import answers_for, authorization_for, input_required
 from tests.simulation.callbacks import OPEN_FOR
+from tests.simulation.consents import QUESTIONS, server_of
 
 TIMEOUT = 5.0
 """The timeout of each of these tools, in seconds."""
@@ -32,6 +35,8 @@ runner's session is taken over sooner than the effect takes place."""
 
 class Hands(Protocol):
     """What a tool needs of the process that it runs in."""
+
+    app: App
 
     async def pause(self, seconds: float) -> None: ...
 
@@ -173,6 +178,28 @@ async def _posted(context: ToolContext, arguments: JsonObject) -> Later:
     return Later("callback", callback.deadline, "an answer from the world")
 
 
+async def _consent(context: ToolContext, arguments: JsonObject) -> ToolOutcome | Later:
+    """Ask a person, and act once there is an answer."""
+    hands = HANDS.get()
+    answers = await answers_for(hands.app, context)
+    if answers is not None:
+        return await _act(context, arguments, "consent")
+    await hands.point("tool.before")
+    later = await input_required(hands.app, context, server_of(context), QUESTIONS)
+    await hands.point("tool.sent")
+    return later
+
+
+async def _sign(context: ToolContext, arguments: JsonObject) -> ToolOutcome | Later:
+    """Act under a sign-in, and wait for it."""
+    hands = HANDS.get()
+    found = await authorization_for(hands.app, context, server_of(context))
+    if isinstance(found, Later):
+        await hands.point("tool.sent")
+        return found
+    return await _act(context, arguments, "sign")
+
+
 PARAMETERS = schema({"seconds": {"type": "number"}, "slowly": {"type": "number"}})
 
 
@@ -208,6 +235,8 @@ TOOLS = (
     _tool("asked", _asked, ONCE, _look_up, PATIENCE),
     _tool("order", _order, ONCE, timeout=PATIENCE),
     _tool("posted", _posted, ONCE, resumable=True),
+    _tool("consent", _consent, ONCE),
+    _tool("sign", _sign, ONCE),
 )
 REPLAYABLE = frozenset({"again", "look", "later_again"})
 

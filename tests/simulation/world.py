@@ -27,6 +27,7 @@ from perdure.store.sessions import SessionRow
 from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
 from tests.simulation.callbacks import KnownCallback, learn
+from tests.simulation.consents import Consents
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.model import ScriptedDriver
 from tests.simulation.scenarios import Scenario
@@ -105,6 +106,7 @@ class World:
         self.attempts: dict[tuple[str, int], int] = {}
         self.effects: list[Effect] = []
         self.callbacks: list[KnownCallback] = []
+        self.consents = Consents()
         self.sent: dict[str, tuple[float, str]] = {}
         """By key: the first effect that others see, and from when on."""
         self.violations: list[str] = []

@@ -21,6 +21,9 @@ LEFT_OUT = {
     "openapi_document": "describes the routes",
     "docs": "a page for browsers",
     "docs_errors": "a page for browsers",
+    "start_sign_in": "a page for browsers",
+    "begin_sign_in": "the form of a page for browsers",
+    "finish_sign_in": "a page for browsers, to which an authorization server sends them",
 }
 """Routes without a method, with the reason."""
 

@@ -59,6 +59,7 @@ from perdure.store.accounts import (
     tokens_of,
     update_organization,
 )
+from perdure.store.connections import remove_connections_of_user
 from perdure.store.database import Changes, Tx
 from perdure.store.invitations import delete_invitations_of
 from perdure.store.locks import Lock, hold
@@ -146,7 +147,7 @@ async def _memberships(tx: Tx, caller: Caller) -> list[tuple[OrgId, UserRole]]:
     return [(org_id, role) for org_id, role in memberships if org_id == caller.organization_id]
 
 
-async def _own_organization(tx: Tx, caller: Caller, org_id: str) -> tuple[OrganizationRow, UserRole]:
+async def own_organization(tx: Tx, caller: Caller, org_id: str) -> tuple[OrganizationRow, UserRole]:
     """Return one of the caller's organizations and the caller's role in it. Raises NotFound."""
     org_id = check_id(org_id, "org", "org")
     roles = dict(await _memberships(tx, caller))
@@ -160,7 +161,7 @@ async def read_organization(app: App, caller: Caller, org_id: OrgId) -> Organiza
     """Read one of the caller's organizations. Raises NotFound."""
 
     async def work(tx: Tx) -> Organization:
-        return to_organization((await _own_organization(tx, caller, org_id))[0])
+        return to_organization((await own_organization(tx, caller, org_id))[0])
 
     return await app.database.read(work)
 
@@ -172,7 +173,7 @@ async def change_organization(
     now = app.now()
 
     async def work(tx: Tx) -> Organization:
-        row, role = await _own_organization(tx, caller, org_id)
+        row, role = await own_organization(tx, caller, org_id)
         require(Caller(org_id, caller.user_id, role), "admin")
         changes: Changes = {}
         if body.name is not UNSET:
@@ -213,7 +214,7 @@ async def complete_onboarding(app: App, caller: Caller, org_id: OrgId) -> Organi
     now = app.now()
 
     async def work(tx: Tx) -> Organization:
-        row, role = await _own_organization(tx, caller, org_id)
+        row, role = await own_organization(tx, caller, org_id)
         require(Caller(org_id, caller.user_id, role), "admin")
         done = row.onboarding_completed_at is not None
         return await _apply(tx, row, {} if done else {"onboarding_completed_at": now}, now)
@@ -322,6 +323,7 @@ async def remove_member(app: App, caller: Caller, user_id: UserId) -> None:
         handover = user_id == caller.user_id
         await end_membership(tx, caller.organization_id, user_id, now, handover=handover)
         await delete_invitations_of(tx, caller.organization_id, user_id)
+        await remove_connections_of_user(tx, caller.organization_id, user_id)
 
     await app.database.write(work)
 
@@ -437,7 +439,7 @@ async def switch_organization(app: App, caller: Caller, org_id: OrgId) -> Switch
     """
 
     async def work(tx: Tx) -> SwitchedOrganization:
-        return SwitchedOrganization((await _own_organization(tx, caller, org_id))[0].id, True)
+        return SwitchedOrganization((await own_organization(tx, caller, org_id))[0].id, True)
 
     return await app.database.read(work)
 
@@ -451,7 +453,7 @@ async def resolve_organization(app: App, caller: Caller, resource_id: str) -> Re
         )
         if org_id is None:
             raise NotFound("resource")
-        row, _ = await _own_organization(tx, caller, org_id)
+        row, _ = await own_organization(tx, caller, org_id)
         return ResolvedOrganization(row.id, row.name)
 
     return await app.database.read(work)

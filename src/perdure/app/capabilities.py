@@ -29,7 +29,7 @@ async def page_of_capabilities(
     offered = [each for each in servers if each.status == "active"]
     total, first = len(matches) + len(offered), max(0, offset - len(matches))
     page = [to_capability(each) for each in matches[offset : offset + limit]]
-    page += [_of_server(each) for each in offered[first : first + limit - len(page)]]
+    page += [_of_server(app, each) for each in offered[first : first + limit - len(page)]]
     return Page(tuple(page), total, offset, limit)
 
 
@@ -39,17 +39,18 @@ async def read_capability(app: App, caller: Caller, ref: str) -> CapabilityInfo:
         server_id = ref.removeprefix(MCP_REF)
         if not is_id(server_id, "mcp"):
             raise NotFound("capability")
-        return _of_server(await read_server(app, caller, McpServerId(server_id)))
+        return _of_server(app, await read_server(app, caller, McpServerId(server_id)))
     capability = app.registry.get(ref)
     if capability is None:
         raise NotFound("capability")
     return to_capability(capability)
 
 
-def _of_server(server: McpServer) -> CapabilityInfo:
+def _of_server(app: App, server: McpServer) -> CapabilityInfo:
     """Describe an MCP server as a capability. Its tools are found out when a session needs them."""
     identifier = f"{MCP_REF}{server.id}"
     url = f"/v1/capabilities/{identifier}"
+    capability = app.registry.get(identifier)
     return CapabilityInfo(
         id=identifier,
         name=server.name,
@@ -61,6 +62,7 @@ def _of_server(server: McpServer) -> CapabilityInfo:
         features=(),
         dependencies=(),
         category="mcp",
+        config_schema=None if capability is None else capability.config_schema,
         is_mcp=True,
         allowed_actions=(
             AllowedAction("self", "GET", url, "get_capability"),

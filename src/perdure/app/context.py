@@ -8,8 +8,10 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from perdure.app.rate_limit import TOKEN_BURST, TOKEN_RATE, RateLimit
+from perdure.app.refreshes import Refreshes
 from perdure.app.shares import Shares
 from perdure.capabilities.features import FeatureCache
+from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Registry
 from perdure.domain.code import CodeBackEnd
 from perdure.domain.files import FileLimits
@@ -133,6 +135,8 @@ class Services(Struct, frozen=True):
         sandbox: separate processes for work that may crash, hang or run out of memory.
         shares: turns for work that may look at very much.
         code: where programs of models run; None if the operator has not turned it on.
+        public: where browsers reach this server.
+        refreshes: the tokens that this process is refreshing.
         private_addresses: which private networks tools and MCP servers may reach.
         local_mcp: the MCP servers of the operator's file, by id.
         mcp: asks MCP servers what they offer.
@@ -148,6 +152,8 @@ class Services(Struct, frozen=True):
     sandbox: Sandbox = field(default_factory=Sandbox)
     shares: Shares = field(default_factory=Shares)
     code: CodeBackEnd | None = None
+    public: PublicUrl = field(default_factory=PublicUrl)
+    refreshes: Refreshes = field(default_factory=Refreshes)
     private_addresses: PrivateAddresses = False
     local_mcp: dict[str, LocalMcpServer] = {}
     mcp: McpSource = field(default_factory=NoMcp)

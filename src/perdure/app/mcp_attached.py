@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from perdure.app.context import Services
 from perdure.app.mcp_offers import local_endpoint
 from perdure.capabilities.resolve import load_layers
+from perdure.domain.connections import SignInServer, inline_key
 from perdure.domain.errors import NotFound, ToolError
 from perdure.domain.ids import McpServerId, OrgId, SessionId
 from perdure.domain.local_mcp import LocalMcpServer
@@ -45,6 +46,7 @@ class Attached(Struct, frozen=True):
         sealed: values that must not be shown: the API key, and stored values of headers.
         labels: its tools' names for people, by their names at the server.
         local: the operator's definition of it, for a server of the operator's file.
+        signs_in: whether people sign in at it (`o_auth`).
     """
 
     key: str
@@ -58,6 +60,13 @@ class Attached(Struct, frozen=True):
     sealed: tuple[str, ...] = ()
     labels: Mapping[str, str] = {}
     local: LocalMcpServer | None = None
+    signs_in: bool = False
+
+    @property
+    def sign_in(self) -> SignInServer:
+        """The server as people sign in at it."""
+        key = inline_key(self.url) if self.capability_id.startswith(INLINE) else self.key
+        return SignInServer(key, self.name, self.url, self.rules.acts_as if self.signs_in else "none")
 
     @property
     def placeholders(self) -> tuple[str, ...]:
@@ -112,6 +121,7 @@ async def attached(services: Services, tx: Tx, org_id: OrgId, capability_id: str
         headers,
         (*key, *secrets.headers.values()),
         row.label_map(),
+        signs_in=row.auth_mode == "o_auth",
     )
 
 
@@ -123,7 +133,15 @@ def _inline(capability_id: str, config: Any) -> Attached:
         rules = replace(rules, deferred=True)
     key = f"inline:{hashlib.sha256(server.url.encode()).hexdigest()}"
     return Attached(
-        key, capability_id, name, slug_of(name), rules, server.url, server.protocol_mode, server.headers
+        key,
+        capability_id,
+        name,
+        slug_of(name),
+        rules,
+        server.url,
+        server.protocol_mode,
+        server.headers,
+        signs_in=server.auth_mode == "o_auth",
     )
 
 

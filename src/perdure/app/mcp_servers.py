@@ -28,6 +28,7 @@ from perdure.domain.resources import require_manager
 from perdure.domain.times import maybe_rfc3339, to_rfc3339
 from perdure.domain.visible import check_labels
 from perdure.store.accounts import lock_organization
+from perdure.store.connections import remove_connections_of_server
 from perdure.store.database import Changes, Tx
 from perdure.store.mcp_pins import drop_pins
 from perdure.store.mcp_servers import (
@@ -275,6 +276,8 @@ async def change_server(app: App, caller: Caller, server_id: McpServerId, body: 
             changes |= (await _seal(app, tx, row.org_id, row.id, after)).columns()
         changes["updated_at"] = max(now, row.updated_at + 1)
         await update_mcp_server(tx, row.org_id, row.id, changes)
+        if after.url != before.url:
+            await remove_connections_of_server(tx, row.org_id, row.id)
         return to_server(msgspec.structs.replace(row, **changes))
 
     changed = await app.database.write(work)
@@ -318,6 +321,7 @@ async def destroy_server(app: App, caller: Caller, server_id: McpServerId) -> No
     async def work(tx: Tx) -> None:
         row = await get_mcp_server(tx, caller.organization_id, server_id, lock=True)
         await delete_mcp_server(tx, row.org_id, row.id)
+        await remove_connections_of_server(tx, row.org_id, row.id)
         await drop_pins(tx, row.org_id, row.id)
 
     await app.database.write(work)

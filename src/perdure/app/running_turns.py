@@ -19,6 +19,7 @@ from perdure.domain.spans import message_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.store.callbacks import remove_callbacks_of_turn
 from perdure.store.database import Tx
+from perdure.store.input_requests import remove_requests_of_turn
 from perdure.store.parked_turns import read_turn
 from perdure.store.queue import Job
 from perdure.store.sessions import SessionRow
@@ -47,6 +48,7 @@ async def stop_turn(
     """
     if row.turn_id is not None:
         await remove_callbacks_of_turn(tx, row.id, row.turn_id)
+        await remove_requests_of_turn(tx, row.id, row.turn_id)
     try:
         pending = (await read_turn(tx, row, app.turns)).pending
     except UnreadableEvent:
@@ -97,6 +99,8 @@ _WAITED_FOR: dict[ParkedKind, str] = {
     "approval": "an approval",
     "callback": "a callback",
     "client": "the results of a client",
+    "input": "the answer to a question",
+    "sign_in": "a sign-in",
 }
 
 

@@ -16,7 +16,8 @@ from perdure.domain.compaction import Compaction
 from perdure.domain.effects import IDEMPOTENCY_KEY, StepRunner, Verified, no_steps, part_key
 from perdure.domain.errors import ToolError
 from perdure.domain.events import FileWrittenData
-from perdure.domain.ids import OrgId, SessionId, ToolCallId, TurnId, WorkspaceId
+from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
+from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import ImagePart, JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.parked import ParkedKind
@@ -62,6 +63,7 @@ class Later(Struct, frozen=True):
         deadline: until when, in microseconds since 1970, as in `Callback.deadline`. The call then fails. It
             waits no longer than its callbacks are open.
         message: what it waits for, for people.
+        requests: what a person is asked for; they are stored already.
 
     Raises:
         ValueError, TypeError: one of them is not what it should be.
@@ -70,6 +72,7 @@ class Later(Struct, frozen=True):
     kind: ParkedKind
     deadline: Micros
     message: str | None = None
+    requests: tuple[AskedInput, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ParkedKind):
@@ -83,6 +86,10 @@ class Later(Struct, frozen=True):
             )
         if not isinstance(self.message, str | None):
             raise TypeError(f"Later(...) has the message {self.message!r}: it must be a text")
+
+
+def nobody(identity: ActedAs) -> None:
+    """Note nothing: the call is not one of a session's turn."""
 
 
 async def no_callback(seconds: float) -> Callback:
@@ -110,6 +117,8 @@ class ToolContext(Struct, frozen=True):
             runs, stays the same if the call runs again after a crash, and no other call has it.
         step: runs a part of the tool and records its result, so that the part is not repeated after a crash:
             `await context.step("charge", work)`. See the guide on tools.
+        exec_id, tool_name: the execution that the call is of, and the name that the model called.
+        act_as: notes whose sign-in the call uses.
     """
 
     org_id: OrgId
@@ -126,6 +135,9 @@ class ToolContext(Struct, frozen=True):
     callback: Callable[[float], Awaitable[Callback]] = no_callback
     effect_key: str = ""
     step: StepRunner = no_steps
+    exec_id: ExecId = ExecId("")
+    tool_name: str = ""
+    act_as: Callable[[ActedAs], None] = nobody
 
     @property
     def organization_id(self) -> OrgId:
@@ -177,6 +189,7 @@ class DiscoveryContext(Struct, frozen=True):
         network: the hosts that the session's tools may reach.
         secrets: the session's secrets by name, for requests to other servers. They must not get into the
             result or the key of the discovery.
+        owner_id: whose session it is.
     """
 
     org_id: OrgId
@@ -187,6 +200,7 @@ class DiscoveryContext(Struct, frozen=True):
     locale: str | None = None
     network: NetworkRules = NetworkRules()
     secrets: Mapping[str, str] = {}
+    owner_id: UserId = UserId("")
 
     @property
     def organization_id(self) -> OrgId:

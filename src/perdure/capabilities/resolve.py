@@ -279,7 +279,7 @@ async def resolve_session(
     if private is not False:
         network = msgspec.structs.replace(network, private=private)
     context = DiscoveryContext(
-        row.org_id, row.id, row.workspace(), now, redactor, row.locale, network, secrets or {}
+        row.org_id, row.id, row.workspace(), now, redactor, row.locale, network, secrets or {}, row.owner_id
     )
     discovered = await discover(active, context, registry.discoveries, offered)
     if known is not None and known.discovered == discovered.by_id:

@@ -34,6 +34,7 @@ from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
 from perdure.domain.messages import Controls, WhenBusy, text_of
+from perdure.domain.parked import CONSENT
 from perdure.domain.tools import APPROVE, ApprovalDecision, Decision
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Chat:
         match event.type:
             case "tool.parked":
                 self.parked[data_of(event).tool_call_id] = data_of(event).tool_name
-            case "tool.completed":
+            case "tool.completed" | "tool.resumed":
                 self.parked.pop(data_of(event).tool_call_id, None)
             case "act.completed":
                 self.rests = bool(self.parked)
@@ -244,7 +245,8 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
         )
     # The status is read after the log's end, so that the end of a turn that runs now cannot be missed.
     session = talk.session = await talk.client.get_session(session.id)
-    if session.status == "active" and session.parked_on:
+    waits = any(call.kind in CONSENT for call in session.parked_on)
+    if (session.status == "active" or waits) and session.parked_on:
         talk.seen, talk.rests = since, True
         talk.parked = {call.tool_call_id: call.tool_name for call in session.parked_on}
         for call in session.parked_on:

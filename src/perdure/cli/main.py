@@ -31,6 +31,7 @@ _GROUPS = {
     "secrets": ("storage", "secrets"),
     "schedules": ("schedules", "app"),
     "mcp": ("mcp", "app"),
+    "connections": ("connections", "app"),
     "approvals": ("answers", "approvals"),
     "callbacks": ("answers", "callbacks"),
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter
+from perdure.cli.connections import sign_in as sign_in_at
 from perdure.cli.terminal import Screen
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ app = typer.Typer(
     epilog="Start with `perdure mcp add issues https://mcp.example.com/mcp --key-env ISSUES_KEY`.",
     no_args_is_help=True,
 )
+
+app.command("sign-in")(sign_in_at)
 
 Server = Annotated[str, typer.Argument(help="The server's id or name.", show_default=False)]
 Headers = Annotated[

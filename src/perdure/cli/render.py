@@ -129,12 +129,17 @@ def brief(event: WireEvent) -> str:
     return "" if failure is None else f"{short(failure.message)} ({failure.code})"
 
 
+_WAITS_FOR = {"sign_in": "a sign-in", "input": "an answer to its server's question"}
+
+
 def parked_text(event: WireEvent) -> str:
     """Say what a parked call waits for, and until when."""
     data = data_of(event)
     until = to_rfc3339(deadline_of(from_rfc3339(event.ts), data.timeout_ms))
     why = f": {short(data.message)}" if data.message else ""
-    return f"{data.tool_name} waits for a {data.parked_kind} until {until}{why}"
+    what = _WAITS_FOR.get(data.parked_kind, f"a {data.parked_kind}")
+    where = f" ({short(data.sign_in_url)})" if data.sign_in_url else ""
+    return f"{data.tool_name} waits for {what} until {until}{why}{where}"
 
 
 class Flow:

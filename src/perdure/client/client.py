@@ -8,6 +8,7 @@ from typing import Self
 from perdure.client.accounts import AccountMethods
 from perdure.client.agents import AgentMethods, AgentVersionMethods, CapabilityMethods, HarnessMethods
 from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageMethods, WorkspaceMethods
+from perdure.client.connections import ConnectionMethods
 from perdure.client.conversation import ConversationMethods
 from perdure.client.files import FileMethods
 from perdure.client.mcp_servers import McpMethods
@@ -32,6 +33,7 @@ class Client(
     CapabilityMethods,
     ModelMethods,
     McpMethods,
+    ConnectionMethods,
     AccountMethods,
 ):
     """A client of one Perdure server.

@@ -63,19 +63,21 @@ class CallbackResult(Struct, frozen=True):
     error: str | None = None
 
 
-_TOKEN = re.compile(rf"({TOKEN_PREFIX}[A-Za-z0-9_-]{{43}})([A-Za-z0-9_-]{{22}})")
+_TOKEN = re.compile(r"(pdr_[a-z]{2}_[A-Za-z0-9_-]{43})([A-Za-z0-9_-]{22})")
 
 
-def sign_token(key: bytes, secret: str) -> str:
+def sign_token(key: bytes, secret: str, prefix: str = TOKEN_PREFIX) -> str:
     """Make a token of 256 random bits in base64. Its end proves that somebody with the key has made it."""
-    start = f"{TOKEN_PREFIX}{secret}"
+    start = f"{prefix}{secret}"
     return f"{start}{_signature(key, start)}"
 
 
-def is_signed(key: bytes, token: str) -> bool:
+def is_signed(key: bytes, token: str, prefix: str = TOKEN_PREFIX) -> bool:
     """Whether the token was made with this key: then, and only then, it is worth a look into the database."""
     parts = _TOKEN.fullmatch(token)
-    return parts is not None and hmac.compare_digest(_signature(key, parts[1]), parts[2])
+    if parts is None or not token.startswith(prefix):
+        return False
+    return hmac.compare_digest(_signature(key, parts[1]), parts[2])
 
 
 def _signature(key: bytes, start: str) -> str:

@@ -5,6 +5,8 @@
         |-> Parked (approval) -> Allowed -> Started -> Done
         |-> Parked (client) -> Done
 
+    Started -> Parked (sign_in, input) -> Allowed -> Started -> Done
+
 A call can also be done without having started: it was refused or withdrawn, or its arguments are invalid.
 """
 
@@ -33,7 +35,7 @@ class Parked(Struct, frozen=True):
 
 
 class Allowed(Struct, frozen=True):
-    """A person approved the call."""
+    """A person approved the call, signed in for it, or gave what it asked for."""
 
 
 class Done(Struct, frozen=True):

@@ -9,14 +9,21 @@ from msgspec import Meta, Struct
 from perdure.domain.ids import ToolCallId
 from perdure.domain.times import Micros, Timestamp, to_rfc3339
 
-ParkedKind = Literal["client", "approval", "callback"]
-"""Whom a parked call waits for: a client that runs it, a person who approves it, or a callback's URL."""
+ParkedKind = Literal["client", "approval", "callback", "sign_in", "input"]
+"""Whom a parked call waits for: a client that runs it, a person who approves it, a callback's URL, a person
+who signs in at another server, or one who gives it what it asks for."""
 
-ASKED: tuple[ParkedKind, ...] = ("client", "approval")
+ASKED: tuple[ParkedKind, ...] = ("client", "approval", "sign_in", "input")
 """Kinds that wait for the session's own clients and people, whose next message withdraws such calls."""
 
+CONSENT: tuple[ParkedKind, ...] = ("sign_in", "input")
+"""Kinds whose answer does not end the call: it is made again, with what it waited for."""
+
 PARKED_KIND = Meta(
-    description="`client`: a client runs it; `approval`: a person approves it; `callback`: a URL is called."
+    description=(
+        "`client`: a client runs it; `approval`: a person approves it; `callback`: a URL is called; "
+        "`sign_in`: somebody signs in at the tool's server; `input`: somebody gives what the tool asks for."
+    )
 )
 
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.domain.events import (
+    ActCompletedData,
     InputMessageData,
     LlmGenerationData,
     NewEvent,
@@ -18,6 +19,7 @@ from perdure.domain.events import (
     ToolCallRequestedData,
     ToolCompletedData,
     ToolParkedData,
+    ToolResumedData,
     ToolsLoadedData,
     TurnCancelledData,
     TurnCompletedData,
@@ -29,7 +31,7 @@ from perdure.domain.events import (
 from perdure.domain.ids import ToolCallId, TurnId
 from perdure.domain.loaded_tools import with_loaded
 from perdure.domain.messages import Message, Usage, preview_of, text_of
-from perdure.domain.parked import ASKED, ParkedCall, deadline_of, next_deadline
+from perdure.domain.parked import ASKED, CONSENT, ParkedCall, deadline_of, next_deadline
 from perdure.domain.queued import Queue, QueuedMessage, size_of, without_turn
 from perdure.domain.sessions import Status
 from perdure.domain.times import Micros
@@ -159,6 +161,16 @@ def _tool_completed(old: Projection, event: NewEvent, head: int) -> Projection:
     return _active(new)
 
 
+def _act_completed(old: Projection, event: NewEvent, head: int) -> Projection:
+    # Only now does nothing run that a sweep would have to see to: a person is all that the session waits for.
+    asks = old.status == "active" and any(call.kind in CONSENT for call in old.parked)
+    return replace(old, status="waiting_for_tool_results") if asks else old
+
+
+def _tool_resumed(old: Projection, event: NewEvent, head: int) -> Projection:
+    return _active(_without(old, event.read(ToolResumedData).tool_call_id))
+
+
 def _asks(projection: Projection) -> bool:
     """Whether a call waits for a client or a person."""
     return any(call.kind in ASKED for call in projection.parked)
@@ -209,7 +221,9 @@ _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
     OutputMessageCompletedData.kind: _output_completed,
     LlmGenerationData.kind: _generation,
     ToolCallRequestedData.kind: _call_requested,
+    ActCompletedData.kind: _act_completed,
     ToolParkedData.kind: _tool_parked,
+    ToolResumedData.kind: _tool_resumed,
     ToolCompletedData.kind: _tool_completed,
     ToolsLoadedData.kind: _tools_loaded,
     SessionActivatedData.kind: _activated,

@@ -35,6 +35,7 @@ from perdure.domain.events import (
     ToolCallRequestedData,
     ToolCompletedData,
     ToolParkedData,
+    ToolResumedData,
     ToolStartedData,
     ToolStepData,
     ToolVerifiedData,
@@ -47,7 +48,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId
 from perdure.domain.messages import Controls, Usage, preview_of, text_of, tool_calls_of
-from perdure.domain.parked import ParkedKind, deadline_of
+from perdure.domain.parked import CONSENT, ParkedKind, deadline_of
 from perdure.domain.pending import PendingMessage, after_cancel, after_end, first_of, pending_message, queued
 from perdure.domain.steps import Started, started_after
 from perdure.domain.times import Micros
@@ -449,6 +450,14 @@ def _tool_parked(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     )
 
 
+def _tool_resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    if not isinstance(state, Calling):
+        return state
+    call_id = event.read(ToolResumedData).tool_call_id
+    waits = any(call.id == call_id for call in parked_calls(state, *CONSENT))
+    return _with_status(state, call_id, ALLOWED) if waits else state
+
+
 def _with_status(state: Calling, call_id: ToolCallId, status: CallStatus) -> Calling:
     calls = tuple(replace(call, status=status) if call.id == call_id else call for call in state.calls)
     return replace(state, calls=calls)
@@ -475,6 +484,7 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     ToolCompletedData.kind: _tool_completed,
     ToolCallRequestedData.kind: _call_requested,
     ToolParkedData.kind: _tool_parked,
+    ToolResumedData.kind: _tool_resumed,
 }
 """By kind: computes the state after the event with sequence `head`. `fold` sets the state's own `head`.
 

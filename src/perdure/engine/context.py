@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from perdure.capabilities.agent_cache import AgentCache
 from perdure.capabilities.model_choice import DriverSource
 from perdure.capabilities.port import TOOL_OUTPUT
+from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Registry
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, SessionId, new_id
@@ -55,16 +56,6 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-
-
-class PublicUrl:
-    """The URL under which others reach this server: a setting, or the address that it listens on.
-
-    `url` is empty until the server listens.
-    """
-
-    def __init__(self, url: str = "") -> None:
-        self.url = url
 
 
 class Policy(Struct, frozen=True):

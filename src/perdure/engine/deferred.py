@@ -20,6 +20,7 @@ from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import Fenced, ToolError
 from perdure.domain.events import NewEvent, ToolCompletedData, ToolParkedData
 from perdure.domain.messages import TextPart, storable
+from perdure.domain.parked import CONSENT
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
@@ -35,6 +36,7 @@ from perdure.store.callbacks import (
     remove_stale_callbacks,
 )
 from perdure.store.database import Tx
+from perdure.store.input_requests import open_input, remove_requests_of_call, requests_of_call
 from perdure.store.sessions import get_session
 
 
@@ -109,6 +111,8 @@ class Callbacks:
         Raises:
             ToolError: nothing could ever give the result.
         """
+        if later.kind in CONSENT and later.requests:
+            return later
         if later.kind != "callback":
             raise ToolError(f"A tool cannot defer its result to the kind {later.kind!r:.100}.")
         latest = self._deadline
@@ -123,26 +127,46 @@ class Callbacks:
 
 
 async def promised(run: Run, state: Calling, call: CallState) -> Later | None:
-    """Return how to park a call that has opened a callback; None without an open one.
+    """Return how to park a call that has opened a callback or asked a person; None without an open one.
 
-    Somebody may have the URL, and the result may still come.
+    Somebody may have the URL, and the result may still come. A call that has asked a person had no effect.
     """
     session_id, now = run.row.id, run.engine.clock.now()
 
-    async def body(tx: Tx) -> list[CallbackRow]:
-        return await callbacks_of_call(tx, session_id, state.exec_id, call.id)
+    async def body(tx: Tx) -> Later | None:
+        rows = await callbacks_of_call(tx, session_id, state.exec_id, call.id)
+        if rows and rows[0].deadline > now:
+            return Later("callback", rows[0].deadline)
+        asked = await requests_of_call(tx, session_id, state.exec_id, call.id)
+        asked = [row for row in asked if row.status == "open" and row.deadline > now]
+        if not asked:
+            return None
+        vault, public = run.engine.vault, run.engine.public.url
+        requests = tuple([(await open_input(vault, tx, row)).asked(row.id, public) for row in asked])
+        return Later(asked[0].kind, asked[0].deadline, requests[0].message or None, requests)
 
-    rows = await outlast(run.engine, session_id, lambda: run.engine.database.read(body))
-    return Later("callback", rows[0].deadline) if rows and rows[0].deadline > now else None
+    return await outlast(run.engine, session_id, lambda: run.engine.database.read(body))
 
 
 def in_background(run: Run, state: Calling, calls: tuple[CallState, ...]) -> Also | None:
-    """Return what notes that the turn goes on without these calls; None if none waits for a callback."""
+    """Return what notes that the turn goes on without these calls; None if nothing is noted about them."""
     ids = tuple(call.id for call in calls if is_callback(call))
-    if not ids:
+    asked = tuple(call.id for call in calls if _is_asked(call))
+    if not ids and not asked:
         return None
     session_id, exec_id = run.row.id, state.exec_id
-    return lambda tx: move_to_background(tx, session_id, exec_id, ids)
+
+    async def also(tx: Tx) -> None:
+        await move_to_background(tx, session_id, exec_id, ids)
+        for call_id in asked:
+            await remove_requests_of_call(tx, session_id, exec_id, call_id)
+
+    return also
+
+
+def _is_asked(call: CallState) -> bool:
+    """Whether the call is parked until a person signs in or answers."""
+    return isinstance(call.status, Parked) and call.status.kind in CONSENT
 
 
 def is_callback(call: CallState) -> bool:
@@ -173,5 +197,7 @@ def parked_call(run: Run, bound: BoundTool | None, state: Calling, call: CallSta
         left // 1000,
         message,
         bound.tool.display_name if bound else None,
+        later.requests[0].url if later.kind == "sign_in" else None,
+        later.requests,
     )
     return NewEvent(data, tool_context(state, call.id), now)

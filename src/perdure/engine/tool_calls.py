@@ -31,6 +31,7 @@ from perdure.domain.events import (
     ToolStatus,
 )
 from perdure.domain.ids import ToolCallId
+from perdure.domain.input_requests import ActedAs
 from perdure.domain.log_lines import TRACE
 from perdure.domain.messages import ImagePart, TextPart, storable
 from perdure.domain.redaction import is_mark
@@ -72,6 +73,16 @@ class _Failure(Struct, frozen=True):
     status: ToolStatus
     error: str
     unknown: bool = False
+
+
+class _Acting:
+    """Whose sign-in a call used."""
+
+    def __init__(self) -> None:
+        self.identity: ActedAs | None = None
+
+    def note(self, identity: ActedAs) -> None:
+        self.identity = identity
 
 
 async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...]) -> list[NewEvent]:
@@ -150,11 +161,11 @@ async def _run_call(
     if after is not None:
         await asyncio.wait((after,))
     bound = agent.bound.get(call.name)
-    begun = run.engine.clock.elapsed()
+    begun, acting = run.engine.clock.elapsed(), _Acting()
     output: RawOutput | None = None
     failure: _Failure | None = None
     try:
-        outcome = await _attempt_or_wait(run, agent, bound, state, call)
+        outcome = await _attempt_or_wait(run, agent, bound, state, call, acting)
         if isinstance(outcome, Later):
             parked = parked_call(run, bound, state, call, outcome)
             return [*_loads(run, agent, state, call, None), parked]
@@ -180,6 +191,7 @@ async def _run_call(
         capability_id=bound.capability_id if bound else None,
         capability_name=bound.capability_name if bound else None,
         outcome_unknown=failure is not None and output is None and failure.unknown,
+        acted_as=acting.identity,
     )
     files = [] if fitted is None else [NewEvent(written, context, now) for written in fitted.files]
     return [*files, *_loads(run, agent, state, call, output), NewEvent(data, context, now)]
@@ -264,11 +276,11 @@ async def _after_crash(
 
 
 async def _attempt_or_wait(
-    run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState, acting: _Acting
 ) -> RawOutput | Later:
     """Make the call. If it was interrupted, it waits for its open callback, whose URL somebody may have."""
     try:
-        return await _attempt(run, agent, bound, state, call)
+        return await _attempt(run, agent, bound, state, call, acting)
     except Interrupted:
         later = await promised(run, state, call)
         if later is None:
@@ -277,7 +289,7 @@ async def _attempt_or_wait(
 
 
 async def _attempt(
-    run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState, acting: _Acting
 ) -> RawOutput | Later:
     """Check the call and run its tool, within the tool's timeout."""
     if isinstance(call.status, Started) and not call.status.replayable and call.id not in run.announced:
@@ -307,6 +319,7 @@ async def _attempt(
         output=live.output,
         callback=callbacks.open,
         step=steps,
+        act_as=acting.note,
     )
     try:
         tool = bound.tool
@@ -445,4 +458,6 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         locale=row.locale,
         network=replace(agent.network, private=engine.policy.private_addresses),
         effect_key=key_of(row.id, call),
+        exec_id=state.exec_id,
+        tool_name=call.name,
     )

@@ -29,6 +29,7 @@ from perdure.domain.events import (
     TurnStartedData,
 )
 from perdure.domain.messages import Message, TextPart
+from perdure.domain.parked import CONSENT
 from perdure.domain.pending import steering
 from perdure.domain.spans import act_context, reason_context, tool_context, turn_context
 from perdure.domain.steps import Started
@@ -82,6 +83,8 @@ OVERTAKEN = "cancelled: the result of an earlier call arrived"
 NO_CALLBACK = "No result arrived in time."
 CHANGED = " Its description or schema has changed since it was approved."
 UNANSWERED = "The client did not answer this call in time."
+NOT_SIGNED_IN = "Nobody signed in at the tool's server in time, so this call was not made."
+NO_INPUT = "Nobody answered the question of the tool's server in time, so this call was not completed."
 
 
 def begin_turn(run: Run, action: StartTurn, queued: Message | None) -> tuple[Turn, list[NewEvent]]:
@@ -217,7 +220,9 @@ def _why_withdrawn(state: Calling) -> str:
 
 def _expired_call(call: CallState, withdrawn: str | None) -> ToolCompletedData:
     approval = _is_approval(call)
-    sent = isinstance(call.status, Parked) and not approval
+    kind = call.status.kind if isinstance(call.status, Parked) else None
+    # What waits for a person has had no effect.
+    sent = kind in ("client", "callback")
     if withdrawn is not None:
         if is_callback(call):
             return continued(call)
@@ -228,6 +233,9 @@ def _expired_call(call: CallState, withdrawn: str | None) -> ToolCompletedData:
     if approval:
         error = "This call was not approved in time, so it was rejected."
         return ToolCompletedData(call.id, call.name, False, "rejected", error=error)
+    if kind in CONSENT:
+        error = NOT_SIGNED_IN if kind == "sign_in" else NO_INPUT
+        return ToolCompletedData(call.id, call.name, False, "timeout", error=error)
     error = f"{NO_CALLBACK if is_callback(call) else UNANSWERED} {UNCERTAIN}"
     return ToolCompletedData(call.id, call.name, False, "timeout", error=error, outcome_unknown=sent)
 

@@ -445,6 +445,7 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "shell_states",
         "client_messages",
         "callbacks",
+        "input_requests",
     ):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
     if row.archived_at is None:

@@ -142,11 +142,11 @@ async def test_a_command_ends_with_its_children_at_the_close(habit: str) -> None
 
 async def test_a_question_ends_the_call_which_is_made_again_with_the_answer() -> None:
     async with talk_to("legacy", elicitation="url_and_form") as talk:
-        required = await talk.call(arguments={"do": "ask"})
+        required = await talk.call(arguments={"do": "ask"}, idempotent=True)
         assert isinstance(required, McpInputRequired)
         given = {required.requests[0].key: {"action": "accept", "content": {"name": "Ann"}}}
         answers = McpAnswers(given, required.state)
-        said = json.loads(await talk.said(arguments={"do": "ask"}, answers=answers))
+        said = json.loads(await talk.said(arguments={"do": "ask"}, answers=answers, idempotent=True))
         assert said["content"] == {"name": "Ann"}
 
 

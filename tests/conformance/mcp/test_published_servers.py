@@ -133,11 +133,12 @@ async def test_a_question_of_the_official_server_is_answered_later(
     version: str, transport: str, protocol: str
 ) -> None:
     async with talking(version, transport, protocol, elicitation="url_and_form") as talk:
-        required = await talk.call(McpTool("ask"))
+        required = await talk.call(McpTool("ask"), idempotent=True)
         assert isinstance(required, McpInputRequired)
         assert required.requests[0].message == "Who are you?"
         given = {required.requests[0].key: {"action": "accept", "content": {"name": "Ann"}}}
-        assert await talk.said(McpTool("ask"), answers=McpAnswers(given, required.state)) == "accept: Ann"
+        answers = McpAnswers(given, required.state)
+        assert await talk.said(McpTool("ask"), answers=answers, idempotent=True) == "accept: Ann"
 
 
 @pytest.mark.parametrize("protocol", ["auto", "legacy"])
@@ -184,7 +185,7 @@ async def test_the_server_that_does_everything_works(transport: str) -> None:
         assert image.content[1]["type"] == "image"
         assert await talk.hosts.list_resources(talk.endpoint, scope="one", timeout=10)
         if transport == "http":
-            asked = await talk.call(tools["trigger-elicitation-request"])
+            asked = await talk.call(tools["trigger-elicitation-request"], idempotent=True)
             assert isinstance(asked, McpInputRequired)
             given = {asked.requests[0].key: {"action": "accept", "content": {"name": "Ann"}}}
             answers = McpAnswers(given, asked.state)

@@ -122,11 +122,11 @@ async def test_a_question_may_come_on_the_sessions_own_stream() -> None:
 
     server = Scripted("legacy", GET=stream, tools__call=asking, response=response)
     async with server, Talk.to(server.url, elicitation="url_and_form") as talk:
-        required = await talk.call()
+        required = await talk.call(idempotent=True)
         assert isinstance(required, McpInputRequired)
         assert "notifications/cancelled" in server.seen
         given = McpAnswers({required.requests[0].key: {"action": "decline"}}, required.state)
-        assert await talk.said(answers=given) == "decline"
+        assert await talk.said(answers=given, idempotent=True) == "decline"
         assert (server.count("tools/call"), server.count("GET")) == (2, 2)
 
 
@@ -162,10 +162,34 @@ async def test_several_questions_are_answered_one_after_another() -> None:
             got.set()
 
         server.steps |= {"tools/call": asking, "response": response}
-        done = await talk.call()
+        done = await talk.call(idempotent=True)
         for action in ("accept", "decline", "cancel"):
             assert isinstance(done, McpInputRequired)
             given = McpAnswers({done.requests[0].key: {"action": action}}, done.state)
-            done = await talk.call(answers=given)
+            done = await talk.call(answers=given, idempotent=True)
         assert isinstance(done, McpContent)
         assert done.content[0]["text"] == "accept,decline,cancel"
+
+
+async def test_a_question_of_a_call_that_must_not_be_repeated_is_cancelled() -> None:
+    answers: list[Json] = []
+
+    async with Scripted("legacy") as server, Talk.to(server.url, elicitation="url_and_form") as talk:
+        got = asyncio.Event()
+
+        async def asking(_: Request, reply: Reply, message: Json) -> None:
+            await reply.start(200, "text/event-stream")
+            params = {"message": "Sure?", "requestedSchema": {"type": "object"}}
+            asked = {"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": params}
+            await reply.frames(event(asked))
+            await got.wait()
+            await reply.frames(event(text(message, answers[0]["result"]["action"])))
+
+        async def response(_: Request, reply: Reply, message: Json) -> None:
+            answers.append(message)
+            await reply.json(202, None)
+            got.set()
+
+        server.steps |= {"tools/call": asking, "response": response}
+        assert await talk.said(idempotent=False) == "cancel"
+        assert server.count("tools/call") == 1

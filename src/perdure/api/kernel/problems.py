@@ -90,13 +90,17 @@ def retry_seconds(error: errors.PerdureError) -> int | None:
     return None if error.retry_after is None else max(1, math.ceil(error.retry_after))
 
 
-_CALLBACK = "/v1/callbacks/"
+_SECRET = ("/v1/callbacks/", "/v1/oauth/start/")
+"""What the paths begin with whose next part is a token."""
 
 
 def shown_path(path: str) -> str:
-    """Shorten a request's path for errors and the server's log, and leave out the token of a callback."""
-    before, found, _ = path.partition(_CALLBACK)
-    return (f"{before}{_CALLBACK}..." if found else path)[:200]
+    """Shorten a request's path for errors and the server's log, and leave out the token in it."""
+    for beginning in _SECRET:
+        before, found, _ = path.partition(beginning)
+        if found:
+            return f"{before}{beginning}..."[:200]
+    return path[:200]
 
 
 def problem_of(error: errors.PerdureError, instance: str) -> Problem:

@@ -11,6 +11,16 @@ UNAUTHENTICATED = (
 )
 
 FORBIDDEN = (
+    (
+        "other_browser",
+        "The answer of an authorization server came to another browser than the one that began.",
+        "Begin the sign-in in the browser in which you finish it.",
+    ),
+    (
+        "sign_in_needs_token",
+        "A page cannot tell for whom it is opened, and the server has a login.",
+        "`POST /v1/user/connections/{provider}/sign-in` with your access token, and open that URL.",
+    ),
     ("built_in_read_only", "Built-in resources cannot be changed.", "Change a copy instead."),
     (
         "configured_by_operator",

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 INVALID = (
     (
+        "invalid_input_content",
+        "The content of an answer does not fit the form that a tool call asks for.",
+        "Correct the field that the message names; `GET .../input-requests` has the form.",
+    ),
+    (
         "agent_archived",
         "The agent is archived, so no sessions can be created with it.",
         "Use another agent, or restore this one: `PATCH` it with the status `active`.",
@@ -77,6 +82,26 @@ INVALID = (
 
 CONFLICTS = (
     (
+        "sign_in_failed",
+        "A sign-in failed: its server's OAuth metadata cannot be trusted, or it refused.",
+        "See the message for the reason, and begin a new sign-in.",
+    ),
+    (
+        "sign_in_not_needed",
+        "Nobody signs in at the MCP server: its `auth_mode` is not `o_auth`, or it is not active.",
+        "Set its `auth_mode` to `o_auth`.",
+    ),
+    (
+        "sign_in_outdated",
+        "The MCP server has changed, or the user has left, since the sign-in began.",
+        "Let the agent make the call again.",
+    ),
+    (
+        "sign_in_required",
+        "The tool call asks for a sign-in, which cannot be answered with content.",
+        "Open the request's `url`, or decline it.",
+    ),
+    (
         "mcp_server_inherited",
         "The session has the MCP server from its harness or its agent.",
         "Remove it there.",
@@ -109,6 +134,12 @@ CONFLICTS = (
 )
 
 MISSING = (
+    ("connection_not_found", "Nobody has signed in there.", "See `GET /v1/user/connections`."),
+    (
+        "input_request_not_found",
+        "The session has no such input request.",
+        "See `GET /v1/sessions/{session_id}/input-requests`.",
+    ),
     ("mcp_server_not_found", "The organization has no such MCP server.", "See `GET /v1/mcp-servers`."),
     (
         "unknown_command",

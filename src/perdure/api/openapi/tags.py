@@ -25,6 +25,7 @@ TAGS: dict[str, str] = {
     "models": "The models of the providers.",
     "mcp servers": "MCP servers give agents the tools of others. Each is a capability, `mcp:{id}`.",
     "organizations": "Every resource belongs to one organization. Other organizations cannot see it.",
+    "connections": "Sign-ins of users, and of organizations, at MCP servers that their agents use.",
     "users": "Users, their roles in organizations, and their access tokens.",
     "system": "Health of the server, and its documentation.",
 }

@@ -12,6 +12,7 @@ from perdure.domain.ids import (
     ToolCallId,
     TurnId,
 )
+from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import ContentPart, JsonValue
 from perdure.domain.parked import PARKED_KIND, ParkedKind
 
@@ -115,6 +116,10 @@ class ToolCompletedData(EventData, frozen=True, omit_defaults=True):
         bool,
         Meta(description="Nobody knows whether the call took effect; the error tells the model so."),
     ] = False
+    acted_as: Annotated[
+        ActedAs | None,
+        Meta(description="Whose sign-in the call used at the tool's server; absent if it used none."),
+    ] = None
 
 
 class ToolStepData(EventData, frozen=True, omit_defaults=True):
@@ -182,6 +187,22 @@ class ToolParkedData(EventData, frozen=True, omit_defaults=True):
     ]
     message: Annotated[str | None, Meta(description="What the call waits for, for people.")] = None
     display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
+    sign_in_url: Annotated[
+        str | None,
+        Meta(description="With `sign_in`: the page of this server at which the session's owner signs in."),
+    ] = None
+    input_requests: Annotated[
+        tuple[AskedInput, ...], Meta(description="With `sign_in` and `input`: what is asked for.")
+    ] = ()
+
+
+class ToolResumedData(EventData, frozen=True):
+    """A call has what it waited for: somebody signed in or answered. It is made now, with the same key."""
+
+    kind = "tool.resumed"
+    tool_call_id: Annotated[ToolCallId, _ABOUT]
+    tool_name: Annotated[str, TOOL_NAME]
+    parked_kind: Annotated[ParkedKind, PARKED_KIND] = field(name="kind")
 
 
 class ToolProgressData(EventData, frozen=True, omit_defaults=True):

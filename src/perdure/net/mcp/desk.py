@@ -13,8 +13,14 @@ from perdure.domain.mcp_results import question, question_key
 from perdure.domain.mcp_servers import ElicitationPolicy
 from perdure.domain.mcp_wire import Incoming, Malformed
 from perdure.domain.messages import JsonObject
+from perdure.net.mcp.requests import Wanted
 
 _INVALID_PARAMS = -32602
+
+CANCELLED = (
+    "The server asked the user a question, which was cancelled: the call would have to be made again with "
+    "the answer, and the tool does not say that it is idempotent."
+)
 
 
 class UserAsked(Exception):
@@ -33,19 +39,21 @@ class Desk:
     """Answers the requests of a server during one call.
 
     Pings are answered, questions to users get their answers if there are any; sampling, roots and others
-    are refused.
+    are refused. A question ends the call, which is made again with the answer: a call that must not be made
+    twice has its questions cancelled instead.
 
     Args:
         policy: which questions to users are passed on.
-        answers: what users have answered.
+        wanted: the call, with what users have answered.
         send: sends a response.
     """
 
     def __init__(
-        self, policy: ElicitationPolicy, answers: McpAnswers | None, send: Callable[[bytes], Awaitable[None]]
+        self, policy: ElicitationPolicy, wanted: Wanted, send: Callable[[bytes], Awaitable[None]]
     ) -> None:
         self._policy: ElicitationPolicy = policy
-        self._answers = _all_answers(answers)
+        self._wanted = wanted
+        self._answers = _all_answers(wanted.answers)
         self._send = send
         self._seen: Counter[str] = Counter()
 
@@ -77,6 +85,10 @@ class Desk:
         given = self._answers.get(named)
         if given is not None:
             return wire.response(key, given)
+        if not self._wanted.idempotent:
+            if self._wanted.progress is not None:
+                self._wanted.progress.say(CANCELLED)
+            return wire.response(key, {"action": "cancel"})
         asked = question(named, params, self._policy)
         state = msgspec.json.encode(self._answers).decode() if self._answers else None
         raise UserAsked(McpInputRequired((asked,), state))

@@ -162,6 +162,7 @@ class McpHosts:
             _headers(tool, arguments, extra_headers),
             Progress(progress),
             answers,
+            idempotent=idempotent,
         )
         with _failures(line, safe=idempotent, timeout=timeout, wanted=wanted):
             async with asyncio.timeout(timeout):

@@ -193,7 +193,7 @@ class OverHttp:
         for _ in range(2):
             kept, session = await self._session(remote, scope)
             key = next(self._ids)
-            desk = Desk(remote.endpoint.elicitation, wanted.answers, self._reply_to(remote, session))
+            desk = Desk(remote.endpoint.elicitation, wanted, self._reply_to(remote, session))
             changed = lambda: self._changed(remote.key)  # noqa: E731
             wanted.turn = turn = Round(key, remote.clean, wanted.progress, changed, desk.take)
             work = legacy.ask(

@@ -104,7 +104,7 @@ class OverStdio:
         """Send a request and return its result; see `Line`."""
         async with self._used(endpoint, scope) as (running, spoken):
             key = next(self._ids)
-            desk = Desk(endpoint.elicitation, wanted.answers, running.send_if_possible)
+            desk = Desk(endpoint.elicitation, wanted, running.send_if_possible)
             asked = desk.take if spoken.era == "legacy" else None
             wanted.era = spoken.era
             wanted.turn = turn = Round(key, running.clean, wanted.progress, asked=asked)

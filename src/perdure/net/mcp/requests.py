@@ -22,6 +22,7 @@ class Wanted(Struct):
         extra: headers of this request.
         turn: the round that it is in, or was in.
         era: the era that it was sent in.
+        idempotent: whether it may be made again.
     """
 
     method: str
@@ -32,6 +33,7 @@ class Wanted(Struct):
     max_bytes: int = MAX_ANSWER
     turn: Round | None = None
     era: Era | None = None
+    idempotent: bool = False
 
     @property
     def sent(self) -> bool:

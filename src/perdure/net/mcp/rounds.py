@@ -33,6 +33,10 @@ class Progress:
         self._clock = clock
         self._last = float("-inf")
 
+    def say(self, line: str) -> None:
+        """Show a line of our own."""
+        self._show(line)
+
     def take(self, params: JsonObject) -> None:
         """Show what a notification says, or drop it."""
         now = self._clock()

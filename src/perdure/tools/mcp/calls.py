@@ -9,7 +9,7 @@ from msgspec import Struct
 from perdure.app.context import Services
 from perdure.app.mcp_attached import Attached, attached, endpoint_of, redactor_of
 from perdure.capabilities.mcp_schemas import original
-from perdure.capabilities.port import ToolContext, ToolOutcome
+from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.domain.errors import OutcomeUnknown, ToolError
 from perdure.domain.ids import OrgId
 from perdure.domain.mcp import McpContent, McpInputRequired, McpLost, McpRefused, McpTool
@@ -18,6 +18,14 @@ from perdure.domain.messages import JsonObject
 from perdure.net.mcp.lazy import LazyHosts
 from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
+from perdure.tools.mcp.consent import (
+    Authorization,
+    answers_for,
+    asks_in_chat,
+    authorization_for,
+    authorized,
+    input_required,
+)
 from perdure.tools.mcp.results import error_of, result_of
 
 EFFECT_KEY = "io.perdure/effect-key"
@@ -84,8 +92,8 @@ class McpCall(Struct, frozen=True):
     destructive: bool | None
     idempotent: bool
 
-    async def __call__(self, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-        """Make the call.
+    async def __call__(self, context: ToolContext, arguments: JsonObject) -> ToolOutcome | Later:
+        """Make the call; it waits if somebody has to sign in for it, or its server asks a person.
 
         Raises:
             ToolError: it failed, or was not made.
@@ -97,15 +105,22 @@ class McpCall(Struct, frozen=True):
             raise ToolError(f"the tool {name!r} of the MCP server {server.name!r} is not allowed any more")
         redactor = redactor_of(server, secrets)
         endpoint = endpoint_of(server, secrets, context.network)
+        may_park = asks_in_chat(self.config)
+        authorization = await authorization_for(reach.services, context, server.sign_in, may_park=may_park)
+        if isinstance(authorization, Later):
+            return authorization
         arguments = original(arguments, self.origin.renamed)
         meta: JsonObject = {}
         headers: dict[str, str] = {}
         if not self.readonly:
             arguments, headers = _with_key(server, name, arguments, context.effect_key)
             meta[EFFECT_KEY] = context.effect_key
-        try:
-            answer = await reach.hosts.hosts().call(
-                endpoint,
+        asks = server.rules.elicitation_policy != "none"
+        answers = await answers_for(reach.services, context) if asks else None
+
+        async def send(used: Authorization) -> McpContent | McpInputRequired:
+            return await reach.hosts.hosts().call(
+                used.on(endpoint),
                 scope=context.session_id,
                 tool=McpTool(name, header_arguments=self.origin.headers),
                 arguments=arguments,
@@ -114,7 +129,15 @@ class McpCall(Struct, frozen=True):
                 timeout=server.rules.tool_timeout_ms / 1000,
                 idempotent=self.readonly or self.idempotent,
                 progress=lambda line: context.progress(redactor.text(line)),
+                answers=answers,
             )
+
+        try:
+            answer = await authorized(
+                reach.services, context, server.sign_in, authorization, send, may_park=may_park
+            )
+            if isinstance(answer, McpInputRequired):
+                answer = await input_required(reach.services, context, server.sign_in, answer)
         except McpRefused as refused:
             raise self._refused(context, server, redactor.text(refused.message), refused.rpc_code) from None
         except McpLost as lost:
@@ -124,7 +147,7 @@ class McpCall(Struct, frozen=True):
         except ToolError as error:
             error.message = redactor.text(error.message)
             raise
-        return _outcome(server, answer, redactor.value)
+        return answer if isinstance(answer, Later) else _outcome(answer, redactor.value)
 
     def _refused(self, context: ToolContext, server: Attached, said: str, code: int) -> ToolError:
         """The error for a call that the server refused."""
@@ -154,12 +177,7 @@ def key_argument(server: Attached, name: str) -> str | None:
     return given.get(name) or given.get("*")
 
 
-def _outcome(server: Attached, answer: McpContent | McpInputRequired, redact: Any) -> ToolOutcome:
-    if isinstance(answer, McpInputRequired):
-        raise ToolError(
-            f"the MCP server {server.name!r} asks the user for input, which this session cannot pass on. "
-            "Nothing was done."
-        )
+def _outcome(answer: McpContent, redact: Any) -> ToolOutcome:
     clean = McpContent(redact(answer.content), redact(answer.structured), answer.is_error)
     if clean.is_error:
         raise ToolError(error_of(clean))

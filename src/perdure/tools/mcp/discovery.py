@@ -15,7 +15,7 @@ from perdure.app.mcp_attached import Attached, attached, endpoint_of, redactor_o
 from perdure.capabilities.mcp_schemas import Adapted, adapt
 from perdure.capabilities.port import Discovered, DiscoveryContext, Tool
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, Undiscovered
-from perdure.domain.mcp import McpOffer, McpTool
+from perdure.domain.mcp import McpOffer, McpTool, McpUnauthorized
 from perdure.domain.mcp_definitions import definition_of
 from perdure.domain.mcp_servers import mode_of, tool_name_of
 from perdure.domain.redaction import Redactor
@@ -25,8 +25,10 @@ from perdure.domain.visible import without_hidden
 from perdure.store.database import Tx
 from perdure.store.mcp_pins import add_pins, read_pins
 from perdure.tools.mcp.calls import McpCall, Origin, Reach, key_argument
+from perdure.tools.mcp.consent import authorization_of_discovery
 from perdure.tools.mcp.resources import resource_tools
 from perdure.tools.mcp.seen import Seen
+from perdure.tools.mcp.sign_in_tool import is_sign_in, restored_sign_in, sign_in_needed
 
 LIST_TIMEOUT = 8.0
 """Seconds for listing a server's tools; less than a discovery has."""
@@ -61,12 +63,18 @@ async def find_tools(
     server = await services.database.read(
         lambda tx: attached(services, tx, context.org_id, capability_id, config)
     )
-    seen.needs(context.org_id, capability_id, server.placeholders)
+    seen.needs(context.org_id, capability_id, server.placeholders, signs_in=server.signs_in)
     redactor = redactor_of(server, context.secrets)
     try:
-        endpoint = endpoint_of(server, context.secrets, context.network)
-        seen.reached(context, capability_id, endpoint)
-        offer = await reach.hosts.offer(endpoint, timeout=LIST_TIMEOUT)
+        authorization = await authorization_of_discovery(services, context, server.sign_in)
+        endpoint = authorization.on(endpoint_of(server, context.secrets, context.network))
+        seen.reached(context, capability_id, endpoint, config)
+        try:
+            offer = await reach.hosts.offer(endpoint, timeout=LIST_TIMEOUT)
+        except McpUnauthorized:
+            if not server.signs_in or server.rules.acts_as == "none":
+                raise
+            return sign_in_needed(reach, server, config)
         return await _found(reach, seen, server, config, offer, redactor, context)
     except Unavailable:
         raise
@@ -180,6 +188,8 @@ def restored_tool(reach: Reach, capability_id: str, config: Any, tool: Tool) -> 
     if tool.origin is None:
         found = {each.name: each for each in resource_tools(reach)}
         return replace(tool, run=found[tool.name].run)
+    if is_sign_in(tool):
+        return restored_sign_in(reach, capability_id, config, tool)
     origin = msgspec.convert(tool.origin, Origin)
     return replace(tool, run=_call(reach, capability_id, config, origin, tool.hints))
 

@@ -64,7 +64,7 @@ def _capability(
         return restored_tool(reach, identifier, config, tool)
 
     def key(config: Any, context: DiscoveryContext) -> str:
-        return seen.key(identifier, context)
+        return seen.key(identifier, context, config)
 
     return Capability(
         id=identifier,

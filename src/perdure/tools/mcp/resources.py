@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.mcp_attached import Attached, attached, attached_to_session, endpoint_of, redactor_of
-from perdure.capabilities.port import READ_ONLY, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities.port import READ_ONLY, Later, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.errors import ToolError
 from perdure.domain.mcp import McpContent
 from perdure.domain.messages import JsonObject
@@ -16,6 +16,7 @@ from perdure.domain.tools import CapabilityRef
 from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
 from perdure.tools.mcp.calls import Reach
+from perdure.tools.mcp.consent import Authorization, authorization_for, authorized
 from perdure.tools.mcp.results import result_of
 
 PAGE = 100
@@ -82,15 +83,27 @@ def _named(servers: list[Attached], name: str) -> Attached:
 class _Reads(Struct, frozen=True):
     reach: Reach
 
-    async def __call__(self, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-        servers, secrets = await _servers(self.reach, context)
+    async def __call__(self, context: ToolContext, arguments: JsonObject) -> ToolOutcome | Later:
+        reach = self.reach
+        servers, secrets = await _servers(reach, context)
         server = _named(servers, str(arguments["server"]))
         redactor = redactor_of(server, secrets)
         endpoint = endpoint_of(server, secrets, context.network)
-        timeout = server.rules.tool_timeout_ms / 1000
-        found = await self.reach.hosts.hosts().read_resource(
-            endpoint, scope=context.session_id, uri=str(arguments["uri"]), timeout=timeout
-        )
+        authorization = await authorization_for(reach.services, context, server.sign_in)
+        if isinstance(authorization, Later):
+            return authorization
+
+        async def send(used: Authorization) -> McpContent:
+            return await reach.hosts.hosts().read_resource(
+                used.on(endpoint),
+                scope=context.session_id,
+                uri=str(arguments["uri"]),
+                timeout=server.rules.tool_timeout_ms / 1000,
+            )
+
+        found = await authorized(reach.services, context, server.sign_in, authorization, send)
+        if isinstance(found, Later):
+            return found
         return result_of(McpContent(tuple(redactor.value(found.content)))).outcome()
 
 
@@ -106,8 +119,15 @@ class _Lists(Struct, frozen=True):
         for server in chosen:
             endpoint = endpoint_of(server, secrets, context.network)
             try:
+                authorization = await authorization_for(
+                    self.reach.services, context, server.sign_in, may_park=False
+                )
+                if isinstance(authorization, Later):
+                    raise TypeError("a list of resources waits for nobody")
                 found = await self.reach.hosts.hosts().list_resources(
-                    endpoint, scope=context.session_id, timeout=server.rules.tool_timeout_ms / 1000
+                    authorization.on(endpoint),
+                    scope=context.session_id,
+                    timeout=server.rules.tool_timeout_ms / 1000,
                 )
             except ToolError as error:
                 if wanted is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from perdure.capabilities.port import Discovered, DiscoveryContext
 from perdure.domain.ids import OrgId
+from perdure.domain.mcp_servers import INLINE
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.net.mcp.lazy import LazyHosts
 
@@ -30,21 +31,27 @@ class Seen:
     def __init__(self, hosts: LazyHosts) -> None:
         self._hosts = hosts
         self._needs: OrderedDict[_Server, tuple[str, ...]] = OrderedDict()
+        self._signs_in: OrderedDict[_Server, bool] = OrderedDict()
         self._changed: OrderedDict[_Server, int] = OrderedDict()
         self._made: OrderedDict[str, tuple[bytes, Discovered]] = OrderedDict()
         self._last: tuple[DiscoveryContext, str] | None = None
         self._reached: OrderedDict[tuple[_Server, str], McpEndpoint | McpStdioEndpoint] = OrderedDict()
 
-    def needs(self, org_id: OrgId, capability_id: str, secrets: tuple[str, ...]) -> None:
-        """Note which secrets of the session a server's headers need."""
+    def needs(self, org_id: OrgId, capability_id: str, secrets: tuple[str, ...], *, signs_in: bool) -> None:
+        """Note which secrets of the session a server's headers need, and whether people sign in at it."""
         _put(self._needs, (org_id, capability_id), secrets)
+        _put(self._signs_in, (org_id, capability_id), signs_in)
 
     def reached(
-        self, context: DiscoveryContext, capability_id: str, endpoint: McpEndpoint | McpStdioEndpoint
+        self,
+        context: DiscoveryContext,
+        capability_id: str,
+        endpoint: McpEndpoint | McpStdioEndpoint,
+        config: Any,
     ) -> None:
         """Note where a server is, for sessions with these secrets."""
         server = (context.org_id, capability_id)
-        _put(self._reached, (server, self._identity(server, context)), endpoint)
+        _put(self._reached, (server, self._identity(server, context, config)), endpoint)
 
     def same(self, server: str, digest: bytes) -> Discovered | None:
         """What was made of an offer with this digest the last time."""
@@ -60,24 +67,33 @@ class Seen:
         server = (org_id, capability_id)
         _put(self._changed, server, self._changed.get(server, 0) + 1)
 
-    def key(self, capability_id: str, context: DiscoveryContext) -> str:
+    def key(self, capability_id: str, context: DiscoveryContext, config: Any) -> str:
         """Return what tells results apart. It reveals no secret."""
         server = (context.org_id, capability_id)
-        identity = self._identity(server, context)
+        identity = self._identity(server, context, config)
         endpoint = self._reached.get((server, identity))
         news = 0 if endpoint is None else self._hosts.changes(endpoint)
         return f"{self._changed.get(server, 0)}/{news}/{identity}"
 
-    def _identity(self, server: _Server, context: DiscoveryContext) -> str:
+    def _owner(self, server: _Server, context: DiscoveryContext, config: Any) -> str:
+        """The session's owner, if what is listed may depend on a sign-in: as long as nobody knows, it may."""
+        if server[1].startswith(INLINE):
+            signs_in = isinstance(config, dict) and config.get("auth_mode") == "o_auth"
+        else:
+            signs_in = self._signs_in.get(server, True)
+        return context.owner_id if signs_in else ""
+
+    def _identity(self, server: _Server, context: DiscoveryContext, config: Any) -> str:
         """A digest of the secrets and the rules of the network. All secrets count until it is known which."""
         names = self._needs.get(server)
         secrets = context.secrets
         wanted = sorted(secrets) if names is None else [name for name in names if name in secrets]
+        owner = self._owner(server, context, config)
         if not wanted:
-            return self._rules(context)
+            return f"{owner}/{self._rules(context)}"
         parts = [(name, secrets[name]) for name in wanted]
         digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
-        return f"{digest}/{self._rules(context)}"
+        return f"{digest}/{owner}/{self._rules(context)}"
 
     def _rules(self, context: DiscoveryContext) -> str:
         """The rules of the network, encoded once for all servers of a turn."""

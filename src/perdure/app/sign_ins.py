@@ -1,0 +1,380 @@
+"""Sign-ins at MCP servers: begin one, and finish it.
+
+A sign-in belongs to an identity: a user, or the organization's service. Only the user gets the link to begin,
+through a request with the user's own access token. The page behind it says for whom the sign-in is, and marks
+the browser; the answer is accepted from this browser only. So nobody can sign in for another user, or have
+another person sign in for oneself without that person reading so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import secrets
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from perdure.app.context import App
+from perdure.app.grants import outgoing
+from perdure.app.input_requests import resume_signed_in
+from perdure.domain.callbacks import hash_of_token, is_signed, sign_token
+from perdure.domain.connections import (
+    INLINE,
+    MAX_SIGN_INS,
+    SIGN_IN_SECONDS,
+    STATE_PREFIX,
+    TOKEN_PREFIX,
+    Attempt,
+    ClientDocument,
+    Identity,
+    SignInServer,
+)
+from perdure.domain.errors import Conflict, Forbidden, Gone, RateLimited
+from perdure.domain.ids import InputRequestId, McpServerId, OrgId, UserId
+from perdure.domain.mcp_servers import MCP_REF
+from perdure.domain.oauth import (
+    Authority,
+    Challenge,
+    Grant,
+    OAuthClient,
+    SignInFailed,
+    authorize_url,
+    check_answer_issuer,
+    scopes_to_ask,
+    shown,
+)
+from perdure.domain.times import Micros
+from perdure.net.oauth import Code, Place, discover, exchange, place_of, register
+from perdure.store.accounts import get_user, memberships_of
+from perdure.store.connections import (
+    ConnectionRow,
+    SignInRow,
+    add_sign_in,
+    client_binding,
+    count_sign_ins,
+    find_client,
+    find_connection,
+    find_sign_in,
+    issuers_of,
+    put_client,
+    put_connection,
+    sign_in_by_state,
+    take_sign_in,
+)
+from perdure.store.database import Tx
+from perdure.store.input_requests import InputRequestRow, any_input_request, open_input
+from perdure.store.mcp_servers import get_mcp_server
+from perdure.store.rows import from_json, to_json
+
+log = logging.getLogger("perdure.sign_in")
+
+_ATTEMPT = msgspec.json.Decoder(Attempt)
+_CLIENT = msgspec.json.Decoder(OAuthClient)
+
+
+class Wanted(Struct, frozen=True):
+    """A sign-in that somebody wants: whose, where, and what the server asked for."""
+
+    identity: Identity
+    server: SignInServer
+    challenge: Challenge = Challenge()
+    held: tuple[str, ...] = ()
+
+
+class StartPage(Struct, frozen=True):
+    """What the page says at which a sign-in begins. `person` is for whom it is."""
+
+    server: str
+    url: str
+    person: str
+
+
+class Began(Struct, frozen=True):
+    """Where a browser goes now, and the cookie that marks it."""
+
+    url: str
+    cookie: str
+    value: str
+
+
+async def prepare(app: App, wanted: Wanted) -> tuple[str, Attempt]:
+    """Find out where to sign in, and store what the answer is checked against.
+
+    Returns:
+        The token of the page to begin at, and the attempt.
+    """
+    now, identity = app.now(), wanted.identity
+    count = await app.database.read(lambda tx: count_sign_ins(tx, identity.org_id, identity.identity, now))
+    if count >= MAX_SIGN_INS:
+        raise RateLimited(f"{count} sign-ins have begun: finish one, or wait ten minutes", retry_after=60.0)
+    redirect_uri = f"{app.public.url}/v1/oauth/callback"
+    try:
+        place = await place_of(wanted.server.url, outgoing(app))
+        known = await app.database.read(lambda tx: issuers_of(tx, identity.org_id, redirect_uri))
+        authority = await discover(place, wanted.challenge, tuple(known))
+        scopes = scopes_to_ask(authority, (wanted.challenge.scope or "").split(), wanted.held)
+        client = await _client(app, place, identity.org_id, authority, redirect_uri, scopes)
+    except SignInFailed as error:
+        raise Conflict(error.message, code="sign_in_failed") from None
+    state = sign_token(app.callback_key, secrets.token_urlsafe(32), STATE_PREFIX)
+    token = sign_token(app.callback_key, secrets.token_urlsafe(32), TOKEN_PREFIX)
+    verifier = secrets.token_urlsafe(64)
+    url = authorize_url(
+        authority, client, redirect_uri=redirect_uri, state=state, verifier=verifier, scopes=scopes
+    )
+    attempt = Attempt(wanted.server, authority, client, verifier, redirect_uri, scopes, url)
+
+    async def store(tx: Tx) -> None:
+        row = SignInRow(
+            hash_of_token(token),
+            hash_of_token(state),
+            identity.org_id,
+            identity.identity,
+            wanted.server.key,
+            b"",
+            now,
+            now + SIGN_IN_SECONDS * 1_000_000,
+        )
+        sealed = await app.vault.seal(tx, row.org_id, to_json(attempt), row.binding)
+        await add_sign_in(tx, msgspec.structs.replace(row, sealed=sealed))
+
+    await app.database.write(store)
+    return token, attempt
+
+
+async def _client(
+    app: App, place: Place, org_id: OrgId, authority: Authority, redirect_uri: str, scopes: tuple[str, ...]
+) -> OAuthClient:
+    """This server as the issuer's client: by its document, as registered before, or registered now."""
+    issuer = authority.metadata.issuer
+    if authority.metadata.client_id_metadata_document_supported is True:
+        document = client_document(app)
+        if document is not None:
+            return OAuthClient(document.client_id, redirect_uri=redirect_uri)
+    binding = client_binding(issuer, redirect_uri)
+
+    async def read(tx: Tx) -> OAuthClient | None:
+        sealed = await find_client(tx, org_id, issuer, redirect_uri)
+        if sealed is None:
+            return None
+        return from_json(_CLIENT, await app.vault.open(tx, org_id, sealed, binding), "the OAuth client")
+
+    known = await app.database.read(read)
+    if known is not None and (known.secret_until == 0 or known.secret_until * 1_000_000 > app.now()):
+        return known
+    client = await register(place, authority.metadata, redirect_uri, scopes)
+
+    async def store(tx: Tx) -> None:
+        sealed = await app.vault.seal(tx, org_id, to_json(client), binding)
+        await put_client(tx, org_id, issuer, redirect_uri, sealed, app.now())
+
+    await app.database.write(store)
+    return client
+
+
+def client_document(app: App) -> ClientDocument | None:
+    """This server's client document; None unless browsers reach it by HTTPS, as the standard requires."""
+    if urlsplit(app.public.url).scheme != "https":
+        return None
+    return ClientDocument(
+        f"{app.public.url}/.well-known/oauth-client", "Perdure", (f"{app.public.url}/v1/oauth/callback",)
+    )
+
+
+async def wanted_by(app: App, tx: Tx, row: InputRequestRow) -> Wanted:
+    """The sign-in that a parked call waits for."""
+    stored = await open_input(app.vault, tx, row)
+    challenge = Challenge(stored.resource_metadata, " ".join(stored.scopes) or None)
+    server = SignInServer(row.server_key, stored.server, stored.server_url)
+    return Wanted(Identity(row.org_id, row.identity), server, challenge)
+
+
+async def check_url(tx: Tx, org_id: OrgId, server: SignInServer) -> None:
+    """Check that a registered server is still where the sign-in is for. Raises NotFound, Conflict."""
+    if server.key.startswith(INLINE):
+        return
+    row = await get_mcp_server(tx, org_id, McpServerId(server.key))
+    if row.url != server.url or row.status != "active":
+        raise Conflict(
+            f"the MCP server {row.name!r} has changed since the call: make the call again",
+            code="sign_in_outdated",
+        )
+
+
+async def start_page(app: App, token: str, *, open_server: bool) -> StartPage:
+    """Return what the page says at which a sign-in begins.
+
+    Args:
+        open_server: whether the server has no login, so that a parked call's page needs no other proof.
+
+    Raises:
+        Gone: the link is too old, or was never valid.
+        Forbidden: a parked call's page cannot tell who opens it.
+    """
+
+    async def work(tx: Tx) -> StartPage:
+        if is_signed(app.callback_key, token, TOKEN_PREFIX):
+            row = await find_sign_in(tx, hash_of_token(token), app.now())
+            if row is None:
+                raise _gone()
+            attempt = await _open_attempt(app, tx, row)
+            return await _page(tx, Identity(row.org_id, row.identity), attempt.server)
+        wanted = await _parked(app, tx, token)
+        if not open_server:
+            raise Forbidden(
+                f"only the user for whom it is can begin this sign-in: run `perdure mcp sign-in "
+                f"{wanted.server.key}`, or POST /v1/user/connections/{wanted.server.key}/sign-in with your "
+                "access token, and open the URL in the answer",
+                code="sign_in_needs_token",
+            )
+        return await _page(tx, wanted.identity, wanted.server)
+
+    return await app.database.read(work)
+
+
+async def _parked(app: App, tx: Tx, token: str) -> Wanted:
+    row = await any_input_request(tx, InputRequestId(token))
+    if row is None or row.kind != "sign_in" or row.status != "open" or row.deadline <= app.now():
+        raise _gone()
+    wanted = await wanted_by(app, tx, row)
+    await check_url(tx, row.org_id, wanted.server)
+    return wanted
+
+
+async def _page(tx: Tx, identity: Identity, server: SignInServer) -> StartPage:
+    user_id = identity.user_id
+    if user_id is None:
+        return StartPage(server.name, server.url, "the organization")
+    user = await get_user(tx, user_id)
+    return StartPage(server.name, server.url, f"{user.name} ({user.email})")
+
+
+async def begin(app: App, token: str, *, open_server: bool) -> Began:
+    """Send a browser to the authorization server. Raises as `start_page` and `prepare` do."""
+    await start_page(app, token, open_server=open_server)
+    if is_signed(app.callback_key, token, TOKEN_PREFIX):
+        attempt = await app.database.read(lambda tx: _attempt_of(app, tx, token))
+        return Began(attempt.url, *_mark(app, token))
+    wanted = await app.database.read(lambda tx: _parked(app, tx, token))
+    fresh, attempt = await prepare(app, wanted)
+    return Began(attempt.url, *_mark(app, fresh))
+
+
+async def _attempt_of(app: App, tx: Tx, token: str) -> Attempt:
+    row = await find_sign_in(tx, hash_of_token(token), app.now())
+    if row is None:
+        raise _gone()
+    return await _open_attempt(app, tx, row)
+
+
+async def _open_attempt(app: App, tx: Tx, row: SignInRow) -> Attempt:
+    return from_json(_ATTEMPT, await app.vault.open(tx, row.org_id, row.sealed, row.binding), "the sign-in")
+
+
+def _mark(app: App, token: str) -> tuple[str, str]:
+    """The name and the value of the cookie that marks the browser which began a sign-in."""
+    return _mark_of(app, hash_of_token(token))
+
+
+def _mark_of(app: App, digest: str) -> tuple[str, str]:
+    value = hmac.digest(app.callback_key, f"browser {digest}".encode(), "sha256").hex()
+    return f"perdure_sign_in_{hashlib.sha256(digest.encode()).hexdigest()[:16]}", value
+
+
+class Answer(Struct, frozen=True):
+    """What comes back from an authorization server, in the URL of a browser."""
+
+    state: str = ""
+    code: str | None = None
+    iss: str | None = None
+    error: str | None = None
+
+
+async def finish(app: App, answer: Answer, cookies: dict[str, str]) -> str:
+    """Store the tokens of a sign-in, and resume the calls that wait for it; return the server's name.
+
+    Raises:
+        Gone: the state is unknown, was used or is too old.
+        Forbidden: another browser began this sign-in.
+        Conflict: the authorization server refused, or its answer cannot be trusted.
+    """
+    if not is_signed(app.callback_key, answer.state, STATE_PREFIX):
+        raise _gone()
+
+    async def take(tx: Tx) -> tuple[SignInRow, Attempt]:
+        row = await sign_in_by_state(tx, hash_of_token(answer.state), app.now())
+        if row is None:
+            raise _gone()
+        name, value = _mark_of(app, row.hash)
+        if not hmac.compare_digest(cookies.get(name, "").encode(), value.encode()):
+            raise Forbidden(
+                "this sign-in was begun in another browser: begin it in this one", code="other_browser"
+            )
+        attempt = await _open_attempt(app, tx, row)
+        if not await take_sign_in(tx, row):
+            raise _gone()
+        return row, attempt
+
+    row, attempt = await app.database.write(take)
+    asked_at = app.now()
+    try:
+        grant = await _exchanged(app, attempt, answer, asked_at)
+    except SignInFailed as error:
+        raise Conflict(error.message, code="sign_in_failed") from None
+    identity = Identity(row.org_id, row.identity)
+    await app.database.write(lambda tx: _store(app, tx, identity, attempt.server, grant))
+    app.registry.discoveries.forget(row.org_id, f"{MCP_REF}{row.server_key}")  # it may list more tools now
+    await resume_signed_in(app)
+    return attempt.server.name
+
+
+async def _exchanged(app: App, attempt: Attempt, answer: Answer, now: Micros) -> Grant:
+    metadata = attempt.authority.metadata
+    announced = metadata.authorization_response_iss_parameter_supported is True
+    check_answer_issuer(answer.iss, metadata.issuer, announced=announced)
+    if answer.error is not None:
+        raise SignInFailed(f"the authorization server answered: {shown(answer.error)}", error=answer.error)
+    if not answer.code:
+        raise SignInFailed("the authorization server's answer has no code")
+    place = await place_of(attempt.server.url, outgoing(app))
+    code = Code(answer.code, attempt.verifier, attempt.redirect_uri, attempt.scopes)
+    return await exchange(place, attempt.authority, attempt.client, code, now)
+
+
+async def _store(app: App, tx: Tx, identity: Identity, server: SignInServer, grant: Grant) -> None:
+    """Store tokens. Raises Conflict: the server has changed, or the user has left the organization."""
+    await check_url(tx, identity.org_id, server)
+    user_id = identity.user_id
+    if user_id is not None and not await _is_member(tx, identity.org_id, user_id):
+        raise Conflict("the user has left the organization", code="sign_in_outdated")
+    before = await find_connection(tx, identity.org_id, identity.identity, server.key, lock=True)
+    now = app.now()
+    row = ConnectionRow(
+        identity.org_id,
+        identity.identity,
+        server.key,
+        server.name,
+        server.url,
+        grant.issuer,
+        " ".join(grant.scope),
+        b"",
+        1 if before is None else before.version + 1,
+        0,
+        now,
+        grant.expires_at,
+        now if before is None else before.created_at,
+        now,
+    )
+    sealed = await app.vault.seal(tx, row.org_id, to_json(grant), row.binding)
+    await put_connection(tx, msgspec.structs.replace(row, sealed=sealed))
+
+
+async def _is_member(tx: Tx, org_id: OrgId, user_id: UserId) -> bool:
+    return any(each == org_id for each, _ in await memberships_of(tx, user_id))
+
+
+def _gone() -> Gone:
+    return Gone("this sign-in is over: it was used, is too old, or never existed. Begin a new one")

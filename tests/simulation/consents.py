@@ -1,0 +1,108 @@
+"""What the world knows about questions to people and sign-ins, and the checks of their promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from perdure.app.context import App
+from perdure.capabilities.port import ToolContext
+from perdure.domain.connections import SERVICE, SignInServer
+from perdure.domain.events import Event
+from perdure.domain.mcp import McpInputRequest, McpInputRequired
+from perdure.domain.oauth import Grant, OAuthClient
+from perdure.store.connections import ConnectionRow, put_connection
+from perdure.store.database import Tx
+from perdure.store.rows import to_json
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+QUESTIONS = McpInputRequired(
+    (McpInputRequest("q", "form", "May I?", {"type": "object", "properties": {}}),), "state"
+)
+URL = "https://mcp.example.com/mcp"
+
+
+@dataclass
+class Asked:
+    """A question that the client has seen: how often it was answered, surely and perhaps."""
+
+    deadline: int
+    accepted: int = 0
+    unknown: int = 0
+
+
+@dataclass
+class Consents:
+    """The questions that the client has answered, and when it has signed in."""
+
+    asked: dict[str, Asked] = field(default_factory=dict)
+    signed_in_at: int | None = None
+
+    def ask(self, request_id: str, deadline: int) -> Asked:
+        """Return what is known of a question."""
+        return self.asked.setdefault(request_id, Asked(deadline))
+
+
+def server_of(context: ToolContext) -> SignInServer:
+    """Each session has its own server, at which the organization signs in."""
+    return SignInServer(f"inline_{context.session_id}", "simulated", URL, "service")
+
+
+async def store_grant(app: App, world: World) -> None:
+    """Store tokens, as the callback of a sign-in does."""
+    key, now, org_id = f"inline_{world.session_id}", app.now(), world.store.caller.organization_id
+    grant = Grant("at", None, None, (), "https://as", URL, "https://as/token", OAuthClient("c"))
+
+    async def store(tx: Tx) -> None:
+        row = ConnectionRow(
+            org_id, SERVICE, key, "simulated", URL, "https://as", "", b"", 1, 0, now, None, now, now
+        )
+        sealed = await app.vault.seal(tx, org_id, to_json(grant), row.binding)
+        await put_connection(tx, ConnectionRow(*[*_values(row)[:7], sealed, *_values(row)[8:]]))
+
+    await app.database.write(store)
+
+
+def _values(row: ConnectionRow) -> list[object]:
+    return [getattr(row, name) for name in row.__struct_fields__]
+
+
+def check_consents(world: World, log: list[Event]) -> None:
+    """Each accepted answer resumes its call once, and no call acts before."""
+    resumed = [event for event in log if event.type == "tool.resumed"]
+    forms = sum(event.decoded().parked_kind == "input" for event in resumed)
+    surely = sum(each.accepted for each in world.consents.asked.values())
+    perhaps = sum(each.unknown for each in world.consents.asked.values())
+    if any(each.accepted > 1 for each in world.consents.asked.values()):
+        world.blame("a question was answered twice")
+    if not world.told.deletion_tried and not surely <= forms <= surely + perhaps:
+        world.blame(f"{surely} to {surely + perhaps} answers were accepted, and {forms} calls resumed")
+    for effect in world.effects:
+        if effect.tool == "consent" and not any(
+            event.sequence <= effect.head and event.decoded().tool_call_id == effect.call_id
+            for event in resumed
+        ):
+            world.blame(f"{effect.word} was done before anybody was asked")
+    _check_ends(world, log)
+
+
+def _check_ends(world: World, log: list[Event]) -> None:
+    """A call that has asked and had no answer has had no effect, and is not given up for a crash."""
+    waiting: set[str] = set()
+    for event in log:
+        if event.type == "reason.started":
+            waiting.clear()
+        elif event.type == "tool.parked" and event.decoded().parked_kind in ("sign_in", "input"):
+            waiting.add(event.decoded().tool_call_id)
+        elif event.type == "tool.resumed":
+            waiting.discard(event.decoded().tool_call_id)
+        elif event.type == "tool.completed" and event.decoded().tool_call_id in waiting:
+            data = event.decoded()
+            since = world.consents.signed_in_at
+            late = since is not None and data.tool_name == "sign" and event.ts > since + 3_600_000_000
+            if late and data.status == "timeout":
+                world.blame(f"the call {data.tool_call_id} waited for a sign-in that had happened")
+            if data.status == "interrupted" or data.outcome_unknown:
+                world.blame(f"the call {data.tool_call_id} waited for a person, and ended as {data.status}")
