@@ -175,6 +175,7 @@ FIGURES = (
     Figure("mcp_idle_cpu_ms", "mcp", "the same, server CPU", "ms"),
     Figure("mcp_idle_mb", "mcp", "the same, memory", "MB", 20),
     Figure("mcp_round_ms", "mcp", "a round of an MCP tool: added to one of a tool in Python", "ms", 3),
+    Figure("mcp_round_cpu_ms", "mcp", "the same, server CPU", "ms"),
     Figure("tool_empty_ms", "tools", "a tool round with `get_current_time`, on the built-in harness", "ms"),
     Figure("tool_bash_ms", "tools", "added by `bash`: `echo hi`", "ms", 5),
     Figure("tool_read_file_ms", "tools", "added by `read_file`, 4 KB", "ms"),

@@ -75,11 +75,14 @@ async def _idle(variant: Variant, scale: Scale) -> Figures:
 async def _rounds(variant: Variant, scale: Scale) -> Figures:
     async with shop() as stub, variant.server(PLACES) as server, open_site(server, variant.model) as site:
         play = await rounds(site, stub)
-        added = []
+        added, cpu = [], []
         for _ in range(scale.tool_turns):
-            without = await play("get_current_time")
+            watch = Stopwatch(server)
+            without, used = await play("get_current_time"), watch.cpu()
+            watch = Stopwatch(server)
             added.append(await play("mcp_s0__tool_0") - without)
-    return {"mcp_round_ms": median(added) * 1e3}
+            cpu.append((watch.cpu() - used) / (ROUNDS + 1))
+    return {"mcp_round_ms": median(added) * 1e3, "mcp_round_cpu_ms": median(cpu) * 1e3}
 
 
 @contextlib.asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,14 @@ from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.events import ToolStartedData, TurnFailedData
 from perdure.domain.mcp_servers import CreateMcpServer, InlineMcpServer, UpdateMcpServer
 from perdure.domain.mcp_views import AcceptMcpTool, PostMcpPrompt
-from perdure.domain.messages import ImagePart, text_of
+from perdure.domain.messages import text_of
 from perdure.domain.sessions import NetworkAccess
-from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import CapabilityRef
 from tests.journeys.mcp_inside import Host, hosting
 from tests.mcp_stub import Call, McpStub, RpcFault, never, text, tool
 from tests.talk import call
 
 Json = dict[str, Any]
-
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 
 
 def uses(name: str, times: int = 1, **arguments: Any) -> tuple[Json, ...]:
@@ -250,58 +246,6 @@ async def test_odd_schemas_are_offered_in_a_form_that_vendors_accept(
         assert "$ref" not in str(offered.parameters)
         assert "anyOf" not in offered.parameters
         assert stub.calls[0].arguments == {"the name!": "x", "node": {"next": {}}}
-
-
-@pytest.mark.parametrize(
-    ("result", "seen"),
-    [
-        (text("One."), "One."),
-        ({"content": [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]}, "A\n\nB"),
-        ({"content": [], "structuredContent": {"n": 1}}, '{"n":1}'),
-        (text('{"n": 1}', structuredContent={"n": 1}), '{"n": 1}'),
-        (text("See.", structuredContent={"n": 1}), 'See.\n\n{"n":1}'),
-        (
-            {"content": [{"type": "resource_link", "uri": "a://b", "name": "B"}]},
-            "[link to the resource a://b, B]",
-        ),
-        (
-            {"content": [{"type": "resource", "resource": {"uri": "a://b", "text": "T"}}]},
-            "[resource a://b]\nT",
-        ),
-        (
-            {"content": [{"type": "audio", "data": "AAAA", "mimeType": "audio/wav"}]},
-            "[audio, audio/wav, 3 bytes: it cannot be shown]",
-        ),
-        (text("No tea left.", isError=True), "No tea left."),
-    ],
-)
-async def test_results_of_all_kinds_reach_the_model(
-    result: Json, seen: str, database_url: str, tmp_path: Path
-) -> None:
-    async def answer(made: Call) -> Json:
-        return result
-
-    async with (
-        McpStub([tool("buy")], answer=answer) as stub,
-        hosting(database_url, tmp_path, *uses("buy"), servers=shop(stub)) as host,
-    ):
-        await host.ask()
-        assert await host.said() == [seen]
-        (ended,) = await host.ended()
-        assert ended.success is not result.get("isError", False)
-
-
-async def test_an_image_reaches_the_model_as_an_image(database_url: str, tmp_path: Path) -> None:
-    async def draws(made: Call) -> Json:
-        return {"content": [{"type": "image", "data": PIXEL, "mimeType": "image/png"}]}
-
-    async with (
-        McpStub([tool("draw")], answer=draws) as stub,
-        hosting(database_url, tmp_path, *uses("draw"), servers=shop(stub)) as host,
-    ):
-        await host.ask()
-        (said,) = await host.said()
-        assert content_of_result(json.loads(said)) == (ImagePart(base64=PIXEL, media_type="image/png"),)
 
 
 async def test_resources_of_all_servers_are_read_with_two_tools(database_url: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from perdure.domain.errors import ToolError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
-from perdure.domain.messages import JsonObject
+from perdure.domain.messages import ImagePart, JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.parked import ParkedKind
 from perdure.domain.redaction import Redactor
@@ -164,11 +164,14 @@ class ToolOutcome(Struct, frozen=True):
         value: what the model receives: text or any JSON value.
         files: the files that the tool changed.
         loads: the names of deferred tools that the model is offered from now on.
+        images: images that follow the value; a blank text as the value is left out then. They are checked
+            already (`clean_image`), and are in the log as they are.
     """
 
     value: Any
     files: tuple[FileWrittenData, ...] = ()
     loads: tuple[str, ...] = ()
+    images: tuple[ImagePart, ...] = ()
 
 
 ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome | Later]]

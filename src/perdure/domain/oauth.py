@@ -149,7 +149,7 @@ class Grant(Struct, frozen=True):
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 (a pattern)
 _PARAMETER = re.compile(rf'\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))\s*')
 _SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?:\s+|,|$)")
-_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*\s*(?=,|$)")
+_TOKEN68 = re.compile(r"(?<![A-Za-z0-9._~+/-])[A-Za-z0-9._~+/-]++=*+\s*+(?=,|$)")
 
 
 def parse_challenge(header: str) -> Challenge:

@@ -33,7 +33,7 @@ from perdure.domain.events import (
 from perdure.domain.ids import ToolCallId
 from perdure.domain.input_requests import ActedAs
 from perdure.domain.log_lines import TRACE
-from perdure.domain.messages import TextPart, storable
+from perdure.domain.messages import ImagePart, TextPart, storable
 from perdure.domain.redaction import is_mark
 from perdure.domain.spans import act_context, tool_context
 from perdure.domain.steps import Started
@@ -178,7 +178,7 @@ async def _run_call(
     now = run.engine.clock.now()
     context = tool_context(state, call.id)
     fitted = None if output is None else await fit_output(run, agent, bound, state.turn.id, call, output)
-    result = None if fitted is None else (TextPart(fitted.text),)
+    result = None if fitted is None or output is None else _parts(fitted.text, output.images)
     data = ToolCompletedData(
         tool_call_id=call.id,
         tool_name=call.name,
@@ -353,10 +353,18 @@ def _as_raw_output(outcome: ToolOutcome) -> RawOutput:
     loads = tuple(outcome.loads)
     if not all(isinstance(name, str) for name in loads):
         raise TypeError("`loads` of a ToolOutcome are names of tools")
+    images = tuple(outcome.images)
+    if not all(isinstance(image, ImagePart) for image in images):
+        raise TypeError("`images` of a ToolOutcome are ImageParts")
     if isinstance(value, str):
         value = storable(value)
-        return RawOutput(value, value, files, loads)
-    return RawOutput(value, json_of(value), files, loads)
+        return RawOutput(value, value, files, loads, images)
+    return RawOutput(value, json_of(value), files, loads, images)
+
+
+def _parts(text: str, images: tuple[ImagePart, ...]) -> tuple[TextPart | ImagePart, ...]:
+    """A result for the model: the text, unless images stand for it, and the images."""
+    return images if images and not text.strip() else (TextPart(text), *images)
 
 
 def _check_secret_arguments(run: Run, bound: BoundTool, call: CallState) -> None:

@@ -17,7 +17,7 @@ from perdure.domain.errors import PerdureError
 from perdure.domain.events import FileWrittenData, NewEvent, ToolCompletedData
 from perdure.domain.files import content_of
 from perdure.domain.ids import TurnId
-from perdure.domain.messages import JsonValue, storable, text_of
+from perdure.domain.messages import ImagePart, JsonValue, storable, text_of
 from perdure.domain.result_sizes import LEAST_SHARE, SLACK, file_of, share_of, text_of_result, where_of
 from perdure.domain.spans import turn_context
 from perdure.domain.texts import without_middle
@@ -40,12 +40,13 @@ MIN_KEPT = 200
 
 
 class RawOutput(Struct, frozen=True):
-    """A tool's output: its value, the value as text, the files that the tool wrote, and the tools to load."""
+    """A tool's output: its value, the value as text, the files that it wrote, tools to load, and images."""
 
     value: JsonValue
     text: str
     files: tuple[FileWrittenData, ...] = ()
     loads: tuple[str, ...] = ()
+    images: tuple[ImagePart, ...] = ()
 
 
 def json_of(value: object) -> str:

@@ -150,6 +150,11 @@ MISSING = (
 
 GATEWAY = (
     (
+        "mcp_answer_lost",
+        "The MCP server got the request, and no answer came.",
+        "Find out at the server whether the request took effect before you repeat it.",
+    ),
+    (
         "mcp_refused",
         "The MCP server answered with an error.",
         "See `detail` for what it says. Check its settings with `POST .../check-connection`.",

@@ -26,7 +26,7 @@ from perdure.tools.mcp.consent import (
     authorized,
     input_required,
 )
-from perdure.tools.mcp.results import error_of, value_of
+from perdure.tools.mcp.results import error_of, result_of
 
 EFFECT_KEY = "io.perdure/effect-key"
 """Where the key of a call's effect is in its `_meta`."""
@@ -181,4 +181,4 @@ def _outcome(answer: McpContent, redact: Any) -> ToolOutcome:
     clean = McpContent(redact(answer.content), redact(answer.structured), answer.is_error)
     if clean.is_error:
         raise ToolError(error_of(clean))
-    return ToolOutcome(value_of(clean))
+    return result_of(clean).outcome()

@@ -17,7 +17,7 @@ from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
 from perdure.tools.mcp.calls import Reach
 from perdure.tools.mcp.consent import Authorization, authorization_for, authorized
-from perdure.tools.mcp.results import value_of
+from perdure.tools.mcp.results import result_of
 
 PAGE = 100
 """Resources that one call lists."""
@@ -104,7 +104,7 @@ class _Reads(Struct, frozen=True):
         found = await authorized(reach.services, context, server.sign_in, authorization, send)
         if isinstance(found, Later):
             return found
-        return ToolOutcome(value_of(McpContent(tuple(redactor.value(found.content)))))
+        return result_of(McpContent(tuple(redactor.value(found.content)))).outcome()
 
 
 class _Lists(Struct, frozen=True):

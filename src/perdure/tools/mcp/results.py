@@ -3,42 +3,59 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import Struct
 
+from perdure.capabilities.port import ToolOutcome
 from perdure.domain.mcp import McpContent
-from perdure.domain.messages import JsonObject, JsonValue
+from perdure.domain.media import BadImage, clean_image
+from perdure.domain.messages import ImagePart, JsonObject, JsonValue
 from perdure.domain.visible import without_hidden
 
-MAX_IMAGE = 48_000
-"""Characters of an image in base64. A larger one would be cut with the tool's output."""
-
-_IMAGES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
-"""The media types that models accept."""
+MAX_IMAGES = 5_000_000
+"""Characters of all images of a result in base64."""
 
 
-def value_of(content: McpContent) -> JsonValue:
-    """Return a result for the model: text, or a list of text and image parts (`content_of_result`).
+class Result(Struct, frozen=True):
+    """A result for the model: a text, or structured content if there is no text; and images after it."""
+
+    value: JsonValue
+    images: tuple[ImagePart, ...] = ()
+
+    def outcome(self) -> ToolOutcome:
+        """Return it as a tool does."""
+        return ToolOutcome(self.value, images=self.images)
+
+
+def result_of(content: McpContent) -> Result:
+    """Return a result for the model.
 
     Structured content follows the text, unless the text says the same. It is the result if there is no text.
+    Images come last; the text says where they were.
     """
-    parts = [part for block in content.content for part in _parts(block)]
+    texts: list[str] = []
+    images: list[ImagePart] = []
+    for block in content.content:
+        for part in _parts(block, MAX_IMAGES - sum(len(image.base64 or "") for image in images)):
+            if isinstance(part, ImagePart):
+                images.append(part)
+            else:
+                texts.append(part)
     structured = content.structured
-    if structured is not None and not _repeats(parts, structured):
-        if not parts:
-            return structured
-        parts.append(_text(msgspec.json.encode(structured).decode()))
-    if any(part["type"] == "image" for part in parts):
-        return list(parts)
-    return "\n\n".join(str(part["text"]) for part in parts)
+    if structured is not None and not _repeats(texts, structured):
+        if not texts:
+            return Result(structured, tuple(images))
+        texts.append(msgspec.json.encode(structured).decode())
+    return Result("\n\n".join(texts), tuple(images))
 
 
 def error_of(content: McpContent) -> str:
     """Return what a failed call says."""
-    said = value_of(content)
+    said = result_of(content).value
     text = said if isinstance(said, str) else msgspec.json.encode(said).decode()
     return text or "The tool failed without saying why."
 
 
-def _repeats(parts: list[JsonObject], structured: JsonValue) -> bool:
+def _repeats(texts: list[str], structured: JsonValue) -> bool:
     """Whether a text part is the structured content as JSON, as the protocol recommends.
 
     One widely used server wraps results that are not objects: {"result": ...}.
@@ -46,8 +63,7 @@ def _repeats(parts: list[JsonObject], structured: JsonValue) -> bool:
     wanted = [structured]
     if isinstance(structured, dict) and list(structured) == ["result"]:
         wanted.append(structured["result"])
-    texts = [part["text"] for part in parts if part["type"] == "text"]
-    return any(text in wanted or _decoded(text) in wanted for text in texts if isinstance(text, str))
+    return any(text in wanted or _decoded(text) in wanted for text in texts)
 
 
 def _decoded(text: str) -> JsonValue:
@@ -58,34 +74,35 @@ def _decoded(text: str) -> JsonValue:
     return value
 
 
-def _parts(block: JsonObject) -> list[JsonObject]:
+def _parts(block: JsonObject, room: int) -> list[str | ImagePart]:
+    """A block as texts and images; `room`: characters that images may still have."""
     match block:
         case {"type": "text", "text": str(text)}:
-            return [_text(without_hidden(text))]
+            return [without_hidden(text)]
         case {"type": "image", "data": str(data), "mimeType": str(kind)}:
-            return [_image(data, kind)]
+            return [_image(data, kind, room)]
         case {"type": "audio", "data": str(data), "mimeType": str(kind)}:
-            return [_text(f"[audio, {_shown(kind)}, {_bytes(data)}: it cannot be shown]")]
+            return [f"[audio, {_shown(kind)}, {_bytes(data)}: it cannot be shown]"]
         case {"type": "resource_link", "uri": str(uri)}:
-            return [_text(_link(uri, block))]
+            return [_link(uri, block)]
         case {"type": "resource", "resource": dict(resource)}:
-            return _resource(resource)
+            return _resource(resource, room)
         case {"type": kind}:
-            return [_text(f"[content of the type {_shown(str(kind))}: it cannot be shown]")]
+            return [f"[content of the type {_shown(str(kind))}: it cannot be shown]"]
     return []
 
 
-def _resource(resource: JsonObject) -> list[JsonObject]:
+def _resource(resource: JsonObject, room: int) -> list[str | ImagePart]:
     uri, kind = _shown(str(resource.get("uri", ""))), resource.get("mimeType")
     about = f"{uri}, {_shown(kind)}" if isinstance(kind, str) else uri
     match resource:
         case {"text": str(text)}:
-            return [_text(f"[resource {about}]\n{without_hidden(text)}")]
-        case {"blob": str(data)} if kind in _IMAGES:
-            return [_text(f"[resource {about}]"), _image(data, str(kind))]
+            return [f"[resource {about}]\n{without_hidden(text)}"]
+        case {"blob": str(data)} if isinstance(kind, str) and kind.startswith("image/"):
+            return [f"[resource {about}]", _image(data, kind, room)]
         case {"blob": str(data)}:
-            return [_text(f"[resource {about}, {_bytes(data)}: it is not text, and cannot be shown]")]
-    return [_text(f"[resource {about}]")]
+            return [f"[resource {about}, {_bytes(data)}: it is not text, and cannot be shown]"]
+    return [f"[resource {about}]"]
 
 
 def _link(uri: str, block: JsonObject) -> str:
@@ -98,16 +115,13 @@ def _link(uri: str, block: JsonObject) -> str:
     return f"{text} {without_hidden(said)[:2000]}" if isinstance(said, str) and said else text
 
 
-def _image(data: str, kind: str) -> JsonObject:
-    if kind not in _IMAGES:
-        return _text(f"[image, {_shown(kind)}, {_bytes(data)}: models cannot read this kind]")
-    if len(data) > MAX_IMAGE:
-        return _text(f"[image, {kind}, {_bytes(data)}: it is too large to be shown]")
-    return {"type": "image", "data": data, "mimeType": kind}
-
-
-def _text(text: str) -> JsonObject:
-    return {"type": "text", "text": text}
+def _image(data: str, kind: str, room: int) -> str | ImagePart:
+    if len(data) > room:
+        return f"[image, {_shown(kind)}, {_bytes(data)}: the images are too large to be shown]"
+    try:
+        return clean_image(ImagePart(base64=data, media_type=kind))
+    except BadImage as problem:
+        return f"[image, {_shown(kind)}, {_bytes(data)}: it cannot be shown, because it {problem}]"
 
 
 def _shown(text: str) -> str:
