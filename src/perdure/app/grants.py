@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import Services
+from perdure.app.oauth_clients import by_hand, current_client
 from perdure.domain.ids import OrgId
 from perdure.domain.mcp import McpUnreachable
 from perdure.domain.network import NetworkRules
@@ -144,7 +145,9 @@ async def _refresh(services: Services, row: ConnectionRow, grant: Grant) -> None
         return
     try:
         place = await place_of(row.url, outgoing(services))
-        fresh = await refresh(place, grant, now)
+        given = await database.read(lambda tx: by_hand(services, tx, row.org_id, row.server_key))
+        client = current_client(given, grant.client, grant.issuer)
+        fresh = await refresh(place, msgspec.structs.replace(grant, client=client), now)
     except SignInFailed as error:
         if error.error in LOST:
             log.info("the sign-in of %s at %s was revoked (%s)", row.identity, row.server_name, error.error)

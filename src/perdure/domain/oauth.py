@@ -112,7 +112,7 @@ class TokenAnswer(Struct, frozen=True):
     error_description: str | None = None
 
 
-class Authority(Struct, frozen=True):
+class Authority(Struct, frozen=True, omit_defaults=True):
     """Who grants access to an MCP server: the validated outcome of discovery.
 
     Attributes:
@@ -216,6 +216,13 @@ def origin_of(url: str) -> _Origin:
     return scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(scheme)
 
 
+def old_server(server_url: str) -> ServerMetadata:
+    """Return where a server of 2025-03-26 grants access itself, if it has no metadata at all."""
+    parts = urlsplit(server_url)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    return ServerMetadata(origin, f"{origin}/authorize", f"{origin}/token", f"{origin}/register")
+
+
 def check_resource(published: str, server_url: str) -> None:
     """Check that metadata is about this server: the same origin, and its path or one above it.
 
@@ -278,14 +285,21 @@ def words(scope: str | None) -> tuple[str, ...]:
 
 
 def scopes_to_ask(
-    authority: Authority, challenged: Sequence[str], held: Sequence[str] = ()
+    authority: Authority,
+    challenged: Sequence[str],
+    held: Sequence[str] = (),
+    configured: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return the scopes to ask for: those of the challenge, or else all that the server supports.
 
     Args:
         held: those that were granted before: a step up must not lose them.
+        configured: those that the server's registration names, in place of all that it supports.
     """
-    wanted = dict.fromkeys((*held, *challenged) if challenged else (authority.scopes or held))
+    if challenged:
+        wanted = dict.fromkeys((*configured, *held, *challenged))
+    else:
+        wanted = dict.fromkeys(configured or authority.scopes or held)
     if wanted and "offline_access" in (authority.metadata.scopes_supported or ()):
         wanted["offline_access"] = None
     return tuple(wanted)[:MAX_SCOPES]
@@ -344,6 +358,13 @@ def registration_of(redirect_uri: str, name: str, scopes: Iterable[str]) -> dict
     }
     wanted = " ".join(scopes)
     return {**body, "scope": wanted} if wanted else body
+
+
+def registered_client(
+    client_id: str, secret: str | None, metadata: ServerMetadata, redirect_uri: str
+) -> OAuthClient:
+    """Return the client that somebody registered by hand."""
+    return OAuthClient(client_id, secret, method_of(secret, metadata), redirect_uri=redirect_uri)
 
 
 METHODS = ("none", "client_secret_basic", "client_secret_post")
