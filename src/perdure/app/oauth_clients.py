@@ -51,12 +51,14 @@ class ByHand(Struct, frozen=True):
             await bind_mcp_client(tx, self.row, issuer)
 
 
-async def by_hand(services: Services, tx: Tx, org_id: OrgId, server_key: str) -> ByHand:
-    """Read what the registration of an MCP server says about this server as a client."""
+async def by_hand(
+    services: Services, tx: Tx, org_id: OrgId, server_key: str, *, lock: bool = False
+) -> ByHand:
+    """Read what the registration of an MCP server says about this server as a client; `lock` locks it."""
     if server_key.startswith(INLINE):
         return ByHand()
     try:
-        row = await get_mcp_server(tx, org_id, McpServerId(server_key))
+        row = await get_mcp_server(tx, org_id, McpServerId(server_key), lock=lock)
     except NotFound:
         return ByHand()
     secrets = await open_mcp_secrets(services.vault, tx, row)

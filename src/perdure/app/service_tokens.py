@@ -68,7 +68,7 @@ async def _stored(
     services: Services, org_id: OrgId, server: SignInServer, given: ByHand, grant: Grant
 ) -> Held | None:
     async def work(tx: Tx) -> Held | None:
-        now_given = await by_hand(services, tx, org_id, server.key)
+        now_given = await by_hand(services, tx, org_id, server.key, lock=True)
         if (
             now_given.row is None
             or now_given.row.url != server.url

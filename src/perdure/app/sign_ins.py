@@ -17,12 +17,13 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
-from perdure.app.grants import outgoing
+from perdure.app.grants import outgoing, revoke_quietly
 from perdure.app.input_requests import resume_signed_in
 from perdure.app.oauth_clients import authority_of, by_hand, client_at, redirect_uri_of
 from perdure.domain.callbacks import hash_of_token, is_signed, sign_token
 from perdure.domain.connections import (
     INLINE,
+    MAX_CONNECTIONS,
     MAX_SIGN_INS,
     SIGN_IN_SECONDS,
     STATE_PREFIX,
@@ -31,7 +32,7 @@ from perdure.domain.connections import (
     Identity,
     SignInServer,
 )
-from perdure.domain.errors import Conflict, Forbidden, Gone, RateLimited
+from perdure.domain.errors import Conflict, Forbidden, Gone, NotFound, RateLimited
 from perdure.domain.ids import InputRequestId, McpServerId, OrgId, UserId, is_id
 from perdure.domain.mcp_servers import MCP_REF
 from perdure.domain.oauth import (
@@ -45,11 +46,12 @@ from perdure.domain.oauth import (
 )
 from perdure.domain.times import Micros
 from perdure.net.oauth import Code, exchange, place_of
-from perdure.store.accounts import get_user, memberships_of
+from perdure.store.accounts import get_user, lock_organization, memberships_of
 from perdure.store.connections import (
     ConnectionRow,
     SignInRow,
     add_sign_in,
+    count_connections,
     count_sign_ins,
     find_connection,
     find_sign_in,
@@ -99,9 +101,7 @@ async def prepare(app: App, wanted: Wanted) -> tuple[str, Attempt]:
         The token of the page to begin at, and the attempt.
     """
     now, identity = app.now(), wanted.identity
-    count = await app.database.read(lambda tx: count_sign_ins(tx, identity.org_id, identity.identity, now))
-    if count >= MAX_SIGN_INS:
-        raise RateLimited(f"{count} sign-ins have begun: finish one, or wait ten minutes", retry_after=60.0)
+    await app.database.read(lambda tx: _check_count(tx, identity, now))
     redirect_uri = redirect_uri_of(app)
     given = await app.database.read(lambda tx: by_hand(app, tx, identity.org_id, wanted.server.key))
     try:
@@ -121,6 +121,8 @@ async def prepare(app: App, wanted: Wanted) -> tuple[str, Attempt]:
     attempt = Attempt(wanted.server, authority, client, verifier, redirect_uri, scopes, url)
 
     async def store(tx: Tx) -> None:
+        await lock_organization(tx, identity.org_id)
+        await _check_count(tx, identity, now)
         row = SignInRow(
             hash_of_token(token),
             hash_of_token(state),
@@ -139,6 +141,13 @@ async def prepare(app: App, wanted: Wanted) -> tuple[str, Attempt]:
     return token, attempt
 
 
+async def _check_count(tx: Tx, identity: Identity, now: Micros) -> None:
+    """Raise RateLimited if too many sign-ins of an identity are under way."""
+    count = await count_sign_ins(tx, identity.org_id, identity.identity, now)
+    if count >= MAX_SIGN_INS:
+        raise RateLimited(f"{count} sign-ins have begun: finish one, or wait ten minutes", retry_after=60.0)
+
+
 async def wanted_by(app: App, tx: Tx, row: InputRequestRow) -> Wanted:
     """The sign-in that a parked call waits for."""
     stored = await open_input(app.vault, tx, row)
@@ -147,11 +156,11 @@ async def wanted_by(app: App, tx: Tx, row: InputRequestRow) -> Wanted:
     return Wanted(Identity(row.org_id, row.identity), server, challenge)
 
 
-async def check_url(tx: Tx, org_id: OrgId, server: SignInServer) -> None:
+async def check_url(tx: Tx, org_id: OrgId, server: SignInServer, *, lock: bool = False) -> None:
     """Check that a registered server is still where the sign-in is for. Raises NotFound, Conflict."""
     if server.key.startswith(INLINE):
         return
-    row = await get_mcp_server(tx, org_id, McpServerId(server.key))
+    row = await get_mcp_server(tx, org_id, McpServerId(server.key), lock=lock)
     if row.url != server.url or row.status != "active":
         raise Conflict(
             f"the MCP server {row.name!r} has changed since the call: make the call again",
@@ -281,7 +290,11 @@ async def finish(app: App, answer: Answer, cookies: dict[str, str]) -> str:
     except SignInFailed as error:
         raise Conflict(error.message, code="sign_in_failed") from None
     identity = Identity(row.org_id, row.identity)
-    await app.database.write(lambda tx: _store(app, tx, identity, attempt.server, grant))
+    try:
+        await app.database.write(lambda tx: _store(app, tx, identity, attempt.server, grant))
+    except (NotFound, Conflict):
+        await revoke_quietly(app, attempt.server, grant)  # nobody has a use for it
+        raise
     app.registry.discoveries.forget(row.org_id, f"{MCP_REF}{row.server_key}")  # it may list more tools now
     await resume_signed_in(app)
     return attempt.server.name
@@ -302,12 +315,22 @@ async def _exchanged(app: App, attempt: Attempt, answer: Answer, now: Micros) ->
 
 
 async def _store(app: App, tx: Tx, identity: Identity, server: SignInServer, grant: Grant) -> None:
-    """Store tokens. Raises Conflict: the server has changed, or the user has left the organization."""
-    await check_url(tx, identity.org_id, server)
+    """Store tokens.
+
+    Raises:
+        NotFound, Conflict: the server is gone or has changed, the user has left the organization, or has too
+            many sign-ins.
+    """
+    await lock_organization(tx, identity.org_id)  # whoever leaves it does so before or after this
+    await check_url(tx, identity.org_id, server, lock=True)
     user_id = identity.user_id
     if user_id is not None and not await _is_member(tx, identity.org_id, user_id):
         raise Conflict("the user has left the organization", code="sign_in_outdated")
     before = await find_connection(tx, identity.org_id, identity.identity, server.key, lock=True)
+    if before is None and await count_connections(tx, identity.org_id, identity.identity) >= MAX_CONNECTIONS:
+        raise Conflict(
+            f"{MAX_CONNECTIONS} sign-ins are stored, the maximum: remove some first", code="sign_in_failed"
+        )
     now = app.now()
     row = ConnectionRow(
         identity.org_id,

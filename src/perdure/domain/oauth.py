@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Sequence
@@ -17,11 +18,13 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import ToolError
+from perdure.domain.messages import JsonValue
 from perdure.domain.times import Micros
 
 MAX_URL = 2_048
 MAX_SCOPES = 100
 """Scopes that are asked for at most."""
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
 MAX_CHALLENGE = 4_096
 """Characters of a WWW-Authenticate header that are read."""
 _TIMES = 1_000_000
@@ -105,11 +108,18 @@ class TokenAnswer(Struct, frozen=True):
 
     access_token: str | None = None
     token_type: str | None = None
-    expires_in: int | None = None
+    expires_in: JsonValue = None
     refresh_token: str | None = None
-    scope: str | None = None
+    scope: JsonValue = None
     error: str | None = None
-    error_description: str | None = None
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """What was granted; empty if the answer does not say it."""
+        given = self.scope
+        if isinstance(given, list):  # a common mistake
+            given = " ".join(each for each in given if isinstance(each, str))
+        return words(given if isinstance(given, str) else None)
 
 
 class Authority(Struct, frozen=True, omit_defaults=True):
@@ -280,8 +290,9 @@ def challenge_of(verifier: str) -> str:
 
 
 def words(scope: str | None) -> tuple[str, ...]:
-    """Return the scopes of a list with spaces."""
-    return tuple(dict.fromkeys((scope or "").split()))[:MAX_SCOPES]
+    """Return the scopes of a list with spaces. Those that no request could name are left out."""
+    found = dict.fromkeys(each for each in (scope or "").split() if _SCOPE.fullmatch(each))
+    return tuple(found)[:MAX_SCOPES]
 
 
 def scopes_to_ask(
@@ -445,7 +456,14 @@ def _is_sendable(token: str) -> bool:
 
 
 def expiry_of(answer: TokenAnswer, asked_at: Micros) -> Micros | None:
-    """Return when an access token ends, counted from before it was asked for; None if nobody knows."""
-    if answer.expires_in is None:
+    """Return when an access token ends, counted from before it was asked for; None if nobody knows.
+
+    A number that makes no sense says nothing: the token is used until the server refuses it.
+    """
+    try:
+        seconds = float(answer.expires_in) if isinstance(answer.expires_in, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds <= 0:
         return None
-    return asked_at + max(0, min(answer.expires_in, _LONGEST)) * _TIMES
+    return asked_at + int(min(seconds, _LONGEST)) * _TIMES

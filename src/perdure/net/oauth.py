@@ -113,6 +113,8 @@ def check_endpoint(place: Place, url: str) -> str:
         parts = urlsplit(url)
     except (ToolError, ValueError) as error:
         raise SignInFailed(f"{shown(url)} cannot be used for a sign-in: {error}") from None
+    if any(not char.isprintable() or char.isspace() for char in url):
+        raise SignInFailed(f"{shown(url)} cannot be used for a sign-in: it has characters that no URL has")
     if parts.fragment or (parts.scheme != "https" and not place.local):
         raise SignInFailed(
             f"{shown(url)} cannot be used for a sign-in: it must be an https URL without a fragment"
@@ -153,6 +155,8 @@ async def discover(
 
 
 def _check_endpoints(place: Place, metadata: ServerMetadata) -> None:
+    if not metadata.authorization_endpoint.isascii():  # it is sent to browsers in a header
+        raise SignInFailed(f"{shown(metadata.authorization_endpoint)} is not a URL in ASCII")
     for url in (metadata.authorization_endpoint, metadata.token_endpoint):
         check_endpoint(place, url)
 
@@ -288,7 +292,7 @@ async def refresh(place: Place, grant: Grant, now: Micros) -> Grant:
         access_token=answer.access_token or "",
         refresh_token=answer.refresh_token or grant.refresh_token,
         expires_at=expiry_of(answer, now),
-        scope=words(answer.scope) or grant.scope,
+        scope=answer.scopes or grant.scope,
     )
 
 
@@ -310,9 +314,9 @@ def _granted(
     metadata = authority.metadata
     return Grant(
         answer.access_token or "",
-        answer.refresh_token,
+        answer.refresh_token or None,
         expiry_of(answer, now),
-        words(answer.scope) or scopes,
+        answer.scopes or scopes,
         metadata.issuer,
         authority.resource,
         metadata.token_endpoint,
