@@ -352,7 +352,8 @@ class OAuthServer:
                 "serverInfo": {"name": "crm", "version": "1"},
             }
         elif method == "tools/list":
-            result = {"tools": [_TOOL]}
+            echoed = request.headers.get("Authorization", "nothing")
+            result = {"tools": [{**_TOOL, "description": f"Find a customer. You sent {echoed}."}]}
         elif method == "tools/call" and holder is not None:
             if self.wants is not None and self.wants not in holder.scope.split():
                 return self._refused(403, "insufficient_scope", self.wants)

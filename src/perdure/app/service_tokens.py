@@ -7,7 +7,7 @@ import logging
 import msgspec
 
 from perdure.app.context import Services
-from perdure.app.grants import Held, outgoing
+from perdure.app.grants import Held, outgoing, usable_grant
 from perdure.app.oauth_clients import ByHand, authority_of, by_hand, client_at
 from perdure.domain.connections import SERVICE, SignInServer
 from perdure.domain.ids import OrgId
@@ -23,7 +23,30 @@ log = logging.getLogger("perdure.sign_in")
 GRANT_TYPE = "client_credentials"
 
 
-async def service_grant(services: Services, org_id: OrgId, server: SignInServer) -> Held | None:
+async def sign_in_of(
+    services: Services,
+    org_id: OrgId,
+    identities: tuple[str, ...],
+    server: SignInServer,
+    stale: int | None = None,
+) -> tuple[str, Held] | None:
+    """Return the tokens of the first of these identities that has some at a server, and whose they are.
+
+    Args:
+        stale: the version of a token that the server refused.
+
+    Raises:
+        McpUnreachable: they cannot be renewed now.
+    """
+    for identity in identities:
+        held = await usable_grant(services, org_id, identity, server.key, server.url, stale)
+        if held is not None:
+            return identity, held
+    held = await _service_grant(services, org_id, server) if SERVICE in identities else None
+    return None if held is None else (SERVICE, held)
+
+
+async def _service_grant(services: Services, org_id: OrgId, server: SignInServer) -> Held | None:
     """Get and store a token of the organization for a server whose client somebody registered.
 
     Returns:
