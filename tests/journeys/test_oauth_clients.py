@@ -145,6 +145,15 @@ async def test_the_organizations_client_waits_for_an_admin_where_it_is_not_offer
     await again.cancel()
 
 
+async def test_a_session_cannot_choose_to_act_as_the_organizations_client(place: Place) -> None:
+    place.crm.lies.grants = ("client_credentials",)
+    provider = await place.register("user", **known(place, "app", SECRET, "client_secret_basic"))
+    talk = await place.talk(provider, acts_as="service")
+    assert (await place.find(talk))["kind"] == "sign_in"
+    assert place.crm.grants == []
+    await talk.cancel()
+
+
 async def test_a_server_of_2025_03_26_grants_access_itself(place: Place) -> None:
     place.crm.lies.old, place.crm.lies.header, place.crm.lies.registration = True, False, True
     provider = await place.register()

@@ -50,8 +50,9 @@ async def _service_grant(services: Services, org_id: OrgId, server: SignInServer
     """Get and store a token of the organization for a server whose client somebody registered.
 
     Returns:
-        None if a person has to sign in: there is no such client, or its authorization server does not
-        announce the grant type `client_credentials`, or refuses it.
+        None if a person has to sign in: there is no such client, the server is not registered as acting as
+        `service`, or its authorization server does not announce the grant type `client_credentials`, or
+        refuses it.
 
     Raises:
         McpUnreachable: the authorization server cannot be reached.
@@ -60,6 +61,8 @@ async def _service_grant(services: Services, org_id: OrgId, server: SignInServer
     if given.row is None or given.client.client_id is None or given.secret is None:
         return None
     if given.row.url != server.url or given.row.status != "active":
+        return None
+    if given.row.rules_struct().acts_as != "service":  # sessions cannot choose this: it may be allowed much
         return None
     try:
         found = await _fetched(services, org_id, server, given)
