@@ -159,7 +159,7 @@ async def test_a_connection_that_is_removed_during_a_refresh_leaves_no_tokens_an
 async def test_a_server_that_lists_after_a_sign_in_is_checked_with_it_and_gets_no_token_shown(
     place: Place,
 ) -> None:
-    place.crm.lies.lists_openly = False
+    place.crm.lies.lists_openly, place.crm.lies.repeats = False, True
     provider = await place.register()
     path = f"/v1/mcp-servers/{provider}"
     check = (await place.http.post(f"{path}/check-connection")).json()
