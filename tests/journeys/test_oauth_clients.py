@@ -105,7 +105,7 @@ async def test_the_secret_goes_to_no_other_issuer_than_the_first(place: Place) -
     assert not any("tenant" in each for each in place.crm.asked), "it is not even asked for its metadata"
     moved = await place.http.patch(path, json={"oauth_issuer": place.crm.issuer})
     assert (moved.status_code, moved.json()["code"]) == (400, "secret_would_move")
-    away = await place.http.patch(path, json={"url": "http://localhost:1/mcp"})
+    away = await place.http.patch(path, json={"url": "https://other.invalid/mcp"})
     assert (away.status_code, away.json()["code"]) == (400, "secret_would_move")
     both = {"oauth_issuer": place.crm.issuer, "oauth_client_secret": SECRET}
     assert (await place.http.patch(path, json=both)).status_code == 200
