@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Iterator, Mapping
 from typing import TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.app.context import App
-from perdure.app.mcp_checks import check_urls, is_shown
+from perdure.app.mcp_checks import check_urls, is_credential, is_shown
 from perdure.capabilities.mcp_schemas import adapt
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, ModelError, PerdureError, ToolError
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 SECONDS = 20.0
 """How long a server may take to list its tools for a person who waits."""
+_NAMED = 5
+"""Unknown tools that a note names."""
 
 
 class _Known(Struct, frozen=True):
@@ -76,8 +79,9 @@ async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
     left_out = tuple(name for name, value in headers.items() if is_shown(value))
     sent = tuple((name, value) for name, value in headers.items() if name not in left_out)
     rules = NetworkRules(private=app.private_addresses)
-    endpoint = McpEndpoint(row.url, sent, row.protocol_mode, rules)
-    return _Known(endpoint, row.slug, row.rules_struct(), row.label_map(), left_out)
+    offered = row.rules_struct()
+    endpoint = McpEndpoint(row.url, sent, row.protocol_mode, rules, offered.elicitation_policy)
+    return _Known(endpoint, row.slug, offered, row.label_map(), left_out)
 
 
 async def tools_of_server(app: App, caller: Caller, server_id: McpServerId) -> McpToolList:
@@ -143,8 +147,32 @@ async def check_connection(app: App, caller: Caller, server_id: McpServerId) -> 
             await check_urls({"url": known.endpoint.url}, known.endpoint.rules.private)
         offer = await app.mcp.offer(known.endpoint, timeout=SECONDS)
     except (InvalidInput, ToolError) as error:
-        return McpCheck(False, _millis(started), notes=notes, error=fault_of(error))
-    return _checked(offer, _millis(started), notes)
+        return McpCheck(False, _millis(started), notes=notes, error=_with_credential(known, fault_of(error)))
+    return _checked(offer, _millis(started), (*notes, *_unknown_names(known.rules, offer)))
+
+
+def _with_credential(known: _Known, fault: McpFault) -> McpFault:
+    """The fault, with other advice if a credential was sent: then it is that one which is wrong."""
+    sent = known.endpoint.headers if isinstance(known.endpoint, McpEndpoint) else ()
+    if fault.code == "sign_in_required" and any(is_credential(name) for name, _ in sent):
+        return replace(fault, hint="The server does not accept the stored credential: set it again.")
+    return fault
+
+
+def _unknown_names(rules: McpRules, offer: McpOffer) -> Iterator[str]:
+    """Say which tools the settings name that the server does not have."""
+    known = {tool.name for tool in offer.tools} | {"*"}
+    named = {
+        "allowed_tools": rules.allowed_tools or (),
+        "denied_tools": rules.denied_tools,
+        "approval": rules.approval,
+        "effect_key_argument": rules.effect_key_argument,
+    }
+    for field, names in named.items():
+        unknown = sorted(set(names) - known)
+        if unknown:
+            some = ", ".join(unknown[:_NAMED]) + (", ..." if len(unknown) > _NAMED else "")
+            yield f"`{field}` names tools that the server does not have: {some}"
 
 
 def _millis(started: float) -> int:
