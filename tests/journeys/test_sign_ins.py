@@ -3,64 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
 
 from tests.browser import Browser
 from tests.command import perdure as perdure_command
-from tests.oauth_server import OAuthServer, oauth_server
+from tests.journeys.signing_in import FIND, Place, completed, nowhere
+from tests.mcp_client import use_tool
+from tests.oauth_server import oauth_server
 from tests.postgres_server import PostgresServer
 from tests.server import Server, post, use_simulated_model
-from tests.talk import Json, Talk, call, kinds_of, new_talk, script
+from tests.talk import Json, Talk, call, kinds_of, script
 
-FIND = "mcp_crm__find"
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-@dataclass
-class Place:
-    """A Perdure server, an MCP server with its authorization server, and a browser."""
-
-    server: Server
-    http: httpx.AsyncClient
-    crm: OAuthServer
-    browser: Browser
-    names: int = 0
-
-    async def register(self, acts_as: str = "user", **more: Any) -> str:
-        self.names += 1
-        body = {"name": "crm", "url": self.crm.mcp, "auth_mode": "o_auth", "acts_as": acts_as, **more}
-        for old in (await self.http.get("/v1/mcp-servers")).json()["data"]:
-            assert (await self.http.post(f"/v1/mcp-servers/{old['id']}/delete")).status_code < 300
-        return str((await post(self.http, "/v1/mcp-servers", body))["id"])
-
-    async def talk(self, provider: str, **config: Any) -> Talk:
-        return await new_talk(
-            self.http, harness_name="base", capabilities=[{"ref": f"mcp:{provider}", "config": config}]
-        )
-
-    async def find(self, talk: Talk, *more: Json, then: str = "Done.") -> Json:
-        """Have the model call the tool; return the event that parks the call."""
-        await talk.say(script({"tool_calls": [call(FIND, _id="c1", who="Ada"), *more]}, {"text": then}))
-        events = await talk.logged_until("act.completed")
-        return next(event["data"] for event in events if event["type"] == "tool.parked")
-
-    async def connections(self) -> list[Json]:
-        found: list[Json] = (await self.http.get("/v1/user/connections")).json()["data"]
-        return found
-
-    async def link(self, provider: str) -> str:
-        answer = await self.http.post(f"/v1/user/connections/{provider}/sign-in")
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["url"])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", params=["sqlite", "postgres"])
@@ -84,43 +43,6 @@ async def place(perdure: Server) -> AsyncIterator[Place]:
         Browser() as browser,
     ):
         yield Place(perdure, http, crm, browser)
-
-
-def completed(events: list[Json], call_id: str = "c1") -> Json:
-    return next(
-        event["data"]
-        for event in events
-        if event["type"] == "tool.completed" and event["data"]["tool_call_id"] == call_id
-    )
-
-
-async def nowhere(place: Place, events: list[Json]) -> None:
-    """No token, code or secret is in the log, the server's log, or any file of the database."""
-    parts = [json.dumps(events), place.server.log.read_text()]
-    parts += [each.read_bytes().decode("latin-1") for each in _files(place.server.data)]
-    parts += await _rows(place.server.database_url)
-    text = "\n".join(parts)
-    found = [each for each in place.crm.secrets if each in text]
-    assert place.crm.secrets
-    assert found == []
-
-
-async def _rows(url: str) -> list[str]:
-    """Every row of a PostgreSQL database, as text; bytes as such, too."""
-    if not url:
-        return []
-    connection = await asyncpg.connect(url)
-    try:
-        names = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        rows = [row for (name,) in names for row in await connection.fetch(f'SELECT * FROM "{name}"')]
-    finally:
-        await connection.close()
-    values = [value for row in rows for value in row.values()]
-    return [value.decode("latin-1") if isinstance(value, bytes) else str(value) for value in values]
-
-
-def _files(folder: Path) -> list[Path]:
-    return [each for each in folder.rglob("*") if each.is_file() and "perdure.db" in each.name]
 
 
 async def test_a_call_waits_for_a_sign_in_and_goes_on_after_it(place: Place) -> None:
@@ -426,6 +348,23 @@ async def test_a_changed_url_never_gets_the_token(place: Place) -> None:
         assert (await place.find(talk))["kind"] == "sign_in"
         assert other.faults == []
         assert await talk.cancel() == "cancelled"
+
+
+async def test_an_mcp_client_is_told_at_once_where_its_user_signs_in(place: Place) -> None:
+    provider = await place.register()
+    talk = await place.talk(provider)
+    text = script({"tool_calls": [call(FIND, _id="c1", who="Ada")]}, {"text": "Done."})
+    began = asyncio.get_running_loop().time()
+    waits = await use_tool(place.http, "send_message", session_id=talk.id, message=text, wait_seconds=60)
+    assert asyncio.get_running_loop().time() - began < 20, "it does not wait until its time is over"
+    assert waits["status"] == "waiting_for_tool_results"
+    (asked,) = waits["input_requests"]
+    assert (asked["mode"], asked["server"], asked["tool_call_id"]) == ("sign_in", "crm", "c1")
+    assert "perdure mcp sign-in crm" in asked["what_to_do"]
+    assert asked["url"].startswith(f"{place.server.url}/v1/oauth/start/input_")
+    assert (await place.browser.sign_in(asked["url"])).status_code == 200
+    done = await use_tool(place.http, "read_answer", session_id=talk.id, wait_seconds=60)
+    assert (done["status"], done["answer"], "input_requests" in done) == ("idle", "Done.", False)
 
 
 async def test_the_organization_signs_in_for_all_its_members(place: Place) -> None:

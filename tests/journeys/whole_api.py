@@ -18,6 +18,16 @@ ENDLESS = {"stream_sse"}
 OF_THE_SERVER = {"capability_id", "command", "token", "callback_id", "input_id", "tool_name"}
 """Parameters that name what is the same for everybody, or nothing: only a tool can open a callback."""
 
+SAME = {
+    "tool_name": "kept",
+    "capability_id": "current_time",
+    "command": "get_session_stats",
+    "token": "pdr_cb_" + "A" * 43,
+    "callback_id": "callback_" + "0" * 32,
+    "input_id": "input_" + "0" * 32,
+}
+"""The values of those parameters."""
+
 
 class Operation(NamedTuple):
     """One operation of the document."""
@@ -108,6 +118,7 @@ class Place:
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
+            **SAME,
             "org": organization,
             "user_id": me["id"],
             "token_id": token["id"],
@@ -124,14 +135,8 @@ class Place:
             "name": database,
             "server_id": server["id"],
             "server_name": mark,
-            "tool_name": "kept",
-            "capability_id": "current_time",
-            "command": "get_session_stats",
             "workspace_id": session["workspace_id"],
             "path": "kept.txt",
-            "token": "pdr_cb_" + "A" * 43,
-            "callback_id": "callback_" + "0" * 32,
-            "input_id": "input_" + "0" * 32,
             "provider": server["id"],
         }
         self.marks = {

@@ -74,6 +74,31 @@ class Attached(Struct, frozen=True):
         return tuple(sorted({name for text in self.headers.values() for name in PLACEHOLDER.findall(text)}))
 
 
+def at_hand(services: Services, capability_id: str, config: Any) -> Attached | None:
+    """Return a server that nothing is stored about: an inline one, or the operator's; None for others.
+
+    Args:
+        config: as in `attached`.
+    """
+    if capability_id.startswith(INLINE):
+        return _inline(capability_id, config)
+    server_id = McpServerId(capability_id.removeprefix(MCP_REF))
+    local = services.local_mcp.get(server_id)
+    if local is None:
+        return None
+    return Attached(
+        server_id,
+        capability_id,
+        local.name,
+        local.slug,
+        _attached_rules(local.rules, config),
+        local.url or "",
+        headers=local.headers,
+        sealed=tuple(local.headers.values()),
+        local=local,
+    )
+
+
 async def attached(services: Services, tx: Tx, org_id: OrgId, capability_id: str, config: Any) -> Attached:
     """Read a server.
 
@@ -83,22 +108,10 @@ async def attached(services: Services, tx: Tx, org_id: OrgId, capability_id: str
     Raises:
         ToolError: there is no such server, or it is not active.
     """
-    if capability_id.startswith(INLINE):
-        return _inline(capability_id, config)
+    known = at_hand(services, capability_id, config)
+    if known is not None:
+        return known
     server_id = McpServerId(capability_id.removeprefix(MCP_REF))
-    local = services.local_mcp.get(server_id)
-    if local is not None:
-        return Attached(
-            server_id,
-            capability_id,
-            local.name,
-            local.slug,
-            _attached_rules(local.rules, config),
-            local.url or "",
-            headers=local.headers,
-            sealed=tuple(local.headers.values()),
-            local=local,
-        )
     try:
         row = await get_mcp_server(tx, org_id, server_id)
     except NotFound:
@@ -109,7 +122,7 @@ async def attached(services: Services, tx: Tx, org_id: OrgId, capability_id: str
     headers = headers_of(row, secrets)
     if row.auth_mode == "api_key" and secrets.api_key is not None:
         headers["Authorization"] = f"Bearer {secrets.api_key}"
-    key = () if secrets.api_key is None else (secrets.api_key,)
+    keys = tuple(filter(None, (secrets.api_key, secrets.client_secret)))
     return Attached(
         server_id,
         capability_id,
@@ -119,7 +132,7 @@ async def attached(services: Services, tx: Tx, org_id: OrgId, capability_id: str
         row.url,
         row.protocol_mode,
         headers,
-        (*key, *secrets.headers.values()),
+        (*keys, *secrets.headers.values()),
         row.label_map(),
         signs_in=row.auth_mode == "o_auth",
     )

@@ -15,16 +15,21 @@ from perdure.cli.mcp_options import (
     Ask,
     Auto,
     Clear,
+    ClientId,
+    ClientSecret,
     Deferred,
     Deny,
     Headers,
+    Issuer,
     KeyVariable,
     Protocol,
     Questions,
+    Scopes,
     Server,
     SignIn,
     Timeout,
     cleared,
+    client_fields,
     fields_of,
 )
 from perdure.cli.terminal import Screen
@@ -58,6 +63,10 @@ def add(
     acts_as: ActsAsOption = None,
     questions: Questions = None,
     search: Deferred = None,
+    client_id: ClientId = None,
+    client_secret_env: ClientSecret = None,
+    issuer: Issuer = None,
+    scope: Scopes = None,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Do not check the connection afterwards.")
     ] = False,
@@ -74,6 +83,7 @@ def add(
         header, key_env, ask, auto, deny, allow, timeout, description, protocol, sign_in, acts_as, questions,
         search,
     )  # fmt: skip
+    fields |= client_fields(client_id, client_secret_env, issuer, scope)
     enter(_add(connect(url, token, org), name, address, fields, not no_check, as_json))
 
 
@@ -128,6 +138,10 @@ def update(
     acts_as: ActsAsOption = None,
     questions: Questions = None,
     search: Deferred = None,
+    client_id: ClientId = None,
+    client_secret_env: ClientSecret = None,
+    issuer: Issuer = None,
+    scope: Scopes = None,
     clear: Clear = None,
     status: Annotated[
         str | None,
@@ -146,6 +160,7 @@ def update(
         header, key_env, ask, auto, deny, allow, timeout, description, protocol, sign_in, acts_as, questions,
         search,
     )  # fmt: skip
+    fields |= client_fields(client_id, client_secret_env, issuer, scope)
     fields |= cleared(clear)
     fields |= {key: value for key, value in (("name", name), ("url", address), ("status", status)) if value}
     if not fields:

@@ -72,6 +72,37 @@ ActsAsOption = Annotated[
         show_default="user",
     ),
 ]
+ClientId = Annotated[
+    str | None,
+    typer.Option(
+        "--oauth-client-id",
+        metavar="ID",
+        help="Your client at the server's authorization server, if clients cannot register themselves.",
+        show_default=False,
+    ),
+]
+ClientSecret = Annotated[
+    str | None,
+    typer.Option(
+        "--oauth-client-secret-env",
+        metavar="VAR",
+        help="The environment variable that holds the client's secret.",
+        show_default=False,
+    ),
+]
+Issuer = Annotated[
+    str | None,
+    typer.Option(
+        "--oauth-issuer",
+        metavar="URL",
+        help="The only authorization server that gets the secret. Default: the first one that is named.",
+        show_default=False,
+    ),
+]
+Scopes = Annotated[
+    list[str] | None,
+    typer.Option("--scope", help="What sign-ins ask for. Repeatable.", show_default=False),
+]
 Questions = Annotated[
     str | None,
     typer.Option(
@@ -137,11 +168,26 @@ def fields_of(
         "tool_timeout_ms": None if timeout is None else max(1, round(timeout * 1000)),
         "denied_tools": tuple(deny) if deny else None,
         "allowed_tools": tuple(allow) if allow else None,
-        "api_key": None if key_env is None else _from_environment(key_env),
+        "api_key": None if key_env is None else _from_environment(key_env, "--key-env"),
         "headers": dict(map(_header, header)) if header else None,
     }
     if ask or auto:
         fields["approval"] = {**dict.fromkeys(auto or (), "auto"), **dict.fromkeys(ask or (), "ask")}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def client_fields(
+    client_id: str | None,
+    secret_env: str | None,
+    issuer: str | None,
+    scopes: list[str] | None,
+) -> dict[str, Any]:
+    """Return the fields about the client of sign-ins that the options set."""
+    fields: dict[str, Any] = {"oauth_client_id": client_id, "oauth_issuer": issuer}
+    if secret_env is not None:
+        fields["oauth_client_secret"] = _from_environment(secret_env, "--oauth-client-secret-env")
+    if scopes:
+        fields["oauth_scopes"] = tuple(scopes)
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -163,8 +209,8 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _from_environment(variable: str) -> str:
+def _from_environment(variable: str, option: str) -> str:
     key = os.environ.get(variable, "")
     if not key:
-        raise typer.BadParameter(f"the variable {variable} is not set", param_hint="--key-env")
+        raise typer.BadParameter(f"the variable {variable} is not set", param_hint=option)
     return key

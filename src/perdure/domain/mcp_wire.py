@@ -111,6 +111,9 @@ def read_messages(body: bytes) -> tuple[Incoming, ...]:
         raise Malformed(f"it is not a JSON-RPC message: {str(error)[:200]}") from None
     if len(frames) > MAX_MESSAGES:
         raise Malformed(f"it is a batch of more than {MAX_MESSAGES} messages")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        for frame in frames:
+            _check_depth(frame)
     messages = tuple(map(_incoming, frames))
     return tuple(map(_with_storable_numbers, messages)) if _LONG_NUMBER.search(body) else messages
 
@@ -165,12 +168,16 @@ def _incoming(frame: _Frame) -> Incoming:
     error = None if isinstance(frame.error, UnsetType) else frame.error
     if method is None and error is None and not isinstance(frame.result, dict):
         raise Malformed("it is a response with neither a `result` object nor an `error`")
-    for value in (frame.params, frame.result, None if error is None else error.data):
-        if isinstance(value, dict | list) and is_deep(value, MAX_DEPTH):
-            raise Malformed(f"its values are nested more than {MAX_DEPTH} levels deep")
     params = frame.params if isinstance(frame.params, dict) else {}
     result = frame.result if method is None and error is None else None
     return Incoming(key, method, params, result, error)
+
+
+def _check_depth(frame: _Frame) -> None:
+    data = frame.error.data if isinstance(frame.error, RpcError) else None
+    for value in (frame.params, frame.result, data):
+        if isinstance(value, dict | list) and is_deep(value, MAX_DEPTH):
+            raise Malformed(f"its values are nested more than {MAX_DEPTH} levels deep")
 
 
 def check_costs(body: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from perdure.app.context import Services
-from perdure.app.mcp_attached import Attached, attached, endpoint_of, redactor_of
+from perdure.app.mcp_attached import Attached, at_hand, attached, endpoint_of, redactor_of
 from perdure.capabilities.mcp_schemas import original
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.domain.errors import OutcomeUnknown, ToolError
@@ -61,6 +61,9 @@ class Reach(Struct, frozen=True):
     ) -> tuple[Attached, dict[str, str]]:
         """Read a server as it is now, and the session's secrets. Raises ToolError: it cannot be used."""
         services = self.services
+        known = at_hand(services, capability_id, config)
+        if known is not None and not known.placeholders:
+            return known, {}  # no read is needed, which would take as long as a small call
 
         async def body(tx: Tx) -> tuple[Attached, dict[str, str]]:
             server = await attached(services, tx, context.org_id, capability_id, config)

@@ -25,22 +25,60 @@ Value = TypeVar("Value")
 _Server = tuple[OrgId, str]
 
 
+class _Known:
+    """What is known of a server.
+
+    Attributes:
+        needs: the secrets of the session that its headers need; None as long as nobody knows.
+        signs_in: whether people sign in at it; None as long as nobody knows.
+        changed: how often a call found that its tools are not those that it listed.
+    """
+
+    __slots__ = ("changed", "needs", "signs_in")
+
+    def __init__(self) -> None:
+        self.needs: tuple[str, ...] | None = None
+        self.signs_in: bool | None = None
+        self.changed = 0
+
+
+_UNKNOWN = _Known()
+"""Of a server that was not listed yet."""
+
+
+class _Rules:
+    """The rules of the network of a turn, encoded once for all its servers, with the owners of results."""
+
+    __slots__ = ("by_owner", "context", "encoded")
+
+    def __init__(self, context: DiscoveryContext) -> None:
+        self.context = context
+        self.encoded = msgspec.json.encode(context.network).decode()
+        self.by_owner: dict[str, str] = {}
+
+
 class Seen:
-    """Remembers which secrets a server needs, where it is, and how often its list went out of date."""
+    """Remembers which secrets a server needs, where it is, and how often its list went out of date.
+
+    Each turn asks for the key of each of its servers, so that a key must cost next to nothing.
+    """
 
     def __init__(self, hosts: LazyHosts) -> None:
         self._hosts = hosts
-        self._needs: OrderedDict[_Server, tuple[str, ...]] = OrderedDict()
-        self._signs_in: OrderedDict[_Server, bool] = OrderedDict()
-        self._changed: OrderedDict[_Server, int] = OrderedDict()
+        self._known: OrderedDict[_Server, _Known] = OrderedDict()
         self._made: OrderedDict[str, tuple[bytes, Discovered]] = OrderedDict()
-        self._last: tuple[DiscoveryContext, str] | None = None
+        self._last: _Rules | None = None
         self._reached: OrderedDict[tuple[_Server, str], McpEndpoint | McpStdioEndpoint] = OrderedDict()
 
     def needs(self, org_id: OrgId, capability_id: str, secrets: tuple[str, ...], *, signs_in: bool) -> None:
         """Note which secrets of the session a server's headers need, and whether people sign in at it."""
-        _put(self._needs, (org_id, capability_id), secrets)
-        _put(self._signs_in, (org_id, capability_id), signs_in)
+        known = self._of((org_id, capability_id))
+        known.needs, known.signs_in = secrets, signs_in
+
+    def _of(self, server: _Server) -> _Known:
+        known = self._known.get(server) or _Known()
+        _put(self._known, server, known)
+        return known
 
     def reached(
         self,
@@ -51,7 +89,8 @@ class Seen:
     ) -> None:
         """Note where a server is, for sessions with these secrets."""
         server = (context.org_id, capability_id)
-        _put(self._reached, (server, self._identity(server, context, config)), endpoint)
+        identity = self._identity(server, self._known.get(server, _UNKNOWN), context, config)
+        _put(self._reached, (server, identity), endpoint)
 
     def same(self, server: str, digest: bytes) -> Discovered | None:
         """What was made of an offer with this digest the last time."""
@@ -64,42 +103,39 @@ class Seen:
 
     def changed(self, org_id: OrgId, capability_id: str) -> None:
         """Note that a server's tools are not those that it listed."""
-        server = (org_id, capability_id)
-        _put(self._changed, server, self._changed.get(server, 0) + 1)
+        self._of((org_id, capability_id)).changed += 1
 
-    def key(self, capability_id: str, context: DiscoveryContext, config: Any) -> str:
+    def key(self, capability_id: str, config: Any, context: DiscoveryContext) -> str:
         """Return what tells results apart. It reveals no secret."""
         server = (context.org_id, capability_id)
-        identity = self._identity(server, context, config)
+        known = self._known.get(server, _UNKNOWN)
+        identity = self._identity(server, known, context, config)
         endpoint = self._reached.get((server, identity))
         news = 0 if endpoint is None else self._hosts.changes(endpoint)
-        return f"{self._changed.get(server, 0)}/{news}/{identity}"
+        return f"{known.changed}/{news}/{identity}"
 
-    def _owner(self, server: _Server, context: DiscoveryContext, config: Any) -> str:
-        """The session's owner, if what is listed may depend on a sign-in: as long as nobody knows, it may."""
+    def _identity(self, server: _Server, known: _Known, context: DiscoveryContext, config: Any) -> str:
+        """A digest of the secrets and the rules of the network. All secrets count until it is known which.
+
+        The session's owner counts if what is listed may depend on a sign-in: as long as nobody knows, it may.
+        """
         if server[1].startswith(INLINE):
             signs_in = isinstance(config, dict) and config.get("auth_mode") == "o_auth"
         else:
-            signs_in = self._signs_in.get(server, True)
-        return context.owner_id if signs_in else ""
-
-    def _identity(self, server: _Server, context: DiscoveryContext, config: Any) -> str:
-        """A digest of the secrets and the rules of the network. All secrets count until it is known which."""
-        names = self._needs.get(server)
-        secrets = context.secrets
-        wanted = sorted(secrets) if names is None else [name for name in names if name in secrets]
-        owner = self._owner(server, context, config)
-        if not wanted:
-            return f"{owner}/{self._rules(context)}"
-        parts = [(name, secrets[name]) for name in wanted]
-        digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
-        return f"{digest}/{owner}/{self._rules(context)}"
-
-    def _rules(self, context: DiscoveryContext) -> str:
-        """The rules of the network, encoded once for all servers of a turn."""
-        if self._last is None or self._last[0] is not context:
-            self._last = (context, msgspec.json.encode(context.network).decode())
-        return self._last[1]
+            signs_in = known.signs_in is not False
+        owner = context.owner_id if signs_in else ""
+        rules = self._last
+        if rules is None or rules.context is not context:
+            rules = self._last = _Rules(context)
+        if context.secrets and known.needs != ():
+            names = sorted(context.secrets) if known.needs is None else known.needs
+            if parts := [(name, context.secrets[name]) for name in names if name in context.secrets]:
+                digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+                return f"{digest}/{owner}/{rules.encoded}"
+        identity = rules.by_owner.get(owner)
+        if identity is None:
+            identity = rules.by_owner[owner] = f"{owner}/{rules.encoded}"
+        return identity
 
 
 def _put(entries: OrderedDict[Key, Value], key: Key, value: Value, limit: int = MAX_SEEN) -> None:
