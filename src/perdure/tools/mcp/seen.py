@@ -11,6 +11,7 @@ import msgspec
 from perdure.capabilities.port import Discovered, DiscoveryContext
 from perdure.domain.ids import OrgId
 from perdure.domain.mcp_servers import INLINE
+from perdure.net.mcp.changes import Changes
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.net.mcp.lazy import LazyHosts
 
@@ -32,7 +33,7 @@ class Seen:
         self._hosts = hosts
         self._needs: OrderedDict[_Server, tuple[str, ...]] = OrderedDict()
         self._signs_in: OrderedDict[_Server, bool] = OrderedDict()
-        self._changed: OrderedDict[_Server, int] = OrderedDict()
+        self._changed: Changes[_Server] = Changes(MAX_SEEN)
         self._made: OrderedDict[str, tuple[bytes, Discovered]] = OrderedDict()
         self._last: tuple[DiscoveryContext, str] | None = None
         self._reached: OrderedDict[tuple[_Server, str], McpEndpoint | McpStdioEndpoint] = OrderedDict()
@@ -64,8 +65,7 @@ class Seen:
 
     def changed(self, org_id: OrgId, capability_id: str) -> None:
         """Note that a server's tools are not those that it listed."""
-        server = (org_id, capability_id)
-        _put(self._changed, server, self._changed.get(server, 0) + 1)
+        self._changed.note((org_id, capability_id))
 
     def key(self, capability_id: str, context: DiscoveryContext, config: Any) -> str:
         """Return what tells results apart. It reveals no secret."""
@@ -73,7 +73,7 @@ class Seen:
         identity = self._identity(server, context, config)
         endpoint = self._reached.get((server, identity))
         news = 0 if endpoint is None else self._hosts.changes(endpoint)
-        return f"{self._changed.get(server, 0)}/{news}/{identity}"
+        return f"{self._changed.count(server)}/{news}/{identity}"
 
     def _owner(self, server: _Server, context: DiscoveryContext, config: Any) -> str:
         """The session's owner, if what is listed may depend on a sign-in: as long as nobody knows, it may."""
