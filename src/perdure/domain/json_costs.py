@@ -1,7 +1,7 @@
 """JSON that takes much longer to decode than other JSON of its size: extreme numbers, and very many values.
 
-What enters the log is decoded again by each of its readers, so it is counted before it is decoded. Large texts
-are read in slices: a thread that searches one lets other threads run only between two searches.
+What enters the log is decoded again by each of its readers, so it is counted before it is decoded. Large
+texts are searched in slices: a thread lets others run only between two searches.
 """
 
 from __future__ import annotations

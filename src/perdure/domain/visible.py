@@ -64,7 +64,7 @@ def without_hidden(text: str) -> str:
 
 
 def _slices(text: str) -> Iterator[str]:
-    """The text in parts, as a search in one does not let other threads run. Joiners stay with their letters."""
+    """The text in parts: a search in one lets no other thread run. Joiners stay with their neighbours."""
     start = 0
     while start < len(text):
         end = start + _SLICE
