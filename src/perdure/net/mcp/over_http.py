@@ -247,8 +247,8 @@ class OverHttp:
         key = (remote.key, scope)
         kept = self._sessions.get(key)
         if kept is None:
-            kept = self._sessions[key] = _Kept()
             self._sweep()
+            kept = self._sessions[key] = _Kept()
         self._sessions.move_to_end(key)
         kept.remote = remote
         async with kept.lock:
@@ -266,14 +266,16 @@ class OverHttp:
     # --- ends
 
     def _sweep(self) -> None:
-        """End the sessions that nobody has used for long, and those beyond the limit."""
+        """End the sessions that nobody has used for long, and make room for another one."""
         limit = time.monotonic() - IDLE_SESSION
-        over = len(self._sessions) - MAX_SESSIONS
+        over = len(self._sessions) + 1 - MAX_SESSIONS
         for key, kept in list(self._sessions.items()):
             idle = kept.session is not None and kept.session.used < limit
             if kept.lock.locked() or kept.users:
                 continue
-            if over <= 0 and not idle and kept.session is not None:
+            if over <= 0 and not idle:
+                if kept.session is None:
+                    continue
                 break  # the others were used later
             del self._sessions[key]
             over -= 1

@@ -45,6 +45,8 @@ PATIENCE = 2.0
 """Seconds that a request waits for that; a longer wait is an error at once."""
 ALIVE = 10.0
 """Seconds after which a command that was silent during a call, and is asked, must have said something."""
+MAX_CHECKS = 3
+"""Checks in a row that found it silent, after which it is ended although other requests wait for it."""
 MAX_COMMANDS = 1_024
 _CLOSING = 5.0
 _SHARED = ""
@@ -165,7 +167,10 @@ class OverStdio:
         with contextlib.suppress(Broken):
             await running.send(wire.request(key, "ping", {}))
         await asyncio.sleep(ALIVE / 2)
-        if running.heard < since and running.fault is None and not running.is_busy:
+        if running.heard > since or running.fault is not None:
+            return
+        running.checks += 1
+        if not running.is_busy or running.checks >= MAX_CHECKS:
             running.give_up("it did not answer a ping after a call that was given up")
 
     async def _cancelled(self, running: Running, turn: Round) -> None:

@@ -67,6 +67,7 @@ class Running:
     Attributes:
         answered: whether it has sent a response.
         heard: when it has sent a line, of a monotonic clock.
+        checks: how often it was found silent since then.
         fault: why it is over; None while it runs.
     """
 
@@ -86,6 +87,7 @@ class Running:
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._log())]
         self.answered = False
         self.heard = time.monotonic()
+        self.checks = 0
         self.fault: str | None = None
 
     @classmethod
@@ -195,7 +197,7 @@ class Running:
         return ""
 
     async def _line(self, line: bytes) -> None:
-        self.heard = time.monotonic()
+        self.heard, self.checks = time.monotonic(), 0
         if not line.strip():
             return
         if line.lstrip()[:1] not in (b"{", b"["):
@@ -229,7 +231,7 @@ class Running:
         tail, began, count = b"", time.monotonic(), 0
         while stderr is not None and (piece := await stderr.read(_PIECE)):
             if len(piece) >= _PIECE // 2:
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(_PAUSE / 20)
             *lines, tail = (tail + piece).split(b"\n")
             tail = tail[:_LOG_LINE]
             if time.monotonic() - began > _MINUTE:
