@@ -82,6 +82,11 @@ class OverStdio:
         """The way to a command."""
         return StdioLine(self, endpoint)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether `changes` is 0 for all commands."""
+        return not any(command.changes for command in self._commands.values())
+
     def changes(self, endpoint: McpStdioEndpoint) -> int:
         """How often the command's tools may have changed since this process knows it."""
         return self._command(endpoint).changes
