@@ -15,6 +15,7 @@ from perdure.domain.mcp import McpAnswers, McpInputRequest, McpInputRequired, Mc
 from perdure.domain.network import NetworkRules
 from perdure.net.mcp.endpoints import McpEndpoint
 from perdure.net.mcp.hosts import McpHosts
+from tests.mcp_conformance_sign_in import SignIn, signed_in
 
 SCENARIO = os.environ["MCP_CONFORMANCE_SCENARIO"]
 CONTEXT = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT") or "{}")
@@ -40,6 +41,9 @@ def accepted(asked: McpInputRequest) -> dict[str, Any]:
 
 
 async def main() -> None:
+    if SCENARIO.startswith("auth/"):
+        await signed_in(SignIn(sys.argv[-1], SCENARIO, CONTEXT))
+        return
     hosts = McpHosts()
     rules = NetworkRules(private=True)
     endpoint = McpEndpoint(sys.argv[-1], rules=rules, elicitation="url_and_form")

@@ -41,6 +41,9 @@ class Lies:
         at_root: whether the resource's metadata are at the root only.
         lists_openly: whether tools are listed without a sign-in.
         down: whether the token endpoint answers with 503.
+        old: whether the resource has no metadata (2025-03-26), so that its origin grants access.
+        auth_methods, grants: the announced methods of authentication, and types of grants.
+        answer: what replaces fields in answers with tokens.
     """
 
     resource: str | None = None
@@ -62,6 +65,10 @@ class Lies:
     down: bool = False
     scopes: tuple[str, ...] = ("crm:read",)
     path: str = ""
+    old: bool = False
+    auth_methods: tuple[str, ...] = ()
+    grants: tuple[str, ...] = ()
+    answer: Json = field(default_factory=dict)
 
 
 @dataclass
@@ -114,6 +121,8 @@ class OAuthServer:
     # --- metadata
 
     async def resource_metadata(self, request: web.Request) -> web.Response:
+        if self.lies.old:
+            return web.Response(status=404)
         if self.lies.at_root and request.path != "/.well-known/oauth-protected-resource":
             return web.Response(status=404)
         if request.headers.get("Authorization"):
@@ -138,6 +147,10 @@ class OAuthServer:
         }
         if self.lies.methods is not None:
             body["code_challenge_methods_supported"] = list(self.lies.methods)
+        if self.lies.auth_methods:
+            body["token_endpoint_auth_methods_supported"] = list(self.lies.auth_methods)
+        if self.lies.grants:
+            body["grant_types_supported"] = list(self.lies.grants)
         if self.lies.registration:
             body["registration_endpoint"] = f"{self.base}/register"
         return web.json_response({**body, **self.lies.endpoints})
@@ -162,6 +175,13 @@ class OAuthServer:
             }
         self.clients[client["client_id"]] = client
         return web.json_response(client, status=201)
+
+    def add_client(self, client_id: str, secret: str | None, method: str, redirect: str) -> None:
+        """Register a client by hand."""
+        client: Json = {"client_id": client_id, "redirect_uris": [redirect]}
+        if secret is not None:
+            client |= {"client_secret": secret, "token_endpoint_auth_method": method}
+        self.clients[client_id] = client
 
     # --- authorization
 
@@ -227,6 +247,12 @@ class OAuthServer:
             return await self._exchange(client_id, form)
         if form.get("grant_type") == "refresh_token":
             return await self._refresh(client_id, form)
+        if form.get("grant_type") == "client_credentials" and "client_credentials" in self.lies.grants:
+            if "client_secret" not in self.clients[client_id]:
+                self.fault("client credentials of a public client")
+            grant = Tokens(client_id, form.get("scope", ""), "nobody")
+            self.grants.append(grant)
+            return await self._issued(grant)
         return _error("unsupported_grant_type")
 
     async def _exchange(self, client_id: str, form: Json) -> web.Response:
@@ -275,7 +301,7 @@ class OAuthServer:
             body["refresh_token"] = grant.refresh
         if self.before_answer is not None:
             await self.before_answer()
-        return web.json_response(body)
+        return web.json_response({**body, **self.lies.answer})
 
     async def revoke(self, request: web.Request) -> web.Response:
         form = dict(parse_qsl(await request.text()))

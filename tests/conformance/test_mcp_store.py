@@ -9,11 +9,14 @@ from msgspec.structs import replace
 
 from perdure.domain.errors import NotFound, Unreadable
 from perdure.domain.ids import McpServerId, new_id
+from perdure.domain.mcp_servers import McpClient
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
 from perdure.store.mcp_servers import (
+    McpSecrets,
     McpServerRow,
     add_mcp_server,
+    bind_mcp_client,
     count_mcp_servers,
     delete_mcp_server,
     get_mcp_server,
@@ -80,18 +83,27 @@ async def test_secrets_are_sealed_for_one_server(database: Database) -> None:
     await database.write(lambda tx: vault.add_org(tx, ORG, NOW))
     one, two = row("one"), row("two")
     shown, hidden = {"X-User": "{{secret:USER}}"}, {"X-Token": "t0ken-value"}
+    given = McpSecrets("k3y-value", hidden, "cl1ent-secret")
     sealed = await database.write(
-        lambda tx: seal_mcp_secrets(vault, tx, ORG, one.id, "k3y-value", shown, hidden)
+        lambda tx: seal_mcp_secrets(vault, tx, ORG, one.id, given, shown, McpClient("c1"))
     )
     one = replace(one, **sealed.columns())
     await add(database, one, replace(two, **sealed.columns()))
     stored = await database.read(lambda tx: get_mcp_server(tx, ORG, one.id))
     assert stored.shown_headers() == {"X-User": "{{secret:USER}}", "X-Token": "***"}
-    assert not any(text in repr(stored) for text in ("t0ken-value", "k3y-value"))
+    assert not any(text in repr(stored) for text in ("t0ken-value", "k3y-value", "cl1ent-secret"))
     secrets = await database.read(lambda tx: open_mcp_secrets(vault, tx, stored))
     assert (secrets.api_key, headers_of(stored, secrets)) == ("k3y-value", {**shown, **hidden})
+    assert secrets.client_secret == "cl1ent-secret"
+    assert stored.client() == McpClient("c1", secret_set=True)
+    await database.write(lambda tx: bind_mcp_client(tx, stored, "https://issuer"))
+    await database.write(lambda tx: bind_mcp_client(tx, stored, "https://another"))
+    bound = (await database.read(lambda tx: get_mcp_server(tx, ORG, one.id))).client()
+    assert bound.issuer == "https://issuer", "the first one stays"
     moved = await database.read(lambda tx: get_mcp_server(tx, ORG, two.id))
     with pytest.raises(Unreadable):
         await database.read(lambda tx: open_mcp_secrets(vault, tx, moved))
-    empty = await database.write(lambda tx: seal_mcp_secrets(vault, tx, ORG, one.id, None, shown, {}))
+    empty = await database.write(
+        lambda tx: seal_mcp_secrets(vault, tx, ORG, one.id, McpSecrets(), shown, McpClient())
+    )
     assert (empty.secrets, empty.api_key_set) == (None, 0)

@@ -13,6 +13,7 @@ import pytest_asyncio
 from tests.browser import Browser
 from tests.command import perdure as perdure_command
 from tests.journeys.signing_in import FIND, Place, completed, nowhere
+from tests.mcp_client import use_tool
 from tests.oauth_server import oauth_server
 from tests.postgres_server import PostgresServer
 from tests.server import Server, post, use_simulated_model
@@ -347,6 +348,23 @@ async def test_a_changed_url_never_gets_the_token(place: Place) -> None:
         assert (await place.find(talk))["kind"] == "sign_in"
         assert other.faults == []
         assert await talk.cancel() == "cancelled"
+
+
+async def test_an_mcp_client_is_told_at_once_where_its_user_signs_in(place: Place) -> None:
+    provider = await place.register()
+    talk = await place.talk(provider)
+    text = script({"tool_calls": [call(FIND, _id="c1", who="Ada")]}, {"text": "Done."})
+    began = asyncio.get_running_loop().time()
+    waits = await use_tool(place.http, "send_message", session_id=talk.id, message=text, wait_seconds=60)
+    assert asyncio.get_running_loop().time() - began < 20, "it does not wait until its time is over"
+    assert waits["status"] == "waiting_for_tool_results"
+    (asked,) = waits["input_requests"]
+    assert (asked["mode"], asked["server"], asked["tool_call_id"]) == ("sign_in", "crm", "c1")
+    assert "perdure mcp sign-in crm" in asked["what_to_do"]
+    assert asked["url"].startswith(f"{place.server.url}/v1/oauth/start/input_")
+    assert (await place.browser.sign_in(asked["url"])).status_code == 200
+    done = await use_tool(place.http, "read_answer", session_id=talk.id, wait_seconds=60)
+    assert (done["status"], done["answer"], "input_requests" in done) == ("idle", "Done.", False)
 
 
 async def test_the_organization_signs_in_for_all_its_members(place: Place) -> None:

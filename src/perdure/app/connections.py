@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Literal
-
-import msgspec
 
 from perdure.app.accounts import own_organization
 from perdure.app.context import App
-from perdure.app.grants import open_grant, outgoing
+from perdure.app.grants import open_grant, revoke_quietly
 from perdure.app.input_requests import is_waited_for
 from perdure.app.sign_ins import Wanted, check_url, prepare, wanted_by
 from perdure.domain.accounts import Caller, require
@@ -17,7 +14,6 @@ from perdure.domain.connections import (
     INLINE,
     SERVICE,
     SIGN_IN_SECONDS,
-    Attempt,
     Connection,
     Identity,
     SignInLink,
@@ -27,13 +23,8 @@ from perdure.domain.connections import (
 from perdure.domain.errors import Conflict, NotFound
 from perdure.domain.ids import McpServerId, OrgId
 from perdure.domain.input_requests import sign_in_page
-from perdure.domain.oauth import (
-    Grant,
-    OAuthClient,
-    SignInFailed,
-)
+from perdure.domain.oauth import Grant
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
-from perdure.net.oauth import place_of, revoke
 from perdure.store.connections import (
     ConnectionRow,
     find_connection,
@@ -44,11 +35,6 @@ from perdure.store.database import Tx
 from perdure.store.input_requests import open_input, sign_ins_asked
 from perdure.store.mcp_servers import get_mcp_server, list_mcp_servers
 from perdure.store.sessions import look_session
-
-log = logging.getLogger("perdure.sign_in")
-
-_ATTEMPT = msgspec.json.Decoder(Attempt)
-_CLIENT = msgspec.json.Decoder(OAuthClient)
 
 
 def own_identity(caller: Caller) -> Identity:
@@ -149,10 +135,7 @@ async def remove(app: App, identity: Identity, provider: str) -> None:
         return row, grant
 
     row, grant = await app.database.write(work)
-    try:
-        await revoke(await place_of(row.url, outgoing(app)), grant)
-    except SignInFailed as error:
-        log.info("the tokens at %s could not be revoked: %s", row.server_name, error.message)
+    await revoke_quietly(app, SignInServer(row.server_key, row.server_name, row.url), grant)
 
 
 async def link(app: App, identity: Identity, provider: str) -> SignInLink:

@@ -10,12 +10,14 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import Services
+from perdure.app.oauth_clients import by_hand, current_client
+from perdure.domain.connections import SignInServer
 from perdure.domain.ids import OrgId
 from perdure.domain.mcp import McpUnreachable
 from perdure.domain.network import NetworkRules
 from perdure.domain.oauth import Grant, SignInFailed
 from perdure.domain.times import Micros
-from perdure.net.oauth import place_of, refresh
+from perdure.net.oauth import place_of, refresh, revoke
 from perdure.store.connections import (
     ConnectionRow,
     begin_refresh,
@@ -144,7 +146,9 @@ async def _refresh(services: Services, row: ConnectionRow, grant: Grant) -> None
         return
     try:
         place = await place_of(row.url, outgoing(services))
-        fresh = await refresh(place, grant, now)
+        given = await database.read(lambda tx: by_hand(services, tx, row.org_id, row.server_key))
+        client = current_client(given, grant.client, grant.issuer)
+        fresh = await refresh(place, msgspec.structs.replace(grant, client=client), now)
     except SignInFailed as error:
         if error.error in LOST:
             log.info("the sign-in of %s at %s was revoked (%s)", row.identity, row.server_name, error.error)
@@ -157,7 +161,16 @@ async def _refresh(services: Services, row: ConnectionRow, grant: Grant) -> None
         sealed = await services.vault.seal(tx, row.org_id, to_json(fresh), row.binding)
         return await end_refresh(tx, row, sealed, " ".join(fresh.scope), fresh.expires_at, services.now())
 
-    await database.write(store)
+    if not await database.write(store):  # it was removed meanwhile, and so are these
+        await revoke_quietly(services, SignInServer(row.server_key, row.server_name, row.url), fresh)
+
+
+async def revoke_quietly(services: Services, server: SignInServer, grant: Grant) -> None:
+    """Revoke tokens that nobody has a use for. If the authorization server cannot be told, it is logged."""
+    try:
+        await revoke(await place_of(server.url, outgoing(services)), grant)
+    except SignInFailed as error:
+        log.info("the tokens at %s could not be revoked: %s", server.name, error.message)
 
 
 async def _remove(row: ConnectionRow, tx: Tx) -> None:

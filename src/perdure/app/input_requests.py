@@ -15,7 +15,7 @@ from perdure.domain.events import NewEvent, SessionActivatedData, ToolCompletedD
 from perdure.domain.ids import InputRequestId, SessionId
 from perdure.domain.input_requests import AnswerInput, InputRequest, StoredInput, check_content
 from perdure.domain.messages import JsonObject
-from perdure.domain.parked import ASKED
+from perdure.domain.parked import ASKED, CONSENT
 from perdure.domain.spans import tool_context, turn_context
 from perdure.domain.steps import Started
 from perdure.domain.times import to_rfc3339
@@ -41,14 +41,19 @@ NOT_SIGNED_IN = "The user declined to sign in, so this call was not made."
 
 async def list_input_requests(app: App, caller: Caller, session_id: SessionId) -> list[InputRequest]:
     """List what the session's parked calls ask for, oldest first. Raises NotFound."""
-    now = app.now()
 
     async def work(tx: Tx) -> list[InputRequest]:
-        session = await get_session(tx, caller.organization_id, session_id)
-        rows = [row for row in await open_requests(tx, session.id, now) if is_waited_for(session, row)]
-        return [_to_request(app, row, await open_input(app.vault, tx, row)) for row in rows]
+        return await input_requests_of(app, tx, await get_session(tx, caller.organization_id, session_id))
 
     return await app.database.read(work)
+
+
+async def input_requests_of(app: App, tx: Tx, session: SessionRow) -> list[InputRequest]:
+    """Read what a session's parked calls ask for, oldest first."""
+    if not any(call.kind in CONSENT for call in session.parked_calls()):
+        return []
+    rows = [row for row in await open_requests(tx, session.id, app.now()) if is_waited_for(session, row)]
+    return [_to_request(app, row, await open_input(app.vault, tx, row)) for row in rows]
 
 
 def is_waited_for(session: SessionRow, row: InputRequestRow) -> bool:

@@ -122,7 +122,7 @@ async def attached(services: Services, tx: Tx, org_id: OrgId, capability_id: str
     headers = headers_of(row, secrets)
     if row.auth_mode == "api_key" and secrets.api_key is not None:
         headers["Authorization"] = f"Bearer {secrets.api_key}"
-    key = () if secrets.api_key is None else (secrets.api_key,)
+    keys = tuple(filter(None, (secrets.api_key, secrets.client_secret)))
     return Attached(
         server_id,
         capability_id,
@@ -132,7 +132,7 @@ async def attached(services: Services, tx: Tx, org_id: OrgId, capability_id: str
         row.url,
         row.protocol_mode,
         headers,
-        (*key, *secrets.headers.values()),
+        (*keys, *secrets.headers.values()),
         row.label_map(),
         signs_in=row.auth_mode == "o_auth",
     )

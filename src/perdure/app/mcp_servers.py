@@ -64,7 +64,7 @@ def _with_rules(server: McpServer, rules: McpRules) -> McpServer:
 
 def to_server(row: McpServerRow) -> McpServer:
     """Convert a row to the resource that clients see; of stored secrets it says only which ones are set."""
-    url = f"/v1/mcp-servers/{row.id}"
+    url, client = f"/v1/mcp-servers/{row.id}", row.client()
     actions = [
         AllowedAction("self", "GET", url, "get_mcp_server"),
         AllowedAction("tools", "GET", f"{url}/tools", "list_mcp_server_tools"),
@@ -90,6 +90,10 @@ def to_server(row: McpServerRow) -> McpServer:
         auth_mode=row.auth_mode,
         protocol_mode=row.protocol_mode,
         headers=row.shown_headers(),
+        oauth_client_id=client.client_id,
+        oauth_client_secret_set=client.secret_set,
+        oauth_issuer=client.issuer,
+        oauth_scopes=client.scopes,
         archived_at=maybe_rfc3339(row.archived_at),
         allowed_actions=tuple(actions),
     )
@@ -166,6 +170,7 @@ async def create_server(
             created_at=now,
             updated_at=now,
             archived_at=None,
+            oauth=sealed.oauth,
         )
         await add_mcp_server(tx, row)
         return to_server(row)
@@ -188,7 +193,7 @@ async def _seal(
     app: App, tx: Tx, org_id: OrgId, server_id: McpServerId, settings: McpSettings
 ) -> SealedMcpSecrets:
     return await seal_mcp_secrets(
-        app.vault, tx, org_id, server_id, settings.api_key, settings.shown, settings.sealed
+        app.vault, tx, org_id, server_id, settings.secrets, settings.shown, settings.client
     )
 
 
@@ -272,11 +277,11 @@ async def change_server(app: App, caller: Caller, server_id: McpServerId, body: 
             "protocol_mode": after.protocol_mode,
             "rules": to_json(after.rules),
         }
-        if (after.api_key, after.shown, after.sealed) != (before.api_key, before.shown, before.sealed):
+        if (after.secrets, after.shown, after.client) != (before.secrets, before.shown, before.client):
             changes |= (await _seal(app, tx, row.org_id, row.id, after)).columns()
         changes["updated_at"] = max(now, row.updated_at + 1)
         await update_mcp_server(tx, row.org_id, row.id, changes)
-        if after.url != before.url:
+        if (after.url, after.client.client_id) != (before.url, before.client.client_id):
             await remove_connections_of_server(tx, row.org_id, row.id)
         return to_server(msgspec.structs.replace(row, **changes))
 

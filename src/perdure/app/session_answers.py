@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from perdure.app.context import App
 from perdure.app.feed import Frame, Want, open_follower
+from perdure.app.input_requests import input_requests_of
 from perdure.app.login import may_continue
 from perdure.app.session_lists import page_of_sessions
 from perdure.domain.accounts import Caller
@@ -22,12 +23,14 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import SessionId, TurnId
 from perdure.domain.messages import JsonValue, text_of
+from perdure.domain.parked import ASKED
 from perdure.domain.session_answers import (
     MAX_ANSWER,
     MAX_ARGUMENTS,
     OpenApproval,
     SessionAnswer,
     TurnProblem,
+    open_input_of,
 )
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import parked_calls
@@ -37,6 +40,8 @@ from perdure.store.parked_turns import read_turn
 from perdure.store.rows import to_json
 from perdure.store.session_lists import SessionFilter
 from perdure.store.sessions import SessionRow, get_session
+
+PARKS, ACTED = "tool.parked", "act.completed"
 
 ENDS = frozenset({"session.idled", "tool.call_requested"})
 """Events after which waiting for the turn is of no use: it has ended, or waits for people or clients."""
@@ -65,6 +70,7 @@ async def read_answer(app: App, caller: Caller, session_id: SessionId) -> Sessio
             answer is not None and len(answer) > MAX_ANSWER,
             problem,
             await _approvals_of(app, tx, row),
+            tuple(map(open_input_of, (await input_requests_of(app, tx, row))[:MAX_OPEN])),
             tuple(call.on_wire() for call in row.parked_calls()),
         )
 
@@ -119,7 +125,8 @@ async def _wait(
     stop: asyncio.Event,
     see: Callable[[Frame], None] | None,
 ) -> None:
-    want = Want(ENDS if see is None else ENDS | STEPS)
+    pauses, parked = {PARKS, ACTED}, False
+    want = Want(ENDS | pauses if see is None else ENDS | pauses | STEPS)
     until = time.monotonic() + seconds
     follower = await open_follower(app, caller.organization_id, session_id, after, want)
     stopping = asyncio.create_task(stop.wait())
@@ -129,11 +136,19 @@ async def _wait(
             for frame in await follower.frames(left):
                 if frame.type in ENDS:
                     return
-                if see is not None:
+                parked = parked or frame.type == PARKS
+                if frame.type == ACTED and parked and await _waits_for_people(app, caller, session_id):
+                    return
+                if see is not None and frame.type in STEPS:
                     see(frame)
     finally:
         stopping.cancel()
         follower.close()
+
+
+async def _waits_for_people(app: App, caller: Caller, session_id: SessionId) -> bool:
+    row = await app.database.read(lambda tx: get_session(tx, caller.organization_id, session_id))
+    return row.status == "waiting_for_tool_results" and any(call.kind in ASKED for call in row.parked_calls())
 
 
 async def list_approvals(app: App, caller: Caller, session_id: SessionId | None) -> list[OpenApproval]:

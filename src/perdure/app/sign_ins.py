@@ -12,34 +12,32 @@ import hashlib
 import hmac
 import logging
 import secrets
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
-from perdure.app.grants import outgoing
+from perdure.app.grants import outgoing, revoke_quietly
 from perdure.app.input_requests import resume_signed_in
+from perdure.app.oauth_clients import authority_of, by_hand, client_at, redirect_uri_of
 from perdure.domain.callbacks import hash_of_token, is_signed, sign_token
 from perdure.domain.connections import (
     INLINE,
+    MAX_CONNECTIONS,
     MAX_SIGN_INS,
     SIGN_IN_SECONDS,
     STATE_PREFIX,
     TOKEN_PREFIX,
     Attempt,
-    ClientDocument,
     Identity,
     SignInServer,
 )
-from perdure.domain.errors import Conflict, Forbidden, Gone, RateLimited
+from perdure.domain.errors import Conflict, Forbidden, Gone, NotFound, RateLimited
 from perdure.domain.ids import InputRequestId, McpServerId, OrgId, UserId, is_id
 from perdure.domain.mcp_servers import MCP_REF
 from perdure.domain.oauth import (
-    Authority,
     Challenge,
     Grant,
-    OAuthClient,
     SignInFailed,
     authorize_url,
     check_answer_issuer,
@@ -47,19 +45,16 @@ from perdure.domain.oauth import (
     scopes_to_ask,
 )
 from perdure.domain.times import Micros
-from perdure.net.oauth import Code, Place, discover, exchange, place_of, register
-from perdure.store.accounts import get_user, memberships_of
+from perdure.net.oauth import Code, exchange, place_of
+from perdure.store.accounts import get_user, lock_organization, memberships_of
 from perdure.store.connections import (
     ConnectionRow,
     SignInRow,
     add_sign_in,
-    client_binding,
+    count_connections,
     count_sign_ins,
-    find_client,
     find_connection,
     find_sign_in,
-    issuers_of,
-    put_client,
     put_connection,
     sign_in_by_state,
     take_sign_in,
@@ -72,7 +67,6 @@ from perdure.store.rows import from_json, to_json
 log = logging.getLogger("perdure.sign_in")
 
 _ATTEMPT = msgspec.json.Decoder(Attempt)
-_CLIENT = msgspec.json.Decoder(OAuthClient)
 
 
 class Wanted(Struct, frozen=True):
@@ -107,16 +101,15 @@ async def prepare(app: App, wanted: Wanted) -> tuple[str, Attempt]:
         The token of the page to begin at, and the attempt.
     """
     now, identity = app.now(), wanted.identity
-    count = await app.database.read(lambda tx: count_sign_ins(tx, identity.org_id, identity.identity, now))
-    if count >= MAX_SIGN_INS:
-        raise RateLimited(f"{count} sign-ins have begun: finish one, or wait ten minutes", retry_after=60.0)
-    redirect_uri = f"{app.public.url}/v1/oauth/callback"
+    await app.database.read(lambda tx: _check_count(tx, identity, now))
+    redirect_uri = redirect_uri_of(app)
+    given = await app.database.read(lambda tx: by_hand(app, tx, identity.org_id, wanted.server.key))
     try:
         place = await place_of(wanted.server.url, outgoing(app))
-        known = await app.database.read(lambda tx: issuers_of(tx, identity.org_id, redirect_uri))
-        authority = await discover(place, wanted.challenge, tuple(known))
-        scopes = scopes_to_ask(authority, (wanted.challenge.scope or "").split(), wanted.held)
-        client = await _client(app, place, identity.org_id, authority, redirect_uri, scopes)
+        authority = await authority_of(app, identity.org_id, place, given, wanted.challenge)
+        challenged = (wanted.challenge.scope or "").split()
+        scopes = scopes_to_ask(authority, challenged, wanted.held, given.client.scopes or ())
+        client = await client_at(app, place, identity.org_id, given, authority, scopes)
     except SignInFailed as error:
         raise Conflict(error.message, code="sign_in_failed") from None
     state = sign_token(app.callback_key, secrets.token_urlsafe(32), STATE_PREFIX)
@@ -128,6 +121,8 @@ async def prepare(app: App, wanted: Wanted) -> tuple[str, Attempt]:
     attempt = Attempt(wanted.server, authority, client, verifier, redirect_uri, scopes, url)
 
     async def store(tx: Tx) -> None:
+        await lock_organization(tx, identity.org_id)
+        await _check_count(tx, identity, now)
         row = SignInRow(
             hash_of_token(token),
             hash_of_token(state),
@@ -140,48 +135,17 @@ async def prepare(app: App, wanted: Wanted) -> tuple[str, Attempt]:
         )
         sealed = await app.vault.seal(tx, row.org_id, to_json(attempt), row.binding)
         await add_sign_in(tx, msgspec.structs.replace(row, sealed=sealed))
+        await given.bind(tx, authority.metadata.issuer)
 
     await app.database.write(store)
     return token, attempt
 
 
-async def _client(
-    app: App, place: Place, org_id: OrgId, authority: Authority, redirect_uri: str, scopes: tuple[str, ...]
-) -> OAuthClient:
-    """This server as the issuer's client: by its document, as registered before, or registered now."""
-    issuer = authority.metadata.issuer
-    if authority.metadata.client_id_metadata_document_supported is True:
-        document = client_document(app)
-        if document is not None:
-            return OAuthClient(document.client_id, redirect_uri=redirect_uri)
-    binding = client_binding(issuer, redirect_uri)
-
-    async def read(tx: Tx) -> OAuthClient | None:
-        sealed = await find_client(tx, org_id, issuer, redirect_uri)
-        if sealed is None:
-            return None
-        return from_json(_CLIENT, await app.vault.open(tx, org_id, sealed, binding), "the OAuth client")
-
-    known = await app.database.read(read)
-    if known is not None and (known.secret_until == 0 or known.secret_until * 1_000_000 > app.now()):
-        return known
-    client = await register(place, authority.metadata, redirect_uri, scopes)
-
-    async def store(tx: Tx) -> None:
-        sealed = await app.vault.seal(tx, org_id, to_json(client), binding)
-        await put_client(tx, org_id, issuer, redirect_uri, sealed, app.now())
-
-    await app.database.write(store)
-    return client
-
-
-def client_document(app: App) -> ClientDocument | None:
-    """This server's client document; None unless browsers reach it by HTTPS, as the standard requires."""
-    if urlsplit(app.public.url).scheme != "https":
-        return None
-    return ClientDocument(
-        f"{app.public.url}/.well-known/oauth-client", "Perdure", (f"{app.public.url}/v1/oauth/callback",)
-    )
+async def _check_count(tx: Tx, identity: Identity, now: Micros) -> None:
+    """Raise RateLimited if too many sign-ins of an identity are under way."""
+    count = await count_sign_ins(tx, identity.org_id, identity.identity, now)
+    if count >= MAX_SIGN_INS:
+        raise RateLimited(f"{count} sign-ins have begun: finish one, or wait ten minutes", retry_after=60.0)
 
 
 async def wanted_by(app: App, tx: Tx, row: InputRequestRow) -> Wanted:
@@ -192,11 +156,11 @@ async def wanted_by(app: App, tx: Tx, row: InputRequestRow) -> Wanted:
     return Wanted(Identity(row.org_id, row.identity), server, challenge)
 
 
-async def check_url(tx: Tx, org_id: OrgId, server: SignInServer) -> None:
+async def check_url(tx: Tx, org_id: OrgId, server: SignInServer, *, lock: bool = False) -> None:
     """Check that a registered server is still where the sign-in is for. Raises NotFound, Conflict."""
     if server.key.startswith(INLINE):
         return
-    row = await get_mcp_server(tx, org_id, McpServerId(server.key))
+    row = await get_mcp_server(tx, org_id, McpServerId(server.key), lock=lock)
     if row.url != server.url or row.status != "active":
         raise Conflict(
             f"the MCP server {row.name!r} has changed since the call: make the call again",
@@ -326,7 +290,11 @@ async def finish(app: App, answer: Answer, cookies: dict[str, str]) -> str:
     except SignInFailed as error:
         raise Conflict(error.message, code="sign_in_failed") from None
     identity = Identity(row.org_id, row.identity)
-    await app.database.write(lambda tx: _store(app, tx, identity, attempt.server, grant))
+    try:
+        await app.database.write(lambda tx: _store(app, tx, identity, attempt.server, grant))
+    except (NotFound, Conflict):
+        await revoke_quietly(app, attempt.server, grant)  # nobody has a use for it
+        raise
     app.registry.discoveries.forget(row.org_id, f"{MCP_REF}{row.server_key}")  # it may list more tools now
     await resume_signed_in(app)
     return attempt.server.name
@@ -347,12 +315,22 @@ async def _exchanged(app: App, attempt: Attempt, answer: Answer, now: Micros) ->
 
 
 async def _store(app: App, tx: Tx, identity: Identity, server: SignInServer, grant: Grant) -> None:
-    """Store tokens. Raises Conflict: the server has changed, or the user has left the organization."""
-    await check_url(tx, identity.org_id, server)
+    """Store tokens.
+
+    Raises:
+        NotFound, Conflict: the server is gone or has changed, the user has left the organization, or has too
+            many sign-ins.
+    """
+    await lock_organization(tx, identity.org_id)  # whoever leaves it does so before or after this
+    await check_url(tx, identity.org_id, server, lock=True)
     user_id = identity.user_id
     if user_id is not None and not await _is_member(tx, identity.org_id, user_id):
         raise Conflict("the user has left the organization", code="sign_in_outdated")
     before = await find_connection(tx, identity.org_id, identity.identity, server.key, lock=True)
+    if before is None and await count_connections(tx, identity.org_id, identity.identity) >= MAX_CONNECTIONS:
+        raise Conflict(
+            f"{MAX_CONNECTIONS} sign-ins are stored, the maximum: remove some first", code="sign_in_failed"
+        )
     now = app.now()
     row = ConnectionRow(
         identity.org_id,

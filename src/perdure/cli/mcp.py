@@ -80,6 +80,44 @@ SignIn = Annotated[
     bool, typer.Option("--sign-in", help="People sign in at the server (OAuth) instead of an API key.")
 ]
 
+ClientId = Annotated[
+    str | None,
+    typer.Option(
+        "--oauth-client-id",
+        metavar="ID",
+        help="Your client at the server's authorization server, if clients cannot register themselves.",
+        show_default=False,
+    ),
+]
+ClientSecret = Annotated[
+    str | None,
+    typer.Option(
+        "--oauth-client-secret-env",
+        metavar="VAR",
+        help="The environment variable that holds the client's secret.",
+        show_default=False,
+    ),
+]
+Issuer = Annotated[
+    str | None,
+    typer.Option(
+        "--oauth-issuer",
+        metavar="URL",
+        help="The only authorization server that gets the secret. Default: the first one that is named.",
+        show_default=False,
+    ),
+]
+Scopes = Annotated[
+    list[str] | None,
+    typer.Option("--scope", help="What sign-ins ask for. Repeatable.", show_default=False),
+]
+Acts = Annotated[
+    str | None,
+    typer.Option(
+        "--acts-as", help="Whose sign-in is used: user, service or user_or_service.", show_default=False
+    ),
+]
+
 
 @app.command()
 def add(
@@ -95,6 +133,11 @@ def add(
     description: About = None,
     protocol: Protocol = None,
     sign_in: SignIn = False,
+    acts_as: Acts = None,
+    client_id: ClientId = None,
+    client_secret_env: ClientSecret = None,
+    issuer: Issuer = None,
+    scope: Scopes = None,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Do not check the connection afterwards.")
     ] = False,
@@ -108,6 +151,7 @@ def add(
     Example: perdure mcp add issues https://mcp.example.com/mcp --key-env ISSUES_KEY --ask delete_issue
     """
     fields = _fields(header, key_env, ask, auto, deny, allow, timeout, description, protocol)
+    fields |= _client_fields(acts_as, client_id, client_secret_env, issuer, scope)
     if sign_in:
         fields["auth_mode"] = "o_auth"
     enter(_add(connect(url, token, org), name, address, fields, not no_check, as_json))
@@ -148,7 +192,7 @@ def _fields(
     if header:
         fields["headers"] = dict(map(_header, header))
     if key_env is not None:
-        fields["api_key"] = _from_environment(key_env)
+        fields["api_key"] = _from_environment(key_env, "--key-env")
     if ask or auto:
         fields["approval"] = {**dict.fromkeys(auto or (), "auto"), **dict.fromkeys(ask or (), "ask")}
     if deny:
@@ -167,6 +211,27 @@ def _fields(
     return fields
 
 
+def _client_fields(
+    acts_as: str | None,
+    client_id: str | None,
+    secret_env: str | None,
+    issuer: str | None,
+    scopes: list[str] | None,
+) -> dict[str, Any]:
+    """Return the fields about sign-ins that the options set."""
+    from perdure.domain.mcp_servers import ActsAs
+
+    if acts_as is not None and acts_as not in get_args(ActsAs):
+        known = ", ".join(get_args(ActsAs))
+        raise typer.BadParameter(f"{acts_as!r} is none of {known}", param_hint="--acts-as")
+    fields: dict[str, Any] = {"acts_as": acts_as, "oauth_client_id": client_id, "oauth_issuer": issuer}
+    if secret_env is not None:
+        fields["oauth_client_secret"] = _from_environment(secret_env, "--oauth-client-secret-env")
+    if scopes:
+        fields["oauth_scopes"] = tuple(scopes)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def _header(text: str) -> tuple[str, str]:
     name, mark, value = text.partition("=")
     if not mark or not name.strip():
@@ -174,10 +239,10 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _from_environment(variable: str) -> str:
+def _from_environment(variable: str, option: str) -> str:
     key = os.environ.get(variable, "")
     if not key:
-        raise typer.BadParameter(f"the variable {variable} is not set", param_hint="--key-env")
+        raise typer.BadParameter(f"the variable {variable} is not set", param_hint=option)
     return key
 
 
@@ -204,6 +269,11 @@ def update(
         str | None,
         typer.Option(help="active or disabled; active restores an archived one.", show_default=False),
     ] = None,
+    acts_as: Acts = None,
+    client_id: ClientId = None,
+    client_secret_env: ClientSecret = None,
+    issuer: Issuer = None,
+    scope: Scopes = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -214,6 +284,7 @@ def update(
     Example: perdure mcp update issues --status disabled
     """
     fields = _fields(header, key_env, ask, auto, deny, allow, timeout, description, protocol)
+    fields |= _client_fields(acts_as, client_id, client_secret_env, issuer, scope)
     fields |= {key: value for key, value in (("name", name), ("url", address), ("status", status)) if value}
     enter(_update(connect(url, token, org), server, fields, as_json))
 

@@ -18,6 +18,8 @@ SIGN_IN_SECONDS = 600
 """Seconds for a sign-in, once it has begun."""
 MAX_SIGN_INS = 50
 """The most sign-ins of one identity that are under way."""
+MAX_CONNECTIONS = 500
+"""The most sign-ins of one identity that are stored."""
 TOKEN_PREFIX = "pdr_si_"  # noqa: S105 (a prefix, not a token)
 STATE_PREFIX = "pdr_st_"
 INLINE = "inline_"

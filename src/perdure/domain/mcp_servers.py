@@ -64,6 +64,20 @@ _INLINE_HEADERS = Meta(
     ),
 )
 _API_KEY = Meta(description="The server's API key. Write-only: see `api_key_set`.")
+_CLIENT_ID = Meta(
+    description=(
+        "This server's id as a client of the authorization server, where it cannot register itself. "
+        "A new id removes the secret, the issuer and all sign-ins."
+    )
+)
+_CLIENT_SECRET = Meta(description="The client's secret. Write-only: see `oauth_client_secret_set`.")
+_ISSUER = Meta(
+    description=(
+        "The authorization server that the client belongs to; it alone gets the secret. Default: the one "
+        "that the MCP server names at the first sign-in."
+    )
+)
+_SCOPES = Meta(description="What sign-ins ask for. Default: what the MCP server asks for.")
 _STATUS = Meta(description="`disabled`: the server stays, and its tools are not offered.")
 _LINK = Meta(examples=["/v1/mcp-servers/mcp_0192f0c1b2a37b5c8d4e5f60718293a4"])
 _TIMEOUT = Meta(description="How long one call may take, in milliseconds.")
@@ -90,6 +104,11 @@ Name = Annotated[str, Meta(min_length=1, max_length=100)]
 Url = Annotated[str, Meta(min_length=1, max_length=2048)]
 Description = Annotated[str, Meta(max_length=2000)]
 ApiKey = Annotated[str, Meta(max_length=8192)]
+ClientId = Annotated[str, Meta(min_length=1, max_length=2048)]
+Issuer = Annotated[str, Meta(min_length=1, max_length=2048)]
+Scopes = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]{1,200}$(?!\n)")], ...], Meta(max_length=100)
+]
 Timeout = Annotated[int, Meta(ge=1, le=MAX_TIMEOUT_MS)]
 HeaderName = Annotated[str, Meta(min_length=1, max_length=100)]
 Headers = Annotated[dict[str, Annotated[str, Meta(max_length=8192)]], Meta(max_length=50)]
@@ -130,6 +149,20 @@ InlineMcpServers = Annotated[
 ]
 
 
+class McpClient(Struct, frozen=True, omit_defaults=True):
+    """This server as a client that somebody registered at an authorization server. Its secret is elsewhere.
+
+    Attributes:
+        issuer: the authorization server; None: not known before the first sign-in.
+        scopes: what sign-ins ask for; None: what the MCP server asks for.
+    """
+
+    client_id: str | None = None
+    issuer: str | None = None
+    scopes: tuple[str, ...] | None = None
+    secret_set: bool = False
+
+
 class McpServer(McpRules, frozen=True, omit_defaults=False, kw_only=True):
     """A registered MCP server."""
 
@@ -155,6 +188,10 @@ class McpServer(McpRules, frozen=True, omit_defaults=False, kw_only=True):
     auth_mode: Annotated[McpAuthMode, _AUTH_MODE] = "none"
     protocol_mode: Annotated[McpProtocolMode, _PROTOCOL] = "auto"
     headers: Annotated[Headers, _HEADERS] = {}
+    oauth_client_id: Annotated[str | None, _CLIENT_ID] = None
+    oauth_client_secret_set: Annotated[bool, Meta(description="Whether a client secret is stored.")] = False
+    oauth_issuer: Annotated[str | None, _ISSUER] = None
+    oauth_scopes: Annotated[Scopes | None, _SCOPES] = None
     archived_at: ArchivedAt = None
     deleted_at: DeletedAt = None
     allowed_actions: AllowedActions = ()
@@ -171,6 +208,10 @@ class CreateMcpServer(McpRules, frozen=True):
     protocol_mode: Annotated[McpProtocolMode | None, _PROTOCOL] = None
     headers: Annotated[Headers | None, _HEADERS] = None
     api_key: Annotated[ApiKey | None, _API_KEY] = None
+    oauth_client_id: Annotated[ClientId | None, _CLIENT_ID] = None
+    oauth_client_secret: Annotated[ApiKey | None, _CLIENT_SECRET] = None
+    oauth_issuer: Annotated[Issuer | None, _ISSUER] = None
+    oauth_scopes: Annotated[Scopes | None, _SCOPES] = None
 
 
 class UpdateMcpServer(Struct, frozen=True, kw_only=True):
@@ -185,6 +226,10 @@ class UpdateMcpServer(Struct, frozen=True, kw_only=True):
     status: Annotated[McpStatus | UnsetType, _STATUS] = UNSET
     headers: Annotated[Headers | UnsetType | None, _HEADERS] = UNSET
     api_key: Annotated[ApiKey | UnsetType | None, _API_KEY] = UNSET
+    oauth_client_id: Annotated[ClientId | UnsetType | None, _CLIENT_ID] = UNSET
+    oauth_client_secret: Annotated[ApiKey | UnsetType | None, _CLIENT_SECRET] = UNSET
+    oauth_issuer: Annotated[Issuer | UnsetType | None, _ISSUER] = UNSET
+    oauth_scopes: Annotated[Scopes | UnsetType | None, _SCOPES] = UNSET
     tool_timeout_ms: Annotated[Timeout | UnsetType, _TIMEOUT] = UNSET
     elicitation_policy: Annotated[ElicitationPolicy | UnsetType, _ELICITATION] = UNSET
     allowed_tools: Annotated[ToolNames | UnsetType | None, _ALLOW] = UNSET

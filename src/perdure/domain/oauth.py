@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Sequence
@@ -17,11 +18,13 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import ToolError
+from perdure.domain.messages import JsonValue
 from perdure.domain.times import Micros
 
 MAX_URL = 2_048
 MAX_SCOPES = 100
 """Scopes that are asked for at most."""
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
 MAX_CHALLENGE = 4_096
 """Characters of a WWW-Authenticate header that are read."""
 _TIMES = 1_000_000
@@ -105,14 +108,21 @@ class TokenAnswer(Struct, frozen=True):
 
     access_token: str | None = None
     token_type: str | None = None
-    expires_in: int | None = None
+    expires_in: JsonValue = None
     refresh_token: str | None = None
-    scope: str | None = None
+    scope: JsonValue = None
     error: str | None = None
-    error_description: str | None = None
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """What was granted; empty if the answer does not say it."""
+        given = self.scope
+        if isinstance(given, list):  # a common mistake
+            given = " ".join(each for each in given if isinstance(each, str))
+        return words(given if isinstance(given, str) else None)
 
 
-class Authority(Struct, frozen=True):
+class Authority(Struct, frozen=True, omit_defaults=True):
     """Who grants access to an MCP server: the validated outcome of discovery.
 
     Attributes:
@@ -216,6 +226,13 @@ def origin_of(url: str) -> _Origin:
     return scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(scheme)
 
 
+def old_server(server_url: str) -> ServerMetadata:
+    """Return where a server of 2025-03-26 grants access itself, if it has no metadata at all."""
+    parts = urlsplit(server_url)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    return ServerMetadata(origin, f"{origin}/authorize", f"{origin}/token", f"{origin}/register")
+
+
 def check_resource(published: str, server_url: str) -> None:
     """Check that metadata is about this server: the same origin, and its path or one above it.
 
@@ -273,19 +290,27 @@ def challenge_of(verifier: str) -> str:
 
 
 def words(scope: str | None) -> tuple[str, ...]:
-    """Return the scopes of a list with spaces."""
-    return tuple(dict.fromkeys((scope or "").split()))[:MAX_SCOPES]
+    """Return the scopes of a list with spaces. Those that no request could name are left out."""
+    found = dict.fromkeys(each for each in (scope or "").split() if _SCOPE.fullmatch(each))
+    return tuple(found)[:MAX_SCOPES]
 
 
 def scopes_to_ask(
-    authority: Authority, challenged: Sequence[str], held: Sequence[str] = ()
+    authority: Authority,
+    challenged: Sequence[str],
+    held: Sequence[str] = (),
+    configured: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return the scopes to ask for: those of the challenge, or else all that the server supports.
 
     Args:
         held: those that were granted before: a step up must not lose them.
+        configured: those that the server's registration names, in place of all that it supports.
     """
-    wanted = dict.fromkeys((*held, *challenged) if challenged else (authority.scopes or held))
+    if challenged:
+        wanted = dict.fromkeys((*configured, *held, *challenged))
+    else:
+        wanted = dict.fromkeys(configured or authority.scopes or held)
     if wanted and "offline_access" in (authority.metadata.scopes_supported or ()):
         wanted["offline_access"] = None
     return tuple(wanted)[:MAX_SCOPES]
@@ -344,6 +369,13 @@ def registration_of(redirect_uri: str, name: str, scopes: Iterable[str]) -> dict
     }
     wanted = " ".join(scopes)
     return {**body, "scope": wanted} if wanted else body
+
+
+def registered_client(
+    client_id: str, secret: str | None, metadata: ServerMetadata, redirect_uri: str
+) -> OAuthClient:
+    """Return the client that somebody registered by hand."""
+    return OAuthClient(client_id, secret, method_of(secret, metadata), redirect_uri=redirect_uri)
 
 
 METHODS = ("none", "client_secret_basic", "client_secret_post")
@@ -424,7 +456,14 @@ def _is_sendable(token: str) -> bool:
 
 
 def expiry_of(answer: TokenAnswer, asked_at: Micros) -> Micros | None:
-    """Return when an access token ends, counted from before it was asked for; None if nobody knows."""
-    if answer.expires_in is None:
+    """Return when an access token ends, counted from before it was asked for; None if nobody knows.
+
+    A number that makes no sense says nothing: the token is used until the server refuses it.
+    """
+    try:
+        seconds = float(answer.expires_in) if isinstance(answer.expires_in, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds <= 0:
         return None
-    return asked_at + max(0, min(answer.expires_in, _LONGEST)) * _TIMES
+    return asked_at + int(min(seconds, _LONGEST)) * _TIMES

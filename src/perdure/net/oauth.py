@@ -36,6 +36,7 @@ from perdure.domain.oauth import (
     client_of,
     error_code,
     expiry_of,
+    old_server,
     parse_token_answer,
     registration_of,
     resource_metadata_urls,
@@ -55,6 +56,10 @@ _HEADERS = {"User-Agent": "perdure", "Accept": "application/json", "Accept-Encod
 _RESOURCE = msgspec.json.Decoder(ResourceMetadata)
 _SERVER = msgspec.json.Decoder(ServerMetadata)
 _REGISTERED = msgspec.json.Decoder(Registered, strict=False)
+
+_ABSENT = frozenset({404, 405, 410})
+"""Statuses that say that nothing is there."""
+_NOWHERE = "{} does not say where to sign in: it has no OAuth metadata (RFC 9728)"
 
 T = TypeVar("T")
 
@@ -108,6 +113,8 @@ def check_endpoint(place: Place, url: str) -> str:
         parts = urlsplit(url)
     except (ToolError, ValueError) as error:
         raise SignInFailed(f"{shown(url)} cannot be used for a sign-in: {error}") from None
+    if any(not char.isprintable() or char.isspace() for char in url):
+        raise SignInFailed(f"{shown(url)} cannot be used for a sign-in: it has characters that no URL has")
     if parts.fragment or (parts.scheme != "https" and not place.local):
         raise SignInFailed(
             f"{shown(url)} cannot be used for a sign-in: it must be an https URL without a fragment"
@@ -115,40 +122,86 @@ def check_endpoint(place: Place, url: str) -> str:
     return url
 
 
-async def discover(place: Place, challenge: Challenge, prefer: tuple[str, ...] = ()) -> Authority:
+async def discover(
+    place: Place, challenge: Challenge, prefer: tuple[str, ...] = (), only: str | None = None
+) -> Authority:
     """Find out who grants access to a server, and check that its metadata tells the truth.
 
     Args:
         prefer: issuers to choose if the server names them: this server is registered there.
+        only: the issuer that a client which somebody registered belongs to. No other one is asked.
 
     Raises:
         SignInFailed: there is no metadata, or it contradicts itself; `transient` if it could not be read.
     """
     urls = resource_metadata_urls(place.url, challenge.resource_metadata)
-    resource = await _first(place, urls, _RESOURCE.decode)
+    seen: list[int] = []
+    resource = await _first(place, urls, _RESOURCE.decode, seen)
     if resource is None:
-        raise SignInFailed(
-            f"{shown(place.url)} does not say where to sign in: it has no OAuth metadata (RFC 9728)"
-        )
+        return await _old_authority(place, seen, only)
     check_resource(resource.resource, place.url)
     issuers = resource.authorization_servers
     if not issuers:
         raise SignInFailed(f"{shown(place.url)} names no authorization server in its metadata")
     issuer = next((each for each in prefer if each in issuers), issuers[0])
+    _check_only(issuer, only)
     metadata = await _first(place, server_metadata_urls(check_endpoint(place, issuer)), _SERVER.decode)
     if metadata is None:
         raise SignInFailed(f"the authorization server {shown(issuer)} has no metadata (RFC 8414)")
     check_issuer(metadata, issuer)
     check_pkce(metadata)
-    for url in (metadata.authorization_endpoint, metadata.token_endpoint):
-        check_endpoint(place, url)
+    _check_endpoints(place, metadata)
     return Authority(resource.resource, metadata, words(" ".join(resource.scopes_supported or ())))
 
 
-async def _first(place: Place, urls: tuple[str, ...], decode: Callable[[bytes], T]) -> T | None:
-    """The first document that can be decoded; None if no URL has one."""
+def _check_endpoints(place: Place, metadata: ServerMetadata) -> None:
+    if not metadata.authorization_endpoint.isascii():  # it is sent to browsers in a header
+        raise SignInFailed(f"{shown(metadata.authorization_endpoint)} is not a URL in ASCII")
+    for url in (metadata.authorization_endpoint, metadata.token_endpoint):
+        check_endpoint(place, url)
+
+
+def _check_only(issuer: str, only: str | None) -> None:
+    if only is not None and issuer != only:
+        raise SignInFailed(
+            f"the server names the authorization server {shown(issuer)}, but `oauth_client_id` belongs to "
+            f"{shown(only)}: if that is right, set `oauth_issuer`, and send `oauth_client_secret` again"
+        )
+
+
+async def _old_authority(place: Place, statuses: list[int], only: str | None) -> Authority:
+    """Find out how a server of the revision 2025-03-26 grants access: its own origin does.
+
+    Only if it clearly has no metadata of a protected resource: a document that cannot be read is not absent.
+
+    Args:
+        statuses: those of the requests for this metadata.
+    """
+    if any(status not in _ABSENT for status in statuses):
+        raise SignInFailed(_NOWHERE.format(shown(place.url)))
+    default = old_server(place.url)
+    origin = default.issuer
+    metadata = await _first(place, server_metadata_urls(origin)[:1], _SERVER.decode)
+    if metadata is None:
+        _check_only(origin, only)
+        _check_endpoints(place, default)
+        return Authority(place.url, default)
+    if metadata.issuer != f"{origin}/":
+        check_issuer(metadata, origin)
+    _check_only(metadata.issuer, only)
+    check_pkce(metadata)
+    _check_endpoints(place, metadata)
+    return Authority(place.url, metadata)
+
+
+async def _first(
+    place: Place, urls: tuple[str, ...], decode: Callable[[bytes], T], seen: list[int] | None = None
+) -> T | None:
+    """The first document that can be decoded; None if no URL has one. `seen` gets the statuses."""
     for url in urls:
         status, body = await _send(place, "GET", url)
+        if seen is not None:
+            seen.append(status)
         if status >= 500 or status == 429:
             raise SignInFailed(f"{shown(url)} answered with the status {status}", transient=True)
         if status != 200:
@@ -177,6 +230,8 @@ async def register(
     status, answer = await _send(
         place, "POST", metadata.registration_endpoint, {"Content-Type": "application/json"}, body
     )
+    if status in _ABSENT and metadata == old_server(place.url):
+        raise SignInFailed(_NOWHERE.format(shown(place.url)))
     if status not in (200, 201):
         raise SignInFailed(
             f"the authorization server {shown(metadata.issuer)} refused to register this server (status "
@@ -216,19 +271,8 @@ async def exchange(place: Place, authority: Authority, client: OAuthClient, code
         "code_verifier": code.verifier,
         "resource": authority.resource,
     }
-    metadata = authority.metadata
-    answer = await _ask_for_token(place, metadata.token_endpoint, client, fields)
-    return Grant(
-        answer.access_token or "",
-        answer.refresh_token,
-        expiry_of(answer, now),
-        words(answer.scope) or code.scopes,
-        metadata.issuer,
-        authority.resource,
-        metadata.token_endpoint,
-        client,
-        metadata.revocation_endpoint,
-    )
+    answer = await _ask_for_token(place, authority.metadata.token_endpoint, client, fields)
+    return _granted(answer, authority, client, code.scopes, now)
 
 
 async def refresh(place: Place, grant: Grant, now: Micros) -> Grant:
@@ -248,7 +292,36 @@ async def refresh(place: Place, grant: Grant, now: Micros) -> Grant:
         access_token=answer.access_token or "",
         refresh_token=answer.refresh_token or grant.refresh_token,
         expires_at=expiry_of(answer, now),
-        scope=words(answer.scope) or grant.scope,
+        scope=answer.scopes or grant.scope,
+    )
+
+
+async def client_credentials(
+    place: Place, authority: Authority, client: OAuthClient, scopes: tuple[str, ...], now: Micros
+) -> Grant:
+    """Get a token for this server itself, without a person. Raises SignInFailed."""
+    fields = {"grant_type": "client_credentials", "resource": authority.resource}
+    if scopes:
+        fields["scope"] = " ".join(scopes)
+    metadata = authority.metadata
+    answer = await _ask_for_token(place, metadata.token_endpoint, client, fields)
+    return _granted(replace(answer, refresh_token=None), authority, client, scopes, now)
+
+
+def _granted(
+    answer: TokenAnswer, authority: Authority, client: OAuthClient, scopes: tuple[str, ...], now: Micros
+) -> Grant:
+    metadata = authority.metadata
+    return Grant(
+        answer.access_token or "",
+        answer.refresh_token or None,
+        expiry_of(answer, now),
+        answer.scopes or scopes,
+        metadata.issuer,
+        authority.resource,
+        metadata.token_endpoint,
+        client,
+        metadata.revocation_endpoint,
     )
 
 

@@ -77,6 +77,13 @@ async def list_connections(tx: Tx, org_id: OrgId, identity: str, limit: int = 50
     return [ConnectionRow(*row) for row in rows]
 
 
+async def count_connections(tx: Tx, org_id: OrgId, identity: str) -> int:
+    found = await tx.one(
+        "SELECT COUNT(*) FROM connections WHERE org_id = ? AND identity = ?", org_id, identity
+    )
+    return 0 if found is None else int(found[0])
+
+
 async def put_connection(tx: Tx, row: ConnectionRow) -> None:
     """Store tokens, in place of earlier ones of the same identity and server."""
     await remove_connection(tx, row.org_id, row.identity, row.server_key)

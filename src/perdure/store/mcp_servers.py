@@ -6,10 +6,18 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.domain.errors import NotFound
 from perdure.domain.ids import McpServerId, OrgId
-from perdure.domain.mcp_servers import HIDDEN, McpAuthMode, McpProtocolMode, McpRules, McpStatus
+from perdure.domain.mcp_servers import (
+    HIDDEN,
+    McpAuthMode,
+    McpClient,
+    McpProtocolMode,
+    McpRules,
+    McpStatus,
+)
 from perdure.domain.times import Micros
 from perdure.store.crypto import Vault
 from perdure.store.database import LOCK_ROW, Changes, Tx, Value
@@ -25,6 +33,7 @@ class McpServerRow(Struct, frozen=True):
         headers: the JSON of the headers; `***` stands for a value in `secrets`.
         labels: the JSON of the tools' display names, by the tools' names at the server.
         api_key_set: whether `secrets` contain an API key.
+        oauth: the JSON of `McpClient`.
     """
 
     id: McpServerId
@@ -44,6 +53,7 @@ class McpServerRow(Struct, frozen=True):
     created_at: Micros
     updated_at: Micros
     archived_at: Micros | None
+    oauth: str = "{}"
 
     def rules_struct(self) -> McpRules:
         return from_json(_RULES, self.rules, f"the MCP server {self.id}")
@@ -52,15 +62,20 @@ class McpServerRow(Struct, frozen=True):
         """Return the headers as clients see them: stored values are `***`, placeholders are themselves."""
         return from_json(_TEXTS, self.headers, f"the MCP server {self.id}")
 
+    def client(self) -> McpClient:
+        """Return the registered client; its secret is in `secrets`."""
+        return from_json(_CLIENT, self.oauth, f"the MCP server {self.id}")
+
     def label_map(self) -> dict[str, str]:
         return from_json(_TEXTS, self.labels, f"the MCP server {self.id}")
 
 
 class McpSecrets(Struct, frozen=True, omit_defaults=True):
-    """What is stored encrypted: the API key, and the values of the headers that are shown as `***`."""
+    """What is stored encrypted: the API key, the headers that are shown as `***`, the client's secret."""
 
     api_key: str | None = None
     headers: dict[str, str] = {}
+    client_secret: str | None = None
 
 
 class SealedMcpSecrets(Struct, frozen=True):
@@ -69,6 +84,7 @@ class SealedMcpSecrets(Struct, frozen=True):
     headers: str
     secrets: bytes | None
     api_key_set: int
+    oauth: str
 
     def columns(self) -> Changes:
         """Return the columns for an UPDATE."""
@@ -76,6 +92,7 @@ class SealedMcpSecrets(Struct, frozen=True):
 
 
 _RULES = msgspec.json.Decoder(McpRules)
+_CLIENT = msgspec.json.Decoder(McpClient)
 _TEXTS = msgspec.json.Decoder(dict[str, str])
 _SECRETS = msgspec.json.Decoder(McpSecrets)
 _COLUMNS = columns(McpServerRow)
@@ -93,22 +110,24 @@ async def seal_mcp_secrets(
     tx: Tx,
     org_id: OrgId,
     server_id: McpServerId,
-    api_key: str | None,
+    secrets: McpSecrets,
     shown: dict[str, str],
-    sealed: dict[str, str],
+    client: McpClient,
 ) -> SealedMcpSecrets:
-    """Encrypt a server's API key and header values.
+    """Encrypt a server's secrets.
 
     Args:
         shown: the headers whose values may be shown: they contain placeholders.
-        sealed: the headers whose values are encrypted.
+        client: what may be shown of the registered client.
     """
-    secrets = McpSecrets(api_key, sealed)
-    empty = api_key is None and not sealed
+    sealed = secrets.headers
     return SealedMcpSecrets(
         to_json({**shown, **dict.fromkeys(sealed, HIDDEN)}),
-        None if empty else await vault.seal(tx, org_id, to_json(secrets), f"mcp/{server_id}"),
-        int(api_key is not None),
+        None
+        if secrets == McpSecrets()
+        else await vault.seal(tx, org_id, to_json(secrets), f"mcp/{server_id}"),
+        int(secrets.api_key is not None),
+        to_json(replace(client, secret_set=secrets.client_secret is not None)),
     )
 
 
@@ -194,6 +213,17 @@ async def update_mcp_server(tx: Tx, org_id: OrgId, server_id: McpServerId, chang
         *changes.values(),
         server_id,
         org_id,
+    )
+
+
+async def bind_mcp_client(tx: Tx, row: McpServerRow, issuer: str) -> None:
+    """Note which issuer a server's client belongs to. Nothing happens if the server has changed meanwhile."""
+    await tx.run(
+        "UPDATE mcp_servers SET oauth = ? WHERE id = ? AND org_id = ? AND oauth = ?",
+        to_json(replace(row.client(), issuer=issuer)),
+        row.id,
+        row.org_id,
+        row.oauth,
     )
 
 

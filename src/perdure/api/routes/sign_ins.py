@@ -20,6 +20,7 @@ from perdure.api.kernel.problems import problem_of
 from perdure.api.kernel.route import route
 from perdure.app import sign_ins as use
 from perdure.app.login import login_required
+from perdure.app.oauth_clients import client_document
 from perdure.domain.connections import SIGN_IN_SECONDS, ClientDocument
 from perdure.domain.errors import Forbidden, NotFound, PerdureError
 
@@ -120,7 +121,7 @@ async def read_oauth_client(call: Call) -> ClientDocument:
     For authorization servers that read such documents instead of registering clients. 404 unless the server's
     public URL begins with `https`.
     """
-    document = use.client_document(call.app)
+    document = client_document(call.app)
     if document is None:
         raise NotFound("client document: it needs an https PERDURE_PUBLIC_URL", code="route_not_found")
     return document

@@ -32,7 +32,8 @@ INSTRUCTIONS = (
     "Perdure runs agents in sessions that outlive this connection. start_session begins one and send_message "
     "continues it; both wait for the answer for a while. If the status is `active` then, the agent still "
     "works: call read_answer with `wait_seconds`. If there are `approvals`, ask the user, decide with "
-    "decide_approval, and call read_answer."
+    "decide_approval, and call read_answer. If there are `input_requests`, tell the user where to go, and "
+    "call read_answer when that is done."
 )
 _SERVER = {"name": "perdure", "title": "Perdure", "version": __version__}
 _CAPABILITIES: JsonObject = {"tools": {}}

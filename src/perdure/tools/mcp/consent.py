@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from perdure.app.context import Services
 from perdure.app.grants import Held, usable_grant
+from perdure.app.service_tokens import service_grant
 from perdure.capabilities.port import DiscoveryContext, Later, ToolContext
 from perdure.domain.connections import SERVICE, SignInServer
 from perdure.domain.errors import ToolError
@@ -229,7 +230,10 @@ async def _authorization(
         held = await usable_grant(services, org_id, identity, server.key, server.url, stale)
         if held is not None:
             return _authorized(server, identity, held, renewed=refused is not None)
-    return None
+    if SERVICE not in identities:
+        return None
+    held = await service_grant(services, org_id, server)
+    return None if held is None else _authorized(server, SERVICE, held, renewed=refused is not None)
 
 
 def _authorized(server: SignInServer, identity: str, held: Held, *, renewed: bool) -> Authorization:

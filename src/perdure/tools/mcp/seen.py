@@ -11,6 +11,7 @@ import msgspec
 from perdure.capabilities.port import Discovered, DiscoveryContext
 from perdure.domain.ids import OrgId
 from perdure.domain.mcp_servers import INLINE
+from perdure.net.mcp.changes import Changes
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.net.mcp.lazy import LazyHosts
 
@@ -31,15 +32,13 @@ class _Known:
     Attributes:
         needs: the secrets of the session that its headers need; None as long as nobody knows.
         signs_in: whether people sign in at it; None as long as nobody knows.
-        changed: how often a call found that its tools are not those that it listed.
     """
 
-    __slots__ = ("changed", "needs", "signs_in")
+    __slots__ = ("needs", "signs_in")
 
     def __init__(self) -> None:
         self.needs: tuple[str, ...] | None = None
         self.signs_in: bool | None = None
-        self.changed = 0
 
 
 _UNKNOWN = _Known()
@@ -73,6 +72,7 @@ class Seen:
     def __init__(self, hosts: LazyHosts) -> None:
         self._hosts = hosts
         self._known: OrderedDict[_Server, _Known] = OrderedDict()
+        self._changed: Changes[_Server] = Changes(MAX_SEEN)
         self._made: OrderedDict[str, tuple[bytes, Discovered]] = OrderedDict()
         self._last: _Turn | None = None
         self._reached: OrderedDict[tuple[_Server, str], McpEndpoint | McpStdioEndpoint] = OrderedDict()
@@ -110,7 +110,7 @@ class Seen:
 
     def changed(self, org_id: OrgId, capability_id: str) -> None:
         """Note that a server's tools are not those that it listed."""
-        self._of((org_id, capability_id)).changed += 1
+        self._changed.note((org_id, capability_id))
 
     def key(self, capability_id: str, config: Any, context: DiscoveryContext) -> str:
         """Return what tells results apart. It reveals no secret."""
@@ -125,7 +125,7 @@ class Seen:
         identity = self._identity(server, known, context, config)
         endpoint = self._reached.get((server, identity))
         news = 0 if endpoint is None else self._hosts.changes(endpoint)
-        return f"{known.changed}/{news}/{identity}"
+        return f"{self._changed.count(server)}/{news}/{identity}"
 
     def _turn(self, context: DiscoveryContext) -> _Turn:
         turn = self._last
