@@ -92,7 +92,7 @@ class OverStdio:
     @property
     def quiet(self) -> bool:
         """Whether `changes` is 0 for all commands."""
-        return not any(command.changes for command in self._commands.values())
+        return not self._changes
 
     def changes(self, endpoint: McpStdioEndpoint) -> int:
         """How often the command's tools may have changed since this process knows it."""

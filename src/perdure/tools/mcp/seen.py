@@ -51,7 +51,7 @@ class _Turn:
     Attributes:
         rules: the rules of the network, encoded.
         quiet: whether no server has changed its tools.
-        plain: the keys of servers that have not changed and need no secrets, by the results' owner.
+        plain: the keys of servers that need no secrets, by the results' owner, if it is quiet.
     """
 
     __slots__ = ("context", "plain", "quiet", "rules")
@@ -116,7 +116,7 @@ class Seen:
         """Return what tells results apart. It reveals no secret."""
         server = (context.org_id, capability_id)
         known, turn = self._known.get(server, _UNKNOWN), self._turn(context)
-        if turn.quiet and not known.changed and not context.secrets:
+        if turn.quiet and not context.secrets:
             owner = _owner(server, known, context, config)
             key = turn.plain.get(owner)
             if key is None:  # as below
@@ -130,7 +130,7 @@ class Seen:
     def _turn(self, context: DiscoveryContext) -> _Turn:
         turn = self._last
         if turn is None or turn.context is not context:
-            turn = self._last = _Turn(context, quiet=self._hosts.quiet)
+            turn = self._last = _Turn(context, quiet=self._hosts.quiet and not self._changed)
         return turn
 
     def _identity(self, server: _Server, known: _Known, context: DiscoveryContext, config: Any) -> str:
