@@ -300,6 +300,11 @@ class McpHosts:
 
     # --- ends
 
+    @property
+    def quiet(self) -> bool:
+        """Whether `changes` is 0 for all servers."""
+        return self._http.quiet and self._stdio.quiet
+
     def changes(self, endpoint: McpEndpoint | McpStdioEndpoint) -> int:
         """How often the server's tools may have changed: if it has grown, the offer is stale."""
         if isinstance(endpoint, McpStdioEndpoint):

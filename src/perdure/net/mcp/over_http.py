@@ -84,10 +84,13 @@ class OverHttp:
             self._remotes.move_to_end(endpoint)
         return found
 
+    @property
+    def quiet(self) -> bool:
+        """Whether `changes` is 0 for all servers."""
+        return not self._changes
+
     def changes(self, endpoint: McpEndpoint) -> int:
         """How often the server's tools may have changed since this process knows it."""
-        if not self._changes:
-            return 0  # each turn asks for each of its servers
         known = self._remotes.get(endpoint)
         return self._changes.count(endpoint.key if known is None else known.key)
 

@@ -91,6 +91,11 @@ class OverStdio:
         """The way to a command."""
         return StdioLine(self, endpoint)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether `changes` is 0 for all commands."""
+        return not self._changes
+
     def changes(self, endpoint: McpStdioEndpoint) -> int:
         """How often the command's tools may have changed since this process knows it."""
         return self._changes.count(endpoint)
