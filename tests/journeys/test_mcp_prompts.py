@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 
 from tests.mcp_stub import McpStub, tool
-from tests.server import Server
-from tests.talk import new_talk, use_simulated_model
+from tests.server import Server, use_simulated_model
+from tests.talk import new_talk
 
 
 async def test_a_repeated_request_with_the_same_key_posts_a_prompt_once(

@@ -289,8 +289,10 @@ async def _attempt(active: Active, context: DiscoveryContext, before: Outcome | 
     except PerdureError as failure:
         if failure.retryable and (capability.reads_database or capability.needs_database):
             raise
-        log.warning("discovery failed for the capability %s: %s", capability.id, failure.code)
-        return Outcome(None, _told(failure.message), fatal=isinstance(failure, Undiscovered))
+        told = _told(failure.message)
+        shown = context.redactor.text(storable(told))[:MAX_REASON]
+        log.warning("discovery failed for the capability %s: %s (%s)", capability.id, shown, failure.code)
+        return Outcome(None, told, fatal=isinstance(failure, Undiscovered))
     except Exception as failure:
         log.exception("discovery failed for the capability %s", capability.id)
         return Outcome(None, type(failure).__name__)
