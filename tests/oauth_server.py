@@ -43,6 +43,7 @@ class Lies:
         down: whether the token endpoint answers with 503.
         old: whether the resource has no metadata (2025-03-26), so that its origin grants access.
         auth_methods, grants: the announced methods of authentication, and types of grants.
+        repeats: whether the description of the tool repeats the credentials of the request.
         answer: what replaces fields in answers with tokens.
     """
 
@@ -68,6 +69,7 @@ class Lies:
     old: bool = False
     auth_methods: tuple[str, ...] = ()
     grants: tuple[str, ...] = ()
+    repeats: bool = False
     answer: Json = field(default_factory=dict)
 
 
@@ -352,7 +354,8 @@ class OAuthServer:
                 "serverInfo": {"name": "crm", "version": "1"},
             }
         elif method == "tools/list":
-            result = {"tools": [_TOOL]}
+            said = {"description": f"You sent {request.headers.get('Authorization')}."}
+            result = {"tools": [{**_TOOL, **(said if self.lies.repeats else {})}]}
         elif method == "tools/call" and holder is not None:
             if self.wants is not None and self.wants not in holder.scope.split():
                 return self._refused(403, "insufficient_scope", self.wants)

@@ -156,6 +156,29 @@ async def test_a_connection_that_is_removed_during_a_refresh_leaves_no_tokens_an
     await talk.cancel()
 
 
+async def test_a_server_that_lists_after_a_sign_in_is_checked_with_it_and_gets_no_token_shown(
+    place: Place,
+) -> None:
+    place.crm.lies.lists_openly, place.crm.lies.repeats = False, True
+    provider = await place.register()
+    path = f"/v1/mcp-servers/{provider}"
+    check = (await place.http.post(f"{path}/check-connection")).json()
+    assert (check["ok"], check["error"]["code"]) == (False, "sign_in_required")
+    assert "perdure mcp sign-in" in check["error"]["hint"]
+    assert (await place.browser.sign_in(await place.link(provider))).status_code == 200
+    assert (await place.http.post(f"{path}/check-connection")).json()["ok"] is True
+    listed = await place.http.get(f"{path}/tools")
+    assert "You sent Bearer [secret" in listed.text, "a token that comes back is blanked"
+    assert place.crm.grants[0].access not in listed.text
+    accepted = await place.http.post(f"{path}/tools/find/accept", json={})
+    assert accepted.status_code == 200
+    keyed = {"name": "keyed", "url": place.crm.mcp, "api_key": "k3y-of-an-admin"}
+    place.crm.lies.lists_openly = True
+    server = await post(place.http, "/v1/mcp-servers", keyed)
+    listed = await place.http.get(f"/v1/mcp-servers/{server['id']}/tools")
+    assert "k3y-of" not in listed.text, "members do not read the key from what the server repeats"
+
+
 ODD: tuple[dict[str, Any], ...] = (
     {"expires_in": -5},
     {"expires_in": 1e308},

@@ -105,6 +105,8 @@ async def test_the_secret_goes_to_no_other_issuer_than_the_first(place: Place) -
     assert not any("tenant" in each for each in place.crm.asked), "it is not even asked for its metadata"
     moved = await place.http.patch(path, json={"oauth_issuer": place.crm.issuer})
     assert (moved.status_code, moved.json()["code"]) == (400, "secret_would_move")
+    away = await place.http.patch(path, json={"url": "http://localhost:1/mcp"})
+    assert (away.status_code, away.json()["code"]) == (400, "secret_would_move")
     both = {"oauth_issuer": place.crm.issuer, "oauth_client_secret": SECRET}
     assert (await place.http.patch(path, json=both)).status_code == 200
     place.crm.faults.clear()
@@ -143,6 +145,15 @@ async def test_the_organizations_client_waits_for_an_admin_where_it_is_not_offer
     again = await place.talk(provider)
     assert (await place.find(again))["kind"] == "sign_in", "the client is refused"
     await again.cancel()
+
+
+async def test_a_session_cannot_choose_to_act_as_the_organizations_client(place: Place) -> None:
+    place.crm.lies.grants = ("client_credentials",)
+    provider = await place.register("user", **known(place, "app", SECRET, "client_secret_basic"))
+    talk = await place.talk(provider, acts_as="service")
+    assert (await place.find(talk))["kind"] == "sign_in"
+    assert place.crm.grants == []
+    await talk.cancel()
 
 
 async def test_a_server_of_2025_03_26_grants_access_itself(place: Place) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from perdure.domain.network import NetworkRules
 from perdure.domain.oauth import (
@@ -22,6 +23,7 @@ from perdure.domain.oauth import (
     challenge_of,
     check_answer_issuer,
     check_resource,
+    expiry_of,
     parse_challenge,
     parse_token_answer,
     resource_metadata_urls,
@@ -190,7 +192,10 @@ def test_numbers_may_be_texts() -> None:
     answer = parse_token_answer(
         200, b'{"access_token":"t","token_type":"bEaReR","expires_in":"3600","scope":null}'
     )
-    assert answer.expires_in == 3600
+    assert expiry_of(answer, 1) == 3_600_000_001
+    for odd in (-5, "soon", "1e999", [1], None):
+        assert expiry_of(replace(answer, expires_in=odd), 1) is None
+    assert expiry_of(replace(answer, expires_in=1e308), 0) == 10 * 365 * 24 * 3600 * 1_000_000
 
 
 @pytest_asyncio.fixture

@@ -10,21 +10,25 @@ import time
 from collections.abc import Awaitable, Iterator, Mapping
 from typing import TypeVar
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.context import App
 from perdure.app.mcp_checks import check_urls, is_credential, is_shown
+from perdure.app.service_tokens import sign_in_of
 from perdure.capabilities.mcp_schemas import adapt
 from perdure.domain.accounts import Caller
+from perdure.domain.connections import SignInServer, identities_of
 from perdure.domain.errors import InvalidInput, ModelError, PerdureError, ToolError
 from perdure.domain.ids import McpServerId
 from perdure.domain.local_mcp import LocalMcpServer
-from perdure.domain.mcp import McpLost, McpOffer, McpRefused, McpTool, McpUnauthorized
+from perdure.domain.mcp import McpLost, McpOffer, McpRefused, McpTool, McpUnauthorized, McpUnreachable
 from perdure.domain.mcp_definitions import definition_of
 from perdure.domain.mcp_servers import McpRules, mode_of, tool_name_of
 from perdure.domain.mcp_views import CheckCode, McpCheck, McpFault, McpToolHints, McpToolInfo, McpToolList
 from perdure.domain.network import NetworkRules
+from perdure.domain.redaction import Redactor
 from perdure.domain.tool_schemas import SchemaBudget
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.store.database import Tx
@@ -32,6 +36,7 @@ from perdure.store.mcp_pins import read_pins
 from perdure.store.mcp_servers import McpSecrets, McpServerRow, get_mcp_server, headers_of, open_mcp_secrets
 
 T = TypeVar("T")
+F = TypeVar("F", McpToolList, McpCheck)
 
 SECONDS = 20.0
 """How long a server may take to list its tools for a person who waits."""
@@ -44,6 +49,8 @@ class _Known(Struct, frozen=True):
 
     Attributes:
         left_out: the headers that need a secret of a session, and are not sent.
+        secrets: what is sent, and must not come back.
+        signs_in: whether people sign in at it.
     """
 
     endpoint: McpEndpoint | McpStdioEndpoint
@@ -51,6 +58,17 @@ class _Known(Struct, frozen=True):
     rules: McpRules
     labels: dict[str, str] = {}
     left_out: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    signs_in: bool = False
+
+    def without_secrets(self, found: F) -> F:
+        """Return what was found without what the server repeats of its credentials."""
+        redactor = Redactor(
+            {f"mcp_{self.slug}_{number}": text for number, text in enumerate(self.secrets, 1)}
+        )
+        plain = msgspec.to_builtins(found)
+        redacted = redactor.value(plain)
+        return found if redacted is plain else msgspec.convert(redacted, type(found))
 
 
 def local_endpoint(server: LocalMcpServer) -> McpEndpoint | McpStdioEndpoint:
@@ -66,7 +84,8 @@ def local_endpoint(server: LocalMcpServer) -> McpEndpoint | McpStdioEndpoint:
 async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
     local = app.local_mcp.get(server_id)
     if local is not None:
-        return _Known(local_endpoint(local), local.slug, local.rules)
+        given = tuple(local.headers.values())
+        return _Known(local_endpoint(local), local.slug, local.rules, secrets=given)
 
     async def work(tx: Tx) -> tuple[McpServerRow, McpSecrets]:
         row = await get_mcp_server(tx, caller.organization_id, server_id)
@@ -74,14 +93,37 @@ async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
 
     row, secrets = await app.database.read(work)
     headers = headers_of(row, secrets)
-    if secrets.api_key is not None:
+    if row.auth_mode == "api_key" and secrets.api_key is not None:
         headers["Authorization"] = f"Bearer {secrets.api_key}"
     left_out = tuple(name for name, value in headers.items() if is_shown(value))
     sent = tuple((name, value) for name, value in headers.items() if name not in left_out)
     rules = NetworkRules(private=app.private_addresses)
     offered = row.rules_struct()
     endpoint = McpEndpoint(row.url, sent, row.protocol_mode, rules, offered.elicitation_policy)
-    return _Known(endpoint, row.slug, offered, row.label_map(), left_out)
+    hidden = tuple(filter(None, (secrets.api_key, secrets.client_secret, *secrets.headers.values())))
+    signs_in = row.auth_mode == "o_auth"
+    if signs_in:
+        server = SignInServer(row.id, row.name, row.url, offered.acts_as)
+        endpoint, token = await signed_in(app, caller, server, endpoint)
+        hidden += token
+    return _Known(endpoint, row.slug, offered, row.label_map(), left_out, hidden, signs_in)
+
+
+async def signed_in(
+    app: App, caller: Caller, server: SignInServer, endpoint: McpEndpoint
+) -> tuple[McpEndpoint, tuple[str, ...]]:
+    """Return where a server is reached with the caller's sign-in, or the organization's; and its token."""
+    identities = identities_of(server.acts_as, caller.user_id)
+    try:
+        found = await sign_in_of(app, caller.organization_id, identities, server)
+    except McpUnreachable:
+        found = None  # the server says that it wants a sign-in
+    if found is None:
+        return endpoint, ()
+    identity, token = found[0], found[1].grant.access_token
+    kept = tuple(each for each in endpoint.headers if each[0].lower() != "authorization")
+    headers = (*kept, ("Authorization", f"Bearer {token}"))
+    return replace(endpoint, headers=headers, identity=f"{server.key}/{identity}"), (token,)
 
 
 async def tools_of_server(app: App, caller: Caller, server_id: McpServerId) -> McpToolList:
@@ -89,7 +131,11 @@ async def tools_of_server(app: App, caller: Caller, server_id: McpServerId) -> M
     known = await _find(app, caller, server_id)
     offer = await asked(app.mcp.offer(known.endpoint, timeout=SECONDS))
     pins = await app.database.read(lambda tx: read_pins(tx, caller.organization_id, server_id))
-    return McpToolList(await asyncio.to_thread(_infos, known, offer.tools, pins), offer.faults)
+    return await asyncio.to_thread(_tool_list, known, offer, pins)
+
+
+def _tool_list(known: _Known, offer: McpOffer, pins: Mapping[str, str]) -> McpToolList:
+    return known.without_secrets(McpToolList(_infos(known, offer.tools, pins), offer.faults))
 
 
 async def endpoint_for(app: App, caller: Caller, server_id: McpServerId) -> McpEndpoint | McpStdioEndpoint:
@@ -147,14 +193,20 @@ async def check_connection(app: App, caller: Caller, server_id: McpServerId) -> 
             await check_urls({"url": known.endpoint.url}, known.endpoint.rules.private)
         offer = await app.mcp.offer(known.endpoint, timeout=SECONDS)
     except (InvalidInput, ToolError) as error:
-        return McpCheck(False, _millis(started), notes=notes, error=_with_credential(known, fault_of(error)))
-    return _checked(offer, _millis(started), (*notes, *_unknown_names(known.rules, offer)))
+        fault = _with_credential(known, fault_of(error))
+        return known.without_secrets(McpCheck(False, _millis(started), notes=notes, error=fault))
+    notes = (*notes, *_unknown_names(known.rules, offer))
+    return known.without_secrets(_checked(offer, _millis(started), notes))
 
 
 def _with_credential(known: _Known, fault: McpFault) -> McpFault:
     """The fault, with other advice if a credential was sent: then it is that one which is wrong."""
+    if fault.code != "sign_in_required":
+        return fault
+    if known.signs_in:
+        return replace(fault, hint=_SIGN_IN)
     sent = known.endpoint.headers if isinstance(known.endpoint, McpEndpoint) else ()
-    if fault.code == "sign_in_required" and any(is_credential(name) for name, _ in sent):
+    if any(is_credential(name) for name, _ in sent):
         return replace(fault, hint="The server does not accept the stored credential: set it again.")
     return fault
 
@@ -195,6 +247,10 @@ def _checked(offer: McpOffer, millis: int, notes: tuple[str, ...]) -> McpCheck:
 
 # --- what is wrong --------------------------------------------------------------
 
+_SIGN_IN = (
+    "Sign in: `perdure mcp sign-in SERVER`, or POST /v1/user/connections/{provider}/sign-in. `acts_as` "
+    "must say whose sign-in is used."
+)
 _HINTS: dict[CheckCode, str | None] = {
     "name_not_found": "Check the spelling of the host in `url`.",
     "address_refused": None,

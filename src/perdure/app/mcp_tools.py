@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from perdure.app.context import App
 from perdure.app.idempotency import Once
 from perdure.app.mcp_attached import Attached, attached, attached_to_session, endpoint_of, redactor_of
-from perdure.app.mcp_offers import SECONDS, asked, endpoint_for
+from perdure.app.mcp_offers import SECONDS, asked, endpoint_for, signed_in
 from perdure.app.mcp_servers import forget_tools
 from perdure.app.messages import post_message
 from perdure.capabilities.resolve import load_layers
@@ -120,6 +120,10 @@ async def post_prompt(
         return await _prompter(app, tx, caller, session_id, body.server)
 
     found = await app.database.read(work)
+    if found.server.signs_in and isinstance(found.endpoint, McpEndpoint):
+        endpoint, token = await signed_in(app, caller, found.server.sign_in, found.endpoint)
+        found = replace(found, endpoint=endpoint)
+        found.redactor.learn({f"sign_in_{number}": each for number, each in enumerate(token)})
     messages = await asked(
         app.mcp.get_prompt(
             found.endpoint, scope=session_id, name=body.name, arguments=body.arguments, timeout=SECONDS

@@ -7,7 +7,7 @@ import logging
 import msgspec
 
 from perdure.app.context import Services
-from perdure.app.grants import Held, outgoing
+from perdure.app.grants import Held, outgoing, usable_grant
 from perdure.app.oauth_clients import ByHand, authority_of, by_hand, client_at
 from perdure.domain.connections import SERVICE, SignInServer
 from perdure.domain.ids import OrgId
@@ -23,12 +23,36 @@ log = logging.getLogger("perdure.sign_in")
 GRANT_TYPE = "client_credentials"
 
 
-async def service_grant(services: Services, org_id: OrgId, server: SignInServer) -> Held | None:
+async def sign_in_of(
+    services: Services,
+    org_id: OrgId,
+    identities: tuple[str, ...],
+    server: SignInServer,
+    stale: int | None = None,
+) -> tuple[str, Held] | None:
+    """Return the tokens of the first of these identities that has some at a server, and whose they are.
+
+    Args:
+        stale: the version of a token that the server refused.
+
+    Raises:
+        McpUnreachable: they cannot be renewed now.
+    """
+    for identity in identities:
+        held = await usable_grant(services, org_id, identity, server.key, server.url, stale)
+        if held is not None:
+            return identity, held
+    held = await _service_grant(services, org_id, server) if SERVICE in identities else None
+    return None if held is None else (SERVICE, held)
+
+
+async def _service_grant(services: Services, org_id: OrgId, server: SignInServer) -> Held | None:
     """Get and store a token of the organization for a server whose client somebody registered.
 
     Returns:
-        None if a person has to sign in: there is no such client, or its authorization server does not
-        announce the grant type `client_credentials`, or refuses it.
+        None if a person has to sign in: there is no such client, the server is not registered as acting as
+        `service`, or its authorization server does not announce the grant type `client_credentials`, or
+        refuses it.
 
     Raises:
         McpUnreachable: the authorization server cannot be reached.
@@ -37,6 +61,8 @@ async def service_grant(services: Services, org_id: OrgId, server: SignInServer)
     if given.row is None or given.client.client_id is None or given.secret is None:
         return None
     if given.row.url != server.url or given.row.status != "active":
+        return None
+    if given.row.rules_struct().acts_as != "service":  # sessions cannot choose this: it may be allowed much
         return None
     try:
         found = await _fetched(services, org_id, server, given)

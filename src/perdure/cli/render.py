@@ -152,7 +152,11 @@ def parked_text(event: WireEvent) -> str:
     until = to_rfc3339(deadline_of(from_rfc3339(event.ts), data.timeout_ms))
     why = f": {short(data.message)}" if data.message else ""
     what = waits_for(data.parked_kind)
-    where = f" ({short(data.sign_in_url)})" if data.sign_in_url else ""
+    where = f" (open {exact(data.sign_in_url)})" if data.sign_in_url else ""
+    for asked in data.input_requests:
+        if asked.mode != "sign_in":
+            visit = f": visit {exact(asked.url)} only if you trust it" if asked.url else ""
+            where += f" (input request {asked.id}{visit})"
     return f"{data.tool_name} waits for {what} until {until}{why}{where}"
 
 

@@ -46,6 +46,19 @@ class SignInServer(Struct, frozen=True):
     acts_as: ActsAs = "user"
 
 
+def identities_of(acts_as: ActsAs, user: UserId) -> tuple[str, ...]:
+    """Return whose sign-ins may be used for a user, the preferred one first."""
+    match acts_as:
+        case "none":
+            return ()
+        case "service":
+            return (SERVICE,)
+        case "user":
+            return (user,)
+        case "user_or_service":
+            return (user, SERVICE)
+
+
 def inline_key(url: str) -> str:
     """Return the key of a server that is not registered: the same for the same URL."""
     return f"{INLINE}{hashlib.sha256(url.encode()).hexdigest()[:32]}"

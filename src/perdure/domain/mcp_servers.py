@@ -189,7 +189,9 @@ class McpServer(McpRules, frozen=True, omit_defaults=False, kw_only=True):
     protocol_mode: Annotated[McpProtocolMode, _PROTOCOL] = "auto"
     headers: Annotated[Headers, _HEADERS] = {}
     oauth_client_id: Annotated[str | None, _CLIENT_ID] = None
-    oauth_client_secret_set: Annotated[bool, Meta(description="Whether a client secret is stored.")] = False
+    oauth_client_secret_set: Annotated[
+        bool, Meta(description="Whether a client secret is stored.", examples=[False])
+    ] = False
     oauth_issuer: Annotated[str | None, _ISSUER] = None
     oauth_scopes: Annotated[Scopes | None, _SCOPES] = None
     archived_at: ArchivedAt = None

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from perdure.domain.json_costs import extremes_in, without_strings
+from perdure.domain.json_costs import SLICE, extremes_in, without_strings
 from perdure.domain.messages import JsonObject, JsonValue
 from perdure.domain.nesting import is_deep
 from perdure.domain.visible import without_hidden
@@ -115,7 +115,7 @@ def read_messages(body: bytes) -> tuple[Incoming, ...]:
         for frame in frames:
             _check_depth(frame)
     messages = tuple(map(_incoming, frames))
-    return tuple(map(_with_storable_numbers, messages)) if _LONG_NUMBER.search(body) else messages
+    return tuple(map(_with_storable_numbers, messages)) if _has_long_number(body) else messages
 
 
 def _decoded(body: bytes, *, is_batch: bool) -> list[_Frame]:
@@ -132,7 +132,14 @@ def _decoded(body: bytes, *, is_batch: bool) -> list[_Frame]:
 
 
 _LONG_NUMBER = re.compile(rb"[\[:,\s]-?\d{19}")
+_LONG = 32
 _LARGEST = 2**63 - 1
+
+
+def _has_long_number(body: bytes) -> bool:
+    return any(
+        _LONG_NUMBER.search(body, start, start + SLICE + _LONG) for start in range(0, len(body), SLICE)
+    )
 
 
 def _with_storable_numbers(message: Incoming) -> Incoming:

@@ -464,6 +464,6 @@ def expiry_of(answer: TokenAnswer, asked_at: Micros) -> Micros | None:
         seconds = float(answer.expires_in) if isinstance(answer.expires_in, int | float | str) else math.nan
     except (ValueError, OverflowError):
         seconds = math.nan
-    if not math.isfinite(seconds) or seconds <= 0:
+    if not math.isfinite(seconds) or seconds < 0:
         return None
     return asked_at + int(min(seconds, _LONGEST)) * _TIMES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -52,10 +53,11 @@ class OpenInput(Struct, frozen=True, omit_defaults=True):
 def open_input_of(request: InputRequest) -> OpenInput:
     """Return what a client that cannot answer a request itself tells its user."""
     answer = f"POST /v1/sessions/{request.session_id}/input-requests/{request.id}"
+    command = f"perdure mcp sign-in {quote(request.server)}"
     match request.mode:
         case "sign_in":
             todo = (
-                f"Ask the user to open `url` in a browser, or to run `perdure mcp sign-in {request.server}`. "
+                f"Ask the user to open `url` in a browser, or to run `{command}`. "
                 "Afterwards the call goes on by itself: call read_answer with `wait_seconds`."
             )
         case "url":

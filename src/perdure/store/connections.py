@@ -225,6 +225,10 @@ async def purge_sign_ins(tx: Tx, before: Micros, batch: int = 500) -> Purged:
     return Purged(len(rows), len(rows) == batch)
 
 
+MAX_CLIENTS = 500
+"""Clients of an organization that registered themselves, one for each issuer."""
+
+
 def client_binding(issuer: str, redirect_uri: str) -> str:
     """Return the associated data that a client is encrypted with."""
     return f"oauth-client/{issuer}/{redirect_uri}"
@@ -255,7 +259,10 @@ async def issuers_of(tx: Tx, org_id: OrgId, redirect_uri: str, limit: int = 200)
 async def put_client(
     tx: Tx, org_id: OrgId, issuer: str, redirect_uri: str, sealed: bytes, now: Micros
 ) -> None:
-    """Store a client, in place of an earlier one."""
+    """Store a client, in place of an earlier one. Of very many, the oldest are forgotten.
+
+    Tokens have a copy of theirs, and a forgotten one registers itself again at its next sign-in.
+    """
     await remove_client(tx, org_id, issuer, redirect_uri)
     await tx.run(
         "INSERT INTO oauth_clients (org_id, issuer, redirect_uri, sealed, created_at) VALUES (?, ?, ?, ?, ?)",
@@ -264,6 +271,13 @@ async def put_client(
         redirect_uri,
         sealed,
         now,
+    )
+    await tx.run(
+        "DELETE FROM oauth_clients WHERE org_id = ? AND created_at < (SELECT created_at FROM oauth_clients"
+        " WHERE org_id = ? ORDER BY created_at DESC LIMIT 1 OFFSET ?)",
+        org_id,
+        org_id,
+        MAX_CLIENTS - 1,
     )
 
 

@@ -132,12 +132,9 @@ def route(
     """
 
     def build(handler: Handler) -> Route:
-        # `typing.get_type_hints` takes twice as long, and each start of a server makes over a hundred routes.
-        hints = inspect.get_annotations(handler, eval_str=True)
+        hints = inspect.get_annotations(handler, eval_str=True)  # get_type_hints takes twice as long
         summary, description = _words_of(handler)
-        result = NoneType if hints["return"] is None else hints["return"]
-        del hints["return"]
-        kinds = _response_types(result)
+        kinds = _response_types(result := hints.pop("return"))
         return Route(
             handler=handler,
             operation_id=handler.__name__,
@@ -151,7 +148,7 @@ def route(
             method=method,
             path=path,
             tag=tag,
-            status=status or (204 if result is NoneType else 200),
+            status=status or (204 if result is None else 200),
             other=other,
             errors=errors,
             body_example=body_example,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -15,6 +17,7 @@ from perdure.domain.ids import OrgId
 from perdure.domain.mcp import McpContent, McpInputRequired, McpLost, McpRefused, McpTool
 from perdure.domain.mcp_servers import mode_of
 from perdure.domain.messages import JsonObject
+from perdure.domain.weights import weight_of
 from perdure.net.mcp.lazy import LazyHosts
 from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
@@ -31,6 +34,8 @@ from perdure.tools.mcp.results import error_of, result_of
 EFFECT_KEY = "io.perdure/effect-key"
 """Where the key of a call's effect is in its `_meta`."""
 
+LARGE = 20_000
+"""The weight of an answer above which its result is made in a thread: that may take more than 10 ms."""
 _UNKNOWN = frozenset({-32601, -32602})
 """The errors for an unknown tool; servers give the second one for invalid arguments too."""
 
@@ -150,7 +155,7 @@ class McpCall(Struct, frozen=True):
         except ToolError as error:
             error.message = redactor.text(error.message)
             raise
-        return answer if isinstance(answer, Later) else _outcome(answer, redactor.value)
+        return answer if isinstance(answer, Later) else await _outcome(answer, redactor.value)
 
     def _refused(self, context: ToolContext, server: Attached, said: str, code: int) -> ToolError:
         """The error for a call that the server refused."""
@@ -180,7 +185,15 @@ def key_argument(server: Attached, name: str) -> str | None:
     return given.get(name) or given.get("*")
 
 
-def _outcome(answer: McpContent, redact: Any) -> ToolOutcome:
+async def _outcome(answer: McpContent, redact: Callable[[Any], Any]) -> ToolOutcome:
+    """The result for the model; a large one is made in a thread, so that no other session waits."""
+    parts = (answer.content, answer.structured)
+    if weight_of(parts, LARGE) > LARGE:
+        return await asyncio.to_thread(_made, answer, redact)
+    return _made(answer, redact)
+
+
+def _made(answer: McpContent, redact: Callable[[Any], Any]) -> ToolOutcome:
     clean = McpContent(redact(answer.content), redact(answer.structured), answer.is_error)
     if clean.is_error:
         raise ToolError(error_of(clean))

@@ -13,10 +13,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.context import Services
-from perdure.app.grants import Held, usable_grant
-from perdure.app.service_tokens import service_grant
+from perdure.app.grants import Held
+from perdure.app.service_tokens import sign_in_of
 from perdure.capabilities.port import DiscoveryContext, Later, ToolContext
-from perdure.domain.connections import SERVICE, SignInServer
+from perdure.domain.connections import SERVICE, SignInServer, identities_of
 from perdure.domain.errors import ToolError
 from perdure.domain.ids import InputRequestId, OrgId, UserId
 from perdure.domain.input_requests import (
@@ -34,7 +34,6 @@ from perdure.domain.mcp import (
     McpInputRequired,
     McpUnauthorized,
 )
-from perdure.domain.mcp_servers import ActsAs
 from perdure.domain.oauth import parse_challenge, words
 from perdure.domain.times import Micros
 from perdure.domain.visible import without_hidden
@@ -200,19 +199,6 @@ async def _owner(services: Services, context: ToolContext) -> UserId:
     return row.owner_id
 
 
-def _identities(acts_as: ActsAs, owner: UserId) -> tuple[str, ...]:
-    """Whose sign-ins a call may use, the preferred one first."""
-    match acts_as:
-        case "none":
-            return ()
-        case "service":
-            return (SERVICE,)
-        case "user":
-            return (owner,)
-        case "user_or_service":
-            return (owner, SERVICE)
-
-
 async def _authorization(
     services: Services,
     org_id: OrgId,
@@ -220,20 +206,14 @@ async def _authorization(
     server: SignInServer,
     refused: Authorization | None = None,
 ) -> Authorization | None:
-    identities = _identities(server.acts_as, owner)
+    identities = identities_of(server.acts_as, owner)
     if not identities:
         return Authorization()
     if refused is not None:
         identities = (refused.signed_in,)
     stale = None if refused is None else refused.version
-    for identity in identities:
-        held = await usable_grant(services, org_id, identity, server.key, server.url, stale)
-        if held is not None:
-            return _authorized(server, identity, held, renewed=refused is not None)
-    if SERVICE not in identities:
-        return None
-    held = await service_grant(services, org_id, server)
-    return None if held is None else _authorized(server, SERVICE, held, renewed=refused is not None)
+    found = await sign_in_of(services, org_id, identities, server, stale)
+    return None if found is None else _authorized(server, *found, renewed=refused is not None)
 
 
 def _authorized(server: SignInServer, identity: str, held: Held, *, renewed: bool) -> Authorization:
@@ -261,7 +241,7 @@ async def _park_sign_in(
 ) -> Later:
     """Store that a call needs a sign-in: another one than `used`, whose scopes are asked for again."""
     owner = await _owner(services, context)
-    identity = (used.signed_in if used else "") or _identities(server.acts_as, owner)[0]
+    identity = (used.signed_in if used else "") or identities_of(server.acts_as, owner)[0]
     held = used.scope if used else ()
     whose = "the organization's admin" if identity == SERVICE else "the session's owner"
     if not may_park:

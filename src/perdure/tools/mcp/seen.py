@@ -11,6 +11,7 @@ import msgspec
 from perdure.capabilities.port import Discovered, DiscoveryContext
 from perdure.domain.ids import OrgId
 from perdure.domain.mcp_servers import INLINE
+from perdure.net.mcp.changes import Changes
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.net.mcp.lazy import LazyHosts
 
@@ -31,30 +32,35 @@ class _Known:
     Attributes:
         needs: the secrets of the session that its headers need; None as long as nobody knows.
         signs_in: whether people sign in at it; None as long as nobody knows.
-        changed: how often a call found that its tools are not those that it listed.
     """
 
-    __slots__ = ("changed", "needs", "signs_in")
+    __slots__ = ("needs", "signs_in")
 
     def __init__(self) -> None:
         self.needs: tuple[str, ...] | None = None
         self.signs_in: bool | None = None
-        self.changed = 0
 
 
 _UNKNOWN = _Known()
 """Of a server that was not listed yet."""
 
 
-class _Rules:
-    """The rules of the network of a turn, encoded once for all its servers, with the owners of results."""
+class _Turn:
+    """What the servers of one turn share, made once for all of them.
 
-    __slots__ = ("by_owner", "context", "encoded")
+    Attributes:
+        rules: the rules of the network, encoded.
+        quiet: whether no server has changed its tools.
+        plain: the keys of servers that need no secrets, by the results' owner, if it is quiet.
+    """
 
-    def __init__(self, context: DiscoveryContext) -> None:
+    __slots__ = ("context", "plain", "quiet", "rules")
+
+    def __init__(self, context: DiscoveryContext, *, quiet: bool) -> None:
         self.context = context
-        self.encoded = msgspec.json.encode(context.network).decode()
-        self.by_owner: dict[str, str] = {}
+        self.rules = msgspec.json.encode(context.network).decode()
+        self.quiet = quiet
+        self.plain: dict[str, str] = {}
 
 
 class Seen:
@@ -66,8 +72,9 @@ class Seen:
     def __init__(self, hosts: LazyHosts) -> None:
         self._hosts = hosts
         self._known: OrderedDict[_Server, _Known] = OrderedDict()
+        self._changed: Changes[_Server] = Changes(MAX_SEEN)
         self._made: OrderedDict[str, tuple[bytes, Discovered]] = OrderedDict()
-        self._last: _Rules | None = None
+        self._last: _Turn | None = None
         self._reached: OrderedDict[tuple[_Server, str], McpEndpoint | McpStdioEndpoint] = OrderedDict()
 
     def needs(self, org_id: OrgId, capability_id: str, secrets: tuple[str, ...], *, signs_in: bool) -> None:
@@ -103,39 +110,46 @@ class Seen:
 
     def changed(self, org_id: OrgId, capability_id: str) -> None:
         """Note that a server's tools are not those that it listed."""
-        self._of((org_id, capability_id)).changed += 1
+        self._changed.note((org_id, capability_id))
 
     def key(self, capability_id: str, config: Any, context: DiscoveryContext) -> str:
         """Return what tells results apart. It reveals no secret."""
         server = (context.org_id, capability_id)
-        known = self._known.get(server, _UNKNOWN)
+        known, turn = self._known.get(server, _UNKNOWN), self._turn(context)
+        if turn.quiet and not context.secrets:
+            owner = _owner(server, known, context, config)
+            key = turn.plain.get(owner)
+            if key is None:  # as below
+                key = turn.plain[owner] = f"0/0/{owner}/{turn.rules}"
+            return key
         identity = self._identity(server, known, context, config)
         endpoint = self._reached.get((server, identity))
         news = 0 if endpoint is None else self._hosts.changes(endpoint)
-        return f"{known.changed}/{news}/{identity}"
+        return f"{self._changed.count(server)}/{news}/{identity}"
+
+    def _turn(self, context: DiscoveryContext) -> _Turn:
+        turn = self._last
+        if turn is None or turn.context is not context:
+            turn = self._last = _Turn(context, quiet=self._hosts.quiet and not self._changed)
+        return turn
 
     def _identity(self, server: _Server, known: _Known, context: DiscoveryContext, config: Any) -> str:
-        """A digest of the secrets and the rules of the network. All secrets count until it is known which.
+        """A digest of the secrets and the rules of the network. All secrets count until it is known which."""
+        rest = f"{_owner(server, known, context, config)}/{self._turn(context).rules}"
+        names = sorted(context.secrets) if known.needs is None else known.needs
+        parts = [(name, context.secrets[name]) for name in names if name in context.secrets]
+        if not parts:
+            return rest
+        return f"{hashlib.sha256(msgspec.json.encode(parts)).hexdigest()}/{rest}"
 
-        The session's owner counts if what is listed may depend on a sign-in: as long as nobody knows, it may.
-        """
-        if server[1].startswith(INLINE):
-            signs_in = isinstance(config, dict) and config.get("auth_mode") == "o_auth"
-        else:
-            signs_in = known.signs_in is not False
-        owner = context.owner_id if signs_in else ""
-        rules = self._last
-        if rules is None or rules.context is not context:
-            rules = self._last = _Rules(context)
-        if context.secrets and known.needs != ():
-            names = sorted(context.secrets) if known.needs is None else known.needs
-            if parts := [(name, context.secrets[name]) for name in names if name in context.secrets]:
-                digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
-                return f"{digest}/{owner}/{rules.encoded}"
-        identity = rules.by_owner.get(owner)
-        if identity is None:
-            identity = rules.by_owner[owner] = f"{owner}/{rules.encoded}"
-        return identity
+
+def _owner(server: _Server, known: _Known, context: DiscoveryContext, config: Any) -> str:
+    """The session's owner, if what is listed may depend on a sign-in: as long as nobody knows, it may."""
+    if server[1].startswith(INLINE):
+        signs_in = isinstance(config, dict) and config.get("auth_mode") == "o_auth"
+    else:
+        signs_in = known.signs_in is not False
+    return context.owner_id if signs_in else ""
 
 
 def _put(entries: OrderedDict[Key, Value], key: Key, value: Value, limit: int = MAX_SEEN) -> None:
