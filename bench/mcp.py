@@ -5,30 +5,22 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench.figures import Figures, Once, Scale
 from bench.site import Seat, Site, open_site
 from bench.tools import simulated
-from bench.variant import Stopwatch, Variant
-from tests.mcp_stub import Call, McpStub, text, tool
+from bench.variant import Process, Stopwatch, Variant, start_process
 
-SERVERS, TOOLS = 20, 50
+SERVERS = 20
 ROUNDS = 10
 """Calls of a tool in one turn, one after the other."""
 PLACES = {"PERDURE_PRIVATE_ADDRESSES": "true", "PERDURE_HISTORY_TOKENS": "400000"}
 IDLE = '[[sim [{"text": "END."}]]]'
-
-_SCHEMA = {
-    "type": "object",
-    "properties": {
-        name: {"type": "string", "description": f"The {name} of what the tool is to work on."}
-        for name in ("project", "title", "body", "assignee", "label")
-    },
-    "required": ["project"],
-}
 
 
 @contextlib.asynccontextmanager
@@ -49,12 +41,12 @@ async def _nothing() -> Figures:
 
 
 async def _idle(variant: Variant, scale: Scale) -> Figures:
-    async with shop() as stub, variant.server(PLACES) as server, open_site(server, variant.model) as site:
+    async with shop() as peer, variant.server(PLACES) as server, open_site(server, variant.model) as site:
         none = await seat_with(site, {})
         for _ in range(20):
             await none.turn(site.desk, IDLE)
         before = server.rss()
-        many = await seat_with(site, servers(stub))
+        many = await seat_with(site, servers(peer))
         for _ in range(20):
             await many.turn(site.desk, IDLE)
         grown = server.rss() - before
@@ -73,8 +65,8 @@ async def _idle(variant: Variant, scale: Scale) -> Figures:
 
 
 async def _rounds(variant: Variant, scale: Scale) -> Figures:
-    async with shop() as stub, variant.server(PLACES) as server, open_site(server, variant.model) as site:
-        play = await rounds(site, stub)
+    async with shop() as peer, variant.server(PLACES) as server, open_site(server, variant.model) as site:
+        play = await rounds(site, peer)
         added, cpu = [], []
         for _ in range(scale.tool_turns):
             watch = Stopwatch(server)
@@ -86,20 +78,19 @@ async def _rounds(variant: Variant, scale: Scale) -> Figures:
 
 
 @contextlib.asynccontextmanager
-async def shop() -> AsyncIterator[McpStub]:
+async def shop() -> AsyncIterator[Process]:
     """Run a server with fifty tools that answer at once."""
+    with tempfile.TemporaryDirectory(prefix="perdure-bench-mcp-") as folder:
+        peer = await start_process(["-m", "bench.mcp_peer"], Path(folder) / "log")
+        try:
+            yield peer
+        finally:
+            await peer.stop()
 
-    async def answer(_made: Call) -> dict[str, Any]:
-        return text("Done.")
 
-    said = "Does something with what the server holds, and returns how that went and what it is now. " * 2
-    async with McpStub([tool(f"tool_{n}", said, _SCHEMA) for n in range(TOOLS)], answer=answer) as stub:
-        yield stub
-
-
-def servers(stub: McpStub, count: int = SERVERS) -> dict[str, Any]:
+def servers(peer: Process, count: int = SERVERS) -> dict[str, Any]:
     """Return the configuration of so many servers, whose tools a model has to search for."""
-    return {f"S{n}": {"url": f"{stub.url}?server={n}", "deferred": count > 1} for n in range(count)}
+    return {f"S{n}": {"url": f"{peer.url}?server={n}", "deferred": count > 1} for n in range(count)}
 
 
 async def seat_with(site: Site, configured: dict[str, Any]) -> Seat:
@@ -111,9 +102,9 @@ async def seat_with(site: Site, configured: dict[str, Any]) -> Seat:
     return await site.seat_of(str(made["id"]))
 
 
-async def rounds(site: Site, stub: McpStub) -> Callable[[str], Awaitable[float]]:
+async def rounds(site: Site, peer: Process) -> Callable[[str], Awaitable[float]]:
     """Return what plays a turn that calls a tool again and again, and returns its seconds for each call."""
-    seats = {name: await seat_with(site, servers(stub, 1)) for name in ("get_current_time", "mcp_s0__tool_0")}
+    seats = {name: await seat_with(site, servers(peer, 1)) for name in ("get_current_time", "mcp_s0__tool_0")}
     numbers = itertools.count()
 
     async def play(name: str) -> float:

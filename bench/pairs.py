@@ -289,16 +289,16 @@ async def _restart(variant: Variant) -> AsyncIterator[Sample]:
 @contextlib.asynccontextmanager
 async def _mcp_idle(variant: Variant) -> AsyncIterator[Sample]:
     """A turn with twenty MCP servers of fifty tools that it does not use."""
-    async with shop() as stub, variant.server(PLACES) as server, open_site(server, variant.model) as site:
-        seat = await seat_with(site, servers(stub))
+    async with shop() as peer, variant.server(PLACES) as server, open_site(server, variant.model) as site:
+        seat = await seat_with(site, servers(peer))
         yield lambda: _cost(site, 1, seat.turn(site.desk, IDLE))
 
 
 @contextlib.asynccontextmanager
 async def _mcp_round(variant: Variant) -> AsyncIterator[Sample]:
     """A round of an MCP server's tool."""
-    async with shop() as stub, variant.server(PLACES) as server, open_site(server, variant.model) as site:
-        play = await rounds(site, stub)
+    async with shop() as peer, variant.server(PLACES) as server, open_site(server, variant.model) as site:
+        play = await rounds(site, peer)
 
         async def sample() -> Cost:
             watch = Stopwatch(server)

@@ -32,6 +32,8 @@ def act(message: dict[str, Any]) -> None:
             os._exit(3)
         case "hang":
             return
+        case "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
         case "answer late":
             time.sleep(0.6)
             answer(message, content=[{"type": "text", "text": "late"}])

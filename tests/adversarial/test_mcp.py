@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import msgspec
 import pytest
 
 from perdure.capabilities.mcp_schemas import adapt, original, sent_name
+from perdure.domain.mcp import McpContent
 from perdure.domain.mcp_servers import InlineMcpServer
 from perdure.domain.tool_schemas import SchemaBudget, check_schema
 from perdure.domain.tools import CapabilityRef
 from perdure.llm.schemas import acceptable
 from perdure.store.mcp_pins import read_pins
+from perdure.tools.mcp import calls, results
 from perdure.tools.mcp.discovery import MAX_PINS
 from tests.journeys.mcp_inside import hosting
 from tests.mcp_stub import Call, McpStub, text, tool
@@ -199,3 +202,48 @@ async def test_clients_cannot_name_inline_servers_as_capabilities(database_url: 
     with pytest.raises(Exception, match="unknown capability"):
         async with hosting(database_url, tmp_path, refs=refs):
             pass
+
+
+COSTLY: dict[str, Json] = {
+    "numbers": {"content": [], "structuredContent": {"v": [1] * 290_000}},
+    "keys": {"content": [], "structuredContent": {f"k{n}": "v" for n in range(100_000)}},
+    "texts": {
+        "content": [{"type": "text", "text": str([1] * 2_000)}] * 900,
+        "structuredContent": {"a": 1},
+    },
+    "escapes": {"content": [{"type": "text", "text": '\n"\\' * 1_000_000}]},
+}
+
+
+@pytest.mark.parametrize("name", list(COSTLY))
+async def test_a_costly_result_does_not_hold_up_other_sessions(
+    name: str, database_url: str, tmp_path: Path
+) -> None:
+    async def answers(made: Call) -> Json:
+        return COSTLY[name]
+
+    async with (
+        McpStub([tool("act")], answer=answers) as stub,
+        hosting(
+            database_url,
+            tmp_path,
+            {"tool_calls": [call("mcp_shop__act")]},
+            {"text": "Done."},
+            servers={"Shop": InlineMcpServer(url=stub.url)},
+        ) as host,
+    ):
+        held: list[str] = []
+        was_made = results.result_of
+
+        def made(content: McpContent) -> results.Result:
+            held.append(threading.current_thread().name)
+            return was_made(content)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(calls, "result_of", made)
+            await host.ask()
+        (ended,) = await host.ended()
+        assert ended.success
+        assert len(msgspec.json.encode(ended)) < 300_000
+        assert held
+        assert threading.main_thread().name not in held

@@ -42,9 +42,9 @@ def _main() -> None:
     del sys.argv[1:3]
     real = tool_calls._attempt
 
-    async def attempt(run: Any, agent: Any, bound: Any, state: Any, call: Any) -> Any:
+    async def attempt(run: Any, agent: Any, bound: Any, state: Any, call: Any, *more: Any) -> Any:
         hangs = call.id.startswith("hang")
-        outcome = None if hangs and moment == "before" else await real(run, agent, bound, state, call)
+        outcome = None if hangs and moment == "before" else await real(run, agent, bound, state, call, *more)
         if hangs:
             (marks / call.id).touch()
             await asyncio.Event().wait()

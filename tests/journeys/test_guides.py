@@ -229,7 +229,7 @@ async def reader_of(server: Server, folder: Path) -> AsyncIterator[Reader]:
         "-euo",
         "pipefail",
         cwd=folder,
-        env=environment(URL=server.url, PERDURE_TOKEN="none-yet"),
+        env=environment(server.url, URL=server.url, PERDURE_TOKEN="none-yet"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

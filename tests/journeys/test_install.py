@@ -15,7 +15,7 @@ from perdure.domain.ids import is_id
 from tests.server import Server
 from tests.wheel import Environment, build_wheel
 
-LIMIT = 12_000_000
+LIMIT = 15_000_000
 """Maximum bytes of the client with its dependencies."""
 
 A_SESSION = """\

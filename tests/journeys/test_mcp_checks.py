@@ -9,12 +9,14 @@ import httpx
 import pytest
 from aiohttp import web
 
-from tests.command import perdure
+from tests.command import PERDURE, Terminal, perdure, script
+from tests.command import environment as environment_of
 from tests.journeys.world import refusal
 from tests.mcp_scripts import LISTED, Scripted, replies
 from tests.server import Server, post
 from tests.sites import serving
 from tests.talk import Json, new_talk
+from tests.unit.fake_server import Reply, Request
 
 
 @pytest.fixture
@@ -161,6 +163,114 @@ async def test_the_commands_add_check_list_change_and_remove_servers(any_server:
     assert "no MCP server" in await run("check", "Desk", status=1)
     assert "DESK_KEY is not set" in await run("add", "Desk", desk.url, "--key-env", "DESK_KEY", status=2)
     assert "NAME=VALUE" in await run("add", "Desk", desk.url, "--header", "X-Team", status=2)
+
+
+async def test_the_commands_say_what_to_change_and_change_it(any_server: Server) -> None:
+    async def run(*arguments: str, status: int = 0, **more: str) -> str:
+        done = await perdure("mcp", *arguments, url=any_server.url, **more)
+        assert done.status == status, done.out + done.err
+        return done.out or done.err
+
+    async def seen() -> Json:
+        found: Json = json.loads(await run("list", "--json"))
+        return found
+
+    async with Scripted() as desk:
+        desk.tools = [LISTED]
+        await run(
+            "add", "Front", desk.url, "--sign-in", "--questions", "url", "--allow", "nothing", "--search"
+        )
+        server = await seen()
+        assert (server["auth_mode"], server["acts_as"]) == ("o_auth", "user")
+        assert (server["elicitation_policy"], server["deferred"]) == ("url", True)
+        assert "`allowed_tools` names tools that the server does not have: nothing" in await run(
+            "check", "Front"
+        )
+        assert "is called 'Front' already" in await run("add", "Front", desk.url, status=1)
+        assert "nothing to change" in await run("update", "Front", status=2)
+        assert "none of allow" in await run("update", "Front", "--clear", "all", status=2)
+        await run("update", "Front", "--clear", "allow", "--offer", "--acts-as", "service")
+        server = await seen()
+        assert (server["allowed_tools"], server["deferred"], server["acts_as"]) == (None, False, "service")
+        assert "has no tool 'other'" in await run("accept", "Front", "other", status=1)
+        assert "nothing to accept" in await run("accept", "Front", "*")
+        await run("remove", "Front", "--for-good")
+
+
+async def test_a_wrong_credential_is_said_to_be_wrong(http: httpx.AsyncClient) -> None:
+    async with serving() as site:
+        site.answers["/mcp"] = web.Response(status=401)
+        without = await checked(http, site.url("/mcp"))
+        wrong = await checked(http, site.url("/mcp"), api_key="wr0ng-key")
+    assert without["error"]["code"] == wrong["error"]["code"] == "sign_in_required"
+    assert "Set `api_key`" in without["error"]["hint"]
+    assert "does not accept the stored credential" in wrong["error"]["hint"]
+
+
+async def test_an_inline_command_is_refused_with_the_way_to_configure_it(http: httpx.AsyncClient) -> None:
+    servers = {"Local": {"command": "npx", "args": ["server"]}}
+    answer = await http.post("/v1/sessions", json={"mcpServers": servers})
+    assert refusal(answer) == (400, "invalid_mcp_url")
+    assert "PERDURE_MCP_SERVERS" in answer.json()["detail"]
+
+
+QUESTION: Json = {
+    "method": "elicitation/create",
+    "params": {
+        "mode": "form",
+        "message": "Which size?",
+        "requestedSchema": {
+            "type": "object",
+            "properties": {"size": {"enum": ["S", "M"]}, "count": {"type": "integer", "default": 1}},
+            "required": ["size"],
+        },
+    },
+}
+
+
+async def test_a_question_of_a_server_is_shown_and_answered_in_chat(http: httpx.AsyncClient) -> None:
+    given: list[Json] = []
+
+    async def call(_: Request, reply: Reply, message: Json) -> None:
+        answers = message["params"].get("inputResponses")
+        if answers is None:
+            asked = {"resultType": "input_required", "inputRequests": {"q": QUESTION}, "requestState": "s"}
+            await reply.json(200, {"jsonrpc": "2.0", "id": message["id"], "result": asked})
+        else:
+            given.append(answers["q"])
+            content = [{"type": "text", "text": "Ordered."}]
+            done = {"resultType": "complete", "content": content}
+            await reply.json(200, {"jsonrpc": "2.0", "id": message["id"], "result": done})
+
+    async with Scripted(tools__call=call) as desk:
+        talk = await new_talk(
+            http, mcpServers={"Desk": {"url": desk.url, "elicitation_policy": "url_and_form"}}
+        )
+        await talk.say(
+            script({"tool_calls": [{"name": "mcp_desk__act", "arguments": {}}]}, {"text": "Done."})
+        )
+        await talk.logged_until("tool.parked")
+        terminal = Terminal(*PERDURE, "chat", talk.id, **environment_of(str(http.base_url)))
+        try:
+            await terminal.see("Desk asks: Which size?")
+            await terminal.see("size (S, M)")
+            await terminal.see("count (integer; 1 by default)")
+            await terminal.see("> ")
+            terminal.type("/answer\n")
+            await terminal.see("size (S, M): ")
+            terminal.type("M\n")
+            await terminal.see("by default): ")
+            terminal.type("2\n")
+            await terminal.see("Done.")
+            await terminal.see("> ")
+            terminal.type("/answer\n")
+            await terminal.see("Nothing asks you")
+            await terminal.see("> ")
+            terminal.type("\x04")
+            assert await terminal.end() == 0
+        finally:
+            terminal.close()
+    assert given == [{"action": "accept", "content": {"size": "M", "count": 2}}]
 
 
 # --- the operator's servers -------------------------------------------------------

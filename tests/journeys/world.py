@@ -31,10 +31,16 @@ def strictly(raw: bytes) -> Any:
     return json.loads(raw.decode("utf-8"), parse_constant=refuse)
 
 
+PAGES = "/v1/oauth/"
+"""The paths of what people see in a browser."""
+
+
 def complaint(answer: httpx.Response) -> str | None:
     """What is wrong with the answer to a bad request; None when it is as the contract has it."""
     if not 400 <= answer.status_code < 500:
         return f"{answer.status_code} {answer.text[:120]!r}"
+    if answer.headers["content-type"].startswith("text/html") and answer.request.url.path.startswith(PAGES):
+        return None if "<p>Code: " in answer.text else f"a page without a code: {answer.text[:120]!r}"
     if answer.headers["content-type"] != "application/problem+json":
         return f"content type {answer.headers['content-type']}"
     body = strictly(answer.content)

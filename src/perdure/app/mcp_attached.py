@@ -74,6 +74,31 @@ class Attached(Struct, frozen=True):
         return tuple(sorted({name for text in self.headers.values() for name in PLACEHOLDER.findall(text)}))
 
 
+def at_hand(services: Services, capability_id: str, config: Any) -> Attached | None:
+    """Return a server that nothing is stored about: an inline one, or the operator's; None for others.
+
+    Args:
+        config: as in `attached`.
+    """
+    if capability_id.startswith(INLINE):
+        return _inline(capability_id, config)
+    server_id = McpServerId(capability_id.removeprefix(MCP_REF))
+    local = services.local_mcp.get(server_id)
+    if local is None:
+        return None
+    return Attached(
+        server_id,
+        capability_id,
+        local.name,
+        local.slug,
+        _attached_rules(local.rules, config),
+        local.url or "",
+        headers=local.headers,
+        sealed=tuple(local.headers.values()),
+        local=local,
+    )
+
+
 async def attached(services: Services, tx: Tx, org_id: OrgId, capability_id: str, config: Any) -> Attached:
     """Read a server.
 
@@ -83,22 +108,10 @@ async def attached(services: Services, tx: Tx, org_id: OrgId, capability_id: str
     Raises:
         ToolError: there is no such server, or it is not active.
     """
-    if capability_id.startswith(INLINE):
-        return _inline(capability_id, config)
+    known = at_hand(services, capability_id, config)
+    if known is not None:
+        return known
     server_id = McpServerId(capability_id.removeprefix(MCP_REF))
-    local = services.local_mcp.get(server_id)
-    if local is not None:
-        return Attached(
-            server_id,
-            capability_id,
-            local.name,
-            local.slug,
-            _attached_rules(local.rules, config),
-            local.url or "",
-            headers=local.headers,
-            sealed=tuple(local.headers.values()),
-            local=local,
-        )
     try:
         row = await get_mcp_server(tx, org_id, server_id)
     except NotFound:

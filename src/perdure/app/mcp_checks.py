@@ -180,6 +180,11 @@ def check_headers(headers: Mapping[str, str], field: str) -> None:
             )
 
 
+def is_credential(header: str) -> bool:
+    """Whether a header of this name usually carries a credential."""
+    return _CREDENTIAL.search(header) is not None
+
+
 def is_shown(value: str) -> bool:
     """Whether a header's value may be read back: it stands for a secret of the session."""
     return PLACEHOLDER.search(value) is not None
@@ -201,11 +206,18 @@ async def check_inline(
     for name, server in servers.items():
         where = f"{field}.{name}"
         check_transport(server.type, f"{where}.type")
+        if not server.url:
+            raise InvalidInput(
+                f"`{where}.url` is missing: only servers with a URL can be used here; the operator lists "
+                "local commands in the file that PERDURE_MCP_SERVERS names",
+                code="invalid_mcp_url",
+                field=f"{where}.url",
+            )
         check_headers(server.headers, f"{where}.headers")
         if server.effect_key_header is not None:
             check_header_name(server.effect_key_header, f"{where}.effect_key_header")
         for header, value in server.headers.items():
-            if (_CREDENTIAL.search(header) or value == HIDDEN) and not is_shown(value):
+            if (is_credential(header) or value == HIDDEN) and not is_shown(value):
                 raise InvalidInput(
                     f"`{where}.headers`: the value of {header!r} could be read by all who can read this "
                     "configuration: store it as a secret of the session and write {{secret:NAME}}, or "
@@ -240,8 +252,8 @@ async def check_mcp_refs(
     for index, server_id in named.items():
         if server_id not in known:
             raise InvalidInput(
-                f"`{field}[{index}].ref`: no MCP server has the id {server_id[:60]!r}; see "
-                "GET /v1/mcp-servers",
+                f"`{field}[{index}].ref`: no MCP server has the id {server_id[:60]!r}; write mcp: and the "
+                "server's id, not its name; see GET /v1/mcp-servers",
                 code="unknown_capability",
                 field=f"{field}[{index}]",
             )

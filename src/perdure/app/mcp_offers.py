@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.context import App
-from perdure.app.mcp_checks import check_urls, is_shown
+from perdure.app.mcp_checks import check_urls, is_credential, is_shown
 from perdure.app.service_tokens import sign_in_of
 from perdure.capabilities.mcp_schemas import adapt
 from perdure.domain.accounts import Caller
@@ -40,6 +40,8 @@ F = TypeVar("F", McpToolList, McpCheck)
 
 SECONDS = 20.0
 """How long a server may take to list its tools for a person who waits."""
+_NAMED = 5
+"""Unknown tools that a note names."""
 
 
 class _Known(Struct, frozen=True):
@@ -96,14 +98,15 @@ async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
     left_out = tuple(name for name, value in headers.items() if is_shown(value))
     sent = tuple((name, value) for name, value in headers.items() if name not in left_out)
     rules = NetworkRules(private=app.private_addresses)
-    endpoint = McpEndpoint(row.url, sent, row.protocol_mode, rules)
+    offered = row.rules_struct()
+    endpoint = McpEndpoint(row.url, sent, row.protocol_mode, rules, offered.elicitation_policy)
     hidden = tuple(filter(None, (secrets.api_key, secrets.client_secret, *secrets.headers.values())))
     signs_in = row.auth_mode == "o_auth"
     if signs_in:
-        server = SignInServer(row.id, row.name, row.url, row.rules_struct().acts_as)
+        server = SignInServer(row.id, row.name, row.url, offered.acts_as)
         endpoint, token = await signed_in(app, caller, server, endpoint)
         hidden += token
-    return _Known(endpoint, row.slug, row.rules_struct(), row.label_map(), left_out, hidden, signs_in)
+    return _Known(endpoint, row.slug, offered, row.label_map(), left_out, hidden, signs_in)
 
 
 async def signed_in(
@@ -190,11 +193,38 @@ async def check_connection(app: App, caller: Caller, server_id: McpServerId) -> 
             await check_urls({"url": known.endpoint.url}, known.endpoint.rules.private)
         offer = await app.mcp.offer(known.endpoint, timeout=SECONDS)
     except (InvalidInput, ToolError) as error:
-        fault = fault_of(error)
-        if fault.code == "sign_in_required" and known.signs_in:
-            fault = replace(fault, hint=_SIGN_IN)
+        fault = _with_credential(known, fault_of(error))
         return known.without_secrets(McpCheck(False, _millis(started), notes=notes, error=fault))
+    notes = (*notes, *_unknown_names(known.rules, offer))
     return known.without_secrets(_checked(offer, _millis(started), notes))
+
+
+def _with_credential(known: _Known, fault: McpFault) -> McpFault:
+    """The fault, with other advice if a credential was sent: then it is that one which is wrong."""
+    if fault.code != "sign_in_required":
+        return fault
+    if known.signs_in:
+        return replace(fault, hint=_SIGN_IN)
+    sent = known.endpoint.headers if isinstance(known.endpoint, McpEndpoint) else ()
+    if any(is_credential(name) for name, _ in sent):
+        return replace(fault, hint="The server does not accept the stored credential: set it again.")
+    return fault
+
+
+def _unknown_names(rules: McpRules, offer: McpOffer) -> Iterator[str]:
+    """Say which tools the settings name that the server does not have."""
+    known = {tool.name for tool in offer.tools} | {"*"}
+    named = {
+        "allowed_tools": rules.allowed_tools or (),
+        "denied_tools": rules.denied_tools,
+        "approval": rules.approval,
+        "effect_key_argument": rules.effect_key_argument,
+    }
+    for field, names in named.items():
+        unknown = sorted(set(names) - known)
+        if unknown:
+            some = ", ".join(unknown[:_NAMED]) + (", ..." if len(unknown) > _NAMED else "")
+            yield f"`{field}` names tools that the server does not have: {some}"
 
 
 def _millis(started: float) -> int:

@@ -83,14 +83,21 @@ async def discover(
     """
     those = [each for each in active if each.capability.discover is not None]
     known = None if stored is None else read_list(stored.data)
-    ready = {} if known is not None else {each.capability.id: _ready(each, context, shared) for each in those}
+    if not those:
+        return (
+            NOTHING if stored is None or known is None else Discoveries({}, ToolList(stored, restored=True))
+        )
+    ready = _all_ready(those, context, shared) if those and known is None else {}
     works = {
         each.capability.id: _found(each, context, shared, _readable(known, each.capability.id))
         for each in those
-        if ready.get(each.capability.id) is None
+        if each.capability.id not in ready
     }
     results = dict(zip(works, await _all(tuple(works.values())), strict=True)) if works else {}
-    by_id = {each.capability.id: _either(ready, results, each.capability.id) for each in those}
+    # In the order of the capabilities, which the prompt has.
+    by_id = {
+        each.capability.id: results.get(each.capability.id) or ready[each.capability.id] for each in those
+    }
     if stored is not None and known is not None:
         return Discoveries(by_id, ToolList(stored, restored=True))
     listed = {each.capability.id for each in those if _finds_tools(each, by_id[each.capability.id])}
@@ -109,26 +116,23 @@ def _readable(known: _Offered | None, identifier: str) -> _Offered | None:
     return known
 
 
-def _either(ready: Mapping[str, Discovered | None], found: Mapping[str, Discovered], name: str) -> Discovered:
-    known = ready.get(name)
-    return found[name] if known is None else known
-
-
-def _ready(active: Active, context: DiscoveryContext, shared: SharedDiscoveries) -> Discovered | None:
-    """A capability's result if it is shared and was found lately; without a task, as most turns need none."""
-    capability = active.capability
-    if capability.discovery_key is None:
-        return None
-    try:
-        name = _name_of(active, context, shared)
-    except Exception:  # noqa: BLE001 (the slow path says so)
-        return None
-    outcome = None if name is None else shared.found(name, capability.discovery_age, context.now())
-    if name is None or outcome is None or outcome.found is None:
-        return None
-    return shared.redacted(
-        name, outcome.found, context.redactor.fingerprint, partial(_redacted, context.redactor)
-    )
+def _all_ready(
+    those: Sequence[Active], context: DiscoveryContext, shared: SharedDiscoveries
+) -> dict[str, Discovered]:
+    """The results that are shared and were found lately; without a task, as most turns need none."""
+    now, secrets = context.now(), context.redactor.fingerprint
+    redact = partial(_redacted, context.redactor)
+    ready: dict[str, Discovered] = {}
+    for each in those:
+        try:
+            name = _name_of(each, context, shared)
+        except Exception:  # noqa: BLE001 (the slow path says so)
+            name = None
+        age = each.capability.discovery_age
+        found = None if name is None else shared.ready(name, age, now, secrets, redact)
+        if found is not None:
+            ready[each.capability.id] = found
+    return ready
 
 
 def _redacted(redactor: Redactor, found: Discovered) -> Discovered:
@@ -285,8 +289,10 @@ async def _attempt(active: Active, context: DiscoveryContext, before: Outcome | 
     except PerdureError as failure:
         if failure.retryable and (capability.reads_database or capability.needs_database):
             raise
-        log.warning("discovery failed for the capability %s: %s", capability.id, failure.code)
-        return Outcome(None, _told(failure.message), fatal=isinstance(failure, Undiscovered))
+        told = _told(failure.message)
+        shown = context.redactor.text(storable(told))[:MAX_REASON]
+        log.warning("discovery failed for the capability %s: %s (%s)", capability.id, shown, failure.code)
+        return Outcome(None, told, fatal=isinstance(failure, Undiscovered))
     except Exception as failure:
         log.exception("discovery failed for the capability %s", capability.id)
         return Outcome(None, type(failure).__name__)

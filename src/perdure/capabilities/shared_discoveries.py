@@ -130,14 +130,27 @@ class SharedDiscoveries:
                 self._weigh(name, entry)
         return outcome
 
-    def found(self, name: bytes, age: float, now: Micros) -> Outcome | None:
-        """The outcome of a discovery that succeeded and can still be used, without waiting for it."""
+    def ready(
+        self,
+        name: bytes,
+        age: float,
+        now: Micros,
+        secrets: bytes,
+        redact: Callable[[Discovered], Discovered],
+    ) -> Discovered | None:
+        """The result that can still be used, as `redacted`, without waiting for it; None if there is none."""
         entry = self._entries.get(name)
-        outcome = None if entry is None else entry.current(age, now)
+        if entry is None:
+            return None
+        known = entry.redacted.get(secrets)
+        if known is not None and 0 <= now - entry.since < DISCOVERY_AGE * 1_000_000:
+            self._entries.move_to_end(name)
+            return known  # the usual case, once for each server of a turn
+        outcome = entry.current(age, now)
         if outcome is None or outcome.found is None:
             return None
         self._entries.move_to_end(name)
-        return outcome
+        return self.redacted(name, outcome.found, secrets, redact)
 
     def redacted(
         self, name: bytes, found: Discovered, secrets: bytes, redact: Callable[[Discovered], Discovered]

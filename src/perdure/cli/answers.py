@@ -29,7 +29,7 @@ def list_approvals(
 
 
 async def _list(client: Client, session_id: str, as_json: bool) -> None:
-    from perdure.cli.render import exact_value
+    from perdure.cli.render import exact_value, narrations
     from perdure.domain.visible import exact
 
     async with client:
@@ -41,6 +41,9 @@ async def _list(client: Client, session_id: str, as_json: bool) -> None:
         lambda each: (exact(each.tool_call_id), exact(each.tool_name), exact_value(each.arguments, None)),
         as_json=as_json,
     )
+    if waits is not None and not as_json:
+        for why in narrations(waits.request):
+            Screen(stderr=True).line(f"note: {exact(why)}")
 
 
 @approvals.command()

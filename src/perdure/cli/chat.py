@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from perdure.cli.asked import ADVICE, answers_to, asked_lines
 from perdure.cli.common import (
     FAILED,
     INTERRUPTED,
@@ -21,10 +22,12 @@ from perdure.cli.common import (
 )
 from perdure.cli.render import (
     TurnPrinter,
+    narrations,
     parked_text,
     question_of,
     question_text,
     short,
+    waits_for,
 )
 from perdure.cli.sessions import last_messages, print_messages, print_session
 from perdure.cli.terminal import Screen, complain
@@ -33,9 +36,11 @@ from perdure.client.conversation import until_turn_ends
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
+from perdure.domain.input_requests import AnswerInput
 from perdure.domain.messages import Controls, WhenBusy, text_of
 from perdure.domain.parked import CONSENT
 from perdure.domain.tools import APPROVE, ApprovalDecision, Decision
+from perdure.domain.visible import exact
 
 if TYPE_CHECKING:
     from perdure.domain.sessions import Session
@@ -45,6 +50,7 @@ HELP = """\
 /title TEXT      set this session's title
 /tags TAG ...    replace this session's tags (without a tag, remove all)
 /show            show this session's fields
+/answer          answer what a tool's server asks you; /decline refuses
 /help            show this help
 /quit            exit, as Ctrl-D does; the session remains
 Ctrl-C during an answer cancels the turn. While a tool waits for a callback, Ctrl-C returns to the
@@ -191,7 +197,10 @@ def _refuse_to_wait(event: WireEvent) -> None:
         calls = data_of(event).tool_calls
         held = ", ".join(question_of(call).tool_name for call in calls if call.name == APPROVE)
         if held:
-            raise CommandFailed(f"a tool call requires approval, and there is no terminal to ask on: {held}")
+            raise CommandFailed(
+                f"a tool call requires approval, and there is no terminal to ask on: {held}. The turn was "
+                "cancelled; `perdure approvals` decides calls of sessions that are started over HTTP"
+            )
         names = ", ".join(call.name for call in calls)
         raise CommandFailed(f"the agent called client-side tools, which this program cannot run: {names}")
 
@@ -215,10 +224,48 @@ def _converse(runner: asyncio.Runner, talk: Chat, screen: Screen) -> int:
             return 0
         if line or talk.rests:
             try:
-                runner.run(_line(talk, line, printer))
+                if line in ("/answer", "/decline"):
+                    _reply(runner, talk, line == "/answer", printer, screen)
+                else:
+                    runner.run(_line(talk, line, printer))
                 _decide(runner, talk, printer, screen)
             except PerdureError as error:
                 printer.note(f"error: {explain(error)}", "red")
+
+
+def _reply(runner: asyncio.Runner, talk: Chat, accepts: bool, printer: TurnPrinter, screen: Screen) -> None:
+    """Answer what tools' servers ask, or refuse it, then continue the turn. Ctrl-C leaves it unanswered."""
+    asked = runner.run(talk.client.list_input_requests(talk.session.id))
+    if not asked:
+        printer.note("Nothing asks you for anything.")
+        return
+    try:
+        answers: dict[str, AnswerInput] = {each.id: AnswerInput("decline") for each in asked}
+        if accepts:
+            answers = answers_to(asked, screen)
+    except (EOFError, KeyboardInterrupt):
+        screen.line()
+        return
+    if answers:
+        runner.run(_answered(talk, answers, printer))
+    else:
+        runner.run(_show_asked(talk, printer))
+
+
+async def _answered(talk: Chat, answers: dict[str, AnswerInput], printer: TurnPrinter) -> None:
+    for request_id, answer in answers.items():
+        await talk.client.answer_input_request(talk.session.id, request_id, answer)
+    await _watch(talk, until_turn_ends(_follow(talk, talk.seen)), printer)
+
+
+async def _show_asked(talk: Chat, printer: TurnPrinter) -> None:
+    """Show what people are asked for, if anything."""
+    asked = await talk.client.list_input_requests(talk.session.id)
+    for request in asked:
+        for line in asked_lines(request):
+            printer.note(line, "yellow")
+    if asked:
+        printer.note(ADVICE, "yellow")
 
 
 async def _line(talk: Chat, line: str, printer: TurnPrinter) -> None:
@@ -250,8 +297,13 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
         talk.seen, talk.rests = since, True
         talk.parked = {call.tool_call_id: call.tool_name for call in session.parked_on}
         for call in session.parked_on:
-            printer.note(f"‖ {call.tool_name} waits for a {call.kind} until {call.until}", "yellow")
-        printer.note("Your next message goes on without it. Enter without a message waits for it.", "yellow")
+            printer.note(f"‖ {call.tool_name} waits for {waits_for(call.kind)} until {call.until}", "yellow")
+        if waits:
+            await _show_asked(talk, printer)
+        else:
+            printer.note(
+                "Your next message goes on without it. Enter without a message waits for it.", "yellow"
+            )
     elif session.status == "active":
         printer.note("A turn is running.")
         await _watch(talk, until_turn_ends(_follow(talk, since)), printer)
@@ -324,10 +376,13 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
                 printer.show(event)
                 talk.note(event)
                 if event.type == "act.completed" and talk.rests:
+                    await _show_asked(talk, printer)
                     printer.note("Ctrl-C returns to the prompt and leaves it waiting.")
                     printer.wait(", ".join(talk.parked.values()))
                 if event.type == "tool.call_requested":
                     talk.questions = [call for call in data_of(event).tool_calls if call.name == APPROVE]
+                    for why in narrations(event):
+                        printer.note(f"! {exact(why)}", "yellow")
                     if not talk.questions:
                         printer.note(
                             "This program cannot run it. Your next message continues without the result.",

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter
 from perdure.cli.connections import sign_in as sign_in_at
+from perdure.cli.mcp_options import (
+    About,
+    ActsAsOption,
+    Allow,
+    Ask,
+    Auto,
+    Clear,
+    ClientId,
+    ClientSecret,
+    Deferred,
+    Deny,
+    Headers,
+    Issuer,
+    KeyVariable,
+    Protocol,
+    Questions,
+    Scopes,
+    Server,
+    SignIn,
+    Timeout,
+    cleared,
+    client_fields,
+    fields_of,
+)
 from perdure.cli.terminal import Screen
 
 if TYPE_CHECKING:
@@ -21,102 +44,6 @@ app = typer.Typer(
     epilog="Start with `perdure mcp add issues https://mcp.example.com/mcp --key-env ISSUES_KEY`.",
     no_args_is_help=True,
 )
-
-app.command("sign-in")(sign_in_at)
-
-Server = Annotated[str, typer.Argument(help="The server's id or name.", show_default=False)]
-Headers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--header",
-        metavar="NAME=VALUE",
-        help="A header of every request; {{secret:NAME}} in it stands for a session's secret. Repeatable.",
-        show_default=False,
-    ),
-]
-KeyVariable = Annotated[
-    str | None,
-    typer.Option(
-        "--key-env",
-        metavar="VAR",
-        help="The environment variable that holds the API key. It is sent as a bearer token.",
-        show_default=False,
-    ),
-]
-Ask = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--ask", metavar="TOOL", help="Ask for approval of this tool; * for all.", show_default=False
-    ),
-]
-Auto = Annotated[
-    list[str] | None,
-    typer.Option("--auto", metavar="TOOL", help="Run this tool without approval.", show_default=False),
-]
-Deny = Annotated[
-    list[str] | None,
-    typer.Option("--deny", metavar="TOOL", help="Do not offer this tool.", show_default=False),
-]
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow", metavar="TOOL", help="Offer only this tool, and others so given.", show_default=False
-    ),
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option("--timeout", help="How long one call may take, in seconds.", min=0.001, show_default="60"),
-]
-About = Annotated[
-    str | None, typer.Option("--description", help="What the server is for.", show_default=False)
-]
-Protocol = Annotated[
-    str | None,
-    typer.Option(
-        "--protocol", help="auto, legacy, stable or rc: the protocol's revision.", show_default="auto"
-    ),
-]
-SignIn = Annotated[
-    bool, typer.Option("--sign-in", help="People sign in at the server (OAuth) instead of an API key.")
-]
-
-ClientId = Annotated[
-    str | None,
-    typer.Option(
-        "--oauth-client-id",
-        metavar="ID",
-        help="Your client at the server's authorization server, if clients cannot register themselves.",
-        show_default=False,
-    ),
-]
-ClientSecret = Annotated[
-    str | None,
-    typer.Option(
-        "--oauth-client-secret-env",
-        metavar="VAR",
-        help="The environment variable that holds the client's secret.",
-        show_default=False,
-    ),
-]
-Issuer = Annotated[
-    str | None,
-    typer.Option(
-        "--oauth-issuer",
-        metavar="URL",
-        help="The only authorization server that gets the secret. Default: the first one that is named.",
-        show_default=False,
-    ),
-]
-Scopes = Annotated[
-    list[str] | None,
-    typer.Option("--scope", help="What sign-ins ask for. Repeatable.", show_default=False),
-]
-Acts = Annotated[
-    str | None,
-    typer.Option(
-        "--acts-as", help="Whose sign-in is used: user, service or user_or_service.", show_default=False
-    ),
-]
 
 
 @app.command()
@@ -133,7 +60,9 @@ def add(
     description: About = None,
     protocol: Protocol = None,
     sign_in: SignIn = False,
-    acts_as: Acts = None,
+    acts_as: ActsAsOption = None,
+    questions: Questions = None,
+    search: Deferred = None,
     client_id: ClientId = None,
     client_secret_env: ClientSecret = None,
     issuer: Issuer = None,
@@ -150,10 +79,11 @@ def add(
 
     Example: perdure mcp add issues https://mcp.example.com/mcp --key-env ISSUES_KEY --ask delete_issue
     """
-    fields = _fields(header, key_env, ask, auto, deny, allow, timeout, description, protocol)
-    fields |= _client_fields(acts_as, client_id, client_secret_env, issuer, scope)
-    if sign_in:
-        fields["auth_mode"] = "o_auth"
+    fields = fields_of(
+        header, key_env, ask, auto, deny, allow, timeout, description, protocol, sign_in, acts_as, questions,
+        search,
+    )  # fmt: skip
+    fields |= client_fields(client_id, client_secret_env, issuer, scope)
     enter(_add(connect(url, token, org), name, address, fields, not no_check, as_json))
 
 
@@ -161,6 +91,12 @@ async def _add(
     client: Client, name: str, address: str, fields: dict[str, Any], check: bool, as_json: bool
 ) -> None:
     async with client:
+        known = [each for each in await client.list_mcp_servers(search=name) if each.name == name]
+        if known:
+            raise CommandFailed(
+                f"an MCP server is called {name!r} already ({known[0].id}): choose another name, or "
+                "change that one with `perdure mcp update`"
+            )
         server = await client.create_mcp_server(name=name, url=address, **fields)
         screen = Screen()
         if as_json:
@@ -171,79 +107,12 @@ async def _add(
             f'Agents use it with the capability "mcp:{server.id}"; its tools are mcp_{server.slug}__...'
         )
         if check:
-            _print_check(screen, await client.check_mcp_server(server.id))
-
-
-def _fields(
-    header: list[str] | None,
-    key_env: str | None,
-    ask: list[str] | None,
-    auto: list[str] | None,
-    deny: list[str] | None,
-    allow: list[str] | None,
-    timeout: float | None,
-    description: str | None,
-    protocol: str | None,
-) -> dict[str, Any]:
-    """Return the fields of the request that the options set."""
-    from perdure.domain.mcp_servers import McpProtocolMode
-
-    fields: dict[str, Any] = {}
-    if header:
-        fields["headers"] = dict(map(_header, header))
-    if key_env is not None:
-        fields["api_key"] = _from_environment(key_env, "--key-env")
-    if ask or auto:
-        fields["approval"] = {**dict.fromkeys(auto or (), "auto"), **dict.fromkeys(ask or (), "ask")}
-    if deny:
-        fields["denied_tools"] = tuple(deny)
-    if allow:
-        fields["allowed_tools"] = tuple(allow)
-    if timeout is not None:
-        fields["tool_timeout_ms"] = max(1, round(timeout * 1000))
-    if description is not None:
-        fields["description"] = description
-    if protocol is not None:
-        if protocol not in get_args(McpProtocolMode):
-            known = ", ".join(get_args(McpProtocolMode))
-            raise typer.BadParameter(f"{protocol!r} is none of {known}", param_hint="--protocol")
-        fields["protocol_mode"] = cast("McpProtocolMode", protocol)
-    return fields
-
-
-def _client_fields(
-    acts_as: str | None,
-    client_id: str | None,
-    secret_env: str | None,
-    issuer: str | None,
-    scopes: list[str] | None,
-) -> dict[str, Any]:
-    """Return the fields about sign-ins that the options set."""
-    from perdure.domain.mcp_servers import ActsAs
-
-    if acts_as is not None and acts_as not in get_args(ActsAs):
-        known = ", ".join(get_args(ActsAs))
-        raise typer.BadParameter(f"{acts_as!r} is none of {known}", param_hint="--acts-as")
-    fields: dict[str, Any] = {"acts_as": acts_as, "oauth_client_id": client_id, "oauth_issuer": issuer}
-    if secret_env is not None:
-        fields["oauth_client_secret"] = _from_environment(secret_env, "--oauth-client-secret-env")
-    if scopes:
-        fields["oauth_scopes"] = tuple(scopes)
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, mark, value = text.partition("=")
-    if not mark or not name.strip():
-        raise typer.BadParameter("write NAME=VALUE, such as X-Team=blue", param_hint="--header")
-    return name.strip(), value.strip()
-
-
-def _from_environment(variable: str, option: str) -> str:
-    key = os.environ.get(variable, "")
-    if not key:
-        raise typer.BadParameter(f"the variable {variable} is not set", param_hint=option)
-    return key
+            found = await client.check_mcp_server(server.id)
+            _print_check(screen, found)
+            if not found.ok:
+                screen.line(
+                    "  It is registered. Correct it with `perdure mcp update`, then `perdure mcp check`."
+                )
 
 
 @app.command()
@@ -265,15 +134,19 @@ def update(
     timeout: Timeout = None,
     description: About = None,
     protocol: Protocol = None,
-    status: Annotated[
-        str | None,
-        typer.Option(help="active or disabled; active restores an archived one.", show_default=False),
-    ] = None,
-    acts_as: Acts = None,
+    sign_in: SignIn = False,
+    acts_as: ActsAsOption = None,
+    questions: Questions = None,
+    search: Deferred = None,
     client_id: ClientId = None,
     client_secret_env: ClientSecret = None,
     issuer: Issuer = None,
     scope: Scopes = None,
+    clear: Clear = None,
+    status: Annotated[
+        str | None,
+        typer.Option(help="active or disabled; active restores an archived one.", show_default=False),
+    ] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -283,9 +156,15 @@ def update(
 
     Example: perdure mcp update issues --status disabled
     """
-    fields = _fields(header, key_env, ask, auto, deny, allow, timeout, description, protocol)
-    fields |= _client_fields(acts_as, client_id, client_secret_env, issuer, scope)
+    fields = fields_of(
+        header, key_env, ask, auto, deny, allow, timeout, description, protocol, sign_in, acts_as, questions,
+        search,
+    )  # fmt: skip
+    fields |= client_fields(client_id, client_secret_env, issuer, scope)
+    fields |= cleared(clear)
     fields |= {key: value for key, value in (("name", name), ("url", address), ("status", status)) if value}
+    if not fields:
+        raise typer.BadParameter("nothing to change: give an option, such as --endpoint URL")
     enter(_update(connect(url, token, org), server, fields, as_json))
 
 
@@ -344,17 +223,26 @@ async def _check(client: Client, ref: str, as_json: bool) -> bool:
     return found.ok
 
 
+_ADVICE = {
+    "sign_in_required": "Give --key-env or --header with a credential that it accepts, or --sign-in if "
+    "people sign in there (OAuth)."
+}
+"""By code: what to do, in words of this command, if the server's own words are about fields."""
+
+
 def _print_check(screen: Screen, found: McpCheck) -> None:
     if found.ok:
         server = " ".join(filter(None, (found.server_name, found.server_version))) or "the server"
+        count = "1 tool" if found.tool_count == 1 else f"{found.tool_count} tools"
         screen.line(
             ("ok", "green"),
-            f": {server}, {found.tool_count} tools, protocol {found.protocol}, {found.latency_ms} ms",
+            f": {server}, {count}, protocol {found.protocol}, {found.latency_ms} ms",
         )
     elif found.error is not None:
         screen.line(("failed", "red"), f": {found.error.message}")
-        if found.error.hint:
-            screen.line(f"  {found.error.hint}")
+        advice = _ADVICE.get(found.error.code) or found.error.hint
+        if advice:
+            screen.line(f"  {advice}")
     for note in (*found.notes, *found.faults):
         screen.line(f"  note: {note}")
 
@@ -386,7 +274,41 @@ def _tool(tool: McpToolInfo) -> tuple[str, ...]:
         ("idempotent", hints.idempotent_hint),
     )
     said = ", ".join(word for word, given in words if given)
-    return tool.original_name, tool.mode, said, tool.description.partition("\n")[0][:200]
+    mode = "ask (changed)" if tool.changed and tool.mode != "deny" else tool.mode
+    return tool.original_name, mode, said, tool.description.partition("\n")[0][:200]
+
+
+@app.command()
+def accept(
+    server: Server,
+    tool: Annotated[
+        str, typer.Argument(help="The tool's name at the server, or * for all.", show_default=False)
+    ],
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Accept a tool whose definition has changed, so that its calls ask for approval no more for that.
+
+    Look at it first: perdure mcp tools issues --json
+    """
+    enter(_accept(connect(url, token, org), server, tool))
+
+
+async def _accept(client: Client, ref: str, tool: str) -> None:
+    async with client:
+        server = await _find(client, ref)
+        offered = await client.list_mcp_server_tools(server.id)
+        changed = [each for each in offered.data if each.changed and tool in ("*", each.original_name)]
+        if not changed and tool != "*" and tool not in [each.original_name for each in offered.data]:
+            raise CommandFailed(f"{server.name} has no tool {tool!r}; `perdure mcp tools` lists them")
+        for each in changed:
+            await client.accept_mcp_tool(server.id, each.original_name, each.definition)
+    names = ", ".join(each.original_name for each in changed)
+    Screen().line(f"accepted {names}" if names else "nothing to accept: no such tool has changed")
+
+
+app.command("sign-in")(sign_in_at)
 
 
 @app.command()
@@ -413,9 +335,7 @@ async def _remove(client: Client, ref: str, for_good: bool) -> None:
     if for_good:
         Screen().line(f"deleted {server.id} ({server.name})")
     else:
-        Screen().line(
-            f"archived {server.id} ({server.name}); `perdure mcp update ... --status active` restores it"
-        )
+        Screen().line(f"archived {server.name}; `perdure mcp update {server.id} --status active` restores it")
 
 
 async def _find(client: Client, ref: str) -> McpServer:

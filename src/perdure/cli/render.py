@@ -65,6 +65,15 @@ def question_text(call: ToolCall, limit: int | None = QUESTION_LIMIT) -> str:
     return f"allow {exact(question.tool_name)} to run? {exact_value(question.arguments, limit)}"
 
 
+def narrations(request: WireEvent) -> list[str]:
+    """Return what the server says about the questions of a `tool.call_requested`, beyond the calls.
+
+    A question that says only which tool it is about is left out.
+    """
+    said = [each.narration for each in data_of(request).tool_summaries or () if each.name == APPROVE]
+    return [text for text in said if text and not text.endswith(" run?")]
+
+
 def _text(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
@@ -132,12 +141,17 @@ def brief(event: WireEvent) -> str:
 _WAITS_FOR = {"sign_in": "a sign-in", "input": "an answer to its server's question"}
 
 
+def waits_for(kind: str) -> str:
+    """Say what a parked call of this kind waits for."""
+    return _WAITS_FOR.get(kind, f"a {kind}")
+
+
 def parked_text(event: WireEvent) -> str:
     """Say what a parked call waits for, and until when."""
     data = data_of(event)
     until = to_rfc3339(deadline_of(from_rfc3339(event.ts), data.timeout_ms))
     why = f": {short(data.message)}" if data.message else ""
-    what = _WAITS_FOR.get(data.parked_kind, f"a {data.parked_kind}")
+    what = waits_for(data.parked_kind)
     where = f" (open {exact(data.sign_in_url)})" if data.sign_in_url else ""
     for asked in data.input_requests:
         if asked.mode != "sign_in":

@@ -30,6 +30,8 @@ MAX_DESCRIPTION = 16_000
 MAX_INSTRUCTIONS = 16_000
 MAX_SCHEMA = 128 << 10
 """Bytes of a tool's schema, as JSON."""
+MAX_SCHEMAS = 8 << 20
+"""Bytes of the schemas of all tools of a server."""
 MAX_BLOCKS = 1_000
 MAX_FAULTS = 20
 MAX_QUESTIONS = 20
@@ -80,6 +82,8 @@ class ToolList:
         self._tools: dict[str, McpTool] = {}
         self._left_out: list[str] = []
         self._over = 0
+        self._size = 0
+        self._large = 0
 
     @property
     def tools(self) -> tuple[McpTool, ...]:
@@ -92,6 +96,9 @@ class ToolList:
             shown.append(f"{len(self._left_out) - MAX_FAULTS} more tools were left out")
         if self._over:
             shown.append(f"{self._over} tools were left out: a server may offer {MAX_TOOLS}")
+        if self._large:
+            said = f"a server's schemas may have {MAX_SCHEMAS >> 20} MB"
+            shown.append(f"{self._large} tools were left out: {said}")
         return tuple(shown)
 
     def fault(self, said: str) -> None:
@@ -108,7 +115,7 @@ class ToolList:
                 continue
             name = each.get("name") if isinstance(each, dict) else None
             try:
-                tool = _tool(each)
+                tool, size = _tool(each)
             except Malformed as error:
                 shown = repr(text_in(name, 80)) if isinstance(name, str) else "without a name"
                 self._left_out.append(f"the tool {shown} was left out: {error}")
@@ -116,10 +123,15 @@ class ToolList:
             if tool.name in self._tools:
                 self._left_out.append(f"the tool {tool.name[:80]!r} is listed twice: the first one counts")
                 continue
+            if self._size + size > MAX_SCHEMAS:
+                self._large += 1
+                continue
+            self._size += size
             self._tools[tool.name] = tool
 
 
-def _tool(listed: Any) -> McpTool:
+def _tool(listed: Any) -> tuple[McpTool, int]:
+    """Read a tool; returns also the bytes of its schemas. Raises Malformed."""
     if not isinstance(listed, dict):
         raise Malformed("it is not an object")
     name = listed.get("name")
@@ -127,23 +139,26 @@ def _tool(listed: Any) -> McpTool:
         raise Malformed(f"its name must have 1 to {MAX_NAME} characters, none of them hidden")
     hints = listed.get("annotations")
     hints = hints if isinstance(hints, dict) else {}
-    schema = _schema(listed.get("inputSchema"), "inputSchema")
+    schema, size = _schema(listed.get("inputSchema"), "inputSchema")
     if schema.setdefault("type", "object") != "object":
         raise Malformed("the `type` of its `inputSchema` is not `object`")
-    output = listed.get("outputSchema")
+    output, output_size = listed.get("outputSchema"), 0
+    if isinstance(output, dict):
+        output, output_size = _schema(output, "outputSchema")
     title = text_in(listed.get("title"), MAX_TITLE) or text_in(hints.get("title"), MAX_TITLE)
-    return McpTool(
+    tool = McpTool(
         name,
         text_in(listed.get("description"), MAX_DESCRIPTION),
         title or None,
         schema,
-        _schema(output, "outputSchema") if isinstance(output, dict) else None,
+        output if isinstance(output, dict) else None,
         _hint(hints, "readOnlyHint"),
         _hint(hints, "destructiveHint"),
         _hint(hints, "idempotentHint"),
         _hint(hints, "openWorldHint"),
         header_arguments(schema),
     )
+    return tool, size + output_size
 
 
 def _hint(hints: JsonObject, name: str) -> bool | None:
@@ -151,15 +166,16 @@ def _hint(hints: JsonObject, name: str) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _schema(schema: Any, field: str) -> JsonObject:
+def _schema(schema: Any, field: str) -> tuple[JsonObject, int]:
+    """A schema without hidden characters in what people read, and its bytes. Raises Malformed."""
     if schema is None:
-        return {}
+        return {}, 0
     if not isinstance(schema, dict):
         raise Malformed(f"its `{field}` is not an object")
-    if len(encoded(schema)) > MAX_SCHEMA:
+    size = len(encoded(schema))
+    if size > MAX_SCHEMA:
         raise Malformed(f"its `{field}` is larger than {MAX_SCHEMA >> 10} KB")
-    cleaned = _cleaned(schema)
-    return dict(cleaned)
+    return dict(_cleaned(schema)), size
 
 
 def _cleaned(value: Any) -> Any:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from perdure.domain.json_costs import extremes_in, without_strings
+from perdure.domain.json_costs import SLICE, extremes_in, without_strings
 from perdure.domain.messages import JsonObject, JsonValue
 from perdure.domain.nesting import is_deep
 from perdure.domain.visible import without_hidden
@@ -111,8 +111,11 @@ def read_messages(body: bytes) -> tuple[Incoming, ...]:
         raise Malformed(f"it is not a JSON-RPC message: {str(error)[:200]}") from None
     if len(frames) > MAX_MESSAGES:
         raise Malformed(f"it is a batch of more than {MAX_MESSAGES} messages")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        for frame in frames:
+            _check_depth(frame)
     messages = tuple(map(_incoming, frames))
-    return tuple(map(_with_storable_numbers, messages)) if _LONG_NUMBER.search(body) else messages
+    return tuple(map(_with_storable_numbers, messages)) if _has_long_number(body) else messages
 
 
 def _decoded(body: bytes, *, is_batch: bool) -> list[_Frame]:
@@ -129,7 +132,14 @@ def _decoded(body: bytes, *, is_batch: bool) -> list[_Frame]:
 
 
 _LONG_NUMBER = re.compile(rb"[\[:,\s]-?\d{19}")
+_LONG = 32
 _LARGEST = 2**63 - 1
+
+
+def _has_long_number(body: bytes) -> bool:
+    return any(
+        _LONG_NUMBER.search(body, start, start + SLICE + _LONG) for start in range(0, len(body), SLICE)
+    )
 
 
 def _with_storable_numbers(message: Incoming) -> Incoming:
@@ -165,12 +175,16 @@ def _incoming(frame: _Frame) -> Incoming:
     error = None if isinstance(frame.error, UnsetType) else frame.error
     if method is None and error is None and not isinstance(frame.result, dict):
         raise Malformed("it is a response with neither a `result` object nor an `error`")
-    for value in (frame.params, frame.result, None if error is None else error.data):
-        if isinstance(value, dict | list) and is_deep(value, MAX_DEPTH):
-            raise Malformed(f"its values are nested more than {MAX_DEPTH} levels deep")
     params = frame.params if isinstance(frame.params, dict) else {}
     result = frame.result if method is None and error is None else None
     return Incoming(key, method, params, result, error)
+
+
+def _check_depth(frame: _Frame) -> None:
+    data = frame.error.data if isinstance(frame.error, RpcError) else None
+    for value in (frame.params, frame.result, data):
+        if isinstance(value, dict | list) and is_deep(value, MAX_DEPTH):
+            raise Malformed(f"its values are nested more than {MAX_DEPTH} levels deep")
 
 
 def check_costs(body: bytes) -> None:

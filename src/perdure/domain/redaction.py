@@ -95,6 +95,8 @@ class Redactor:
         Args:
             cut: the text was truncated, so the beginning of a secret at its end is redacted as well.
         """
+        if not self._marks:
+            return text
         spans = self.spans(text, cut=cut)
         return text if not spans or text in self.known else _replace_spans(text, spans, 0, len(text))[0]
 
@@ -103,6 +105,8 @@ class Redactor:
 
         Returns the same object if it contains no secret. Works without recursion, at any nesting depth.
         """
+        if not self._marks:
+            return value
         root, changed = [value], False
         waiting: list[tuple[Any, Any]] = [(root, 0)]
         while waiting:

@@ -7,6 +7,7 @@ JSON does: `\u202e`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from perdure.domain.errors import InvalidInput
 
@@ -31,6 +32,9 @@ _INEXACT = re.compile(
     f"[{_CONTROLS}{_INVISIBLE}\t\n\u200c\u200d\u00a0\u1680\u2000-\u200a\u202f\u205f\u2800\u3000"
     "\u2420\ufe00-\ufe0f]"
 )
+_ASCII_ODD = dict.fromkeys((*range(0x09), *range(0x0B, 0x20), 0x7F))
+_JOINERS = "\u200c\u200d"
+_SLICE = 64 << 10
 _BREAK = re.compile("[\n\t]")
 _BLANKS = re.compile(" {5,}")
 
@@ -53,9 +57,21 @@ def visible(text: str) -> str:
 
 def without_hidden(text: str) -> str:
     """Remove the same characters: for texts of strangers that a model reads."""
-    if text.isascii() and text.isprintable():
-        return text
-    return _ODD.sub("", text.replace("\r\n", "\n"))
+    if text.isascii():
+        return text if text.isprintable() else text.replace("\r\n", "\n").translate(_ASCII_ODD)
+    text = text.replace("\r\n", "\n")
+    return "".join(_ODD.sub("", part) for part in _slices(text))
+
+
+def _slices(text: str) -> Iterator[str]:
+    """The text in parts: a search in one lets no other thread run. Joiners stay with their neighbours."""
+    start = 0
+    while start < len(text):
+        end = start + _SLICE
+        while end < len(text) and (text[end - 1] in _JOINERS or text[end] in _JOINERS):
+            end += 1
+        yield text[start:end]
+        start = end
 
 
 def visible_json(text: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import perdure
 from perdure.domain.mcp import McpAnswers, McpInputRequired, McpLost, McpUnreachable
 from perdure.net.mcp import over_stdio
 from perdure.net.mcp.endpoints import McpStdioEndpoint
@@ -76,6 +79,87 @@ async def test_an_older_command_may_ignore_the_probe_or_die_of_it(
             with pytest.raises(McpUnreachable):
                 await talk.hosts.offer(talk.endpoint, timeout=10)
         assert (await talk.hosts.offer(talk.endpoint, timeout=10)).era == "legacy"
+
+
+@pytest.mark.parametrize("era", ["stateless", "legacy"])
+async def test_a_command_that_falls_silent_is_replaced(era: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(over_stdio, "ALIVE", 0.2)
+    async with talk_to(era) as talk:
+        await talk.call()
+        with pytest.raises(McpLost, match="did not answer within"):
+            await talk.call(arguments={"do": "freeze"}, timeout=0.3)
+        before = await talk.said(arguments={"do": "pid"}, scope="other") if era == "legacy" else ""
+
+        async def works() -> bool:
+            with contextlib.suppress(McpLost, McpUnreachable):
+                return (await talk.said(arguments={"do": "pid"}, timeout=1)).isdigit()
+            return False
+
+        async with asyncio.timeout(20):
+            while not await works():
+                pass
+        assert before == "" or await talk.said(arguments={"do": "pid"}, scope="other") == before
+
+
+async def test_a_command_that_is_silent_for_long_and_then_answers_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(over_stdio, "ALIVE", 10.0)
+    async with talk_to("stateless") as talk:
+        before = await talk.said(arguments={"do": "pid"})
+        for _ in range(3):
+            with pytest.raises(McpLost):
+                await talk.call(arguments={"do": "hang"}, timeout=0.2)
+        assert await talk.said(arguments={"do": "pid"}) == before
+
+
+async def test_commands_end_with_a_host_that_is_killed(tmp_path: Path) -> None:
+    program = tmp_path / "host.py"
+    program.write_text(HOST)
+    host = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *(str(program), PROGRAM, "legacy", "stubborn"),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(perdure.__file__).parents[1])},
+    )
+    assert host.stdout is not None
+    pids = [int(each) for each in (await host.stdout.readline()).split()]
+    assert len(pids) == 2
+    assert all(map(psutil.pid_exists, pids))
+    host.kill()
+    await host.wait()
+    async with asyncio.timeout(30):
+        while any(map(_runs, pids)):
+            await asyncio.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+HOST = """
+import asyncio, sys
+from perdure.domain.mcp import McpTool
+from perdure.net.mcp.endpoints import McpStdioEndpoint
+from perdure.net.mcp.hosts import McpHosts
+
+async def main():
+    hosts = McpHosts()
+    endpoint = McpStdioEndpoint("local", sys.executable, tuple(sys.argv[1:]))
+    async def call(do):
+        found = await hosts.call(
+            endpoint, scope="s", tool=McpTool("act"), arguments={"do": do}, meta={}, extra_headers={},
+            timeout=20, idempotent=False, progress=print,
+        )
+        return found.content[0]["text"]
+    print(await call("pid"), await call("children"), flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
 
 
 async def test_a_command_that_does_not_exist_is_named() -> None:

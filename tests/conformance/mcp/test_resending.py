@@ -174,7 +174,8 @@ async def test_a_server_that_always_forgets_its_session_ends_the_call() -> None:
     async with Scripted("legacy", tools__call=replies(404)) as server, Talk.to(server.url) as talk:
         with pytest.raises(McpUnreachable, match="forgets"):
             await talk.call()
-        assert server.count("tools/call") <= 6
+        assert server.count("tools/call") == 2
+        assert server.count("initialize") == 2
 
 
 async def test_scopes_share_no_session() -> None:
@@ -378,6 +379,43 @@ async def test_the_sessions_that_are_kept_are_limited(monkeypatch: pytest.Monkey
         await settled(lambda: server.count("DELETE") == 2)
         ended = [each.headers["mcp-session-id"] for each in server.requests if each.method == "DELETE"]
         assert ended == ["session-1", "session-2"]
+
+
+async def test_a_session_is_not_ended_while_a_call_runs_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(over_http, "MAX_SESSIONS", 1)
+    there, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Request, reply: Reply, message: Json) -> None:
+        if request.headers["mcp-session-id"] == "session-1":
+            there.set()
+            await go_on.wait()
+        await reply.json(200, text(message, "done"))
+
+    async with (
+        Scripted("legacy", tools__call=slow, DELETE=replies(200)) as server,
+        Talk.to(server.url) as talk,
+    ):
+        first = asyncio.create_task(talk.said(scope="a"))
+        await there.wait()
+        for scope in "bcd":
+            await talk.call(scope=scope)
+        await settled(lambda: server.count("DELETE") == 2)
+        ended = {each.headers["mcp-session-id"] for each in server.requests if each.method == "DELETE"}
+        assert "session-1" not in ended
+        go_on.set()
+        assert await first == "done"
+
+
+async def test_a_server_that_says_all_the_time_that_its_tools_change_is_believed_now_and_then() -> None:
+    async def telling(_: Request, reply: Reply, message: Json) -> None:
+        await reply.start(200, "text/event-stream")
+        news = event({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+        await reply.frames(*[news] * 200, event(text(message, "done")))
+
+    async with Scripted(tools__call=telling) as server, Talk.to(server.url) as talk:
+        for _ in range(10):
+            await talk.call()
+        assert 1 <= talk.hosts.changes(talk.endpoint) <= 5
 
 
 async def test_sessions_that_nobody_uses_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:

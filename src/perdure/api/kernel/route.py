@@ -16,8 +16,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable
-from types import NoneType, UnionType
-from typing import Literal, Union, get_args, get_origin, get_type_hints
+from types import FunctionType, NoneType, UnionType
+from typing import Literal, Union, get_args, get_origin
 
 from msgspec import Struct
 
@@ -132,7 +132,7 @@ def route(
     """
 
     def build(handler: Handler) -> Route:
-        hints = get_type_hints(handler)
+        hints = inspect.get_annotations(handler, eval_str=True)  # get_type_hints takes twice as long
         summary, description = _words_of(handler)
         kinds = _response_types(result := hints.pop("return"))
         return Route(
@@ -148,7 +148,7 @@ def route(
             method=method,
             path=path,
             tag=tag,
-            status=status or (204 if result is NoneType else 200),
+            status=status or (204 if result is None else 200),
             other=other,
             errors=errors,
             body_example=body_example,
@@ -174,6 +174,14 @@ def _words_of(handler: Handler) -> tuple[str, str]:
     return summary.removesuffix("."), " ".join(description.split())
 
 
+def _parameters_of(handler: Handler) -> tuple[str, ...]:
+    """The names of the parameters, in a tenth of the time that `inspect.signature` takes."""
+    if not isinstance(handler, FunctionType):
+        raise TypeError(f"{handler!r} is not a function")
+    code = handler.__code__
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+
 def _variables(handler: Handler, path: str, hints: dict[str, Kind]) -> tuple[Variable, ...]:
     """Return the path's variables.
 
@@ -185,7 +193,7 @@ def _variables(handler: Handler, path: str, hints: dict[str, Kind]) -> tuple[Var
     kinds = {name.removesuffix("_"): kind for name, kind in hints.items()}
     names = re.findall(r"{(\w+)}", path)
     expected = ["call", *names, *(name for name in ("query", "body") if name in kinds)]
-    if [name.removesuffix("_") for name in inspect.signature(handler).parameters] != expected:
+    if [name.removesuffix("_") for name in _parameters_of(handler)] != expected:
         raise TypeError(f"{handler.__name__}, at {path}, must take ({', '.join(expected)})")
     if kinds.keys() != set(expected) or kinds["call"] is not Call:
         raise TypeError(f"{handler.__name__}: annotate every parameter; `call` is a Call")

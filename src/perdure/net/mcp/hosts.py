@@ -25,7 +25,7 @@ from perdure.domain.mcp import (
     McpUnreachable,
 )
 from perdure.domain.mcp_wire import Malformed
-from perdure.domain.messages import JsonObject
+from perdure.domain.messages import JsonObject, JsonValue
 from perdure.net.mcp.desk import UserAsked
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.net.mcp.http import Broken, Refused, fit_headers
@@ -38,6 +38,7 @@ MAX_PAGES = 20
 MAX_PAGE = 4 << 20
 """Bytes of one page of a list."""
 MAX_CURSOR = 8_192
+FEW_TOOLS = 10
 MAX_ROUNDS = 10
 """How often a call goes on at once because its server wants only its own state back."""
 _LISTING = ""
@@ -93,7 +94,7 @@ class McpHosts:
         ttl: float | None = None
         try:
             async for page, fault in self._pages(line, _LISTING, "tools/list"):
-                found.take(page.get("tools"))
+                await _taken(found, page.get("tools"))
                 ttl = results.ttl_of(page) if ttl is None else ttl
                 if fault:
                     found.fault(fault)
@@ -299,6 +300,11 @@ class McpHosts:
 
     # --- ends
 
+    @property
+    def quiet(self) -> bool:
+        """Whether `changes` is 0 for all servers."""
+        return self._http.quiet and self._stdio.quiet
+
     def changes(self, endpoint: McpEndpoint | McpStdioEndpoint) -> int:
         """How often the server's tools may have changed: if it has grown, the offer is stale."""
         if isinstance(endpoint, McpStdioEndpoint):
@@ -318,6 +324,14 @@ class McpHosts:
         if isinstance(endpoint, McpStdioEndpoint):
             return self._stdio.line(endpoint)
         return self._http.line(endpoint)
+
+
+async def _taken(found: results.ToolList, listed: JsonValue) -> None:
+    """Read a page of tools, a long one in a thread. Raises Malformed."""
+    if isinstance(listed, list) and len(listed) > FEW_TOOLS:
+        await asyncio.to_thread(found.take, listed)
+    else:
+        found.take(listed)
 
 
 def _code(error: McpRefused | Refused) -> int:

@@ -29,7 +29,7 @@ from perdure.domain.mcp import McpUnauthorized, McpUnreachable
 from perdure.domain.mcp_wire import Incoming, Malformed, RpcError, read_messages, text_in
 from perdure.domain.network import NetworkRules
 from perdure.domain.retry_after import retry_after
-from perdure.domain.sse import SseParser, StreamTooLong
+from perdure.domain.sse import Frame, SseParser, StreamTooLong
 from perdure.net.addresses import SystemResolver
 from perdure.net.mcp.endpoints import McpEndpoint
 from perdure.net.mcp.pools import MAX_HEADER, Mark, Pool
@@ -50,6 +50,8 @@ _STREAM_FACTOR = 2  # a stream's notifications may take as much as its answer
 _ERROR_BODY = 64 << 10
 _IN_THREAD = 256 << 10
 _TAIL = 1.0
+_TURN = 0.01
+_SLICE = 16 << 10
 _LARGE_BODY = 1 << 20  # aiohttp warns about larger ones unless they are file objects
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
@@ -392,7 +394,9 @@ class Reply:
             if not raw:
                 return b""
             room = self._max_bytes * _STREAM_FACTOR + 1 - self._read
-            piece = raw if self._inflater is None else self._inflater.feed(raw, room)
+            piece = raw
+            if self._inflater is not None:  # in a thread: a few bytes may become many
+                piece = await asyncio.to_thread(self._inflater.feed, raw, room)
             self._read += len(piece)
             if self._read > self._max_bytes * _STREAM_FACTOR:
                 raise Malformed(f"it is longer than {self._max_bytes * _STREAM_FACTOR} bytes")
@@ -410,9 +414,9 @@ class Reply:
     async def _streamed(self, first: bytes) -> AsyncGenerator[Incoming, None]:
         parser = SseParser(self._max_bytes, None)
         piece = first
+        turns = Turns()
         while piece:
-            frames = parser.feed(piece)
-            for frame in frames:
+            for frame in await _frames(parser, piece, turns):
                 if frame.id is not None:
                     self.last_event = frame.id[:1024]
                 if frame.retry is not None:
@@ -420,7 +424,30 @@ class Reply:
                 if frame.data.strip() and frame.event == "message":
                     for message in await decoded(frame.data):
                         yield message
+                await turns.taken()
             piece = await self._piece()
+
+
+class Turns:
+    """Lets others run while one reads what a server has sent much of: a read that is ready never waits."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    async def taken(self) -> None:
+        """Let others run, if this one has had the loop for its time."""
+        if time.monotonic() - self._since > _TURN:
+            await asyncio.sleep(0)
+            self._since = time.monotonic()
+
+
+async def _frames(parser: SseParser, piece: bytes, turns: Turns) -> list[Frame]:
+    """The events that end in a piece, which is parsed in small slices."""
+    frames: list[Frame] = []
+    for start in range(0, len(piece), _SLICE):
+        frames += parser.feed(piece[start : start + _SLICE])
+        await turns.taken()
+    return frames
 
 
 async def decoded(body: bytes) -> tuple[Incoming, ...]:

@@ -50,6 +50,11 @@ class LazyHosts:
             endpoint, scope=scope, name=name, arguments=arguments, timeout=timeout
         )
 
+    @property
+    def quiet(self) -> bool:
+        """Whether no server's tools have changed: `changes` is 0 for all."""
+        return self._hosts is None or self._hosts.quiet
+
     def changes(self, endpoint: McpEndpoint | McpStdioEndpoint) -> int:
         """How often the server's tools may have changed since this process knows it."""
         return 0 if self._hosts is None else self._hosts.changes(endpoint)

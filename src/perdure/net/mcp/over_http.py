@@ -20,6 +20,7 @@ from perdure.domain.mcp import McpRefused, McpUnreachable
 from perdure.domain.mcp_results import ServerInfo, server_info
 from perdure.domain.messages import JsonObject
 from perdure.net.mcp import eras, legacy, stateless
+from perdure.net.mcp.changes import Changes
 from perdure.net.mcp.desk import Desk, UserAsked
 from perdure.net.mcp.endpoints import McpEndpoint
 from perdure.net.mcp.eras import Eras, Verdict
@@ -38,9 +39,14 @@ _WRONG_ERA = frozenset({400, 404, 405, 406, 415})
 
 
 class _Kept:
-    """The session of a scope with a server."""
+    """The session of a scope with a server.
+
+    Attributes:
+        users: requests that are under way in it.
+    """
 
     def __init__(self) -> None:
+        self.users = 0
         self.lock = asyncio.Lock()
         self.session: legacy.Session | None = None
         self.remote: Remote | None = None
@@ -61,7 +67,7 @@ class OverHttp:
         self._eras = Eras()
         self._remotes: OrderedDict[McpEndpoint, Remote] = OrderedDict()
         self._sessions: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
-        self._changes: OrderedDict[str, int] = OrderedDict()
+        self._changes: Changes[str] = Changes(MAX_SESSIONS)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def line(self, endpoint: McpEndpoint) -> HttpLine:
@@ -78,18 +84,15 @@ class OverHttp:
             self._remotes.move_to_end(endpoint)
         return found
 
+    @property
+    def quiet(self) -> bool:
+        """Whether `changes` is 0 for all servers."""
+        return not self._changes
+
     def changes(self, endpoint: McpEndpoint) -> int:
         """How often the server's tools may have changed since this process knows it."""
-        if not self._changes:
-            return 0  # each turn asks for each of its servers
         known = self._remotes.get(endpoint)
-        return self._changes.get(endpoint.key if known is None else known.key, 0)
-
-    def _changed(self, key: str) -> None:
-        self._changes[key] = self._changes.get(key, 0) + 1
-        self._changes.move_to_end(key)
-        if len(self._changes) > MAX_SESSIONS:
-            self._changes.popitem(last=False)
+        return self._changes.count(endpoint.key if known is None else known.key)
 
     # --- eras
 
@@ -166,7 +169,7 @@ class OverHttp:
         now, _ = await self._verdict(remote)
         if now.era == verdict.era:
             raise refused
-        self._changed(remote.key)
+        self._changes.note(remote.key)
         return await self._ask(now, remote, scope, wanted)
 
     async def _ask(self, verdict: Verdict, remote: Remote, scope: str, wanted: Wanted) -> JsonObject:
@@ -174,7 +177,7 @@ class OverHttp:
         if verdict.era == "legacy":
             return await self._ask_in_session(remote, scope, wanted)
         key = next(self._ids)
-        changed = lambda: self._changed(remote.key)  # noqa: E731
+        changed = lambda: self._changes.note(remote.key)  # noqa: E731
         wanted.turn = turn = Round(key, remote.clean, wanted.progress, changed)
         params = stateless.with_answers(wanted.params, wanted.answers)
         return await stateless.ask(
@@ -194,7 +197,7 @@ class OverHttp:
             kept, session = await self._session(remote, scope)
             key = next(self._ids)
             desk = Desk(remote.endpoint.elicitation, wanted, self._reply_to(remote, session))
-            changed = lambda: self._changed(remote.key)  # noqa: E731
+            changed = lambda: self._changes.note(remote.key)  # noqa: E731
             wanted.turn = turn = Round(key, remote.clean, wanted.progress, changed, desk.take)
             work = legacy.ask(
                 self._http,
@@ -208,6 +211,7 @@ class OverHttp:
                 token=wanted.progress is not None,
                 max_bytes=wanted.max_bytes,
             )
+            kept.users += 1
             try:
                 if wanted.method == "tools/call" and remote.endpoint.elicitation != "none":
                     return await self._listener(kept, remote, session, changed).during(desk, work)
@@ -216,7 +220,7 @@ class OverHttp:
                 turn.sent = False
                 if kept.session is session:
                     kept.session = None
-                    self._changed(remote.key)
+                    self._changes.note(remote.key)
             except UserAsked:
                 with contextlib.suppress(TimeoutError):  # the call that follows must find this one ended
                     await legacy.cancelled(self._http, remote, session, key)
@@ -225,7 +229,9 @@ class OverHttp:
                 if turn.sent and not isinstance(error, McpRefused | Refused):
                     self._later(legacy.cancelled(self._http, remote, session, key))
                 raise
-        raise Broken(f"{remote.name} forgets its sessions at once", sent=False)
+            finally:
+                kept.users -= 1
+        raise McpUnreachable(f"the MCP server {remote.name} forgets its sessions at once")
 
     def _listener(
         self, kept: _Kept, remote: Remote, session: legacy.Session, changed: Callable[[], None]
@@ -244,8 +250,8 @@ class OverHttp:
         key = (remote.key, scope)
         kept = self._sessions.get(key)
         if kept is None:
-            kept = self._sessions[key] = _Kept()
             self._sweep()
+            kept = self._sessions[key] = _Kept()
         self._sessions.move_to_end(key)
         kept.remote = remote
         async with kept.lock:
@@ -255,22 +261,25 @@ class OverHttp:
                 except Broken as error:
                     raise Broken(str(error), sent=False) from None
                 except legacy.Expired:
-                    raise Broken(f"{remote.name} forgets its sessions at once", sent=False) from None
+                    said = f"the MCP server {remote.name} forgets its sessions at once"
+                    raise McpUnreachable(said) from None
                 self._eras.remember(remote, eras.LEGACY)
             return kept, kept.session
 
     # --- ends
 
     def _sweep(self) -> None:
-        """End the sessions that nobody has used for long, and those beyond the limit."""
+        """End the sessions that nobody has used for long, and make room for another one."""
         limit = time.monotonic() - IDLE_SESSION
-        over = len(self._sessions) - MAX_SESSIONS
+        over = len(self._sessions) + 1 - MAX_SESSIONS
         for key, kept in list(self._sessions.items()):
             idle = kept.session is not None and kept.session.used < limit
-            if over <= 0 and not idle:
-                break  # the others were used later
-            if kept.lock.locked():
+            if kept.lock.locked() or kept.users:
                 continue
+            if over <= 0 and not idle:
+                if kept.session is None:
+                    continue
+                break  # the others were used later
             del self._sessions[key]
             over -= 1
             self._end(kept)

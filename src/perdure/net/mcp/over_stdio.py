@@ -21,9 +21,11 @@ from perdure.domain.mcp_results import ServerInfo, elicitation_capability, serve
 from perdure.domain.mcp_wire import Incoming
 from perdure.domain.messages import JsonObject
 from perdure.net.mcp import eras
+from perdure.net.mcp.changes import Changes
 from perdure.net.mcp.desk import Desk, UserAsked
 from perdure.net.mcp.endpoints import McpStdioEndpoint
 from perdure.net.mcp.eras import Verdict
+from perdure.net.mcp.guard import Guard
 from perdure.net.mcp.http import Broken, Unreadable
 from perdure.net.mcp.process import Running, Waiting
 from perdure.net.mcp.requests import Spoken, Wanted
@@ -41,6 +43,11 @@ LONGEST_WAIT = 60.0
 """Seconds until a command that has died starts again: after the first time, and at most."""
 PATIENCE = 2.0
 """Seconds that a request waits for that; a longer wait is an error at once."""
+ALIVE = 10.0
+"""Seconds after which a command that was silent during a call, and is asked, must have said something."""
+MAX_CHECKS = 3
+"""Checks in a row that found it silent, after which it is ended although other requests wait for it."""
+MAX_COMMANDS = 1_024
 _CLOSING = 5.0
 _SHARED = ""
 
@@ -64,7 +71,6 @@ class _Command:
         self.verdict = verdict
         self.failures = 0
         self.not_before = 0.0
-        self.changes = 0
 
 
 class OverStdio:
@@ -72,9 +78,12 @@ class OverStdio:
 
     def __init__(self) -> None:
         self._ids = itertools.count(1)
+        self._guard = Guard()
         self._commands: dict[McpStdioEndpoint, _Command] = {}
+        self._changes: Changes[McpStdioEndpoint] = Changes(MAX_COMMANDS)
         self._places: OrderedDict[tuple[McpStdioEndpoint, str], _Place] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._checks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -82,9 +91,14 @@ class OverStdio:
         """The way to a command."""
         return StdioLine(self, endpoint)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether `changes` is 0 for all commands."""
+        return not self._changes
+
     def changes(self, endpoint: McpStdioEndpoint) -> int:
         """How often the command's tools may have changed since this process knows it."""
-        return self._command(endpoint).changes
+        return self._changes.count(endpoint)
 
     def _command(self, endpoint: McpStdioEndpoint) -> _Command:
         found = self._commands.get(endpoint)
@@ -120,6 +134,7 @@ class OverStdio:
         self, endpoint: McpStdioEndpoint, running: Running, turn: Round, method: str, params: JsonObject
     ) -> JsonObject:
         """Send a request to a running command, and wait for its result."""
+        began = time.monotonic()
         with running.waiting(turn.key) as waiting:
             try:
                 turn.sent = True
@@ -136,6 +151,9 @@ class OverStdio:
                 raise
             except BaseException:
                 self._later(self._cancelled(running, turn))
+                if running.heard < began:
+                    self._checks.add(task := asyncio.create_task(self._end_if_mute(running)))
+                    task.add_done_callback(self._checks.discard)
                 raise
 
     async def _result(
@@ -145,6 +163,20 @@ class OverStdio:
         if result is None:
             raise Broken(f"{endpoint.name} ended before it answered: {running.fault}", sent=True)
         return result
+
+    async def _end_if_mute(self, running: Running) -> None:
+        """End a process that does not say anything any more: it would let all later calls wait in vain."""
+        since = time.monotonic()
+        await asyncio.sleep(ALIVE / 2)
+        key = next(self._ids)
+        with contextlib.suppress(Broken):
+            await running.send(wire.request(key, "ping", {}))
+        await asyncio.sleep(ALIVE / 2)
+        if running.heard > since or running.fault is not None:
+            return
+        running.checks += 1
+        if not running.is_busy or running.checks >= MAX_CHECKS:
+            running.give_up("it did not answer a ping after a call that was given up")
 
     async def _cancelled(self, running: Running, turn: Round) -> None:
         params: JsonObject = {"requestId": turn.key, "reason": "nobody waits for the answer any more"}
@@ -182,7 +214,7 @@ class OverStdio:
         if place.running is not None:
             self._count(command, place.running)
             await self._stop(place)
-            command.changes += 1
+            self._changes.note(endpoint)
         wait = command.not_before - time.monotonic()
         if wait > PATIENCE:
             said = (
@@ -195,11 +227,11 @@ class OverStdio:
 
         async def stray(message: Incoming) -> None:
             if message.method == "notifications/tools/list_changed":
-                command.changes += 1
+                self._changes.note(endpoint)
             elif message.method == "ping" and message.id is not None:
                 await running.send(wire.response(message.id, {}))
 
-        running = await Running.start(endpoint, stray)
+        running = await Running.start(endpoint, self._guard, stray)
         place.running, place.spoken = running, None
         if place.gone:
             await self._stop(place)
@@ -333,10 +365,13 @@ class OverStdio:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        for check in self._checks:
+            check.cancel()
         for key in list(self._places):
             self._drop(key)
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=_CLOSING)
+        await self._guard.close()
 
 
 class StdioLine:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
 from perdure.domain.mcp_wire import Incoming, Malformed, RpcId, text_in
 from perdure.net.mcp.endpoints import McpStdioEndpoint
+from perdure.net.mcp.guard import Guard
 from perdure.net.mcp.http import MAX_ANSWER, Broken, decoded
 
 MAX_WAITING = 16 << 20
@@ -28,6 +29,8 @@ GRACE = 1.0
 _LOG_LINE = 500
 _PIECE = 64 << 10
 _MINUTE = 60.0
+_MANY_LINES = 100
+_PAUSE = 0.1
 _PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 
 log = logging.getLogger(__name__)
@@ -63,26 +66,38 @@ class Running:
 
     Attributes:
         answered: whether it has sent a response.
+        heard: when it has sent a line, of a monotonic clock.
+        checks: how often it was found silent since then.
         fault: why it is over; None while it runs.
     """
 
     def __init__(
-        self, endpoint: McpStdioEndpoint, process: Process, stray: Callable[[Incoming], Awaitable[None]]
+        self,
+        endpoint: McpStdioEndpoint,
+        process: Process,
+        guard: Guard,
+        stray: Callable[[Incoming], Awaitable[None]],
     ) -> None:
         self._endpoint = endpoint
         self._process = process
+        self._guard = guard
         self._stray = stray
         self._waiting: dict[RpcId, Waiting] = {}
         self._secrets = [value for _, value in endpoint.env if len(value) >= 8]
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._log())]
         self.answered = False
+        self.heard = time.monotonic()
+        self.checks = 0
         self.fault: str | None = None
 
     @classmethod
-    async def start(cls, endpoint: McpStdioEndpoint, stray: Callable[[Incoming], Awaitable[None]]) -> Running:
+    async def start(
+        cls, endpoint: McpStdioEndpoint, guard: Guard, stray: Callable[[Incoming], Awaitable[None]]
+    ) -> Running:
         """Start the command, in a process group of its own.
 
         Args:
+            guard: ends it if this process is killed.
             stray: takes notifications that belong to no request.
 
         Raises:
@@ -103,7 +118,9 @@ class Running:
         except (OSError, ValueError) as error:
             said = error.strerror if isinstance(error, OSError) else str(error)
             raise Broken(f"{endpoint.name} cannot be started: {said}", sent=False) from None
-        return cls(endpoint, process, stray)
+        running = cls(endpoint, process, guard, stray)
+        await guard.watch(process.pid)
+        return running
 
     def clean(self, text: str) -> str:
         """The text, cut and without hidden characters and the values of the command's own variables."""
@@ -139,6 +156,11 @@ class Running:
         finally:
             self._waiting.pop(key, None)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests wait for their responses."""
+        return bool(self._waiting)
+
     # --- what arrives
 
     async def _read(self) -> None:
@@ -154,12 +176,15 @@ class Running:
             for waiting in self._waiting.values():
                 waiting.put(None)
             self._kill(signal.SIGKILL)
+            self._guard.release(self._process.pid)
 
     async def _lines(self) -> str:
         """Read lines until the output ends; returns why it is not read further, if it has not ended."""
         stdout = self._process.stdout
         held = bytearray()
         while stdout is not None and (piece := await stdout.read(_PIECE)):
+            if piece.count(b"\n") > _MANY_LINES:  # it could keep this process busy for ever
+                await asyncio.sleep(_PAUSE)
             start = 0
             while (end := piece.find(b"\n", start)) >= 0:
                 held += piece[start:end]
@@ -172,6 +197,7 @@ class Running:
         return ""
 
     async def _line(self, line: bytes) -> None:
+        self.heard, self.checks = time.monotonic(), 0
         if not line.strip():
             return
         if line.lstrip()[:1] not in (b"{", b"["):
@@ -204,6 +230,8 @@ class Running:
         stderr = self._process.stderr
         tail, began, count = b"", time.monotonic(), 0
         while stderr is not None and (piece := await stderr.read(_PIECE)):
+            if len(piece) >= _PIECE // 2:
+                await asyncio.sleep(_PAUSE / 20)
             *lines, tail = (tail + piece).split(b"\n")
             tail = tail[:_LOG_LINE]
             if time.monotonic() - began > _MINUTE:
@@ -234,6 +262,11 @@ class Running:
                 await self._process.wait()
         for task in self._tasks:
             task.cancel()
+
+    def give_up(self, fault: str) -> None:
+        """Kill the process: it is of no use any more."""
+        self.fault = self.fault or fault
+        self._kill(signal.SIGKILL)
 
     def _kill(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

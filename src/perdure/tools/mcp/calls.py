@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from msgspec import Struct
 
 from perdure.app.context import Services
-from perdure.app.mcp_attached import Attached, attached, endpoint_of, redactor_of
+from perdure.app.mcp_attached import Attached, at_hand, attached, endpoint_of, redactor_of
 from perdure.capabilities.mcp_schemas import original
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.domain.errors import OutcomeUnknown, ToolError
@@ -15,6 +17,7 @@ from perdure.domain.ids import OrgId
 from perdure.domain.mcp import McpContent, McpInputRequired, McpLost, McpRefused, McpTool
 from perdure.domain.mcp_servers import mode_of
 from perdure.domain.messages import JsonObject
+from perdure.domain.weights import weight_of
 from perdure.net.mcp.lazy import LazyHosts
 from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
@@ -31,6 +34,8 @@ from perdure.tools.mcp.results import error_of, result_of
 EFFECT_KEY = "io.perdure/effect-key"
 """Where the key of a call's effect is in its `_meta`."""
 
+LARGE = 20_000
+"""The weight of an answer above which its result is made in a thread: that may take more than 10 ms."""
 _UNKNOWN = frozenset({-32601, -32602})
 """The errors for an unknown tool; servers give the second one for invalid arguments too."""
 
@@ -61,6 +66,9 @@ class Reach(Struct, frozen=True):
     ) -> tuple[Attached, dict[str, str]]:
         """Read a server as it is now, and the session's secrets. Raises ToolError: it cannot be used."""
         services = self.services
+        known = at_hand(services, capability_id, config)
+        if known is not None and not known.placeholders:
+            return known, {}  # no read is needed, which would take as long as a small call
 
         async def body(tx: Tx) -> tuple[Attached, dict[str, str]]:
             server = await attached(services, tx, context.org_id, capability_id, config)
@@ -147,7 +155,7 @@ class McpCall(Struct, frozen=True):
         except ToolError as error:
             error.message = redactor.text(error.message)
             raise
-        return answer if isinstance(answer, Later) else _outcome(answer, redactor.value)
+        return answer if isinstance(answer, Later) else await _outcome(answer, redactor.value)
 
     def _refused(self, context: ToolContext, server: Attached, said: str, code: int) -> ToolError:
         """The error for a call that the server refused."""
@@ -177,7 +185,15 @@ def key_argument(server: Attached, name: str) -> str | None:
     return given.get(name) or given.get("*")
 
 
-def _outcome(answer: McpContent, redact: Any) -> ToolOutcome:
+async def _outcome(answer: McpContent, redact: Callable[[Any], Any]) -> ToolOutcome:
+    """The result for the model; a large one is made in a thread, so that no other session waits."""
+    parts = (answer.content, answer.structured)
+    if weight_of(parts, LARGE) > LARGE:
+        return await asyncio.to_thread(_made, answer, redact)
+    return _made(answer, redact)
+
+
+def _made(answer: McpContent, redact: Callable[[Any], Any]) -> ToolOutcome:
     clean = McpContent(redact(answer.content), redact(answer.structured), answer.is_error)
     if clean.is_error:
         raise ToolError(error_of(clean))

@@ -37,7 +37,7 @@ MAX_INSTRUCTIONS = 2_000
 MAX_PINS = 2_000
 """Pinned tools of a server. Tools beyond them ask for approval: their server lists ever new ones."""
 FEW_TOOLS = 5
-"""Tools above which adapting their schemas is left to a thread."""
+"""Tools above which the work on them is left to a thread."""
 MAX_NOTES = 5
 MAX_NOTE = 300
 
@@ -96,23 +96,29 @@ async def _found(
 ) -> Discovered:
     pins = await _pins(reach, server, context)
     of = (context.org_id, server, config, offer, context.secrets if server.placeholders else {}, pins)
-    digest = hashlib.sha256(msgspec.json.encode(of, order="sorted")).digest()
+    few = len(offer.tools) <= FEW_TOOLS
+    digest = _digest(of) if few else await asyncio.to_thread(_digest, of)
     place = f"{context.org_id}/{server.capability_id}/{server.key}"
     known = seen.same(place, digest)
     if known is not None:
         return known
     usable = [tool for tool in offer.tools if mode_of(server.rules, tool.name, tool.destructive) != "deny"]
-    if len(usable) > FEW_TOOLS:
-        listed = await asyncio.to_thread(_adapted, server, usable)
-    else:
-        listed = _adapted(server, usable)
+    listed = _adapted(server, usable) if few else await asyncio.to_thread(_adapted, server, usable)
     pinned = await _with_pins(reach, server, listed, pins, context)
-    tools = [_tool(reach, server, config, each, pinned, redactor) for each in listed]
+
+    def made() -> list[Tool]:
+        return [_tool(reach, server, config, each, pinned, redactor) for each in listed]
+
+    tools = made() if few else await asyncio.to_thread(made)
     if offer.has_resources:
         tools += resource_tools(reach)
     found = Discovered(_prompt(server, offer, redactor), tuple(tools), server.name)
     seen.made(place, digest, found)
     return found
+
+
+def _digest(of: object) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(of, order="sorted")).digest()
 
 
 def _adapted(server: Attached, tools: list[McpTool]) -> list[_Listed]:

@@ -11,6 +11,11 @@ from perdure.domain.media import BadImage, clean_image
 from perdure.domain.messages import ImagePart, JsonObject, JsonValue
 from perdure.domain.visible import without_hidden
 
+MAX_STRUCTURED = 64 << 10
+"""Bytes of structured content that stays a value; more becomes a text, which costs the engine much less."""
+MAX_REPEATS = 4
+_SPACED = 8  # a text may have line breaks, indentation and escapes that the encoded value has not
+_WIDEST = 4  # bytes of a character
 MAX_IMAGES = 5_000_000
 """Characters of all images of a result in base64."""
 
@@ -41,10 +46,12 @@ def result_of(content: McpContent) -> Result:
             else:
                 texts.append(part)
     structured = content.structured
-    if structured is not None and not _repeats(texts, structured):
-        if not texts:
+    if structured is not None:
+        body = msgspec.json.encode(structured)
+        if not texts and len(body) <= MAX_STRUCTURED:
             return Result(structured, tuple(images))
-        texts.append(msgspec.json.encode(structured).decode())
+        if not _repeats(texts, structured, len(body)):
+            texts.append(body.decode())
     return Result("\n\n".join(texts), tuple(images))
 
 
@@ -55,15 +62,22 @@ def error_of(content: McpContent) -> str:
     return text or "The tool failed without saying why."
 
 
-def _repeats(texts: list[str], structured: JsonValue) -> bool:
+def _repeats(texts: list[str], structured: JsonValue, size: int) -> bool:
     """Whether a text part is the structured content as JSON, as the protocol recommends.
 
     One widely used server wraps results that are not objects: {"result": ...}.
+
+    Args:
+        size: the bytes of the structured content. Only texts that may be the same are decoded, and few.
     """
     wanted = [structured]
     if isinstance(structured, dict) and list(structured) == ["result"]:
         wanted.append(structured["result"])
-    return any(text in wanted or _decoded(text) in wanted for text in texts)
+    if any(text in wanted for text in texts):
+        return True
+    least, most = (size - len('{"result":}')) // _WIDEST, _SPACED * size
+    alike = [text for text in texts if least <= len(text) <= most]
+    return any(_decoded(text) in wanted for text in alike[:MAX_REPEATS])
 
 
 def _decoded(text: str) -> JsonValue:
