@@ -71,6 +71,7 @@ async def test_calls_whose_tokens_are_stored_go_on_after_a_kill(database_url: st
         assert (len(crm.grants), crm.faults) == (1, [])
 
 
+@pytest.mark.soak  # waits until the dead process no longer counts: 30 seconds
 async def test_a_kill_between_a_refresh_and_its_storage_asks_for_a_new_sign_in(
     database_url: str, tmp_path: Path
 ) -> None:
