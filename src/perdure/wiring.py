@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -52,7 +53,6 @@ from perdure.domain.accounts import CreateToken
 from perdure.domain.code import CodeBackEnd, CodeLimits
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
-from perdure.domain.ids import SessionId
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.messages import JsonObject
 from perdure.doors.mcp.route import mcp_route
@@ -65,7 +65,7 @@ from perdure.llm.registry import DriverPool
 from perdure.net.mcp.lazy import LazyHosts
 from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
-from perdure.store.bus import Bus, LocalBus
+from perdure.store.bus import Bus, LocalBus, Stop
 from perdure.store.callbacks import signing_key
 from perdure.store.crypto import Vault
 from perdure.store.data_folder import LOCK, open_file, prepare_folder
@@ -273,7 +273,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             turns=turns,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
-        bus.on_stop(lambda stop: _forget(engine, mcp, stop.session_id))
+        bus.on_stop(partial(_forget, engine, mcp))
         yield Parts(database, bus, queue, app, engine)
 
 
@@ -289,10 +289,11 @@ def _policy(settings: Settings, limits: FileLimits) -> Policy:
     )
 
 
-def _forget(engine: Engine, mcp: LazyHosts, session_id: SessionId) -> None:
-    mcp.forget(session_id)
-    engine.conversations.discard(session_id)
-    engine.turns.discard(session_id)
+def _forget(engine: Engine, mcp: LazyHosts, stop: Stop) -> None:
+    if stop.gone:
+        mcp.forget(stop.session_id)
+    engine.conversations.discard(stop.session_id)
+    engine.turns.discard(stop.session_id)
 
 
 def master_keys(settings: Settings) -> list[bytes]:

@@ -414,7 +414,7 @@ async def delete_session(app: App, caller: Caller, session_id: SessionId) -> Non
         return row
 
     row = await app.database.write(work)
-    app.bus.publish(Stop(row.id, row.epoch + 1))
+    app.bus.publish(Stop(row.id, row.epoch + 1, gone=True))
     app.bus.publish(Appended(row.id, 0))
 
 

@@ -56,10 +56,14 @@ class Live(Struct):
 
 
 class Stop(Struct, frozen=True):
-    """Runners of this session with an older epoch must stop: it was cancelled, deleted or claimed again."""
+    """Runners of this session with an older epoch must stop: it was cancelled, deleted or claimed again.
+
+    `gone`: it was deleted.
+    """
 
     session_id: SessionId
     epoch: int
+    gone: bool = False
 
 
 Signal = Appended | Live | Stop

@@ -90,10 +90,11 @@ class Missing(Struct, array_like=True, tag="w", frozen=True):
 
 
 class Halt(Struct, array_like=True, tag="s", frozen=True):
-    """Runners of this session with an older epoch must stop."""
+    """Runners of this session with an older epoch must stop. Older releases do not send `gone`."""
 
     session_id: SessionId
     epoch: int
+    gone: bool = False
 
 
 Frame = Woke | Grown | Said | Missing | Halt
