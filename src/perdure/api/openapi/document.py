@@ -314,8 +314,16 @@ def _responses(route: Route, by_type: dict[int, JsonObject], examples: Examples)
     if route.etag and route.method == "GET":
         responses["304"] = {"description": "Not changed since the version in `If-None-Match`."}
     for status in errors_of(route):
-        responses[str(status)] = {"$ref": f"#/components/responses/Error{status}"}
+        shared: JsonObject = {"$ref": f"#/components/responses/Error{status}"}
+        is_page = route.public and route.content == "text/html"
+        responses[str(status)] = _page_error(status) if is_page else shared
     return dict(sorted(responses.items()))
+
+
+def _page_error(status: int) -> JsonObject:
+    """Describe an error of a page: people see a page; a request that no browser makes gets the usual JSON."""
+    response = _error(status)
+    return {**response, "content": {"text/html": {"schema": {"type": "string"}}, **response["content"]}}
 
 
 def _error(status: int) -> JsonObject:

@@ -53,7 +53,9 @@ class Callback(Struct, frozen=True):
     ] = None
 
 
-@route("GET", "/v1/oauth/start/{token}", "connections", errors=(403, 410), public=True, content="text/html")
+@route(
+    "GET", "/v1/oauth/start/{token}", "connections", errors=(400, 403, 410), public=True, content="text/html"
+)
 async def start_sign_in(call: Call, token: str) -> Reply:
     """Show the page at which a sign-in begins.
 
@@ -75,8 +77,8 @@ async def start_sign_in(call: Call, token: str) -> Reply:
 
 
 @route(
-    "POST", "/v1/oauth/start/{token}", "connections", status=303, errors=(403, 409, 410, 429), public=True,
-    content="text/html",
+    "POST", "/v1/oauth/start/{token}", "connections", status=303, errors=(400, 403, 409, 410, 429),
+    public=True, content="text/html",
 )  # fmt: skip
 async def begin_sign_in(call: Call, token: str) -> Reply:
     """Send the browser to the authorization server.
