@@ -105,7 +105,11 @@ async def test_a_tool_can_set_the_title(api: httpx.AsyncClient) -> None:
     assert (await talk.read())["title"] == "A trip to Rome"
 
 
-IDS = {"{schedule_id}": new_id("sched"), "{callback_id}": new_id("callback")}
+IDS = {
+    "{schedule_id}": new_id("sched"),
+    "{callback_id}": new_id("callback"),
+    "{input_id}": new_id("input"),
+}
 
 
 async def operations_on_a_session(api: httpx.AsyncClient) -> list[tuple[str, str, Json | None]]:
