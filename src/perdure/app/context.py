@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -17,13 +17,12 @@ from perdure.domain.code import CodeBackEnd
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
 from perdure.domain.local_mcp import LocalMcpServer
-from perdure.domain.mcp import McpOffer, McpPrompt, McpPromptMessage, McpUnreachable
 from perdure.domain.network import PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.catalog import Catalog
 from perdure.llm.driver import Driver
-from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
+from perdure.net.mcp.lazy import LazyHosts
 from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
@@ -66,67 +65,6 @@ class Scope(Protocol):
         ...
 
 
-class McpSource(Protocol):
-    """The part of the client of MCP that use cases need."""
-
-    async def offer(self, endpoint: McpEndpoint | McpStdioEndpoint, *, timeout: float) -> McpOffer:
-        """List what a server offers, within so many seconds.
-
-        Raises:
-            McpUnreachable: it cannot be reached, or does not speak MCP.
-            McpRefused: it answered with an error.
-            McpUnauthorized: it wants a sign-in.
-        """
-        ...
-
-    async def list_prompts(
-        self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float
-    ) -> tuple[McpPrompt, ...]:
-        """List a server's prompts. Raises as `offer` does."""
-        ...
-
-    async def get_prompt(
-        self,
-        endpoint: McpEndpoint | McpStdioEndpoint,
-        *,
-        scope: str,
-        name: str,
-        arguments: Mapping[str, str],
-        timeout: float,
-    ) -> tuple[McpPromptMessage, ...]:
-        """Get the messages of a prompt, for the session `scope`. Raises as `offer` does."""
-        ...
-
-
-_NO_CLIENT = "this process has no client for MCP servers"
-
-
-class NoMcp:
-    """Reaches no server: for commands that only open the database, and for tests."""
-
-    async def offer(self, endpoint: McpEndpoint | McpStdioEndpoint, *, timeout: float) -> McpOffer:
-        """Raise McpUnreachable."""
-        raise McpUnreachable(_NO_CLIENT)
-
-    async def list_prompts(
-        self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float
-    ) -> tuple[McpPrompt, ...]:
-        """Raise McpUnreachable."""
-        raise McpUnreachable(_NO_CLIENT)
-
-    async def get_prompt(
-        self,
-        endpoint: McpEndpoint | McpStdioEndpoint,
-        *,
-        scope: str,
-        name: str,
-        arguments: Mapping[str, str],
-        timeout: float,
-    ) -> tuple[McpPromptMessage, ...]:
-        """Raise McpUnreachable."""
-        raise McpUnreachable(_NO_CLIENT)
-
-
 class Services(Struct, frozen=True):
     """The services of the use cases that HTTP and a session's own tools share.
 
@@ -139,7 +77,7 @@ class Services(Struct, frozen=True):
         refreshes: the tokens that this process is refreshing.
         private_addresses: which private networks tools and MCP servers may reach.
         local_mcp: the MCP servers of the operator's file, by id.
-        mcp: asks MCP servers what they offer.
+        mcp: the client of MCP servers.
     """
 
     database: Database
@@ -156,7 +94,7 @@ class Services(Struct, frozen=True):
     refreshes: Refreshes = field(default_factory=Refreshes)
     private_addresses: PrivateAddresses = False
     local_mcp: dict[str, LocalMcpServer] = {}
-    mcp: McpSource = field(default_factory=NoMcp)
+    mcp: LazyHosts = field(default_factory=LazyHosts)
 
 
 class App(Services, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from perdure.store.connections import (
     end_refresh,
     find_connection,
     give_up_refresh,
+    put_connection,
     remove_client,
     remove_connection,
 )
@@ -129,6 +130,38 @@ async def open_grant(services: Services, tx: Tx, row: ConnectionRow) -> Grant:
     """Decrypt a connection's tokens."""
     text = await services.vault.open(tx, row.org_id, row.sealed, row.binding)
     return from_json(_GRANT, text, f"the sign-in at {row.server_name}")
+
+
+async def keep_grant(
+    services: Services,
+    tx: Tx,
+    org_id: OrgId,
+    identity: str,
+    server: SignInServer,
+    grant: Grant,
+    before: ConnectionRow | None,
+) -> Held:
+    """Seal and store the tokens of a new sign-in, in place of the connection that was there `before`."""
+    now = services.now()
+    row = ConnectionRow(
+        org_id,
+        identity,
+        server.key,
+        server.name,
+        server.url,
+        grant.issuer,
+        " ".join(grant.scope),
+        b"",
+        1 if before is None else before.version + 1,
+        0,
+        now,
+        grant.expires_at,
+        now if before is None else before.created_at,
+        now,
+    )
+    sealed = await services.vault.seal(tx, org_id, to_json(grant), row.binding)
+    await put_connection(tx, msgspec.structs.replace(row, sealed=sealed))
+    return Held(grant, row.version, row.signed_in_at)
 
 
 async def _refresh(services: Services, row: ConnectionRow, grant: Grant) -> None:

@@ -129,7 +129,7 @@ async def signed_in(
 async def tools_of_server(app: App, caller: Caller, server_id: McpServerId) -> McpToolList:
     """List the tools that a server offers now. Raises ModelError (502) if it cannot be asked."""
     known = await _find(app, caller, server_id)
-    offer = await asked(app.mcp.offer(known.endpoint, timeout=SECONDS))
+    offer = await asked(app.mcp.hosts().offer(known.endpoint, timeout=SECONDS))
     pins = await app.database.read(lambda tx: read_pins(tx, caller.organization_id, server_id))
     return await asyncio.to_thread(_tool_list, known, offer, pins)
 
@@ -191,7 +191,7 @@ async def check_connection(app: App, caller: Caller, server_id: McpServerId) -> 
     try:
         if isinstance(known.endpoint, McpEndpoint):
             await check_urls({"url": known.endpoint.url}, known.endpoint.rules.private)
-        offer = await app.mcp.offer(known.endpoint, timeout=SECONDS)
+        offer = await app.mcp.hosts().offer(known.endpoint, timeout=SECONDS)
     except (InvalidInput, ToolError) as error:
         fault = _with_credential(known, fault_of(error))
         return known.without_secrets(McpCheck(False, _millis(started), notes=notes, error=fault))

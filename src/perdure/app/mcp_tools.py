@@ -58,7 +58,7 @@ async def accept_tool(
     """
     require_manager(caller, "mcp_server")
     endpoint = await endpoint_for(app, caller, server_id)
-    offer = await asked(app.mcp.offer(endpoint, timeout=SECONDS))
+    offer = await asked(app.mcp.hosts().offer(endpoint, timeout=SECONDS))
     tool = next((each for each in offer.tools if each.name == tool_name), None)
     if tool is None:
         raise InvalidInput(
@@ -93,7 +93,7 @@ async def list_prompts(app: App, caller: Caller, server_id: McpServerId) -> list
             tuple(McpPromptArgumentInfo(arg.name, arg.description, arg.required) for arg in each.arguments),
             each.title,
         )
-        for each in await asked(app.mcp.list_prompts(endpoint, scope="", timeout=SECONDS))
+        for each in await asked(app.mcp.hosts().list_prompts(endpoint, scope="", timeout=SECONDS))
     ]
 
 
@@ -125,7 +125,7 @@ async def post_prompt(
         found = replace(found, endpoint=endpoint)
         found.redactor.learn({f"sign_in_{number}": each for number, each in enumerate(token)})
     messages = await asked(
-        app.mcp.get_prompt(
+        app.mcp.hosts().get_prompt(
             found.endpoint, scope=session_id, name=body.name, arguments=body.arguments, timeout=SECONDS
         )
     )

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 
-import msgspec
-
 from perdure.app.context import Services
-from perdure.app.grants import Held, outgoing, usable_grant
+from perdure.app.grants import Held, keep_grant, outgoing, usable_grant
 from perdure.app.oauth_clients import ByHand, authority_of, by_hand, client_at
 from perdure.domain.connections import SERVICE, SignInServer
 from perdure.domain.ids import OrgId
 from perdure.domain.mcp import McpUnreachable
 from perdure.domain.oauth import Authority, Challenge, Grant, SignInFailed, scopes_to_ask
 from perdure.net.oauth import client_credentials, place_of
-from perdure.store.connections import ConnectionRow, find_connection, put_connection
+from perdure.store.connections import find_connection
 from perdure.store.database import Tx
-from perdure.store.rows import to_json
 
 log = logging.getLogger("perdure.sign_in")
 
@@ -102,26 +99,8 @@ async def _stored(
         ):
             return None
         before = await find_connection(tx, org_id, SERVICE, server.key, lock=True)
-        now = services.now()
-        row = ConnectionRow(
-            org_id,
-            SERVICE,
-            server.key,
-            server.name,
-            server.url,
-            grant.issuer,
-            " ".join(grant.scope),
-            b"",
-            1 if before is None else before.version + 1,
-            0,
-            now,
-            grant.expires_at,
-            now if before is None else before.created_at,
-            now,
-        )
-        sealed = await services.vault.seal(tx, org_id, to_json(grant), row.binding)
-        await put_connection(tx, msgspec.structs.replace(row, sealed=sealed))
+        held = await keep_grant(services, tx, org_id, SERVICE, server, grant, before)
         await given.bind(tx, grant.issuer)
-        return Held(grant, row.version, row.signed_in_at)
+        return held
 
     return await services.database.write(work)

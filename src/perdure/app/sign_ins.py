@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
-from perdure.app.grants import outgoing, revoke_quietly
+from perdure.app.grants import keep_grant, outgoing, revoke_quietly
 from perdure.app.input_requests import resume_signed_in
 from perdure.app.oauth_clients import authority_of, by_hand, client_at, redirect_uri_of
 from perdure.domain.callbacks import hash_of_token, is_signed, sign_token
@@ -48,14 +48,12 @@ from perdure.domain.times import Micros
 from perdure.net.oauth import Code, exchange, place_of
 from perdure.store.accounts import get_user, lock_organization, memberships_of
 from perdure.store.connections import (
-    ConnectionRow,
     SignInRow,
     add_sign_in,
     count_connections,
     count_sign_ins,
     find_connection,
     find_sign_in,
-    put_connection,
     sign_in_by_state,
     take_sign_in,
 )
@@ -331,25 +329,7 @@ async def _store(app: App, tx: Tx, identity: Identity, server: SignInServer, gra
         raise Conflict(
             f"{MAX_CONNECTIONS} sign-ins are stored, the maximum: remove some first", code="sign_in_failed"
         )
-    now = app.now()
-    row = ConnectionRow(
-        identity.org_id,
-        identity.identity,
-        server.key,
-        server.name,
-        server.url,
-        grant.issuer,
-        " ".join(grant.scope),
-        b"",
-        1 if before is None else before.version + 1,
-        0,
-        now,
-        grant.expires_at,
-        now if before is None else before.created_at,
-        now,
-    )
-    sealed = await app.vault.seal(tx, row.org_id, to_json(grant), row.binding)
-    await put_connection(tx, msgspec.structs.replace(row, sealed=sealed))
+    await keep_grant(app, tx, identity.org_id, identity.identity, server, grant, before)
 
 
 async def _is_member(tx: Tx, org_id: OrgId, user_id: UserId) -> bool:

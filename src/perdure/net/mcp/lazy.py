@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from perdure.domain.mcp import McpOffer, McpPrompt, McpPromptMessage
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 
 if TYPE_CHECKING:
@@ -25,30 +23,6 @@ class LazyHosts:
 
             self._hosts = McpHosts()
         return self._hosts
-
-    async def offer(self, endpoint: McpEndpoint | McpStdioEndpoint, *, timeout: float) -> McpOffer:
-        """List what a server offers. Raises as `McpHosts.offer` does."""
-        return await self.hosts().offer(endpoint, timeout=timeout)
-
-    async def list_prompts(
-        self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float
-    ) -> tuple[McpPrompt, ...]:
-        """List a server's prompts. Raises as `McpHosts.offer` does."""
-        return await self.hosts().list_prompts(endpoint, scope=scope, timeout=timeout)
-
-    async def get_prompt(
-        self,
-        endpoint: McpEndpoint | McpStdioEndpoint,
-        *,
-        scope: str,
-        name: str,
-        arguments: Mapping[str, str],
-        timeout: float,
-    ) -> tuple[McpPromptMessage, ...]:
-        """Get the messages of a prompt. Raises as `McpHosts.offer` does."""
-        return await self.hosts().get_prompt(
-            endpoint, scope=scope, name=name, arguments=arguments, timeout=timeout
-        )
 
     @property
     def quiet(self) -> bool:

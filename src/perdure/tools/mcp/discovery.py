@@ -71,7 +71,7 @@ async def find_tools(
         endpoint = authorization.on(endpoint_of(server, context.secrets, context.network))
         seen.reached(context, capability_id, endpoint, config)
         try:
-            offer = await reach.hosts.offer(endpoint, timeout=LIST_TIMEOUT)
+            offer = await reach.hosts.hosts().offer(endpoint, timeout=LIST_TIMEOUT)
         except McpUnauthorized:
             if not server.signs_in or server.rules.acts_as == "none":
                 raise

@@ -35,7 +35,7 @@ class _SignIn(Struct, frozen=True):
         while not isinstance(found, Later):
             try:
                 endpoint = found.on(endpoint_of(server, secrets, context.network))
-                await reach.hosts.offer(endpoint, timeout=LIST_TIMEOUT)
+                await reach.hosts.hosts().offer(endpoint, timeout=LIST_TIMEOUT)
                 break
             except McpUnauthorized as error:
                 found = await after_challenge(
