@@ -94,8 +94,8 @@ async def _run_python(
         changes, saved = await asyncio.to_thread(_changes, result), Saved()
         if changes:
             saved = await after_command(services, context, session_id, held, changes, None)
-    notes += [*invalid, *saved.notes, *_notes(result, limits, seconds)]
-    return ToolOutcome(answer_of(result, few(notes), context.redactor), saved.events)
+    notes = few(notes, invalid, saved.notes, *_notes(result, limits, seconds))
+    return ToolOutcome(answer_of(result, notes, context.redactor), saved.events)
 
 
 def _without_invalid(result: CodeResult) -> tuple[CodeResult, list[str]]:
@@ -131,27 +131,26 @@ def _changes(result: CodeResult) -> Changes:
     )
 
 
-def _notes(result: CodeResult, limits: CodeLimits, seconds: int) -> list[str]:
-    notes = []
+def _notes(result: CodeResult, limits: CodeLimits, seconds: int) -> tuple[list[str], ...]:
+    ended = []
     if result.stopped in _STOPPED:
-        notes.append(
+        ended.append(
             _STOPPED[result.stopped].format(
                 seconds=seconds, megabytes=limits.memory_bytes >> 20, entries=limits.entries
             )
         )
     elif not result.complete:
-        notes.append(f"only the first {limits.entries} files that the code left were looked at")
-    notes += [
+        ended.append(f"only the first {limits.entries} files that the code left were looked at")
+    links = [
         f"{MOUNT}{path} is a link, and links are not kept: copy the file, or use its own path"
         for path in result.links
     ]
-    notes += [
+    odd = [
         f"{MOUNT}{path} was not kept: it is too large, no regular file, or its name is not supported"
         for path in result.odd
     ]
-    if result.truncated:
-        notes.append(f"the output was longer than {limits.output_bytes} bytes and was truncated")
-    return notes
+    cut = [f"the output was longer than {limits.output_bytes} bytes and was truncated"]
+    return ended, links, odd, cut if result.truncated else []
 
 
 def _tool(run: ToolRun, limits: CodeLimits) -> Tool:

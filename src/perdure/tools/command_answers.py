@@ -9,7 +9,7 @@ from perdure.domain.messages import JsonObject
 from perdure.domain.redaction import Redactor
 
 MAX_NOTES = 20
-"""Notes that the model gets one by one; the rest are only counted."""
+"""Notes of a kind that the model gets one by one; the rest are only counted."""
 
 
 class Output(Protocol):
@@ -28,11 +28,14 @@ class Output(Protocol):
     def truncated(self) -> bool: ...
 
 
-def few(notes: Sequence[str]) -> list[str]:
-    """The first notes, and how many more there are."""
-    if len(notes) <= MAX_NOTES:
-        return list(notes)
-    return [*notes[:MAX_NOTES], f"... and {len(notes) - MAX_NOTES} more notes like these"]
+def few(*kinds: Sequence[str]) -> list[str]:
+    """Of each kind of notes the first ones, and how many more there are. No kind hides another."""
+    shown: list[str] = []
+    for notes in kinds:
+        shown += notes[:MAX_NOTES]
+        if len(notes) > MAX_NOTES:
+            shown.append(f"... and {len(notes) - MAX_NOTES} more notes like these")
+    return shown
 
 
 def answer_of(output: Output, notes: list[str], redactor: Redactor) -> JsonObject:
