@@ -53,6 +53,9 @@ def as_created(row: AgentRow, harness_name: str) -> CreateAgent:
         config.network_access,
         config.mcp_servers,
         expose_mcp=config.expose_mcp,
+        output_schema=config.output_schema,
+        variables=config.variables,
+        fallback_models=config.fallback_models,
     )
 
 

@@ -93,6 +93,9 @@ def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
         network_access=config.network_access,
         mcp_servers=config.mcp_servers,
         expose_mcp=config.expose_mcp,
+        output_schema=config.output_schema,
+        variables=config.variables,
+        fallback_models=config.fallback_models,
         default_version_id=row.default_version_id,
         forked_from_agent_id=row.forked_from_agent_id,
         forked_from_version_id=row.forked_from_version_id,
@@ -187,6 +190,9 @@ def _config_of(body: CreateAgent) -> AgentConfig:
         body.parallel_tool_calls,
         body.network_access,
         body.mcp_servers,
+        body.output_schema,
+        body.variables,
+        body.fallback_models,
     )
 
 
@@ -360,8 +366,9 @@ async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) 
     fields = {
         name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
     }
-    if "mcp_servers" in fields:
-        fields["mcp_servers"] = fields["mcp_servers"] or {}
+    for name, empty in (("mcp_servers", {}), ("variables", {}), ("fallback_models", ())):
+        if name in fields:
+            fields[name] = fields[name] or empty
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id")
     changes: Changes = {name: fields[name] for name in plain if name in fields}
     if fields.get("default_model_id") is not None:

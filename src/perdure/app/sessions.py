@@ -121,6 +121,9 @@ def to_session(
         network_access=config.network_access,
         hints=None if listed else config.hints,
         mcp_servers=config.mcp_servers,
+        output_schema=config.output_schema,
+        variables=config.variables,
+        fallback_models=config.fallback_models,
         is_pinned=pinned,
         active_schedule_count=schedules,
         preview=row.preview,
@@ -238,6 +241,9 @@ def _new_row(
         body.network_access,
         body.hints,
         body.mcp_servers,
+        body.output_schema,
+        body.variables,
+        body.fallback_models,
     )
     return SessionRow(
         id=app.new_id("session"),

@@ -37,10 +37,12 @@ from perdure.domain.guards import Guard
 from perdure.domain.ids import ModelId
 from perdure.domain.mcp_servers import MAX_MCP_SERVERS, InlineMcpServer, inline_refs, is_mcp
 from perdure.domain.network import NetworkRules, PrivateAddresses, combine
+from perdure.domain.outputs import OutputSchema
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile, NetworkAccess
 from perdure.domain.times import Micros
 from perdure.domain.tools import CapabilityRef, ClientSideTool, ToolDefinition
+from perdure.domain.variables import Variable, VariableValue
 from perdure.llm.driver import ToolSpec, fixed_tokens
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
@@ -56,6 +58,7 @@ class Layer(Struct, frozen=True):
     Attributes:
         name: None if it is not stored yet.
         policy_only: whether only its policies apply.
+        variables: what an agent's prompt declares; values: what a session gives for them.
     """
 
     kind: LayerKind
@@ -71,6 +74,10 @@ class Layer(Struct, frozen=True):
     archived: bool = False
     policy_only: bool = False
     mcp_servers: Mapping[str, InlineMcpServer] = {}
+    output_schema: OutputSchema | None = None
+    variables: Mapping[str, Variable] = {}
+    values: Mapping[str, VariableValue] = {}
+    fallback_models: tuple[str, ...] = ()
 
     def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
         """The capabilities that the layer turns on. Each inline MCP server is one, by its name."""
@@ -185,6 +192,9 @@ def agent_layer(row: AgentRow) -> Layer:
         config.parallel_tool_calls,
         archived=row.status != "active",
         mcp_servers=config.mcp_servers,
+        output_schema=config.output_schema,
+        variables=config.variables,
+        fallback_models=config.fallback_models,
     )
 
 
@@ -203,6 +213,9 @@ def session_layer(row: SessionRow) -> Layer:
         config.max_iterations,
         config.parallel_tool_calls,
         mcp_servers=config.mcp_servers,
+        output_schema=config.output_schema,
+        values=config.variables,
+        fallback_models=config.fallback_models,
     )
 
 

@@ -22,23 +22,28 @@ from perdure.domain.layer_fields import (
     DESCRIPTION,
     DISPLAY_NAME,
     EXPOSE_MCP,
+    FALLBACK_MODELS,
     HARNESS_ID,
     INITIAL_FILES,
     MAX_ITERATIONS,
     MCP_SERVERS,
     NAME,
     NETWORK_ACCESS,
+    OUTPUT_SCHEMA,
     PARALLEL_TOOL_CALLS,
     SYSTEM_PROMPT,
     TAGS,
     TOOLS,
+    VARIABLES,
 )
 from perdure.domain.mcp_servers import MCP_NAMES, InlineMcpServer
 from perdure.domain.messages import JsonObject
+from perdure.domain.outputs import OutputSchema
 from perdure.domain.resources import Description, DisplayName, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess
 from perdure.domain.times import CreatedAt
 from perdure.domain.tools import CapabilityRef, ToolDefinition
+from perdure.domain.variables import Variable
 
 ChangeKind = Literal["auto", "manual", "patch", "minor", "major", "import", "rollback", "fork"]
 """Why a version was created. `auto`: automatically, by a change of the agent. `manual`, `patch`, `minor` and
@@ -67,6 +72,9 @@ class AuthoredConfig(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
     mcp_servers: Annotated[dict[str, InlineMcpServer], MCP_SERVERS] = {}
     expose_mcp: Annotated[bool, EXPOSE_MCP] = False
+    output_schema: Annotated[OutputSchema | None, OUTPUT_SCHEMA] = None
+    variables: Annotated[dict[str, Variable], VARIABLES] = {}
+    fallback_models: Annotated[tuple[str, ...], FALLBACK_MODELS] = ()
 
 
 class ResolvedConfig(Struct, frozen=True, omit_defaults=True):

@@ -21,6 +21,7 @@ from perdure.domain.layer_fields import (
     DESCRIPTION,
     DISPLAY_NAME,
     EXPOSE_MCP,
+    FALLBACK_MODELS,
     HARNESS_ID,
     HARNESS_NAME,
     INITIAL_FILES,
@@ -28,17 +29,22 @@ from perdure.domain.layer_fields import (
     MCP_SERVERS,
     NAME,
     NETWORK_ACCESS,
+    OUTPUT_SCHEMA,
     PARALLEL_TOOL_CALLS,
+    RESPONSE_FORMAT,
     SYSTEM_PROMPT,
     TAGS,
     TOOLS,
+    VARIABLES,
 )
 from perdure.domain.mcp_servers import MCP_NAMES, InlineMcpServer, InlineMcpServers
+from perdure.domain.outputs import OutputSchema, ResponseFormat
 from perdure.domain.paging import AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.resources import AnyName, Description, DisplayName, Files, LifeStatus, Name
-from perdure.domain.sessions import InitialFile, NetworkAccess, Prompt, Tags
+from perdure.domain.sessions import FallbackModels, InitialFile, NetworkAccess, Prompt, Tags
 from perdure.domain.times import ArchivedAt, CreatedAt, DeletedAt, UpdatedAt
 from perdure.domain.tools import Capabilities, CapabilityRef, ToolDefinition, Tools
+from perdure.domain.variables import Variable, Variables
 
 Iterations = Annotated[int, Meta(ge=1, le=1000)]
 
@@ -68,6 +74,10 @@ class CreateAgent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
     mcp_servers: Annotated[InlineMcpServers, MCP_SERVERS] = {}
     expose_mcp: Annotated[bool, EXPOSE_MCP] = False
+    output_schema: Annotated[OutputSchema | None, OUTPUT_SCHEMA] = None
+    variables: Annotated[Variables, VARIABLES] = {}
+    fallback_models: Annotated[FallbackModels, FALLBACK_MODELS] = ()
+    response_format: Annotated[ResponseFormat | None, RESPONSE_FORMAT] = None
 
 
 class UpdateAgent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
@@ -89,6 +99,10 @@ class UpdateAgent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     network_access: Annotated[NetworkAccess | None | UnsetType, NETWORK_ACCESS] = UNSET
     mcp_servers: Annotated[InlineMcpServers | None | UnsetType, MCP_SERVERS] = UNSET
     expose_mcp: Annotated[bool | UnsetType, EXPOSE_MCP] = UNSET
+    output_schema: Annotated[OutputSchema | None | UnsetType, OUTPUT_SCHEMA] = UNSET
+    variables: Annotated[Variables | None | UnsetType, VARIABLES] = UNSET
+    fallback_models: Annotated[FallbackModels | None | UnsetType, FALLBACK_MODELS] = UNSET
+    response_format: Annotated[ResponseFormat | None | UnsetType, RESPONSE_FORMAT] = UNSET
     status: Annotated[
         LifeStatus | UnsetType, Meta(description="The agent's status. `active` restores an archived agent.")
     ] = UNSET
@@ -108,6 +122,9 @@ class AgentConfig(Struct, frozen=True, omit_defaults=True):
     parallel_tool_calls: bool | None = None
     network_access: NetworkAccess | None = None
     mcp_servers: dict[str, InlineMcpServer] = {}
+    output_schema: OutputSchema | None = None
+    variables: dict[str, Variable] = {}
+    fallback_models: tuple[str, ...] = ()
 
 
 class Agent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
@@ -142,6 +159,9 @@ class Agent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
     mcp_servers: Annotated[dict[str, InlineMcpServer], MCP_SERVERS] = {}
     expose_mcp: Annotated[bool, EXPOSE_MCP] = False
+    output_schema: Annotated[OutputSchema | None, OUTPUT_SCHEMA] = None
+    variables: Annotated[dict[str, Variable], VARIABLES] = {}
+    fallback_models: Annotated[tuple[str, ...], FALLBACK_MODELS] = ()
     default_version_id: Annotated[
         AgentVersionId | None,
         Meta(description="The version that new sessions run. Without one, they follow the agent."),

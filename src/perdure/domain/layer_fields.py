@@ -28,6 +28,30 @@ PARALLEL_TOOL_CALLS = Meta(
 NETWORK_ACCESS = Meta(description="The hosts that the session's tools may reach.")
 PARENT_HARNESS_ID = Meta(description="The harness that this one inherits from.")
 MCP_SERVERS = Meta(description="MCP servers defined at this level, by name, in addition to those inherited.")
+OUTPUT_SCHEMA = Meta(
+    description=(
+        "A JSON Schema of the final answer. A turn then ends with a value that matches it, or fails with "
+        "`output_invalid`."
+    )
+)
+RESPONSE_FORMAT = Meta(
+    description=(
+        "The same as `output_schema`, in the form `{type: json_schema, json_schema: {name, schema}}`. "
+        "Give one of the two."
+    )
+)
+VARIABLES = Meta(
+    description=(
+        "The variables of the agent's prompt by name: `{{name}}` there is replaced by the value that a "
+        "message or its session gives, or by the default."
+    )
+)
+VARIABLE_VALUES = Meta(description="Values of the variables in the agent's prompt, by name.")
+FALLBACK_MODELS = Meta(
+    description=(
+        "The ids of the models to use, in this order, when the model cannot be reached or is overloaded."
+    )
+)
 EXPOSE_MCP = Meta(
     description="Whether the agent is a tool of this server's MCP endpoint (`POST /mcp`), named `agent_NAME`."
 )

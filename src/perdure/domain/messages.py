@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.ids import ImageIdText, MessageId, ModelIdText, SessionId, ToolCallId
+from perdure.domain.layer_fields import OUTPUT_SCHEMA, RESPONSE_FORMAT, VARIABLE_VALUES
+from perdure.domain.outputs import OutputSchema, ResponseFormat
 from perdure.domain.times import CreatedAt
+from perdure.domain.variables import VariableValues
 
 Role = Literal["system", "user", "agent", "tool_result"]
 Phase = Literal["commentary", "final_answer"]
@@ -157,6 +160,9 @@ class Controls(Struct, frozen=True, omit_defaults=True):
             )
         ),
     ] = None
+    output_schema: Annotated[OutputSchema | None, OUTPUT_SCHEMA] = None
+    response_format: Annotated[ResponseFormat | None, RESPONSE_FORMAT] = None
+    variables: Annotated[VariableValues | None, VARIABLE_VALUES] = None
 
 
 class ExternalActor(Struct, frozen=True, omit_defaults=True):

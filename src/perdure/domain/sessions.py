@@ -26,22 +26,28 @@ from perdure.domain.ids import (
 )
 from perdure.domain.layer_fields import (
     CAPABILITIES,
+    FALLBACK_MODELS,
     HARNESS_ID,
     HARNESS_NAME,
     MAX_ITERATIONS,
     MCP_SERVERS,
     NETWORK_ACCESS,
+    OUTPUT_SCHEMA,
     PARALLEL_TOOL_CALLS,
+    RESPONSE_FORMAT,
     TAGS,
     TOOLS,
+    VARIABLE_VALUES,
 )
 from perdure.domain.mcp_servers import MCP_NAMES, InlineMcpServer, InlineMcpServers
 from perdure.domain.messages import JsonObject, Usage
+from perdure.domain.outputs import OutputSchema, ResponseFormat
 from perdure.domain.paging import AllowedAction, AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.parked import ParkedOn
 from perdure.domain.session_metadata import METADATA, MetadataValue
 from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 from perdure.domain.tools import Capabilities, CapabilityRef, ToolDefinition, Tools
+from perdure.domain.variables import VariableValue, VariableValues
 
 Source = Literal["chat", "api"]
 """Where clients may say that a session began; the server has further sources for sessions that it begins."""
@@ -68,6 +74,8 @@ Locale = Annotated[
 ]
 """A BCP 47 language tag. RFC 5646 (4.4.1) recommends allowing 35 characters."""
 Prompt = Annotated[str, Meta(max_length=200_000)]
+MAX_FALLBACKS = 5
+FallbackModels = Annotated[tuple[ModelIdText, ...], Meta(max_length=MAX_FALLBACKS)]
 
 
 _LINK = Meta(examples=["/v1/sessions/session_0192f0c1b2a37b5c8d4e5f60718293a4"])
@@ -151,6 +159,10 @@ class CreateSession(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     source: Annotated[Source | None, _SOURCE] = None
     metadata: Annotated[dict[str, MetadataValue], METADATA] = {}
     mcp_servers: Annotated[InlineMcpServers, MCP_SERVERS] = {}
+    output_schema: Annotated[OutputSchema | None, OUTPUT_SCHEMA] = None
+    variables: Annotated[VariableValues, VARIABLE_VALUES] = {}
+    fallback_models: Annotated[FallbackModels, FALLBACK_MODELS] = ()
+    response_format: Annotated[ResponseFormat | None, RESPONSE_FORMAT] = None
 
 
 class UpdateSession(Struct, frozen=True, omit_defaults=True):
@@ -187,6 +199,9 @@ class SessionConfig(Struct, frozen=True, omit_defaults=True):
     network_access: NetworkAccess | None = None
     hints: JsonObject | None = None
     mcp_servers: dict[str, InlineMcpServer] = {}
+    output_schema: OutputSchema | None = None
+    variables: dict[str, VariableValue] = {}
+    fallback_models: tuple[str, ...] = ()
 
 
 class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
@@ -257,6 +272,9 @@ class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
     hints: Annotated[JsonObject | None, _HINTS] = None
     mcp_servers: Annotated[dict[str, InlineMcpServer], MCP_SERVERS] = {}
+    output_schema: Annotated[OutputSchema | None, OUTPUT_SCHEMA] = None
+    variables: Annotated[dict[str, VariableValue], VARIABLE_VALUES] = {}
+    fallback_models: Annotated[tuple[str, ...], FALLBACK_MODELS] = ()
     is_pinned: Annotated[
         bool | None, Meta(description="Whether the caller has pinned the session.", examples=[False])
     ] = None

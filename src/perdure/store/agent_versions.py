@@ -62,6 +62,9 @@ def authored_of(row: AgentRow) -> AuthoredConfig:
         config.network_access,
         config.mcp_servers,
         expose_mcp=config.expose_mcp,
+        output_schema=config.output_schema,
+        variables=config.variables,
+        fallback_models=config.fallback_models,
     )
 
 
@@ -76,6 +79,9 @@ def with_authored(row: AgentRow, config: AuthoredConfig) -> AgentRow:
         config.parallel_tool_calls,
         config.network_access,
         config.mcp_servers,
+        config.output_schema,
+        config.variables,
+        config.fallback_models,
     )
     return msgspec.structs.replace(
         row,

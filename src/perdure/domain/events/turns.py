@@ -26,7 +26,7 @@ from perdure.domain.ids import (
     ModelIdText,
     TurnId,
 )
-from perdure.domain.messages import JsonObject, Message, Usage
+from perdure.domain.messages import JsonObject, JsonValue, Message, Usage
 
 _INPUT_CONTENT = Meta(description="The start of the message that started the turn.")
 
@@ -93,6 +93,10 @@ class TurnCompletedData(EventData, frozen=True, omit_defaults=True):
     )
     final_answer_preview: Annotated[str | None, Meta(description="The start of the answer.")] = None
     input_content: Annotated[str | None, _INPUT_CONTENT] = None
+    output: Annotated[
+        JsonValue,
+        Meta(description="The value of the final answer, if a schema was set for it."),
+    ] = None
 
 
 class TurnFailedData(EventData, frozen=True, omit_defaults=True):
