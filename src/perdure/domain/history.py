@@ -154,6 +154,8 @@ class Conversation:
         """The attempts to write a summary that failed since the last one that did not."""
         self.rest = 0
         """The messages that are still to come before a summary is tried again."""
+        self.kept_tools: str | None = None
+        """The digest of the list of tools that this process has stored for the latest model call."""
         self.has_files = False
         """Whether a message has an image that cannot be sent."""
         self.summary: Message | None = None
@@ -367,6 +369,7 @@ class Conversation:
         self._flush(event.ts)
         self._reasoning = True
         self._begin = sequence - 1
+        self.kept_tools = None  # whoever began this call sets it again
 
     def _reason_completed(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         self._reasoning = False
