@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from tests.soak import SCALE, SOAKING
 
-EXAMPLES = 20 * SCALE if SOAKING else 2
+EXAMPLES = 20 * SCALE if SOAKING else 1
 """How many requests each operation gets beyond the systematic ones. The soak makes more of them."""
 
 LEFT_OUT = {
