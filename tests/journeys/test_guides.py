@@ -104,6 +104,7 @@ INSTEAD = {
     # waits for.
     '"openai_completions", "base_url": "http://127.0.0.1:8080/v1"': '"llmsim"',
     '"openai_completions", "base_url": "\'$LOCAL\'"': '"llmsim"',
+    "https://models.example.com/v1": "http://127.0.0.1:9/v1",
     "'Tell me a story'": "String.raw`" + script(CLOCK, {"text": "Once."}) + "`",
     '"Tell me a story"': json.dumps(script(CLOCK, {"text": "Once."})),
     '"Do I need an umbrella in Rome?"': json.dumps(script(WEATHER, {"text": "No."})),

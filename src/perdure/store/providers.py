@@ -8,6 +8,7 @@ from msgspec import Struct
 from perdure.domain.errors import NotFound
 from perdure.domain.ids import ModelId, OrgId, ProviderId
 from perdure.domain.providers import (
+    KeyStatus,
     ModelSource,
     ProviderOptions,
     ProviderSecrets,
@@ -23,7 +24,8 @@ from perdure.store.rows import assignments, columns, insert, to_json, values
 class ProviderRow(Struct, frozen=True):
     """A provider. `secrets` are encrypted, bound to the place `provider/<id>`.
 
-    `api_key_set` and `header_names` say what `secrets` contain.
+    `api_key_set` and `header_names` say what `secrets` contain, `key_status` what the vendor said of the key:
+    None without a key, and for keys of older releases, which were not checked.
     """
 
     id: ProviderId
@@ -40,6 +42,8 @@ class ProviderRow(Struct, frozen=True):
     last_synced_at: Micros | None
     created_at: Micros
     updated_at: Micros
+    key_status: KeyStatus | None = None
+    key_checked_at: Micros | None = None
 
     def option_struct(self) -> ProviderOptions:
         return _OPTIONS.decode(self.options)
