@@ -65,7 +65,7 @@ async def check_new_key(app: App, settings: Settings) -> Checked:
     if found.key_status == "refused":
         said = found.error.message if found.error is not None else ""
         raise InvalidInput(
-            f"the provider refused `api_key`: {said}. Correct it, or store it unchecked with `?check=false`",
+            f"the provider refuses `api_key`, so nothing was stored: {said}",
             code="provider_key_refused",
             field="api_key",
         )
