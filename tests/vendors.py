@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import msgspec
+from aiohttp import web
 
 from tests.conformance.drivers.protocols import WIRES, Counts, Wire
 from tests.conformance.drivers.vendor import JSON, Reply, Vendor
@@ -14,6 +15,7 @@ from tests.talk import Json
 
 CHAT, RESPONSES, MESSAGES = WIRES
 KEY = "sk-very-secret-0123456789"
+GOOD = "sk-good-key-0123456789"
 
 
 async def vendor_provider(http: httpx.AsyncClient, vendor: Vendor, wire: Wire = CHAT, **fields: Any) -> Json:
@@ -53,3 +55,15 @@ def reply(value: Any, status: int = 200) -> Reply:
 def answer(text: str = "Done.", wire: Wire = CHAT, counts: Counts = Counts()) -> Reply:  # noqa: B008
     """Build a complete text answer."""
     return Reply(wire.answer(text=[text], counts=counts))
+
+
+WRONG = {"error": {"message": f"Incorrect API key provided: {KEY}", "code": "invalid_api_key"}}
+
+
+class Guarded(Vendor):
+    """A vendor that lists its models to those with the good key only."""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        keys = (request.headers.get("authorization"), request.headers.get("x-api-key"))
+        self.will(listing("one", "two") if {f"Bearer {GOOD}", GOOD} & set(keys) else reply(WRONG, 401))
+        return await super().handle(request)

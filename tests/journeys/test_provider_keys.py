@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from aiohttp import web
 
 from perdure.app import provider_keys
 from perdure.app import providers as use
@@ -22,19 +21,7 @@ from tests.inside import Gate, house_with
 from tests.server import Server, post
 from tests.stub_model import endless_model
 from tests.talk import Json
-from tests.vendors import CHAT, KEY, MESSAGES, RESPONSES, listing, reply
-
-WRONG = {"error": {"message": f"Incorrect API key provided: {KEY}", "code": "invalid_api_key"}}
-GOOD = "sk-good-key-0123456789"
-
-
-class Guarded(Vendor):
-    """A vendor that lists its models to those with the good key only."""
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        keys = (request.headers.get("authorization"), request.headers.get("x-api-key"))
-        self.will(listing("one", "two") if {f"Bearer {GOOD}", GOOD} & set(keys) else reply(WRONG, 401))
-        return await super().handle(request)
+from tests.vendors import CHAT, GOOD, KEY, MESSAGES, RESPONSES, Guarded, listing, reply
 
 
 @pytest_asyncio.fixture

@@ -139,6 +139,13 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    local_model: Annotated[
+        bool,
+        typer.Option(
+            "--local-model",
+            help="Also run the small model of `perdure demo` on this machine: no API key, no network.",
+        ),
+    ] = False,
 ) -> None:
     """Run the server: the API, the MCP endpoint (/mcp) and the worker.
 
@@ -154,7 +161,12 @@ def serve(
 
     files = ":".join(map(str, tools)) if tools else None
     settings = load(host=host, port=port, data=data, database_url=database_url, tools=files)
-    enter(run_server(settings), uvloop.run)
+    if local_model:
+        from perdure.cli.local_serve import serve_with_local_model
+
+        enter(serve_with_local_model(settings), uvloop.run)
+    else:
+        enter(run_server(settings), uvloop.run)
 
 
 @app.command()

@@ -233,7 +233,8 @@ async def _check(
 
 
 def _print_check(screen: Screen, found: KeyCheck) -> None:
-    models = "" if found.models is None else f"{found.models} models, "
+    count = "1 model, " if found.models == 1 else f"{found.models} models, "
+    models = "" if found.models is None else count
     verdict: Part = ("ok", "green") if found.ok else ("failed", "red")
     key: tuple[Part, ...] = ()
     if found.key_status is not None:

@@ -137,6 +137,11 @@ async def usable_model(tx: Tx, org_id: OrgId, model_id: str | None) -> tuple[Mod
     return ModelRow(*found[:width]), ProviderRow(*found[width:])
 
 
+async def has_usable_model(tx: Tx, org_id: OrgId) -> bool:
+    """Whether the organization has a model that is enabled, of a provider that is active."""
+    return await tx.one(f"{_USABLE} LIMIT 1", org_id) is not None
+
+
 async def add_provider(tx: Tx, row: ProviderRow) -> None:
     await tx.run(insert("providers", ProviderRow), *values(row))
 
