@@ -34,7 +34,7 @@ async def test_a_provider_is_added_with_its_models_and_checked(server: Server, g
     place = ("--base-url", f"{guarded.url}/v1")
     refused = await run(server, "providers", "add", "mine", *place, "--key-stdin", given=KEY, status=1)
     assert "Incorrect API key provided: [redacted]" in refused
-    assert "Nothing was stored" in refused
+    assert "--no-check stores it" in refused
     added = await run(server, "providers", "add", "mine", *place, "--key-env", "MY_KEY", MY_KEY=GOOD)
     assert "(mine): the API key is valid\nmodels: one, two\n" in added
     assert "perdure models default one" in added

@@ -82,10 +82,6 @@ def explain(error: PerdureError) -> str:
         return f"{message}\n{advice}"
     if error.code == "session_not_found":
         return f"{message}; `perdure sessions list` lists them."
-    if error.code == "provider_key_refused":
-        return (
-            f"{message}\nNothing was stored. Correct the key; --no-check stores it without asking the vendor."
-        )
     if error.code == f"http_{status}":  # the body is not in this API's error format
         return f"{message}, not in Perdure's format. Is another program at --url or PERDURE_URL?"
     if error.code == "model_not_configured":

@@ -82,18 +82,24 @@ async def _add(
     check: bool,
     as_json: bool,
 ) -> None:
+    from perdure.client import ApiError
+
     async with client:
         known = [each for each in await client.list_providers() if each.name == name]
         if known:
             raise CommandFailed(f"a provider is called {name!r} already ({known[0].id}): choose another name")
         provider_type = await _type_of(client, name, type_, base_url)
+        api_key = await _key_for(client, provider_type, base_url, key)
         create = client.create_provider if check else client.create_provider_unchecked
-        provider = await create(
-            name=name,
-            provider_type=provider_type,
-            base_url=base_url,
-            api_key=await _key_for(client, provider_type, base_url, key),
-        )
+        try:
+            provider = await create(
+                name=name, provider_type=provider_type, base_url=base_url, api_key=api_key
+            )
+        except ApiError as error:
+            if error.code == "provider_key_refused":
+                advice = "Correct the key; --no-check stores it without asking the vendor."
+                raise CommandFailed(f"{error.message}\n{advice}") from error
+            raise
         screen = Screen()
         if not as_json:
             screen.line("added ", (provider.id, "bold"), f" ({provider.name})", *_said_of_key(provider))
