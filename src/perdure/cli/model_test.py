@@ -82,6 +82,7 @@ async def _call(client: Client, model: Model, *, with_tool: bool) -> ModelTest:
 
 async def _outcome(client: Client, session_id: str, model: Model, *, with_tool: bool) -> ModelTest:
     """Follow the session until its model has answered, or the turn has failed."""
+    failed = "the call failed"
     events = client.follow(session_id, types=("llm.generation", *ENDED_TURN))
     async with aclosing(events):
         async for event in events:
@@ -90,8 +91,11 @@ async def _outcome(client: Client, session_id: str, model: Model, *, with_tool: 
                 failure = turn_failure(event)
                 said = "the turn ended without a call" if failure is None else failure.message
                 return _result(model, error=said)
-            if data.metadata.success and data.metadata.model == model.model_id:
+            if data.metadata.model != model.model_id:
+                return _result(model, error=f"{failed}; {data.metadata.model} was called instead")
+            if data.metadata.success:
                 return _answered(model, data, with_tool=with_tool)
+            failed = data.metadata.error or failed
     raise AssertionError("unreachable: the stream does not end")
 
 

@@ -36,6 +36,7 @@ ANY_SERVER = "openai_completions"
 """The type of most servers that have an address of their own."""
 SHOWN_MODELS = 10
 _STYLES = {"valid": "green", "refused": "red", "unchecked": "yellow"}
+_HEALTH_STYLES = {"closed": "green", "open": "red", "half_open": "yellow"}
 
 
 @app.command()
@@ -268,7 +269,8 @@ async def _list(client: Client, as_json: bool) -> None:
     def row(each: Provider) -> tuple[Part, ...]:
         status = each.key_status
         key: Part = "" if status is None else (status, _STYLES[status])
-        health = (_health(each),) if "HEALTH" in columns else ()
+        state = _health(each)
+        health: tuple[Part, ...] = ((state, _HEALTH_STYLES.get(state, "")),) if "HEALTH" in columns else ()
         return each.id, each.name, each.provider_type, each.status, key, *health, each.base_url or ""
 
     Screen().listing(found, columns, row, as_json=as_json)
