@@ -16,6 +16,7 @@ from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
 from perdure.domain.calls import CallState
+from perdure.domain.derived_messages import result_message
 from perdure.domain.errors import Conflict, InvalidInput, UnreadableEvent
 from perdure.domain.events import (
     Event,
@@ -25,7 +26,6 @@ from perdure.domain.events import (
     OutputMessageCompletedData,
     ToolCompletedData,
 )
-from perdure.domain.history import result_message
 from perdure.domain.ids import MAX_SEQUENCE, MessageId, SessionId
 from perdure.domain.messages import ContentPart, CreateMessage, Message, TextPart
 from perdure.domain.queued import check_queue

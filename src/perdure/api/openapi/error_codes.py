@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
 from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
+from perdure.api.openapi.output_codes import OUTPUT_SCHEMAS, OUTPUTS
 from perdure.api.openapi.request_codes import CONFLICTS, GATEWAY, INVALID, MISSING
 
 
@@ -373,7 +374,7 @@ RESPONSES = (
             ),
         ),
     ),
-    *_codes(400, *INVALID),
+    *_codes(400, *INVALID, *OUTPUT_SCHEMAS),
     *_codes(404, *MISSING),
     *_codes(502, *GATEWAY),
     *_codes(409, *CONFLICTS),
@@ -450,6 +451,7 @@ TURNS = _codes(
         "Send another message later.",
     ),
     ("quota_exceeded", "The provider's quota is used up.", "Raise the quota at the provider."),
+    *OUTPUTS,
 )
 """The `error_code` of `turn.failed` events. Listing a provider's models can fail with the same codes: with
 status 400 if the caller can fix the cause, else 502."""
