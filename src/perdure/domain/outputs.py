@@ -9,6 +9,9 @@ from msgspec import Meta, Struct
 MAX_CORRECTIONS = 2
 """How often the model may correct an answer that does not match the schema."""
 
+MAX_OUTPUT_SCHEMA = 64 * 1024
+"""Bytes of a schema of final answers, as JSON."""
+
 OutputSchema = dict[str, Any]
 
 

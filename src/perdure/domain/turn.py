@@ -250,7 +250,9 @@ def _reason_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         raise ValueError(f"event {head} (reason.started) has no exec_id in its context")
     turn = replace(state.turn, iterations=state.turn.iterations + 1, interruptions=interruptions_of(state))
     if state.pending and (steers := steering(state.pending)):
-        turn = replace(turn, output_schema=schema_of(steers) or turn.output_schema, rejected=0, problems=())
+        schema = schema_of(steers)
+        schema = turn.output_schema if schema is None else schema
+        turn = replace(turn, output_schema=schema, rejected=0, problems=())
     return Reasoning(
         pending=queued(state.pending),
         controls=state.controls,

@@ -1,4 +1,4 @@
-"""The error codes of typed results, as rows for `error_codes`: code, meaning, remedy."""
+"""The error codes of answers and their schemas, as rows for `error_codes`: code, meaning, remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ OUTPUT_SCHEMAS = (
         "Correct the part that `field` names.",
     ),
 )
-OUTPUTS = (
+ANSWERS = (
+    ("answer_truncated", "Three answers in a row were cut in a tool call.", "Ask for smaller steps."),
+    ("empty_answer", "The model was asked twice, and said nothing.", "Lower the effort, or try again."),
     (
         "output_invalid",
         "Three answers in a row did not match the `output_schema`. The model was told what was wrong.",
