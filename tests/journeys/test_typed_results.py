@@ -64,7 +64,7 @@ async def test_the_model_corrects_an_answer_after_it_reads_what_was_wrong(api: h
     )
     rejected = [each["data"] for each in events if each["type"] == "output.rejected"]
     assert [each["attempt"] for each in rejected] == [1, 2]
-    assert rejected[0]["errors"] == ["answer: the text is not valid JSON"]
+    assert rejected[0]["errors"] == ["answer: the text is not valid JSON: invalid character (byte 0)"]
     assert rejected[1]["errors"] == ['degrees: the value is not of type "integer"']
     assert _ends(events)["output"] == ROME
     assert _ends(events)["iterations"] == 3

@@ -200,6 +200,14 @@ SCENARIOS = (
         typed=True,
     ),
     Scenario(
+        "corrected and compacted",
+        ((_calls(*["look"] * 6), WRONG, TEXT),),
+        ("post 0", "rest") * 3,
+        window=260,
+        compaction=True,
+        typed=True,
+    ),
+    Scenario(
         "corrected and steered",
         ((WRONG, Step(wrong=True, seconds=3.0), TEXT), (WRONG, TEXT)),
         ("post 0", "wait 1", "post 1", "queue 1", "rest"),

@@ -13,6 +13,7 @@ from perdure.llm.http import Http
 from perdure.llm.output_schemas import ANTHROPIC, OPENAI, narrowed
 from perdure.llm.outputs import RESULT_TOOL
 from perdure.llm.registry import make_driver
+from perdure.llm.sample_values import sample
 from tests.conformance.drivers.conftest import Connect
 from tests.conformance.drivers.protocols import Wire
 from tests.conformance.drivers.vendor import Reply, Vendor
@@ -232,3 +233,19 @@ def test_only_one_vendor_takes_optional_properties_and_only_the_other_one_recurs
     }
     assert narrowed(tree, OPENAI) is not None
     assert narrowed(tree, ANTHROPIC) is None
+
+
+def test_a_schema_that_multiplies_is_not_narrowed() -> None:
+    part: JsonObject = {"type": "string"}
+    for _ in range(30):
+        part = {
+            "type": ["object", "array"],
+            "properties": {"a": part},
+            "items": part,
+            "required": ["a"],
+            "additionalProperties": False,
+        }
+    schema = {"type": "object", "properties": {"a": part}, "required": ["a"], "additionalProperties": False}
+    assert narrowed(schema, OPENAI) is None
+    tree = {"type": "object", "properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}}, "required": ["a", "b"]}
+    assert len(msgspec.json.encode(sample(form(tree)))) < 20_000
