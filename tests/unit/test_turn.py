@@ -28,6 +28,7 @@ from perdure.domain.actions import (
 )
 from perdure.domain.calls import ALLOWED, CallState, Done, Parked
 from perdure.domain.events import ENDED_TURN, Event, InputMessageData, NewEvent
+from perdure.domain.pending import PendingMessage
 from perdure.domain.projection import Projection, project
 from perdure.domain.steps import Started
 from perdure.domain.turn import (
@@ -35,7 +36,6 @@ from perdure.domain.turn import (
     Calling,
     Failed,
     Idle,
-    PendingMessage,
     Ready,
     Reasoning,
     RunningTurn,

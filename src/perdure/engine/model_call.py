@@ -42,6 +42,7 @@ from perdure.engine.call_limit import MAX_CALLS, cut_calls, refuse_excess
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.live import LiveText
+from perdure.engine.patience import instead_of_failing, patience_with
 from perdure.engine.recoveries import adaptation_of, logged_adaptation, recover
 from perdure.engine.run import Run
 from perdure.engine.secret_arguments import redact_response, redact_secret_arguments
@@ -78,6 +79,7 @@ class _Call:
         self.adapted = self.trimmed = 0
         self.adaptation = adaptation_of(run.conversation, choice.model.id)
         self.driver = choice.driver
+        self.patience = patience_with(engine, choice)
         self.prompt = PromptRef(0, state.prompt_through)
         """The part of the log that the latest attempt sent."""
         self.sent: ModelRequest
@@ -108,6 +110,7 @@ class _Call:
             prompt_caching=self.agent.behaviour.prompt_caching,
             changes=frozenset(self.adaptation.changes),
             left_out=frozenset(self.adaptation.parameters_left_out),
+            first_byte=self.patience.first_byte,
         )
         return request, PromptRef(
             after, self.state.prompt_through, conversation.summary_at, results=conversation.cut_results
@@ -117,7 +120,11 @@ class _Call:
         """Make the call, with retries."""
         try:
             attempts = await call_with_retries(
-                self.engine, self._generate, self._recover, redactor=self.run.redactor
+                self.engine,
+                self._generate,
+                self._recover,
+                redactor=self.run.redactor,
+                patience=self.patience,
             )
         except BaseException:
             self.live.stop()
@@ -247,10 +254,11 @@ def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
         usage=outcome.response.usage if outcome.response else None,
         adaptation=call.logged_adaptation(),
     )
-    return [
+    failure = [
         NewEvent(generation_data(call.choice, outcome), generation_context(call.state), now),
         NewEvent(completed, call.context, now),
     ]
+    return instead_of_failing(call.run, call.choice, call.message_id, error, failure)
 
 
 def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> list[NewEvent]:

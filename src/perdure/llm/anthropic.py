@@ -150,7 +150,9 @@ class AnthropicDriver:
         if _BETA in request.left_out and self._without_beta is not None:
             endpoint = self._without_beta
         answer = MessagesAnswer(on_delta, endpoint.secrets)
-        await self._http.stream(endpoint, "/messages", self.encoded(request, bare), answer)
+        await self._http.stream(
+            endpoint, "/messages", self.encoded(request, bare), answer, request.first_byte
+        )
         return answer.finished(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:

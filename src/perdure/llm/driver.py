@@ -53,6 +53,7 @@ class ModelRequest(Struct, frozen=True):
         changes: what this server wants changed in the history, by its name in `llm/adaptations.py`. A driver
             ignores changes that its protocol does not need.
         left_out: the optional parameters that this server refused, by their names in the body.
+        first_byte: seconds until the first byte of the answer, at public addresses; None for the usual limit.
         prompt_caching: whether to mark the prompt for caching, for vendors that need marks. None lets the
             driver decide: it marks if the vendor charges less for marked prompts.
     """
@@ -69,6 +70,7 @@ class ModelRequest(Struct, frozen=True):
     prompt_caching: bool | None = False
     changes: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
+    first_byte: float | None = None
 
 
 class ModelResponse(Struct, frozen=True):

@@ -117,7 +117,9 @@ class OpenAiChatDriver:
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         """Make one streamed call. Raises: ModelError."""
         answer = ChatAnswer(on_delta, self._endpoint.secrets)
-        await self._http.stream(self._endpoint, "/chat/completions", self.encoded(request), answer)
+        await self._http.stream(
+            self._endpoint, "/chat/completions", self.encoded(request), answer, request.first_byte
+        )
         return answer.finished(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:

@@ -107,7 +107,9 @@ class OpenAiResponsesDriver:
 
     async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
         answer = ResponsesAnswer(on_delta, self._endpoint.secrets)
-        await self._http.stream(self._endpoint, "/responses", self.encoded(request, bare), answer)
+        await self._http.stream(
+            self._endpoint, "/responses", self.encoded(request, bare), answer, request.first_byte
+        )
         return answer.finished(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:

@@ -36,6 +36,13 @@ from perdure.domain.events.model_calls import (
     ReasonThinkingDeltaData,
     ReasonThinkingStartedData,
 )
+from perdure.domain.events.patience import (
+    CIRCUIT_OPEN,
+    OutputMessageWithdrawnData,
+    ReasonFallbackData,
+    TurnParkedData,
+    TurnResumedData,
+)
 from perdure.domain.events.tools import (
     ActCompletedData,
     ActStartedData,
@@ -70,6 +77,7 @@ from perdure.domain.messages import JsonObject, Message
 from perdure.domain.times import Micros, Timestamp, to_rfc3339
 
 __all__ = [
+    "CIRCUIT_OPEN",
     "ENDED_TURN",
     "EVENT_DATA",
     "KNOWN_TYPES",
@@ -95,8 +103,10 @@ __all__ = [
     "OutputMessageCompletedData",
     "OutputMessageDeltaData",
     "OutputMessageStartedData",
+    "OutputMessageWithdrawnData",
     "PromptRef",
     "ReasonCompletedData",
+    "ReasonFallbackData",
     "ReasonStartedData",
     "ReasonThinkingCompletedData",
     "ReasonThinkingDeltaData",
@@ -121,6 +131,8 @@ __all__ = [
     "TurnCancelledData",
     "TurnCompletedData",
     "TurnFailedData",
+    "TurnParkedData",
+    "TurnResumedData",
     "TurnSealedData",
     "TurnStartedData",
     "WireEvent",
@@ -155,16 +167,20 @@ _CLASSES: tuple[type[EventData], ...] = (
     OutputMessageStartedData,
     OutputMessageDeltaData,
     OutputMessageCompletedData,
+    OutputMessageWithdrawnData,
     SessionStartedData,
     SessionActivatedData,
     SessionIdledData,
     TurnStartedData,
+    TurnParkedData,
+    TurnResumedData,
     TurnCompletedData,
     TurnFailedData,
     TurnCancelledData,
     TurnSealedData,
     ReasonStartedData,
     ReasonCompletedData,
+    ReasonFallbackData,
     ReasonThinkingStartedData,
     ReasonThinkingDeltaData,
     ReasonThinkingCompletedData,
