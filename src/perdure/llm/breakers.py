@@ -35,6 +35,7 @@ class _Breaker(Struct):
         version: its provider's, whose changes close the breaker.
         opened_at, seconds: when it opened last, and for how long; 0 seconds: it is closed.
         probed_at: when the last probe began.
+        failure: the code and the message of the last failure.
     """
 
     version: int
@@ -42,8 +43,7 @@ class _Breaker(Struct):
     opened_at: Micros = 0
     seconds: float = 0.0
     probed_at: Micros | None = None
-    code: str = ""
-    message: str = ""
+    failure: tuple[str, str] = ("", "")
 
     def state(self, now: Micros) -> BreakerState:
         if not self.seconds:
@@ -112,7 +112,7 @@ class Breakers:
             self._known.popitem(last=False)
         probed = found.state(now) == "half_open"
         found.failures += 1
-        found.code, found.message = error.code, error.message
+        found.failure = error.code, error.message
         wait = error.retry_after if error.retry_after is not None and error.retry_after > far else 0.0
         if wait:
             found.opened_at, found.seconds, found.probed_at = now, wait, None
@@ -128,7 +128,7 @@ class Breakers:
         if found is None:
             return None
         until = to_rfc3339(found.until()) if found.seconds else None
-        return ModelHealth(model_id, name, found.state(now), found.failures, found.code, found.message, until)
+        return ModelHealth(model_id, name, found.state(now), found.failures, *found.failure, until)
 
     def count(self, state: BreakerState, now: Micros) -> int:
         """Return how many breakers are in this state, among those of models that have failed."""
