@@ -105,6 +105,20 @@ async def test_a_model_that_does_not_answer_is_replaced_within_seconds(
     assert data_of(events, "turn.completed")["final_answer_preview"] == "From the other."
 
 
+@pytest.mark.parametrize("silent", ["before the first byte", "in the middle"])
+async def test_a_model_that_is_silent_is_asked_once(
+    sqlite_api: httpx.AsyncClient, vendor: Vendor, spare: Vendor, silent: str
+) -> None:
+    model = await model_at(sqlite_api, vendor, options={"timeout_seconds": 1})
+    other = await model_at(sqlite_api, spare)
+    talk = await new_talk(sqlite_api, model_id=model["id"], fallback_models=[other["id"]])
+    first = silent == "before the first byte"
+    vendor.will(Reply(before="hang") if first else Reply(CHAT.answer(text=[PARTIAL])[:2], then="hang"))
+    spare.will(answer())
+    assert data_of(await ask(talk), "reason.fallback")["error_code"] == "provider_timeout"
+    assert len(vendor.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("reply", "code"),
     [
