@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import msgspec
 import pytest
 
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import Usage
-from perdure.llm import endpoint
 from perdure.llm.driver import ProviderConfig
 from perdure.llm.http import Http
 from perdure.llm.registry import make_driver
@@ -434,22 +432,6 @@ async def test_silence_before_the_first_byte_is_a_timeout(
     error = await failed(connect, wire, pool=pool)
     await pool.close()
     assert (error.code, error.transient) == ("provider_timeout", True)
-
-
-async def test_the_first_byte_may_have_a_time_of_its_own_at_public_addresses(
-    vendor: Vendor, connect: Connect, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def call() -> str:
-        request = msgspec.structs.replace(ask(user("Hi")), first_byte=0.2)
-        return (await connect(wire.provider_type).generate(request, Heard())).text
-
-    vendor.will(Reply(wire.answer(["ok"])))
-    monkeypatch.setattr(endpoint, "is_near", lambda host: False)
-    vendor.will(Reply(before="hang"))
-    assert await call() == "ok"
-    with pytest.raises(ModelError) as failure:
-        await call()
-    assert (failure.value.code, failure.value.transient) == ("provider_timeout", True)
 
 
 async def test_a_connection_reset_before_the_answer_is_retried_once_on_a_new_one(
