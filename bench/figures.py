@@ -35,6 +35,7 @@ class Scale(Struct, frozen=True):
     pages: int = 60
     parked_sessions: int = 10_000
     parked_turns: int = 200
+    fallbacks: int = 200
     memory_requests: int = 50_000
     memory_turns: int = 4_000
     soak_minutes: float = 5.0
@@ -59,6 +60,7 @@ QUICK = Scale(
     many_sessions=10_000,
     pages=20,
     parked_turns=40,
+    fallbacks=40,
     memory_requests=6_000,
     memory_turns=500,
     soak_minutes=0.5,
@@ -190,6 +192,7 @@ FIGURES = (
         "callback_ms", "callbacks", "park a call and resume it by its callback: added to a round", "ms", 2.5
     ),
     Figure("callback_cpu_ms", "callbacks", "the same, server CPU", "ms"),
+    Figure("fallback_ms", "fallbacks", "last failure of a model to first token of its fallback", "ms", 25),
     Figure("parked_mb", "callbacks", "10,000 parked sessions: memory added", "MB", 2, everywhere=True),
     Figure("parked_cpu_pct", "callbacks", "the same, CPU added", "%", 1, everywhere=True),
     Figure("output_ms", "outputs", "a typed result of 23 fields: added to a turn", "ms", 0.3),

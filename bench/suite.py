@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from bench.callbacks import callbacks
+from bench.fallbacks import fallbacks
 from bench.figures import Once, Scale
 from bench.files import files
 from bench.history import history
@@ -35,6 +36,7 @@ MEASURES: dict[str, Measure] = {
     "files": files,
     "tools": tools,
     "callbacks": callbacks,
+    "fallbacks": fallbacks,
     "mcp": mcp,
     "outputs": outputs,
     "scale": scale,

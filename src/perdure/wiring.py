@@ -81,7 +81,6 @@ from perdure.store.master_key import (
     stage_key,
 )
 from perdure.store.migrate import migrate
-from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
 from perdure.tools.built_in import built_in, catalogue
@@ -246,14 +245,13 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             mcp=mcp,
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
-        turns, key = ParkedTurns(), await signing_key(database)
+        key = await signing_key(database)
         app = App(
             *astuple(services),
             registry=registry,
             drivers=drivers,
             callback_key=key,
             catalog=catalog,
-            turns=turns,
         )
         engine = Engine(
             database,
@@ -270,7 +268,8 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             catalog=catalog,
             arguments=ArgumentChecks(sandbox),
             public=services.public,
-            turns=turns,
+            turns=app.turns,
+            breakers=app.breakers,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))

@@ -61,6 +61,7 @@ class Client:
             capabilities=tuple(refs),
             tools=(ClientSideTool(CLIENT_TOOL, "Ask.", {"type": "object"}),),
             max_iterations=scenario.max_iterations,
+            fallback_models=(world.store.spare,) if scenario.fallback else (),
         )
         world.session_id = (await create_session(self.server().app, world.store.caller, body)).id
         world.witness = Witness(world.store, world.session_id, world.blame)

@@ -17,6 +17,9 @@ ANSWER = "answer"
 """The start of each answer; the number of the model call follows."""
 
 
+SPARE = "spare"
+"""The vendor's name of the fallback model."""
+
 SUMMARY = "summary"
 """The start of each summary; the number of the call that wrote it follows."""
 
@@ -44,11 +47,18 @@ class ScriptedDriver:
         step = self._step(message, position)
         if step.seconds:
             await process.pause(step.seconds)
-        attempts = world.attempts[message.id, position] = world.attempts.get((message.id, position), 0) + 1
-        if step.failures < 0:
+        place = (message.id, position, request.model)
+        attempts = world.attempts[place] = world.attempts.get(place, 0) + 1
+        failures = step.spare_failures if request.model == SPARE else step.failures
+        if failures < 0:
             raise ModelError("simulated", code="provider_auth")
-        if attempts <= step.failures:
-            raise ModelError("simulated", code="provider_rate_limited", transient=True, retry_after=1.0)
+        if attempts <= failures:
+            if world.scenario.fallback:
+                on_delta("text", f"{ANSWER} that breaks off")
+                await process.point("model.during")
+            raise ModelError(
+                "simulated", code="provider_rate_limited", transient=True, retry_after=step.retry_after
+            )
         on_delta("text", f"{ANSWER} ")
         await process.point("model.during")
         on_delta("text", str(number))

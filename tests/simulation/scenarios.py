@@ -19,6 +19,8 @@ class Step:
         failures: the number of attempts that first fail with a transient error; -1: a permanent error.
         cut: the answer reaches its limit in the middle of the last call.
         wrong: the answer does not match the schema that is set for it.
+        retry_after: seconds that the model asks to wait after a transient error.
+        spare_failures: as `failures`, of the fallback model.
     """
 
     calls: tuple[tuple[str, Any], ...] = ()
@@ -26,6 +28,8 @@ class Step:
     failures: int = 0
     cut: bool = False
     wrong: bool = False
+    retry_after: float = 1.0
+    spare_failures: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Scenario:
         window: tokens of history in a prompt; None: no limit.
         compaction: the older part of the history is summarized when it fills the window.
         typed: messages that begin turns set a schema for the final answer.
+        fallback: the session has a fallback model.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Scenario:
     window: int | None = None
     compaction: bool = False
     typed: bool = False
+    fallback: bool = False
 
 
 def _calls(*names: str) -> Step:
@@ -86,6 +92,27 @@ SCENARIOS = (
     ),
     Scenario("rounds", ((_calls("once"), _calls("once", "again"), TEXT),), ONE_TURN, repeat_ids=True),
     Scenario("retries", ((Step(failures=2), TEXT),), ONE_TURN),
+    Scenario(
+        "fallback",
+        ((_calls("once"), Step((("once", {}),), failures=2), TEXT), (Step(failures=1, retry_after=20.0),)),
+        ("post 0", "rest", "post 1", "rest"),
+        fallback=True,
+    ),
+    Scenario(
+        "fallbacks",
+        ((Step(failures=1, retry_after=300.0, spare_failures=5), TEXT), (TEXT,)),
+        ("post 0", "rest", "queue 1", "rest"),
+        fallback=True,
+    ),
+    Scenario("rate limit", ((_calls("once"), Step(failures=1, retry_after=300.0)),), ONE_TURN),
+    Scenario(
+        "rate limits",
+        ((Step(failures=2, retry_after=300.0), TEXT), (TEXT,), (Step(failures=1, retry_after=100.0),)),
+        (
+            *("post 0", "rest", "post 1", "rest", "queue 2", "rest", "wait 301", "rest"),
+            *("post 2", "rest", "cancel", "interrupt 2", "rest", "interrupt 1", "rest"),
+        ),
+    ),
     Scenario("failure", ((Step(failures=-1),), (TEXT,)), ("post 0", "post 1", "rest")),
     Scenario("client", ((_calls(CLIENT_TOOL, "once"), TEXT),), ("post 0", "rest", "answer", "rest")),
     Scenario("expiry", ((_calls(CLIENT_TOOL, CLIENT_TOOL), TEXT),), ("post 0", "rest", "wait 301", "rest")),
@@ -260,6 +287,7 @@ def draw_scenario(rng: random.Random) -> Scenario:
         approvals=rng.random() < 0.2,
         window=window,
         compaction=window == 260,
+        fallback=rng.random() < 0.25,
     )
 
 
@@ -277,6 +305,8 @@ def _draw_script(rng: random.Random) -> tuple[Step, ...]:
         calls = tuple(
             (name, {"seconds": rng.choice((0.5, 2.0, 9.0))} if rng.random() < 0.3 else {}) for name in names
         )
-        steps.append(Step(calls, rng.choice((0, 0, 0, 1, 15)), rng.choice((0, 0, 0, 0, 1, 2))))
+        limit = rng.choice((1.0, 1.0, 1.0, 30.0, 300.0))
+        failures = rng.choice((0, 0, 0, 0, 1, 2))
+        steps.append(Step(calls, rng.choice((0, 0, 0, 1, 15)), failures, retry_after=limit))
     last = Step(seconds=rng.choice((0, 0, 0, 2, 30)), failures=rng.choice((0, 0, 0, 0, 0, 1, -1)))
     return (*steps, last)

@@ -33,6 +33,7 @@ from perdure.store.rows import columns
 from perdure.store.sessions import SessionRow
 from perdure.store.sqlite import SqliteTx, _connect, _drive
 from perdure.tools.built_in import built_in
+from tests.simulation.model import SPARE
 from tests.simulation.tools import SIMULATION
 
 EVENTS = (
@@ -70,6 +71,7 @@ class Store:
         caller = await bootstrap(app)
         provider = await create_provider(app, caller, CreateProvider("Simulation", "llmsim"))
         await create_model(app, caller, provider.id, CreateModel("simulated", "Simulated"))
+        self.spare = (await create_model(app, caller, provider.id, CreateModel(SPARE, "Spare"))).id
         return caller
 
     def commit(self, body: Body[T], before_commit: Callable[[], None]) -> tuple[T, list[Callable[[], None]]]:

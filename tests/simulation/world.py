@@ -103,7 +103,7 @@ class World:
         self.calls: list[ModelCall] = []
         self.summaries: list[str] = []
         """The text that the model summarized, for each summary."""
-        self.attempts: dict[tuple[str, int], int] = {}
+        self.attempts: dict[tuple[str, int, str], int] = {}
         self.effects: list[Effect] = []
         self.callbacks: list[KnownCallback] = []
         self.consents = Consents()

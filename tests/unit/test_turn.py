@@ -29,7 +29,7 @@ from perdure.domain.actions import (
 from perdure.domain.calls import ALLOWED, CallState, Done, Parked
 from perdure.domain.events import ENDED_TURN, Event, InputMessageData, NewEvent
 from perdure.domain.messages import Controls
-from perdure.domain.pending import schema_of
+from perdure.domain.pending import PendingMessage, schema_of
 from perdure.domain.projection import Projection, project
 from perdure.domain.steps import Started
 from perdure.domain.turn import (
@@ -37,7 +37,6 @@ from perdure.domain.turn import (
     Calling,
     Failed,
     Idle,
-    PendingMessage,
     Ready,
     Reasoning,
     RunningTurn,

@@ -9,7 +9,7 @@ from perdure.app.context import App
 from perdure.app.harnesses import add_built_in_harnesses, follow_built_in_harnesses
 from perdure.app.idempotency import Once, write_once
 from perdure.app.login import makers_of, to_token
-from perdure.app.sessions import check_model, find_harness
+from perdure.app.sessions import check_fallbacks, check_model, find_harness
 from perdure.domain.accounts import (
     RANK,
     AddUser,
@@ -63,6 +63,7 @@ from perdure.store.connections import remove_connections_of_user
 from perdure.store.database import Changes, Tx
 from perdure.store.invitations import delete_invitations_of
 from perdure.store.locks import Lock, hold
+from perdure.store.rows import to_json
 
 
 async def bootstrap(app: App) -> Caller:
@@ -112,6 +113,7 @@ def to_organization(row: OrganizationRow) -> Organization:
         row.default_harness_id,
         None,
         maybe_rfc3339(row.onboarding_completed_at),
+        row.fallback_ids(),
     )
 
 
@@ -182,6 +184,9 @@ async def change_organization(
             if isinstance(body.default_model_id, str):
                 await check_model(tx, org_id, body.default_model_id, "default_model_id")
             changes["default_model_id"] = body.default_model_id
+        if body.fallback_models is not UNSET:
+            await check_fallbacks(tx, org_id, body.fallback_models or ())
+            changes["fallback_models"] = to_json(body.fallback_models or ())
         if body.default_harness_id is not UNSET and body.default_harness_name is not UNSET:
             raise InvalidInput(
                 "set either `default_harness_id` or `default_harness_name`, not both",

@@ -11,7 +11,7 @@ from perdure.app.agent_snapshots import add_snapshot, version_of
 from perdure.app.agents import apply_changes, find_agent, insert_agent, to_agent
 from perdure.app.context import App
 from perdure.app.searches import search
-from perdure.app.sessions import check_model, find_harness
+from perdure.app.sessions import check_fallbacks, check_model, find_harness
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import (
     AgentVersion,
@@ -217,4 +217,5 @@ async def _check_references(tx: Tx, row: AgentRow) -> AgentRow:
     await find_harness(tx, row.org_id, row.harness_id, None)
     if row.default_model_id is not None:
         await check_model(tx, row.org_id, row.default_model_id, "default_model_id")
+    await check_fallbacks(tx, row.org_id, row.config_struct().fallback_models)
     return row

@@ -15,7 +15,7 @@ from perdure.app.initial_files import checked_file
 from perdure.app.mcp_checks import check_inline, check_mcp_refs
 from perdure.app.output_schemas import changed_output, checked_output
 from perdure.app.searches import search
-from perdure.app.sessions import check_model, find_harness
+from perdure.app.sessions import check_fallbacks, check_model, find_harness
 from perdure.app.tool_definitions import check_tools
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import ChangeKind
@@ -143,6 +143,7 @@ async def create_agent(
         model_id: ModelId | None = None
         if body.default_model_id is not None:
             model_id = await check_model(tx, org_id, body.default_model_id, "default_model_id")
+        await check_fallbacks(tx, org_id, body.fallback_models)
         old = await _existing(tx, org_id, new_id, body.name)
         row = AgentRow(
             id=old.id if old is not None else new_id or app.new_id("agent"),
@@ -378,6 +379,7 @@ async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) 
     changes: Changes = {name: fields[name] for name in plain if name in fields}
     if fields.get("default_model_id") is not None:
         await check_model(tx, row.org_id, fields["default_model_id"], "default_model_id")
+    await check_fallbacks(tx, row.org_id, fields.get("fallback_models", ()))
     if "harness_id" in fields or "harness_name" in fields:
         harness = await _harness_for(tx, row.org_id, fields.get("harness_id"), fields.get("harness_name"))
         changes["harness_id"] = harness.id

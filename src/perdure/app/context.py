@@ -20,6 +20,7 @@ from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.network import PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
+from perdure.llm.breakers import Breakers
 from perdure.llm.catalog import Catalog
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.net.mcp.lazy import LazyHosts
@@ -116,3 +117,4 @@ class App(Services, frozen=True, kw_only=True):
     catalog: Catalog = field(default_factory=Catalog)
     features: FeatureCache = field(default_factory=FeatureCache)
     turns: ParkedTurns = field(default_factory=ParkedTurns)
+    breakers: Breakers = field(default_factory=Breakers)

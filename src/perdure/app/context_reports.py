@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from perdure.app.context import App
 from perdure.app.events import conversation_of
-from perdure.capabilities.model_choice import UsableModel, find_model
+from perdure.capabilities.model_choice import find_model
 from perdure.capabilities.resolve import ResolvedAgent, SessionLayers, load_layers, resolve_session
 from perdure.domain.accounts import Caller
 from perdure.domain.compaction import ContextCompactedData
@@ -30,6 +30,7 @@ from perdure.domain.tokens import text_tokens
 from perdure.llm.catalog import ServedModel
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds
+from perdure.store.providers import UsableModel
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, get_session
 from perdure.store.storage import open_secrets

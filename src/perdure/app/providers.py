@@ -15,12 +15,14 @@ from perdure.domain.ids import ModelId, OrgId, ProviderId, check_id
 from perdure.domain.model_profiles import ModelProfile
 from perdure.domain.paging import AllowedAction
 from perdure.domain.providers import (
+    BreakerState,
     CreateModel,
     CreateProvider,
     DriverCredentials,
     Model,
     ModelSource,
     Provider,
+    ProviderHealth,
     ProviderOptions,
     ProvidersConfig,
     UpdateModel,
@@ -30,7 +32,7 @@ from perdure.domain.times import maybe_rfc3339, to_rfc3339
 from perdure.domain.visible import check_labels
 from perdure.llm.catalog import ServedModel
 from perdure.llm.registry import KINDS, vendor_of
-from perdure.store.accounts import get_organization, set_default_model
+from perdure.store.accounts import get_organization, set_default_model, update_organization
 from perdure.store.database import Changes, Tx
 from perdure.store.providers import (
     ModelRow,
@@ -54,7 +56,10 @@ from perdure.store.rows import to_json
 
 
 def to_provider(row: ProviderRow) -> Provider:
-    """Convert a row to the resource that clients see; of secrets it says only which ones are set."""
+    """Convert a row to the resource that clients see; of secrets it says only which ones are set.
+
+    A change of a provider closes its circuit breakers.
+    """
     url = f"/v1/providers/{row.id}"
     options = row.option_struct()
     kind = KINDS.get(row.provider_type)
@@ -77,6 +82,7 @@ def to_provider(row: ProviderRow) -> Provider:
         last_synced_at=maybe_rfc3339(row.last_synced_at),
         key_status=(row.key_status or "unchecked") if row.api_key_set else None,
         key_checked_at=maybe_rfc3339(row.key_checked_at),
+        health=ProviderHealth("closed", ()),
         allowed_actions=(
             AllowedAction("self", "GET", url, "get_provider"),
             AllowedAction("models", "GET", f"{url}/models", "list_provider_models"),
@@ -233,18 +239,44 @@ async def create_provider(
 
 
 async def read_provider(app: App, caller: Caller, provider_id: ProviderId) -> Provider:
-    """Read a provider. Raises NotFound."""
-    return to_provider(
-        await app.database.read(lambda tx: get_provider(tx, caller.organization_id, provider_id))
-    )
+    """Read a provider and its health. Raises NotFound."""
+
+    async def work(tx: Tx) -> tuple[ProviderRow, list[ModelRow]]:
+        row = await get_provider(tx, caller.organization_id, provider_id)
+        return row, await list_models(tx, row.org_id, row.id)
+
+    row, models = await app.database.read(work)
+    return _with_health(app, row, models)
 
 
 async def all_providers(app: App, caller: Caller) -> list[Provider]:
-    """List the organization's providers, oldest first."""
-    return [
-        to_provider(row)
-        for row in await app.database.read(lambda tx: list_providers(tx, caller.organization_id))
-    ]
+    """List the organization's providers and their health, oldest first."""
+
+    async def work(tx: Tx) -> tuple[list[ProviderRow], list[ModelRow]]:
+        org_id = caller.organization_id
+        # Without failures, which is usual, the models are not needed.
+        models = await list_models(tx, org_id) if app.breakers else []
+        return await list_providers(tx, org_id), models
+
+    rows, models = await app.database.read(work)
+    return [_with_health(app, row, models) for row in rows]
+
+
+_SEVERITY: tuple[BreakerState, ...] = ("open", "half_open", "closed")
+
+
+def _with_health(app: App, row: ProviderRow, models: list[ModelRow]) -> Provider:
+    """The provider with what this process has seen of its models."""
+    now, version = app.now(), row.updated_at
+    seen = (
+        app.breakers.health(model.id, version, model.model_id, now)
+        for model in models
+        if model.provider_id == row.id
+    )
+    failing = tuple(each for each in seen if each is not None)
+    states = {each.state for each in failing}
+    worst: BreakerState = next((state for state in _SEVERITY if state in states), "closed")
+    return msgspec.structs.replace(to_provider(row), health=ProviderHealth(worst, failing))
 
 
 async def change_provider(
@@ -327,8 +359,14 @@ async def remove_provider(app: App, caller: Caller, provider_id: ProviderId) -> 
 
 async def _forget_default(tx: Tx, org_id: OrgId, models: set[ModelId], now: int) -> None:
     organization = await get_organization(tx, org_id)
-    if organization is not None and organization.default_model_id in models:
+    if organization is None:
+        return
+    if organization.default_model_id in models:
         await set_default_model(tx, org_id, None, now)
+    fallbacks = organization.fallback_ids()
+    if not models.isdisjoint(fallbacks):
+        left = [each for each in fallbacks if each not in models]
+        await update_organization(tx, org_id, {"fallback_models": to_json(left)})
 
 
 async def default_if_none(tx: Tx, org_id: OrgId, model_id: ModelId, now: int) -> None:

@@ -13,7 +13,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import TurnId
 from perdure.domain.messages import Message, TextPart
-from perdure.domain.parked import ParkedKind
+from perdure.domain.parked import AwaitedKind
 from perdure.domain.pending import after_cancel, first_of
 from perdure.domain.spans import message_context
 from perdure.domain.times import Micros, to_rfc3339
@@ -95,11 +95,12 @@ def cancel_events(
     return [*events, NewEvent(SessionIdledData(turn_id), context, now)] if idle else events
 
 
-_WAITED_FOR: dict[ParkedKind, str] = {
+_WAITED_FOR: dict[AwaitedKind, str] = {
     "approval": "an approval",
     "callback": "a callback",
     "client": "the results of a client",
     "input": "the answer to a question",
+    "rate_limit": "the end of its model's rate limit",
     "sign_in": "a sign-in",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
@@ -190,6 +191,7 @@ async def create_session(app: App, caller: Caller, body: CreateSession, once: On
         model_id: ModelId | None = None
         if body.model_id is not None:
             model_id = await check_model(tx, caller.organization_id, body.model_id)
+        await check_fallbacks(tx, caller.organization_id, body.fallback_models)
         workspace_id: WorkspaceId | None = None
         if body.workspace_id is not None:
             workspace_id = check_id(body.workspace_id, "workspace", "workspace_id")
@@ -356,6 +358,15 @@ async def check_model(tx: Tx, org_id: OrgId, model_id: str, field: str = "model_
     checked = check_id(model_id, "model", field)
     await get_model(tx, org_id, checked)
     return checked
+
+
+async def check_fallbacks(tx: Tx, org_id: OrgId, ids: Sequence[str]) -> None:
+    """Check that these ids name models of the organization, each once. Raises InvalidInput or NotFound."""
+    for index, model_id in enumerate(ids):
+        field = f"fallback_models[{index}]"
+        await check_model(tx, org_id, model_id, field)
+        if model_id in ids[:index]:
+            raise InvalidInput(f"`{field}` is named twice: remove one of them", field=field)
 
 
 async def read_session(app: App, caller: Caller, session_id: SessionId) -> Session:

@@ -8,28 +8,29 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
+from perdure.domain.fallbacks import Fallback
 from perdure.domain.ids import ModelId
 from perdure.domain.providers import ProviderSecrets
 from perdure.llm.driver import Driver
 from perdure.store.crypto import Vault
 from perdure.store.database import Tx
-from perdure.store.providers import ModelRow, ProviderRow, open_secrets, usable_model
+from perdure.store.providers import ProviderRow, UsableModel, open_secrets, usable_model, usable_models
 
 if TYPE_CHECKING:
     from perdure.capabilities.resolve import Layer, SessionLayers
 
 
-class UsableModel(Struct, frozen=True):
-    """A model that may be called, and the provider that serves it."""
-
-    model: ModelRow
-    provider: ProviderRow
-
-
 class ModelChoice(UsableModel, frozen=True):
-    """The model to call, with the driver that makes the calls."""
+    """The model to call, with the driver that makes the calls.
+
+    Attributes:
+        others: the models to call if this one does not answer, in this order.
+        instead_of: the model that would have been called, if calls of it have failed just now.
+    """
 
     driver: Driver
+    others: tuple[UsableModel, ...] = ()
+    instead_of: UsableModel | None = None
 
 
 DriverSource = Callable[[ProviderRow, ProviderSecrets], Driver]
@@ -41,8 +42,20 @@ def model_claims(layers: Sequence[Layer]) -> tuple[ModelId, ...]:
     return tuple(layer.model_id for layer in reversed(layers) if layer.model_id is not None)
 
 
-async def find_model(tx: Tx, loaded: SessionLayers, requested: str | None = None) -> UsableModel | None:
-    """Find the model for the next call; None when none is configured.
+Admits = Callable[[UsableModel], bool]
+"""Whether to call a model rather than another one."""
+
+
+async def find_model(tx: Tx, loaded: SessionLayers) -> UsableModel | None:
+    """Find the model that the session's next call uses, unless a message asks for another one."""
+    found = await _find(tx, loaded, None)
+    return None if found is None else found[0]
+
+
+async def _find(
+    tx: Tx, loaded: SessionLayers, requested: str | None
+) -> tuple[UsableModel, tuple[ModelId, ...]] | None:
+    """Find the model for the next call, and the organization's fallbacks; None when none is configured.
 
     Order of precedence: the message (`requested`), session, agent, harness, organization. A model that was
     deleted or disabled is skipped.
@@ -51,22 +64,73 @@ async def find_model(tx: Tx, loaded: SessionLayers, requested: str | None = None
     for claim in (*claims, None) if requested is None else (requested, *claims, None):
         usable = await usable_model(tx, loaded.session.org_id, claim)
         if usable is not None:
-            return UsableModel(*usable)
+            return usable
     return None
 
 
+def fallback_claims(layers: Sequence[Layer], of_organization: Sequence[str]) -> Sequence[str]:
+    """The fallback models of the highest layer that names any, or else of the organization."""
+    named = (layer.fallback_models for layer in reversed(layers) if layer.fallback_models)
+    return next(named, of_organization)
+
+
+class _Plan(Struct, frozen=True):
+    """A choice without its driver."""
+
+    model: UsableModel
+    others: tuple[UsableModel, ...] = ()
+    instead_of: UsableModel | None = None
+
+
+async def _planned(
+    tx: Tx, loaded: SessionLayers, requested: str | None, fallback: Fallback | None, admits: Admits
+) -> _Plan | None:
+    found = await _find(tx, loaded, requested)
+    if found is None:
+        return None
+    first, claims = found[0], fallback_claims(loaded.layers, found[1])
+    if not claims and fallback is None:
+        return _Plan(first)
+    further = [] if fallback is None or fallback.model_id is None else [fallback.model_id]
+    known = await usable_models(tx, loaded.session.org_id, [*claims, *further])
+    chain = {each.model.id: each for each in (first, *known)}
+    current = chain.get(ModelId(further[0]), first) if further else first
+    failed = () if fallback is None else fallback.failed
+    others = [each for each in chain.values() if each.model.id not in (current.model.id, *failed)]
+    plan = _Plan(current, tuple(others))
+    if not others or admits(current):
+        return plan
+    better = next((each for each in others if admits(each)), None)
+    if better is None:
+        return plan
+    left = (*(each for each in others if each is not better), current)
+    return _Plan(better, left, current)
+
+
 async def choose_model(
-    tx: Tx, loaded: SessionLayers, requested: str | None, vault: Vault, drivers: DriverSource
+    tx: Tx,
+    loaded: SessionLayers,
+    requested: str | None,
+    vault: Vault,
+    drivers: DriverSource,
+    *,
+    fallback: Fallback | None = None,
+    admits: Admits = lambda model: True,
 ) -> ModelChoice | None:
     """Find the model for the next call and create its driver; None when none is configured.
+
+    Args:
+        requested: the model that a message asks for.
+        fallback: what the turn knows of models that do not answer.
+        admits: whether to call a model rather than another one. It is asked only if there is one.
 
     Raises:
         InvalidInput: the provider's settings cannot be used.
     """
-    usable = await find_model(tx, loaded, requested)
-    if usable is None:
+    plan = await _planned(tx, loaded, requested, fallback, admits)
+    if plan is None:
         return None
-    provider = usable.provider
+    provider = plan.model.provider
     secrets = await open_secrets(vault, tx, provider)
     try:
         driver = drivers(provider, secrets)
@@ -75,4 +139,4 @@ async def choose_model(
         raise InvalidInput(
             f"the provider {provider.name!r} cannot be used: {error.message}", code="provider_misconfigured"
         ) from None
-    return ModelChoice(usable.model, provider, driver)
+    return ModelChoice(plan.model.model, provider, driver, plan.others, plan.instead_of)

@@ -17,7 +17,6 @@ from perdure.capabilities.bound_tools import BoundTool, Standing, add_definition
 from perdure.capabilities.deferred_tools import IDENTIFIER, LABEL, DeferredTool, DeferredTools, deferred_of
 from perdure.capabilities.discovery import discover
 from perdure.capabilities.guards import guards_of
-from perdure.capabilities.model_choice import UsableModel
 from perdure.capabilities.port import Behaviour, Discovered, DiscoveryContext, Tool
 from perdure.capabilities.registry import Active, Registry
 from perdure.capabilities.sections import (
@@ -48,6 +47,7 @@ from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
 from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_chain
+from perdure.store.providers import UsableModel
 from perdure.store.sessions import SessionRow
 from perdure.store.standing_approvals import standing_approvals
 

@@ -22,6 +22,7 @@ from perdure.cli.common import (
 )
 from perdure.cli.render import (
     TurnPrinter,
+    model_trouble,
     narrations,
     parked_text,
     question_of,
@@ -83,6 +84,10 @@ def chat(
             runner.run(client.close())
 
 
+MODEL = "the model"
+"""What waits in a turn that is parked until the end of a rate limit."""
+
+
 class Chat:
     """The conversation's session, and the choices that are sent with each message."""
 
@@ -103,7 +108,7 @@ class Chat:
         self.seen: str | None = None
         """The id of the last event that was shown."""
         self.parked: dict[str, str] = {}
-        """The names of the tools that wait for callbacks, by the ids of their calls."""
+        """The names of the tools that wait for callbacks, by the ids of their calls. `MODEL` has none."""
         self.rests = False
         """Whether the turn does nothing but wait for callbacks, as far as was seen."""
 
@@ -115,6 +120,10 @@ class Chat:
                 self.parked[data_of(event).tool_call_id] = data_of(event).tool_name
             case "tool.completed" | "tool.resumed":
                 self.parked.pop(data_of(event).tool_call_id, None)
+            case "turn.parked":
+                self.parked[""], self.rests = MODEL, True
+            case "turn.resumed":
+                self.parked, self.rests = {}, False
             case "act.completed":
                 self.rests = bool(self.parked)
             case "reason.started":
@@ -180,6 +189,8 @@ async def _answer(talk: Chat, text: str) -> str:
                 _refuse_to_wait(event)
                 if event.type == "tool.parked":
                     Screen(stderr=True).line(parked_text(event))
+                elif event.type in ("reason.fallback", "turn.parked"):
+                    Screen(stderr=True).line(model_trouble(event))
                 if (failure := turn_failure(event)) is not None:
                     raise failure
                 if event.type == "output.message.completed":
@@ -293,9 +304,11 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
     waits = any(call.kind in CONSENT for call in session.parked_on)
     if (session.status == "active" or waits) and session.parked_on:
         talk.seen, talk.rests = since, True
-        talk.parked = {call.tool_call_id: call.tool_name for call in session.parked_on}
+        talk.parked = {call.tool_call_id: call.tool_name or MODEL for call in session.parked_on}
         for call in session.parked_on:
-            printer.note(f"‖ {call.tool_name} waits for {waits_for(call.kind)} until {call.until}", "yellow")
+            printer.note(
+                f"‖ {call.tool_name or MODEL} waits for {waits_for(call.kind)} until {call.until}", "yellow"
+            )
         if waits:
             await _show_asked(talk, printer)
         else:
@@ -373,7 +386,7 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
             async for event in events:
                 printer.show(event)
                 talk.note(event)
-                if event.type == "act.completed" and talk.rests:
+                if event.type in ("act.completed", "turn.parked") and talk.rests:
                     await _show_asked(talk, printer)
                     printer.note("Ctrl-C returns to the prompt and leaves it waiting.")
                     printer.wait(", ".join(talk.parked.values()))

@@ -122,6 +122,8 @@ def brief(event: WireEvent) -> str:
             )
         case "tool.parked":
             return parked_text(event)
+        case "reason.fallback" | "turn.parked" | "output.message.withdrawn":
+            return model_trouble(event)
         case "tool.step":
             return f"{data.tool_name} {exact(data.name)} {data.status} {short(data.error or '')}".strip()
         case "tool.verified":
@@ -138,7 +140,24 @@ def brief(event: WireEvent) -> str:
     return "" if failure is None else f"{short(failure.message)} ({failure.code})"
 
 
-_WAITS_FOR = {"sign_in": "a sign-in", "input": "an answer to its server's question"}
+_WAITS_FOR = {
+    "sign_in": "a sign-in",
+    "input": "an answer to its server's question",
+    "rate_limit": "the end of its rate limit",
+}
+
+
+def model_trouble(event: WireEvent) -> str:
+    """Say what becomes of a model call that was not answered."""
+    data = data_of(event)
+    match event.type:
+        case "reason.fallback":
+            return f"{exact(data.from_.model)} does not answer: {short(data.error)} → {exact(data.to.model)}"
+        case "turn.parked":
+            return (
+                f"the model waits for {waits_for(data.parked_kind)} until {data.until}: {short(data.error)}"
+            )
+    return "the text above is withdrawn"
 
 
 def waits_for(kind: str) -> str:
@@ -271,6 +290,10 @@ class TurnPrinter:
                 self._tool_completed(data)
             case "tool.parked":
                 self.note(f"‖ {parked_text(event)}", "yellow")
+            case "reason.fallback" | "turn.parked":
+                self.note(f"‖ {model_trouble(event)}", "yellow")
+            case "output.message.withdrawn" if self._line_open:
+                self.note(f"‖ {model_trouble(event)}", "yellow")
             case "tool.progress":
                 self.note(f"  {data.tool_name}: {short(data.message)}")
             case "tool.call_requested":

@@ -20,6 +20,7 @@ from perdure.domain.ids import (
     Uuid,
     WorkspaceId,
 )
+from perdure.domain.layer_fields import FALLBACK_MODELS, FallbackModels
 from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 
 UserRole = Literal["owner", "admin", "member"]
@@ -116,6 +117,7 @@ class UpdateOrganization(Struct, frozen=True):
     name: Annotated[Label | UnsetType, _ORG_NAME] = UNSET
     default_model_id: Annotated[ModelIdText | None | UnsetType, _DEFAULT_MODEL_ID] = UNSET
     default_harness_id: Annotated[str | None | UnsetType, _DEFAULT_HARNESS_ID] = UNSET
+    fallback_models: Annotated[FallbackModels | None | UnsetType, FALLBACK_MODELS] = UNSET
     default_harness_name: Annotated[
         Annotated[str, Meta(max_length=64)] | UnsetType,
         Meta(description="The name of the default harness. Give this or `default_harness_id`, not both."),
@@ -140,6 +142,7 @@ class Organization(Struct, frozen=True, omit_defaults=True):
     onboarding_completed_at: Annotated[
         Timestamp | None, Meta(description="When the setup of the organization was marked as completed.")
     ] = None
+    fallback_models: Annotated[tuple[ModelId, ...], FALLBACK_MODELS] = ()
 
 
 class User(Struct, frozen=True, omit_defaults=True):

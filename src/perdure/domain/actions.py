@@ -23,6 +23,7 @@ from perdure.domain.turn import (
     Reasoning,
     RunningTurn,
     TurnState,
+    Waiting,
     interruptions_of,
     parked_calls,
 )
@@ -79,6 +80,12 @@ class CallModel(Struct, frozen=True):
 
     state: RunningTurn
     resumed: bool
+
+
+class Resume(Struct, frozen=True):
+    """Go on with a turn that was parked."""
+
+    state: Waiting
 
 
 class RunTools(Struct, frozen=True):
@@ -138,6 +145,7 @@ Action = (
     Nothing
     | StartTurn
     | CallModel
+    | Resume
     | RunTools
     | EndBatch
     | AskApproval
@@ -152,7 +160,7 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
     """Decide what a runner of this session does next.
 
     Args:
-        now: only decides whether parked calls have timed out.
+        now: only decides whether parked calls have timed out, and whether a parked turn goes on.
     """
     match state:
         case Idle():
@@ -164,6 +172,10 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
             return CallModel(state, resumed=True)
         case Failed():
             return Fail(state, state.code, state.message)
+        case Waiting():
+            # A person who writes may know that the wait is over.
+            asked = any(not (each.scheduled or each.late) for each in steering(state.pending))
+            return Resume(state) if asked or now >= state.until else Nothing()
         case Answered() if not steering(state.pending):
             return Finish(state)
         case Calling():

@@ -36,12 +36,13 @@ from perdure.domain.layer_fields import (
     TAGS,
     TOOLS,
     VARIABLES,
+    FallbackModels,
 )
 from perdure.domain.mcp_servers import MCP_NAMES, InlineMcpServer, InlineMcpServers
 from perdure.domain.outputs import OutputSchema, ResponseFormat
 from perdure.domain.paging import AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.resources import AnyName, Description, DisplayName, Files, LifeStatus, Name
-from perdure.domain.sessions import FallbackModels, InitialFile, NetworkAccess, Prompt, Tags
+from perdure.domain.sessions import InitialFile, NetworkAccess, Prompt, Tags
 from perdure.domain.times import ArchivedAt, CreatedAt, DeletedAt, UpdatedAt
 from perdure.domain.tools import Capabilities, CapabilityRef, ToolDefinition, Tools
 from perdure.domain.variables import Variable, Variables

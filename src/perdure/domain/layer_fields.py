@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from msgspec import Meta
+
+from perdure.domain.ids import ModelIdText
+
+MAX_FALLBACKS = 5
+FallbackModels = Annotated[tuple[ModelIdText, ...], Meta(max_length=MAX_FALLBACKS)]
 
 NAME = Meta(description="The name: lower-case letters, digits and hyphens, unique in the organization.")
 DISPLAY_NAME = Meta(description="The name that people see.")

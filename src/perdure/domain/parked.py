@@ -1,4 +1,4 @@
-"""Parked calls: tool calls whose results come later, from outside the turn."""
+"""Parked calls: tool calls whose results come later, from outside the turn. Turns are parked, too."""
 
 from __future__ import annotations
 
@@ -22,15 +22,23 @@ CONSENT: tuple[ParkedKind, ...] = ("sign_in", "input")
 PARKED_KIND = Meta(
     description=(
         "`client`: a client runs it; `approval`: a person approves it; `callback`: a URL is called; "
-        "`sign_in`: somebody signs in at the tool's server; `input`: somebody gives what the tool asks for."
+        "`sign_in`: somebody signs in at the tool's server; `input`: somebody gives what the tool asks for; "
+        "`rate_limit`: the model can be called again."
     )
 )
 
 
-class ParkedCall(Struct, frozen=True):
-    """A parked call, as the session's row has it; `until` is its deadline."""
+AwaitedKind = ParkedKind | Literal["rate_limit"]
+"""What a session waits for: that of a parked call, or the end of its model's rate limit."""
 
-    kind: ParkedKind
+
+class ParkedCall(Struct, frozen=True):
+    """A parked call, as the session's row has it; `until` is its deadline.
+
+    A turn that waits for the end of a rate limit has an entry, too: without a tool.
+    """
+
+    kind: AwaitedKind
     tool_call_id: ToolCallId
     tool_name: str
     until: Micros
@@ -40,13 +48,28 @@ class ParkedCall(Struct, frozen=True):
         return ParkedOn(self.kind, self.tool_call_id, self.tool_name, to_rfc3339(self.until))
 
 
-class ParkedOn(Struct, frozen=True):
-    """A tool call that a session waits for."""
+def limited(until: Micros) -> ParkedCall:
+    """The entry of a turn that waits for the end of a rate limit."""
+    return ParkedCall("rate_limit", ToolCallId(""), "", until)
 
-    kind: Annotated[ParkedKind, PARKED_KIND]
-    tool_call_id: Annotated[ToolCallId, Meta(description="The tool call's id, as the model wrote it.")]
-    tool_name: Annotated[str, Meta(description="The name of the tool.")]
-    until: Annotated[Timestamp, Meta(description="The deadline, after which the call fails.")]
+
+class ParkedOn(Struct, frozen=True):
+    """What a session waits for: a tool call, or the end of its model's rate limit."""
+
+    kind: Annotated[AwaitedKind, PARKED_KIND]
+    tool_call_id: Annotated[
+        ToolCallId,
+        Meta(description="The tool call's id, as the model wrote it. Empty with `rate_limit`."),
+    ]
+    tool_name: Annotated[str, Meta(description="The name of the tool. Empty with `rate_limit`.")]
+    until: Annotated[
+        Timestamp,
+        Meta(
+            description=(
+                "The deadline, after which the call fails. With `rate_limit`: when the model is called again."
+            )
+        ),
+    ]
 
 
 def deadline_of(ts: Micros, timeout_ms: int) -> Micros:

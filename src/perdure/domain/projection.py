@@ -24,6 +24,8 @@ from perdure.domain.events import (
     TurnCancelledData,
     TurnCompletedData,
     TurnFailedData,
+    TurnParkedData,
+    TurnResumedData,
     TurnSealedData,
     TurnStartedData,
     is_cancel_notice,
@@ -31,10 +33,10 @@ from perdure.domain.events import (
 from perdure.domain.ids import ToolCallId, TurnId
 from perdure.domain.loaded_tools import with_loaded
 from perdure.domain.messages import Message, Usage, preview_of, text_of
-from perdure.domain.parked import ASKED, CONSENT, ParkedCall, deadline_of, next_deadline
+from perdure.domain.parked import ASKED, CONSENT, ParkedCall, deadline_of, limited, next_deadline
 from perdure.domain.queued import Queue, QueuedMessage, size_of, without_turn
 from perdure.domain.sessions import Status
-from perdure.domain.times import Micros
+from perdure.domain.times import Micros, from_rfc3339
 from perdure.domain.tools import APPROVE, call_of_question
 
 
@@ -45,8 +47,8 @@ class Projection(Struct, frozen=True):
         head: the sequence of the last event; 0 for an empty log.
         turn_id: the turn that runs or is parked; None between turns.
         turn_after: the sequence before the first event that the current or next turn depends on.
-        wake_at: the next deadline of a parked call, or None.
-        parked: the parked calls.
+        wake_at: the next deadline of a parked call, or when a parked turn goes on; or None.
+        parked: the parked calls, and what a parked turn waits for.
         queued: the messages that wait for turns of their own, oldest first.
         loaded_tools: the deferred tools that the model is offered, in the order of loading.
     """
@@ -196,6 +198,14 @@ def _activated(old: Projection, event: NewEvent, head: int) -> Projection:
     return _active(old)
 
 
+def _turn_parked(old: Projection, event: NewEvent, head: int) -> Projection:
+    return _with_parked(old, (*old.parked, limited(from_rfc3339(event.read(TurnParkedData).until))))
+
+
+def _turn_resumed(old: Projection, event: NewEvent, head: int) -> Projection:
+    return _with_parked(old, tuple(each for each in old.parked if each.kind != "rate_limit"))
+
+
 def _turn_sealed(old: Projection, event: NewEvent, head: int) -> Projection:
     return replace(_with_parked(old, ()), turn_id=None, finished_at=event.ts)
 
@@ -227,6 +237,8 @@ _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
     ToolCompletedData.kind: _tool_completed,
     ToolsLoadedData.kind: _tools_loaded,
     SessionActivatedData.kind: _activated,
+    TurnParkedData.kind: _turn_parked,
+    TurnResumedData.kind: _turn_resumed,
     TurnSealedData.kind: _turn_sealed,
     TurnCompletedData.kind: _turn_ended,
     TurnFailedData.kind: _turn_ended,

@@ -167,6 +167,40 @@ class ProviderSecrets(Struct, frozen=True, omit_defaults=True):
     headers: dict[str, str] = {}
 
 
+BreakerState = Literal["closed", "open", "half_open"]
+_BREAKER = Meta(
+    description=(
+        "`closed`: calls are made; `open`: calls have failed just now, so fallback models are called first; "
+        "`half_open`: the next call tries it again."
+    ),
+    examples=["closed"],
+)
+
+
+class ModelHealth(Struct, frozen=True, omit_defaults=True):
+    """The circuit breaker of a model whose last call was not answered."""
+
+    model_id: Annotated[ModelId, Meta(description="The model's id.")]
+    model: Annotated[str, _MODEL_NAME]
+    state: Annotated[BreakerState, _BREAKER]
+    failures: Annotated[int, Meta(description="The number of failures since the last answer.", examples=[5])]
+    error_code: Annotated[
+        str, Meta(description="The code of the last failure.", examples=["provider_unavailable"])
+    ]
+    error: Annotated[str, Meta(description="The last failure, for people.")]
+    retry_at: Annotated[Timestamp | None, Meta(description="When an open breaker becomes half-open.")] = None
+
+
+class ProviderHealth(Struct, frozen=True):
+    """What one process of the server has seen of a provider's models since it started."""
+
+    state: Annotated[BreakerState, Meta(description="The worst state of its models.", examples=["closed"])]
+    models: Annotated[
+        tuple[ModelHealth, ...],
+        Meta(description="The models whose last call was not answered.", examples=[[]]),
+    ]
+
+
 class CreateProvider(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/providers`. The key is stored encrypted and cannot be read again."""
 
@@ -217,6 +251,10 @@ class Provider(Struct, frozen=True, omit_defaults=True):
     ] = None
     key_status: Annotated[KeyStatus | None, _KEY_STATUS] = None
     key_checked_at: Annotated[Timestamp | None, Meta(description="When the API key was last checked.")] = None
+    health: Annotated[
+        ProviderHealth | None,
+        Meta(description="The circuit breakers of the provider's models, in the process that answers."),
+    ] = None
     allowed_actions: AllowedActions = ()
 
 

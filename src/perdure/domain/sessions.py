@@ -38,6 +38,7 @@ from perdure.domain.layer_fields import (
     TAGS,
     TOOLS,
     VARIABLE_VALUES,
+    FallbackModels,
 )
 from perdure.domain.mcp_servers import MCP_NAMES, InlineMcpServer, InlineMcpServers
 from perdure.domain.messages import JsonObject, Usage
@@ -74,8 +75,6 @@ Locale = Annotated[
 ]
 """A BCP 47 language tag. RFC 5646 (4.4.1) recommends allowing 35 characters."""
 Prompt = Annotated[str, Meta(max_length=200_000)]
-MAX_FALLBACKS = 5
-FallbackModels = Annotated[tuple[ModelIdText, ...], Meta(max_length=MAX_FALLBACKS)]
 
 
 _LINK = Meta(examples=["/v1/sessions/session_0192f0c1b2a37b5c8d4e5f60718293a4"])

@@ -2,12 +2,7 @@
 
     fold(events) -> TurnState            next_action(TurnState, TurnRules) -> Action      (`actions.py`)
 
-Each phase of a turn is a struct, with only the fields that exist in that phase:
-
-    Idle -> Ready -> Reasoning -> Calling -> Reasoning -> ... -> Answered -> Idle
-                         |                                           |
-                         +-> Failed -> Idle        a message that steers: back to Reasoning
-                                                   an answer that does not match its schema: back to Ready
+`phases.py` has the states.
 
 Recovery is not a special path: a new runner folds the same events and takes the same next action. The state
 itself is never stored.
@@ -18,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.domain.calls import ALLOWED, ANNOUNCED, Batch, CallState, CallStatus, Done, Parked
@@ -33,6 +27,7 @@ from perdure.domain.events import (
     OutputMessageStartedData,
     OutputRejectedData,
     ReasonCompletedData,
+    ReasonFallbackData,
     ReasonStartedData,
     SessionIdledData,
     ToolCallRequestedData,
@@ -45,141 +40,56 @@ from perdure.domain.events import (
     TurnCancelledData,
     TurnCompletedData,
     TurnFailedData,
+    TurnParkedData,
+    TurnResumedData,
     TurnSealedData,
     TurnStartedData,
     is_cancel_notice,
 )
-from perdure.domain.ids import ExecId, MessageId, ToolCallId
-from perdure.domain.messages import Controls, JsonValue, preview_of, text_of, tool_calls_of
-from perdure.domain.parked import CONSENT, ParkedKind, deadline_of
-from perdure.domain.pending import (
-    PendingMessage,
-    after_cancel,
-    after_end,
-    pending_message,
-    queued,
-    schema_of,
-    steering,
+from perdure.domain.fallbacks import fallen_back
+from perdure.domain.ids import ToolCallId
+from perdure.domain.messages import preview_of, text_of, tool_calls_of
+from perdure.domain.parked import CONSENT, deadline_of
+from perdure.domain.pending import after_cancel, after_end, pending_message, queued, schema_of, steering
+from perdure.domain.phases import (
+    IDLE,
+    Answer,
+    Answered,
+    Calling,
+    Failed,
+    Idle,
+    Ready,
+    Reasoning,
+    RunningTurn,
+    TurnState,
+    Waiting,
+    interruptions_of,
+    parked_calls,
+    requested_model,
 )
 from perdure.domain.steps import Started, started_after
-from perdure.domain.times import Micros
+from perdure.domain.times import from_rfc3339
 from perdure.domain.tools import APPROVE, call_of_question
 from perdure.domain.turn_totals import Turn
 
-# --- the phases -------------------------------------------------------------
-
-
-class Answer(Struct, frozen=True):
-    """The model's answer; `preview` is the start of its text."""
-
-    message_id: MessageId
-    preview: str
-    calls: tuple[CallState, ...]
-
-
-class _Phase(Struct, frozen=True, kw_only=True):
-    """The fields of every phase.
-
-    Attributes:
-        head: the sequence of the last event that was folded; initially the one before the first event.
-        pending: messages that no model call has seen yet, oldest first, without the one that began the turn.
-        controls: the options of the last message that did not wait for its own turn, such as the model and
-            its reasoning effort, or of the one that began this turn.
-    """
-
-    head: int = 0
-    pending: tuple[PendingMessage, ...] = ()
-    controls: Controls | None = None
-
-
-class Idle(_Phase, frozen=True, kw_only=True):
-    """No turn runs."""
-
-
-IDLE = Idle()
-
-
-class _Running(_Phase, frozen=True, kw_only=True):
-    turn: Turn
-
-
-class Ready(_Running, frozen=True, kw_only=True):
-    """The turn has begun, and the next model call has not."""
-
-
-class Reasoning(_Running, frozen=True, kw_only=True):
-    """A model call runs.
-
-    Attributes:
-        exec_id: the execution: this model call and the tool calls that it requests.
-        prompt_through: the sequence of the last event that the call sees.
-        message_id: the message that the call writes, once its start is in the log.
-        answer: the answer, once it is in the log.
-        discovered_tools: the digest of the tools that capabilities found for the call; None if they find
-            none.
-    """
-
-    exec_id: ExecId
-    started_at: Micros
-    prompt_through: int
-    message_id: MessageId | None = None
-    answer: Answer | None = None
-    discovered_tools: str | None = None
-
-
-class Calling(_Running, frozen=True, kw_only=True):
-    """The model requested tool calls. Once all are done, it is called with the results.
-
-    Attributes:
-        batch: the calls that the server runs now, or None.
-        discovered_tools: as for the model call that requested them.
-    """
-
-    exec_id: ExecId
-    calls: tuple[CallState, ...]
-    batch: Batch | None = None
-    discovered_tools: str | None = None
-
-
-class Answered(_Running, frozen=True, kw_only=True):
-    """The model answered without tool calls, which ends the turn unless a message is pending.
-
-    `output`: the value of the answer, if a schema was set for it.
-    """
-
-    message_id: MessageId
-    preview: str
-    output: JsonValue = None
-
-
-class Failed(_Running, frozen=True, kw_only=True):
-    """The model call failed, after all retries."""
-
-    code: str
-    message: str
-
-
-RunningTurn = Ready | Reasoning | Calling | Answered | Failed
-TurnState = Idle | RunningTurn
-"""Everything in the log that the next action depends on."""
-
-
-def parked_calls(state: TurnState, *kinds: ParkedKind) -> tuple[CallState, ...]:
-    """The parked calls of these kinds."""
-    calls = state.calls if isinstance(state, Calling) else ()
-    return tuple(call for call in calls if isinstance(call.status, Parked) and call.status.kind in kinds)
-
-
-def interruptions_of(state: RunningTurn) -> int:
-    """How many answers in a row, up to the last one, had a tool call that was interrupted."""
-    if not isinstance(state, Calling):
-        return state.turn.interruptions if isinstance(state, Ready) else 0
-    statuses = [call.status for call in state.calls]
-    interrupted = any(isinstance(status, Done) and status.interrupted for status in statuses)
-    return state.turn.interruptions + 1 if interrupted else 0
-
-
-# --- the fold ---------------------------------------------------------------
+__all__ = [
+    "IDLE",
+    "Answer",
+    "Answered",
+    "Calling",
+    "Failed",
+    "Idle",
+    "Ready",
+    "Reasoning",
+    "RunningTurn",
+    "Turn",
+    "TurnState",
+    "Waiting",
+    "fold",
+    "interruptions_of",
+    "parked_calls",
+    "requested_model",
+]
 
 
 def fold(events: Iterable[AnyEvent], state: TurnState = IDLE) -> TurnState:
@@ -248,7 +158,12 @@ def _reason_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     exec_id = event.context_struct().exec_id
     if exec_id is None:
         raise ValueError(f"event {head} (reason.started) has no exec_id in its context")
-    turn = replace(state.turn, iterations=state.turn.iterations + 1, interruptions=interruptions_of(state))
+    turn = replace(
+        state.turn,
+        iterations=state.turn.iterations + 1,
+        interruptions=interruptions_of(state),
+        requested=requested_model(state),
+    )
     if state.pending and (steers := steering(state.pending)):
         schema = schema_of(steers)
         schema = turn.output_schema if schema is None else schema
@@ -331,6 +246,8 @@ def _reason_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState
             code=data.error_code or "model_error",
             message=data.error or "the model call failed",
         )
+    if turn.parked_since is not None:
+        turn = replace(turn, parked_since=None)
     if answer is None:
         return Ready(pending=pending, controls=controls, turn=turn)
     if answer.calls:
@@ -359,6 +276,38 @@ def _output_rejected(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     data = event.read(OutputRejectedData)
     turn = replace(state.turn, rejected=data.attempt, problems=data.errors)
     return Ready(pending=state.pending, controls=state.controls, turn=turn)
+
+
+def _fallback(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    if isinstance(state, Idle):
+        return state
+    data, turn = event.read(ReasonFallbackData), state.turn
+    if not isinstance(state, Failed):  # the model was not called
+        return replace(
+            state, turn=replace(turn, fallback=fallen_back(turn.fallback, requested_model(state), data))
+        )
+    turn = replace(_uncounted(turn), fallback=fallen_back(turn.fallback, turn.requested, data))
+    return Ready(pending=state.pending, controls=state.controls, turn=turn)
+
+
+def _uncounted(turn: Turn) -> Turn:
+    """The turn without its last model call, whose place another one takes."""
+    return replace(turn, iterations=turn.iterations - 1)
+
+
+def _parked(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    if not isinstance(state, Failed):
+        return state
+    since = state.turn.parked_since
+    turn = replace(_uncounted(state.turn), fallback=None, parked_since=event.ts if since is None else since)
+    until = from_rfc3339(event.read(TurnParkedData).until)
+    return Waiting(pending=state.pending, controls=state.controls, turn=turn, until=until)
+
+
+def _resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    if not isinstance(state, Waiting):
+        return state
+    return Ready(pending=state.pending, controls=state.controls, turn=state.turn)
 
 
 def _act_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -458,6 +407,9 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     ReasonCompletedData.kind: _reason_completed,
     OutputAcceptedData.kind: _output_accepted,
     OutputRejectedData.kind: _output_rejected,
+    ReasonFallbackData.kind: _fallback,
+    TurnParkedData.kind: _parked,
+    TurnResumedData.kind: _resumed,
     ActStartedData.kind: _act_started,
     ActCompletedData.kind: _act_completed,
     ToolStartedData.kind: _tool_started,

@@ -6,7 +6,7 @@ from perdure.domain.calls import Done, Parked
 from perdure.domain.messages import Controls
 from perdure.domain.pending import first_of
 from perdure.domain.steps import Started
-from perdure.domain.turn import Calling, Idle, Reasoning, TurnState
+from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, Waiting
 
 
 def only_waits(state: Calling) -> bool:
@@ -19,7 +19,7 @@ def begins_with_append(state: TurnState) -> bool:
     """Whether nothing is at work, so that whatever comes next begins with an append to the log."""
     if isinstance(state, Calling):
         return state.batch is None and not any(isinstance(call.status, Started) for call in state.calls)
-    return isinstance(state, Idle)
+    return isinstance(state, Idle | Waiting)
 
 
 def offered_tools(state: TurnState) -> str | None:

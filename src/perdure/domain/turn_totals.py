@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from perdure.domain.fallbacks import Fallback
 from perdure.domain.ids import MessageId, TurnId
 from perdure.domain.messages import Usage
 from perdure.domain.outputs import OutputSchema
@@ -23,6 +24,9 @@ class Turn(Struct, frozen=True):
         interruptions: how many answers in a row, before the last one, had a call that was interrupted.
         output_schema: the schema that a message set for the turn's final answer; None leaves that to the
             session and the agent.
+        requested: the model that the last model call was asked to use, None for the configured one.
+        fallback: the model that is used instead, if one did not answer.
+        parked_since: when it was parked first, since the last answer.
         rejected: how many final answers did not match their schema; problems: what was wrong with the last.
     """
 
@@ -42,3 +46,6 @@ class Turn(Struct, frozen=True):
     output_schema: OutputSchema | None = None
     rejected: int = 0
     problems: tuple[str, ...] = ()
+    requested: str | None = None
+    fallback: Fallback | None = None
+    parked_since: Micros | None = None

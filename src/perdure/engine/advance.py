@@ -17,6 +17,7 @@ from perdure.domain.actions import (
     Fail,
     Finish,
     Nothing,
+    Resume,
     RunTools,
     StartTurn,
     TurnRules,
@@ -29,7 +30,7 @@ from perdure.domain.ids import SessionId
 from perdure.domain.messages import Message
 from perdure.domain.pending import steering
 from perdure.domain.steps import Started
-from perdure.domain.turn import Answered, Calling, Idle, TurnState
+from perdure.domain.turn import Answered, Calling, Idle, Reasoning, TurnState, Waiting
 from perdure.domain.turn_queries import next_controls, offered_tools, only_waits
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
@@ -39,6 +40,7 @@ from perdure.engine.found_tools import commit_with_tools, is_outdated
 from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
+from perdure.engine.patience import admits, fallback_of, resumed, was_given_up
 from perdure.engine.run import Run
 from perdure.engine.tool_calls import end_batch, refuse_invalid_calls, run_tools
 from perdure.engine.tool_output import spill_results
@@ -103,7 +105,9 @@ async def _step(run: Run) -> bool:
     """Take one action; returns whether there may be another."""
     state = run.ahead
     problem = None
-    if run.prepared is not None and is_outdated(run.prepared[0], state):
+    if run.prepared is not None and (
+        is_outdated(run.prepared[0], state) or was_given_up(run.prepared[1], state)
+    ):
         run.prepared = None
     if run.prepared is None and _needs_layers(state):
         outage = run.unlogged and run.claimed
@@ -116,11 +120,14 @@ async def _step(run: Run) -> bool:
         action = Fail(action.state, *problem)
     match action:
         case Nothing():
-            if isinstance(state, Calling):
+            if isinstance(state, Calling | Waiting):
                 return not await run.rest()
             return bool(run.unlogged) and not await run.commit(())
         case StartTurn():
             await _start(run, action)
+        case Resume():
+            run.unlogged.append(resumed(run.engine, action.state))
+            run.prepared = None
         case Finish():
             await run.commit(finish_turn(run, action.state))
             run.prepared = None  # the message that waits for its own turn may choose another model
@@ -147,6 +154,8 @@ def _needs_layers(state: TurnState) -> bool:
         return state.batch is not None or not only_waits(state)
     if isinstance(state, Answered):
         return bool(steering(state.pending))
+    if isinstance(state, Waiting):
+        return False
     return bool(state.pending) if isinstance(state, Idle) else True
 
 
@@ -156,7 +165,10 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
     Returns:
         None, or the error code and message that the turn fails with.
     """
-    engine, row, digest = run.engine, run.row, offered_tools(run.ahead)
+    engine, row, ahead = run.engine, run.row, run.ahead
+    digest = offered_tools(ahead)
+    # A call whose start is in the log is made with the model that is named there.
+    begun = isinstance(ahead, Reasoning)
 
     async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None, dict[str, str]]:
         layers = await load_layers(tx, row)
@@ -165,7 +177,11 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         run.redactor.learn(secrets)
         controls = next_controls(run.state)
         model_id = controls.model_id if controls else None
-        choice = await choose_model(tx, layers, model_id, engine.vault, engine.drivers)
+        choice = await choose_model(
+            *(tx, layers, model_id, engine.vault, engine.drivers),
+            fallback=fallback_of(ahead, model_id),
+            admits=lambda model: begun or admits(engine, model),
+        )
         offered = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
         return layers, choice, offered, secrets
 

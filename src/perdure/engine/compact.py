@@ -37,6 +37,7 @@ from perdure.domain.tokens import text_tokens
 from perdure.domain.turn_totals import Turn
 from perdure.engine.budget import conversation_budget, smallest_budget, with_cost
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
+from perdure.engine.patience import patience_with
 from perdure.engine.recoveries import adaptation_of, refused_by
 from perdure.engine.run import Run
 from perdure.llm.driver import DeltaKind, ModelRequest
@@ -248,6 +249,7 @@ class _Summarizer:
             lambda: driver.generate(request, _ignore_delta),
             recover,
             redactor=self.run.redactor,
+            patience=patience_with(engine, self.choice),
         )
         response = attempts.response
         if response is not None:

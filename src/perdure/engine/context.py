@@ -23,6 +23,7 @@ from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.engine.output_formats import OutputFormats
 from perdure.engine.suspects import Suspects
+from perdure.llm.breakers import Breakers
 from perdure.llm.catalog import Catalog
 from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
@@ -118,3 +119,4 @@ class Engine(Struct, frozen=True):
     public: PublicUrl = field(default_factory=PublicUrl)
     agents: AgentCache = field(default_factory=AgentCache)
     turns: ParkedTurns = field(default_factory=ParkedTurns)
+    breakers: Breakers = field(default_factory=Breakers)

@@ -20,12 +20,9 @@ from perdure.domain.events import (
 from perdure.domain.redaction import Redactor
 from perdure.engine.answer_limits import storable_response
 from perdure.engine.context import Engine
+from perdure.engine.patience import Patience
 from perdure.llm.catalog import ServedModel
 from perdure.llm.driver import ModelResponse
-
-MAX_SILENCE = 600.0
-"""Seconds that the attempts of a model call may spend on timeouts. After more, a mute server is not asked
-again, so that it does not occupy a turn for hours."""
 
 
 class Outcome(msgspec.Struct):
@@ -81,6 +78,7 @@ async def call_with_retries(
     recover: Callable[[ModelError], Awaitable[bool]] = no_recovery,
     *,
     redactor: Redactor,
+    patience: Patience | None = None,
 ) -> Attempts:
     """Make a model call, and retry transient errors until the attempts are used up.
 
@@ -88,19 +86,24 @@ async def call_with_retries(
         generate: makes the call once; raises ModelError.
         recover: called after each failure. True: the request was changed, so try again at once.
         redactor: redacts secrets before a text is cut.
+        patience: how long the call goes on; by default, as for a model without an alternative.
     """
+    patience = patience or Patience(engine.policy.model_attempts)
     count, waited, silent = 0, 0.0, 0.0
     while True:
         count += 1
         began = engine.clock.elapsed()
         try:
-            return Attempts(storable_response(await generate(), redactor), None, count, waited)
+            response = storable_response(await generate(), redactor)
+            patience.note(engine, None)
+            return Attempts(response, None, count, waited)
         except ModelError as error:
             if await recover(error):
                 continue
             if error.code == "provider_timeout":
                 silent += engine.clock.elapsed() - began
-            if not error.transient or count >= engine.policy.model_attempts or silent >= MAX_SILENCE:
+            patience.note(engine, error)
+            if patience.is_over(error, count, silent):
                 return Attempts(None, error, count, waited)
             pause = _pause_after(engine, count, error)
         waited += pause

@@ -44,6 +44,7 @@ from perdure.engine.generation import Outcome, call_with_retries, generation_dat
 from perdure.engine.live import LiveText
 from perdure.engine.output_formats import TypedOutput
 from perdure.engine.outputs import LiveAnswer, Verdict, as_answer, judge
+from perdure.engine.patience import instead_of_failing, patience_with
 from perdure.engine.recoveries import adaptation_of, logged_adaptation, recover
 from perdure.engine.run import Run
 from perdure.engine.secret_arguments import redact_response, redact_secret_arguments
@@ -89,6 +90,7 @@ class _Call:
         self.adapted = self.trimmed = 0
         self.adaptation = adaptation_of(run.conversation, choice.model.id)
         self.driver = choice.driver
+        self.patience = patience_with(engine, choice)
         self.prompt = PromptRef(0, state.prompt_through)
         """The part of the log that the latest attempt sent."""
         self.sent: ModelRequest
@@ -131,6 +133,7 @@ class _Call:
             changes=frozenset(self.adaptation.changes),
             left_out=frozenset(self.adaptation.parameters_left_out),
             output=None if self.output is None else self.output.form,
+            first_byte=self.patience.first_byte,
         )
         return request, PromptRef(
             after, self.state.prompt_through, conversation.summary_at, results=conversation.cut_results
@@ -140,7 +143,11 @@ class _Call:
         """Make the call, with retries."""
         try:
             attempts = await call_with_retries(
-                self.engine, self._generate, self._recover, redactor=self.run.redactor
+                self.engine,
+                self._generate,
+                self._recover,
+                redactor=self.run.redactor,
+                patience=self.patience,
             )
         except BaseException:
             self.live.stop()
@@ -285,10 +292,11 @@ def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
         usage=outcome.response.usage if outcome.response else None,
         adaptation=call.logged_adaptation(),
     )
-    return [
+    failure = [
         NewEvent(generation_data(call.choice, outcome), generation_context(call.state), now),
         NewEvent(completed, call.context, now),
     ]
+    return instead_of_failing(call.run, call.choice, call.message_id, error, failure)
 
 
 def _answer_events(

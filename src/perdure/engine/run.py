@@ -210,7 +210,7 @@ class Run:
             await self._catch_up()
 
     async def rest(self) -> bool:
-        """Leave the session to itself: all that is left are parked calls. Returns False as `commit` does."""
+        """Leave the session to itself: it only waits. Returns False as `commit` does."""
         if self.unlogged:
             return await self.commit((), rests=True)
         row = self.row

@@ -38,6 +38,7 @@ from perdure.domain.tools import APPROVE, question_id
 from perdure.domain.turn import Answered, Calling
 from perdure.domain.turn_totals import Turn
 from perdure.engine.deferred import continued, is_callback
+from perdure.engine.patience import diverted
 from perdure.engine.run import Run
 
 ADVICE = {
@@ -119,7 +120,8 @@ def begin_model_call(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelCh
     )
     message_id = run.engine.new_id("message")
     output = OutputMessageStartedData(turn.id, message_id, choice.model.model_id, iteration)
-    return [NewEvent(started, context, now), NewEvent(output, context, now)]
+    events = [NewEvent(started, context, now), NewEvent(output, context, now)]
+    return [*diverted(run.engine, turn, choice, now), *events]
 
 
 def begin_tools(run: Run, agent: ResolvedAgent, action: RunTools) -> list[NewEvent]:

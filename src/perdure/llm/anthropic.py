@@ -164,7 +164,9 @@ class AnthropicDriver:
             endpoint = self._without_beta
         answer = MessagesAnswer(on_delta, endpoint.secrets)
         answer.result_tool = result_tool_of(request, native=self._native_format(request) is not None)
-        await self._http.stream(endpoint, "/messages", self.encoded(request, bare), answer)
+        await self._http.stream(
+            endpoint, "/messages", self.encoded(request, bare), answer, request.first_byte
+        )
         return answer.finished(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:

@@ -71,6 +71,7 @@ class ModelRequest(Struct, frozen=True):
         left_out: the optional parameters that this server refused, by their names in the body; `RESULT_TOOL`
             of `llm/outputs.py` stands for the result tool.
         output: the form of the final answer; None for plain text.
+        first_byte: seconds until the first byte of the answer, at public addresses; None for the usual limit.
         prompt_caching: whether to mark the prompt for caching, for vendors that need marks. None lets the
             driver decide: it marks if the vendor charges less for marked prompts.
     """
@@ -88,6 +89,7 @@ class ModelRequest(Struct, frozen=True):
     changes: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     output: OutputFormat | None = None
+    first_byte: float | None = None
 
 
 class ModelResponse(Struct, frozen=True):

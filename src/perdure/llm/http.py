@@ -215,23 +215,36 @@ class Http:
         endpoint.base, endpoint.other = other, base
         return result
 
-    async def stream(self, endpoint: Endpoint, path: str, body: bytes, answer: Sink) -> None:
+    async def stream(
+        self, endpoint: Endpoint, path: str, body: bytes, answer: Sink, first_byte: float | None = None
+    ) -> None:
         """POST `body`, and pass all that the server answers to `answer`, until it is complete.
 
         The caller must check whether the answer is complete. Cancelling closes the connection at once.
 
+        Args:
+            first_byte: seconds until the first byte. Servers nearby, and providers with a limit of their own,
+                have their usual time.
+
         Raises:
             ModelError: the call failed, in whatever way.
         """
-        await self._at_either(endpoint, path, None, lambda url: self._stream(endpoint, url, body, answer))
+        limit = None if endpoint.near or endpoint.timeout is not None else first_byte
+        await self._at_either(
+            endpoint, path, None, lambda url: self._stream(endpoint, url, body, answer, limit)
+        )
 
-    async def _stream(self, endpoint: Endpoint, url: URL, body: bytes, answer: Sink) -> None:
+    async def _stream(
+        self, endpoint: Endpoint, url: URL, body: bytes, answer: Sink, first_byte: float | None
+    ) -> None:
         response: ClientResponse | None = None
         try:
-            response = await self._post(endpoint, url, body)
+            async with asyncio.timeout(first_byte):
+                response = await self._post(endpoint, url, body)
+                chunk = await self._first_bytes(response) if 200 <= response.status < 300 else b""
             if not 200 <= response.status < 300:
                 raise await _refused(endpoint, response)
-            await self._pump(endpoint, response, answer)
+            await self._pump(endpoint, response, chunk, answer)
         except ModelError as error:
             raise endpoint.clean(error) from None
         except StreamTooLong as error:
@@ -244,9 +257,8 @@ class Http:
             if response is not None:
                 response.close()
 
-    async def _pump(self, endpoint: Endpoint, response: ClientResponse, answer: Sink) -> None:
+    async def _pump(self, endpoint: Endpoint, response: ClientResponse, chunk: bytes, answer: Sink) -> None:
         content = response.content
-        chunk = await self._first_bytes(response)
         if chunk.lstrip(_BLANK)[:1] in {b"{", b"[", b"<"} or _is_words(response, chunk):
             await _pump_whole(endpoint, response, chunk, answer)
             return

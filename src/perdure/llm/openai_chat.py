@@ -122,7 +122,9 @@ class OpenAiChatDriver:
         """Make one streamed call. Raises: ModelError."""
         answer = ChatAnswer(on_delta, self._endpoint.secrets)
         answer.result_tool = result_tool_of(request, native=self._is_native(request))
-        await self._http.stream(self._endpoint, "/chat/completions", self.encoded(request), answer)
+        await self._http.stream(
+            self._endpoint, "/chat/completions", self.encoded(request), answer, request.first_byte
+        )
         return answer.finished(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:

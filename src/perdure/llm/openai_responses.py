@@ -121,7 +121,9 @@ class OpenAiResponsesDriver:
     async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
         answer = ResponsesAnswer(on_delta, self._endpoint.secrets)
         answer.result_tool = result_tool_of(request, native=self._is_native(request))
-        await self._http.stream(self._endpoint, "/responses", self.encoded(request, bare), answer)
+        await self._http.stream(
+            self._endpoint, "/responses", self.encoded(request, bare), answer, request.first_byte
+        )
         return answer.finished(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:

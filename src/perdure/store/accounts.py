@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import Struct
 
 from perdure.domain.accounts import UserRole
@@ -20,6 +21,10 @@ class OrganizationRow(Struct, frozen=True):
     onboarding_completed_at: Micros | None
     created_at: Micros
     updated_at: Micros
+    fallback_models: str = "[]"
+
+    def fallback_ids(self) -> tuple[ModelId, ...]:
+        return model_ids(self.fallback_models)
 
 
 class UserRow(Struct, frozen=True):
@@ -51,6 +56,17 @@ class TokenRow(Struct, frozen=True):
     org_id: OrgId | None
     created_by: UserId | None
     makers: str | None
+
+
+_MODEL_IDS = msgspec.json.Decoder(tuple[ModelId, ...])
+
+
+def model_ids(text: str) -> tuple[ModelId, ...]:
+    """Decode an organization's fallback models; none if they are damaged: turns do not depend on them."""
+    try:
+        return _MODEL_IDS.decode(text)
+    except (msgspec.DecodeError, UnicodeError):
+        return ()
 
 
 _ORGANIZATION = columns(OrganizationRow)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 import msgspec
 from msgspec import Struct
 
@@ -16,8 +19,9 @@ from perdure.domain.providers import (
     ProviderTrace,
 )
 from perdure.domain.times import Micros
+from perdure.store.accounts import model_ids
 from perdure.store.crypto import Vault
-from perdure.store.database import LOCK_ROW, Changes, Tx
+from perdure.store.database import LOCK_ROW, Changes, Row, Tx
 from perdure.store.rows import assignments, columns, insert, to_json, values
 
 
@@ -115,17 +119,39 @@ async def seal_secrets(
 
 
 _USABLE = (
-    f"SELECT {columns(ModelRow, alias='m')}, {columns(ProviderRow, alias='p')} FROM models m"
-    " JOIN providers p ON p.id = m.provider_id AND p.org_id = m.org_id"
+    f"SELECT {columns(ModelRow, alias='m')}, {columns(ProviderRow, alias='p')},"
+    " (SELECT o.fallback_models FROM organizations o WHERE o.id = m.org_id)"
+    " FROM models m JOIN providers p ON p.id = m.provider_id AND p.org_id = m.org_id"
     " WHERE m.org_id = ? AND m.enabled = 1 AND p.status = 'active'"
 )
 
 
-async def usable_model(tx: Tx, org_id: OrgId, model_id: str | None) -> tuple[ModelRow, ProviderRow] | None:
+class UsableModel(Struct, frozen=True):
+    """A model that may be called, and the provider that serves it."""
+
+    model: ModelRow
+    provider: ProviderRow
+
+    @classmethod
+    def of(cls, found: Row) -> Self:
+        """Split a row of `_USABLE`."""
+        width = len(ModelRow.__struct_fields__)
+        return cls(ModelRow(*found[:width]), ProviderRow(*found[width : width + _PROVIDER_WIDTH]))
+
+
+_PROVIDER_WIDTH = len(ProviderRow.__struct_fields__)
+
+
+async def usable_model(
+    tx: Tx, org_id: OrgId, model_id: str | None
+) -> tuple[UsableModel, tuple[ModelId, ...]] | None:
     """Return a model and its provider; None if either is missing or disabled.
 
     Args:
         model_id: None for the organization's default.
+
+    Returns:
+        Also the organization's fallback models.
     """
     source, key = "?", model_id
     if key is None:
@@ -133,8 +159,16 @@ async def usable_model(tx: Tx, org_id: OrgId, model_id: str | None) -> tuple[Mod
     found = await tx.one(f"{_USABLE} AND m.id = {source}", org_id, key)
     if found is None:
         return None
-    width = len(ModelRow.__struct_fields__)
-    return ModelRow(*found[:width]), ProviderRow(*found[width:])
+    return UsableModel.of(found), model_ids(found[-1])
+
+
+async def usable_models(tx: Tx, org_id: OrgId, ids: Sequence[str]) -> list[UsableModel]:
+    """Return those of these models that may be called, in this order."""
+    if not ids:
+        return []
+    found = await tx.all(f"{_USABLE} AND m.id IN ({', '.join('?' * len(ids))})", org_id, *ids)
+    models = {each.model.id: each for each in map(UsableModel.of, found)}
+    return [models[ModelId(each)] for each in dict.fromkeys(ids) if each in models]
 
 
 async def has_usable_model(tx: Tx, org_id: OrgId) -> bool:

@@ -18,6 +18,13 @@ from perdure.domain.messages import JsonObject
 from perdure.store.faults import CAUSES
 
 
+class CircuitBreakers(Struct, frozen=True):
+    """How many models have a circuit breaker that is not closed, over all organizations."""
+
+    open: Annotated[int, Meta(description="Models whose calls have failed just now.", examples=[1])]
+    half_open: Annotated[int, Meta(description="Models that the next call tries again.", examples=[0])]
+
+
 class Health(Struct, frozen=True, omit_defaults=True):
     """The server's health."""
 
@@ -49,6 +56,15 @@ class Health(Struct, frozen=True, omit_defaults=True):
     detail: Annotated[
         str | None, Meta(description="The cause for people, with what to do; absent if there is none.")
     ] = None
+    circuit_breakers: Annotated[
+        CircuitBreakers | None,
+        Meta(
+            description=(
+                "The models whose calls fail, in this process; absent if there are none. They leave the "
+                "server's status as it is. `GET /v1/providers` names them."
+            )
+        ),
+    ] = None
 
 
 def health_route(running: Callable[[], int], folder: Path | None) -> Route:
@@ -67,7 +83,11 @@ def health_route(running: Callable[[], int], folder: Path | None) -> Route:
         200 if it is, 503 if the database cannot be written: it is not responding, full, read-only or damaged.
         The check writes to the database, at most once a second. For load balancers and monitoring.
         """
-        fault = await database.fault(call.app.database, call.app.now())
+        now = call.app.now()
+        fault = await database.fault(call.app.database, now)
+        failing = CircuitBreakers(
+            call.app.breakers.count("open", now), call.app.breakers.count("half_open", now)
+        )
         result = Health(
             "ok" if fault is None else "degraded",
             __version__,
@@ -77,6 +97,7 @@ def health_route(running: Callable[[], int], folder: Path | None) -> Route:
             call.app.queue.depth(),
             None if fault is None else fault.cause,
             None if fault is None else CAUSES.get(fault.cause, "the server's log has the details"),
+            failing if failing.open or failing.half_open else None,
         )
         return Answer(result, 200 if fault is None else 503)
 

@@ -37,6 +37,13 @@ from perdure.domain.events.model_calls import (
     ReasonThinkingStartedData,
 )
 from perdure.domain.events.outputs import OutputAcceptedData, OutputRejectedData
+from perdure.domain.events.patience import (
+    CIRCUIT_OPEN,
+    OutputMessageWithdrawnData,
+    ReasonFallbackData,
+    TurnParkedData,
+    TurnResumedData,
+)
 from perdure.domain.events.tools import (
     ActCompletedData,
     ActStartedData,
@@ -71,6 +78,7 @@ from perdure.domain.messages import JsonObject, Message
 from perdure.domain.times import Micros, Timestamp, to_rfc3339
 
 __all__ = [
+    "CIRCUIT_OPEN",
     "ENDED_TURN",
     "EVENT_DATA",
     "KNOWN_TYPES",
@@ -97,9 +105,11 @@ __all__ = [
     "OutputMessageCompletedData",
     "OutputMessageDeltaData",
     "OutputMessageStartedData",
+    "OutputMessageWithdrawnData",
     "OutputRejectedData",
     "PromptRef",
     "ReasonCompletedData",
+    "ReasonFallbackData",
     "ReasonStartedData",
     "ReasonThinkingCompletedData",
     "ReasonThinkingDeltaData",
@@ -124,6 +134,8 @@ __all__ = [
     "TurnCancelledData",
     "TurnCompletedData",
     "TurnFailedData",
+    "TurnParkedData",
+    "TurnResumedData",
     "TurnSealedData",
     "TurnStartedData",
     "WireEvent",
@@ -160,16 +172,20 @@ _CLASSES: tuple[type[EventData], ...] = (
     OutputMessageCompletedData,
     OutputAcceptedData,
     OutputRejectedData,
+    OutputMessageWithdrawnData,
     SessionStartedData,
     SessionActivatedData,
     SessionIdledData,
     TurnStartedData,
+    TurnParkedData,
+    TurnResumedData,
     TurnCompletedData,
     TurnFailedData,
     TurnCancelledData,
     TurnSealedData,
     ReasonStartedData,
     ReasonCompletedData,
+    ReasonFallbackData,
     ReasonThinkingStartedData,
     ReasonThinkingDeltaData,
     ReasonThinkingCompletedData,

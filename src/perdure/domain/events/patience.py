@@ -1,0 +1,77 @@
+"""The data of events about models that do not answer: what a turn does instead of failing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from perdure.domain.event_data import EventData
+from perdure.domain.events.fields import TURN_ID
+from perdure.domain.events.messages import ModelMetadata
+from perdure.domain.ids import MessageId, TurnId
+from perdure.domain.times import Timestamp
+
+CIRCUIT_OPEN = "circuit_open"
+"""The `error_code` of a fallback from a model that was not called, because its circuit breaker is open."""
+
+_ERROR = Meta(description="Why the model did not answer, for people.")
+_ERROR_CODE = Meta(
+    description=(
+        "The error code of the model call. `circuit_open`: it was not made, because calls of the model have "
+        "failed just now."
+    )
+)
+
+
+class OutputMessageWithdrawnData(EventData, frozen=True):
+    """A message will not be completed: its model call failed, and another one takes its place.
+
+    Text of it that followers have seen is no part of the conversation.
+    """
+
+    kind = "output.message.withdrawn"
+    turn_id: Annotated[TurnId, TURN_ID]
+    message_id: Annotated[MessageId, Meta(description="The message that was being written.")]
+    reason: Annotated[
+        Literal["fallback", "parked"],
+        Meta(description="`fallback`: another model is called; `parked`: the call is made again later."),
+    ]
+
+
+class ReasonFallbackData(EventData, frozen=True, omit_defaults=True):
+    """Another model is called, because the one before does not answer. The turn goes on with it."""
+
+    kind = "reason.fallback"
+    turn_id: Annotated[TurnId, TURN_ID]
+    from_: Annotated[ModelMetadata, Meta(description="The model that does not answer.")] = field(name="from")
+    to: Annotated[ModelMetadata, Meta(description="The model that is called instead.")]
+    error_code: Annotated[str, _ERROR_CODE]
+    error: Annotated[str, _ERROR]
+    until: Annotated[
+        Timestamp | None,
+        Meta(description="When the first model can be called again, if its provider said so."),
+    ] = None
+
+
+class TurnParkedData(EventData, frozen=True):
+    """The turn waits, and occupies no worker: its model can be called again at a time that is far away.
+
+    The same model call is then made anew. A message makes the turn try at once.
+    """
+
+    kind = "turn.parked"
+    turn_id: Annotated[TurnId, TURN_ID]
+    parked_kind: Annotated[
+        Literal["rate_limit"], Meta(description="`rate_limit`: the provider named the time.")
+    ] = field(name="kind")
+    until: Annotated[Timestamp, Meta(description="When the model is called again.")]
+    error_code: Annotated[str, _ERROR_CODE]
+    error: Annotated[str, _ERROR]
+
+
+class TurnResumedData(EventData, frozen=True):
+    """A parked turn goes on."""
+
+    kind = "turn.resumed"
+    turn_id: Annotated[TurnId, TURN_ID]

@@ -1,0 +1,142 @@
+"""The phases of a turn, with only the fields that exist in each; `turn.py` folds the log into them.
+
+Idle -> Ready -> Reasoning -> Calling -> Reasoning -> ... -> Answered -> Idle
+                     |                                           |
+                     +-> Failed -> Idle        a message that steers: back to Reasoning
+                                               an answer that does not match its schema: back to Ready
+                     +-> Failed -> Ready       another model is called
+                     +-> Failed -> Waiting -> Ready     the model is called again later
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from perdure.domain.calls import Batch, CallState, Done, Parked
+from perdure.domain.ids import ExecId, MessageId
+from perdure.domain.messages import Controls, JsonValue
+from perdure.domain.parked import ParkedKind
+from perdure.domain.pending import PendingMessage
+from perdure.domain.times import Micros
+from perdure.domain.turn_totals import Turn
+
+
+class Answer(Struct, frozen=True):
+    """The model's answer; `preview` is the start of its text."""
+
+    message_id: MessageId
+    preview: str
+    calls: tuple[CallState, ...]
+
+
+class _Phase(Struct, frozen=True, kw_only=True):
+    """The fields of every phase.
+
+    Attributes:
+        head: the sequence of the last event that was folded; initially the one before the first event.
+        pending: messages that no model call has seen yet, oldest first, without the one that began the turn.
+        controls: the options of the last message that did not wait for its own turn, such as the model and
+            its reasoning effort, or of the one that began this turn.
+    """
+
+    head: int = 0
+    pending: tuple[PendingMessage, ...] = ()
+    controls: Controls | None = None
+
+
+class Idle(_Phase, frozen=True, kw_only=True):
+    """No turn runs."""
+
+
+IDLE = Idle()
+
+
+class _Running(_Phase, frozen=True, kw_only=True):
+    turn: Turn
+
+
+class Ready(_Running, frozen=True, kw_only=True):
+    """The turn has begun, and the next model call has not."""
+
+
+class Reasoning(_Running, frozen=True, kw_only=True):
+    """A model call runs.
+
+    Attributes:
+        exec_id: the execution: this model call and the tool calls that it requests.
+        prompt_through: the sequence of the last event that the call sees.
+        message_id: the message that the call writes, once its start is in the log.
+        answer: the answer, once it is in the log.
+        discovered_tools: the digest of the tools that capabilities found for the call; None if they find
+            none.
+    """
+
+    exec_id: ExecId
+    started_at: Micros
+    prompt_through: int
+    message_id: MessageId | None = None
+    answer: Answer | None = None
+    discovered_tools: str | None = None
+
+
+class Calling(_Running, frozen=True, kw_only=True):
+    """The model requested tool calls. Once all are done, it is called with the results.
+
+    Attributes:
+        batch: the calls that the server runs now, or None.
+        discovered_tools: as for the model call that requested them.
+    """
+
+    exec_id: ExecId
+    calls: tuple[CallState, ...]
+    batch: Batch | None = None
+    discovered_tools: str | None = None
+
+
+class Answered(_Running, frozen=True, kw_only=True):
+    """The model answered without tool calls, which ends the turn unless a message is pending.
+
+    `output`: the value of the answer, if a schema was set for it.
+    """
+
+    message_id: MessageId
+    preview: str
+    output: JsonValue = None
+
+
+class Failed(_Running, frozen=True, kw_only=True):
+    """The model call failed, after all retries."""
+
+    code: str
+    message: str
+
+
+class Waiting(_Running, frozen=True, kw_only=True):
+    """The turn is parked: its model can be called again at a time that is far away."""
+
+    until: Micros
+
+
+RunningTurn = Ready | Reasoning | Calling | Answered | Failed | Waiting
+TurnState = Idle | RunningTurn
+"""Everything in the log that the next action depends on."""
+
+
+def parked_calls(state: TurnState, *kinds: ParkedKind) -> tuple[CallState, ...]:
+    """The parked calls of these kinds."""
+    calls = state.calls if isinstance(state, Calling) else ()
+    return tuple(call for call in calls if isinstance(call.status, Parked) and call.status.kind in kinds)
+
+
+def requested_model(state: TurnState) -> str | None:
+    """The model that the last message asked for."""
+    return state.controls.model_id if state.controls is not None else None
+
+
+def interruptions_of(state: RunningTurn) -> int:
+    """How many answers in a row, up to the last one, had a tool call that was interrupted."""
+    if not isinstance(state, Calling):
+        return state.turn.interruptions if isinstance(state, Ready) else 0
+    statuses = [call.status for call in state.calls]
+    interrupted = any(isinstance(status, Done) and status.interrupted for status in statuses)
+    return state.turn.interruptions + 1 if interrupted else 0
