@@ -10,7 +10,6 @@ from msgspec import Struct
 from perdure.client import routes
 from perdure.client.errors import TurnFailed, TurnWaits
 from perdure.client.events import EventMethods, data_of
-from perdure.client.follow import TurnWatch
 from perdure.client.own_calls import OwnCalls
 from perdure.client.own_tools import OwnTool, runnable_tools
 from perdure.client.routes import path_of
@@ -30,6 +29,7 @@ from perdure.domain.messages import (
     text_of,
 )
 from perdure.domain.tools import ApprovalDecision, SubmitApprovals, SubmittedToolResults, ToolCallResult
+from perdure.domain.turn_watch import TurnWatch
 
 _MESSAGES = "/v1/sessions/{}/messages"
 

@@ -45,7 +45,8 @@ class Route(Struct, frozen=True, kw_only=True):
         query: a struct of the query parameters; tuple fields may be repeated.
         body: the type of the JSON body; None without one.
         returns: the type of the JSON response; None without content, or if the response is not JSON.
-        also: a second type that the JSON response may have.
+        also: a second type that the JSON response may have. If there are `other` statuses, it is the type of
+            `status`, and `returns` is theirs.
 
         status: the status of a successful response.
         other: further statuses with the same response type.
@@ -120,7 +121,7 @@ def route(
     anywhere: bool = False,
     command: bool = False,
     etag: bool = False,
-    replayable: bool = True,
+    replayable: bool | None = None,
     content: str = "application/json",
     example: str | None = None,
     admit: Admit | None = None,
@@ -128,7 +129,7 @@ def route(
     """Make a handler a route. Raises TypeError if its annotations do not fit the path.
 
     By default, `status` is 204 if the handler returns None, else 200. `replayable` is False if the response
-    has a secret that is shown once. `Route` describes the other arguments.
+    has a secret that is shown once, and True if what creates something has another status than 201.
     """
 
     def build(handler: Handler) -> Route:
@@ -159,7 +160,7 @@ def route(
             anywhere=anywhere,
             command=command,
             etag=etag,
-            takes_key=replayable and method == "POST" and status == 201,
+            takes_key=method == "POST" and status == 201 if replayable is None else replayable,
             content=content,
             example=example,
             admit=admit,
