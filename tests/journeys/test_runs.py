@@ -71,6 +71,7 @@ async def test_the_time_is_up_before_the_turn_ends_and_waiting_goes_on_elsewhere
     talk = await new_talk(api)
     early = await ask(talk, script(SLOW), wait=0)
     assert (early.status_code, early.json()["status"]) == (202, "running")
+    await talk.logged_until("reason.started")
     late = await ask(talk, script({"text": "Steered."}), wait=1)
     assert late.status_code == 202
     assert "answer" not in late.json()

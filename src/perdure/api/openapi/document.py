@@ -304,7 +304,7 @@ def _responses(route: Route, by_type: dict[int, JsonObject], examples: Examples)
     elif route.returns is not None:
         kinds = [by_type[id(kind)] for kind in (route.returns, route.also) if kind is not None]
         if len(kinds) > 1 and route.other:
-            kinds, others = kinds[1:], _content(route, kinds[:1], examples)
+            kinds, others = kinds[:1], _content(route, kinds[1:], examples)
         success["content"] = _content(route, kinds, examples)
     if route.etag:
         success["headers"] = {
