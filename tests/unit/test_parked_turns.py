@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.ids import ExecId, MessageId, SessionId, ToolCallId, TurnId
-from perdure.domain.turn import Calling, Idle, Turn
+from perdure.domain.turn import Calling, Idle
+from perdure.domain.turn_totals import Turn
 from perdure.store.parked_turns import ParkedTurns
 from tests.conformance.test_agents_store import session
 

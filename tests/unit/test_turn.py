@@ -39,10 +39,10 @@ from perdure.domain.turn import (
     Ready,
     Reasoning,
     RunningTurn,
-    Turn,
     TurnState,
     fold,
 )
+from perdure.domain.turn_totals import Turn
 from tests.unit.logs import CLIENT, MOVES, RULES, Writer, finish, logs, stored
 
 PENDING = (PendingMessage("message_2", "turn_1", "And?"),)

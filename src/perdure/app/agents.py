@@ -13,6 +13,7 @@ from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
 from perdure.app.mcp_checks import check_inline, check_mcp_refs
+from perdure.app.output_schemas import changed_output, checked_output
 from perdure.app.searches import search
 from perdure.app.sessions import check_model, find_harness
 from perdure.app.tool_definitions import check_tools
@@ -29,6 +30,7 @@ from perdure.domain.ids import (
     is_id,
 )
 from perdure.domain.network import check_network
+from perdure.domain.outputs import OutputSchema
 from perdure.domain.paging import AllowedAction, Page, page_of
 from perdure.domain.resources import (
     NameCheck,
@@ -127,6 +129,7 @@ async def create_agent(
     await _check_parts(app, body.capabilities, body.tools, body.initial_files)
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
+    output_schema = await checked_output(body.output_schema, body.response_format)
     requested_id = agent_id or body.id
     new_id = None if requested_id is None else check_id(requested_id, "agent", "id")
     now = app.now()
@@ -151,7 +154,7 @@ async def create_agent(
             harness_id=harness.id,
             default_model_id=model_id,
             tags=to_json(tags),
-            config=to_json(_config_of(body)),
+            config=to_json(_config_of(body, output_schema)),
             status="active",
             created_at=now,
             updated_at=now,
@@ -180,7 +183,7 @@ _REPLACED = (
 """The columns that replacing an agent sets."""
 
 
-def _config_of(body: CreateAgent) -> AgentConfig:
+def _config_of(body: CreateAgent, output_schema: OutputSchema | None) -> AgentConfig:
     return AgentConfig(
         body.expose_mcp,
         body.capabilities,
@@ -190,7 +193,7 @@ def _config_of(body: CreateAgent) -> AgentConfig:
         body.parallel_tool_calls,
         body.network_access,
         body.mcp_servers,
-        body.output_schema,
+        output_schema,
         body.variables,
         body.fallback_models,
     )
@@ -349,6 +352,8 @@ async def change_agent(
     await _check_parts(app, body.capabilities, body.tools, body.initial_files)
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
+    output_schema = await changed_output(body.output_schema, body.response_format)
+    body = msgspec.structs.replace(body, output_schema=output_schema, response_format=UNSET)
     now = app.now()
 
     async def work(tx: Tx) -> Agent:

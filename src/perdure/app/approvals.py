@@ -21,7 +21,8 @@ from perdure.domain.tools import (
     SubmittedToolResults,
     question_id,
 )
-from perdure.domain.turn import Calling, offered_tools, parked_calls
+from perdure.domain.turn import Calling, parked_calls
+from perdure.domain.turn_queries import offered_tools
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn

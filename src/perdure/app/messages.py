@@ -11,11 +11,13 @@ from perdure.app.content_checks import check_result, checked_content
 from perdure.app.context import App
 from perdure.app.damaged import damaged_message
 from perdure.app.idempotency import Once
+from perdure.app.output_schemas import checked_controls
 from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
 from perdure.domain.calls import CallState
+from perdure.domain.derived_messages import result_message
 from perdure.domain.errors import Conflict, InvalidInput, UnreadableEvent
 from perdure.domain.events import (
     Event,
@@ -25,9 +27,8 @@ from perdure.domain.events import (
     OutputMessageCompletedData,
     ToolCompletedData,
 )
-from perdure.domain.history import result_message
 from perdure.domain.ids import MAX_SEQUENCE, MessageId, SessionId
-from perdure.domain.messages import ContentPart, CreateMessage, Message, TextPart
+from perdure.domain.messages import ContentPart, Controls, CreateMessage, Message, TextPart
 from perdure.domain.queued import check_queue
 from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
@@ -70,6 +71,7 @@ def posting(app: App, caller: Caller, body: CreateMessage) -> Callable[[Tx, Sess
     The session's row must be locked.
     """
     content = checked_content(body)
+    controls = await checked_controls(body.controls)
     now = app.now()
     message_id = app.new_id("message")
     client_id = body.client_message_id
@@ -82,7 +84,7 @@ def posting(app: App, caller: Caller, body: CreateMessage) -> Callable[[Tx, Sess
             return before
         if row.archived_at is not None:
             row = await set_archived(tx, row, now, archived=False)
-        message = await append_message(app, tx, row, _message(body, content, message_id, now), now)
+        message = await append_message(app, tx, row, _message(body, controls, content, message_id, now), now)
         if client_id is not None and message.sequence is not None:
             await keep_sent_message(tx, row, client_id, Sent(fingerprint, message.sequence))
         return message
@@ -178,14 +180,18 @@ async def _see_to_message(app: App, tx: Tx, row: SessionRow, *, queued: bool, fe
 
 
 def _message(
-    body: CreateMessage, content: tuple[ContentPart, ...], message_id: MessageId, now: Micros
+    body: CreateMessage,
+    controls: Controls | None,
+    content: tuple[ContentPart, ...],
+    message_id: MessageId,
+    now: Micros,
 ) -> Message:
     return Message(
         message_id,
         "user",
         content,
         to_rfc3339(now),
-        controls=body.controls,
+        controls=controls,
         external_actor=body.external_actor,
         metadata=body.metadata,
         tags=body.tags,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import msgspec
 from msgspec import UNSET
 
 from perdure.app.context import App
@@ -12,6 +13,7 @@ from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
 from perdure.app.mcp_checks import check_inline, check_mcp_refs
+from perdure.app.output_schemas import checked_output
 from perdure.app.running_turns import cancel_events, stop_turn
 from perdure.app.tool_definitions import check_tools
 from perdure.capabilities.features import SessionFeatures
@@ -188,6 +190,8 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
     await check_tools(body.tools)
+    output_schema = await checked_output(body.output_schema, body.response_format)
+    body = msgspec.structs.replace(body, output_schema=output_schema, response_format=None)
     now = app.now()
 
     async def work(tx: Tx) -> tuple[SessionRow, Session]:

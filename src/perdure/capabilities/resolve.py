@@ -127,6 +127,7 @@ class ResolvedAgent(Struct, frozen=True):
         found_tools: the tools that capabilities found, to be stored; None if none of them finds any.
         deferred: the tools that the model has to search for; None if there are none.
         hidden: the names of those that the session has not loaded. They run when they are called.
+        output_schema: the schema that the session or the agent sets for final answers.
     """
 
     sections: tuple[Section, ...]
@@ -147,6 +148,7 @@ class ResolvedAgent(Struct, frozen=True):
     found_tools: ToolList | None = None
     deferred: DeferredTools | None = None
     hidden: frozenset[str] = frozenset()
+    output_schema: OutputSchema | None = None
 
 
 # --- layers ---------------------------------------------------------------------------------------------
@@ -378,6 +380,7 @@ def _merge(
         fixed_tokens=fixed_tokens(system, specs),
         deferred=deferred,
         hidden=hidden,
+        output_schema=_output_schema(layers),
     )
 
 
@@ -441,6 +444,11 @@ def _rules(
         guarded=guarded,
         loop_limit=behaviour.loop_limit,
     )
+
+
+def _output_schema(layers: Sequence[Layer]) -> OutputSchema | None:
+    set_by = (layer.output_schema for layer in reversed(layers))
+    return next((schema for schema in set_by if schema is not None), None)
 
 
 def _parallel(layers: Sequence[Layer], behaviour: Behaviour) -> bool | None:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from perdure.domain.calls import Allowed, Announced, CallState, Done, Parked
 from perdure.domain.guards import Guard
 from perdure.domain.ids import MessageId, TurnId
+from perdure.domain.outputs import MAX_CORRECTIONS
 from perdure.domain.parked import ASKED
 from perdure.domain.pending import first_of, steering
 from perdure.domain.steps import Started
@@ -176,6 +177,9 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
 
 def _next_model_call(state: RunningTurn, rules: TurnRules) -> Action:
     turn = state.turn
+    if turn.rejected > MAX_CORRECTIONS and not steering(state.pending):
+        message = f"{turn.rejected} answers in a row did not match the schema. " + "; ".join(turn.problems)
+        return Fail(state, "output_invalid", message)
     if turn.truncated >= MAX_TRUNCATED:
         message = (
             f"{turn.truncated} answers in a row reached the model's output limit in the middle of a tool "

@@ -11,7 +11,6 @@ A `context.compacted` event replaces the older part by a summary; the log keeps 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
 from itertools import groupby
 from typing import ClassVar
 
@@ -20,6 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.domain.compaction import ContextCompactedData, summary_message
+from perdure.domain.derived_messages import correction_message, missing_result, result_message
 from perdure.domain.events import (
     AnyEvent,
     Event,
@@ -27,22 +27,21 @@ from perdure.domain.events import (
     HistoryAdaptation,
     InputMessageData,
     OutputMessageCompletedData,
+    OutputRejectedData,
     ReasonCompletedData,
     ReasonStartedData,
     ToolCompletedData,
     TurnStartedData,
     is_cancel_notice,
 )
-from perdure.domain.ids import EventId, MessageId, ModelId
+from perdure.domain.ids import EventId, ModelId
 from perdure.domain.media import image_bytes, is_unusable
 from perdure.domain.messages import (
-    ContentPart,
     Message,
     Role,
     TextPart,
     ToolCallPart,
     ToolResultPart,
-    text_of,
     tool_calls_of,
 )
 from perdure.domain.result_sizes import (
@@ -55,7 +54,7 @@ from perdure.domain.result_sizes import (
     share_for,
     text_of_result,
 )
-from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.times import Micros
 from perdure.domain.tokens import text_tokens
 
 HISTORY_TYPES = (
@@ -63,6 +62,7 @@ HISTORY_TYPES = (
     ReasonStartedData.kind,
     ReasonCompletedData.kind,
     OutputMessageCompletedData.kind,
+    OutputRejectedData.kind,
     ToolCompletedData.kind,
     ContextCompactedData.kind,
     FileWrittenData.kind,
@@ -391,6 +391,9 @@ class Conversation:
         self._add(data.message, self._begin)
         self._calls = tool_calls_of(data.message)
 
+    def _output_rejected(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
+        self._waiting.append((correction_message(event.read(OutputRejectedData), event.ts), sequence))
+
     def _tool_completed(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         data = event.read(ToolCompletedData)
         identity = event.id if isinstance(event, Event) else event_id
@@ -428,6 +431,7 @@ class Conversation:
         ReasonStartedData.kind: _reason_started,
         ReasonCompletedData.kind: _reason_completed,
         OutputMessageCompletedData.kind: _output_completed,
+        OutputRejectedData.kind: _output_rejected,
         ToolCompletedData.kind: _tool_completed,
         ContextCompactedData.kind: _compacted,
         FileWrittenData.kind: _file_written,
@@ -470,31 +474,3 @@ def _sizes_of(step: Iterable[Entry]) -> list[int]:
 def _hidden_in(entries: list[Entry]) -> int:
     """The tokens that were cut from these messages."""
     return sum(entry.hidden for entry in entries)
-
-
-def result_message(data: ToolCompletedData, ts: Micros, event_id: EventId | None = None) -> Message:
-    """The `tool_result` message of a completed call. Its id is derived from the call, so it is stable."""
-    result: object = None
-    if data.result is not None:
-        result = _result_value(data.result)
-    content = (ToolResultPart(data.tool_call_id, result, data.error),)
-    identity = (
-        event_id[6:]
-        if event_id
-        else blake2b(f"{data.tool_call_id}/{ts}".encode(), digest_size=16).hexdigest()
-    )
-    return Message(MessageId(f"message_{identity}"), "tool_result", content, to_rfc3339(ts))
-
-
-def _result_value(parts: tuple[ContentPart, ...]) -> object:
-    if all(isinstance(part, TextPart) for part in parts):
-        return text_of(parts)
-    return list(msgspec.to_builtins(parts))
-
-
-def missing_result(call: ToolCallPart, ts: Micros) -> Message:
-    """The result of a call that has none in the log: an error."""
-    identity = blake2b(f"{call.id}/missing".encode(), digest_size=16).hexdigest()
-    error = "This call did not finish: the turn ended before its result came."
-    content = (ToolResultPart(call.id, None, error),)
-    return Message(MessageId(f"message_{identity}"), "tool_result", content, to_rfc3339(ts))

@@ -58,11 +58,11 @@ def declared(schema: Any) -> Any:
     return {name: value for name, value in schema.items() if name != "$schema"}
 
 
-def problems_of(validator: Validator, value: Any) -> list[str]:
-    """The first problems of a value, each with its path; none if it is valid."""
+def problems_of(validator: Validator, value: Any, whole: str) -> list[str]:
+    """The first problems of a value, each with its path, or `whole` for the value itself."""
     try:
         return [
-            f"{_path_of(error)}: {error.message}"
+            f"{_path_of(error) or whole}: {error.message}"
             for error, _ in zip(validator.iter_errors(value), range(MAX_PROBLEMS), strict=False)
         ]
     except ValueError:  # some hundred levels of nesting
@@ -79,4 +79,4 @@ def compile_pattern(pattern: str) -> str | None:
 
 
 def _path_of(error: ValidationError) -> str:
-    return "/".join(str(step) for step in error.instance_path) or "arguments"
+    return "/".join(str(step) for step in error.instance_path)

@@ -9,6 +9,9 @@ from msgspec import Meta, Struct
 MAX_CORRECTIONS = 2
 """How often the model may correct an answer that does not match the schema."""
 
+MAX_OUTPUT_SCHEMA = 64 * 1024
+"""Bytes of a schema of final answers, as JSON."""
+
 OutputSchema = dict[str, Any]
 
 
@@ -16,10 +19,8 @@ class NamedSchema(Struct, frozen=True, omit_defaults=True):
     """The schema in a `response_format`."""
 
     schema: Annotated[OutputSchema, Meta(description="The JSON Schema of the answer.")]
-    name: Annotated[Annotated[str, Meta(max_length=64)] | None, Meta(description="A name for it.")] = None
-    description: Annotated[
-        Annotated[str, Meta(max_length=1000)] | None, Meta(description="What the answer is, for the model.")
-    ] = None
+    name: Annotated[str | None, Meta(description="A name for it.")] = None
+    description: Annotated[str | None, Meta(description="What the answer is. Accepted and ignored.")] = None
     strict: Annotated[bool | None, Meta(description="Accepted and ignored: answers always match.")] = None
 
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from perdure.domain.events import AnyEvent, InputMessageData
 from perdure.domain.ids import MessageId, TurnId
 from perdure.domain.messages import Controls, preview_of, text_of
+from perdure.domain.outputs import OutputSchema
 
 
 class PendingMessage(Struct, frozen=True):
@@ -20,6 +21,7 @@ class PendingMessage(Struct, frozen=True):
         late: it is the result of a callback whose call continued in the background.
         queued_at: its sequence, if it waits for a turn of its own.
         controls: the options of a message that waits for its own turn.
+        output_schema: the schema that it sets for the final answer of its turn.
     """
 
     message_id: MessageId
@@ -29,6 +31,7 @@ class PendingMessage(Struct, frozen=True):
     late: bool = False
     queued_at: int | None = None
     controls: Controls | None = None
+    output_schema: OutputSchema | None = None
 
 
 Pending = tuple[PendingMessage, ...]
@@ -45,7 +48,13 @@ def pending_message(data: InputMessageData, event: AnyEvent, sequence: int) -> P
         late=data.origin == "callback",
         queued_at=sequence if data.queued else None,
         controls=message.controls if data.queued else None,
+        output_schema=message.controls.output_schema if message.controls is not None else None,
     )
+
+
+def schema_of(pending: Pending) -> OutputSchema | None:
+    """The schema that the newest of these messages with one sets for the final answer."""
+    return next((each.output_schema for each in reversed(pending) if each.output_schema is not None), None)
 
 
 def steering(pending: Pending) -> Pending:

@@ -29,7 +29,7 @@ def repair_arguments(text: str) -> dict[str, Any] | None:
     """
     if len(text) > LONGEST or extremes_in(text, MAX_EXTREMES) > MAX_EXTREMES:
         return None
-    trimmed = _without_fences(text)
+    trimmed = without_fences(text)
     begin, end = trimmed.find("{"), trimmed.rfind("}")
     candidates = [trimmed]
     if begin >= 0 and end > begin and not _BRACKETS & {*trimmed[:begin], *trimmed[end + 1 :]}:
@@ -46,7 +46,7 @@ def repair_arguments(text: str) -> dict[str, Any] | None:
     return {} if not trimmed else None
 
 
-def _without_fences(text: str) -> str:
+def without_fences(text: str) -> str:
     """The text without white space and the lines ``` around it."""
     # No regular expression for the end: it would look for it after each space of a long run.
     text = text.strip()

@@ -10,7 +10,8 @@ import msgspec
 
 from perdure.domain.events import EventContext
 from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId, span_of
-from perdure.domain.turn import Calling, Reasoning, Turn
+from perdure.domain.turn import Calling, Reasoning
+from perdure.domain.turn_totals import Turn
 
 
 def message_context(turn_id: TurnId, message_id: MessageId | None) -> EventContext:

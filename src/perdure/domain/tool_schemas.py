@@ -79,6 +79,11 @@ def check_schema(schema: dict[str, Any], where: str, budget: SchemaBudget) -> No
         _check_top(inlined(schema), where)
     except Unbounded as unbounded:
         raise refused(f"{where}.$ref", f"cannot be followed: {unbounded}") from None
+    check_any_schema(schema, where, budget)
+
+
+def check_any_schema(schema: dict[str, Any], where: str, budget: SchemaBudget) -> None:
+    """Check a JSON Schema of values of any kind, whose size the caller has checked. As `check_schema`."""
     _check_parts(schema, where, budget)
     try:
         cost_of(schema)

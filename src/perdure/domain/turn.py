@@ -7,6 +7,7 @@ Each phase of a turn is a struct, with only the fields that exist in that phase:
     Idle -> Ready -> Reasoning -> Calling -> Reasoning -> ... -> Answered -> Idle
                          |                                           |
                          +-> Failed -> Idle        a message that steers: back to Reasoning
+                                                   an answer that does not match its schema: back to Ready
 
 Recovery is not a special path: a new runner folds the same events and takes the same next action. The state
 itself is never stored.
@@ -27,8 +28,10 @@ from perdure.domain.events import (
     AnyEvent,
     InputMessageData,
     LlmGenerationData,
+    OutputAcceptedData,
     OutputMessageCompletedData,
     OutputMessageStartedData,
+    OutputRejectedData,
     ReasonCompletedData,
     ReasonStartedData,
     SessionIdledData,
@@ -46,44 +49,24 @@ from perdure.domain.events import (
     TurnStartedData,
     is_cancel_notice,
 )
-from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId
-from perdure.domain.messages import Controls, Usage, preview_of, text_of, tool_calls_of
+from perdure.domain.ids import ExecId, MessageId, ToolCallId
+from perdure.domain.messages import Controls, JsonValue, preview_of, text_of, tool_calls_of
 from perdure.domain.parked import CONSENT, ParkedKind, deadline_of
-from perdure.domain.pending import PendingMessage, after_cancel, after_end, first_of, pending_message, queued
+from perdure.domain.pending import (
+    PendingMessage,
+    after_cancel,
+    after_end,
+    pending_message,
+    queued,
+    schema_of,
+    steering,
+)
 from perdure.domain.steps import Started, started_after
 from perdure.domain.times import Micros
 from perdure.domain.tools import APPROVE, call_of_question
-
-NO_USAGE = Usage(0, 0)
-
+from perdure.domain.turn_totals import Turn
 
 # --- the phases -------------------------------------------------------------
-
-
-class Turn(Struct, frozen=True):
-    """A running turn, and what it has used so far.
-
-    Attributes:
-        message_id: the message that began it; input_content: the start of its text.
-        last_calls: the tool calls of the last answer as JSON, to compare with the next ones; repeats: how
-            often in a row the calls were the same as before.
-        truncated: how many answers in a row reached their limit in the middle of a tool call.
-        interruptions: how many answers in a row, before the last one, had a call that was interrupted.
-    """
-
-    id: TurnId
-    message_id: MessageId
-    input_content: str | None
-    started_at: Micros
-    iterations: int = 0
-    llm_calls: int = 0
-    tool_calls: int = 0
-    usage: Usage = NO_USAGE
-    time_to_first_token_ms: int | None = None
-    last_calls: str = ""
-    repeats: int = 0
-    truncated: int = 0
-    interruptions: int = 0
 
 
 class Answer(Struct, frozen=True):
@@ -159,10 +142,14 @@ class Calling(_Running, frozen=True, kw_only=True):
 
 
 class Answered(_Running, frozen=True, kw_only=True):
-    """The model answered without tool calls, which ends the turn unless a message is pending."""
+    """The model answered without tool calls, which ends the turn unless a message is pending.
+
+    `output`: the value of the answer, if a schema was set for it.
+    """
 
     message_id: MessageId
     preview: str
+    output: JsonValue = None
 
 
 class Failed(_Running, frozen=True, kw_only=True):
@@ -181,38 +168,6 @@ def parked_calls(state: TurnState, *kinds: ParkedKind) -> tuple[CallState, ...]:
     """The parked calls of these kinds."""
     calls = state.calls if isinstance(state, Calling) else ()
     return tuple(call for call in calls if isinstance(call.status, Parked) and call.status.kind in kinds)
-
-
-def only_waits(state: Calling) -> bool:
-    """Whether parked calls are all that is left of the answer's calls."""
-    left = [call.status for call in state.calls if not isinstance(call.status, Done)]
-    return bool(left) and all(isinstance(status, Parked) for status in left)
-
-
-def begins_with_append(state: TurnState) -> bool:
-    """Whether nothing is at work, so that whatever comes next begins with an append to the log."""
-    if isinstance(state, Calling):
-        return state.batch is None and not any(isinstance(call.status, Started) for call in state.calls)
-    return isinstance(state, Idle)
-
-
-def offered_tools(state: TurnState) -> str | None:
-    """The digest of the discovered tools that the next action needs: those that the model was offered.
-
-    None if there are none, or if the next action is a new model call, which is offered the tools of its time.
-    """
-    match state:
-        case Reasoning():
-            return state.discovered_tools
-        case Calling() if any(not isinstance(call.status, Done) for call in state.calls):
-            return state.discovered_tools
-    return None
-
-
-def next_controls(state: TurnState) -> Controls | None:
-    """The options of the next model call: of the message that begins the turn, if it waited for its own."""
-    first = first_of(state.pending) if isinstance(state, Idle) and state.pending else None
-    return state.controls if first is None or first.queued_at is None else first.controls
 
 
 def interruptions_of(state: RunningTurn) -> int:
@@ -256,7 +211,13 @@ def _turn_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     return Ready(
         pending=tuple(m for m in state.pending if m.message_id != data.input_message_id),
         controls=state.controls if first is None or first.queued_at is None else first.controls,
-        turn=Turn(data.turn_id, data.input_message_id, content, event.ts),
+        turn=Turn(
+            data.turn_id,
+            data.input_message_id,
+            content,
+            event.ts,
+            output_schema=None if first is None else first.output_schema,
+        ),
     )
 
 
@@ -287,10 +248,15 @@ def _reason_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     exec_id = event.context_struct().exec_id
     if exec_id is None:
         raise ValueError(f"event {head} (reason.started) has no exec_id in its context")
+    turn = replace(state.turn, iterations=state.turn.iterations + 1, interruptions=interruptions_of(state))
+    if state.pending and (steers := steering(state.pending)):
+        schema = schema_of(steers)
+        schema = turn.output_schema if schema is None else schema
+        turn = replace(turn, output_schema=schema, rejected=0, problems=())
     return Reasoning(
         pending=queued(state.pending),
         controls=state.controls,
-        turn=replace(state.turn, iterations=state.turn.iterations + 1, interruptions=interruptions_of(state)),
+        turn=turn,
         exec_id=exec_id,
         started_at=event.ts,
         prompt_through=head,
@@ -379,6 +345,20 @@ def _reason_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState
     return Answered(
         pending=pending, controls=controls, turn=turn, message_id=answer.message_id, preview=answer.preview
     )
+
+
+def _output_accepted(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    if not isinstance(state, Answered):
+        return state
+    return replace(state, output=event.read(OutputAcceptedData).output)
+
+
+def _output_rejected(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    if not isinstance(state, Answered):
+        return state
+    data = event.read(OutputRejectedData)
+    turn = replace(state.turn, rejected=data.attempt, problems=data.errors)
+    return Ready(pending=state.pending, controls=state.controls, turn=turn)
 
 
 def _act_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -476,6 +456,8 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     OutputMessageCompletedData.kind: _output_completed,
     LlmGenerationData.kind: _generation,
     ReasonCompletedData.kind: _reason_completed,
+    OutputAcceptedData.kind: _output_accepted,
+    OutputRejectedData.kind: _output_rejected,
     ActStartedData.kind: _act_started,
     ActCompletedData.kind: _act_completed,
     ToolStartedData.kind: _tool_started,

@@ -29,7 +29,8 @@ from perdure.domain.ids import SessionId
 from perdure.domain.messages import Message
 from perdure.domain.pending import steering
 from perdure.domain.steps import Started
-from perdure.domain.turn import Answered, Calling, Idle, TurnState, next_controls, offered_tools, only_waits
+from perdure.domain.turn import Answered, Calling, Idle, TurnState
+from perdure.domain.turn_queries import next_controls, offered_tools, only_waits
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine

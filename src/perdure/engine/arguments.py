@@ -1,4 +1,4 @@
-"""Checks the arguments of tool calls against the tools' schemas.
+"""Checks the arguments of tool calls against the tools' schemas, and answers against those set for them.
 
 Clients, plug-ins and remote servers write the schemas, and models write the arguments, so a check may cost
 any amount of time and stack. Only what is known to be cheap is checked here. Everything else is checked in a
@@ -42,6 +42,10 @@ INVALID_SCHEMA = "invalid_tool_schema"
 """The error code of a call of a tool whose schema is none."""
 
 
+class TooCostly(Exception):
+    """A value could not be checked in time."""
+
+
 class _Compiled(Struct, frozen=True):
     """A schema that is cheap enough to be compiled here.
 
@@ -55,7 +59,7 @@ class _Compiled(Struct, frozen=True):
 
 
 class ArgumentChecks:
-    """Checks arguments, and keeps the compiled schemas."""
+    """Checks arguments and answers, and keeps the compiled schemas."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -76,12 +80,15 @@ class ArgumentChecks:
         """
         if isinstance(arguments, str):
             raise PerdureError(why_not_an_object(arguments), code="invalid_arguments")
-        schema = to_json(parameters)
-        known = self._compiled(schema, parameters)
-        if known is not None and known.validator is not None and known.cost.is_small(arguments):
-            problems: list[str] | None = problems_of(known.validator, arguments)
-        else:
-            problems = await self._check_apart(owners, schema, arguments)
+        try:
+            problems = await self.problems(owners, parameters, arguments, "arguments")
+        except TooCostly:
+            log.warning("arguments of a tool could not be checked: its schema costs too much")
+            raise PerdureError(
+                "The arguments could not be checked in time: the tool's schema is too complex. "
+                "Call it with simpler arguments, or do without it.",
+                code="invalid_arguments",
+            ) from None
         if problems is None:
             raise PerdureError("The tool's schema is not valid.", code=INVALID_SCHEMA)
         if problems:
@@ -89,6 +96,34 @@ class ArgumentChecks:
         if not isinstance(arguments, dict):
             raise PerdureError("The arguments must be a JSON object.", code="invalid_arguments")
         return arguments
+
+    async def problems(
+        self, owners: tuple[str, ...], schema: JsonObject, value: JsonValue, whole: str
+    ) -> list[str] | None:
+        """Check any value against a JSON Schema.
+
+        Args:
+            owners: the organization and the session that the check counts for.
+            whole: what a problem of the whole value calls it.
+
+        Returns:
+            Up to five problems; None if the schema is not valid.
+
+        Raises:
+            TooCostly: the value could not be checked in time.
+        """
+        text = to_json(schema)
+        known = self._compiled(text, schema)
+        if known is not None and known.validator is not None and known.cost.is_small(value):
+            return problems_of(known.validator, value, whole)
+        job = ArgumentsJob(text.encode(), _encoded(value), whole)
+        names = tuple(f"{owner}/arguments" for owner in owners)
+        async with self._sandbox.slot(names, len(job.schema) + len(job.value), SHARES):
+            try:
+                async with asyncio.timeout(SECONDS):
+                    return (await self._sandbox.run(job, Checked, SECONDS)).problems
+            except (TimeoutError, ToolError):
+                raise TooCostly from None
 
     def _compiled(self, schema: str, parameters: JsonObject) -> _Compiled | None:
         known = self._kept.get(schema)
@@ -113,23 +148,6 @@ class ArgumentChecks:
         self._size += compiled.size
         while self._size > KEPT_BYTES and len(self._kept) > 1:
             self._size -= self._kept.pop(next(iter(self._kept))).size
-
-    async def _check_apart(
-        self, owners: tuple[str, ...], schema: str, arguments: JsonValue
-    ) -> list[str] | None:
-        job = ArgumentsJob(schema.encode(), _encoded(arguments))
-        names = tuple(f"{owner}/arguments" for owner in owners)
-        async with self._sandbox.slot(names, len(job.schema) + len(job.value), SHARES):
-            try:
-                async with asyncio.timeout(SECONDS):
-                    return (await self._sandbox.run(job, Checked, SECONDS)).problems
-            except (TimeoutError, ToolError):
-                log.warning("arguments of a tool could not be checked: its schema costs too much")
-                raise PerdureError(
-                    "The arguments could not be checked in time: the tool's schema is too complex. "
-                    "Call it with simpler arguments, or do without it.",
-                    code="invalid_arguments",
-                ) from None
 
 
 def _encoded(arguments: JsonValue) -> bytes:

@@ -12,7 +12,7 @@ import errno
 
 from perdure.domain.errors import Fenced, PerdureError, StaleHead, Unavailable
 from perdure.domain.ids import SessionId
-from perdure.domain.turn import begins_with_append
+from perdure.domain.turn_queries import begins_with_append
 from perdure.engine.context import Engine
 from perdure.engine.run import OpenedSession, Run, read_session
 from perdure.engine.seal import seal

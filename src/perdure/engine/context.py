@@ -21,6 +21,7 @@ from perdure.domain.network import PrivateAddresses
 from perdure.domain.times import Micros
 from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.conversation_cache import ConversationCache
+from perdure.engine.output_formats import OutputFormats
 from perdure.engine.suspects import Suspects
 from perdure.llm.catalog import Catalog
 from perdure.sandbox.pool import Sandbox
@@ -112,6 +113,7 @@ class Engine(Struct, frozen=True):
     jitter: Callable[[], float] = random.random
     catalog: Catalog = field(default_factory=Catalog)
     arguments: ArgumentChecks = field(default_factory=lambda: ArgumentChecks(Sandbox()))
+    outputs: OutputFormats = field(default_factory=OutputFormats)
     suspects: Suspects = field(default_factory=Suspects)
     public: PublicUrl = field(default_factory=PublicUrl)
     agents: AgentCache = field(default_factory=AgentCache)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from perdure.capabilities.resolve import ResolvedAgent
-from perdure.domain.turn import TurnState, offered_tools
+from perdure.domain.turn import TurnState
+from perdure.domain.turn_queries import offered_tools
 from perdure.engine.outages import Also
 from perdure.engine.run import Run
 from perdure.store.tool_lists import keep_tool_list

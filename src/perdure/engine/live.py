@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Literal
 
 from perdure.domain.ids import MessageId, SessionId, TurnId
 from perdure.domain.messages import MAX_TEXT, storable
 from perdure.domain.redaction import Redactor, StreamRedactor
-from perdure.llm.driver import DeltaKind
 from perdure.store.bus import Bus, Live, LiveKind
+
+TextKind = Literal["text", "thinking"]
 
 MAX_ACCUMULATED_PER_SECOND = 1_000_000
 """Characters per second. Each delta repeats the whole text so far, so the longer the text, the rarer its
@@ -117,11 +119,11 @@ class LiveText:
         self._context = context
         self._redactor = redactor
         self._timer: asyncio.TimerHandle | None = None
-        self._pending: dict[DeltaKind, list[str]] = {}
-        self._streams: dict[DeltaKind, StreamRedactor] = {}
-        self._accumulated: dict[DeltaKind, str] = {}
+        self._pending: dict[TextKind, list[str]] = {}
+        self._streams: dict[TextKind, StreamRedactor] = {}
+        self._accumulated: dict[TextKind, str] = {}
 
-    def add(self, kind: DeltaKind, text: str) -> None:
+    def add(self, kind: TextKind, text: str) -> None:
         """Add a piece, to be published soon."""
         if not text:
             return
@@ -162,6 +164,11 @@ class LiveText:
                 live.context = self._context
                 self._bus.publish(live)
         self._pending.clear()
+
+    def take_back(self, kind: TextKind) -> None:
+        """Start over with one kind of text."""
+        for kept in (self._pending, self._streams, self._accumulated):
+            kept.pop(kind, None)
 
     def restart(self) -> None:
         """Start over, for the next attempt."""

@@ -42,12 +42,15 @@ from perdure.engine.call_limit import MAX_CALLS, cut_calls, refuse_excess
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.live import LiveText
+from perdure.engine.output_formats import TypedOutput
+from perdure.engine.outputs import LiveAnswer, Verdict, as_answer, judge
 from perdure.engine.recoveries import adaptation_of, logged_adaptation, recover
 from perdure.engine.run import Run
 from perdure.engine.secret_arguments import redact_response, redact_secret_arguments
 from perdure.engine.shorten import Room
 from perdure.llm.adaptations import adapted
 from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
+from perdure.llm.outputs import RESULT_TOOL
 from perdure.store.rows import to_json
 
 
@@ -55,7 +58,13 @@ class _Call:
     """The attempts of one model call."""
 
     def __init__(
-        self, run: Run, state: Reasoning, agent: ResolvedAgent, choice: ModelChoice, budget: int
+        self,
+        run: Run,
+        state: Reasoning,
+        agent: ResolvedAgent,
+        choice: ModelChoice,
+        budget: int,
+        output: TypedOutput | None,
     ) -> None:
         self.run, self.state, self.agent, self.choice = run, state, agent, choice
         self.room = Room(run, state.turn, agent, choice, budget)
@@ -73,6 +82,8 @@ class _Call:
             context=to_json(self.context),
             redactor=run.redactor,
         )
+        self.output = output
+        self.shown = LiveAnswer(self.live, wrapped=output is not None and output.wrapped)
         self.started = self.clock.elapsed()
         self.first: float | None = None
         self.adapted = self.trimmed = 0
@@ -85,7 +96,18 @@ class _Call:
     def on_delta(self, kind: DeltaKind, text: str) -> None:
         if self.first is None:
             self.first = self.clock.elapsed() - self.started
-        self.live.add(kind, text)
+        self.shown.add(kind, text)
+
+    def restart(self) -> None:
+        """Take back what followers have seen of the answer."""
+        self.live.restart()
+        self.shown.restart()
+
+    def _system(self) -> str:
+        """The system prompt, with the schema in words if nothing else tells the model, or did in vain."""
+        system, output = self.agent.system, self.output
+        told = RESULT_TOOL not in self.adaptation.parameters_left_out and not self.state.turn.rejected
+        return system if output is None or told else f"{system}\n\n{output.instruction()}".lstrip()
 
     def request(self) -> tuple[ModelRequest, PromptRef]:
         conversation = self.run.conversation
@@ -98,7 +120,7 @@ class _Call:
         effort = controls.reasoning.effort if controls and controls.reasoning else None
         request = ModelRequest(
             model=self.choice.model.model_id,
-            system=self.agent.system,
+            system=self._system(),
             messages=messages,
             tools=self.agent.specs,
             reasoning_effort=effort,
@@ -108,6 +130,7 @@ class _Call:
             prompt_caching=self.agent.behaviour.prompt_caching,
             changes=frozenset(self.adaptation.changes),
             left_out=frozenset(self.adaptation.parameters_left_out),
+            output=None if self.output is None else self.output.form,
         )
         return request, PromptRef(
             after, self.state.prompt_through, conversation.summary_at, results=conversation.cut_results
@@ -140,10 +163,11 @@ class _Call:
 
     async def _generate(self) -> ModelResponse:
         self.sent, self.prompt = self.request()
-        return await generate_with_content(self.driver, self.sent, self.on_delta, self.live.restart)
+        response = await generate_with_content(self.driver, self.sent, self.on_delta, self.restart)
+        return response if self.output is None else as_answer(response, self.output)
 
     async def _recover(self, error: ModelError) -> bool:
-        self.live.restart()
+        self.restart()
         changed = await recover(self, error)
         self.live.sequence = self.run.state.head  # a compaction has appended events
         return changed
@@ -186,12 +210,16 @@ async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> lis
     catalog = run.engine.catalog
     served = served_model(choice)
     profile = catalog.at_hand(served)
+    state = run.phase(Reasoning)
+    output = _output_of(run, state, agent)
     budget = conversation_budget(run, agent, choice)
+    if output is not None:
+        budget = max(1, budget - output.tokens)
     await _reread_if_cut(run, budget)
     # Look up the price while the model works: the first lookup in a process is slow.
     lookup = None if catalog.is_ready(served) else asyncio.ensure_future(catalog.profile(served))
     try:
-        call = _Call(run, run.phase(Reasoning), agent, choice, budget)
+        call = _Call(run, state, agent, choice, budget, output)
         outcome = await call.make()
         if outcome.response is None:
             return _failure_events(call, outcome)
@@ -202,7 +230,17 @@ async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> lis
     outcome.error = problem_of(outcome.response)
     if outcome.error is not None:
         return _unusable_events(call, outcome, outcome.response)
-    return _answer_events(call, outcome, outcome.response)
+    verdict = None
+    if output is not None and not outcome.response.tool_calls:
+        verdict = await judge(run, output, outcome.response)
+    return _answer_events(call, outcome, outcome.response, verdict)
+
+
+def _output_of(run: Run, state: Reasoning, agent: ResolvedAgent) -> TypedOutput | None:
+    """What is set for the final answer: by the message that the turn is for, the session, or the agent."""
+    schema = state.turn.output_schema
+    schema = agent.output_schema if schema is None else schema
+    return None if schema is None else run.engine.outputs.typed(schema, agent.names)
 
 
 async def _reread_if_cut(run: Run, budget: int) -> None:
@@ -227,7 +265,7 @@ def _unusable_events(call: _Call, outcome: Outcome, response: ModelResponse) -> 
     outcome.response = response
     events = _thinking_events(call, response, now)
     if response.text.strip():
-        message = _build_message(call, response, (), now)
+        message = _build_message(call, response, (), now, final=True)
         metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
         data = OutputMessageCompletedData(message, metadata, response.usage)
         events.append(NewEvent(data, call.context, now))
@@ -253,7 +291,9 @@ def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
     ]
 
 
-def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> list[NewEvent]:
+def _answer_events(
+    call: _Call, outcome: Outcome, response: ModelResponse, verdict: Verdict | None
+) -> list[NewEvent]:
     run, choice, now = call.run, call.choice, call.clock.now()
     made, response = len(response.tool_calls), cut_calls(response)
     events = _thinking_events(call, response, now)
@@ -262,7 +302,8 @@ def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> li
     events += repairs
     redacted = redact_secret_arguments(run, call.agent, calls)
     outcome = msgspec.structs.replace(outcome, response=redact_response(response, calls, redacted))
-    message = _build_message(call, response, redacted, now)
+    final = not redacted and (verdict is None or not verdict.problems)
+    message = _build_message(call, response, redacted, now, final=final)
     metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
     completed = ReasonCompletedData(
         success=True,
@@ -281,7 +322,7 @@ def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> li
         *refuse_cut_calls(call.state, response, redacted[:MAX_CALLS], now),
         *refuse_excess(call.state, redacted, made, now),
     ]
-    return events
+    return events if verdict is None else [*events, verdict.event(call.state, message.id, now)]
 
 
 def _thinking_events(call: _Call, response: ModelResponse, now: Micros) -> list[NewEvent]:
@@ -295,7 +336,7 @@ def _thinking_events(call: _Call, response: ModelResponse, now: Micros) -> list[
 
 
 def _build_message(
-    call: _Call, response: ModelResponse, calls: tuple[ToolCallPart, ...], now: Micros
+    call: _Call, response: ModelResponse, calls: tuple[ToolCallPart, ...], now: Micros, *, final: bool
 ) -> Message:
     parts: tuple[ContentPart, ...] = (TextPart(response.text),) if response.text or not calls else ()
     return Message(
@@ -303,7 +344,7 @@ def _build_message(
         role="agent",
         content=(*parts, *calls),
         created_at=to_rfc3339(now),
-        phase="commentary" if calls else "final_answer",
+        phase="final_answer" if final else "commentary",
         thinking=response.thinking,
         thinking_signature=response.thinking_signature,
         reasoning_provider=call.choice.driver.provider_type if response.reasoning_items else None,

@@ -18,6 +18,7 @@ from perdure.domain.ids import ModelId
 from perdure.llm.catalog import LearnedLimits
 from perdure.llm.driver import Driver, ModelRequest
 from perdure.llm.no_tools import accepts_no_tools
+from perdure.llm.outputs import RESULT_TOOL, offers_only_result
 
 MAX_ADAPTATIONS = 5
 """How often a call is made again with another form of its history."""
@@ -63,6 +64,8 @@ async def _trimmed(call: RefusedCall, error: ModelError) -> bool:
     if call.trimmed >= MAX_REFUSED_PARAMETERS:
         return False
     refused = refused_by(error, call.driver, call.sent)
+    if offers_only_result(call.sent) and accepts_no_tools(error.message):
+        refused = (*refused, RESULT_TOOL)
     if not refused:
         return False
     left_out = (*call.adaptation.parameters_left_out, *refused)
@@ -146,7 +149,7 @@ def logged_adaptation(
 async def recover(call: RefusedCall, error: ModelError) -> bool:
     """Change the call's request after this error; returns whether it shall be made again at once."""
     # No form of the history helps a model without tools. Some servers refuse tools in streams only.
-    no_tools = bool(call.sent.tools) and accepts_no_tools(error.message)
+    no_tools = (bool(call.sent.tools) or offers_only_result(call.sent)) and accepts_no_tools(error.message)
     for recovery in (_trimmed,) if no_tools else RECOVERIES:
         if await recovery(call, error):
             return True

@@ -9,7 +9,7 @@ from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import Message
 from perdure.domain.result_sizes import share_of
-from perdure.domain.turn import Turn
+from perdure.domain.turn_totals import Turn
 from perdure.engine.budget import conversation_budget, estimated_input, learned_limits
 from perdure.engine.compact import compact
 from perdure.engine.generation import served_model

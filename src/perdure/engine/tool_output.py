@@ -22,7 +22,7 @@ from perdure.domain.result_sizes import LEAST_SHARE, SLACK, file_of, share_of, t
 from perdure.domain.spans import turn_context
 from perdure.domain.texts import without_middle
 from perdure.domain.tokens import text_tokens
-from perdure.domain.turn import Turn
+from perdure.domain.turn_totals import Turn
 from perdure.engine.budget import conversation_budget
 from perdure.engine.outages import outlast
 from perdure.engine.run import Run

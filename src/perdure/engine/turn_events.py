@@ -35,7 +35,8 @@ from perdure.domain.spans import act_context, reason_context, tool_context, turn
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tools import APPROVE, question_id
-from perdure.domain.turn import Answered, Calling, Turn
+from perdure.domain.turn import Answered, Calling
+from perdure.domain.turn_totals import Turn
 from perdure.engine.deferred import continued, is_callback
 from perdure.engine.run import Run
 
@@ -68,6 +69,10 @@ ADVICE = {
         "smaller steps, or choose a model with a higher limit."
     ),
     "max_iterations": "I stopped: this turn reached its limit of model calls. Send a message to continue.",
+    "output_invalid": (
+        "I stopped: my answers did not match the schema that was set for them, although I was told what was "
+        "wrong. Please try again, or use a simpler schema or another model."
+    ),
     "loop_detected": "I kept repeating the same step without getting any further, so I stopped.",
     "no_progress": (
         "I stopped: again and again, the server was interrupted while it ran this turn's tools. One of them "
@@ -260,6 +265,7 @@ def finish_turn(run: Run, state: Answered) -> list[NewEvent]:
         final_message_id=state.message_id,
         final_answer_preview=state.preview or None,
         input_content=turn.input_content or None,
+        output=state.output,
     )
     completed = NewEvent(data, turn_context(turn), now)
     return [completed] if state.pending else [completed, _session_idled(turn, now)]

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
-from perdure.domain.nesting import is_deep, may_be_deep
+from perdure.domain.nesting import MAX_NESTING, is_deep, may_be_deep
 from perdure.domain.tool_arguments import ArgumentsBudget
 from perdure.llm.answer_values import has_half, paired, sound, written
 from perdure.llm.driver import DeltaKind, ModelResponse, OnDelta
@@ -49,9 +49,10 @@ class CallInProgress:
         initial: arguments that came with the call's beginning.
         arguments: pieces, in order.
         final: arguments that came as a whole.
+        watch: called with the call and each new piece of its arguments, if somebody wants to see them.
     """
 
-    __slots__ = ("arguments", "extra", "final", "id", "index", "initial", "name")
+    __slots__ = ("arguments", "extra", "final", "id", "index", "initial", "name", "watch")
 
     def __init__(self, call_id: str | None, name: str | None, index: int | None = None) -> None:
         self.id = ToolCallId(sound(call_id or ""))
@@ -61,11 +62,14 @@ class CallInProgress:
         self.arguments: list[str] = []
         self.final = ""
         self.extra: Any = None
+        self.watch: Callable[[CallInProgress, str], None] | None = None
 
     def add(self, piece: object) -> None:
         """Append a piece of the arguments; an object is the whole of them."""
         if isinstance(piece, str):
             self.arguments.append(piece)
+            if self.watch is not None:
+                self.watch(self, piece)
         else:
             self.complete(piece)
 
@@ -110,6 +114,7 @@ class Answer:
 
     Attributes:
         done: whether the server has said that the answer ends here.
+        result_tool: the name of the result tool, if it was offered.
     """
 
     __slots__ = (
@@ -126,6 +131,7 @@ class Answer:
         "model",
         "reasoning",
         "response_id",
+        "result_tool",
         "usage",
     )
     decoder: ClassVar[msgspec.json.Decoder[Any]]
@@ -134,6 +140,7 @@ class Answer:
     def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
         self._on_delta = on_delta
         self._secrets = secrets
+        self.result_tool: str | None = None
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._held: dict[DeltaKind, str] = {}
@@ -313,6 +320,19 @@ class Answer:
             self._held[kind], piece = piece[-1], piece[:-1]
         return sound(piece)
 
+    def begin_call(self, call: CallInProgress) -> CallInProgress:
+        """Add a tool call, whose arguments are shown as they arrive if it is one of the result tool."""
+        self.calls.append(call)
+        if self.result_tool is not None:
+            call.watch = self._show_result
+        return call
+
+    def _show_result(self, call: CallInProgress, piece: str) -> None:
+        if call.name == self.result_tool and call is next(
+            (each for each in self.calls if each.name == self.result_tool), None
+        ):
+            self._on_delta("result", sound(piece))
+
     def packed_reasoning(self, model: str) -> tuple[JsonObject, ...]:
         """Return the reasoning blocks in the form in which a message stores them."""
         items = [replace(block, item=_deeply(paired, block.item)) for block in self.reasoning]
@@ -418,6 +438,24 @@ def parsed_arguments(text: str) -> Any:
         return {}
     if may_be_deep(text) and is_deep(value):  # kept as text, like invalid JSON
         return text
+    return _deeply(sound, value) if "\\u0000" in text else value
+
+
+def json_value(text: str) -> Any:
+    """Decode JSON as the log can store it.
+
+    Raises:
+        ValueError: the text is not JSON, costs too much to decode, or is nested too deeply.
+    """
+    if ArgumentsBudget().refusal(text) is not None:
+        raise ValueError("has too many values, or too many numbers with large exponents")
+    text = sound(text).removeprefix("\ufeff")
+    try:
+        value = msgspec.json.decode(_whole_escapes(text) if "\\u" in text else text)
+    except (ValueError, RecursionError):
+        raise ValueError("is not valid JSON") from None
+    if may_be_deep(text) and is_deep(value):
+        raise ValueError(f"is nested more than {MAX_NESTING} levels deep")
     return _deeply(sound, value) if "\\u0000" in text else value
 
 

@@ -31,10 +31,12 @@ from perdure.llm.anthropic_wire import (
     turns,
 )
 from perdure.llm.base_urls import base_urls
-from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
+from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig
 from perdure.llm.endpoint import Endpoint
 from perdure.llm.http import Http
 from perdure.llm.openai_common import MAX_LISTED, listed_models, next_page, text_map
+from perdure.llm.output_schemas import ANTHROPIC, OutputSchemas, narrowed
+from perdure.llm.outputs import offers_result_tool, result_tool_of, tools_with_result
 from perdure.llm.replay import Replay
 from perdure.llm.settings import sent_of, without
 from perdure.llm.wire import (
@@ -62,9 +64,19 @@ THINKING_TOKENS = {
 these models' default limit (32,000), which leaves a quarter for the answer itself."""
 
 LEAST_THINKING = 1_024
+FIRST_WITH_FORMAT = (4, 5)
+"""The first version of Claude with structured outputs."""
 
 _OPTIONAL = frozenset(
-    {"stream", "thinking", "thinking.display", "output_config", "temperature", "tool_choice"}
+    {
+        "stream",
+        "thinking",
+        "thinking.display",
+        "output_config",
+        "output_config.format",
+        "temperature",
+        "tool_choice",
+    }
 )
 _BETA = "anthropic-beta"
 MAX_PAGES = 10
@@ -133,6 +145,7 @@ class AnthropicDriver:
         self._max_tokens = limit if isinstance(limit, int) and limit > 0 else None
         self._tools = ToolCache(lambda tools: encoded_tools(tools, mark=False))
         self._marked_tools = ToolCache(lambda tools: encoded_tools(tools, mark=True))
+        self._schemas = OutputSchemas(lambda schema: narrowed(schema, ANTHROPIC))
         self._replay = Replay()
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
@@ -150,6 +163,7 @@ class AnthropicDriver:
         if _BETA in request.left_out and self._without_beta is not None:
             endpoint = self._without_beta
         answer = MessagesAnswer(on_delta, endpoint.secrets)
+        answer.result_tool = result_tool_of(request, native=self._native_format(request) is not None)
         await self._http.stream(endpoint, "/messages", self.encoded(request, bare), answer)
         return answer.finished(request)
 
@@ -187,8 +201,9 @@ class AnthropicDriver:
         if _marks(request):
             ordered = marked(ordered)
         body = [b'{"messages":[', turns(ordered), b"]"]
-        if request.tools:
-            body += (b',"tools":', self._tools_of(request))
+        tools = tools_with_result(request, native=self._native_format(request) is not None)
+        if tools:
+            body += (b',"tools":', (self._marked_tools if _marks(request) else self._tools).encoded(tools))
         elif any(part.calls for part in ordered):
             # The vendor wants tools defined if the history has calls, even if none is offered any more.
             body += (b',"tools":', encoded_tools(tools_of(request.messages), mark=False))
@@ -215,9 +230,14 @@ class AnthropicDriver:
             lambda message: fragment(message, model),
         )
 
-    def _tools_of(self, request: ModelRequest) -> bytes:
-        tools: Sequence[ToolSpec] = request.tools
-        return (self._marked_tools if _marks(request) else self._tools).encoded(tools)
+    def _native_format(self, request: ModelRequest) -> JsonObject | None:
+        """The schema of the answer for `output_config.format`; None if the model does not know that."""
+        version = claude_version(request.model)
+        if request.output is None or version is None or version < FIRST_WITH_FORMAT:
+            return None
+        if request.left_out & {"output_config", "output_config.format"}:
+            return None
+        return self._schemas.encoded(request.output)
 
     def _settings(self, request: ModelRequest, ordered: Sequence[Fragment]) -> JsonObject:
         limit = request.max_output_tokens or self._max_tokens or default_max_tokens(request.model)
@@ -239,9 +259,22 @@ class AnthropicDriver:
             and (version is None or version < (4, 7))
         ):
             settings["temperature"] = request.temperature
-        if request.tools and request.parallel_tool_calls is False:
-            settings["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
+        settings |= self._form_of_answer(request, settings)
         return without(settings, request.left_out)
+
+    def _form_of_answer(self, request: ModelRequest, settings: JsonObject) -> JsonObject:
+        """Return what asks for tool calls one by one, and for the form of the final answer."""
+        added: JsonObject = {}
+        schema = self._native_format(request)
+        choice: JsonObject = {}
+        if schema is not None:
+            form = {"type": "json_schema", "schema": schema}
+            added["output_config"] = {**settings.get("output_config", {}), "format": form}
+        elif offers_result_tool(request, native=False) and "thinking" not in settings:
+            choice["type"] = "any"  # a model that thinks must be free to choose
+        if request.tools and request.parallel_tool_calls is False:
+            choice = {"type": "auto", **choice, "disable_parallel_tool_use": True}
+        return {**added, "tool_choice": choice} if choice else added
 
 
 def _marks(request: ModelRequest) -> bool:

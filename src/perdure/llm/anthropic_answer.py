@@ -168,8 +168,7 @@ class MessagesAnswer(Answer):
 
     def _call_in(self, block: _Block, index: int | None) -> CallInProgress:
         if block.call is None:
-            block.call = CallInProgress(None, None, index)
-            self.calls.append(block.call)
+            block.call = self.begin_call(CallInProgress(None, None, index))
         return block.call
 
     def _add(self, index: int | None, delta: object) -> None:

@@ -14,7 +14,8 @@ from msgspec import Struct
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
 from perdure.domain.tokens import text_tokens
 
-DeltaKind = Literal["text", "thinking"]
+DeltaKind = Literal["text", "thinking", "result"]
+"""`result`: the arguments of a call of the result tool, as they arrive; see `OutputFormat`."""
 OnDelta = Callable[[DeltaKind, str], None]
 """Called in the event loop for every piece of text as it arrives; must be quick and must not raise."""
 
@@ -36,6 +37,21 @@ def fixed_tokens(system: str, tools: Sequence[ToolSpec]) -> int:
     return tokens
 
 
+class OutputFormat(Struct, frozen=True):
+    """The form of the final answer.
+
+    A driver asks for it with its protocol's parameter for structured output, if that does not prevent tool
+    calls. Otherwise it offers `tool` in addition, and the model gives the answer by calling it.
+
+    Attributes:
+        schema: the JSON Schema of the answer, which is an object.
+        tool: the result tool; its parameters are the schema.
+    """
+
+    schema: JsonObject
+    tool: ToolSpec
+
+
 class ModelRequest(Struct, frozen=True):
     """One model call.
 
@@ -52,7 +68,9 @@ class ModelRequest(Struct, frozen=True):
         cache_key: a stable name of the conversation, for vendors that route by it.
         changes: what this server wants changed in the history, by its name in `llm/adaptations.py`. A driver
             ignores changes that its protocol does not need.
-        left_out: the optional parameters that this server refused, by their names in the body.
+        left_out: the optional parameters that this server refused, by their names in the body; `RESULT_TOOL`
+            of `llm/outputs.py` stands for the result tool.
+        output: the form of the final answer; None for plain text.
         prompt_caching: whether to mark the prompt for caching, for vendors that need marks. None lets the
             driver decide: it marks if the vendor charges less for marked prompts.
     """
@@ -69,13 +87,15 @@ class ModelRequest(Struct, frozen=True):
     prompt_caching: bool | None = False
     changes: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
+    output: OutputFormat | None = None
 
 
 class ModelResponse(Struct, frozen=True):
     """The model's answer.
 
     Attributes:
-        text: the whole text; it equals the concatenated `text` deltas.
+        text: the whole text; it equals the concatenated `text` deltas. The answer that a call of the result
+            tool gives is among `tool_calls`.
         thinking: the readable reasoning, if any; it equals the concatenated `thinking` deltas.
         thinking_signature: the vendor's signature over the thinking, if there is exactly one.
         reasoning_items: opaque values to store with the message, with the driver's `provider_type` as

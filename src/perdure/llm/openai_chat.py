@@ -35,7 +35,9 @@ from perdure.llm.openai_chat_wire import (
     turns,
     user_fragment,
 )
-from perdure.llm.openai_common import cache_key, endpoint_of, listed_models, thinks
+from perdure.llm.openai_common import OPENAI_HOSTS, cache_key, endpoint_of, listed_models, thinks
+from perdure.llm.output_schemas import OutputSchemas, compatible_schema, openai_schema
+from perdure.llm.outputs import NAME, RESULT_TOOL, result_tool_of, tools_with_result
 from perdure.llm.settings import sent_of, without
 from perdure.llm.wire import (
     FragmentCache,
@@ -47,11 +49,10 @@ from perdure.llm.wire import (
     with_distinct_ids,
 )
 
-_OPENAI_HOSTS = ("openai.com", "openai.azure.com")
 _MISTRAL_HOSTS = ("mistral.ai",)
 _THINKING_HOSTS = ("deepseek.com", "moonshot.ai", "moonshot.cn", "kimi.com", "xiaomimimo.com")
 # These hosts refuse unknown fields, or have no use for the field.
-_THOUGHTLESS_HOSTS = (*_OPENAI_HOSTS, *_MISTRAL_HOSTS, "groq.com")
+_THOUGHTLESS_HOSTS = (*OPENAI_HOSTS, *_MISTRAL_HOSTS, "groq.com")
 _OPTIONAL = frozenset(
     {
         "stream",
@@ -62,6 +63,8 @@ _OPTIONAL = frozenset(
         "max_completion_tokens",
         "temperature",
         "prompt_cache_key",
+        "response_format",
+        "tool_choice",
     }
 )
 _LIMITS = ("max_tokens", "max_completion_tokens")
@@ -98,7 +101,7 @@ class OpenAiChatDriver:
         self._http = http
         self._cache = cache
         self._endpoint: Endpoint = endpoint_of(config)
-        self._at_openai = self._endpoint.host.endswith(_OPENAI_HOSTS)
+        self._at_openai = self._endpoint.host.endswith(OPENAI_HOSTS)
         self._include_usage = bool(options.get("include_usage", True))
         field = options.get("max_tokens_field") or (
             "max_completion_tokens" if self._at_openai else "max_tokens"
@@ -112,11 +115,13 @@ class OpenAiChatDriver:
         elif self._returns_thinking is None and self._endpoint.host.endswith(_THOUGHTLESS_HOSTS):
             self._returns_thinking = False
         self._tools = ToolCache(encoded_tools)
+        self._schemas = OutputSchemas(openai_schema if self._at_openai else compatible_schema)
         self._forms: dict[tuple[str, frozenset[str]], tuple[Form, str]] = {}
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         """Make one streamed call. Raises: ModelError."""
         answer = ChatAnswer(on_delta, self._endpoint.secrets)
+        answer.result_tool = result_tool_of(request, native=self._is_native(request))
         await self._http.stream(self._endpoint, "/chat/completions", self.encoded(request), answer)
         return answer.finished(request)
 
@@ -146,10 +151,15 @@ class OpenAiChatDriver:
         if system and not system_as_user:
             values.insert(0, dumps({"role": "system", "content": system}))
         body = [b'{"messages":[', b",".join(values), b"]"]
-        if request.tools:
-            body += (b',"tools":', self._tools.encoded(request.tools))
+        tools = tools_with_result(request, native=self._is_native(request))
+        if tools:
+            body += (b',"tools":', self._tools.encoded(tools))
         body += (b",", dumps(self._settings(request))[1:])
         return b"".join(body)
+
+    def _is_native(self, request: ModelRequest) -> bool:
+        """Whether `response_format` asks for the form of the answer: elsewhere it may prevent tool calls."""
+        return (self._at_openai or not request.tools) and "response_format" not in request.left_out
 
     def _form(self, request: ModelRequest) -> tuple[Form, str]:
         """The form for this model, and its name in the cache of encoded messages."""
@@ -201,4 +211,10 @@ class OpenAiChatDriver:
             settings["temperature"] = request.temperature
         if request.cache_key and self._at_openai:
             settings["prompt_cache_key"] = cache_key(request.cache_key)
+        if request.output is not None:
+            if self._is_native(request):
+                schema = {"name": NAME, **(self._schemas.encoded(request.output) or {})}
+                settings["response_format"] = {"type": "json_schema", "json_schema": schema}
+            elif RESULT_TOOL not in request.left_out:
+                settings["tool_choice"] = "required"
         return without(settings, request.left_out)

@@ -282,8 +282,7 @@ class ChatAnswer(Answer):
         )
         call = self._call_of(piece)
         if call is None:
-            call = CallInProgress(piece.id, piece.name, piece.index)
-            self.calls.append(call)
+            call = self.begin_call(CallInProgress(piece.id, piece.name, piece.index))
             if piece.id:
                 self._by_id[piece.id] = call
         else:

@@ -14,6 +14,8 @@ from perdure.llm.endpoint import Endpoint
 from perdure.llm.failures import bad_response
 
 DEFAULT_BASE = "https://api.openai.com/v1"
+OPENAI_HOSTS = ("openai.com", "openai.azure.com")
+"""Whose addresses end so are OpenAI's own."""
 
 MAX_LISTED = 10_000
 """Maximum number of models read from a list; gateways list hundreds."""

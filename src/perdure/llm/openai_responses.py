@@ -29,8 +29,17 @@ from perdure.domain.messages import (
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
 from perdure.llm.endpoint import Endpoint
 from perdure.llm.http import Http
-from perdure.llm.openai_common import cache_key, endpoint_of, knows_phases, listed_models, thinks
+from perdure.llm.openai_common import (
+    OPENAI_HOSTS,
+    cache_key,
+    endpoint_of,
+    knows_phases,
+    listed_models,
+    thinks,
+)
 from perdure.llm.openai_responses_answer import ResponsesAnswer
+from perdure.llm.output_schemas import OutputSchemas, compatible_schema, openai_schema
+from perdure.llm.outputs import NAME, RESULT_TOOL, result_tool_of, tools_with_result
 from perdure.llm.replay import Replay
 from perdure.llm.settings import sent_of, without
 from perdure.llm.wire import (
@@ -70,6 +79,8 @@ _OPTIONAL = frozenset(
         "reasoning",
         "reasoning.effort",
         "reasoning.summary",
+        "text.format",
+        "tool_choice",
     }
 )
 
@@ -93,6 +104,8 @@ class OpenAiResponsesDriver:
         self._reasoning = config.options.get("reasoning")
         self._tools = ToolCache(lambda tools: _encoded_tools(tools, STRICT))
         self._plain_tools = ToolCache(lambda tools: _encoded_tools(tools, {}))
+        self._at_openai = self._endpoint.host.endswith(OPENAI_HOSTS)
+        self._schemas = OutputSchemas(openai_schema if self._at_openai else compatible_schema)
         self._replay = Replay()
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
@@ -107,13 +120,15 @@ class OpenAiResponsesDriver:
 
     async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
         answer = ResponsesAnswer(on_delta, self._endpoint.secrets)
+        answer.result_tool = result_tool_of(request, native=self._is_native(request))
         await self._http.stream(self._endpoint, "/responses", self.encoded(request, bare), answer)
         return answer.finished(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:
         """Return the parameters of this call's body that it can do without."""
         sent = sent_of(self._settings(request), _OPTIONAL)
-        return sent | {"strict"} if request.tools and "strict" not in request.left_out else sent
+        offers = tools_with_result(request, native=self._is_native(request))
+        return sent | {"strict"} if offers and "strict" not in request.left_out else sent
 
     async def list_models(self) -> list[ListedModel]:
         """List the models of `GET /models`. Raises: ModelError."""
@@ -136,9 +151,10 @@ class OpenAiResponsesDriver:
         if not ordered or ordered[-1].role == "assistant":
             items.append(dumps(_user([_input_text(CONTINUE)])))
         body = [b'{"input":[', b",".join(items), b"]"]
-        if request.tools:
+        offered = tools_with_result(request, native=self._is_native(request))
+        if offered:
             tools = self._plain_tools if "strict" in request.left_out else self._tools
-            body += (b',"tools":', tools.encoded(request.tools))
+            body += (b',"tools":', tools.encoded(offered))
         body += (b",", dumps(self._settings(request))[1:])
         return b"".join(body)
 
@@ -156,6 +172,10 @@ class OpenAiResponsesDriver:
             messages[bare:] if bare else messages,
             lambda message: _fragment(message, model, phased),
         )
+
+    def _is_native(self, request: ModelRequest) -> bool:
+        """Whether `text.format` asks for the form of the answer: elsewhere it may prevent tool calls."""
+        return (self._at_openai or not request.tools) and "text.format" not in request.left_out
 
     def _settings(self, request: ModelRequest) -> JsonObject:
         settings: JsonObject = {"model": request.model, "stream": True, "store": False}
@@ -179,6 +199,12 @@ class OpenAiResponsesDriver:
             settings["include"] = ["reasoning.encrypted_content"]
         if request.temperature is not None and not reasons:
             settings["temperature"] = request.temperature
+        if request.output is not None:
+            if self._is_native(request):
+                schema = self._schemas.encoded(request.output) or {}
+                settings["text"] = {"format": {"type": "json_schema", "name": NAME, **schema}}
+            elif RESULT_TOOL not in request.left_out:
+                settings["tool_choice"] = "required"
         return without(settings, request.left_out)
 
 

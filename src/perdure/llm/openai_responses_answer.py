@@ -226,8 +226,7 @@ class ResponsesAnswer(Answer):
 
     def _call_in(self, item: _Item) -> CallInProgress:
         if item.call is None:
-            item.call = CallInProgress(None, None, item.index)
-            self.calls.append(item.call)
+            item.call = self.begin_call(CallInProgress(None, None, item.index))
         return item.call
 
     def _item_of(self, event: _Event, kind: str) -> _Item:

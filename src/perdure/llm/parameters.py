@@ -62,6 +62,10 @@ def _quoted(name: str) -> str:
 
 
 _REASONING = rf"reasoning[ _-]?effort|reasoning\W{{1,4}}effort|effort parameter|{_quoted('think(?:ing)?')}"
+_STRUCTURED = (
+    r"response[ _-]?format(?:\.\w+)*|json[ _-]?schema|structured[ _-]?(?:outputs?|generation)"
+    r"|guided[ _-]?(?:json|decoding|generation)"
+)
 _NAMES: Mapping[str, str] = {
     "stream": _quoted("stream"),
     "stream_options": r"stream[ _-]?options|include[ _-]?usage",
@@ -83,6 +87,9 @@ _NAMES: Mapping[str, str] = {
     "output_config": r"output[ _-]?config|effort parameter",
     "cache_control": r"cache[ _-]?control",
     "tool_choice": r"tool[ _-]?choice|disable[ _-]?parallel[ _-]?tool[ _-]?use",
+    "response_format": _STRUCTURED,
+    "text.format": rf"text\.format|{_STRUCTURED}",
+    "output_config.format": rf"output[ _-]?config\W{{1,4}}format|output[ _-]?format|{_STRUCTURED}",
     "anthropic-beta": r"anthropic[_-]beta|beta (?:flag|header|feature)s?",
 }
 """By parameter: how servers name it."""
@@ -93,7 +100,15 @@ _NO_REASONING = Words(
     r"|(?:adaptive|extended) thinking is not|invalid reasoning (?:value|effort)|\bthink value\b",
     re.IGNORECASE,
 )
+_GRAMMAR = Words(
+    r"(?:pars\w+|compil\w+|initiali[sz]\w+|convert\w*|invalid|bad)[^.]{0,40}\b(?:grammar|samplers?)\b"
+    r"|\bgrammar\b[^.]{0,40}(?:fail|error|invalid|too (?:large|complex))|schema is too complex",
+    re.IGNORECASE,
+)
 _OTHER_WORDS: Mapping[str, Words] = {
+    "response_format": _GRAMMAR,
+    "text.format": _GRAMMAR,
+    "output_config.format": _GRAMMAR,
     "reasoning_effort": _NO_REASONING,
     "reasoning": _NO_REASONING,
     "thinking": _NO_REASONING,

@@ -8,6 +8,8 @@ unchanged:
     And the weather? [[sim [{"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}, {"text":
     "Sun."}]]]
 
+A call that asks for a typed result and has no script gets a small value that fits the schema.
+
 A script is a JSON array of steps (or one step). The number of agent messages since that user message is the
 index of the step to play. After the last step, the model repeats the script's last text, or says "Done.".
 Without a script, it introduces itself and quotes the message. `Step` documents the fields of a step.
@@ -23,12 +25,13 @@ from json import JSONDecodeError, JSONDecoder
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct
 
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, ToolResultPart, Usage, text_of
-from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta
+from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, OutputFormat
+from perdure.llm.sample_values import sample
 
 PROVIDER_TYPE = "llmsim"
 MODEL = "llmsim"
@@ -84,6 +87,7 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         text: the answer's text.
+        output: a value in place of the text, as JSON in the form that the call asks for.
         tokens: how many words to add after the text; the last one is `END.`.
         thinking: the thinking, sent before the text.
         tool_calls: the tool calls to make.
@@ -107,6 +111,7 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True):
     cut_times: Count | None = None
     usage: JsonObject | None = None
     finish_reason: str | None = None
+    output: Any = UNSET
 
 
 Script = Sequence[Step | JsonObject] | Callable[[ModelRequest], Step | JsonObject]
@@ -145,7 +150,7 @@ class SimulatedDriver:
         if self._record:
             self.requests.append(request)
         prompt, number = _newest_prompt(request.messages)
-        step = self._step_for(request, prompt, number)
+        step = _with_output(self._step_for(request, prompt, number), request.output)
         key = prompt.id if prompt is not None else ""
         await self._sleep(step.first_ms / 1000)
         if step.fail is not None and self._due(key, number, "fail", step.fail.times):
@@ -183,7 +188,7 @@ class SimulatedDriver:
         text = text_of(prompt.content) if prompt is not None else ""
         script = _script_in(text) if _OPEN in text else self._script
         if script is None:
-            return Step(text=_echo(text))
+            return Step(text=_echo(text)) if request.output is None else Step(output=sample(request.output))
         if number < len(script):
             return script[number]
         return Step(text=next((step.text for step in reversed(script) if step.text), "Done."))
@@ -214,6 +219,16 @@ class SimulatedDriver:
         if len(self._attempts) > _REMEMBERED:
             del self._attempts[next(iter(self._attempts))]
         return seen < times
+
+
+def _with_output(step: Step, form: OutputFormat | None) -> Step:
+    """The step with its value as text, in the form that is asked for."""
+    if step.output is UNSET:
+        return step
+    properties = {} if form is None else form.schema.get("properties", {})
+    wraps = list(properties) == ["value"] and not (isinstance(step.output, dict) and "value" in step.output)
+    value = {"value": step.output} if wraps else step.output
+    return msgspec.structs.replace(step, text=msgspec.json.encode(value).decode())
 
 
 def _words_of(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checks a tool call's arguments in a separate process, if the tool's schema may cost any amount of time."""
+"""Checks arguments and answers in a separate process, if their schema may cost any amount of time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ SECONDS = 15.0
 
 
 class ArgumentsJob(Struct, frozen=True, tag="arguments"):
-    """Check a value against a schema, both as JSON."""
+    """Check a value against a schema, both as JSON. `whole`: what a problem of the whole value calls it."""
 
     schema: bytes
     value: bytes
+    whole: str = "arguments"
 
 
 class Checked(Struct, frozen=True):
@@ -33,7 +34,7 @@ def check_arguments(job: ArgumentsJob) -> Checked:
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     try:
         validator = compile_schema(json.loads(job.schema), linear=False)
-        return Checked(problems_of(validator, json.loads(job.value)))
+        return Checked(problems_of(validator, json.loads(job.value), job.whole))
     except (ValueError, RecursionError):
         return Checked(None)
     finally:

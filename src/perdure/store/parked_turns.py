@@ -6,6 +6,7 @@ from perdure.domain.ids import SessionId
 from perdure.domain.turn import Calling, Idle, TurnState, fold
 from perdure.store.database import Tx
 from perdure.store.events import events_within
+from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow
 
 
@@ -52,7 +53,9 @@ class ParkedTurns:
 
 def _weight(state: Calling) -> int:
     """Estimate its memory in bytes. Arguments take a few times their JSON, which is in it as well."""
-    return 1_500 + 800 * len(state.calls) + 5 * len(state.turn.last_calls) + 800 * len(state.pending)
+    schema = state.turn.output_schema
+    size = 0 if schema is None else 5 * len(to_json(schema))
+    return size + 1_500 + 800 * len(state.calls) + 5 * len(state.turn.last_calls) + 800 * len(state.pending)
 
 
 async def read_turn(tx: Tx, row: SessionRow, turns: ParkedTurns) -> TurnState:

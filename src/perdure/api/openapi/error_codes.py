@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
+from perdure.api.openapi.answer_codes import ANSWERS, OUTPUT_SCHEMAS
 from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
 from perdure.api.openapi.request_codes import CONFLICTS, GATEWAY, INVALID, MISSING
 
@@ -373,7 +374,7 @@ RESPONSES = (
             ),
         ),
     ),
-    *_codes(400, *INVALID),
+    *_codes(400, *INVALID, *OUTPUT_SCHEMAS),
     *_codes(404, *MISSING),
     *_codes(502, *GATEWAY),
     *_codes(409, *CONFLICTS),
@@ -387,7 +388,6 @@ TURNS = _codes(
         "The session's agent is archived.",
         "Restore the agent, or use a session of another agent.",
     ),
-    ("answer_truncated", "Three answers in a row were cut in a tool call.", "Ask for smaller steps."),
     (
         "content_filtered",
         "The provider's content filter refused the conversation or the answer.",
@@ -404,7 +404,6 @@ TURNS = _codes(
         "Two of the session's tools have the same name.",
         "Rename one of them, or remove the capability or tool that adds it.",
     ),
-    ("empty_answer", "The model was asked twice, and said nothing.", "Lower the effort, or try again."),
     (
         "invalid_model_request",
         "The provider refused the request as invalid.",
@@ -450,6 +449,7 @@ TURNS = _codes(
         "Send another message later.",
     ),
     ("quota_exceeded", "The provider's quota is used up.", "Raise the quota at the provider."),
+    *ANSWERS,
 )
 """The `error_code` of `turn.failed` events. Listing a provider's models can fail with the same codes: with
 status 400 if the caller can fix the cause, else 502."""

@@ -36,6 +36,7 @@ from perdure.domain.events.model_calls import (
     ReasonThinkingDeltaData,
     ReasonThinkingStartedData,
 )
+from perdure.domain.events.outputs import OutputAcceptedData, OutputRejectedData
 from perdure.domain.events.tools import (
     ActCompletedData,
     ActStartedData,
@@ -92,9 +93,11 @@ __all__ = [
     "MessageOrigin",
     "ModelMetadata",
     "NewEvent",
+    "OutputAcceptedData",
     "OutputMessageCompletedData",
     "OutputMessageDeltaData",
     "OutputMessageStartedData",
+    "OutputRejectedData",
     "PromptRef",
     "ReasonCompletedData",
     "ReasonStartedData",
@@ -155,6 +158,8 @@ _CLASSES: tuple[type[EventData], ...] = (
     OutputMessageStartedData,
     OutputMessageDeltaData,
     OutputMessageCompletedData,
+    OutputAcceptedData,
+    OutputRejectedData,
     SessionStartedData,
     SessionActivatedData,
     SessionIdledData,

@@ -1,0 +1,20 @@
+"""The error codes of answers and their schemas, as rows for `error_codes`: code, meaning, remedy."""
+
+from __future__ import annotations
+
+OUTPUT_SCHEMAS = (
+    (
+        "invalid_output_schema",
+        "The `output_schema` is not a valid JSON Schema, or too large or too costly to check.",
+        "Correct the part that `field` names.",
+    ),
+)
+ANSWERS = (
+    ("answer_truncated", "Three answers in a row were cut in a tool call.", "Ask for smaller steps."),
+    ("empty_answer", "The model was asked twice, and said nothing.", "Lower the effort, or try again."),
+    (
+        "output_invalid",
+        "Three answers in a row did not match the `output_schema`. The model was told what was wrong.",
+        "See the error for what was wrong. Use a simpler schema, describe its fields, or use another model.",
+    ),
+)
