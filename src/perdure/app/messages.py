@@ -57,7 +57,7 @@ async def post_message(
 
     When this returns, the message is durable and the session has a job in the queue (promise P1).
     """
-    post = posting(app, caller, body)
+    post = await posting(app, caller, body)
 
     async def work(tx: Tx) -> Message:
         return await post(tx, await get_session(tx, caller.organization_id, session_id, lock=True))
@@ -65,7 +65,9 @@ async def post_message(
     return await write_at_head(app, work, once)
 
 
-def posting(app: App, caller: Caller, body: CreateMessage) -> Callable[[Tx, SessionRow], Awaitable[Message]]:
+async def posting(
+    app: App, caller: Caller, body: CreateMessage
+) -> Callable[[Tx, SessionRow], Awaitable[Message]]:
     """Check a message, and return the part of a transaction that appends it to a session.
 
     The session's row must be locked.

@@ -79,7 +79,7 @@ async def _start(app: App, caller: Caller, body: CreateRun, once: Once | None) -
     create = await creating(app, caller, _session_of(body))
     text = body.message
     message = InputMessage((TextPart(text),)) if isinstance(text, str) else text
-    post = posting(app, caller, CreateMessage(message))
+    post = await posting(app, caller, CreateMessage(message))
 
     async def work(tx: Tx) -> StartedRun:
         row, _ = await create(tx)
