@@ -40,16 +40,18 @@ class Waiter:
 
 
 class Waiters:
-    """The waiters of one process."""
+    """The waiters of one process.
 
-    def __init__(self) -> None:
+    Args:
+        every: seconds between two looks.
+    """
+
+    def __init__(self, every: float = LOOK_EVERY) -> None:
+        self._every = every
         self._waiters: set[Waiter] = set()
         self._looking: asyncio.Task[None] | None = None
         self.ended = False
         """Whether waiting is of no use any more, because the server shuts down."""
-
-    def __len__(self) -> int:
-        return len(self._waiters)
 
     def add(self, waiter: Waiter, database: Database) -> None:
         """Wake this one, too, when its session's log has grown unnoticed."""
@@ -72,7 +74,7 @@ class Waiters:
 
     async def _look(self, database: Database) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(self._every)
             waiting = [*self._waiters]
             try:
                 heads = await _heads(database, {each.subscription.session_id for each in waiting})
