@@ -25,6 +25,9 @@ from perdure.domain.variables import VariableValue
 
 T = TypeVar("T")
 
+_DECIDE = (*sorted(ENDED_TURN), "tool.call_requested", "tool.parked", "act.completed")
+"""The types of event after which a turn may have ended, or may wait for somebody."""
+
 
 class TurnOptions(TypedDict, total=False):
     """How a message's turn runs.
@@ -221,6 +224,21 @@ class TurnMethods(ConversationMethods):
         """
         path = path_of("/v1/sessions/{}/result", session_id)
         return await self.call("GET", path, RunResult, params=[("sequence", sequence)])
+
+    async def wait_for_run(self, run: RunResult) -> RunResult:
+        """Wait until the turn of a run has ended or somebody must answer, and return the result.
+
+        This follows the session's stream, and survives a restart of the server.
+        """
+        sequence = run.message.sequence
+        since = await self._event_before(run.session_id, (sequence or 0) + 1)
+        followed = self.follow(run.session_id, since, types=_DECIDE)
+        async with aclosing(followed) as events:
+            result = await self.get_result(run.session_id, sequence)
+            while not (result.has_ended or result.status == "waiting"):
+                await anext(events)
+                result = await self.get_result(run.session_id, sequence)
+        return result
 
     async def _answered_run(
         self, message: str | InputMessage, *, schema: Schema[Any] | None = None, **fields: Unpack[RunFields]
