@@ -83,7 +83,7 @@ async def _open(site: Site, inbox: socket.socket, tool: str) -> Callable[[], Awa
     made = await site.desk.json(
         "POST",
         "/v1/sessions",
-        {"harness_name": "base", "model_id": await _simulated(site), "capabilities": [{"ref": "deferring"}]},
+        {"harness_name": "base", "model_id": await simulated(site), "capabilities": [{"ref": "deferring"}]},
     )
     session_id = str(made["id"])
     feed = await connect(site.server.url)
@@ -111,7 +111,7 @@ async def _turn(
             return frame.at - began
 
 
-async def _simulated(site: Site) -> str:
+async def simulated(site: Site) -> str:
     """Return the simulated model, registered once."""
     models = (await site.desk.json("GET", "/v1/models"))["data"]
     known = next((model["id"] for model in models if model["model_id"] == "simulated"), None)

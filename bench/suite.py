@@ -11,6 +11,7 @@ from bench.files import files
 from bench.history import history
 from bench.mcp import mcp
 from bench.memory import memory
+from bench.outputs import outputs
 from bench.requests import requests
 from bench.scale import scale
 from bench.soak import soak
@@ -35,6 +36,7 @@ MEASURES: dict[str, Measure] = {
     "tools": tools,
     "callbacks": callbacks,
     "mcp": mcp,
+    "outputs": outputs,
     "scale": scale,
     "memory": memory,
     "soak": soak,

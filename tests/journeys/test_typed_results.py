@@ -51,8 +51,8 @@ async def test_the_value_of_a_valid_answer_is_in_the_log(api: httpx.AsyncClient)
     assert accepted["message_id"] == _ends(events)["final_message_id"]
 
 
-async def test_without_a_schema_nothing_is_checked(http: httpx.AsyncClient) -> None:
-    events = await _turn(await new_talk(http), {"text": json.dumps(ROME)})
+async def test_without_a_schema_nothing_is_checked(api: httpx.AsyncClient) -> None:
+    events = await _turn(await new_talk(api), {"text": json.dumps(ROME)})
     assert "output.accepted" not in kinds_of(events)
     assert "output" not in _ends(events)
 
@@ -64,7 +64,7 @@ async def test_the_model_corrects_an_answer_after_it_reads_what_was_wrong(api: h
     )
     rejected = [each["data"] for each in events if each["type"] == "output.rejected"]
     assert [each["attempt"] for each in rejected] == [1, 2]
-    assert rejected[0]["errors"] == ["answer: the text is not valid JSON"]
+    assert rejected[0]["errors"] == ["answer: the text is not valid JSON: invalid character (byte 0)"]
     assert rejected[1]["errors"] == ['degrees: the value is not of type "integer"']
     assert _ends(events)["output"] == ROME
     assert _ends(events)["iterations"] == 3
@@ -88,13 +88,13 @@ async def test_a_turn_without_a_valid_answer_fails_and_says_why(api: httpx.Async
 
 
 async def test_the_message_comes_before_the_session_and_that_before_the_agent(
-    http: httpx.AsyncClient,
+    api: httpx.AsyncClient,
 ) -> None:
-    agent = await post(http, "/v1/agents", {"name": "typed", "system_prompt": "", "output_schema": WEATHER})
+    agent = await post(api, "/v1/agents", {"name": "typed", "system_prompt": "", "output_schema": WEATHER})
     assert agent["output_schema"] == WEATHER
-    inherits = await new_talk(http, agent_id=agent["id"])
+    inherits = await new_talk(api, agent_id=agent["id"])
     assert _ends(await _turn(inherits, {"output": ROME}))["output"] == ROME
-    own = await new_talk(http, agent_id=agent["id"], output_schema={"type": "boolean"})
+    own = await new_talk(api, agent_id=agent["id"], output_schema={"type": "boolean"})
     assert _ends(await _turn(own, {"output": True}))["output"] is True
     for number in (1, 2):
         assert (
@@ -106,8 +106,8 @@ async def test_the_message_comes_before_the_session_and_that_before_the_agent(
 @pytest.mark.parametrize(
     "text", ['```json\n{"city": "Rome", "degrees": 21}\n```', '\n {"city":"Rome","degrees":21}\n']
 )
-async def test_json_in_a_fence_or_among_blanks_is_an_answer(http: httpx.AsyncClient, text: str) -> None:
-    talk = await new_talk(http, output_schema=WEATHER)
+async def test_json_in_a_fence_or_among_blanks_is_an_answer(api: httpx.AsyncClient, text: str) -> None:
+    talk = await new_talk(api, output_schema=WEATHER)
     assert _ends(await _turn(talk, {"text": text}))["output"] == ROME
 
 
@@ -123,10 +123,10 @@ async def test_json_in_a_fence_or_among_blanks_is_an_answer(http: httpx.AsyncCli
         ({"type": "object", "properties": {"value": {"type": "integer"}}}, {"value": 3}),
     ],
 )
-async def test_a_schema_may_be_of_any_type(http: httpx.AsyncClient, schema: Json, value: Any) -> None:
-    talk = await new_talk(http, output_schema=schema)
+async def test_a_schema_may_be_of_any_type(api: httpx.AsyncClient, schema: Json, value: Any) -> None:
+    talk = await new_talk(api, output_schema=schema)
     async with talk.follow() as stream:
-        await post(http, f"/v1/sessions/{talk.id}/messages", _body({"output": value, "delay_ms": 1}))
+        await post(api, f"/v1/sessions/{talk.id}/messages", _body({"output": value, "delay_ms": 1}))
         seen = await stream.until("turn.completed")
     assert seen[-1].data["data"]["output"] == value
     deltas = [each.data["data"] for each in seen if each.kind == "output.message.delta"]
@@ -135,22 +135,22 @@ async def test_a_schema_may_be_of_any_type(http: httpx.AsyncClient, schema: Json
     assert json.loads(deltas[-1]["accumulated"]) == value
 
 
-async def test_null_is_a_value_like_any_other(http: httpx.AsyncClient) -> None:
-    talk = await new_talk(http, output_schema={"type": "null"})
+async def test_null_is_a_value_like_any_other(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, output_schema={"type": "null"})
     events = await _turn(talk, {"output": None})
     assert "output.accepted" in kinds_of(events)
     assert "output" not in _ends(events)
 
 
-async def test_tools_run_before_the_typed_answer(http: httpx.AsyncClient) -> None:
-    talk = await new_talk(http, output_schema=WEATHER)
+async def test_tools_run_before_the_typed_answer(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, output_schema=WEATHER)
     events = await _turn(talk, {"tool_calls": [call("get_current_time")]}, {"output": ROME})
     assert _ends(events)["output"] == ROME
     assert _ends(events)["tool_call_count"] == 1
 
 
-async def test_a_call_of_the_result_tool_is_the_answer_and_no_call(http: httpx.AsyncClient) -> None:
-    talk = await new_talk(http, output_schema=WEATHER)
+async def test_a_call_of_the_result_tool_is_the_answer_and_no_call(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, output_schema=WEATHER)
     events = await _turn(talk, {"text": "Here it is.", "tool_calls": [call("final_result", **ROME)]})
     assert _ends(events)["output"] == ROME
     assert _ends(events)["tool_call_count"] == 0
@@ -158,8 +158,8 @@ async def test_a_call_of_the_result_tool_is_the_answer_and_no_call(http: httpx.A
     assert all(part["type"] == "text" for part in (await talk.messages())[-1]["content"])
 
 
-async def test_beside_other_calls_the_result_tool_is_too_early(http: httpx.AsyncClient) -> None:
-    talk = await new_talk(http, output_schema=WEATHER)
+async def test_beside_other_calls_the_result_tool_is_too_early(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, output_schema=WEATHER)
     calls = [call("final_result", city="Oslo", degrees=1), call("get_current_time")]
     events = await _turn(talk, {"tool_calls": calls}, {"tool_calls": [call("final_result", **ROME)]})
     assert _ends(events)["output"] == ROME
@@ -168,16 +168,16 @@ async def test_beside_other_calls_the_result_tool_is_too_early(http: httpx.Async
     ]
 
 
-async def test_a_tool_of_the_agent_may_have_the_name_of_the_result_tool(http: httpx.AsyncClient) -> None:
+async def test_a_tool_of_the_agent_may_have_the_name_of_the_result_tool(api: httpx.AsyncClient) -> None:
     tool = {
         "type": "client_side",
         "name": "final_result",
         "description": "",
         "parameters": {"type": "object"},
     }
-    talk = await new_talk(http, output_schema=WEATHER, tools=[tool])
+    talk = await new_talk(api, output_schema=WEATHER, tools=[tool])
     await post(
-        http,
+        api,
         f"/v1/sessions/{talk.id}/messages",
         _body(
             {"tool_calls": [call("final_result", "call_1")]}, {"tool_calls": [call("final_result_2", **ROME)]}
@@ -188,12 +188,12 @@ async def test_a_tool_of_the_agent_may_have_the_name_of_the_result_tool(http: ht
     assert _ends(await talk.logged_until("session.idled"))["output"] == ROME
 
 
-async def test_a_message_that_steers_keeps_the_schema_of_the_turn(http: httpx.AsyncClient) -> None:
-    talk = await new_talk(http)
+async def test_a_message_that_steers_keeps_the_schema_of_the_turn(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
     tool = call("ask", "call_1")
     ask = {"type": "client_side", "name": "ask", "description": "", "parameters": {"type": "object"}}
-    talk = await new_talk(http, tools=[ask])
-    await post(http, f"/v1/sessions/{talk.id}/messages", _body({"tool_calls": [tool]}, output_schema=WEATHER))
+    talk = await new_talk(api, tools=[ask])
+    await post(api, f"/v1/sessions/{talk.id}/messages", _body({"tool_calls": [tool]}, output_schema=WEATHER))
     await talk.logged_until("tool.call_requested")
     await talk.say(script({"text": "no"}, {"output": ROME}))
     events = await talk.logged_until("session.idled")
@@ -201,19 +201,19 @@ async def test_a_message_that_steers_keeps_the_schema_of_the_turn(http: httpx.As
     assert _ends(events)["output"] == ROME
 
 
-async def test_response_format_is_stored_as_output_schema(http: httpx.AsyncClient) -> None:
+async def test_response_format_is_stored_as_output_schema(api: httpx.AsyncClient) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "weather", "schema": WEATHER, "strict": True}}
-    agent = await post(http, "/v1/agents", {"name": "formed", "system_prompt": "", "response_format": form})
-    session = await post(http, "/v1/sessions", {"agent_id": agent["id"], "response_format": form})
+    agent = await post(api, "/v1/agents", {"name": "formed", "system_prompt": "", "response_format": form})
+    session = await post(api, "/v1/sessions", {"agent_id": agent["id"], "response_format": form})
     posted = await post(
-        http, f"/v1/sessions/{session['id']}/messages", _body({"output": ROME}, response_format=form)
+        api, f"/v1/sessions/{session['id']}/messages", _body({"output": ROME}, response_format=form)
     )
     for found in (agent, session, posted["controls"]):
         assert found["output_schema"] == WEATHER
         assert "response_format" not in found
-    changed = await http.patch(f"/v1/agents/{agent['id']}", json={"output_schema": None})
+    changed = await api.patch(f"/v1/agents/{agent['id']}", json={"output_schema": None})
     assert changed.json().get("output_schema") is None
-    changed = await http.patch(f"/v1/agents/{agent['id']}", json={"response_format": form})
+    changed = await api.patch(f"/v1/agents/{agent['id']}", json={"response_format": form})
     assert changed.json()["output_schema"] == WEATHER
 
 
@@ -237,13 +237,13 @@ for _ in range(70):
     ],
 )  # fmt: skip
 async def test_a_schema_that_cannot_be_checked_is_refused_wherever_it_is_set(
-    http: httpx.AsyncClient, schema: Json, field: str
+    api: httpx.AsyncClient, schema: Json, field: str
 ) -> None:
-    talk = await new_talk(http)
+    talk = await new_talk(api)
     refused = [
-        await http.post("/v1/agents", json={"name": "bad", "system_prompt": "", "output_schema": schema}),
-        await http.post("/v1/sessions", json={"output_schema": schema}),
-        await http.post(f"/v1/sessions/{talk.id}/messages", json=_body(output_schema=schema)),
+        await api.post("/v1/agents", json={"name": "bad", "system_prompt": "", "output_schema": schema}),
+        await api.post("/v1/sessions", json={"output_schema": schema}),
+        await api.post(f"/v1/sessions/{talk.id}/messages", json=_body(output_schema=schema)),
     ]
     for response, where in zip(refused, ("", "", "controls."), strict=True):
         problem = response.json()
@@ -251,19 +251,19 @@ async def test_a_schema_that_cannot_be_checked_is_refused_wherever_it_is_set(
         assert problem["field"].startswith(where + field)
 
 
-async def test_both_ways_to_set_a_schema_at_once_are_refused(http: httpx.AsyncClient) -> None:
+async def test_both_ways_to_set_a_schema_at_once_are_refused(api: httpx.AsyncClient) -> None:
     form = {"type": "json_schema", "json_schema": {"schema": WEATHER}}
-    response = await http.post("/v1/sessions", json={"output_schema": WEATHER, "response_format": form})
+    response = await api.post("/v1/sessions", json={"output_schema": WEATHER, "response_format": form})
     assert (response.status_code, response.json()["field"]) == (400, "response_format")
 
 
-async def test_a_costly_schema_is_checked_in_another_process(http: httpx.AsyncClient) -> None:
+async def test_a_costly_schema_is_checked_in_another_process(api: httpx.AsyncClient) -> None:
     tree = {
         "type": "object",
         "properties": {"name": {"type": "string"}, "children": {"type": "array", "items": {"$ref": "#"}}},
         "required": ["name"],
     }
-    talk = await new_talk(http, output_schema=tree)
+    talk = await new_talk(api, output_schema=tree)
     wrong: Json = {"name": "a", "children": [{"children": []}]}
     right: Json = {"name": "a", "children": [{"name": "b"}]}
     events = await _turn(talk, {"output": wrong}, {"output": right})
@@ -272,7 +272,7 @@ async def test_a_costly_schema_is_checked_in_another_process(http: httpx.AsyncCl
     assert _ends(events)["output"] == right
 
 
-async def test_the_simulated_model_makes_up_a_value_that_fits(http: httpx.AsyncClient) -> None:
-    talk = await new_talk(http, output_schema=WEATHER)
+async def test_the_simulated_model_makes_up_a_value_that_fits(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, output_schema=WEATHER)
     await talk.say("What is the weather?")
     assert _ends(await talk.logged_until("session.idled"))["output"] == {"city": "text", "degrees": 0}

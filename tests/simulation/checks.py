@@ -13,6 +13,7 @@ from perdure.domain.turn import Idle, fold
 from perdure.engine.conversation_cache import read_conversation
 from tests.simulation.callbacks import check_callbacks
 from tests.simulation.check_effects import check_effects
+from tests.simulation.check_outputs import check_outputs
 from tests.simulation.consents import check_consents
 from tests.simulation.conversations import Key, disorder, expected_prompt, key_of
 from tests.simulation.model import ANSWER, SUMMARY
@@ -31,6 +32,7 @@ async def check_world(world: World) -> None:
     check_prompts(world, log)
     check_callbacks(world, log)
     check_consents(world, log)
+    check_outputs(world, log)
     await check_conversations(world)
     row = world.store.row(world.session_id)
     if world.told.deleted and row.deleted_at is None:

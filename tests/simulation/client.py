@@ -70,7 +70,8 @@ class Client:
     ) -> bool:
         """Post a message; returns whether it was acknowledged."""
         self.sent += 1
-        controls = None if when_busy is None else Controls(when_busy=when_busy)
+        schema = {"type": "integer"} if self.world.scenario.typed else None
+        controls = Controls(when_busy=when_busy, output_schema=schema) if when_busy or schema else None
         metadata = {"cancel_notice": True} if self.sent % 3 == 0 else None  # clients may send any metadata
         content = (TextPart(message_text(self.sent, script)),)
         body = CreateMessage(InputMessage(content), controls=controls, metadata=metadata)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from perdure.domain.derived_messages import correction_message
 from perdure.domain.events import Event
 from perdure.domain.messages import Message, ToolResultPart, text_of, tool_calls_of
 
@@ -42,6 +43,8 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
             case "output.message.completed" if event.decoded().error_code is None:
                 own = event.context_struct().exec_id or ""
                 positions.append((begun.get(own, event.sequence), event.decoded().message))
+            case "output.rejected":
+                positions.append((event.sequence, correction_message(event.decoded(), event.ts)))
             case "tool.completed":
                 data = event.decoded()
                 result = None if data.result is None else text_of(data.result)
@@ -76,5 +79,5 @@ def disorder(messages: Sequence[Message]) -> Iterator[str]:
             yield f"a {message.role} message after {last or 'nothing'}"
         due += [call.id for call in tool_calls_of(message)]
         last = message.role
-    if due or last not in {"user", "tool_result"}:
+    if due or last not in {"user", "tool_result", "system"}:
         yield f"a {last} message at the end"

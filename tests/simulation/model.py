@@ -59,7 +59,9 @@ class ScriptedDriver:
         )
         await process.point("model.after")
         finish = "length" if step.cut else "stop"
-        return ModelResponse(f"{ANSWER} {number}", calls, usage=Usage(10 + number, 2), finish_reason=finish)
+        typed = request.output is not None and not calls and not step.wrong
+        text = f'{{"value": {number}}}' if typed else f"{ANSWER} {number}"
+        return ModelResponse(text, calls, usage=Usage(10 + number, 2), finish_reason=finish)
 
     async def _summarize(self, request: ModelRequest) -> ModelResponse:
         process, world = self._process, self._process.world

@@ -18,12 +18,14 @@ class Step:
         seconds: how long the model call takes.
         failures: the number of attempts that first fail with a transient error; -1: a permanent error.
         cut: the answer reaches its limit in the middle of the last call.
+        wrong: the answer does not match the schema that is set for it.
     """
 
     calls: tuple[tuple[str, Any], ...] = ()
     seconds: float = 0.0
     failures: int = 0
     cut: bool = False
+    wrong: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Scenario:
         approvals: calls of tools that change something require approval.
         window: tokens of history in a prompt; None: no limit.
         compaction: the older part of the history is summarized when it fills the window.
+        typed: messages that begin turns set a schema for the final answer.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Scenario:
     approvals: bool = False
     window: int | None = None
     compaction: bool = False
+    typed: bool = False
 
 
 def _calls(*names: str) -> Step:
@@ -57,6 +61,7 @@ def _calls(*names: str) -> Step:
 
 TEXT = Step()
 CUT = Step((("once", {}), ("look", '{"seconds": ')), cut=True)
+WRONG = Step(wrong=True)
 ONE_TURN = ("post 0", "rest")
 
 SCENARIOS = (
@@ -187,6 +192,27 @@ SCENARIOS = (
     Scenario("asked", ((Step((("asked", {}), ("asked", {}))), TEXT),), ONE_TURN, repeat_ids=True),
     Scenario("steps", ((_calls("order", "once", "order"), TEXT),), ONE_TURN),
     Scenario("posted", ((_calls("posted", "once"), TEXT),), ("post 0", "rest", "call_back", "rest")),
+    Scenario("corrected", ((_calls("once"), WRONG, WRONG, TEXT),), ONE_TURN, typed=True),
+    Scenario(
+        "not corrected",
+        ((WRONG, WRONG, WRONG, TEXT), (TEXT,)),
+        ("post 0", "rest", "post 1", "rest"),
+        typed=True,
+    ),
+    Scenario(
+        "corrected and compacted",
+        ((_calls(*["look"] * 6), WRONG, TEXT),),
+        ("post 0", "rest") * 3,
+        window=260,
+        compaction=True,
+        typed=True,
+    ),
+    Scenario(
+        "corrected and steered",
+        ((WRONG, Step(wrong=True, seconds=3.0), TEXT), (WRONG, TEXT)),
+        ("post 0", "wait 1", "post 1", "queue 1", "rest"),
+        typed=True,
+    ),
     Scenario(
         "deleted",
         ((Step((("once", {"seconds": 2.0}),)), TEXT),),

@@ -11,7 +11,8 @@ from tests.simulation import mutations_parked
 from tests.simulation.effect_mutations import EFFECT_MUTATIONS
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.mutations_busy import BUSY_MUTATIONS
-from tests.simulation.scenarios import by_name
+from tests.simulation.output_mutations import OUTPUT_MUTATIONS
+from tests.simulation.scenarios import SCENARIOS, by_name
 from tests.simulation.schedule import Violation, drawn, listed
 from tests.simulation.store import Store
 
@@ -41,6 +42,14 @@ def test_the_simulation_detects_the_mutation_of_effects(
     _check_detected(lambda: _crash_everywhere(store))
 
 
+@pytest.mark.parametrize("mutation", OUTPUT_MUTATIONS, ids=lambda mutation: mutation.__name__)
+def test_the_simulation_detects_the_mutation_of_typed_results(
+    mutation: Callable[[pytest.MonkeyPatch], None], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutation(monkeypatch)
+    _check_detected(lambda: _play_typed(store))
+
+
 def _check_detected(play: Callable[[], None]) -> None:
     with pytest.raises(Violation) as found:
         play()
@@ -52,6 +61,12 @@ def _check_detected(play: Callable[[], None]) -> None:
 def _play_all(store: Store) -> None:
     for seed in range(SEEDS):
         drawn(seed).play(store)
+
+
+def _play_typed(store: Store) -> None:
+    for scenario in SCENARIOS:
+        if scenario.typed:
+            listed(scenario, {}).play(store)
 
 
 def _crash_everywhere(store: Store) -> None:

@@ -36,8 +36,10 @@ from perdure.domain.events import (
     LlmGenerationMetadata,
     LlmGenerationOutput,
     NewEvent,
+    OutputAcceptedData,
     OutputMessageCompletedData,
     OutputMessageStartedData,
+    OutputRejectedData,
     ReasonCompletedData,
     ReasonStartedData,
     SessionActivatedData,
@@ -57,7 +59,7 @@ from perdure.domain.ids import TurnId, event_id
 from perdure.domain.messages import Controls, Message, TextPart, ToolCallPart, Usage
 from perdure.domain.steps import Started
 from perdure.domain.times import to_rfc3339
-from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, fold, parked_calls
+from perdure.domain.turn import Answered, Calling, Idle, Reasoning, TurnState, fold, parked_calls
 from perdure.store.rows import to_json
 
 CLIENT = "ask_user"
@@ -161,6 +163,19 @@ class Writer:
         self._write(
             ReasonCompletedData(good, bool(calls), len(calls), error=error, error_code=error),
         )
+        if isinstance(self.state, Answered):
+            self._judge(self.state)
+
+    def _judge(self, state: Answered) -> None:
+        """Some answers are typed results."""
+        match self._choose(st.integers(0, 3)):
+            case 0:
+                self._write(OutputAcceptedData(state.turn.id, state.message_id, {"count": self.count}))
+            case 1:
+                wrong = ("answer: the text is not valid JSON",)
+                self._write(
+                    OutputRejectedData(state.turn.id, state.message_id, wrong, state.turn.rejected + 1)
+                )
 
     def _run(self, calls: tuple[CallState, ...]) -> None:
         """Announce the calls, or end some of them.

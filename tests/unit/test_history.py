@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from perdure.domain.actions import CallModel, Nothing, next_action
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.history import HISTORY_TYPES, Conversation, estimate_tokens
-from perdure.domain.messages import Message, ToolResultPart
+from perdure.domain.messages import Message, ToolResultPart, text_of
 from perdure.domain.projection import Projection, project
 from perdure.domain.turn import fold
 from tests.simulation.conversations import Key, disorder, expected_prompt, key_of
@@ -136,7 +136,7 @@ def _seen_next(writer: Writer) -> list[Message]:
 
 
 def test_a_message_that_arrives_during_a_model_call_follows_its_answer() -> None:
-    writer = _writer(9, [], "call")
+    writer = _writer(9, [], "call", 2)
     first = writer.message()
     writer.move("step")
     second = writer.message()
@@ -147,7 +147,7 @@ def test_a_message_that_arrives_during_a_model_call_follows_its_answer() -> None
 
 
 def test_a_window_that_begins_with_a_steering_message_leaves_out_the_answer_it_arrived_in() -> None:
-    writer = _writer(9, [], "call")
+    writer = _writer(9, [], "call", 2)
     writer.message()
     writer.move("step")
     steering = writer.message()
@@ -158,6 +158,18 @@ def test_a_window_that_begins_with_a_steering_message_leaves_out_the_answer_it_a
     seen, after = _folded(events).prompt(10)
     assert [message.id for message in seen] == [steering.id]
     assert _prompt_of(_folded(events[after:])) == seen
+
+
+def test_what_was_wrong_with_an_answer_follows_it() -> None:
+    writer = _writer(9, [], "call", 1)
+    first = writer.message()
+    writer.move("step")
+    second = writer.message()
+    writer.move("step")
+    seen = _seen_next(writer)
+    assert [message.role for message in seen] == ["user", "agent", "user", "system"]
+    assert (seen[0].id, seen[2].id) == (first.id, second.id)
+    assert "- answer: the text is not valid JSON" in text_of(seen[3].content)
 
 
 def test_after_a_cancel_during_a_model_call_the_request_precedes_the_confirmation() -> None:

@@ -28,6 +28,8 @@ from perdure.domain.actions import (
 )
 from perdure.domain.calls import ALLOWED, CallState, Done, Parked
 from perdure.domain.events import ENDED_TURN, Event, InputMessageData, NewEvent
+from perdure.domain.messages import Controls
+from perdure.domain.pending import schema_of
 from perdure.domain.projection import Projection, project
 from perdure.domain.steps import Started
 from perdure.domain.turn import (
@@ -285,3 +287,41 @@ def test_metadata_of_a_client_cannot_make_its_message_a_cancel_notice() -> None:
     assert next_action(fold(events), RULES, 0) == StartTurn(
         writer.events[0].context.turn_id or "", message.id, "Hello?"
     )
+
+
+def _typed(writer: Writer, schema: dict[str, object] | None) -> None:
+    """A message arrives that sets this schema."""
+    message = writer.message()
+    controls = None if schema is None else Controls(output_schema=schema)
+    writer.events[-1] = NewEvent(
+        InputMessageData(replace(message, controls=controls)), writer.events[-1].context, writer.now
+    )
+    writer.state = fold(writer.events)
+
+
+def test_the_newest_schema_holds_and_a_message_without_one_keeps_it() -> None:
+    writer = Writer(lambda strategy: 9)  # type: ignore[arg-type, return-value]
+    _typed(writer, {"type": "string"})
+    _typed(writer, None)
+    writer.move("step")
+    assert isinstance(writer.state, Reasoning)
+    assert writer.state.turn.output_schema == {"type": "string"}
+    _typed(writer, {})
+    assert writer.state.turn.output_schema == {"type": "string"}, "the running call does not see it"
+    state = replace(READY, pending=writer.state.pending)
+    assert schema_of(state.pending) == {}
+
+
+REJECTED = replace(TURN, rejected=3, problems=("answer: wrong",))
+
+
+def test_after_three_rejected_answers_the_turn_fails_unless_a_message_steers_it() -> None:
+    assert next_action(Ready(turn=replace(REJECTED, rejected=2)), TurnRules(), 0) == CallModel(
+        Ready(turn=replace(REJECTED, rejected=2)), resumed=False
+    )
+    failed = next_action(Ready(turn=REJECTED), TurnRules(), 0)
+    assert isinstance(failed, Fail)
+    assert failed.code == "output_invalid"
+    assert failed.message.endswith("answer: wrong")
+    steered = Ready(turn=REJECTED, pending=PENDING)
+    assert isinstance(next_action(steered, TurnRules(), 0), CallModel)

@@ -103,6 +103,28 @@ class KilledBetweenTwoAttempts(State):
         assert len(new.model.calls("killed between two attempts")) == 1
 
 
+class KilledWhileItCorrectedItself(State):
+    """An answer did not match its schema, and the model had been asked again: that call is made again, it
+    knows what was wrong, and the turn ends with a value."""
+
+    since = "0.3.0"
+    phase = "held"
+
+    async def reach(self, old: Place) -> Json:
+        await old.session(
+            "killed while it corrected itself", output_schema={"type": "array", "items": {"type": "integer"}}
+        )
+        steps = ({"text": '["one"]'}, {"hold": "silent", "text": "[1]"})
+        await old.held("killed while it corrected itself", *steps, at=1)
+        return {}
+
+    async def end(self, new: Place, facts: Json) -> None:
+        events = await new.fresh_until("killed while it corrected itself", "session.idled")
+        assert of_kind(events, "turn.completed")[0]["output"] == [1]
+        (asked,) = new.model.calls("killed while it corrected itself")
+        assert '0: the value is not of type "integer"' in asked.messages[-1]
+
+
 class KilledAfterTools(State):
     """A round of tools was through and the model had been asked again: only that call is made again, no
     tool is."""
@@ -323,6 +345,7 @@ TURNS: tuple[State, ...] = (
     KilledBeforeTheFirstWord(),
     KilledWhileTheModelSpoke(),
     KilledBetweenTwoAttempts(),
+    KilledWhileItCorrectedItself(),
     KilledAfterTools(),
     KilledInsideTools(),
     Steered(),

@@ -178,7 +178,7 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
 def _next_model_call(state: RunningTurn, rules: TurnRules) -> Action:
     turn = state.turn
     if turn.rejected > MAX_CORRECTIONS and not steering(state.pending):
-        message = f"{turn.rejected} answers in a row did not match the schema. " + "; ".join(turn.problems)
+        message = f"{turn.rejected} answers did not match the schema. " + "; ".join(turn.problems)
         return Fail(state, "output_invalid", message)
     if turn.truncated >= MAX_TRUNCATED:
         message = (

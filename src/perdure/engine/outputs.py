@@ -31,6 +31,9 @@ WHOLE = "answer"
 MAX_HELD = 1_000
 """Characters that are held back while they may belong to the wrapper."""
 
+MAX_PROBLEM = 500
+"""Characters of a problem: one can list all values that are allowed."""
+
 _BEGIN = re.compile(rf'\s*+\{{\s*+"{WRAPPER}"\s*+:\s*+')
 _BLANK = re.compile(r"\s+")
 
@@ -111,7 +114,7 @@ def as_answer(response: ModelResponse, output: TypedOutput) -> ModelResponse:
 
 def _text_of(arguments: JsonValue) -> str:
     if isinstance(arguments, str):
-        return arguments
+        return arguments or "{}"  # the answer ended before the first of them
     try:
         return msgspec.json.encode(arguments).decode()
     except (OverflowError, UnicodeEncodeError, ValueError):
@@ -162,4 +165,5 @@ async def judge(run: Run, output: TypedOutput, response: ModelResponse) -> Verdi
         problems = ["the answer could not be checked in time: give a shorter one"]
     if problems is None:
         problems = ["the schema is not valid"]
-    return Verdict(problems=tuple(problems)) if problems else Verdict(value)
+    # Redact before truncating: half a secret would not be recognized.
+    return Verdict(value, tuple(run.redactor.text(problem)[:MAX_PROBLEM] for problem in problems))

@@ -452,6 +452,8 @@ def json_value(text: str) -> Any:
     text = sound(text).removeprefix("\ufeff")
     try:
         value = msgspec.json.decode(_whole_escapes(text) if "\\u" in text else text)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
     except (ValueError, RecursionError):
         raise ValueError("is not valid JSON") from None
     if may_be_deep(text) and is_deep(value):

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from perdure.domain.messages import JsonObject
 from perdure.domain.schema_cost import MAX_HEIGHT, Unbounded, cost_of
+from perdure.domain.tool_schemas import MAX_SUBSCHEMAS
 from perdure.llm.driver import OutputFormat
 from perdure.llm.schemas import acceptable
 
@@ -88,10 +89,12 @@ def narrowed(schema: JsonObject, dialect: Dialect) -> JsonObject | None:
 class _Narrow:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
+        self._left = MAX_SUBSCHEMAS
 
     def part(self, schema: Any, depth: int) -> JsonObject:
         """Narrow one subschema. Raises _Inexpressible."""
-        if not isinstance(schema, dict) or depth > MAX_HEIGHT:
+        self._left -= 1  # lists of types multiply their parts
+        if not isinstance(schema, dict) or depth > MAX_HEIGHT or self._left < 0:
             raise _Inexpressible
         made: JsonObject = {name: schema[name] for name in _KEPT if isinstance(schema.get(name), str)}
         if "$ref" in schema:

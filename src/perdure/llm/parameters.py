@@ -84,7 +84,7 @@ _NAMES: Mapping[str, str] = {
     "reasoning.summary": r"reasoning\W{1,4}summary|reasoning summar(?:y|ies)",
     "thinking": _quoted("thinking"),
     "thinking.display": r"thinking[\w.]{0,20}\.display",
-    "output_config": r"output[ _-]?config|effort parameter",
+    "output_config": r"output[ _-]?config(?!\W{1,4}format)|effort parameter",
     "cache_control": r"cache[ _-]?control",
     "tool_choice": r"tool[ _-]?choice|disable[ _-]?parallel[ _-]?tool[ _-]?use",
     "response_format": _STRUCTURED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -11,7 +12,7 @@ import pytest_asyncio
 
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import new_id
-from perdure.llm.driver import Driver, ProviderConfig
+from perdure.llm.driver import Driver, OutputFormat, ProviderConfig, ToolSpec
 from perdure.llm.http import Http
 from perdure.llm.registry import make_driver
 from tests.unit.llm.talk import CLOCK, WEATHER, Heard, agent, ask, call, kept, result, system, user
@@ -120,3 +121,23 @@ async def test_the_model_is_listed(driver: Driver) -> None:
     models = await driver.list_models()
     assert len(models) == 1
     assert models[0].context_tokens
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Rome", "Oslo"]}, "degrees": {"type": "integer"}},
+    "required": ["city", "degrees"],
+    "additionalProperties": False,
+}
+
+
+async def test_a_grammar_forces_the_form_of_an_answer(llama_url: str, pool: Http) -> None:
+    chat = make_driver(ProviderConfig("openai_completions", llama_url, "sk-no-key-is-needed"), pool)
+    form = OutputFormat(SCHEMA, ToolSpec("final_result", "Gives the answer.", SCHEMA))
+    question = ask(user("Tell me a story about the weather."), max_output_tokens=60, output=form)
+    heard = Heard()
+    response = await chat.generate(question, heard)
+    assert len(heard.pieces("text")) > 3
+    assert response.text == heard.joined("text")
+    value = json.loads(response.text)
+    assert (value["city"] in {"Rome", "Oslo"}, type(value["degrees"])) == (True, int)

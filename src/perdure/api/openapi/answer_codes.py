@@ -14,7 +14,7 @@ ANSWERS = (
     ("empty_answer", "The model was asked twice, and said nothing.", "Lower the effort, or try again."),
     (
         "output_invalid",
-        "Three answers in a row did not match the `output_schema`. The model was told what was wrong.",
+        "Three answers of the turn did not match the `output_schema`, although the model was told why.",
         "See the error for what was wrong. Use a simpler schema, describe its fields, or use another model.",
     ),
 )
