@@ -271,6 +271,7 @@ def _links(session_id: SessionId, sequence: int) -> RunLinks:
         f"{session}/events?after_sequence={sequence}",
         f"{session}/sse?after_sequence={sequence}",
         f"{session}/result?sequence={sequence}&wait={LINKED_WAIT}",
+        f"/v1/inbox?session_id={session_id}",
     )
 
 

@@ -82,6 +82,13 @@ class RunLinks(Struct, frozen=True):
             examples=["/v1/sessions/session_0192f0c1b2a37b5c8d4e5f60718293a4/result?sequence=2&wait=30"],
         ),
     ]
+    inbox: Annotated[
+        str,
+        Meta(
+            description="What the session waits for that people decide.",
+            examples=["/v1/inbox?session_id=session_0192f0c1b2a37b5c8d4e5f60718293a4"],
+        ),
+    ]
 
 
 class RunResult(Struct, frozen=True, omit_defaults=True):
