@@ -139,6 +139,18 @@ async def test_each_message_in_a_busy_session_waits_for_the_turn_that_handles_it
     assert own["turn"]["id"] != instead.json()["turn"]["id"]
 
 
+async def test_behind_a_turn_that_waits_for_somebody_nobody_waits(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, **CAREFUL)
+    await ask(talk, script(*DANGER))
+    queued = await ask(talk, script({"text": "Next."}), controls={"when_busy": "queue"})
+    assert (queued.status_code, queued.json()["status"]) == (202, "waiting")
+    assert queued.json()["waiting_on"][0]["tool_call_id"] == "call_1"
+    steering = await ask(talk, script({"text": "Never mind."}))
+    assert (steering.status_code, text_in(steering.json()["answer"])) == (200, "Never mind.")
+    own = await api.get(queued.json()["links"]["wait"])
+    assert (own.status_code, text_in(own.json()["answer"])) == (200, "Next.")
+
+
 async def test_a_message_that_steers_waits_for_the_turn_that_it_steers(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     first = asyncio.create_task(ask(talk, script({"text": "One.", "first_ms": 300})))
@@ -221,15 +233,23 @@ async def test_a_run_is_a_session_with_its_first_message(api: httpx.AsyncClient)
 
 async def test_a_run_that_cannot_start_leaves_nothing(api: httpx.AsyncClient) -> None:
     before = (await get(api, "/v1/sessions", limit=1))["total"]
-    for body, expected in (
-        ({"message": "Hi.", "agent": fresh("nobody")}, (404, "agent_not_found")),
-        ({"message": "Hi.", "harness": fresh("nothing")}, (404, "harness_not_found")),
-        ({"message": "  "}, (400, "invalid_request")),
-        ({"message": "Hi.", "files": [{"path": "/", "content": ""}]}, (400, "invalid_path")),
-        ({"message": {"content": []}}, (400, "invalid_request")),
-        ({}, (400, "invalid_request")),
+    file = {"path": "/", "content": ""}
+    for body, expected, field in (
+        ({"message": "Hi.", "agent": fresh("nobody")}, (404, "agent_not_found"), None),
+        ({"message": "Hi.", "harness": fresh("nothing")}, (404, "harness_not_found"), None),
+        ({"message": "  "}, (400, "invalid_request"), "message"),
+        ({"message": "Hi.", "files": [file]}, (400, "invalid_path"), "files[0].path"),
+        (
+            {"message": "Hi.", "output_schema": {"type": 1}},
+            (400, "invalid_output_schema"),
+            "output_schema.type",
+        ),
+        ({"message": {"content": []}}, (400, "invalid_request"), "message.content"),
+        ({}, (400, "invalid_request"), None),
     ):
-        assert refusal(await api.post("/v1/runs", json=body)) == expected, body
+        answer = await api.post("/v1/runs", json=body)
+        assert (refusal(answer), answer.json().get("field")) == (expected, field), body
+        assert field is None or field in answer.json()["detail"]
     assert (await get(api, "/v1/sessions", limit=1))["total"] == before
 
 

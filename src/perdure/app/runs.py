@@ -13,7 +13,7 @@ from perdure.app.session_answers import end_of_turn
 from perdure.app.sessions import creating
 from perdure.app.waiters import Waiter
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import NotFound, Unauthenticated
+from perdure.domain.errors import InvalidInput, NotFound, Unauthenticated
 from perdure.domain.events import (
     ENDED_TURN,
     ActCompletedData,
@@ -72,7 +72,10 @@ async def start(app: App, caller: Caller, body: CreateRun, once: Once | None) ->
 
     Raises as `create_session` and `post_message`.
     """
-    return await first_answer(once, _start(app, caller, body, once), StartedRun)
+    try:
+        return await first_answer(once, _start(app, caller, body, once), StartedRun)
+    except InvalidInput as error:
+        raise _in_run(error, body) from None
 
 
 async def _start(app: App, caller: Caller, body: CreateRun, once: Once | None) -> StartedRun:
@@ -87,6 +90,21 @@ async def _start(app: App, caller: Caller, body: CreateRun, once: Once | None) -
         return StartedRun(row.id, sent.sequence or 0)
 
     return await write_once(app, once, work)
+
+
+_FIELDS = {"initial_files": "files", "agent_id": "agent", "harness_id": "harness"}
+"""The fields of a run that have other names in a session."""
+_OF_TEXT = {"message.content[0].text": "message", "message.content": "message"}
+
+
+def _in_run(error: InvalidInput, body: CreateRun) -> InvalidInput:
+    """Return the error with the name that the field has in a run."""
+    names = _FIELDS | (_OF_TEXT if isinstance(body.message, str) else {})
+    for name, own in names.items():
+        if error.field is not None and error.field.startswith(name):
+            message = error.message.replace(f"`{name}", f"`{own}")
+            return InvalidInput(message, code=error.code, field=own + error.field.removeprefix(name))
+    return error
 
 
 def _session_of(body: CreateRun) -> CreateSession:

@@ -81,6 +81,9 @@ class Waiters:
             except PerdureError as error:
                 log.warning("cannot read the heads of %d logs: %s", len(waiting), error.message)
                 continue
+            except Exception:
+                log.exception("cannot read the heads of %d logs", len(waiting))
+                continue
             for waiter in waiting:
                 if heads.get(waiter.subscription.session_id, -1) != waiter.head:
                     waiter.subscription.lose()
