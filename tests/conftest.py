@@ -87,21 +87,25 @@ SERVERS = {"server", "any_server", "sqlite_server", "postgresql_server", "shared
 
 
 REPEATED = 3
-"""`make test` repeats one in so many of the journeys and attacks on PostgreSQL; the soak has the others."""
+"""`make test` repeats one in so many of these tests on PostgreSQL; the soak has the others."""
+REPEATING = ("journeys", "adversarial", "crash")
+"""Folders whose tests are repeated on PostgreSQL. Those in `conformance` always run on both databases."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Choose what is measured and what the soak repeats.
 
-    Coverage is measured where the package runs, not in the tests' clients. Tests of properties are not
-    measured: to draw examples takes twice as long then, and other tests run the same code.
+    Coverage is measured where the package runs: in the server's process, and in the test's own for tests of
+    the Python client. Tests of properties are not measured: to draw examples takes twice as long then, and
+    other tests run the same code.
     """
     for item in items:
         drawn = isinstance(item, pytest.Function) and hypothesis.is_hypothesis_test(item.obj)
-        if drawn or SERVERS.intersection(getattr(item, "fixturenames", ())):
+        served = SERVERS.intersection(getattr(item, "fixturenames", ()))
+        if drawn or (served and not item.path.name.startswith("test_client")):
             item.add_marker(pytest.mark.unmeasured)
-        repeats = item.path.parent.name in ("journeys", "adversarial") and "postgres" in item.name
+        repeats = item.path.parent.name in REPEATING and "postgres" in item.name
         if (drawn and SOAKING) or (repeats and zlib.crc32(item.name.encode()) % REPEATED):
             item.add_marker(pytest.mark.soak)
     _mark_repetitions(items)

@@ -43,6 +43,8 @@ class Server:
         self._environment = {"PERDURE_DATABASE_URL": database_url, **(environment or {})}
         self._process: asyncio.subprocess.Process | Forked | None = None
         self.log = data / "server.log"
+        self.options: tuple[str, ...] = ()
+        """Further options of the command."""
         self.program: tuple[str, ...] = ()
         """A Python file to start instead of the command, perhaps with a fault, and its first arguments."""
 
@@ -66,7 +68,7 @@ class Server:
         self._port = int(self.url.rsplit(":", 1)[1])
 
     async def _started(self) -> asyncio.subprocess.Process | Forked:
-        arguments = ("serve", "--port", str(self._port), "--data", str(self.data))
+        arguments = ("serve", "--port", str(self._port), "--data", str(self.data), *self.options)
         environment = {**os.environ, **NO_KEYS, "PYTHONPATH": ROOT, **self._environment}
         if environment["PERDURE_DATABASE_URL"]:
             environment.pop(MEASURED, None)

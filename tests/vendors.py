@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import msgspec
+from aiohttp import web
 
 from tests.conformance.drivers.protocols import WIRES, Counts, Wire
 from tests.conformance.drivers.vendor import JSON, Reply, Vendor
@@ -14,10 +15,11 @@ from tests.talk import Json
 
 CHAT, RESPONSES, MESSAGES = WIRES
 KEY = "sk-very-secret-0123456789"
+GOOD = "sk-good-key-0123456789"
 
 
 async def vendor_provider(http: httpx.AsyncClient, vendor: Vendor, wire: Wire = CHAT, **fields: Any) -> Json:
-    """Create a provider with the scripted vendor's URL."""
+    """Create a provider with the scripted vendor's URL; its key is not checked, which would take a reply."""
     body = {
         "name": "Scripted",
         "provider_type": wire.provider_type,
@@ -25,7 +27,7 @@ async def vendor_provider(http: httpx.AsyncClient, vendor: Vendor, wire: Wire = 
         "api_key": KEY,
         **fields,
     }
-    made: Json = await post(http, "/v1/providers", body)
+    made: Json = await post(http, "/v1/providers?check=false", body)
     return made
 
 
@@ -53,3 +55,15 @@ def reply(value: Any, status: int = 200) -> Reply:
 def answer(text: str = "Done.", wire: Wire = CHAT, counts: Counts = Counts()) -> Reply:  # noqa: B008
     """Build a complete text answer."""
     return Reply(wire.answer(text=[text], counts=counts))
+
+
+WRONG = {"error": {"message": f"Incorrect API key provided: {KEY}", "code": "invalid_api_key"}}
+
+
+class Guarded(Vendor):
+    """A vendor that lists its models to those with the good key only."""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        keys = (request.headers.get("authorization"), request.headers.get("x-api-key"))
+        self.will(listing("one", "two") if {f"Bearer {GOOD}", GOOD} & set(keys) else reply(WRONG, 401))
+        return await super().handle(request)

@@ -25,7 +25,7 @@ from perdure.api.kernel.http import Api
 from perdure.api.kernel.protocol import HttpProtocol
 from perdure.app.accounts import bootstrap
 from perdure.app.login import login_required
-from perdure.app.predefined import add_predefined
+from perdure.app.predefined import LocalModel, add_predefined, set_local_model
 from perdure.app.rate_limit import RateLimit
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden, Unavailable
@@ -34,7 +34,7 @@ from perdure.domain.visible import visible_line
 from perdure.sandbox.confinement import hide_memory, landlock_version
 from perdure.settings import Settings
 from perdure.stopping import Stopping
-from perdure.store.providers import list_models
+from perdure.store.providers import has_usable_model
 from perdure.wiring import Parts, all_routes, door_routes, load_tools, open_parts
 from perdure.worker.consent import Resumer
 from perdure.worker.scheduler import Scheduler
@@ -54,12 +54,17 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> None:
+async def serve(
+    settings: Settings,
+    announce: Callable[[str], None] | None = None,
+    local_model: LocalModel | None = None,
+) -> None:
     """Run the server until SIGTERM or SIGINT, then drain it.
 
     Args:
         announce: called with each line for the person who starts the server, first
             `listening on http://...`; prints it by default.
+        local_model: a model that this machine runs for the server.
 
     Raises:
         Unavailable, Forbidden, InvalidInput: the server cannot start; the message says what to do.
@@ -76,7 +81,7 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
         faulthandler.enable(sys.stderr)  # a process that is aborted leaves at least its stack
     stopping = Stopping(settings.drain_seconds)
     with stopping.handled():
-        await _serve(settings, stopping, announce or _print)
+        await _serve(settings, stopping, announce or _print, local_model)
 
 
 _MMAP_THRESHOLD = -3
@@ -94,12 +99,16 @@ def _return_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, LARGE)
 
 
-async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str], None]) -> None:
+async def _serve(
+    settings: Settings, stopping: Stopping, announce: Callable[[str], None], local_model: LocalModel | None
+) -> None:
     _return_large_blocks()
     hidden = not settings.debuggable and hide_memory()
     async with open_parts(settings, load_tools(settings)) as parts:
         _log_protections(hidden=hidden)
         owner = await bootstrap(parts.app)
+        if not settings.database_url:
+            await set_local_model(parts.app, owner.organization_id, local_model)
         authenticate = await _prepare(settings, parts, owner)
         worker = Worker(parts.engine)
         sweep = Sweep(parts.engine, worker)
@@ -128,7 +137,7 @@ async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str
         gc.enable()  # the command disables it while it imports
         try:
             with watching():
-                greet = partial(_greet, settings, parts, owner, announce)
+                greet = partial(_greet, settings, parts, owner, announce, local_model)
                 await _run(settings, api, listener, worker, close, stopping, greet)
         finally:
             sweeping.cancel()
@@ -171,7 +180,12 @@ async def _prepare(settings: Settings, parts: Parts, owner: Caller) -> Authentic
 
 
 async def _greet(
-    settings: Settings, parts: Parts, owner: Caller, announce: Callable[[str], None], url: str
+    settings: Settings,
+    parts: Parts,
+    owner: Caller,
+    announce: Callable[[str], None],
+    local_model: LocalModel | None,
+    url: str,
 ) -> None:
     """Say where the server listens and keeps its data, and what is missing before it can be used."""
     announce(f"listening on {url}")
@@ -180,12 +194,14 @@ async def _greet(
         announce(f"data: PostgreSQL at {urlsplit(settings.database_url).hostname}")
     else:
         announce(f"data: {settings.data_folder.resolve()}")
+    if local_model is not None:
+        announce(f"model: {local_model.title}, on this machine; `perdure chat` talks to it")
+        return
     with contextlib.suppress(Unavailable):  # a hint only
-        models = await parts.app.database.read(lambda tx: list_models(tx, owner.organization_id))
-        if not any(model.enabled for model in models):
+        if not await parts.app.database.read(lambda tx: has_usable_model(tx, owner.organization_id)):
             announce(
-                "no model yet: restart with OPENAI_API_KEY or ANTHROPIC_API_KEY set, "
-                "or register a model as `perdure chat` explains"
+                "no model yet: register one with `perdure providers add`, "
+                "or restart with --local-model, or with OPENAI_API_KEY or ANTHROPIC_API_KEY set"
             )
 
 

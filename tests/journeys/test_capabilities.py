@@ -8,19 +8,21 @@ import pytest
 
 from perdure.capabilities.port import Capability
 from perdure.tools.built_in import catalogue
-from tests.journeys.people import get, new_agent
+from tests.journeys.people import elsewhere, get, new_agent
 from tests.server import post
 
 IDS = sorted(capability.id for capability in catalogue())
 
 
 async def test_every_capability_is_listed_once_in_order(api: httpx.AsyncClient) -> None:
+    api.headers.update(await elsewhere(api))  # MCP servers of other tests are capabilities too
     page = await get(api, "/v1/capabilities", limit=100)
     assert [each["id"] for each in page["data"]] == IDS
     assert page["total"] == len(IDS)
 
 
 async def test_pages_have_the_requested_size(api: httpx.AsyncClient) -> None:
+    api.headers.update(await elsewhere(api))
     found: list[str] = []
     for offset in range(0, len(IDS) + 2, 2):
         page = await get(api, "/v1/capabilities", offset=offset, limit=2)

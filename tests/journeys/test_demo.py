@@ -39,7 +39,9 @@ async def test_the_demo_shows_what_it_promises_and_leaves_nothing_behind(tmp_pat
         assert part in done.out
     assert "\x1b" not in done.out
     shown = [line for line in done.out.splitlines() if "  # " in line]
-    assert [shlex.split(line, comments=True)[-1] for line in shown] == ["serve", "chat"]
+    commands = [" ".join(shlex.split(line, comments=True)) for line in shown]
+    for command, end in zip(commands, ("serve --local-model", "chat", "providers add openai"), strict=True):
+        assert command.endswith(f"perdure {end}")
     for line in shown:
         pasted = line.replace("  # ", " --help  # ")
         process = await asyncio.create_subprocess_exec("sh", "-c", pasted, stdout=subprocess.PIPE)
@@ -94,5 +96,5 @@ async def test_a_demo_whose_checks_fail_exits_with_an_error(tmp_path: Path) -> N
         )
     assert done.status == 1
     assert "sk-wrong" not in done.out + done.err
-    assert "error: the demo failed: the turn did not complete" in done.err
+    assert "error: the provider refuses `api_key`, so nothing was stored: invalid key" in done.err
     assert list(tmp_path.iterdir()) == []

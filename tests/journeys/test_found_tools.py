@@ -36,9 +36,11 @@ from perdure.domain.sessions import ForkSession
 from perdure.domain.times import Micros
 from perdure.domain.tools import APPROVE, ApprovalDecision, CapabilityRef, SubmitApprovals
 from perdure.engine.advance import advance
+from perdure.engine.conversation_cache import ConversationCache
 from perdure.store.blobs import KEPT, purge_blobs
 from perdure.store.database import Tx
 from perdure.store.events import events_after
+from perdure.store.parked_turns import ParkedTurns
 from perdure.store.tool_lists import keep_tool_list, read_tool_list
 from tests.journeys.test_discovery import Inside, Shelf, inside, with_shelf
 from tests.talk import call
@@ -342,6 +344,26 @@ async def test_lists_that_change_at_each_call_do_not_pile_up(database_url: str, 
         left = await there.app.database.read(lambda tx: tx.all("SELECT hash FROM blobs"))
         used = await lists_of(there, there.session.id) + await lists_of(there, copy.id)
         assert sorted(row[0] for row in left) == sorted(used)
+
+
+async def test_the_list_of_the_latest_call_is_stored_whichever_process_made_it(
+    database_url: str, tmp_path: Path
+) -> None:
+    market = Market("axe")
+    async with inside(database_url, tmp_path, market, *[{"text": "Hi."}] * 6, session=with_shelf()) as there:
+        other = replace(there.engine, conversations=ConversationCache(), turns=ParkedTurns())
+        for engine, name in (
+            (there.engine, "axe"),
+            (there.engine, "axe"),
+            (other, "saw"),
+            (there.engine, "axe"),
+            (other, "axe"),
+            (there.engine, "saw"),
+        ):
+            market.names = (name,)
+            await say(there)
+            await advance(engine, there.session.id)
+            assert await lists_of(there, there.session.id) == [(await digests(there))[-1]]
 
 
 async def test_sessions_that_exchange_their_lists_at_the_same_time_keep_their_own(

@@ -38,11 +38,14 @@ NOT_RUN = {
     ("README.md", "make demo"): "tests/journeys/test_demo.py runs it",
     ("README.md", "make test"): "runs this very test",
     ("README.md", "make install && . .venv/bin/activate"): INSTALLS,
+    ("README.md", ". .venv/bin/activate\nperdure chat"): "talks until it is ended; test_local_model.py",
+    ("README.md", "perdure providers add openai"): VENDOR,
     ("README.md", "curl -sN $URL/v1/sessions/$SESSION/sse"): FOLLOWS,
     ("README.md", "perdure serve --tools"): SERVES,
     ("docs/guide/tools-in-a-file.md", "perdure serve --tools"): SERVES,
     ("docs/guide/getting-started.md", "make install"): INSTALLS,
     ("docs/guide/getting-started.md", "perdure serve\n"): SERVES,
+    ("docs/guide/getting-started.md", "perdure providers add openai"): VENDOR,
     ("docs/guide/getting-started.md", "OPENAI=$(post /v1/providers"): VENDOR,
     ("docs/guide/getting-started.md", "curl -sN $URL/v1/sessions/$SESSION/sse"): FOLLOWS,
     (
@@ -54,6 +57,7 @@ NOT_RUN = {
         "export PERDURE_DATABASE_URL=postgresql://",
     ): "needs a database; most journeys have one",
     ("docs/guide/models.md", "OPENAI_API_KEY=sk-... perdure serve"): VENDOR,
+    ("docs/guide/models.md", "perdure providers add anthropic"): VENDOR,
     (
         "docs/guide/models.md",
         "curl -sS --fail-with-body -X POST $URL/v1/providers/$PROVIDER/sync-models",
@@ -104,6 +108,7 @@ INSTEAD = {
     # waits for.
     '"openai_completions", "base_url": "http://127.0.0.1:8080/v1"': '"llmsim"',
     '"openai_completions", "base_url": "\'$LOCAL\'"': '"llmsim"',
+    "https://models.example.com/v1": "http://127.0.0.1:9/v1",
     "'Tell me a story'": "String.raw`" + script(CLOCK, {"text": "Once."}) + "`",
     '"Tell me a story"': json.dumps(script(CLOCK, {"text": "Once."})),
     '"Do I need an umbrella in Rome?"': json.dumps(script(WEATHER, {"text": "No."})),

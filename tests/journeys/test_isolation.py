@@ -24,7 +24,8 @@ from tests.talk import Json, body_of
 
 NEEDS_ADMIN = {
     "create_harness", "import_harness", "update_harness", "delete_harness", "copy_harness", "create_provider",
-    "update_provider", "delete_provider", "sync_models", "create_model", "update_model", "delete_model",
+    "update_provider", "delete_provider", "sync_models", "check_provider", "check_provider_credentials",
+    "create_model", "update_model", "delete_model",
     "update_organization", "complete_org_onboarding", "add_user", "create_user_token", "update_user",
     "remove_user", "list_invitations", "create_invitation", "withdraw_invitation", "create_mcp_server",
     "update_mcp_server", "delete_mcp_server", "destroy_mcp_server", "set_mcp_tool_label", "accept_mcp_tool",

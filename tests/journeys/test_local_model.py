@@ -17,7 +17,10 @@ import psutil
 import pytest
 
 from perdure.cli.local_model import MODEL_NAME, LocalModel, find_model, start_local_model
+from perdure.client import Client
 from perdure.domain.errors import Unavailable
+from tests.command import perdure
+from tests.server import Server
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 SERVE = [sys.executable, "-m", "perdure.cli.local_model"]
@@ -87,6 +90,32 @@ def test_as_a_program_it_prints_its_address_and_ends_cleanly_on_a_signal() -> No
         server.send_signal(signal.SIGTERM)
     assert [model["id"] for model in models] == [MODEL_NAME]
     assert server.returncode == 0
+
+
+async def test_a_server_with_the_local_model_answers_at_once_and_without_it_says_so(tmp_path: Path) -> None:
+    """What the demo names as the next step."""
+    server = Server(tmp_path / "data", environment={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    server.options = ("--local-model",)
+    async with server, Client(server.url) as client:
+        chat = await perdure("chat", url=server.url, given=f"{QUESTION}\n")
+        assert (chat.status, bool(chat.out.strip())) == (0, True)
+        (before,) = await client.list_models()
+        assert (before.model_id, before.source, before.healthy) == (MODEL_NAME, "predefined", True)
+        await server.restart()
+        (provider,) = await client.list_providers()
+        assert (await client.check_provider(provider.id)).models == 1
+        assert [each.id for each in await client.list_models()] == [before.id]
+        server.options = ()
+        await server.restart(signal.SIGTERM)
+        assert [each.status for each in await client.list_providers()] == ["disabled"]
+        refused = await perdure("chat", url=server.url, given=f"{QUESTION}\n")
+        assert refused.status == 1
+        assert "perdure serve --local-model" in refused.err
+
+
+async def test_servers_that_share_a_database_get_no_local_model() -> None:
+    done = await perdure("serve", "--local-model", "--database-url", "postgresql://127.0.0.1/none")
+    assert (done.status, "needs the embedded database" in done.err) == (1, True)
 
 
 def test_it_ends_when_the_program_that_started_it_is_killed(tmp_path: Path) -> None:

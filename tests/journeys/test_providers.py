@@ -32,7 +32,7 @@ async def vendor() -> AsyncIterator[Vendor]:
 
 
 async def patch(http: httpx.AsyncClient, provider: Json, body: Json, status: int = 200) -> Json:
-    found = await http.patch(f"/v1/providers/{provider['id']}", json=body)
+    found = await http.patch(f"/v1/providers/{provider['id']}?check=false", json=body)
     assert found.status_code == status, found.text
     answered: Json = found.json()
     return answered
@@ -119,6 +119,7 @@ async def test_a_provider_is_returned_without_its_secrets(api: httpx.AsyncClient
     assert [action["rel"] for action in provider["allowed_actions"]] == [
         "self",
         "models",
+        "check",
         "update",
         "delete",
         "sync",
@@ -176,7 +177,7 @@ async def test_credentials_are_the_key_by_another_name(api: httpx.AsyncClient, v
 async def test_null_clears_optional_fields(api: httpx.AsyncClient) -> None:
     made = await post(
         api,
-        "/v1/providers",
+        "/v1/providers?check=false",
         {
             "name": "All",
             "provider_type": "anthropic",
@@ -376,7 +377,11 @@ async def test_a_vendor_that_is_already_set_up_is_not_changed(tmp_path: Path) ->
     server = Server(tmp_path / "data")
     async with server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
         await use_simulated_model(client)
-        await post(client, "/v1/providers", {"name": "Mine", "provider_type": "openai", "api_key": "mine"})
+        await post(
+            client,
+            "/v1/providers?check=false",
+            {"name": "Mine", "provider_type": "openai", "api_key": "mine"},
+        )
     async with Server(tmp_path / "data", environment=KEYS) as server:
         assert [(each["provider_type"], each["source"]) for each in await models_of(server)] == [
             ("llmsim", "manual"),

@@ -276,3 +276,18 @@ async def test_the_simulated_model_makes_up_a_value_that_fits(api: httpx.AsyncCl
     talk = await new_talk(api, output_schema=WEATHER)
     await talk.say("What is the weather?")
     assert _ends(await talk.logged_until("session.idled"))["output"] == {"city": "text", "degrees": 0}
+
+
+async def test_an_agents_schema_is_in_its_file_and_its_versions(api: httpx.AsyncClient) -> None:
+    fields = {"name": "filed", "system_prompt": "Be brief.", "output_schema": WEATHER}
+    agent = await post(api, "/v1/agents", fields)
+    written = (await api.get(f"/v1/agents/{agent['id']}/export")).text
+    assert (await api.patch(f"/v1/agents/{agent['id']}", json={"output_schema": None})).status_code == 200
+    imported = await api.post("/v1/agents/import", content=written, headers={"content-type": "text/markdown"})
+    assert imported.json()["id"] == agent["id"]
+    assert imported.json()["output_schema"] == WEATHER
+    wrong = written.replace('"integer"', '"number"').replace("integer", "whole")
+    refused = await api.post("/v1/agents/import", content=wrong, headers={"content-type": "text/markdown"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_output_schema")
+    versions = (await api.get(f"/v1/agents/{agent['id']}/versions")).json()
+    assert len(versions) == 3

@@ -138,6 +138,9 @@ class SimulatedDrivers:
     def driver_for(self, row: Any, secrets: Any) -> Any:
         raise NotImplementedError
 
+    def unpooled(self, config: Any) -> Any:
+        raise NotImplementedError
+
 
 class Witness:
     """Checks promises P2 and P3 in each transaction that changes the session, just before its commit.

@@ -17,7 +17,7 @@ from perdure.engine import tool_calls
 from tests.simulation.scenarios import Scenario, Step
 from tests.simulation.schedule import Drawn, Schedule, Violation, listed
 from tests.simulation.store import Store
-from tests.soak import SCALE, SOAKING
+from tests.soak import SCALE, SOAKING, amounts, sampled
 
 COUNT = 3_000 * SCALE if SOAKING else 250
 """Schedules that are drawn."""
@@ -93,11 +93,15 @@ def test_the_promises_hold_in_every_drawn_schedule_with_consents(part: int, stor
         drawn_consent(seed).play(store)
 
 
+@pytest.mark.unmeasured
+@pytest.mark.parametrize("every", amounts(7, 1))
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_crash_or_a_fault_at_any_point_changes_nothing(scenario: Scenario, store: Store) -> None:
+def test_a_crash_or_a_fault_at_any_point_changes_nothing(
+    scenario: Scenario, every: int, store: Store
+) -> None:
     undisturbed = listed(scenario, {})
     undisturbed.play(store)
-    for point in range(undisturbed.points):
+    for point in range(0, undisturbed.points, every):
         for kind in ("crash", "fault"):
             listed(scenario, {point: kind}).play(store)
 
@@ -178,7 +182,7 @@ MUTATIONS = (
 
 
 @pytest.mark.unmeasured
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+@pytest.mark.parametrize("mutation", sampled(MUTATIONS), ids=lambda mutation: mutation.__name__)
 def test_the_simulation_detects_the_mutation_of_consents(
     mutation: Callable[[Patch], None], store: Store, monkeypatch: Patch
 ) -> None:

@@ -15,6 +15,7 @@ from tests.simulation.output_mutations import OUTPUT_MUTATIONS
 from tests.simulation.scenarios import SCENARIOS, by_name
 from tests.simulation.schedule import Violation, drawn, listed
 from tests.simulation.store import Store
+from tests.soak import sampled
 
 pytestmark = pytest.mark.unmeasured  # `test_drawn` measures the same code
 
@@ -24,7 +25,7 @@ SEEDS = 400
 
 @pytest.mark.parametrize(
     "mutation",
-    [*MUTATIONS, *mutations_parked.MUTATIONS, *BUSY_MUTATIONS],
+    sampled([*MUTATIONS, *mutations_parked.MUTATIONS, *BUSY_MUTATIONS]),
     ids=lambda mutation: mutation.__name__,
 )
 def test_the_simulation_detects_the_mutation(
@@ -34,7 +35,7 @@ def test_the_simulation_detects_the_mutation(
     _check_detected(lambda: _play_all(store))
 
 
-@pytest.mark.parametrize("mutation", EFFECT_MUTATIONS, ids=lambda mutation: mutation.__name__)
+@pytest.mark.parametrize("mutation", sampled(EFFECT_MUTATIONS), ids=lambda mutation: mutation.__name__)
 def test_the_simulation_detects_the_mutation_of_effects(
     mutation: Callable[[pytest.MonkeyPatch], None], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -336,7 +336,9 @@ def test_an_event_has_a_short_line(kind: str, data: dict[str, Any], words: str) 
 def test_errors_name_the_next_step_if_there_is_one() -> None:
     assert "perdure serve" in explain(Unreachable("no answer"))
     assert "PERDURE_TOKEN" in explain(ApiError(401, "unauthenticated", "give a token", {}))
-    assert "/v1/providers" in explain(TurnFailed("turn.failed", TURN, "no model", "model_not_configured"))
+    assert "perdure providers add" in explain(
+        TurnFailed("turn.failed", TURN, "no model", "model_not_configured")
+    )
     assert "perdure sessions list" in explain(ApiError(404, "session_not_found", "no such session", {}))
     assert "another program" in explain(ApiError(404, "http_404", "the server answered with status 404", {}))
     assert explain(ApiError(409, "conflict", "not now", {})) == "not now"

@@ -22,7 +22,7 @@ from perdure.domain.network import PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.catalog import Catalog
-from perdure.llm.driver import Driver
+from perdure.llm.driver import Driver, ProviderConfig
 from perdure.net.mcp.lazy import LazyHosts
 from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
@@ -47,6 +47,10 @@ class Drivers(Protocol):
         ...
 
     def driver_for(self, row: ProviderRow, secrets: ProviderSecrets) -> Driver: ...
+
+    def unpooled(self, config: ProviderConfig) -> Driver:
+        """Create a driver for one use, such as a check of new settings."""
+        ...
 
 
 class Scope(Protocol):

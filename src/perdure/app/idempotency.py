@@ -48,6 +48,15 @@ class Once:
         """Whether a transaction with this key has committed, during this request or before it."""
 
 
+async def replay(app: Services, once: Once | None) -> None:
+    """Raise Replayed if the request is a repetition, before work outside the transaction begins."""
+    if once is None:
+        return
+    before = await app.database.read(lambda tx: kept_answer(tx, once.org_id, once.key))
+    if before is not None and before.fingerprint == once.fingerprint:
+        raise Replayed(before.status, before.body)
+
+
 def created(value: object) -> tuple[object, int]:
     """Return the response to a request that created a resource: the resource, with the status 201."""
     return value, 201

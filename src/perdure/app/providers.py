@@ -6,7 +6,8 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from perdure.app.context import App
-from perdure.app.idempotency import Once, write_once
+from perdure.app.idempotency import Once, replay, write_once
+from perdure.app.provider_keys import Checked, check_new_key, key_columns
 from perdure.app.provider_settings import Settings, changed_settings, form_of, settings_of
 from perdure.domain.accounts import RANK, Caller, require
 from perdure.domain.errors import InvalidInput
@@ -74,9 +75,12 @@ def to_provider(row: ProviderRow) -> Provider:
         header_names=row.header_list(),
         trace=row.trace_struct(),
         last_synced_at=maybe_rfc3339(row.last_synced_at),
+        key_status=(row.key_status or "unchecked") if row.api_key_set else None,
+        key_checked_at=maybe_rfc3339(row.key_checked_at),
         allowed_actions=(
             AllowedAction("self", "GET", url, "get_provider"),
             AllowedAction("models", "GET", f"{url}/models", "list_provider_models"),
+            AllowedAction("check", "POST", f"{url}/check", "check_provider"),
             AllowedAction("update", "PATCH", url, "update_provider"),
             AllowedAction("delete", "DELETE", url, "delete_provider"),
             *((sync,) if kind is not None and kind.lists_models else ()),
@@ -182,13 +186,24 @@ def policies(caller: Caller, kind: str) -> dict[str, bool]:
 
 
 async def create_provider(
-    app: App, caller: Caller, body: CreateProvider, once: Once | None = None
+    app: App, caller: Caller, body: CreateProvider, once: Once | None = None, *, check: bool = True
 ) -> Provider:
-    """Register a provider; its secrets are stored encrypted."""
+    """Register a provider; its secrets are stored encrypted.
+
+    Args:
+        check: whether to ask the vendor about the key.
+
+    Raises:
+        InvalidInput: a setting is not valid, or the vendor refuses the key.
+    """
     require(caller, "admin")
     _check_type(app, body.provider_type)
     check_labels(body, "name", "base_url")
     settings = settings_of(body)
+    checked: Checked | None = None
+    if check and settings.secrets.api_key is not None:
+        await replay(app, once)
+        checked = await check_new_key(app, settings)
     now, provider_id = app.now(), app.new_id("provider")
 
     async def work(tx: Tx) -> Provider:
@@ -210,6 +225,7 @@ async def create_provider(
             created_at=now,
             updated_at=now,
         )
+        row = msgspec.structs.replace(row, **key_columns(None, settings, checked))
         await add_provider(tx, row)
         return to_provider(row)
 
@@ -232,15 +248,27 @@ async def all_providers(app: App, caller: Caller) -> list[Provider]:
 
 
 async def change_provider(
-    app: App, caller: Caller, provider_id: ProviderId, body: UpdateProvider
+    app: App, caller: Caller, provider_id: ProviderId, body: UpdateProvider, *, check: bool = True
 ) -> Provider:
-    """Change the fields of a provider that the body contains; admins only."""
+    """Change the fields of a provider that the body contains; admins only.
+
+    Args:
+        check: whether to ask the vendor about the key, if the body contains one.
+
+    Raises:
+        InvalidInput: a setting is not valid, or the vendor refuses the key.
+    """
     require(caller, "admin")
     if isinstance(body.provider_type, str):
         _check_type(app, body.provider_type)
     now = app.now()
     changed = {name for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
     check_labels(body, "name", "base_url")
+    checked: Checked | None = None
+    if check and (isinstance(body.api_key, str) or body.credentials):
+        after = await _after_change(app, caller, provider_id, body)
+        if after.secrets.api_key is not None:
+            checked = await check_new_key(app, after)
 
     async def work(tx: Tx) -> Provider:
         row = await get_provider(tx, caller.organization_id, provider_id, lock=True)
@@ -252,11 +280,10 @@ async def change_provider(
         if "trace" in changed:
             changes["trace"] = None if body.trace is None else to_json(body.trace)
         if changed - {"name", "status", "trace"}:
-            before = Settings(
-                row.provider_type, row.base_url, await open_secrets(app.vault, tx, row), row.option_struct()
-            )
+            before = await _settings(app, tx, row)
             after = changed_settings(before, body)
             changes["options"] = to_json(after.options)
+            changes |= key_columns(before, after, checked)
             if after.secrets != before.secrets:
                 sealed = await seal_secrets(app.vault, tx, row.org_id, row.id, after.secrets)
                 changes |= sealed.columns()
@@ -265,6 +292,20 @@ async def change_provider(
         return to_provider(msgspec.structs.replace(row, **changes))
 
     return await app.database.write(work)
+
+
+async def _settings(app: App, tx: Tx, row: ProviderRow) -> Settings:
+    secrets = await open_secrets(app.vault, tx, row)
+    return Settings(row.provider_type, row.base_url, secrets, row.option_struct())
+
+
+async def _after_change(app: App, caller: Caller, provider_id: ProviderId, body: UpdateProvider) -> Settings:
+    """Return the settings that a change would store. Raises InvalidInput, NotFound."""
+
+    async def read(tx: Tx) -> Settings:
+        return await _settings(app, tx, await get_provider(tx, caller.organization_id, provider_id))
+
+    return changed_settings(await app.database.read(read), body)
 
 
 async def remove_provider(app: App, caller: Caller, provider_id: ProviderId) -> None:

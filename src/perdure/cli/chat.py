@@ -151,9 +151,7 @@ async def _open(
     if session_id is not None:
         return Chat(client, await client.get_session(session_id), agent, model_id, when_busy)
     if not models:
-        raise CommandFailed(
-            "this server has no model yet.\n" + MODEL_ADVICE.replace("$URL", client.transport.base_url)
-        )
+        raise CommandFailed(f"this server has no model yet.\n{MODEL_ADVICE}")
     session = await client.create_session(agent_name=agent, source="chat")
     return Chat(client, session, agent, model_id, when_busy)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -61,6 +63,14 @@ def enter(main: Coroutine[Any, Any, T], run: Callable[[Coroutine[Any, Any, T]], 
         raise typer.Exit(INTERRUPTED) from None
 
 
+def read_text(path: Path, option: str) -> str:
+    """Read a file, or standard input for `-`. Raises BadParameter, which names the option."""
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"cannot read {path}", param_hint=option) from error
+
+
 def explain(error: PerdureError) -> str:
     """Return the error's message, with the next step if there is an obvious one."""
     message = error.message
@@ -75,14 +85,12 @@ def explain(error: PerdureError) -> str:
     if error.code == f"http_{status}":  # the body is not in this API's error format
         return f"{message}, not in Perdure's format. Is another program at --url or PERDURE_URL?"
     if error.code == "model_not_configured":
-        return f"{message}\n{MODEL_ADVICE}\n$URL is the server's address, by default {DEFAULT_URL}."
+        return f"{message}\n{MODEL_ADVICE}"
     return message
 
 
 MODEL_ADVICE = """\
-Register one over HTTP, for example a server that speaks OpenAI's chat protocol:
-  curl -sS --fail-with-body $URL/v1/providers -H 'Content-Type: application/json' \\
-    -d '{"name": "local", "provider_type": "openai_completions", "base_url": "http://127.0.0.1:8080/v1"}'
-  curl -sS --fail-with-body $URL/v1/providers/PROVIDER_ID/models -H 'Content-Type: application/json' \\
-    -d '{"model_id": "the-models-name", "display_name": "My model"}'
-$URL/docs shows the whole API."""
+Register a vendor, or a server that speaks OpenAI's chat protocol, in another terminal:
+  perdure providers add openai
+  perdure providers add local --base-url http://127.0.0.1:8080/v1
+Or restart the server with `perdure serve --local-model`, a small model that needs no API key."""

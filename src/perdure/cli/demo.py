@@ -28,7 +28,7 @@ from msgspec import Struct
 
 from perdure.cli.common import DEFAULT_URL, CommandFailed
 from perdure.cli.demo_server import DemoServer
-from perdure.cli.local_model import start_local_model
+from perdure.cli.local_model import cache_folder, start_local_model
 from perdure.cli.render import TurnPrinter, duration
 from perdure.cli.sessions import print_session
 from perdure.cli.terminal import Screen
@@ -92,7 +92,7 @@ async def demo() -> None:
             step.summary = f"{server.url}, process {server.pid}, SQLite in {folder}"
         client = await stack.enter_async_context(Client(server.url))
         await Demo(show, server, client, choice).play()
-    show.ending(time.monotonic() - started)
+    show.ending(time.monotonic() - started, small=choice.small)
 
 
 async def _choose_model(show: Show, stack: AsyncExitStack) -> Choice:
@@ -107,8 +107,7 @@ async def _choose_model(show: Show, stack: AsyncExitStack) -> Choice:
             address = os.environ.get(vendor.address_variable) or None
             return Choice(name, vendor.provider_type, name, address, key)
     with show.step("model", "loading the small model") as step:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perdure"
-        local = await start_local_model(cache)
+        local = await start_local_model(cache_folder())
         stack.push_async_callback(local.stop)
         step.summary = "SmolLM2, 135 million parameters, on this machine (llama.cpp); no API key, no network"
     return Choice(local.model_name, "openai_completions", local.model_name, local.base_url, small=True)
@@ -376,14 +375,24 @@ class Show:
         line = f"          turn completed in {duration(data.duration_ms)}{started}{tokens}\n"
         self._screen.line((line, "dim"))
 
-    def ending(self, seconds: float) -> None:
-        command = _own_name()
+    def ending(self, seconds: float, *, small: bool) -> None:
+        """Say what to do next.
+
+        Args:
+            seconds: the duration of the demo.
+            small: whether the small model of this machine answered.
+        """
+        command, option = _own_name(), " --local-model" if small else ""
         self._screen.line(
             ("Everything above was verified.", "bold green"), (f"  {duration(seconds * 1000)}\n", "dim")
         )
         self._screen.line("Next steps, each in a terminal of its own:")
-        self._screen.line((f"  {command} serve", "bold"), "  # starts your own server")
-        self._screen.line((f"  {command} chat", "bold"), "   # talks to an agent, or says what is missing")
+        with_it = " with this small model" if small else ""
+        self._screen.line((f"  {command} serve{option}", "bold"), f"  # starts your own server{with_it}")
+        self._screen.line((f"  {command} chat", "bold"), "  # talks to an agent")
+        self._screen.line(
+            (f"  {command} providers add openai", "bold"), "  # adds a vendor; asks for your key"
+        )
         self._screen.line(
             f"While the server runs, {DEFAULT_URL}/docs shows its API, and what each error code means."
         )

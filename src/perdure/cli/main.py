@@ -14,7 +14,7 @@ from typer.main import get_group
 
 from perdure import __version__
 from perdure.cli import sessions
-from perdure.cli.common import DEFAULT_URL, FAILED, Org, Token, Url, connect, enter, explain
+from perdure.cli.common import DEFAULT_URL, FAILED, Org, Token, Url, connect, enter, explain, read_text
 from perdure.cli.database_url import OPTION, hide_password
 from perdure.cli.parts import MISSING, advice
 from perdure.cli.terminal import Screen, complain, write_traceback
@@ -26,6 +26,9 @@ USAGE = 2
 """The exit status for wrong usage."""
 
 _GROUPS = {
+    "providers": ("providers", "app"),
+    "models": ("models", "app"),
+    "agents": ("agents", "app"),
     "files": ("files", "app"),
     "storage": ("storage", "app"),
     "secrets": ("storage", "secrets"),
@@ -136,6 +139,13 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    local_model: Annotated[
+        bool,
+        typer.Option(
+            "--local-model",
+            help="Also run the small model of `perdure demo` on this machine: no API key, no network.",
+        ),
+    ] = False,
 ) -> None:
     """Run the server: the API, the MCP endpoint (/mcp) and the worker.
 
@@ -151,7 +161,12 @@ def serve(
 
     files = ":".join(map(str, tools)) if tools else None
     settings = load(host=host, port=port, data=data, database_url=database_url, tools=files)
-    enter(run_server(settings), uvloop.run)
+    if local_model:
+        from perdure.cli.local_serve import serve_with_local_model
+
+        enter(serve_with_local_model(settings), uvloop.run)
+    else:
+        enter(run_server(settings), uvloop.run)
 
 
 @app.command()
@@ -280,7 +295,7 @@ def rotate_master_key(
     from perdure.wiring import rotate_master
 
     settings = load(data=data, database_url=database_url)
-    key = None if new_key is None else parse_master_key(_read_text(new_key))
+    key = None if new_key is None else parse_master_key(read_text(new_key, "--new-key"))
     rotation = enter(rotate_master(settings, key))
     screen = Screen()
     screen.line(f"Data keys re-encrypted: {rotation.rewrapped}. Current master key: {rotation.key}.")
@@ -291,14 +306,6 @@ def rotate_master_key(
     else:
         file = settings.data_folder / "master.key"
         screen.line(f"The key is in {file}. Older backups still need the previous key.")
-
-
-def _read_text(path: Path) -> str:
-    """Read a file, or standard input for `-`."""
-    try:
-        return sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"cannot read {path}", param_hint="--new-key") from error
 
 
 def main() -> None:

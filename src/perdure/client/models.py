@@ -7,8 +7,10 @@ from typing import Any
 from perdure.client import routes
 from perdure.client.routes import Caller, listed, path_of
 from perdure.domain.providers import (
+    CheckCredentials,
     CreateModel,
     CreateProvider,
+    KeyCheck,
     Model,
     ModelSource,
     Provider,
@@ -22,16 +24,43 @@ from perdure.domain.resources import ResourceConfig
 
 _PROVIDER = "/v1/providers/{}"
 _MODEL = "/v1/models/{}"
+_UNCHECKED = (("check", False),)
 
 
 class ModelMethods(Caller):
     """The client's methods about providers and models."""
 
     create_provider = routes.creates("/v1/providers", CreateProvider, Provider, "Register a model provider.")
+    create_provider_unchecked = routes.creates(
+        "/v1/providers",
+        CreateProvider,
+        Provider,
+        "Register a model provider without asking its vendor about the key.",
+        _UNCHECKED,
+    )
     get_provider = routes.reads(_PROVIDER, Provider, "Return a provider, without its key.")
     list_providers = routes.lists("/v1/providers", Provider, "List the organization's providers.")
     update_provider = routes.updates(_PROVIDER, UpdateProvider, Provider, "Change a provider.")
+    update_provider_unchecked = routes.updates(
+        _PROVIDER,
+        UpdateProvider,
+        Provider,
+        "Change a provider without asking its vendor about the key.",
+        _UNCHECKED,
+    )
     delete_provider = routes.sends("DELETE", _PROVIDER, "Remove a provider and its models.")
+    check_provider = routes.acts(
+        "POST",
+        f"{_PROVIDER}/check",
+        KeyCheck,
+        "Ask a provider for its models, and store what it says of the key.",
+    )
+    check_provider_credentials = routes.posts(
+        "/v1/providers/check-credentials",
+        CheckCredentials,
+        KeyCheck,
+        "Check credentials that are not stored.",
+    )
     get_provider_config = routes.fetches(
         "/v1/providers/config", ProvidersConfig, "Return the provider types and the credentials they take."
     )

@@ -76,12 +76,13 @@ def path_of(template: str, *ids: str) -> str:
 
 
 def creates(
-    path: str, body: Callable[P, Struct], result: type[R], about: str
+    path: str, body: Callable[P, Struct], result: type[R], about: str, params: Params = ()
 ) -> Callable[Concatenate[Caller, P], Coroutine[Any, Any, R]]:
-    """Build a method that posts the fields of `body`."""
+    """Build a method that posts the fields of `body`, with these query parameters."""
 
     async def call(self: Caller, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self.call("POST", path, result, body=body(*args, **kwargs), once=new_key())
+        fields = body(*args, **kwargs)
+        return await self.call("POST", path, result, params=params, body=fields, once=new_key())
 
     call.__doc__ = f"{about}\n\nTakes the fields of `{body.__name__}`."
     return call
@@ -105,12 +106,13 @@ def creates_under(
 
 
 def updates(
-    path: str, body: Callable[P, Struct], result: type[R], about: str
+    path: str, body: Callable[P, Struct], result: type[R], about: str, params: Params = ()
 ) -> Callable[Concatenate[Caller, str, P], Coroutine[Any, Any, R]]:
     """Build a method that changes the fields that are passed; None clears a field."""
 
     async def call(self: Caller, resource_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self.call("PATCH", path_of(path, resource_id), result, body=body(*args, **kwargs))
+        fields = body(*args, **kwargs)
+        return await self.call("PATCH", path_of(path, resource_id), result, params=params, body=fields)
 
     call.__doc__ = (
         f"{about}\n\nTakes an id, then the fields of `{body.__name__}` to change; None clears a field."

@@ -136,8 +136,7 @@ class Conversation:
 
     def __init__(self, head: int = 0, *, cut: bool = False) -> None:
         self.head = head
-        self.cut = cut
-        """Whether the log has older messages than this conversation."""
+        self.cut = cut  # whether the log has older messages than this conversation
         self.cut_to: int | None = None
         """The budget for which messages were dropped last; None if none were dropped."""
         self.ceilings: dict[ModelId, int] = {}
@@ -154,8 +153,8 @@ class Conversation:
         """The attempts to write a summary that failed since the last one that did not."""
         self.rest = 0
         """The messages that are still to come before a summary is tried again."""
-        self.has_files = False
-        """Whether a message has an image that cannot be sent."""
+        self.kept_tools: str | None = None  # the digest of the list that this process has stored last
+        self.has_files = False  # whether a message has an image that cannot be sent
         self.summary: Message | None = None
         """The message that replaces those that were compacted."""
         self.summary_at: int | None = None
@@ -367,6 +366,7 @@ class Conversation:
         self._flush(event.ts)
         self._reasoning = True
         self._begin = sequence - 1
+        self.kept_tools = None  # whoever began this call sets it again
 
     def _reason_completed(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         self._reasoning = False

@@ -13,6 +13,7 @@ from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 from perdure.domain.visible import LABEL_PATTERN
 
 ProviderStatus = Literal["active", "disabled"]
+KeyStatus = Literal["valid", "refused", "unchecked"]
 ModelSource = Literal["manual", "discovered", "predefined"]
 BaseUrl = Annotated[
     str, Meta(max_length=2048, pattern=r"^https?://[^\s]+$(?!\n)", examples=["https://models.example.com/v1"])
@@ -89,6 +90,13 @@ _CREDENTIALS = Meta(description="The key by its name in the form of `GET /v1/pro
 _OPTIONS = Meta(description="More settings for the provider's protocol.")
 _TRACE = Meta(description="Links to the vendor's own traces, for people. The server does not fetch them.")
 _PROVIDER_STATUS = Meta(description="The provider's status. A `disabled` provider is not used.")
+_KEY_STATUS = Meta(
+    description=(
+        "What the vendor said of the API key when it was last checked: `valid`, `refused`, or `unchecked` if "
+        "it was not asked, did not answer, or answers without a key as well. Missing without a key."
+    ),
+    examples=["valid"],
+)
 _MODEL_NAME = Meta(description="The vendor's name of the model.")
 _MODEL_DISPLAY_NAME = Meta(description="The model's name, for people.")
 _ABILITIES = Meta(description="What the model can do, such as `vision`.")
@@ -207,7 +215,48 @@ class Provider(Struct, frozen=True, omit_defaults=True):
     last_synced_at: Annotated[
         Timestamp | None, Meta(description="When the provider's list of models was last read.")
     ] = None
+    key_status: Annotated[KeyStatus | None, _KEY_STATUS] = None
+    key_checked_at: Annotated[Timestamp | None, Meta(description="When the API key was last checked.")] = None
     allowed_actions: AllowedActions = ()
+
+
+class CheckCredentials(Struct, frozen=True, omit_defaults=True):
+    """The body of `POST /v1/providers/check-credentials`. Nothing of it is stored."""
+
+    provider_type: Annotated[ProviderType, _PROVIDER_TYPE]
+    api_key: Annotated[ApiKey, Meta(description="The API key to check.")]
+    base_url: Annotated[BaseUrl | None, _BASE_URL] = None
+    options: Annotated[SetProviderOptions | None, _OPTIONS] = None
+
+
+class KeyCheckError(Struct, frozen=True):
+    """Why the check of a provider did not succeed."""
+
+    code: Annotated[str, Meta(description="The error's code.", examples=["provider_auth"])]
+    message: Annotated[
+        str,
+        Meta(
+            description="The vendor's own words, or what happened. Secrets are redacted.",
+            examples=["Incorrect API key provided"],
+        ),
+    ]
+
+
+class KeyCheck(Struct, frozen=True, omit_defaults=True):
+    """What a provider answers to a request for its list of models."""
+
+    ok: Annotated[
+        bool, Meta(description="Whether the provider answered with its list of models.", examples=[True])
+    ]
+    checked_at: Annotated[Timestamp, Meta(description="When the provider was asked.")]
+    latency_ms: Annotated[int, Meta(description="How long the check took, in milliseconds.", examples=[120])]
+    key_status: Annotated[KeyStatus | None, _KEY_STATUS] = None
+    models: Annotated[
+        int | None, Meta(description="The number of models that the provider lists.", examples=[12])
+    ] = None
+    error: Annotated[
+        KeyCheckError | None, Meta(description="Why the check did not succeed, or says nothing of the key.")
+    ] = None
 
 
 class FormField(Struct, frozen=True):

@@ -35,7 +35,7 @@ from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.deferred import in_background
-from perdure.engine.found_tools import is_outdated, keep_found_tools
+from perdure.engine.found_tools import commit_with_tools, is_outdated
 from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
@@ -208,9 +208,7 @@ async def _start(run: Run, action: StartTurn) -> None:
     agent, choice = run.prepared
     if is_full(run, agent, choice, queued):
         await run.commit(opening)  # the next step compacts the history first
-    elif await run.commit(
-        opening + begin_model_call(run, turn, agent, choice), also=keep_found_tools(run, agent)
-    ):
+    elif await commit_with_tools(run, agent, opening + begin_model_call(run, turn, agent, choice)):
         run.unlogged = await call_model(run, agent, choice)
 
 
@@ -235,9 +233,10 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
                 await run.commit(files)  # the next step calls the model
             elif not resumed and is_full(run, agent, choice):
                 await compact(run, state.turn, agent, choice, "proactive_budget")
-            elif await run.commit(
-                [] if resumed else begin_model_call(run, state.turn, agent, choice),
-                also=None if resumed else keep_found_tools(run, agent),
+            elif await (
+                run.commit([])
+                if resumed
+                else commit_with_tools(run, agent, begin_model_call(run, state.turn, agent, choice))
             ):
                 run.unlogged = await call_model(run, agent, choice)
         case RunTools(calls=calls):

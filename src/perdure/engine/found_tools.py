@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from perdure.capabilities.resolve import ResolvedAgent
+from perdure.domain.events import NewEvent
 from perdure.domain.turn import TurnState
 from perdure.domain.turn_queries import offered_tools
-from perdure.engine.outages import Also
 from perdure.engine.run import Run
 from perdure.store.tool_lists import keep_tool_list
 
 
-def keep_found_tools(run: Run, agent: ResolvedAgent) -> Also | None:
-    """What the append that starts a model call stores besides; None if no capability finds tools."""
+async def commit_with_tools(run: Run, agent: ResolvedAgent, opening: Sequence[NewEvent]) -> bool:
+    """Append the events that start a model call, and store the tools that it is offered.
+
+    A list that this process has stored for the session's model call before is there already: the append is
+    then a single statement, which PostgreSQL commits by itself.
+
+    Returns:
+        As `Run.commit`.
+    """
     found = agent.found_tools
     if found is None or found.restored:
-        return None
-    now = run.engine.clock.now()
-    return partial(keep_tool_list, org_id=run.row.org_id, session_id=run.row.id, tools=found.content, now=now)
+        return await run.commit(opening)
+    digest = found.content.hash
+    if run.conversation.kept_tools == digest:
+        done = await run.commit(opening)
+    else:
+        row, now = run.row, run.engine.clock.now()
+        keep = partial(keep_tool_list, org_id=row.org_id, session_id=row.id, tools=found.content, now=now)
+        done = await run.commit(opening, also=keep)
+    if done:
+        run.conversation.kept_tools = digest
+    return done
 
 
 def is_outdated(agent: ResolvedAgent, state: TurnState) -> bool:

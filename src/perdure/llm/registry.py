@@ -281,6 +281,10 @@ class DriverPool:
             del self._drivers[next(iter(self._drivers))]
         return driver
 
+    def unpooled(self, config: ProviderConfig) -> Driver:
+        """Create a driver for one use, such as a check of new settings. Raises InvalidInput."""
+        return make_driver(config, self.http, self._cache)
+
     async def close(self) -> None:
         """Drop all drivers and close their connections."""
         self._drivers.clear()

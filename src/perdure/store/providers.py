@@ -8,6 +8,7 @@ from msgspec import Struct
 from perdure.domain.errors import NotFound
 from perdure.domain.ids import ModelId, OrgId, ProviderId
 from perdure.domain.providers import (
+    KeyStatus,
     ModelSource,
     ProviderOptions,
     ProviderSecrets,
@@ -23,7 +24,8 @@ from perdure.store.rows import assignments, columns, insert, to_json, values
 class ProviderRow(Struct, frozen=True):
     """A provider. `secrets` are encrypted, bound to the place `provider/<id>`.
 
-    `api_key_set` and `header_names` say what `secrets` contain.
+    `api_key_set` and `header_names` say what `secrets` contain, `key_status` what the vendor said of the key:
+    None without a key, and for keys of older releases, which were not checked.
     """
 
     id: ProviderId
@@ -40,6 +42,8 @@ class ProviderRow(Struct, frozen=True):
     last_synced_at: Micros | None
     created_at: Micros
     updated_at: Micros
+    key_status: KeyStatus | None = None
+    key_checked_at: Micros | None = None
 
     def option_struct(self) -> ProviderOptions:
         return _OPTIONS.decode(self.options)
@@ -131,6 +135,11 @@ async def usable_model(tx: Tx, org_id: OrgId, model_id: str | None) -> tuple[Mod
         return None
     width = len(ModelRow.__struct_fields__)
     return ModelRow(*found[:width]), ProviderRow(*found[width:])
+
+
+async def has_usable_model(tx: Tx, org_id: OrgId) -> bool:
+    """Whether the organization has a model that is enabled, of a provider that is active."""
+    return await tx.one(f"{_USABLE} LIMIT 1", org_id) is not None
 
 
 async def add_provider(tx: Tx, row: ProviderRow) -> None:

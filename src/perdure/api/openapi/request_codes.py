@@ -4,6 +4,11 @@ from __future__ import annotations
 
 INVALID = (
     (
+        "provider_key_refused",
+        "The provider's vendor refused the API key, so it was not stored.",
+        "Correct the key. `?check=false` stores it without asking the vendor.",
+    ),
+    (
         "invalid_input_content",
         "The content of an answer does not fit the form that a tool call asks for.",
         "Correct the field that the message names; `GET .../input-requests` has the form.",

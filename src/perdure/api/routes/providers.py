@@ -9,12 +9,15 @@ from msgspec import Meta, Struct
 from perdure.api.kernel.call import Call
 from perdure.api.kernel.route import route
 from perdure.app import model_sync
+from perdure.app import provider_keys as use_keys
 from perdure.app import providers as use
 from perdure.domain.ids import ModelId, ProviderId
 from perdure.domain.paging import Listing
 from perdure.domain.providers import (
+    CheckCredentials,
     CreateModel,
     CreateProvider,
+    KeyCheck,
     Model,
     ModelSource,
     Provider,
@@ -45,8 +48,21 @@ class ListProviderModels(Struct, frozen=True):
     include_stale: Annotated[bool, _INCLUDE_STALE] = False
 
 
+class SaveProvider(Struct, frozen=True):
+    """Query parameters of requests that store a provider."""
+
+    check: Annotated[
+        bool, Meta(description="Whether to ask the vendor about the API key in the body before it is stored.")
+    ] = True
+
+
 _PROVIDER = {
     "name": "Local",
+    "provider_type": "openai_completions",
+    "base_url": "http://127.0.0.1:8080/v1",
+    "api_key": "none",
+}
+_CREDENTIALS = {
     "provider_type": "openai_completions",
     "base_url": "http://127.0.0.1:8080/v1",
     "api_key": "none",
@@ -55,13 +71,15 @@ _MODEL = {"model_id": "smollm2-135m", "display_name": "SmolLM2 135M"}
 
 
 @route("POST", "/v1/providers", "providers", status=201, body_example=_PROVIDER)
-async def create_provider(call: Call, body: CreateProvider) -> Provider:
+async def create_provider(call: Call, query: SaveProvider, body: CreateProvider) -> Provider:
     """Register a model provider.
 
-    Checks the address, API key and options as far as possible without calling the provider. The API key and
-    the headers are stored encrypted and never returned. Requires the role `admin`.
+    If the body has an API key, the vendor is asked for its list of models, for at most 5 seconds. If it
+    refuses the key, nothing is stored (400, `provider_key_refused`). If it cannot be reached or its answer is
+    unclear, `key_status` is `unchecked`. The API key and the headers are stored encrypted and never returned.
+    Requires the role `admin`.
     """
-    return await use.create_provider(call.app, call.caller, body, call.once)
+    return await use.create_provider(call.app, call.caller, body, call.once, check=query.check)
 
 
 @route("GET", "/v1/providers", "providers")
@@ -83,14 +101,14 @@ async def get_provider(call: Call, id_: ProviderId) -> Provider:
 
 
 @route("PATCH", "/v1/providers/{id}", "providers", errors=(404,), body_example={"status": "disabled"})
-async def update_provider(call: Call, id_: ProviderId, body: UpdateProvider) -> Provider:
+async def update_provider(call: Call, id_: ProviderId, query: SaveProvider, body: UpdateProvider) -> Provider:
     """Update a provider.
 
-    Omitted fields keep their values, even inside `options`; `null` clears a field. To change the host of
-    `base_url`, send the API key and the headers again, or `null`: a stored secret is never sent to a new
-    host. Requires the role `admin`.
+    Omitted fields keep their values, even inside `options`; `null` clears a field. An API key in the body is
+    checked as for a new provider. To change the host of `base_url`, send the API key and the headers again,
+    or `null`: a stored secret is never sent to a new host. Requires the role `admin`.
     """
-    return await use.change_provider(call.app, call.caller, id_, body)
+    return await use.change_provider(call.app, call.caller, id_, body, check=query.check)
 
 
 @route("DELETE", "/v1/providers/{id}", "providers", errors=(404,))
@@ -110,6 +128,26 @@ async def provider_config(call: Call) -> ProvidersConfig:
     Returns the credentials that each type takes, and what the caller's role allows.
     """
     return use.providers_config(call.app, call.caller)
+
+
+@route("POST", "/v1/providers/check-credentials", "providers", status=200, body_example=_CREDENTIALS)
+async def check_provider_credentials(call: Call, body: CheckCredentials) -> KeyCheck:
+    """Check credentials before they are stored.
+
+    Asks the vendor for its list of models, for at most 5 seconds, and stores nothing. The status is 200 also
+    if the vendor refuses: `key_status` and `error` say what it answered. Requires the role `admin`.
+    """
+    return await use_keys.check_credentials(call.app, call.caller, body)
+
+
+@route("POST", "/v1/providers/{id}/check", "providers", status=200, errors=(404,))
+async def check_provider(call: Call, id_: ProviderId) -> KeyCheck:
+    """Check a provider.
+
+    Asks for its list of models, for at most 5 seconds, with the stored API key, and stores the `key_status`.
+    The status is 200 also if the vendor refuses. Requires the role `admin`.
+    """
+    return await use_keys.check_provider(call.app, call.caller, id_)
 
 
 @route("POST", "/v1/providers/{id}/sync-models", "providers", errors=(404, 502))
@@ -200,6 +238,8 @@ ROUTES = (
     get_provider,
     update_provider,
     delete_provider,
+    check_provider_credentials,
+    check_provider,
     sync_models,
     create_model,
     list_provider_models,
