@@ -50,7 +50,8 @@ def public_methods(path: Path) -> set[tuple[int, str]]:
         if isinstance(node, ast.ClassDef) and node.name.endswith("Methods"):
             for item in node.body:
                 if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
-                    methods.add((item.lineno, item.name))
+                    first = item.decorator_list[0] if item.decorator_list else item  # `@overload`
+                    methods.add((first.lineno, item.name))
                 elif isinstance(item, ast.Assign):
                     names = [target for target in item.targets if isinstance(target, ast.Name)]
                     methods |= {(item.lineno, each.id) for each in names}

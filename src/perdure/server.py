@@ -115,6 +115,11 @@ async def _serve(
         closing = asyncio.Event()
         routes = all_routes(settings, closing, lambda: worker.running)
         api = Api(parts.app, (*routes, *door_routes(closing)), authenticate)
+
+        def close() -> None:
+            closing.set()
+            parts.app.waiters.end()
+
         listener = _listen(settings)
         if not parts.engine.public.url:
             parts.engine.public.url = _url_of(listener)
@@ -133,7 +138,7 @@ async def _serve(
         try:
             with watching():
                 greet = partial(_greet, settings, parts, owner, announce, local_model)
-                await _run(settings, api, listener, worker, closing, stopping, greet)
+                await _run(settings, api, listener, worker, close, stopping, greet)
         finally:
             sweeping.cancel()
             scheduling.cancel()
@@ -235,7 +240,7 @@ async def _run(
     api: Api,
     listener: socket.socket,
     worker: Worker,
-    closing: asyncio.Event,
+    close: Callable[[], None],
     stopping: Stopping,
     greet: Callable[[str], Awaitable[None]],
 ) -> None:
@@ -267,7 +272,7 @@ async def _run(
     unfinished = await worker.drain(settings.drain_seconds)
     if unfinished:
         log.info("%d running turns did not finish: they resume at the next start", unfinished)
-    closing.set()
+    close()
     server.should_exit = True
     await serving
     sweeping.cancel()

@@ -35,6 +35,7 @@ from perdure.api.routes import mcp_servers as mcp_routes
 from perdure.api.routes import mcp_tools as mcp_tool_routes
 from perdure.api.routes import messages as message_routes
 from perdure.api.routes import providers as provider_routes
+from perdure.api.routes import runs as run_routes
 from perdure.api.routes import schedules as schedule_routes
 from perdure.api.routes import sessions as session_routes
 from perdure.api.routes import sign_ins as sign_in_routes
@@ -380,6 +381,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
     routes: tuple[Route, ...] = (
         *session_routes.ROUTES,
         *message_routes.ROUTES,
+        *run_routes.ROUTES,
         *callback_routes.ROUTES,
         *connection_routes.ROUTES,
         *input_request_routes.ROUTES,

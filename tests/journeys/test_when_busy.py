@@ -18,7 +18,6 @@ from perdure.app.forks import fork_session
 from perdure.app.messages import list_messages, post_message
 from perdure.app.sessions import cancel_turn
 from perdure.capabilities import ONCE, READ_ONLY, ToolContext, ToolHints, ToolOutcome
-from perdure.client.follow import TurnWatch
 from perdure.domain.errors import Conflict
 from perdure.domain.events import Event, LlmGenerationData, TurnStartedData, WireEvent
 from perdure.domain.messages import (
@@ -33,6 +32,7 @@ from perdure.domain.messages import (
 )
 from perdure.domain.sessions import ForkSession
 from perdure.domain.tools import ApprovalDecision, CapabilityRef, SubmitApprovals
+from perdure.domain.turn_watch import TurnWatch
 from perdure.engine.advance import advance
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.store.events import events_after

@@ -21,8 +21,8 @@ from perdure.client import (
     data_of,
     is_live,
 )
-from perdure.client.follow import TurnWatch
 from perdure.domain.ids import new_event_id, new_id
+from perdure.domain.turn_watch import TurnWatch
 from tests.unit.fake_server import FakeServer, Handler, Reply, Request, answers, cuts, script, streams
 
 SESSION_ID = new_id("session")

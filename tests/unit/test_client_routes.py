@@ -27,7 +27,7 @@ LEFT_OUT = {
 }
 """Routes without a method, with the reason."""
 
-OTHERS = {"close", "call", "resume", "set_secrets", "submit_tool_results"}
+OTHERS = {"close", "call", "resume", "set_secrets", "submit_tool_results", "wait_for_run"}
 """Public methods that are not one request, or take more than ids."""
 ROUTES = all_routes(Settings(), asyncio.Event(), lambda: 0)
 

@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from perdure.app.rate_limit import TOKEN_BURST, TOKEN_RATE, RateLimit
 from perdure.app.refreshes import Refreshes
 from perdure.app.shares import Shares
+from perdure.app.waiters import Waiters
 from perdure.capabilities.features import FeatureCache
 from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Registry
@@ -108,6 +109,7 @@ class App(Services, frozen=True, kw_only=True):
     Attributes:
         callback_key: what the tokens of callbacks are signed with.
         callback_limit: how often a token can be used.
+        waiters: the requests that wait for turns.
     """
 
     registry: Registry
@@ -118,3 +120,4 @@ class App(Services, frozen=True, kw_only=True):
     features: FeatureCache = field(default_factory=FeatureCache)
     turns: ParkedTurns = field(default_factory=ParkedTurns)
     breakers: Breakers = field(default_factory=Breakers)
+    waiters: Waiters = field(default_factory=Waiters)

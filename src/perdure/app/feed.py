@@ -84,7 +84,7 @@ class Follower:
         self._want = want
         self._live = any(kind in want for kind in LIVE_TYPES)
         self._sent: dict[str, int] = {}
-        self._subscription = app.bus.subscribe(session_id)
+        self._subscription = app.bus.subscribe(session_id, live=self._live)
         self._must_read = True
         self._joined = False
         self.gone = False

@@ -45,7 +45,7 @@ class Once:
         self.fingerprint = fingerprint
         self.session_id = session_id
         self.used = False
-        """Whether a transaction with this key has committed during this request."""
+        """Whether a transaction with this key has committed, during this request or before it."""
 
 
 async def replay(app: Services, once: Once | None) -> None:
@@ -80,6 +80,23 @@ def write_once(
             key must do all its work in one transaction.
     """
     return app.database.write(work) if once is None else _write_once(app, once, work, answer)
+
+
+async def first_answer(once: Once | None, work: Awaitable[T], kind: type[T]) -> T:
+    """Run a use case that takes the key. Of a repetition, return what the first request stored.
+
+    For requests whose response is more than what they store.
+
+    Args:
+        kind: the type of what is stored.
+    """
+    try:
+        return await work
+    except Replayed as before:
+        if once is None:
+            raise
+        once.used = True
+        return msgspec.json.decode(before.body, type=kind)
 
 
 async def _write_once(

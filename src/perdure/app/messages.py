@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
@@ -57,6 +57,21 @@ async def post_message(
 
     When this returns, the message is durable and the session has a job in the queue (promise P1).
     """
+    post = await posting(app, caller, body)
+
+    async def work(tx: Tx) -> Message:
+        return await post(tx, await get_session(tx, caller.organization_id, session_id, lock=True))
+
+    return await write_at_head(app, work, once)
+
+
+async def posting(
+    app: App, caller: Caller, body: CreateMessage
+) -> Callable[[Tx, SessionRow], Awaitable[Message]]:
+    """Check a message, and return the part of a transaction that appends it to a session.
+
+    The session's row must be locked.
+    """
     content = checked_content(body)
     controls = await checked_controls(body.controls)
     now = app.now()
@@ -64,8 +79,7 @@ async def post_message(
     client_id = body.client_message_id
     fingerprint = "" if client_id is None else _fingerprint(body)
 
-    async def work(tx: Tx) -> Message:
-        row = await get_session(tx, caller.organization_id, session_id, lock=True)
+    async def post(tx: Tx, row: SessionRow) -> Message:
         if body.controls is not None and body.controls.model_id is not None:
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
         if client_id is not None and (before := await _sent_before(tx, row, client_id, fingerprint)):
@@ -77,7 +91,7 @@ async def post_message(
             await keep_sent_message(tx, row, client_id, Sent(fingerprint, message.sequence))
         return message
 
-    return await write_at_head(app, work, once)
+    return post
 
 
 async def _sent_before(tx: Tx, row: SessionRow, client_id: str, fingerprint: str) -> Message | None:
@@ -95,7 +109,7 @@ async def _sent_before(tx: Tx, row: SessionRow, client_id: str, fingerprint: str
             code="client_message_id_reused",
         )
     (event,) = await events_after(tx, row.id, before.sequence - 1, limit=1)
-    message = _message_of(event)
+    message = message_of(event)
     if message is None:
         raise AssertionError("the event of a client's message is a message")
     return message
@@ -209,12 +223,12 @@ async def list_messages(app: App, caller: Caller, session_id: SessionId) -> Asyn
 
 def _messages_of(events: list[Event]) -> list[Message]:
     """Take the messages of events, and let go of the events: they may be large, and more are to come."""
-    messages = [message for event in events if (message := _message_of(event)) is not None]
+    messages = [message for event in events if (message := message_of(event)) is not None]
     events.clear()
     return messages
 
 
-def _message_of(event: Event) -> Message | None:
+def message_of(event: Event) -> Message | None:
     """The event's message; None for the decision on an approval, which is no part of the conversation."""
     try:
         data = event.decoded()

@@ -198,7 +198,7 @@ async def _outcome_of(tx: Tx, row: SessionRow) -> tuple[str | None, TurnProblem 
         ended, _ = await events_of_kinds(tx, row.id, _ENDED, before=row.head, limit=1)
         if not ended:
             return None, None
-        turn_id, problem = _end_of(ended[0])
+        turn_id, problem = end_of_turn(ended[0])
     if turn_id is None or problem is not None:
         return None, problem
     kinds = (OutputMessageCompletedData.kind,)
@@ -208,7 +208,7 @@ async def _outcome_of(tx: Tx, row: SessionRow) -> tuple[str | None, TurnProblem 
     return text_of(newest[0].read(OutputMessageCompletedData).message.content) or None, None
 
 
-def _end_of(event: Event) -> tuple[TurnId | None, TurnProblem | None]:
+def end_of_turn(event: Event) -> tuple[TurnId | None, TurnProblem | None]:
     """Return the turn that an event ended, and why it failed if it did."""
     match event.decoded():
         case TurnCompletedData(turn_id=turn_id):

@@ -176,6 +176,16 @@ def described(
 
 async def create_session(app: App, caller: Caller, body: CreateSession, once: Once | None = None) -> Session:
     """Create a session; its log begins with `session.started`."""
+    create = await creating(app, caller, body)
+
+    async def work(tx: Tx) -> Session:
+        return (await create(tx))[1]
+
+    return await write_once(app, once, work)
+
+
+async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[SessionRow, Session]]:
+    """Check a session, and return the part of a transaction that creates it."""
     tags, title = clean_tags(body.tags), clean_title(body.title)
     app.registry.check(body.capabilities)
     check_network(body.network_access)
@@ -185,7 +195,7 @@ async def create_session(app: App, caller: Caller, body: CreateSession, once: On
     body = msgspec.structs.replace(body, output_schema=output_schema, response_format=None)
     now = app.now()
 
-    async def work(tx: Tx) -> Session:
+    async def work(tx: Tx) -> tuple[SessionRow, Session]:
         agent, harness = await _layers_for(tx, caller.organization_id, body)
         await check_mcp_refs(app, tx, caller.organization_id, body.capabilities)
         model_id: ModelId | None = None
@@ -219,9 +229,9 @@ async def create_session(app: App, caller: Caller, body: CreateSession, once: On
         files = [mounts(active), *(layer.initial_files for layer in layers)]
         await write_initial_files(app, tx, row, files, now)
         row, _ = await append(tx, row, [NewEvent(started, EventContext(), now)], now=now)
-        return to_session(row, features=features_of(active), pinned=False)
+        return row, to_session(row, features=features_of(active), pinned=False)
 
-    return await write_once(app, once, work)
+    return work
 
 
 def _new_row(

@@ -33,7 +33,7 @@ from perdure.cli.render import (
 from perdure.cli.sessions import last_messages, print_messages, print_session
 from perdure.cli.terminal import Screen, complain
 from perdure.client import Client, WireEvent, data_of, turn_failure
-from perdure.client.conversation import until_turn_ends
+from perdure.client.turns import until_turn_ends
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id

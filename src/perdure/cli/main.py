@@ -204,6 +204,48 @@ def chat(
 
 
 @app.command()
+def run(
+    text: Annotated[str, typer.Argument(help="The message; `-` reads standard input.", show_default=False)],
+    agent: Annotated[str | None, typer.Option(help="The agent, by id or name.", show_default="none")] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(help="A file with a JSON Schema of the answer; prints its value.", show_default=False),
+    ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file for the agent, as LOCAL or LOCAL:/PATH; repeat it for several.", show_default=False
+        ),
+    ] = None,
+    var: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=VALUE, a variable of the agent's prompt; repeat it for several.", show_default=False
+        ),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="The session's title.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The id of the model to use.", show_default="the agent's")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Run an agent once and print its answer.
+
+    The exit status is 0 for an answer, 1 for a failure, and 3 if the agent waits for somebody. After Ctrl-C,
+    the run goes on.
+    """
+    from perdure.cli import runs
+
+    fields = runs.fields_of(agent, model, title, file or (), var or ())
+    wanted, message = runs.read_schema(schema), runs.read_message(text)
+    client = connect(url, token, org, retries=4)
+    raise typer.Exit(enter(runs.run_once(client, message, wanted, fields, as_json=as_json)))
+
+
+@app.command()
 def demo() -> None:
     """Kill a session at work and show it resume: a real server and model, no configuration needed."""
     from perdure.cli.demo import demo as run_demo

@@ -9,19 +9,19 @@ from perdure.client.accounts import AccountMethods
 from perdure.client.agents import AgentMethods, AgentVersionMethods, CapabilityMethods, HarnessMethods
 from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageMethods, WorkspaceMethods
 from perdure.client.connections import ConnectionMethods
-from perdure.client.conversation import ConversationMethods
 from perdure.client.files import FileMethods
 from perdure.client.mcp_servers import McpMethods
 from perdure.client.models import ModelMethods
 from perdure.client.own_calls import OwnCalls
 from perdure.client.sessions import SessionMethods
 from perdure.client.transport import RETRIES, Transport
+from perdure.client.turns import TurnMethods
 from perdure.domain.messages import JsonObject
 
 
 class Client(
     SessionMethods,
-    ConversationMethods,
+    TurnMethods,
     FileMethods,
     StorageMethods,
     ScheduleMethods,

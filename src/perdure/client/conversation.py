@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Container, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Container, Iterable, Sequence
 
 from msgspec import Struct
 
 from perdure.client import routes
 from perdure.client.errors import TurnFailed, TurnWaits
 from perdure.client.events import EventMethods, data_of
-from perdure.client.follow import TurnWatch
 from perdure.client.own_calls import OwnCalls
-from perdure.client.own_tools import OwnTool, runnable_tools
 from perdure.client.routes import path_of
 from perdure.domain.callbacks import OpenCallback
 from perdure.domain.events import ENDED_TURN, WireEvent
-from perdure.domain.ids import sequence_of
 from perdure.domain.messages import (
     Controls,
     CreateMessage,
@@ -27,7 +23,6 @@ from perdure.domain.messages import (
     JsonValue,
     Message,
     TextPart,
-    text_of,
 )
 from perdure.domain.tools import ApprovalDecision, SubmitApprovals, SubmittedToolResults, ToolCallResult
 
@@ -88,104 +83,6 @@ class ConversationMethods(EventMethods):
 
     list_messages = routes.lists_under(_MESSAGES, Message, "List a session's messages, oldest first.")
 
-    async def run(
-        self,
-        session_id: str,
-        content: str | Sequence[InputPart],
-        *,
-        tools: Iterable[OwnTool] = (),
-        controls: Controls | None = None,
-        idempotency_key: str | None = None,
-        client_message_id: str | None = None,
-    ) -> AsyncGenerator[WireEvent, None]:
-        """Send a message and yield events, from the message itself to the event that ends its turn.
-
-        When the session waits for its client, this yields `tool.call_requested`. Calls of `tools` are
-        answered without your doing. Answer others with `submit_tool_results`, or with
-        `submit_tool_approvals` if they ask for approval, inside the loop or elsewhere; then the turn
-        continues.
-
-        Args:
-            session_id: the session's id.
-            content: text, or parts.
-            tools: client-side tools that this program runs: functions below `@tool`, or pairs of a
-                `ClientSideTool` and an async function that takes the arguments. The session must have their
-                definitions (`client_side_tool`). Calls run concurrently. Errors become results.
-            controls: choices for this turn (`model_id`, `reasoning`).
-            idempotency_key: as for `send_message`. If the message was sent before, this yields the events
-                of its turn from the beginning, and answers only the calls that are still open.
-            client_message_id: as for `send_message`, with the same effect.
-        """
-        own = runnable_tools(tools)
-        since = await self.last_event_id(session_id)
-        message = await self.send_message(
-            session_id,
-            content,
-            controls=controls,
-            idempotency_key=idempotency_key,
-            client_message_id=client_message_id,
-        )
-        if since is not None and message.sequence is not None and message.sequence <= sequence_of(since):
-            since = await self._event_before(session_id, message.sequence)
-        watch = TurnWatch(message.id)
-        # The server adds the whole prompt to each `llm.generation` that it sends; callers rarely need it.
-        followed = self.follow(session_id, since, exclude=("llm.generation",))
-        async with aclosing(followed):
-            answered = self.own_calls.answering(session_id, followed, own) if own else followed
-            async with aclosing(answered) as events:
-                async for event in events:
-                    if watch.take(event):
-                        yield event
-                        if watch.is_last(event):
-                            return
-
-    async def _event_before(self, session_id: str, sequence: int) -> str | None:
-        before = await self.list_events(session_id, before_sequence=sequence, newest_first=True, limit=1)
-        return before[0].id if before else None
-
-    async def ask(
-        self,
-        session_id: str,
-        content: str | Sequence[InputPart],
-        *,
-        tools: Iterable[OwnTool] = (),
-        controls: Controls | None = None,
-        idempotency_key: str | None = None,
-        client_message_id: str | None = None,
-    ) -> str:
-        """Send a message and return the text of the answer. Takes the arguments of `run`.
-
-        Raises:
-            TurnFailed: the turn failed, was cancelled or was sealed.
-            TurnWaits: the turn waits for an approval, or for the result of a tool that is not in `tools`.
-        """
-        own = tuple(tools)
-        events = self.run(
-            session_id,
-            content,
-            tools=own,
-            controls=controls,
-            idempotency_key=idempotency_key,
-            client_message_id=client_message_id,
-        )
-        return await self._answer_of(session_id, events, own)
-
-    async def resume(self, waits: TurnWaits, *, tools: Iterable[OwnTool] = ()) -> str:
-        """Return the text of the answer of a turn that waited, once you have answered what it asked.
-
-        Raises:
-            TurnFailed: the turn failed, was cancelled or was sealed.
-            TurnWaits: it waits again, or still.
-        """
-        given = tuple(tools)
-        own = runnable_tools(given)
-        # From the request itself, because a call of `tools` may be open.
-        since = await self._event_before(waits.session_id, waits.request.sequence or 1)
-        followed = self.follow(waits.session_id, since, exclude=("llm.generation",))
-        async with aclosing(followed):
-            events = self.own_calls.answering(waits.session_id, followed, own) if own else followed
-            return await self._answer_of(waits.session_id, until_turn_ends(events), given)
-
     async def pending(self, session_id: str) -> TurnWaits | None:
         """Return what the session's turn waits for: client-side tool calls and approvals. None for nothing.
 
@@ -207,23 +104,6 @@ class ConversationMethods(EventMethods):
         open_calls = await self.own_calls.open_calls(session_id, request)
         others = tuple(call for call in open_calls if call.name not in own)
         return TurnWaits(session_id, request, others) if others else None
-
-    async def _answer_of(
-        self, session_id: str, events: AsyncGenerator[WireEvent, None], tools: Iterable[OwnTool]
-    ) -> str:
-        """Return the last text of a turn's events, which end with it."""
-        names = runnable_tools(tools).keys()
-        answer = ""
-        async with aclosing(events):
-            async for event in events:
-                if event.type == "output.message.completed":
-                    answer = text_of(data_of(event).message.content)
-                elif event.type == "tool.call_requested":
-                    if waits := await self._waits(session_id, event, names):
-                        raise waits
-                elif (failure := turn_failure(event)) is not None:
-                    raise failure
-        return answer
 
     async def submit_tool_results(
         self, session_id: str, results: Iterable[ToolCallResult]
@@ -282,15 +162,6 @@ class _Answer(Struct, frozen=True):
 
 class _Failure(Struct, frozen=True):
     error: str
-
-
-async def until_turn_ends(events: AsyncGenerator[WireEvent, None]) -> AsyncGenerator[WireEvent, None]:
-    """The events up to the first end of a turn; then `events` is closed."""
-    async with aclosing(events):
-        async for event in events:
-            yield event
-            if event.type in ENDED_TURN:
-                return
 
 
 def turn_failure(event: WireEvent) -> TurnFailed | None:

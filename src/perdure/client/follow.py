@@ -12,7 +12,7 @@ from msgspec import Struct
 from perdure.client.errors import ApiError, BadAnswer, Unreachable
 from perdure.client.transport import CUT, FIRST_WAIT, MOST_WAIT, Transport, is_busy
 from perdure.domain.backoff import backoff
-from perdure.domain.events import ENDED_TURN, LIVE_TYPES, InputMessageData, WireEvent
+from perdure.domain.events import LIVE_TYPES, WireEvent
 from perdure.domain.ids import sequence_of
 from perdure.domain.sse import Frame, SseParser, StreamTooLong
 
@@ -137,48 +137,3 @@ def frames_of(parser: SseParser, piece: bytes) -> list[Frame]:
         return parser.feed(piece)
     except StreamTooLong as error:
         raise BadAnswer(f"the event stream cannot be read: {error}") from error
-
-
-class TurnWatch:
-    """Detects the end of the turn that a message started or steered. Pure.
-
-    A turn handles the message once a model call has begun after it. A cancelled turn handles every message
-    before the cancellation. If a turn ended before it saw the message, the next turn handles it. A message
-    that waits for its own turn is handled by that turn only.
-    """
-
-    def __init__(self, message_id: str) -> None:
-        self._message_id = message_id
-        self._sent = False
-        self._seen = False
-        self._own_turn: str | None = None
-        """The message's turn, if it waits for it."""
-
-    def take(self, event: WireEvent) -> bool:
-        """Process the event; return whether it is the message or comes after it.
-
-        The events of the turns that the message waits for do not count.
-        """
-        arrives = False
-        if event.type == InputMessageData.kind:
-            data = msgspec.json.decode(event.data, type=InputMessageData)
-            if data.message.id == self._message_id:
-                self._sent = arrives = True
-                self._own_turn = event.context.turn_id if data.queued else None
-        elif (event.type == "reason.started" and self._own_turn is None) or (
-            event.type == "turn.started" and event.context.input_message_id == self._message_id
-        ):
-            self._seen = self._sent
-            self._own_turn = None
-        return self._sent and (self._own_turn is None or arrives or self.is_last(event))
-
-    def is_last(self, event: WireEvent) -> bool:
-        """Whether this event, already passed to `take`, ends the message's turn."""
-        if not self._sent:
-            return False
-        if self._own_turn is not None:
-            # A cancel of another turn leaves it; a seal covers every message.
-            return event.type == "turn.sealed" or (
-                event.type == "turn.cancelled" and event.context.turn_id == self._own_turn
-            )
-        return event.type in ENDED_TURN and (self._seen or event.type == "turn.cancelled")

@@ -75,12 +75,17 @@ signals are dropped, and the follower reads the log again."""
 
 
 class Subscription:
-    """A follower's bounded queue of the signals of one session."""
+    """A follower's bounded queue of the signals of one session.
 
-    __slots__ = ("_ready", "_size", "lost", "session_id", "signals")
+    Args:
+        live: whether live text is wanted, too.
+    """
 
-    def __init__(self, session_id: SessionId) -> None:
+    __slots__ = ("_ready", "_size", "live", "lost", "session_id", "signals")
+
+    def __init__(self, session_id: SessionId, *, live: bool = True) -> None:
         self.session_id = session_id
+        self.live = live
         self.signals: deque[Appended | Live] = deque()
         self.lost = False
         """Whether signals were dropped since the last `drain`, so that the log must be read again."""
@@ -163,8 +168,12 @@ class Bus(Protocol):
         """Send a signal to all subscribers. Returns at once; the signal may be lost."""
         ...
 
-    def subscribe(self, session_id: SessionId) -> Subscription:
-        """Subscribe to a session's signals from now on. End it with `unsubscribe`."""
+    def subscribe(self, session_id: SessionId, *, live: bool = True) -> Subscription:
+        """Subscribe to a session's signals from now on. End it with `unsubscribe`.
+
+        Args:
+            live: whether live text is wanted, too.
+        """
         ...
 
     def unsubscribe(self, subscription: Subscription) -> None: ...
@@ -210,8 +219,14 @@ class LocalBus:
 
     def deliver(self, signal: Appended | Live) -> None:
         """Deliver a signal to the followers in this process only."""
+        logged = not isinstance(signal, Live)
         for subscription in self._subscriptions.get(signal.session_id, ()):
-            subscription.push(signal)
+            if logged or subscription.live:
+                subscription.push(signal)
+
+    def wants_live(self, session_id: SessionId) -> bool:
+        """Whether a follower in this process wants the session's live text."""
+        return any(each.live for each in self._subscriptions.get(session_id, ()))
 
     def lose(self) -> None:
         """Tell every follower in this process that signals may be missing."""
@@ -219,8 +234,8 @@ class LocalBus:
             for subscription in subscriptions:
                 subscription.lose()
 
-    def subscribe(self, session_id: SessionId) -> Subscription:
-        subscription = Subscription(session_id)
+    def subscribe(self, session_id: SessionId, *, live: bool = True) -> Subscription:
+        subscription = Subscription(session_id, live=live)
         self._subscriptions.setdefault(session_id, set()).add(subscription)
         return subscription
 

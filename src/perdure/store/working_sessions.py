@@ -53,3 +53,12 @@ async def epochs_of(tx: Tx, session_ids: Sequence[SessionId]) -> dict[SessionId,
         f"SELECT id, epoch FROM sessions WHERE deleted_at IS NULL AND id IN ({marks})", *session_ids
     )
     return {row[0]: row[1] for row in rows}
+
+
+async def heads_of(tx: Tx, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
+    """Return the heads of these sessions' logs, without deleted ones."""
+    marks = ", ".join("?" * len(session_ids))
+    rows = await tx.all(
+        f"SELECT id, head FROM sessions WHERE deleted_at IS NULL AND id IN ({marks})", *session_ids
+    )
+    return {row[0]: row[1] for row in rows}

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from perdure.api.kernel.asgi import Asgi, Header, Headers, header_text
+from perdure.api.kernel.asgi import Asgi, Header, Headers, Receive, header_text
 from perdure.app.context import App
 from perdure.app.idempotency import Once
 from perdure.domain.accounts import Caller
@@ -29,11 +29,14 @@ class Call:
             it to the use case, which runs its one transaction through `write_once`.
         warnings: what the response tells the client: the fields and parameters that were ignored.
         run_command: runs another route with these parameters, for this caller.
+        receive: waits for what the connection says after the request: that the client has left.
     """
 
-    __slots__ = ("app", "caller", "headers", "if_match", "once", "run_command", "warnings")
+    __slots__ = ("app", "caller", "headers", "if_match", "once", "receive", "run_command", "warnings")
 
-    def __init__(self, app: App, caller: Caller, headers: Headers, run_command: RunCommand) -> None:
+    def __init__(
+        self, app: App, caller: Caller, headers: Headers, run_command: RunCommand, receive: Receive
+    ) -> None:
         self.app = app
         self.caller = caller
         self.headers = headers
@@ -41,6 +44,7 @@ class Call:
         self.once: Once | None = None
         self.warnings: list[str] = []
         self.run_command = run_command
+        self.receive = receive
 
     def header(self, name: bytes) -> str | None:
         """Return a header's value, or None if it was not sent. `name` is in lower case."""

@@ -45,7 +45,8 @@ class Route(Struct, frozen=True, kw_only=True):
         query: a struct of the query parameters; tuple fields may be repeated.
         body: the type of the JSON body; None without one.
         returns: the type of the JSON response; None without content, or if the response is not JSON.
-        also: a second type that the JSON response may have.
+        also: a second type that the JSON response may have: that with one of the `other` statuses, if there
+            are any.
 
         status: the status of a successful response.
         other: further statuses with the same response type.
@@ -120,7 +121,7 @@ def route(
     anywhere: bool = False,
     command: bool = False,
     etag: bool = False,
-    replayable: bool = True,
+    replayable: bool | None = None,
     content: str = "application/json",
     example: str | None = None,
     admit: Admit | None = None,
@@ -128,13 +129,13 @@ def route(
     """Make a handler a route. Raises TypeError if its annotations do not fit the path.
 
     By default, `status` is 204 if the handler returns None, else 200. `replayable` is False if the response
-    has a secret that is shown once. `Route` describes the other arguments.
+    has a secret that is shown once, and True if what creates something has another status than 201.
     """
 
     def build(handler: Handler) -> Route:
         hints = inspect.get_annotations(handler, eval_str=True)  # get_type_hints takes twice as long
         summary, description = _words_of(handler)
-        kinds = _response_types(result := hints.pop("return"))
+        kinds = _response_types(result := hints.pop("return"), plain_first=bool(other))
         return Route(
             handler=handler,
             operation_id=handler.__name__,
@@ -159,7 +160,7 @@ def route(
             anywhere=anywhere,
             command=command,
             etag=etag,
-            takes_key=replayable and method == "POST" and status == 201,
+            takes_key=method == "POST" and status == 201 if replayable is None else replayable,
             content=content,
             example=example,
             admit=admit,
@@ -200,7 +201,7 @@ def _variables(handler: Handler, path: str, hints: dict[str, Kind]) -> tuple[Var
     return tuple(variable_of(name, kinds[name]) for name in names)
 
 
-def _response_types(hint: Kind) -> list[Kind]:
+def _response_types(hint: Kind, *, plain_first: bool) -> list[Kind]:
     """List the JSON types that a handler returns, without their wrappers.
 
     `Chunked[bytes]` is not JSON.
@@ -217,4 +218,4 @@ def _response_types(hint: Kind) -> list[Kind]:
         return [hint]
     if len(plain) > 1 or len(wrapped) + len(plain) > 2:
         raise TypeError(f"{hint} has too many response types: at most two")
-    return [*wrapped, *plain]
+    return [*plain, *wrapped] if plain_first else [*wrapped, *plain]

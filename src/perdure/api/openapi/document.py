@@ -295,6 +295,7 @@ def errors_of(route: Route) -> set[int]:
 
 def _responses(route: Route, by_type: dict[int, JsonObject], examples: Examples) -> JsonObject:
     success: JsonObject = {"description": "No content." if route.status == 204 else "Success."}
+    others: JsonObject | None = None
     if route.content != "application/json":
         text = EVENT_STREAM if route.content == "text/event-stream" else route.example
         success["content"] = {
@@ -302,15 +303,15 @@ def _responses(route: Route, by_type: dict[int, JsonObject], examples: Examples)
         }
     elif route.returns is not None:
         kinds = [by_type[id(kind)] for kind in (route.returns, route.also) if kind is not None]
-        success["content"] = {route.content: {"schema": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}}
-        with suppress(NoExample):
-            example = DOCUMENT if get_origin(route.returns) is dict else examples.of(kinds[0])
-            success["content"][route.content]["example"] = example
+        if len(kinds) > 1 and route.other:
+            kinds, others = kinds[:1], _content(route, kinds[1:], examples)
+        success["content"] = _content(route, kinds, examples)
     if route.etag:
         success["headers"] = {
             "ETag": {"description": "The version of the resource.", "schema": {"type": "string"}}
         }
-    responses = {str(status): success for status in (route.status, *route.other)}
+    elsewhere = success if others is None else {**success, "content": others}
+    responses = {str(route.status): success} | {str(status): elsewhere for status in route.other}
     if route.etag and route.method == "GET":
         responses["304"] = {"description": "Not changed since the version in `If-None-Match`."}
     for status in errors_of(route):
@@ -318,6 +319,14 @@ def _responses(route: Route, by_type: dict[int, JsonObject], examples: Examples)
         is_page = route.public and route.content == "text/html"
         responses[str(status)] = _page_error(status) if is_page else shared
     return dict(sorted(responses.items()))
+
+
+def _content(route: Route, kinds: list[JsonObject], examples: Examples) -> JsonObject:
+    """Describe JSON of one of these kinds, with an example of the first."""
+    content: JsonObject = {"schema": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}
+    with suppress(NoExample):
+        content["example"] = DOCUMENT if get_origin(route.returns) is dict else examples.of(kinds[0])
+    return {route.content: content}
 
 
 def _page_error(status: int) -> JsonObject:

@@ -139,6 +139,11 @@ CONFLICTS = (
 )
 
 MISSING = (
+    (
+        "message_not_found",
+        "The session has no such message.",
+        "See `GET /v1/sessions/{session_id}/messages` for the messages and their sequence numbers.",
+    ),
     ("connection_not_found", "Nobody has signed in there.", "See `GET /v1/user/connections`."),
     (
         "input_request_not_found",

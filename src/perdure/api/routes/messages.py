@@ -8,9 +8,10 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct
 
-from perdure.api.kernel.call import Call, Chunked, Stream, json_list
+from perdure.api.kernel.call import Answer, Call, Chunked, Stream, json_list
 from perdure.api.kernel.route import Route, route
 from perdure.api.kernel.sse import EventStream
+from perdure.api.routes.runs import WaitForResult, wait_for
 from perdure.api.routes.sessions import parse_time
 from perdure.app import approvals as use_approvals
 from perdure.app import events as use_events
@@ -18,12 +19,14 @@ from perdure.app import messages as use
 from perdure.app.events import Cursor as EventCursor
 from perdure.app.feed import Want, open_follower
 from perdure.app.login import may_continue
+from perdure.app.runs import send
 from perdure.domain.errors import InvalidInput
 from perdure.domain.event_pages import EventPage, EventsSummary
 from perdure.domain.events import KNOWN_TYPES, Event
 from perdure.domain.ids import MAX_SEQUENCE, SessionId, check_id, id_schema
 from perdure.domain.messages import CreateMessage, Message
 from perdure.domain.paging import Listing
+from perdure.domain.runs import RunResult
 from perdure.domain.tools import SubmitApprovals, SubmittedToolResults, SubmitToolResults
 from perdure.store.events import EventFilter
 
@@ -128,10 +131,13 @@ _RESULTS = {"tool_results": [{"tool_call_id": "call_1", "result": {"status": "sh
     "/v1/sessions/{session_id}/messages",
     "messages",
     status=201,
+    other=(200, 202),
     errors=(404, 409),
     body_example=_MESSAGE,
 )
-async def create_message(call: Call, session_id: SessionId, body: CreateMessage) -> Message:
+async def create_message(
+    call: Call, session_id: SessionId, query: WaitForResult, body: CreateMessage
+) -> Message | Answer[RunResult]:
     """Send a message to a session.
 
     Once the server has responded, the message is stored durably and will be processed, even after a crash. If
@@ -139,7 +145,15 @@ async def create_message(call: Call, session_id: SessionId, body: CreateMessage)
     call sees it. If the session is waiting for tool results or approvals, the open calls are cancelled and
     the turn continues with the message. `controls.when_busy` has the message wait for its own turn, be
     refused, or replace the running turn instead.
+
+    With `wait`, the response is the result of the message's turn: 200 if the turn has ended, also if it has
+    failed; 202 with links if the time is up or somebody must answer first. The turn goes on whatever becomes
+    of the request. A repetition with the same Idempotency-Key or `client_message_id` waits again.
     """
+    if query.wait is not None:
+        return await wait_for(
+            call, await send(call.app, call.caller, session_id, body, call.once), query.wait
+        )
     return await use.post_message(call.app, call.caller, session_id, body, call.once)
 
 

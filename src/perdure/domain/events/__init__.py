@@ -420,6 +420,14 @@ class WireEvent(Struct, frozen=True, omit_defaults=True):
         tuple[str, ...] | None, Meta(description="The tags that the client sent with the message.")
     ] = None
 
+    def read(self, kind: DataClass[Data]) -> Data:
+        """Decode the data, which is of this class. Raises DecodeError."""
+        return msgspec.json.decode(self.data, type=kind)
+
+    def context_struct(self) -> EventContext:
+        """The context, as in `Event.context_struct`."""
+        return self.context
+
 
 _DECODERS = {kind: msgspec.json.Decoder(data) for kind, data in EVENT_DATA.items()}
 _CONTEXT = msgspec.json.Decoder(EventContext)

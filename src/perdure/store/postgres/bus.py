@@ -157,7 +157,7 @@ class PostgresBus(LocalBus):
     def _receive(self, frames: list[Frame]) -> None:
         for frame in frames:
             if isinstance(frame, Said):
-                if frame.session_id in self._subscriptions:
+                if self.wants_live(frame.session_id):
                     self._receive_text(frame)
             elif isinstance(frame, Grown):
                 if frame.done:
@@ -211,7 +211,7 @@ class PostgresBus(LocalBus):
 
     def unsubscribe(self, subscription: Subscription) -> None:
         super().unsubscribe(subscription)
-        if subscription.session_id not in self._subscriptions:
+        if not self.wants_live(subscription.session_id):
             self._remote_texts.pop(subscription.session_id, None)
             self._asked.pop(subscription.session_id, None)
 

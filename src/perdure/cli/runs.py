@@ -1,0 +1,124 @@
+"""`perdure run`: run an agent once, and print its answer."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING
+
+import msgspec
+import typer
+
+from perdure.cli.common import FAILED, CommandFailed
+from perdure.cli.terminal import Screen, complain
+
+if TYPE_CHECKING:
+    from perdure.client import Client
+    from perdure.client.turns import RunFields
+    from perdure.domain.messages import JsonObject
+    from perdure.domain.runs import RunResult
+    from perdure.domain.sessions import InitialFile
+
+WAITS = 3
+"""The exit status of a run that waits for somebody."""
+
+
+def read_message(text: str) -> str:
+    """Return the message: the text, or standard input for `-`."""
+    return sys.stdin.read() if text == "-" else text
+
+
+def read_schema(path: Path | None) -> JsonObject | None:
+    """Read a JSON Schema from a file. Raises BadParameter."""
+    if path is None:
+        return None
+    try:
+        schema = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise typer.BadParameter(f"cannot read {path}: {error}", param_hint="--schema") from None
+    if not isinstance(schema, dict):
+        raise typer.BadParameter(f"{path} is not a JSON Schema: it must be an object", param_hint="--schema")
+    return schema
+
+
+def fields_of(
+    agent: str | None, model: str | None, title: str | None, files: Sequence[Path], variables: Sequence[str]
+) -> RunFields:
+    """Build the fields of a run from the options.
+
+    Args:
+        files: each LOCAL or LOCAL:/PATH: a file of this computer, and its path in the session.
+        variables: each NAME=VALUE.
+
+    Raises:
+        BadParameter: a file cannot be read, or a variable has no name.
+    """
+    for text in variables:
+        if not text.partition("=")[0] or "=" not in text:
+            raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--var")
+    return {
+        "agent": agent,
+        "model_id": model,
+        "title": title,
+        "files": [_read_file(f"{file}") for file in files],
+        "variables": {text.partition("=")[0]: text.partition("=")[2] for text in variables},
+    }
+
+
+def _read_file(text: str) -> InitialFile:
+    from perdure.domain.sessions import InitialFile
+
+    local, colon, place = text.rpartition(":/")
+    path = Path(local if colon else text)
+    target = f"/{place}" if colon else f"/{path.name}"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {path}: {error.strerror}", param_hint="--file") from None
+    try:
+        if b"\0" not in content:
+            return InitialFile(target, content.decode())
+    except UnicodeDecodeError:
+        pass
+    return InitialFile(target, base64.b64encode(content).decode(), "base64")
+
+
+async def run_once(
+    client: Client, message: str, schema: JsonObject | None, fields: RunFields, *, as_json: bool
+) -> int:
+    """Run an agent and print its answer, or with a schema the answer's value. Returns the exit status.
+
+    Args:
+        as_json: print the whole result, also of a run that fails or waits.
+    """
+    async with client:
+        run = await client.create_run(message, output_schema=schema, **fields)
+        notes = Screen(stderr=True)
+        if not as_json:
+            notes.line(f"session {run.session_id}")
+        result = await client.wait_for_run(run)
+    if as_json:
+        Screen().json(result)
+    elif result.status == "completed":
+        _print_answer(result, schema)
+    elif result.status == "waiting":
+        for call in result.waiting_on:
+            notes.line(f"{call.tool_name} waits ({call.kind}) until {call.until}")
+        complain(f"the run waits for somebody: `perdure chat {quote(result.session_id)}` shows what to do")
+    else:
+        problem = None if result.turn is None else result.turn.error
+        why = f"{problem.code}: {problem.message}" if problem is not None else result.status
+        raise CommandFailed(f"the run ended without an answer: {why}")
+    return {"completed": 0, "waiting": WAITS}.get(result.status, FAILED)
+
+
+def _print_answer(result: RunResult, schema: JsonObject | None) -> None:
+    from perdure.domain.messages import text_of
+
+    if schema is not None:
+        Screen().json(result.output)
+    elif result.answer is not None:
+        Screen().line(text_of(result.answer.content))
