@@ -14,6 +14,7 @@ from perdure.app.idempotency import Once
 from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
+from perdure.app.variables import check_message_values, with_variables
 from perdure.domain.accounts import Caller
 from perdure.domain.calls import CallState
 from perdure.domain.errors import Conflict, InvalidInput, UnreadableEvent
@@ -56,6 +57,7 @@ async def post_message(
 
     When this returns, the message is durable and the session has a job in the queue (promise P1).
     """
+    body = with_variables(body)
     content = checked_content(body)
     now = app.now()
     message_id = app.new_id("message")
@@ -68,6 +70,7 @@ async def post_message(
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
         if client_id is not None and (before := await _sent_before(tx, row, client_id, fingerprint)):
             return before
+        await check_message_values(tx, row, body.controls)
         if row.archived_at is not None:
             row = await set_archived(tx, row, now, archived=False)
         message = await append_message(app, tx, row, _message(body, content, message_id, now), now)

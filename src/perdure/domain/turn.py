@@ -47,7 +47,7 @@ from perdure.domain.events import (
     is_cancel_notice,
 )
 from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId
-from perdure.domain.messages import Controls, Usage, preview_of, text_of, tool_calls_of
+from perdure.domain.messages import Controls, Usage, joined_controls, preview_of, text_of, tool_calls_of
 from perdure.domain.parked import CONSENT, ParkedKind, deadline_of
 from perdure.domain.pending import PendingMessage, after_cancel, after_end, first_of, pending_message, queued
 from perdure.domain.steps import Started, started_after
@@ -243,7 +243,10 @@ def _input_message(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if is_cancel_notice(data.message, event):
         return state
     waiting = pending_message(data, event, head)
-    controls = state.controls if waiting.late or data.queued else data.message.controls
+    controls = state.controls
+    if not waiting.late and not data.queued:
+        joins = not isinstance(state, Idle) or bool(state.pending)
+        controls = joined_controls(controls if joins else None, data.message.controls)
     return replace(state, pending=(*state.pending, waiting), controls=controls)
 
 

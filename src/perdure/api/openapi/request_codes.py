@@ -34,6 +34,16 @@ INVALID = (
         "Use an http or https URL, with port 80, 443, or one from 1024 upwards.",
     ),
     (
+        "missing_variable",
+        "The agent's prompt requires a variable that neither the message nor its session gives.",
+        "Give it in `variables` of the message or of the session.",
+    ),
+    (
+        "unknown_variable",
+        "A prompt has a variable that its agent does not declare, or a value belongs to none of its own.",
+        "Declare it in the agent's `variables`, or correct its name. Literal braces: write `\\{{name}}`.",
+    ),
+    (
         "literal_credential",
         "An MCP server in a configuration has a credential that all who can read it would see.",
         "Store it as a secret of the session and write `{{secret:NAME}}`, or register the server.",
