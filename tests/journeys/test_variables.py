@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from tests.journeys.people import Model, fresh, get, new_agent, patch, watched_model
+from tests.mcp_client import rpc, use_tool
 from tests.server import post
 from tests.talk import Json, Talk, body_of, call, new_talk, script
 
@@ -190,3 +191,34 @@ async def test_the_context_report_counts_the_filled_prompt(api: httpx.AsyncClien
         return int(shares[agent["name"]])
 
     assert await tokens(customer="Ada " * 1000) - await tokens(customer="Ada") > 900
+
+
+async def test_an_agent_that_is_a_tool_takes_the_values_of_its_variables(api: httpx.AsyncClient) -> None:
+    async with watched_model(api) as model:
+        agent = await new_helper(api, expose_mcp=True, default_model_id=model.id)
+        name = f"agent_{agent['name']}"
+        tool = {each["name"]: each for each in (await rpc(api, "tools/list"))["tools"]}[name]
+        assert tool["inputSchema"]["properties"]["variables"]["properties"] == {
+            "customer": {
+                "type": ["string", "number", "boolean"],
+                "description": "Whom to help. Required in a new session.",
+            },
+            "language": {"type": ["string", "number", "boolean"]},
+        }
+        before = (await get(api, "/v1/sessions", agent_id=agent["id"]))["total"]
+        failed = await use_tool(api, name, message="Hi")
+        assert failed["failed"].startswith("missing_variable: ")
+        assert (await get(api, "/v1/sessions", agent_id=agent["id"]))["total"] == before
+        model.will_answer()
+        begun = await use_tool(api, name, message="Hi", variables={"customer": "Ada"})
+        assert "You help Ada in English." in model.told
+        model.will_answer()
+        more = {"session_id": begun["session_id"], "variables": {"language": "German"}}
+        await use_tool(api, name, message="Hi", **more)
+        assert "You help Ada in German." in model.told
+        model.will_answer()
+        await use_tool(api, "start_session", agent=agent["name"], message="Hi", variables={"customer": 7})
+        assert "You help 7 in English." in model.told
+    plain = await new_agent(api, expose_mcp=True)
+    refused = await use_tool(api, f"agent_{plain['name']}", message="Hi", variables={"a": 1})
+    assert refused["failed"].startswith("invalid_arguments")
