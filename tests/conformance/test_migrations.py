@@ -140,6 +140,7 @@ RELEASED = {
     16: "2abf1477bc7f5286f01eaa11a30766cad1ecbe3529f250309dd63d59f86212e0",
     17: "c98daa874a35209fc6b8e5035c9de594123b7909204e4de1b1378bc6242a1fe5",
     18: "234f8953202fe9955409260fe62cf113ec026e245c78e522955c58588f66bca2",
+    20: "150564800c0a724a47fd0982bf4dc2ed16f41bcc282296cad1f3182650e777eb",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

@@ -9,6 +9,7 @@ import msgspec
 
 from perdure.app.agent_policies import check_fork_kept
 from perdure.app.context import App
+from perdure.app.feedback import fork_feedback
 from perdure.app.idempotency import Once, write_once
 from perdure.app.running_turns import cancel_events
 from perdure.app.sessions import check_model, check_startable, to_session
@@ -180,6 +181,7 @@ async def _complete(
         # Another agent's tools may have the same names as the session's: fail now, not in the first turn.
         resolve((await load_layers(tx, row)).layers, app.registry)
     await _copy_files(tx, source, row, now)
+    await fork_feedback(tx, source, row, row.forked_from_sequence or row.head)
     await copy_databases(tx, source.id, row.id)
     await copy_shell_state(tx, source.id, row.id)
     await copy_tool_lists(tx, source.id, row.id)

@@ -69,11 +69,11 @@ def list_sessions(
     enter(_list(connect(url, token, org), limit, filters, as_json))
 
 
-def entries(texts: list[str] | None) -> dict[str, str]:
+def entries(texts: list[str] | None, option: str = "--metadata", what: str = "TEXT") -> dict[str, str]:
     """Parse NAME=TEXT options. Exits with a usage error for other texts."""
     for text in texts or ():
         if not text.partition("=")[0] or "=" not in text:
-            raise typer.BadParameter(f"{text!r} is not NAME=TEXT", param_hint="--metadata")
+            raise typer.BadParameter(f"{text!r} is not NAME={what}", param_hint=option)
     return {text.partition("=")[0]: text.partition("=")[2] for text in texts or ()}
 
 

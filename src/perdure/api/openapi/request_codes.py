@@ -150,6 +150,11 @@ MISSING = (
         "The session has no such input request.",
         "See `GET /v1/sessions/{session_id}/input-requests`.",
     ),
+    (
+        "message_not_found",
+        "The session's agent has written no message with this id.",
+        "See `GET /v1/sessions/{session_id}/messages`: messages of the role `agent` can be rated.",
+    ),
     ("mcp_server_not_found", "The organization has no such MCP server.", "See `GET /v1/mcp-servers`."),
     (
         "unknown_command",
