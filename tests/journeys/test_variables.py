@@ -87,8 +87,13 @@ async def test_what_is_not_declared_or_missing_is_refused_and_changes_nothing(ap
     assert await refused(api, messages, town) == (400, "unknown_variable", "variables.town")
     both = body_of("Hi", variables={"customer": "A"}, controls={"variables": {"customer": "B"}})
     assert (await refused(api, messages, both))[2] == "variables"
-    long = body_of("Hi", variables={"customer": "x" * 10_001})
-    assert (await refused(api, messages, long))[0] == 400
+    for long in (
+        {"customer": "x" * 10_001},
+        {"customer": 10**30},
+        {f"v{number}": 1 for number in range(101)},
+    ):
+        for body in (body_of("Hi", variables=long), body_of("Hi", controls={"variables": long})):
+            assert (await refused(api, messages, body))[0] == 400
     assert len(await talk.events()) == 1
     plain = await new_talk(api)
     assert (await refused(api, plain.path("/messages"), body_of("Hi", variables={"a": 1})))[0] == 400

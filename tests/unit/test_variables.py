@@ -106,6 +106,9 @@ def test_values_are_bounded_alone_together_and_in_the_prompt() -> None:
     with pytest.raises(InvalidInput, match=r"no variable 'x'.*`a`, `b`") as error:
         check_values({"x": 1}, ("b", "a"), "variables")
     assert (error.value.code, error.value.field) == ("unknown_variable", "variables.x")
+    for value in ("x" * 10_001, 2**63, -(2**63) - 1):
+        with pytest.raises(InvalidInput, match=r"variables\.a"):
+            check_values({"a": value}, ("a",), "variables")
     names = [f"v{number}" for number in range(MAX_VALUES // MAX_VALUE + 1)]
     check_values(dict.fromkeys(names[1:], "x" * MAX_VALUE), names, "variables")
     with pytest.raises(TooLarge, match="100010 characters"):

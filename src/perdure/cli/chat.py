@@ -101,7 +101,8 @@ class Chat:
         self.session = session
         self.agent = agent
         self.variables = variables
-        controls = Controls(model_id=model_id, when_busy=when_busy, variables=variables or None)
+        given = None if variables == session.variables else variables
+        controls = Controls(model_id=model_id, when_busy=when_busy, variables=given or None)
         self.controls = None if controls == Controls() else controls
         self.questions: list[ToolCall] = []
         """The calls that wait for approval."""

@@ -18,7 +18,7 @@ from perdure.domain.ids import ImageIdText, MessageId, ModelIdText, SessionId, T
 from perdure.domain.layer_fields import OUTPUT_SCHEMA, RESPONSE_FORMAT, VARIABLE_VALUES
 from perdure.domain.outputs import OutputSchema, ResponseFormat
 from perdure.domain.times import CreatedAt
-from perdure.domain.variables import VariableValues
+from perdure.domain.variables import LoggedValues, VariableValues
 
 Role = Literal["system", "user", "agent", "tool_result"]
 Phase = Literal["commentary", "final_answer"]
@@ -163,7 +163,7 @@ class Controls(Struct, frozen=True, omit_defaults=True):
     ] = None
     output_schema: Annotated[OutputSchema | None, OUTPUT_SCHEMA] = None
     response_format: Annotated[ResponseFormat | None, RESPONSE_FORMAT] = None
-    variables: Annotated[VariableValues | None, VARIABLE_VALUES] = None
+    variables: Annotated[LoggedValues | None, VARIABLE_VALUES] = None
 
 
 def joined_controls(turn: Controls | None, own: Controls | None) -> Controls | None:

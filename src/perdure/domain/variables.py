@@ -56,6 +56,10 @@ class Variable(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
 Variables = Annotated[dict[VariableName, Variable], Meta(max_length=MAX_VARIABLES)]
 """The variables that an agent declares. One without a default is required."""
 VariableValues = Annotated[dict[VariableName, VariableValue], Meta(max_length=MAX_VARIABLES)]
+LoggedValue = Annotated[str, Meta(extra_json_schema={"maxLength": MAX_VALUE})] | int | float | bool
+LoggedValues = Annotated[dict[str, LoggedValue], Meta(extra_json_schema={"maxProperties": MAX_VARIABLES})]
+"""Values as logs have them. Decoding does not check their limits, so that every log stays readable;
+`check_values` does."""
 
 
 def text_of_value(value: VariableValue) -> str:
@@ -115,16 +119,24 @@ def check_values(given: Mapping[str, VariableValue], declared: Iterable[str], fi
         if name not in known:
             choices = f"those of the agent are {_quoted(known[:20])}" if known else "the agent has none"
             raise InvalidInput(
-                f"`{field}`: the agent has no variable {name!r}: {choices}",
+                f"`{field}`: the agent has no variable {name[:64]!r}: {choices}",
                 code="unknown_variable",
-                field=f"{field}.{name}",
+                field=f"{field}.{name[:64]}",
             )
+        _check_value(given[name], f"{field}.{name}")
     size = sum(map(len, texts_of(given).values()))
     if size > MAX_VALUES:
         raise TooLarge(
             f"`{field}` has {size} characters; the limit is {MAX_VALUES}: shorten the values",
             code="variables_too_large",
         )
+
+
+def _check_value(value: VariableValue, field: str) -> None:
+    if isinstance(value, str) and len(value) > MAX_VALUE:
+        raise InvalidInput(f"`{field}` has {len(value)} characters; the limit is {MAX_VALUE}", field=field)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidInput(f"`{field}` must be a number of 64 bits; write a longer one as text", field=field)
 
 
 def filled_in(declared: Mapping[str, str | None], *given: Mapping[str, str]) -> dict[str, str | None]:
