@@ -6,9 +6,12 @@ from typing import Any
 
 import httpx
 
+from tests.conformance.drivers.protocols import ChatWire
+from tests.conformance.drivers.vendor import Reply, open_vendor
 from tests.journeys.people import Model, fresh, get, new_agent, patch, watched_model
 from tests.mcp_client import rpc, use_tool
-from tests.server import post
+from tests.server import Server, post
+from tests.stub_model import use_model_at
 from tests.talk import Json, Talk, body_of, call, new_talk, script
 
 PROMPT = "You help {{customer}} in {{language}}."
@@ -227,3 +230,20 @@ async def test_an_agent_that_is_a_tool_takes_the_values_of_its_variables(api: ht
     plain = await new_agent(api, expose_mcp=True)
     refused = await use_tool(api, f"agent_{plain['name']}", message="Hi", variables={"a": 1})
     assert refused["failed"].startswith("invalid_arguments")
+
+
+async def test_a_turn_keeps_its_values_when_its_server_is_killed(server: Server) -> None:
+    async with open_vendor() as vendor:
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+            model = await use_model_at(http, f"{vendor.url}/v1")
+            agent = await new_helper(http, default_model_id=model)
+            talk = await new_talk(http, agent_id=agent["id"])
+            vendor.will(Reply(before="hang"), *[Reply(ChatWire().answer(["Yes."]))] * 2)
+            sent = await talk.say("Hello.", variables={"customer": "Ada"})
+            await vendor.reached.wait()
+            await talk.say("And quickly.")
+        await server.restart()
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+            events = await Talk(http, talk.id).logged_until("session.idled", after=sent["sequence"])
+        assert "turn.completed" in [event["type"] for event in events]
+        assert "You help Ada in English." in vendor.sent["messages"][0]["content"]

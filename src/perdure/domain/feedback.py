@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from perdure.domain.ids import MessageId, SessionId, UserId
 from perdure.domain.times import CreatedAt, UpdatedAt
 
-MAX_COMMENT = 10_000
+MAX_COMMENT = 4_000
 """Characters of a comment."""
 
 Rating = Literal["up", "down"]
