@@ -28,6 +28,7 @@ from perdure.api.routes import capabilities as capability_routes
 from perdure.api.routes import commands as command_routes
 from perdure.api.routes import connections as connection_routes
 from perdure.api.routes import databases as database_routes
+from perdure.api.routes import feedback as feedback_routes
 from perdure.api.routes import harnesses as harness_routes
 from perdure.api.routes import input_requests as input_request_routes
 from perdure.api.routes import invitations as invitation_routes
@@ -385,6 +386,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *callback_routes.ROUTES,
         *connection_routes.ROUTES,
         *input_request_routes.ROUTES,
+        *feedback_routes.ROUTES,
         *sign_in_routes.ROUTES,
         message_routes.stream_route(stream),
         *agent_routes.ROUTES,

@@ -79,13 +79,14 @@ async def test_an_analysis_names_what_deserves_a_second_look(api: httpx.AsyncCli
         ("duplicate_tool", "tools[1]"),
         ("duplicate_tool", "tools[2]"),
         ("unknown_builtin_tool", "tools[3].name"),
+        ("unknown_variable", "system_prompt"),
         ("secret_in_prompt", "system_prompt"),
         ("unfilled_placeholder", "system_prompt"),
         ("tool_undescribed", "tools[0].description"),
         ("parameters_undescribed", "tools[0].parameters"),
         ("destructive_without_approval", "tools[3].policy"),
     ]
-    place = findings[6]["location"]
+    place = findings[7]["location"]
     assert shape["system_prompt"].encode()[place["start"] : place["end"]] == b"{{customer}}"
     assert (await post(api, "/v1/agents/preview", shape, 200))["findings"] == findings
     good = {"system_prompt": PROMPT, "capabilities": [{"ref": "current_time"}], "tools": [LOOK_UP]}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from perdure.client import CapabilityRef, Client, TurnWaits
+from perdure.domain.variables import Variable
 from tests.command import perdure, script, use_simulated_model
 from tests.server import Server
 
@@ -92,3 +93,38 @@ async def test_a_call_is_approved(client: Client) -> None:
     assert await client.resume(waits) == "Written."
     assert await client.pending(session.id) is None
     assert (await perdure("approvals", "reject", session.id, call_id, url=url)).status == 1
+
+
+async def test_messages_are_rated_and_sessions_found_by_their_ratings(client: Client) -> None:
+    url = client.transport.base_url
+    session_id = (await client.create_session(title="Rated")).id
+    done = await perdure("feedback", "set", session_id, "up", url=url)
+    assert (done.status, "has not written a message" in done.err) == (1, True)
+    await client.ask(session_id, script({"text": "Hello."}))
+    done = await perdure("feedback", "set", session_id, "down", "--comment", "Too short.", "--json", url=url)
+    message_id = json.loads(done.out)["message_id"]
+    done = await perdure("feedback", "list", session_id, "--rating", "down", url=url)
+    assert [line.split("\t")[0] for line in done.out.splitlines()] == ["MESSAGE", message_id]
+    assert done.out.endswith("\tToo short.\n")
+    assert session_id in (await perdure("sessions", "list", "--feedback", "down", url=url)).out
+    assert (await perdure("feedback", "set", session_id, "fine", url=url)).status == 2
+    done = await perdure("feedback", "clear", session_id, message_id, url=url)
+    assert done.out == f"cleared {message_id}\n"
+    assert session_id not in (await perdure("sessions", "list", "--feedback", "down", url=url)).out
+
+
+async def test_chat_gives_the_values_of_variables(client: Client) -> None:
+    url = client.transport.base_url
+    await client.create_agent(name="helper", system_prompt="Help {{who}}.", variables={"who": Variable()})
+    hello = script({"text": "Hello."})
+    done = await perdure("chat", "--agent", "helper", url=url, given=hello)
+    assert (done.status, "no value for `who`" in done.err) == (1, True)
+    done = await perdure("chat", "--agent", "helper", "--var", "who=a=b", url=url, given=hello)
+    assert (done.status, "Hello." in done.out) == (0, True)
+    (newest, *_) = (await client.list_sessions()).data
+    assert newest.variables == {"who": "a=b"}
+    done = await perdure("chat", newest.id, "--var", "who=Ada", url=url, given=hello)
+    assert done.status == 0
+    controls = [message.controls for message in await client.list_messages(newest.id)]
+    assert [each.variables for each in controls if each is not None] == [{"who": "Ada"}]
+    assert (await perdure("chat", "--var", "who", url=url, given=hello)).status == 2

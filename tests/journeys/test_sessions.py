@@ -109,6 +109,7 @@ IDS = {
     "{schedule_id}": new_id("sched"),
     "{callback_id}": new_id("callback"),
     "{input_id}": new_id("input"),
+    "{message_id}": new_id("message"),
 }
 
 

@@ -109,6 +109,7 @@ class Place:
         base = f"/v1/sessions/{session['id']}"
         await post(http, f"{base}/messages", body_of(script({"text": mark})))
         await Talk(http, session["id"]).logged_until("session.idled")
+        answer = (await Talk(http, session["id"]).messages())[-1]
         schedule = await post(http, f"{base}/schedules", {"message": mark, "cron": "0 9 * * *"})
         database = "kept_" + mark[-8:]
         await post(http, f"{base}/databases", {"name": database})
@@ -131,6 +132,7 @@ class Place:
             "from_version_id": version["id"],
             "to_version_id": version["id"],
             "session_id": session["id"],
+            "message_id": answer["id"],
             "schedule_id": schedule["id"],
             "name": database,
             "server_id": server["id"],

@@ -54,7 +54,7 @@ def as_created(row: AgentRow, harness_name: str) -> CreateAgent:
         config.mcp_servers,
         expose_mcp=config.expose_mcp,
         output_schema=config.output_schema,
-        variables=config.variables,
+        variables=config.variables or {},
         fallback_models=config.fallback_models,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from perdure.app.context import App
 from perdure.capabilities.model_choice import model_claims
 from perdure.capabilities.registry import Registry
@@ -26,7 +28,9 @@ async def resolve_agent(tx: Tx, registry: Registry, row: AgentRow) -> ResolvedCo
         InvalidInput: two tools have the same name.
     """
     chain = await harness_chain(tx, row.org_id, row.harness_id)
-    layers = [*map(harness_layer, chain), agent_layer(row)]
+    # Sessions give the prompt's variables their values: a version has the prompt as it is written.
+    own = msgspec.structs.replace(agent_layer(row), variables=None)
+    layers = [*map(harness_layer, chain), own]
     agent = resolve(layers, registry)
     config = row.config_struct()
     return ResolvedConfig(

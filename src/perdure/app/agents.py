@@ -17,6 +17,7 @@ from perdure.app.output_schemas import changed_output, checked_output
 from perdure.app.searches import search
 from perdure.app.sessions import check_fallbacks, check_model, find_harness
 from perdure.app.tool_definitions import check_tools
+from perdure.app.variables import stored_variables
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import ChangeKind
 from perdure.domain.agents import Agent, AgentConfig, CreateAgent, UpdateAgent
@@ -96,7 +97,7 @@ def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
         mcp_servers=config.mcp_servers,
         expose_mcp=config.expose_mcp,
         output_schema=config.output_schema,
-        variables=config.variables,
+        variables=config.variables or {},
         fallback_models=config.fallback_models,
         default_version_id=row.default_version_id,
         forked_from_agent_id=row.forked_from_agent_id,
@@ -155,7 +156,7 @@ async def create_agent(
             harness_id=harness.id,
             default_model_id=model_id,
             tags=to_json(tags),
-            config=to_json(_config_of(body, output_schema)),
+            config=to_json(_config_of(body, output_schema, old)),
             status="active",
             created_at=now,
             updated_at=now,
@@ -184,7 +185,7 @@ _REPLACED = (
 """The columns that replacing an agent sets."""
 
 
-def _config_of(body: CreateAgent, output_schema: OutputSchema | None) -> AgentConfig:
+def _config_of(body: CreateAgent, output_schema: OutputSchema | None, old: AgentRow | None) -> AgentConfig:
     return AgentConfig(
         body.expose_mcp,
         body.capabilities,
@@ -195,7 +196,7 @@ def _config_of(body: CreateAgent, output_schema: OutputSchema | None) -> AgentCo
         body.network_access,
         body.mcp_servers,
         output_schema,
-        body.variables,
+        stored_variables(body.system_prompt, body.variables, old),
         body.fallback_models,
     )
 
@@ -375,6 +376,9 @@ async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) 
     for name, empty in (("mcp_servers", {}), ("variables", {}), ("fallback_models", ())):
         if name in fields:
             fields[name] = fields[name] or empty
+    if "system_prompt" in fields or "variables" in fields:
+        given = fields.get("variables", row.config_struct().variables or {})
+        fields["variables"] = stored_variables(fields.get("system_prompt", row.system_prompt), given, row)
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id")
     changes: Changes = {name: fields[name] for name in plain if name in fields}
     if fields.get("default_model_id") is not None:

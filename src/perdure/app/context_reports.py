@@ -27,12 +27,14 @@ from perdure.domain.messages import Message, ToolResultPart, tool_calls_of
 from perdure.domain.model_profiles import window_of
 from perdure.domain.redaction import Redactor
 from perdure.domain.tokens import text_tokens
+from perdure.domain.turn_queries import next_controls
 from perdure.llm.catalog import ServedModel
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds
+from perdure.store.parked_turns import read_turn
 from perdure.store.providers import UsableModel
 from perdure.store.rows import to_json
-from perdure.store.sessions import SessionRow, get_session
+from perdure.store.sessions import IN_TURN, SessionRow, get_session
 from perdure.store.storage import open_secrets
 
 LABELS = {
@@ -128,7 +130,9 @@ async def context_report(app: App, caller: Caller, session_id: SessionId) -> Ses
 
 async def _read_context(app: App, tx: Tx, org_id: OrgId, session_id: SessionId) -> _Context:
     row = await get_session(tx, org_id, session_id)
-    layers = await load_layers(tx, row)
+    # Between turns, nobody has given the next message's values yet.
+    controls = next_controls(await read_turn(tx, row, app.turns)) if row.status in IN_TURN else None
+    layers = await load_layers(tx, row, controls.variables if controls else None)
     conversation = await conversation_of(tx, row.id, await _present_prompt(tx, row))
     redactor = Redactor(await open_secrets(tx, app.vault, org_id, row.id))
     model = await find_model(tx, layers)

@@ -9,9 +9,11 @@ import msgspec
 
 from perdure.app.agent_policies import check_fork_kept
 from perdure.app.context import App
+from perdure.app.feedback import fork_feedback
 from perdure.app.idempotency import Once, write_once
 from perdure.app.running_turns import cancel_events
 from perdure.app.sessions import check_model, check_startable, to_session
+from perdure.app.variables import with_fork_values
 from perdure.capabilities.features import SessionFeatures
 from perdure.capabilities.resolve import load_layers, resolve
 from perdure.domain.accounts import Caller
@@ -179,6 +181,7 @@ async def _complete(
         # Another agent's tools may have the same names as the session's: fail now, not in the first turn.
         resolve((await load_layers(tx, row)).layers, app.registry)
     await _copy_files(tx, source, row, now)
+    await fork_feedback(tx, source, row, row.forked_from_sequence or row.head)
     await copy_databases(tx, source.id, row.id)
     await copy_shell_state(tx, source.id, row.id)
     await copy_tool_lists(tx, source.id, row.id)
@@ -215,17 +218,18 @@ async def _copied_row(
         config = msgspec.structs.replace(config, system_prompt=body.system_prompt)
     if body.model_id is not None:
         await check_model(tx, source.org_id, body.model_id)
-    version_id = source.agent_version_id
+    agent_id, version_id = source.agent_id, source.agent_version_id
     if body.agent_id is not None:
         agent = await get_agent(tx, source.org_id, check_id(body.agent_id, "agent", "agent_id"))
         check_startable(agent)
-        version_id = agent.default_version_id
+        agent_id, version_id = agent.id, agent.default_version_id
+    config = await with_fork_values(tx, source, config, body, agent_id, version_id)
     usage = None if projection.usage is None else to_json(projection.usage)
     return msgspec.structs.replace(
         source,
         id=copy,
         owner_id=caller.user_id,
-        agent_id=body.agent_id or source.agent_id,
+        agent_id=agent_id,
         agent_version_id=version_id,
         workspace_id=None,
         archived_at=None,

@@ -15,6 +15,7 @@ from perdure.app.output_schemas import checked_controls
 from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
+from perdure.app.variables import check_message_values, with_variables
 from perdure.domain.accounts import Caller
 from perdure.domain.calls import CallState
 from perdure.domain.derived_messages import result_message
@@ -72,6 +73,7 @@ async def posting(
 
     The session's row must be locked.
     """
+    body = with_variables(body)
     content = checked_content(body)
     controls = await checked_controls(body.controls)
     now = app.now()
@@ -84,6 +86,7 @@ async def posting(
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
         if client_id is not None and (before := await _sent_before(tx, row, client_id, fingerprint)):
             return before
+        await check_message_values(tx, row, body.controls)
         if row.archived_at is not None:
             row = await set_archived(tx, row, now, archived=False)
         message = await append_message(app, tx, row, _message(body, controls, content, message_id, now), now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -29,6 +29,14 @@ from perdure.domain.previews import (
     Severity,
 )
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
+from perdure.domain.variables import (
+    Variable,
+    check_prompt,
+    defaults_of,
+    names_in,
+    texts_of,
+    undeclared_in,
+)
 from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_chain
 
@@ -39,7 +47,9 @@ LONG_PROMPT = 32_000
 MANY_TOOLS = 40
 """Tools above which models choose badly, and each call pays for many descriptions."""
 
-_PLACEHOLDER = re.compile(r"\{\{[^{}\n]{0,60}\}\}|\[(?:TODO|INSERT|YOUR)[^\]\n]{0,60}\]|\bTODO\b|\bFIXME\b")
+_PLACEHOLDER = re.compile(
+    r"(?<!\\)\{\{[^{}\n]{0,60}\}\}|\[(?:TODO|INSERT|YOUR)[^\]\n]{0,60}\]|\bTODO\b|\bFIXME\b"
+)
 _SECRET = re.compile(
     r"\b(?:sk-[A-Za-z0-9_-]{20,}|pdr_pat_[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}"
     r"|AKIA[0-9A-Z]{16}|xox[abp]-[A-Za-z0-9-]{20,})"
@@ -83,10 +93,19 @@ async def _resolve_and_check(
         tools = await asyncio.to_thread(_usable_tools, app, below, body.tools, findings)
     else:
         tools = _usable_tools(app, below, body.tools, findings)
-    own = Layer("agent", None, body.system_prompt, capabilities, tuple(tools))
+    own = Layer(
+        "agent",
+        None,
+        body.system_prompt,
+        capabilities,
+        tuple(tools),
+        variables=defaults_of(body.variables),
+        values=texts_of(body.values),
+    )
     agent = resolve([*layers, own], app.registry)
     findings += await _about_servers(app, caller, body)
-    findings += [*_about_prompt(body.system_prompt), *_about_tools(body.tools), *_about_size(agent)]
+    findings += [*_about_variables(body), *_about_prompt(body.system_prompt, body.variables)]
+    findings += [*_about_tools(body.tools), *_about_size(agent)]
     return agent, tuple(findings)
 
 
@@ -177,7 +196,22 @@ def _structural_finding(rule: str, message: str, field: str) -> Finding:
     return _finding(rule, "structure", "warning", message, field)
 
 
-def _about_prompt(prompt: str) -> Iterator[Finding]:
+def _about_variables(body: PreviewAgent) -> Iterator[Finding]:
+    """Yield findings about variables that could not be stored, and about those that nothing uses."""
+    try:
+        check_prompt(body.system_prompt, body.variables)
+    except InvalidInput as error:
+        yield _structural_finding(error.code, error.message, "system_prompt")
+    used = frozenset(names_in(body.system_prompt))
+    for name in body.variables:
+        if name not in used:
+            message = f"The prompt does not contain the variable `{name}`."
+            fix = f"Write `{{{{{name}}}}}` where its value belongs, or remove it."
+            field = f"variables.{name}"
+            yield _finding("unused_variable", "effectiveness", "suggestion", message, field, fix)
+
+
+def _about_prompt(prompt: str, variables: Mapping[str, Variable]) -> Iterator[Finding]:
     field = "system_prompt"
     text = prompt.strip()
     if not text:
@@ -199,7 +233,15 @@ def _about_prompt(prompt: str) -> Iterator[Finding]:
             field,
             fix,
         )
-    secret, gap = _SECRET.search(prompt), _PLACEHOLDER.search(prompt)
+    secret = _SECRET.search(prompt)
+    gap = next(
+        (
+            found
+            for found in _PLACEHOLDER.finditer(prompt)
+            if not names_in(found[0]) or undeclared_in(found[0], variables)
+        ),
+        None,
+    )
     if secret is not None:
         message = "The prompt contains what looks like an API key. Prompts are displayed and logged."
         fix = "Revoke the key, and keep its replacement in a secret store."

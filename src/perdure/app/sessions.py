@@ -17,6 +17,7 @@ from perdure.app.mcp_checks import check_inline, check_mcp_refs
 from perdure.app.output_schemas import checked_output
 from perdure.app.running_turns import cancel_events, stop_turn
 from perdure.app.tool_definitions import check_tools
+from perdure.app.variables import check_session_values, config_with_values
 from perdure.capabilities.features import SessionFeatures
 from perdure.capabilities.resolve import (
     agent_layer,
@@ -92,9 +93,7 @@ def to_session(
     listed: bool = False,
 ) -> Session:
     """Convert a row to the resource that clients see. Lists leave out the initial files and the hints."""
-    config = row.config_struct()
-    owner = _principal(row.owner_id)
-    url = f"/v1/sessions/{row.id}"
+    config, owner, url = row.config_struct(), _principal(row.owner_id), f"/v1/sessions/{row.id}"
     return Session(
         id=row.id,
         organization_id=row.org_id,
@@ -197,6 +196,7 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
 
     async def work(tx: Tx) -> tuple[SessionRow, Session]:
         agent, harness = await _layers_for(tx, caller.organization_id, body)
+        check_session_values(body.variables, agent)
         await check_mcp_refs(app, tx, caller.organization_id, body.capabilities)
         model_id: ModelId | None = None
         if body.model_id is not None:
@@ -247,20 +247,6 @@ def _new_row(
     workspace_id: WorkspaceId | None,
     now: Micros,
 ) -> SessionRow:
-    config = SessionConfig(
-        body.capabilities,
-        body.tools,
-        body.system_prompt,
-        body.max_iterations,
-        body.parallel_tool_calls,
-        body.initial_files,
-        body.network_access,
-        body.hints,
-        body.mcp_servers,
-        body.output_schema,
-        body.variables,
-        body.fallback_models,
-    )
     return SessionRow(
         id=app.new_id("session"),
         org_id=caller.organization_id,
@@ -271,7 +257,7 @@ def _new_row(
         tags=to_json(tags),
         locale=body.locale,
         model_id=model_id,
-        config=to_json(config),
+        config=to_json(_config_of(body)),
         forked_from_id=None,
         forked_from_sequence=None,
         created_at=now,
@@ -294,6 +280,23 @@ def _new_row(
         workspace_id=workspace_id,
         source=body.source or "api",
         metadata=to_json(clean_metadata(body.metadata, {})),
+    )
+
+
+def _config_of(body: CreateSession) -> SessionConfig:
+    return SessionConfig(
+        body.capabilities,
+        body.tools,
+        body.system_prompt,
+        body.max_iterations,
+        body.parallel_tool_calls,
+        body.initial_files,
+        body.network_access,
+        body.hints,
+        body.mcp_servers,
+        body.output_schema,
+        body.variables,
+        body.fallback_models,
     )
 
 
@@ -405,7 +408,7 @@ async def change_session(
         changes["locale"] = body.locale
     if body.model_id is not UNSET:
         changes["model_id"] = body.model_id
-    merged = bool(body.metadata)
+    merged = bool(body.metadata) or body.variables is not UNSET
     if body.metadata is None:
         changes["metadata"] = "{}"
     now = app.now()
@@ -414,16 +417,18 @@ async def change_session(
         row = await get_session(tx, caller.organization_id, session_id, lock=if_match is not None or merged)
         if if_match is not None:
             fields = (row.title, row.tag_list(), row.locale, row.model_id, read_metadata(row.metadata))
-            check_match(if_match, editable_fields(*fields))
+            check_match(if_match, editable_fields(*fields, row.config_struct().variables))
         if body.metadata:
             changes["metadata"] = to_json(clean_metadata(body.metadata, read_metadata(row.metadata)))
+        if body.variables is not UNSET:
+            changes["config"] = await config_with_values(tx, row, body.variables or {})
         if not changes:
             return await read_details(app, tx, caller, row)
         if isinstance(body.model_id, str):
             await check_model(tx, caller.organization_id, body.model_id)
         return await read_details(app, tx, caller, await update_session(tx, row, changes, now))
 
-    return await (app.database.write(work) if changes or body.metadata else app.database.read(work))
+    return await (app.database.write(work) if changes or merged else app.database.read(work))
 
 
 async def delete_session(app: App, caller: Caller, session_id: SessionId) -> None:

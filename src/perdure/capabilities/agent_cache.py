@@ -82,4 +82,6 @@ def _key(loaded: SessionLayers) -> Key:
     row = loaded.session
     # Sessions with settings of their own must not take turns at one entry. Equal hashes of different settings
     # only cost a miss.
-    return row.harness_id, row.agent_id, row.agent_version_id, hash(row.config)
+    # So for the values of variables, which messages may give.
+    values = tuple(loaded.layers[-1].values.items())
+    return row.harness_id, row.agent_id, row.agent_version_id, hash((row.config, values))

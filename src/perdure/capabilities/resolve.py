@@ -41,7 +41,7 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile, NetworkAccess
 from perdure.domain.times import Micros
 from perdure.domain.tools import CapabilityRef, ClientSideTool, ToolDefinition
-from perdure.domain.variables import Variable, VariableValue
+from perdure.domain.variables import VariableValue, defaults_of, fill, filled_in, missing_of, texts_of
 from perdure.llm.driver import ToolSpec, fixed_tokens
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
@@ -58,7 +58,9 @@ class Layer(Struct, frozen=True):
     Attributes:
         name: None if it is not stored yet.
         policy_only: whether only its policies apply.
-        variables: what an agent's prompt declares; values: what a session gives for them.
+        variables: the defaults of the variables in an agent's prompt, None for required ones. Without any
+            (None), the prompt is not searched for variables.
+        values: what a session, or the message that its turn is for, gives for them.
     """
 
     kind: LayerKind
@@ -75,8 +77,8 @@ class Layer(Struct, frozen=True):
     policy_only: bool = False
     mcp_servers: Mapping[str, InlineMcpServer] = {}
     output_schema: OutputSchema | None = None
-    variables: Mapping[str, Variable] = {}
-    values: Mapping[str, VariableValue] = {}
+    variables: Mapping[str, str | None] | None = None
+    values: Mapping[str, str] = {}
     fallback_models: tuple[str, ...] = ()
 
     def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
@@ -128,6 +130,7 @@ class ResolvedAgent(Struct, frozen=True):
         deferred: the tools that the model has to search for; None if there are none.
         hidden: the names of those that the session has not loaded. They run when they are called.
         output_schema: the schema that the session or the agent sets for final answers.
+        missing: the names of the prompt's variables that have no value, which a turn needs.
     """
 
     sections: tuple[Section, ...]
@@ -149,6 +152,7 @@ class ResolvedAgent(Struct, frozen=True):
     deferred: DeferredTools | None = None
     hidden: frozenset[str] = frozenset()
     output_schema: OutputSchema | None = None
+    missing: tuple[str, ...] = ()
 
 
 # --- layers ---------------------------------------------------------------------------------------------
@@ -195,13 +199,17 @@ def agent_layer(row: AgentRow) -> Layer:
         archived=row.status != "active",
         mcp_servers=config.mcp_servers,
         output_schema=config.output_schema,
-        variables=config.variables,
+        variables=None if config.variables is None else defaults_of(config.variables),
         fallback_models=config.fallback_models,
     )
 
 
-def session_layer(row: SessionRow) -> Layer:
-    """The layer of a session."""
+def session_layer(row: SessionRow, values: Mapping[str, VariableValue] | None = None) -> Layer:
+    """The layer of a session.
+
+    Args:
+        values: the values that the turn's message gives for variables.
+    """
     config = row.config_struct()
     return Layer(
         "session",
@@ -216,15 +224,24 @@ def session_layer(row: SessionRow) -> Layer:
         config.parallel_tool_calls,
         mcp_servers=config.mcp_servers,
         output_schema=config.output_schema,
-        values=config.variables,
+        values=texts_of({**config.variables, **(values or {})}),
         fallback_models=config.fallback_models,
     )
 
 
-async def load_layers(tx: Tx, session: SessionRow) -> SessionLayers:
-    """Read what the session's agent is resolved from. Raises NotFound if a harness or agent is missing."""
+async def load_layers(
+    tx: Tx, session: SessionRow, values: Mapping[str, VariableValue] | None = None
+) -> SessionLayers:
+    """Read what the session's agent is resolved from.
+
+    Args:
+        values: the values that the turn's message gives for variables.
+
+    Raises:
+        NotFound: a harness or an agent is missing.
+    """
     below = [each.layer() for each in await rows_below(tx, session)]
-    layers = (*below, session_layer(session))
+    layers = (*below, session_layer(session, values))
     standing, definitions = await standing_approvals(tx, session.id)
     return SessionLayers(session, layers, standing, session.loaded_names(), definitions)
 
@@ -284,6 +301,7 @@ async def resolve_session(
 
     Raises:
         InvalidInput: two tools have the same name, or there are too many MCP servers.
+        TooLarge: the agent's prompt is too long with the values of its variables.
         PerdureError: retryable: the database is not available.
         Undiscovered: a capability without which the turn must not continue cannot find its tools.
     """
@@ -381,6 +399,7 @@ def _merge(
         deferred=deferred,
         hidden=hidden,
         output_schema=_output_schema(layers),
+        missing=tuple(name for layer in layers for name in missing_of(_values(layer, layers))),
     )
 
 
@@ -420,7 +439,15 @@ def _sections(
         yield note_section(IDENTIFIER, LABEL, deferred.note())
     for layer in layers:
         if layer.system_prompt:
-            yield layer_section(layer.kind, layer.name, layer.system_prompt)
+            prompt = layer.system_prompt
+            if layer.variables is not None:
+                prompt = fill(prompt, _values(layer, layers))
+            yield layer_section(layer.kind, layer.name, prompt)
+
+
+def _values(layer: Layer, layers: Sequence[Layer]) -> Mapping[str, str | None]:
+    """The values of the variables that a layer's prompt declares, by name."""
+    return filled_in(layer.variables, *(each.values for each in layers)) if layer.variables else {}
 
 
 def _specs(bound: Mapping[str, BoundTool], client: Mapping[str, ClientSideTool]) -> tuple[ToolSpec, ...]:

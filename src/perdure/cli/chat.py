@@ -41,6 +41,7 @@ from perdure.domain.input_requests import AnswerInput
 from perdure.domain.messages import Controls, WhenBusy, text_of
 from perdure.domain.parked import CONSENT
 from perdure.domain.tools import APPROVE, ApprovalDecision, Decision
+from perdure.domain.variables import VariableValue
 from perdure.domain.visible import exact
 
 if TYPE_CHECKING:
@@ -69,11 +70,12 @@ def chat(
     agent: str | None,
     model: str | None,
     when_busy: WhenBusy | None,
+    variables: dict[str, VariableValue],
 ) -> int:
     """Run the conversation; return the exit status."""
     with asyncio.Runner() as runner:
         try:
-            talk = runner.run(_open(client, session_id, agent, model, when_busy))
+            talk = runner.run(_open(client, session_id, agent, model, when_busy, variables))
             screen = Screen()
             if sys.stdin.isatty() and screen.is_terminal:
                 return _converse(runner, talk, screen)
@@ -98,11 +100,15 @@ class Chat:
         agent: str | None,
         model_id: str | None,
         when_busy: WhenBusy | None,
+        variables: dict[str, VariableValue],
     ) -> None:
         self.client = client
         self.session = session
         self.agent = agent
-        self.controls = Controls(model_id=model_id, when_busy=when_busy) if model_id or when_busy else None
+        self.variables = variables
+        given = None if variables == session.variables else variables
+        controls = Controls(model_id=model_id, when_busy=when_busy, variables=given or None)
+        self.controls = None if controls == Controls() else controls
         self.questions: list[ToolCall] = []
         """The calls that wait for approval."""
         self.seen: str | None = None
@@ -135,7 +141,7 @@ class Chat:
         """Continue in a new session, with the same agent and model."""
         self.parked, self.rests = {}, False
         self.session = await self.client.create_session(
-            agent_name=self.agent, agent_id=self._agent_id(), source="chat"
+            agent_name=self.agent, agent_id=self._agent_id(), source="chat", variables=self.variables
         )
 
     def _agent_id(self) -> str | None:
@@ -148,6 +154,7 @@ async def _open(
     agent: str | None,
     model: str | None,
     when_busy: WhenBusy | None,
+    variables: dict[str, VariableValue],
 ) -> Chat:
     models = [listed for listed in await client.list_models() if listed.enabled]
     model_id = model
@@ -158,11 +165,12 @@ async def _open(
             raise CommandFailed(f"this server has no model named {model!r}; its models: {known}")
         model_id = matches[0]
     if session_id is not None:
-        return Chat(client, await client.get_session(session_id), agent, model_id, when_busy)
+        session = await client.get_session(session_id)
+        return Chat(client, session, agent, model_id, when_busy, variables)
     if not models:
         raise CommandFailed(f"this server has no model yet.\n{MODEL_ADVICE}")
-    session = await client.create_session(agent_name=agent, source="chat")
-    return Chat(client, session, agent, model_id, when_busy)
+    session = await client.create_session(agent_name=agent, source="chat", variables=variables)
+    return Chat(client, session, agent, model_id, when_busy, variables)
 
 
 # --- without a terminal ----------------------------------------------------------

@@ -37,6 +37,7 @@ _GROUPS = {
     "connections": ("connections", "app"),
     "approvals": ("answers", "approvals"),
     "callbacks": ("answers", "callbacks"),
+    "feedback": ("feedback", "app"),
 }
 """Groups of commands, with the module and the name in it."""
 
@@ -183,6 +184,13 @@ def chat(
     when_busy: Annotated[
         str, typer.Option(help="If a turn is running: steer it, queue, reject or interrupt.")
     ] = "steer",
+    var: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=VALUE for a variable of the agent's prompt; repeat the option for several.",
+            show_default=False,
+        ),
+    ] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,
@@ -200,7 +208,9 @@ def chat(
     if when_busy not in policies:
         raise typer.BadParameter(f"{when_busy!r} is none of {', '.join(policies)}", param_hint="--when-busy")
     policy = None if when_busy == "steer" else cast("WhenBusy", when_busy)
-    raise typer.Exit(run_chat(connect(url, token, org, retries=4), session_id, agent, model, policy))
+    variables = sessions.entries(var, "--var", "VALUE")
+    client = connect(url, token, org, retries=4)
+    raise typer.Exit(run_chat(client, session_id, agent, model, policy, {**variables}))
 
 
 @app.command()

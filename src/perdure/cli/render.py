@@ -134,6 +134,8 @@ def brief(event: WireEvent) -> str:
             usage = data.metadata.usage
             tokens = "" if usage is None else f"{usage.input_tokens} in, {usage.output_tokens} out, "
             return f"{data.metadata.model} {tokens}{duration(data.metadata.duration_ms)}"
+        case "message.feedback":
+            return f"{data.rating or 'none'} {data.message_id} {short(data.comment or '')}".strip()
         case "file.written":
             return f"{data.path} {data.size_bytes} bytes"
     failure = turn_failure(event)

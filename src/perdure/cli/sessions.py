@@ -44,6 +44,10 @@ def list_sessions(
         typer.Option(help="NAME=TEXT; repeat the option to require several.", show_default=False),
     ] = None,
     mine: Annotated[bool, typer.Option("--mine", help="Only your own sessions.")] = False,
+    feedback: Annotated[
+        str | None,
+        typer.Option(help="up or down: only sessions with a message rated so.", show_default=False),
+    ] = None,
     all_sessions: Annotated[bool, typer.Option("--all", help="Archived sessions as well.")] = False,
     archived: Annotated[bool, typer.Option("--archived", help="Archived sessions only.")] = False,
     by_activity: Annotated[
@@ -62,6 +66,7 @@ def list_sessions(
         "source": source or (),
         "metadata": entries(metadata),
         "mine": mine or None,
+        "feedback": feedback,
         "include_archived": all_sessions or None,
         "archived_only": archived or None,
         "order": "last_activity" if by_activity else None,
@@ -69,11 +74,11 @@ def list_sessions(
     enter(_list(connect(url, token, org), limit, filters, as_json))
 
 
-def entries(texts: list[str] | None) -> dict[str, str]:
+def entries(texts: list[str] | None, option: str = "--metadata", what: str = "TEXT") -> dict[str, str]:
     """Parse NAME=TEXT options. Exits with a usage error for other texts."""
     for text in texts or ():
         if not text.partition("=")[0] or "=" not in text:
-            raise typer.BadParameter(f"{text!r} is not NAME=TEXT", param_hint="--metadata")
+            raise typer.BadParameter(f"{text!r} is not NAME={what}", param_hint=option)
     return {text.partition("=")[0]: text.partition("=")[2] for text in texts or ()}
 
 

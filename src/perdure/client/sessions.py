@@ -11,6 +11,7 @@ from perdure.client import routes
 from perdure.client.errors import BadAnswer
 from perdure.client.routes import Caller, every, path_of
 from perdure.domain.context_reports import SessionContextReport
+from perdure.domain.feedback import MessageFeedback, Rating, SetFeedback
 from perdure.domain.messages import Message
 from perdure.domain.paging import Page
 from perdure.domain.session_counts import SessionFacets, SessionStats
@@ -59,6 +60,41 @@ class SessionMethods(Caller):
     )
     get_session_stats = routes.fetches("/v1/sessions/stats", SessionStats, "Count the sessions by status.")
 
+    async def set_feedback(
+        self, session_id: str, message_id: str, *, rating: Rating | None = None, comment: str | None = None
+    ) -> MessageFeedback:
+        """Replace the calling user's feedback on a message of the agent; without both, remove it."""
+        path = path_of(f"{_SESSION}/messages/{{}}/feedback", session_id, message_id)
+        return await self.call("PUT", path, MessageFeedback, body=SetFeedback(rating, comment))
+
+    async def list_feedback(
+        self,
+        session_id: str,
+        *,
+        rating: Rating | None = None,
+        message_id: str | None = None,
+        user_id: str | None = None,
+        offset: int = 0,
+        limit: int = 20,
+    ) -> Page[MessageFeedback]:
+        """List the feedback on a session's messages, newest first.
+
+        Args:
+            session_id: the session's id.
+            rating: only feedback with this rating.
+            message_id: only feedback on this message.
+            user_id: only feedback of this user.
+            offset: how many to skip.
+            limit: the page size, 1 to 100.
+        """
+        params = {"rating": rating, "message_id": message_id, "user_id": user_id}
+        return await self.call(
+            "GET",
+            path_of(f"{_SESSION}/feedback", session_id),
+            Page[MessageFeedback],
+            params=[*params.items(), ("offset", offset), ("limit", limit)],
+        )
+
     async def export_session(self, session_id: str) -> tuple[Message, ...]:
         """Return all messages of a session, oldest first.
 
@@ -84,6 +120,7 @@ class SessionMethods(Caller):
         source: str | Iterable[str] = (),
         metadata: Mapping[str, str] | None = None,
         mine: bool | None = None,
+        feedback: Rating | None = None,
         include_archived: bool | None = None,
         archived_only: bool | None = None,
         order: ListOrder | None = None,
@@ -103,6 +140,7 @@ class SessionMethods(Caller):
             source: only sessions from this source (`chat`, `api`), or one of these.
             metadata: only sessions that have all these entries.
             mine: only sessions that the calling user created.
+            feedback: only sessions with a message that somebody has rated so.
             include_archived: archived sessions as well.
             archived_only: archived sessions only.
             order: `last_activity` for the last changed first.
@@ -117,6 +155,7 @@ class SessionMethods(Caller):
             source=source,
             metadata=metadata,
             mine=mine,
+            feedback=feedback,
             include_archived=include_archived,
             archived_only=archived_only,
             order=order,

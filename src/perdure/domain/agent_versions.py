@@ -73,7 +73,7 @@ class AuthoredConfig(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     mcp_servers: Annotated[dict[str, InlineMcpServer], MCP_SERVERS] = {}
     expose_mcp: Annotated[bool, EXPOSE_MCP] = False
     output_schema: Annotated[OutputSchema | None, OUTPUT_SCHEMA] = None
-    variables: Annotated[dict[str, Variable], VARIABLES] = {}
+    variables: Annotated[dict[str, Variable] | None, VARIABLES] = None
     fallback_models: Annotated[tuple[str, ...], FALLBACK_MODELS] = ()
 
 

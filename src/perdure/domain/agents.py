@@ -124,7 +124,8 @@ class AgentConfig(Struct, frozen=True, omit_defaults=True):
     network_access: NetworkAccess | None = None
     mcp_servers: dict[str, InlineMcpServer] = {}
     output_schema: OutputSchema | None = None
-    variables: dict[str, Variable] = {}
+    variables: dict[str, Variable] | None = None
+    """None: the prompt has none, and was perhaps stored by a release without variables. It stays as it is."""
     fallback_models: tuple[str, ...] = ()
 
 

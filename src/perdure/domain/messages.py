@@ -12,12 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 
 from perdure.domain.ids import ImageIdText, MessageId, ModelIdText, SessionId, ToolCallId
 from perdure.domain.layer_fields import OUTPUT_SCHEMA, RESPONSE_FORMAT, VARIABLE_VALUES
 from perdure.domain.outputs import OutputSchema, ResponseFormat
 from perdure.domain.times import CreatedAt
-from perdure.domain.variables import VariableValues
+from perdure.domain.variables import LoggedValues, VariableValues
 
 Role = Literal["system", "user", "agent", "tool_result"]
 Phase = Literal["commentary", "final_answer"]
@@ -162,7 +163,19 @@ class Controls(Struct, frozen=True, omit_defaults=True):
     ] = None
     output_schema: Annotated[OutputSchema | None, OUTPUT_SCHEMA] = None
     response_format: Annotated[ResponseFormat | None, RESPONSE_FORMAT] = None
-    variables: Annotated[VariableValues | None, VARIABLE_VALUES] = None
+    variables: Annotated[LoggedValues | None, VARIABLE_VALUES] = None
+
+
+def joined_controls(turn: Controls | None, own: Controls | None) -> Controls | None:
+    """The options of a turn that a message joins: the message's, and the turn's values of variables.
+
+    Args:
+        turn: the turn's options; None if the message begins the turn.
+    """
+    if turn is None or not turn.variables:
+        return own
+    own = own or Controls()
+    return replace(own, variables={**turn.variables, **(own.variables or {})})
 
 
 class ExternalActor(Struct, frozen=True, omit_defaults=True):
@@ -273,6 +286,10 @@ class CreateMessage(Struct, frozen=True):
     addressed_participant_id: Annotated[str | None | UnsetType, Meta(description="Accepted and ignored.")] = (
         UNSET
     )
+    variables: Annotated[
+        VariableValues | None | UnsetType,
+        Meta(description="Values of the variables in the agent's prompt, by name: `controls.variables`."),
+    ] = UNSET
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):

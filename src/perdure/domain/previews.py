@@ -15,12 +15,15 @@ from perdure.domain.layer_fields import (
     PARENT_HARNESS_ID,
     SYSTEM_PROMPT,
     TOOLS,
+    VARIABLE_VALUES,
+    VARIABLES,
 )
 from perdure.domain.mcp_servers import MCP_NAMES, InlineMcpServers
 from perdure.domain.messages import JsonObject
 from perdure.domain.resources import AnyName
 from perdure.domain.sessions import Prompt
 from perdure.domain.tools import Capabilities, Tools
+from perdure.domain.variables import Variables, VariableValues
 
 Category = Literal["structure", "completeness", "effectiveness", "safety", "cost"]
 Severity = Literal["warning", "info", "suggestion"]
@@ -57,6 +60,8 @@ class PreviewAgent(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     harness_id: Annotated[HarnessIdText | None, HARNESS_ID] = None
     harness_name: Annotated[AnyName | None, HARNESS_NAME] = None
     mcp_servers: Annotated[InlineMcpServers, MCP_SERVERS] = {}
+    variables: Annotated[Variables, VARIABLES] = {}
+    values: Annotated[VariableValues, VARIABLE_VALUES] = {}
 
 
 class PreviewHarness(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):

@@ -181,12 +181,21 @@ class UpdateSession(Struct, frozen=True, omit_defaults=True):
             examples=[{"customer": "4711", "draft": None}],
         ),
     ] = UNSET
+    variables: Annotated[
+        VariableValues | None | UnsetType,
+        Meta(
+            description=(
+                "Values of the variables in the agent's prompt, by name. They replace all earlier ones; "
+                "`null` removes them."
+            )
+        ),
+    ] = UNSET
 
 
 class SessionConfig(Struct, frozen=True, omit_defaults=True):
     """A session's own layer, in addition to those of its harness and agent.
 
-    It is fixed at creation, except that MCP servers may be removed.
+    It is fixed at creation, except that MCP servers may be removed and values of variables replaced.
     """
 
     capabilities: tuple[CapabilityRef, ...] = ()
@@ -362,7 +371,9 @@ class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
 
     def editable(self) -> tuple[object, ...]:
         """The values of the fields that clients can change."""
-        return editable_fields(self.title, self.tags, self.locale, self.model_id, self.metadata)
+        return editable_fields(
+            self.title, self.tags, self.locale, self.model_id, self.metadata, self.variables
+        )
 
 
 def editable_fields(
@@ -371,9 +382,10 @@ def editable_fields(
     locale: str | None,
     model_id: str | None,
     metadata: dict[str, str],
+    variables: dict[str, VariableValue],
 ) -> tuple[object, ...]:
     """The values of the fields of `UpdateSession`, which clients can change."""
-    return title, tags, locale, model_id, metadata
+    return title, tags, locale, model_id, metadata, *([variables] if variables else ())
 
 
 class ForkSession(Struct, frozen=True, omit_defaults=True):
@@ -389,6 +401,7 @@ class ForkSession(Struct, frozen=True, omit_defaults=True):
     model_id: Annotated[ModelIdText | None, _MODEL_ID] = None
     locale: Annotated[Locale | None, _LOCALE] = None
     system_prompt: Annotated[Prompt | None, _SESSION_PROMPT] = None
+    variables: Annotated[VariableValues | None, VARIABLE_VALUES] = None
 
 
 class CancelledTurn(Struct, frozen=True):

@@ -48,7 +48,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.fallbacks import fallen_back
 from perdure.domain.ids import ToolCallId
-from perdure.domain.messages import preview_of, text_of, tool_calls_of
+from perdure.domain.messages import joined_controls, preview_of, text_of, tool_calls_of
 from perdure.domain.parked import CONSENT, deadline_of
 from perdure.domain.pending import after_cancel, after_end, pending_message, queued, schema_of, steering
 from perdure.domain.phases import (
@@ -108,7 +108,10 @@ def _input_message(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if is_cancel_notice(data.message, event):
         return state
     waiting = pending_message(data, event, head)
-    controls = state.controls if waiting.late or data.queued else data.message.controls
+    controls = state.controls
+    if not waiting.late and not data.queued:
+        joins = not isinstance(state, Idle) or bool(state.pending)
+        controls = joined_controls(controls if joins else None, data.message.controls)
     return replace(state, pending=(*state.pending, waiting), controls=controls)
 
 

@@ -32,6 +32,7 @@ from perdure.domain.pending import steering
 from perdure.domain.steps import Started
 from perdure.domain.turn import Answered, Calling, Idle, Reasoning, TurnState, Waiting
 from perdure.domain.turn_queries import next_controls, offered_tools, only_waits
+from perdure.domain.variables import missing_message
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
@@ -171,11 +172,11 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
     begun = isinstance(ahead, Reasoning)
 
     async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None, dict[str, str]]:
-        layers = await load_layers(tx, row)
+        controls = next_controls(run.state)
+        layers = await load_layers(tx, row, controls.variables if controls else None)
         secrets = await open_secrets(tx, engine.vault, row.org_id, row.id)
         # In addition to those known so far: earlier tool output may contain a secret that was replaced since.
         run.redactor.learn(secrets)
-        controls = next_controls(run.state)
         model_id = controls.model_id if controls else None
         choice = await choose_model(
             *(tx, layers, model_id, engine.vault, engine.drivers),
@@ -209,6 +210,8 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         return "agent_archived", f"The agent {layers.archived_agent!r} has been archived."
     if choice is None:
         return "model_not_configured", "No model is configured for this session."
+    if agent.missing:
+        return "missing_variable", f"There is {missing_message(agent.missing)}."
     run.redactor.known = agent.names
     run.prepared = (agent, choice)
     return None

@@ -173,3 +173,22 @@ async def get_agent_at(
     if version_id is None:
         return row
     return with_authored(row, (await get_version(tx, org_id, agent_id, version_id)).authored())
+
+
+async def may_have_variables(
+    tx: Tx, org_id: OrgId, agent_id: AgentId, version_id: AgentVersionId | None
+) -> bool:
+    """Whether an agent's prompt may have variables, at a version or now, without reading its whole row."""
+    if version_id is None:
+        sql = "SELECT 1 FROM agents WHERE id = ? AND org_id = ? AND config LIKE ?"
+        found = await tx.one(sql, agent_id, org_id, _VARIABLES)
+    else:
+        sql = (
+            "SELECT 1 FROM agent_versions WHERE id = ? AND org_id = ? AND agent_id = ?"
+            " AND authored_config LIKE ?"
+        )
+        found = await tx.one(sql, version_id, org_id, agent_id, _VARIABLES)
+    return found is not None
+
+
+_VARIABLES = '%"variables":%'

@@ -6,10 +6,11 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.agents import AgentConfig
-from perdure.domain.errors import NotFound
+from perdure.domain.errors import Damaged, NotFound
 from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId, OrgId
 from perdure.domain.resources import LifeStatus
 from perdure.domain.times import Micros
+from perdure.domain.variables import Variable
 from perdure.store.database import LOCK_ROW, Changes, Tx
 from perdure.store.rows import (
     LIST_BYTES,
@@ -115,25 +116,49 @@ class ExposedAgent(Struct, frozen=True):
     name: str
     display_name: str | None
     description: str | None
+    declared: str | None = None
+    """The variables of the prompt that new sessions get, as JSON; None without any."""
+
+    def variables(self) -> dict[str, Variable]:
+        """The variables of the prompt, for which sessions give values; none if they are damaged."""
+        try:
+            return {} if self.declared is None else from_json(_DECLARED, self.declared, "")
+        except Damaged:
+            return {}
 
 
+_DECLARED = msgspec.json.Decoder(dict[str, Variable])
 _EXPOSED = '{"expose_mcp":true'
 """How the configuration of such an agent begins: the field comes first in it."""
-_SELECT_EXPOSED = (
-    "SELECT id, name, display_name, description FROM agents WHERE org_id = ? AND status = 'active'"
-    " AND substr(config, 1, ?) = ?"
+_STARTS_WITH = (
+    "COALESCE((SELECT authored_config FROM agent_versions WHERE id = agents.default_version_id"
+    " AND org_id = agents.org_id), config)"
 )
+_MEMBER = {
+    "sqlite": f"json_extract({_STARTS_WITH}, '$.variables')",
+    "postgres": f"(({_STARTS_WITH})::json -> 'variables')::text",
+}
+
+
+def _select_exposed(tx: Tx) -> str:
+    declared = f"CASE WHEN {_STARTS_WITH} LIKE '%\"variables\":%' THEN {_MEMBER[tx.dialect]} END"
+    return (
+        f"SELECT id, name, display_name, description, {declared} FROM agents"
+        " WHERE org_id = ? AND status = 'active' AND substr(config, 1, ?) = ?"
+    )
 
 
 async def exposed_agents(tx: Tx, org_id: OrgId, limit: int) -> list[ExposedAgent]:
     """Return the active agents that are tools for MCP clients, by name."""
-    rows = await tx.all(f"{_SELECT_EXPOSED} ORDER BY name LIMIT ?", org_id, len(_EXPOSED), _EXPOSED, limit)
+    rows = await tx.all(
+        f"{_select_exposed(tx)} ORDER BY name LIMIT ?", org_id, len(_EXPOSED), _EXPOSED, limit
+    )
     return [ExposedAgent(*row) for row in rows]
 
 
 async def exposed_agent(tx: Tx, org_id: OrgId, name: str) -> ExposedAgent | None:
     """Return the active agent of this name if it is a tool for MCP clients."""
-    row = await tx.one(f"{_SELECT_EXPOSED} AND name = ?", org_id, len(_EXPOSED), _EXPOSED, name)
+    row = await tx.one(f"{_select_exposed(tx)} AND name = ?", org_id, len(_EXPOSED), _EXPOSED, name)
     return None if row is None else ExposedAgent(*row)
 
 

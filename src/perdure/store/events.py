@@ -7,7 +7,7 @@ import random
 from msgspec import Struct
 
 from perdure.domain.events import Event
-from perdure.domain.ids import SessionId, new_event_id
+from perdure.domain.ids import MessageId, SessionId, new_event_id
 from perdure.domain.times import Micros
 from perdure.store.database import Tx, Value
 from perdure.store.rows import like_pattern, to_json
@@ -50,6 +50,26 @@ async def id_of_event(tx: Tx, session_id: SessionId, sequence: int) -> str | Non
     """Return the id of the event with this sequence, or None."""
     row = await tx.one("SELECT id FROM events WHERE session_id = ? AND sequence = ?", session_id, sequence)
     return None if row is None else str(row[0])
+
+
+async def sequence_of_output(
+    tx: Tx, session_id: SessionId, message_id: MessageId, after: int, through: int
+) -> int | None:
+    """Return the sequence of an agent's message with after < sequence <= through, or None.
+
+    No index has the ids of messages, so it looks at these events, newest first.
+    """
+    start = f'{{"message":{{"id":{to_json(message_id)},'  # how the data of its event begins
+    row = await tx.one(
+        "SELECT sequence FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ?"
+        " AND type = 'output.message.completed' AND substr(data, 1, ?) = ? ORDER BY sequence DESC LIMIT 1",
+        session_id,
+        after,
+        through,
+        len(start),
+        start,
+    )
+    return None if row is None else int(row[0])
 
 
 async def events_within(

@@ -7,6 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from perdure.domain.feedback import Rating
 from perdure.domain.ids import AgentId, OrgId, SessionId, UserId
 from perdure.domain.sessions import ListOrder, Status
 from perdure.domain.times import Micros
@@ -65,6 +66,7 @@ class SessionFilter(Struct, frozen=True):
     created_after: Micros | None = None
     created_before: Micros | None = None
     archived: Literal["without", "with", "only"] = "without"
+    feedback: Rating | None = None
 
     def slow(self) -> bool:
         """Whether the conditions are compared with many sessions, because no index has them."""
@@ -115,6 +117,9 @@ def _where(org_id: OrgId, filters: SessionFilter, *, indexed: bool = True) -> tu
     if filters.pinned_by is not None:
         parts.append("id IN (SELECT session_id FROM pins WHERE user_id = ? AND org_id = ?)")
         args += [filters.pinned_by, org_id]
+    if filters.feedback is not None:
+        parts.append("id IN (SELECT session_id FROM feedback WHERE org_id = ? AND rating = ?)")
+        args += [org_id, filters.feedback]
     for tag in filters.tags:
         # The JSON array has each tag between quotes and escapes quotes within a tag, so this matches whole
         # tags only.

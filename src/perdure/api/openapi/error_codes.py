@@ -404,6 +404,7 @@ TURNS = _codes(
         "Two of the session's tools have the same name.",
         "Rename one of them, or remove the capability or tool that adds it.",
     ),
+    ("filled_prompt_too_long", "The prompt is too long with its variables' values.", "Shorten the values."),
     (
         "invalid_model_request",
         "The provider refused the request as invalid.",
@@ -419,6 +420,7 @@ TURNS = _codes(
         "The turn reached its limit of model calls.",
         "Send a message to continue, or raise `max_iterations`.",
     ),
+    ("missing_variable", "A variable of the prompt has no value.", "Give it to the session or the message."),
     (
         "model_not_configured",
         "No model is configured for the session, or all suitable models are disabled.",
@@ -443,11 +445,7 @@ TURNS = _codes(
         "Send another message later.",
     ),
     ("provider_timeout", "The model did not answer in time.", "Send a message to try again."),
-    (
-        "provider_unavailable",
-        "The provider could not be reached, or it failed.",
-        "Send another message later.",
-    ),
+    ("provider_unavailable", "The provider could not be reached, or failed.", "Send another message later."),
     ("quota_exceeded", "The provider's quota is used up.", "Raise the quota at the provider."),
     *ANSWERS,
 )

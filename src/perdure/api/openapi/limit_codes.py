@@ -9,6 +9,16 @@ TOO_LARGE = (
         "Split the file.",
     ),
     (
+        "filled_prompt_too_long",
+        "The agent's prompt has over 400,000 characters with the values of its variables.",
+        "Shorten the values, or use them less often in the prompt.",
+    ),
+    (
+        "variables_too_large",
+        "The values of variables have over 100,000 characters together.",
+        "Shorten them, or put long texts into files or the message.",
+    ),
+    (
         "too_large",
         "The body is larger than 10 MB, or a configuration is larger than 1 MB.",
         "Send less data in one request. Put large files into a session with its file routes.",

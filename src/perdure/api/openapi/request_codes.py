@@ -39,6 +39,16 @@ INVALID = (
         "Use an http or https URL, with port 80, 443, or one from 1024 upwards.",
     ),
     (
+        "missing_variable",
+        "The agent's prompt requires a variable that neither the message nor its session gives.",
+        "Give it in `variables` of the message or of the session.",
+    ),
+    (
+        "unknown_variable",
+        "A prompt has a variable that its agent does not declare, or a value belongs to none of its own.",
+        "Declare it in the agent's `variables`, or correct its name. Literal braces: write `\\{{name}}`.",
+    ),
+    (
         "literal_credential",
         "An MCP server in a configuration has a credential that all who can read it would see.",
         "Store it as a secret of the session and write `{{secret:NAME}}`, or register the server.",
@@ -149,6 +159,11 @@ MISSING = (
         "input_request_not_found",
         "The session has no such input request.",
         "See `GET /v1/sessions/{session_id}/input-requests`.",
+    ),
+    (
+        "message_not_found",
+        "The session's agent has written no message with this id.",
+        "See `GET /v1/sessions/{session_id}/messages`: messages of the role `agent` can be rated.",
     ),
     ("mcp_server_not_found", "The organization has no such MCP server.", "See `GET /v1/mcp-servers`."),
     (

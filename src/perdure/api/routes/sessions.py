@@ -13,6 +13,7 @@ from perdure.app import sessions as use
 from perdure.domain.accounts import Caller
 from perdure.domain.context_reports import SessionContextReport
 from perdure.domain.errors import InvalidInput
+from perdure.domain.feedback import Rating
 from perdure.domain.ids import AgentIdText, SessionId, check_id
 from perdure.domain.paging import Page
 from perdure.domain.session_counts import SessionFacets, SessionStats
@@ -77,6 +78,10 @@ class FilterSessions(Struct, frozen=True):
         bool | None,
         Meta(description="`true`: return only sessions that the caller has pinned. `false`: no filter."),
     ] = None
+    feedback: Annotated[
+        Rating | None,
+        Meta(description="Return only sessions with a message that somebody has rated `up` or `down`."),
+    ] = None
     include_archived: Annotated[bool, Meta(description="Whether to return archived sessions as well.")] = (
         False
     )
@@ -103,6 +108,7 @@ class FilterSessions(Struct, frozen=True):
             created_after=parse_time(self.created_after, "created_after"),
             created_before=parse_time(self.created_before, "created_before"),
             archived="only" if self.archived_only else archived,
+            feedback=self.feedback,
         )
 
 

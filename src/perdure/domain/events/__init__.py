@@ -17,6 +17,7 @@ from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
 from perdure.domain.events.messages import (
     InputMessageData,
+    MessageFeedbackData,
     MessageOrigin,
     ModelMetadata,
     OutputMessageCompletedData,
@@ -98,6 +99,7 @@ __all__ = [
     "LlmGenerationMetadata",
     "LlmGenerationOutput",
     "LlmRetryInfo",
+    "MessageFeedbackData",
     "MessageOrigin",
     "ModelMetadata",
     "NewEvent",
@@ -173,6 +175,7 @@ _CLASSES: tuple[type[EventData], ...] = (
     OutputAcceptedData,
     OutputRejectedData,
     OutputMessageWithdrawnData,
+    MessageFeedbackData,
     SessionStartedData,
     SessionActivatedData,
     SessionIdledData,

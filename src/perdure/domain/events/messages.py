@@ -19,11 +19,13 @@ from perdure.domain.events.fields import (
     MODEL,
     TURN_ID,
 )
+from perdure.domain.feedback import COMMENT, RATING, Rating
 from perdure.domain.ids import (
     MessageId,
     ModelIdText,
     ProviderId,
     TurnId,
+    UserId,
 )
 from perdure.domain.messages import JsonObject, Message, Usage
 
@@ -69,6 +71,16 @@ class OutputMessageDeltaData(EventData, frozen=True, omit_defaults=True):
     delta: Annotated[str, DELTA]
     accumulated: Annotated[str, ACCUMULATED]
     message_id: Annotated[MessageId | None, MESSAGE_ID] = None
+
+
+class MessageFeedbackData(EventData, frozen=True, omit_defaults=True):
+    """A user has rated a message of the agent, or commented on it. Without both, the feedback was removed."""
+
+    kind = "message.feedback"
+    message_id: Annotated[MessageId, MESSAGE_ID]
+    user_id: Annotated[UserId, Meta(description="The user that gave the feedback.")]
+    rating: Annotated[Rating | None, RATING] = None
+    comment: Annotated[str | None, COMMENT] = None
 
 
 class ModelMetadata(Struct, frozen=True, omit_defaults=True):

@@ -14,13 +14,15 @@ from perdure.app.approvals import submit_approvals
 from perdure.app.messages import post_message
 from perdure.app.session_answers import list_approvals, read_answer, wait_for_answer
 from perdure.app.session_lists import page_of_sessions
-from perdure.app.sessions import cancel_turn, create_session
+from perdure.app.sessions import cancel_turn, create_session, delete_session
+from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import AgentId, SessionId, check_id, id_schema, is_id
-from perdure.domain.messages import CreateMessage, InputMessage, TextPart
+from perdure.domain.messages import Controls, CreateMessage, InputMessage, TextPart
 from perdure.domain.session_answers import OpenApproval, SessionAnswer
 from perdure.domain.sessions import CancelledTurn, CreateSession, Status
 from perdure.domain.times import Timestamp
 from perdure.domain.tools import ApprovalDecision, Decision, SubmitApprovals, SubmittedToolResults
+from perdure.domain.variables import VariableValues
 from perdure.doors.mcp.tool import DECIDES, READS, STOPS, WORKS, Tool, Visit, tool
 from perdure.store.session_lists import SessionFilter
 
@@ -104,6 +106,9 @@ class StartSession(Struct, frozen=True, forbid_unknown_fields=True):
     title: Annotated[
         Annotated[str, Meta(max_length=500)] | None, Meta(description="A title, for people.")
     ] = None
+    variables: Annotated[
+        VariableValues, Meta(description="Values for the agent's instructions, by name, if it asks for some.")
+    ] = {}
 
 
 class SendMessage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -225,6 +230,7 @@ async def _start_session(visit: Visit, given: StartSession) -> SessionAnswer:
         agent_id=agent if named else None,
         agent_name=None if named else agent,
         title=given.title,
+        variables=given.variables,
     )
     return await begin(visit, body, given.message, given.wait_seconds)
 
@@ -234,14 +240,27 @@ async def begin(visit: Visit, body: CreateSession, message: str | None, seconds:
     session = await create_session(visit.app, visit.caller, body)
     if message is None:
         return await read_answer(visit.app, visit.caller, session.id)
-    return await say(visit, session.id, message, seconds)
+    try:
+        return await say(visit, session.id, message, seconds)
+    except InvalidInput:  # nobody knows the session yet
+        await delete_session(visit.app, visit.caller, session.id)
+        raise
 
 
 async def say(
-    visit: Visit, session_id: SessionId, text: str, seconds: float, client_message_id: str | None = None
+    visit: Visit,
+    session_id: SessionId,
+    text: str,
+    seconds: float,
+    client_message_id: str | None = None,
+    variables: VariableValues | None = None,
 ) -> SessionAnswer:
     """Send a message and wait for its answer."""
-    body = CreateMessage(InputMessage((TextPart(text),)), client_message_id=client_message_id)
+    body = CreateMessage(
+        InputMessage((TextPart(text),)),
+        Controls(variables=variables) if variables else None,
+        client_message_id=client_message_id,
+    )
     message = await post_message(visit.app, visit.caller, session_id, body)
     return await wait_for_answer(
         visit.app, visit.caller, session_id, seconds, visit.stop, after=message.sequence, see=visit.see
