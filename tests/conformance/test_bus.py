@@ -216,6 +216,14 @@ async def test_a_follower_hears_its_session_and_no_other_at_once_and_once(bus: B
     assert not ear.signals
 
 
+async def test_who_wants_no_live_text_is_not_woken_by_it(bus: Bus) -> None:
+    ear = bus.subscribe("s", live=False)
+    Speaker(bus).say("Hello, ", "world")
+    assert not await ear.wait(0.05)
+    bus.publish(Appended("s", 2))
+    assert [type(signal) for signal in ear.drain()[0]] == [Appended]
+
+
 async def test_a_follower_that_is_slow_is_told_and_costs_no_more_memory(bus: Bus) -> None:
     ear = bus.subscribe("s")
     for head in range(SUBSCRIPTION_LIMIT * 3):

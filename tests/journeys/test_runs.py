@@ -62,6 +62,10 @@ async def test_a_turn_that_fails_or_is_cancelled_is_a_result_too(api: httpx.Asyn
     await talk.cancel()
     cancelled = (await waiting).json()
     assert (cancelled["status"], cancelled["turn"]["error"]["code"]) == ("cancelled", "turn_cancelled")
+    assert await get(api, talk.path("/result")) == cancelled
+    notice = next(each for each in await talk.messages() if each.get("metadata", {}).get("cancel_notice"))
+    answer = await api.get(talk.path("/result"), params={"sequence": notice["sequence"]})
+    assert refusal(answer) == (404, "message_not_found")
 
 
 async def test_the_time_is_up_before_the_turn_ends_and_waiting_goes_on_elsewhere(

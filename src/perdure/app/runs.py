@@ -26,6 +26,7 @@ from perdure.domain.events import (
     TurnCompletedData,
     TurnFailedData,
     TurnSealedData,
+    is_cancel_notice,
 )
 from perdure.domain.ids import SessionId, is_id
 from perdure.domain.messages import CreateMessage, InputMessage, Message, TextPart
@@ -149,14 +150,34 @@ async def wait_for_result(
 
 async def _find(tx: Tx, caller: Caller, session_id: SessionId, sequence: int | None) -> _Run:
     row = await get_session(tx, caller.organization_id, session_id)
-    if sequence is None:
-        found, _ = await events_of_kinds(tx, row.id, (InputMessageData.kind,), before=row.head, limit=1)
-    else:
-        found = await events_after(tx, row.id, sequence - 1, limit=1)
-    if not found or found[0].type != InputMessageData.kind:
-        at = "in this session" if sequence is None else f"with the sequence {sequence} in this session"
-        raise NotFound(f"message {at}", code="message_not_found")
-    return _Run(row, found[0])
+    sent = await (_newest_message(tx, row) if sequence is None else _message_at(tx, row, sequence))
+    if sent is None:
+        where = "in this session" if sequence is None else f"with the sequence {sequence} in this session"
+        raise NotFound(f"message {where}", code="message_not_found")
+    return _Run(row, sent)
+
+
+async def _message_at(tx: Tx, row: SessionRow, sequence: int) -> Event | None:
+    """The user's message with this sequence; None if that event is another one."""
+    found = await events_after(tx, row.id, sequence - 1, limit=1)
+    return found[0] if found and found[0].sequence == sequence and _is_message(found[0]) else None
+
+
+async def _newest_message(tx: Tx, row: SessionRow) -> Event | None:
+    before, more = row.head, True
+    while more:
+        found, more = await events_of_kinds(tx, row.id, (InputMessageData.kind,), before=before, limit=10)
+        for event in found:
+            if _is_message(event):
+                return event
+            before = event.sequence - 1
+    return None
+
+
+def _is_message(event: Event) -> bool:
+    """Whether this is a message, and not the server's note about a cancel, which no turn handles."""
+    data = event.get(InputMessageData)
+    return data is not None and not is_cancel_notice(data.message, event)
 
 
 class _Run:
