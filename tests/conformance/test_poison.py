@@ -16,7 +16,8 @@ from perdure.app.events import fill_prompt
 from perdure.app.file_access import OfSession
 from perdure.app.files import create_path
 from perdure.app.messages import post_message
-from perdure.app.providers import create_model, create_provider
+from perdure.app.models import create_model
+from perdure.app.providers import create_provider
 from perdure.app.sessions import create_session
 from perdure.capabilities.port import Capability
 from perdure.capabilities.registry import Registry

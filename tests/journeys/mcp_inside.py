@@ -14,7 +14,8 @@ from perdure.app.accounts import bootstrap
 from perdure.app.approvals import submit_approvals
 from perdure.app.context import App
 from perdure.app.messages import post_message
-from perdure.app.providers import create_model, create_provider
+from perdure.app.models import create_model
+from perdure.app.providers import create_provider
 from perdure.app.sessions import create_session
 from perdure.app.storage import put_secrets
 from perdure.domain.accounts import Caller

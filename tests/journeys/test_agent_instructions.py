@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from perdure.app.accounts import bootstrap
 from perdure.app.messages import post_message
-from perdure.app.providers import create_model, create_provider
+from perdure.app.models import create_model
+from perdure.app.providers import create_provider
 from perdure.app.sessions import create_session
 from perdure.capabilities.port import Capability, Discover, Discovered, DiscoveryContext
 from perdure.capabilities.registry import Registry

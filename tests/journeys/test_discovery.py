@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from perdure.app.accounts import bootstrap
 from perdure.app.context import App
 from perdure.app.messages import post_message
-from perdure.app.providers import create_model, create_provider
+from perdure.app.models import create_model
+from perdure.app.providers import create_provider
 from perdure.app.sessions import create_session
 from perdure.capabilities import (
     ONCE,

@@ -10,7 +10,8 @@ from perdure.app.context_reports import context_report
 from perdure.app.events import EventReader
 from perdure.app.forks import fork_session
 from perdure.app.messages import list_messages, post_message
-from perdure.app.providers import create_model, create_provider
+from perdure.app.models import create_model
+from perdure.app.providers import create_provider
 from perdure.app.session_exports import export_session
 from perdure.app.sessions import create_session, read_session
 from perdure.domain.accounts import Caller

@@ -13,7 +13,7 @@ from perdure.app.callbacks import answer_callback
 from perdure.app.file_access import OfSession
 from perdure.app.files import create_path
 from perdure.app.messages import append_message, post_message
-from perdure.app.providers import create_model
+from perdure.app.models import create_model
 from perdure.capabilities import ONCE, Later, Tool, ToolContext, ToolHints, schema
 from perdure.domain.callbacks import CallbackResult
 from perdure.domain.files import CreateFile

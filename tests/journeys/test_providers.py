@@ -10,6 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from perdure.app import models as use_models
 from perdure.app import providers as use
 from perdure.app.model_sync import sync_models
 from perdure.app.providers import policies
@@ -275,20 +276,20 @@ def test_members_may_only_read() -> None:
 async def test_members_change_nothing(tmp_path: Path) -> None:
     async with house_with(Gate(1), tmp_path) as house:
         app, member = house.parts.app, Caller(house.owner.organization_id, house.owner.user_id, "member")
-        (provider,), (model,) = await use.all_providers(app, member), await use.all_models(app, member)
+        (provider,), (model,) = await use.all_providers(app, member), await use_models.all_models(app, member)
         for attempt in (
             use.create_provider(app, member, CreateProvider("Mine", "llmsim")),
             use.change_provider(app, member, provider.id, UpdateProvider(name="Mine")),
             use.remove_provider(app, member, provider.id),
-            use.create_model(app, member, provider.id, CreateModel("m", "M")),
-            use.change_model(app, member, model.id, UpdateModel(enabled=False)),
-            use.remove_model(app, member, model.id),
+            use_models.create_model(app, member, provider.id, CreateModel("m", "M")),
+            use_models.change_model(app, member, model.id, UpdateModel(enabled=False)),
+            use_models.remove_model(app, member, model.id),
             sync_models(app, member, provider.id),
         ):
             with pytest.raises(Forbidden):
                 await attempt
         assert await use.all_providers(app, member) == [provider]
-        assert await use.all_models(app, member) == [model]
+        assert await use_models.all_models(app, member) == [model]
 
 
 async def test_providers_of_another_organization_are_not_found(

@@ -14,7 +14,8 @@ from msgspec.structs import astuple
 
 from perdure.app.accounts import bootstrap
 from perdure.app.context import App, Services
-from perdure.app.providers import create_model, create_provider
+from perdure.app.models import create_model
+from perdure.app.providers import create_provider
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, NewEvent

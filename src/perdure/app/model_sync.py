@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
-from perdure.app.providers import default_if_none
+from perdure.app.models import default_if_none
 from perdure.domain.accounts import Caller, require
 from perdure.domain.errors import InvalidInput, ModelError
 from perdure.domain.ids import ModelId, ProviderId

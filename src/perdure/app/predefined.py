@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from perdure.app.context import App
-from perdure.app.providers import default_if_none
+from perdure.app.models import default_if_none
 from perdure.domain.ids import OrgId
 from perdure.domain.providers import ProviderOptions
 from perdure.llm.vendors import VENDORS

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from perdure.api.kernel.call import Call
 from perdure.api.kernel.route import route
 from perdure.app import model_sync
+from perdure.app import models as use_models
 from perdure.app import provider_keys as use_keys
 from perdure.app import providers as use
 from perdure.domain.ids import ModelId, ProviderId
@@ -177,7 +178,7 @@ async def create_model(call: Call, provider_id: ProviderId, body: CreateModel) -
 
     The first registered model becomes the organization's default. Requires the role `admin`.
     """
-    return await use.create_model(call.app, call.caller, provider_id, body, call.once)
+    return await use_models.create_model(call.app, call.caller, provider_id, body, call.once)
 
 
 @route("GET", "/v1/providers/{provider_id}/models", "models", errors=(404,))
@@ -188,7 +189,9 @@ async def list_provider_models(
 
     Oldest first, with their known limits, abilities and prices.
     """
-    return Listing(tuple(await use.all_models(call.app, call.caller, provider_id, stale=query.include_stale)))
+    return Listing(
+        tuple(await use_models.all_models(call.app, call.caller, provider_id, stale=query.include_stale))
+    )
 
 
 @route("GET", "/v1/models", "models")
@@ -197,7 +200,7 @@ async def list_all_models(call: Call, query: ListModels) -> Listing[Model]:
 
     Oldest first, with their known limits, abilities and prices.
     """
-    models = await use.all_models(
+    models = await use_models.all_models(
         call.app, call.caller, source=query.source, favorites=query.favorites_only, stale=query.include_stale
     )
     return Listing(tuple(models))
@@ -209,7 +212,7 @@ async def get_model(call: Call, id_: ModelId) -> Model:
 
     Returns its provider and its known limits, abilities and prices.
     """
-    return await use.read_model(call.app, call.caller, id_)
+    return await use_models.read_model(call.app, call.caller, id_)
 
 
 @route("PATCH", "/v1/models/{id}", "models", errors=(404,), body_example={"is_favorite": True})
@@ -218,7 +221,7 @@ async def update_model(call: Call, id_: ModelId, body: UpdateModel) -> Model:
 
     Omitted fields keep their values. Requires the role `admin`.
     """
-    return await use.change_model(call.app, call.caller, id_, body)
+    return await use_models.change_model(call.app, call.caller, id_, body)
 
 
 @route("DELETE", "/v1/models/{id}", "models", errors=(404,))
@@ -228,7 +231,7 @@ async def delete_model(call: Call, id_: ModelId) -> None:
     Sessions that use it fall back to the next configured model: of the session, the agent, the harness or the
     organization. Requires the role `admin`.
     """
-    await use.remove_model(call.app, call.caller, id_)
+    await use_models.remove_model(call.app, call.caller, id_)
 
 
 ROUTES = (
