@@ -11,6 +11,7 @@ from tests.simulation import mutations_parked
 from tests.simulation.effect_mutations import EFFECT_MUTATIONS
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.mutations_busy import BUSY_MUTATIONS
+from tests.simulation.mutations_patience import PATIENCE_MUTATIONS
 from tests.simulation.scenarios import by_name
 from tests.simulation.schedule import Violation, drawn, listed
 from tests.simulation.store import Store
@@ -23,7 +24,7 @@ SEEDS = 400
 
 @pytest.mark.parametrize(
     "mutation",
-    [*MUTATIONS, *mutations_parked.MUTATIONS, *BUSY_MUTATIONS],
+    [*MUTATIONS, *mutations_parked.MUTATIONS, *BUSY_MUTATIONS, *PATIENCE_MUTATIONS],
     ids=lambda mutation: mutation.__name__,
 )
 def test_the_simulation_detects_the_mutation(

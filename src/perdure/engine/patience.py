@@ -69,7 +69,7 @@ class Patience(Struct, frozen=True):
         return (error.retry_after or 0.0) > self.hold
 
     def note(self, engine: Engine, error: ModelError | None, redactor: Redactor) -> None:
-        """Have the model's breaker learn how an attempt ended. What it shows has no secrets of the session."""
+        """Have the model's breaker learn how an attempt ended, without secrets of the session."""
         if self.choice is None:
             return
         if error is None or not may_pass(error):
