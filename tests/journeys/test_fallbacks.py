@@ -119,22 +119,27 @@ async def test_a_model_that_is_silent_is_asked_once(
     assert len(vendor.asked) == 1
 
 
-@pytest.mark.parametrize(
-    ("reply", "code"),
-    [
-        (error(CHAT, 400, "other"), "invalid_model_request"),
-        (error(CHAT, 401, "other"), "provider_auth"),
-        (error(CHAT, 403, "other"), "provider_auth"),
-        (Reply([CHAT.refusal("other", "The model `model-1` does not exist.")], 404, JSON), "model_not_found"),
-        (Reply(CHAT.answer(text=["No."], finish="content_filter")), "content_filtered"),
-    ],
-    ids=["400", "401", "403", "404", "content filter"],
-)
+def refusals(wire: Wire) -> dict[str, tuple[Reply, str]]:
+    """By name: what another model would answer as well, and the code of that error."""
+    unknown = wire.refusal("other", "The model `model-1` does not exist.")
+    return {
+        "400": (error(wire, 400, "other"), "invalid_model_request"),
+        "401": (error(wire, 401, "other"), "provider_auth"),
+        "403": (error(wire, 403, "other"), "provider_auth"),
+        "404": (Reply([unknown], 404, JSON), "model_not_found"),
+        "a content filter": (Reply(wire.answer(text=["No."], finish="content_filter")), "content_filtered"),
+        "nothing": (Reply(wire.answer()), "empty_answer"),
+    }
+
+
+@pytest.mark.parametrize("name", refusals(CHAT))
+@pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.provider_type)
 async def test_a_refusal_is_none_of_the_other_models_business(
-    sqlite_api: httpx.AsyncClient, vendor: Vendor, spare: Vendor, reply: Reply, code: str
+    sqlite_api: httpx.AsyncClient, vendor: Vendor, spare: Vendor, wire: Wire, name: str
 ) -> None:
-    talk, *_ = await two_models(sqlite_api, vendor, spare)
-    vendor.will(*[reply] * 4)
+    talk, *_ = await two_models(sqlite_api, vendor, spare, wire)
+    reply, code = refusals(wire)[name]
+    vendor.will(*[reply] * 9)
     events = await ask(talk)
     assert data_of(events, "turn.failed")["error_code"] == code
     assert spare.asked == []

@@ -73,6 +73,9 @@ class _Turns:
         self._exec: str | None = None
         self._calls: dict[str, str] = {}
         self._acting = False
+        self._waits = False
+        self._model: str | None = None
+        """The model that the turn has fallen back to."""
         self._unseen: set[str] = set()
         self._queued: dict[str, str] = {}
         """The messages that wait for turns of their own, and these turns."""
@@ -99,8 +102,16 @@ class _Turns:
                     not self._queued or self._world.told.deletion_tried, event, "idle with messages queued"
                 )
                 self._need(not self._unseen, event, "idle with messages unseen")
+            case "reason.fallback":
+                self._need(self._exec is None, event, "another model in the middle of a call")
+                self._model = data.to.model
+            case "turn.parked" | "turn.resumed":
+                self._need(self._waits == (event.type == "turn.resumed"), event, "a turn waits")
+                self._waits, self._model = event.type == "turn.parked", None
             case "reason.started":
                 self._need(self._exec is None, event, "two model calls at once")
+                self._need(not self._waits, event, "a model call of a turn that waits")
+                self._need(self._model in {None, data.metadata.model}, event, "the call of another model")
                 self._need(
                     all(state == "done" for state in self._calls.values()),
                     event,
@@ -174,6 +185,7 @@ class _Turns:
             else self._unseen - {event.context_struct().input_message_id or ""}
         )
         self.turn, self._exec, self._calls, self._acting = None, None, {}, False
+        self._waits, self._model = False, None
 
     def _need(self, holds: bool, event: Event, what: str) -> None:
         if not holds:
@@ -271,6 +283,9 @@ def check_prompts(world: World, log: list[Event]) -> None:
         begun = [event.sequence for event in log[: call.head] if event.type == "reason.started"]
         if not call.current or not begun:
             continue
+        named = log[begun[-1] - 1].decoded().metadata.model
+        if call.model != named:
+            world.blame(f"model call {number} asked {call.model}, and the log names {named}")
         expected = _expected(world, log, begun[-1], call.head, seen)
         if seen != expected:
             world.blame(f"model call {number} saw {seen}, expected {expected}")

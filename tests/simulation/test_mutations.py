@@ -11,6 +11,7 @@ from tests.simulation import mutations_parked
 from tests.simulation.effect_mutations import EFFECT_MUTATIONS
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.mutations_busy import BUSY_MUTATIONS
+from tests.simulation.mutations_patience import PATIENCE_MUTATIONS
 from tests.simulation.output_mutations import OUTPUT_MUTATIONS
 from tests.simulation.scenarios import SCENARIOS, by_name
 from tests.simulation.schedule import Violation, drawn, listed
@@ -25,7 +26,7 @@ SEEDS = 400
 
 @pytest.mark.parametrize(
     "mutation",
-    sampled([*MUTATIONS, *mutations_parked.MUTATIONS, *BUSY_MUTATIONS]),
+    sampled([*MUTATIONS, *mutations_parked.MUTATIONS, *BUSY_MUTATIONS, *PATIENCE_MUTATIONS]),
     ids=lambda mutation: mutation.__name__,
 )
 def test_the_simulation_detects_the_mutation(

@@ -66,6 +66,7 @@ class ModelCall:
     messages: tuple[Message, ...]
     head: int
     current: bool
+    model: str
 
 
 @dataclass
@@ -162,7 +163,12 @@ class World:
     def begin_call(self, process: Process, request: ModelRequest) -> int:
         """Record a call to the model; returns its number."""
         self.calls.append(
-            ModelCall(tuple(request.messages), self.store.row(self.session_id).head, self.is_current(process))
+            ModelCall(
+                tuple(request.messages),
+                self.store.row(self.session_id).head,
+                self.is_current(process),
+                request.model,
+            )
         )
         return len(self.calls) - 1
 

@@ -214,7 +214,12 @@ def _generation(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         return state
     metadata, turn = event.read(LlmGenerationData).metadata, state.turn
     first = turn.time_to_first_token_ms
-    if first is None and metadata.time_to_first_token_ms is not None and isinstance(state, Reasoning):
+    if (
+        first is None
+        and metadata.time_to_first_token_ms is not None
+        and isinstance(state, Reasoning)
+        and (metadata.success or state.answer is not None)  # the text of a failed call may be withdrawn
+    ):
         first = max(0, state.started_at - turn.started_at) // 1000 + metadata.time_to_first_token_ms
     return replace(
         state,

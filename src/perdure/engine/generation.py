@@ -95,14 +95,14 @@ async def call_with_retries(
         began = engine.clock.elapsed()
         try:
             response = storable_response(await generate(), redactor)
-            patience.note(engine, None)
+            patience.note(engine, None, redactor)
             return Attempts(response, None, count, waited)
         except ModelError as error:
             if await recover(error):
                 continue
             if error.code == "provider_timeout":
                 silent += engine.clock.elapsed() - began
-            patience.note(engine, error)
+            patience.note(engine, error, redactor)
             if patience.is_over(error, count, silent):
                 return Attempts(None, error, count, waited)
             pause = _pause_after(engine, count, error)

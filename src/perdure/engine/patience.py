@@ -21,6 +21,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.fallbacks import MAX_PARKED, Fallback, earliest
 from perdure.domain.ids import MessageId, ModelId
+from perdure.domain.redaction import Redactor
 from perdure.domain.spans import reason_context, turn_context
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.domain.turn import Idle, Reasoning, Turn, TurnState, Waiting
@@ -67,14 +68,15 @@ class Patience(Struct, frozen=True):
             return True
         return (error.retry_after or 0.0) > self.hold
 
-    def note(self, engine: Engine, error: ModelError | None) -> None:
-        """Have the model's breaker learn how an attempt ended."""
+    def note(self, engine: Engine, error: ModelError | None, redactor: Redactor) -> None:
+        """Have the model's breaker learn how an attempt ended, without secrets of the session."""
         if self.choice is None:
             return
         if error is None or not may_pass(error):
             engine.breakers.succeeded(self.choice.model.id)
         else:
-            engine.breakers.failed(*_key(self.choice), error, engine.clock.now(), HOLD)
+            said = redactor.text(error.message)
+            engine.breakers.failed(*_key(self.choice), error, said, engine.clock.now(), HOLD)
 
 
 def patience_with(engine: Engine, choice: ModelChoice) -> Patience:
@@ -171,7 +173,8 @@ def diverted(engine: Engine, turn: Turn, choice: ModelChoice, now: Micros) -> li
         return []
     name = skipped.model.model_id
     health = engine.breakers.health(*_key(skipped), name, now)
-    why = "" if health is None else f" ({health.error_code}: {health.error})"
+    # What the server said belongs to the sessions that heard it.
+    why = "" if health is None else f" ({health.error_code})"
     error = f"calls of {name} have failed just now{why}"
     data = ReasonFallbackData(turn.id, _named(skipped), _named(choice), CIRCUIT_OPEN, error)
     return [NewEvent(data, turn_context(turn), now)]

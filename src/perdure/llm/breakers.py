@@ -99,10 +99,13 @@ class Breakers:
         """Note that the model's server has answered, if only with a refusal: this closes the breaker."""
         self._known.pop(model_id, None)
 
-    def failed(self, model_id: ModelId, version: int, error: ModelError, now: Micros, far: float) -> None:
+    def failed(
+        self, model_id: ModelId, version: int, error: ModelError, said: str, now: Micros, far: float
+    ) -> None:
         """Note that a call has failed, for a reason that may pass.
 
         Args:
+            said: the error's message, without secrets.
             far: seconds. If the server asks for a longer wait, the breaker opens at once, until its end.
         """
         found = self._of(model_id, version) or _Breaker(version)
@@ -112,7 +115,7 @@ class Breakers:
             self._known.popitem(last=False)
         probed = found.state(now) == "half_open"
         found.failures += 1
-        found.failure = error.code, error.message
+        found.failure = error.code, said
         wait = error.retry_after if error.retry_after is not None and error.retry_after > far else 0.0
         if wait:
             found.opened_at, found.seconds, found.probed_at = now, wait, None

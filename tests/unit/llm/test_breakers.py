@@ -26,7 +26,7 @@ class Time:
     def fail(self, times: int = 1, retry_after: float | None = None) -> None:
         error = ModelError("no", code="provider_unavailable", transient=True, retry_after=retry_after)
         for _ in range(times):
-            self.breakers.failed(MODEL, 1, error, self.now, FAR)
+            self.breakers.failed(MODEL, 1, error, error.message, self.now, FAR)
 
     def state(self, version: int = 1) -> str:
         return self.breakers.state(MODEL, version, self.now)
@@ -132,5 +132,5 @@ def test_it_shows_the_last_failure(time: Time) -> None:
 def test_its_memory_is_bounded() -> None:
     breakers, error = Breakers(), ModelError("no", code="provider_timeout", transient=True)
     for number in range(MAX_BREAKERS + 10):
-        breakers.failed(ModelId(f"model_{number}"), 1, error, 0, FAR)
+        breakers.failed(ModelId(f"model_{number}"), 1, error, "no", 0, FAR)
     assert len(breakers) == MAX_BREAKERS
