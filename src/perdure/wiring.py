@@ -30,6 +30,7 @@ from perdure.api.routes import connections as connection_routes
 from perdure.api.routes import databases as database_routes
 from perdure.api.routes import feedback as feedback_routes
 from perdure.api.routes import harnesses as harness_routes
+from perdure.api.routes import inbox as inbox_routes
 from perdure.api.routes import input_requests as input_request_routes
 from perdure.api.routes import invitations as invitation_routes
 from perdure.api.routes import mcp_servers as mcp_routes
@@ -47,6 +48,7 @@ from perdure.api.routes.system import document_routes, health_route
 from perdure.app.accounts import bootstrap
 from perdure.app.context import App, Services
 from perdure.app.login import create_token
+from perdure.capabilities.arguments import ArgumentChecks
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.port import Capability
 from perdure.capabilities.public_url import PublicUrl
@@ -58,7 +60,6 @@ from perdure.domain.files import FileLimits
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.messages import JsonObject
 from perdure.doors.mcp.route import mcp_route
-from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
@@ -247,13 +248,13 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             mcp=mcp,
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
-        key = await signing_key(database)
         app = App(
             *astuple(services),
             registry=registry,
             drivers=drivers,
-            callback_key=key,
+            callback_key=await signing_key(database),
             catalog=catalog,
+            arguments=ArgumentChecks(sandbox),
         )
         engine = Engine(
             database,
@@ -265,10 +266,10 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             ConversationCache(),
             clock,
             {},
-            key,
+            app.callback_key,
             _policy(settings, limits),
             catalog=catalog,
-            arguments=ArgumentChecks(sandbox),
+            arguments=app.arguments,
             public=services.public,
             turns=app.turns,
             breakers=app.breakers,
@@ -387,6 +388,8 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *connection_routes.ROUTES,
         *input_request_routes.ROUTES,
         *feedback_routes.ROUTES,
+        *inbox_routes.ROUTES,
+        inbox_routes.inbox_stream_route(stream),
         *sign_in_routes.ROUTES,
         message_routes.stream_route(stream),
         *agent_routes.ROUTES,

@@ -142,6 +142,7 @@ RELEASED = {
     18: "234f8953202fe9955409260fe62cf113ec026e245c78e522955c58588f66bca2",
     19: "d746098bb8636b05669107c335999ca4215e0794f372ff9c6b75fb5095c33765",
     20: "150564800c0a724a47fd0982bf4dc2ed16f41bcc282296cad1f3182650e777eb",
+    21: "f2f19774d7d220f2288ee2913ad64b26203fc43fe22af68c5e37f86ad7ff76a1",
     22: "e0a4c582356bedd69db72f345f366bfebb64a71b3731afe749a16a0f6a56dcb5",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets

@@ -19,14 +19,16 @@ from perdure.app.providers import create_provider
 from perdure.app.sessions import create_session
 from perdure.app.storage import put_secrets
 from perdure.domain.accounts import Caller
+from perdure.domain.decisions import Decision
 from perdure.domain.events import Event, ToolCallRequestedData, ToolCompletedData
 from perdure.domain.ids import OrgId
+from perdure.domain.inbox import Decider
 from perdure.domain.mcp_servers import InlineMcpServer
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart, text_of
 from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.sessions import CreateSession, NetworkAccess, Session
 from perdure.domain.storage import SetSecrets
-from perdure.domain.tools import APPROVE, ApprovalDecision, CapabilityRef, Decision, SubmitApprovals
+from perdure.domain.tools import APPROVE, ApprovalDecision, CapabilityRef, SubmitApprovals
 from perdure.engine.advance import advance
 from perdure.engine.context import Engine
 from perdure.llm.simulated import SimulatedDriver
@@ -72,9 +74,8 @@ class Host(Struct, frozen=True):
     async def decide(self, decision: Decision) -> None:
         """Decide the open question, and go on."""
         asked = (await self.questions())[-1].tool_calls[0]
-        await submit_approvals(
-            self.app, self.owner, self.session.id, SubmitApprovals((ApprovalDecision(asked.id, decision),))
-        )
+        body = SubmitApprovals((ApprovalDecision(asked.id, decision),))
+        await submit_approvals(self.app, Decider(self.owner), self.session.id, body)
         await self.work()
 
     async def with_session(

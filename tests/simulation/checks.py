@@ -127,6 +127,14 @@ class _Turns:
             case "act.started" | "act.completed":
                 self._need(self._acting == (event.type == "act.completed"), event, "act out of order")
                 self._acting = event.type == "act.started"
+            case _:
+                self._take_tool_event(event)
+        if event.type.split(".")[0] in {"turn", "reason", "act", "tool", "llm"}:
+            self._need(self.turn is not None and context.turn_id == self.turn, event, "outside its turn")
+
+    def _take_tool_event(self, event: Event) -> None:
+        data = event.decoded()
+        match event.type:
             case "tool.started":
                 self._need(
                     self._exec is None and self._calls.get(data.tool_call.id) == "open",
@@ -145,8 +153,6 @@ class _Turns:
                     self._calls.get(data.tool_call_id) in {"open", "started", "parked"}, event, "a call ends"
                 )
                 self._calls[data.tool_call_id] = "done"
-        if event.type.split(".")[0] in {"turn", "reason", "act", "tool", "llm"}:
-            self._need(self.turn is not None and context.turn_id == self.turn, event, "outside its turn")
 
     def _take_from_queue(self, event: Event) -> None:
         """A message that waited begins its turn: the oldest one, when no other message waits."""

@@ -12,17 +12,18 @@ from perdure.app.input_requests import answer_input, list_input_requests, resume
 from perdure.app.messages import post_message, submit_tool_results
 from perdure.app.sessions import cancel_turn, change_session, create_session, delete_session
 from perdure.domain.callbacks import CallbackResult
+from perdure.domain.decisions import Decision
 from perdure.domain.errors import Conflict, Gone, InvalidInput, NotFound, Unavailable
 from perdure.domain.ids import InputRequestId
+from perdure.domain.inbox import Decider
 from perdure.domain.input_requests import AnswerInput
-from perdure.domain.messages import Controls, CreateMessage, InputMessage, TextPart, WhenBusy
+from perdure.domain.messages import Controls, CreateMessage, InputMessage, JsonObject, TextPart, WhenBusy
 from perdure.domain.sessions import CreateSession, UpdateSession
 from perdure.domain.times import from_rfc3339
 from perdure.domain.tools import (
     ApprovalDecision,
     CapabilityRef,
     ClientSideTool,
-    Decision,
     SubmitApprovals,
     SubmitToolResults,
     ToolCallResult,
@@ -107,7 +108,11 @@ class Client:
         )
 
     async def answer(
-        self, decision: Decision = "allow", limit: int | None = None, server: Process | None = None
+        self,
+        decision: Decision = "allow",
+        limit: int | None = None,
+        server: Process | None = None,
+        edited: JsonObject | None = None,
     ) -> None:
         """Send the results, or the decisions on the first `limit` approvals, that the session waits for."""
         row = self.world.store.row(self.world.session_id)
@@ -117,8 +122,8 @@ class Client:
         async def call(process: Process) -> None:
             caller, session_id = self.world.store.caller, self.world.session_id
             if approvals:
-                decisions = tuple(ApprovalDecision(call.id, decision) for call in approvals)
-                await submit_approvals(process.app, caller, session_id, SubmitApprovals(decisions))
+                decisions = tuple(ApprovalDecision(call.id, decision, edited) for call in approvals)
+                await submit_approvals(process.app, Decider(caller), session_id, SubmitApprovals(decisions))
             else:
                 results = tuple(ToolCallResult(call.id, {"said": "yes"}) for call in calls)
                 await submit_tool_results(process.app, caller, session_id, SubmitToolResults(results))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 from perdure.domain.derived_messages import correction_message
@@ -29,6 +30,7 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
     """
     begun: dict[str, int] = {}
     results: dict[tuple[str, str], Key] = {}
+    edited: dict[tuple[str, str], str] = {}
     positions: list[tuple[int, Message]] = []
     execution = ""
     for event in log[:through]:
@@ -48,6 +50,14 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
             case "tool.completed":
                 data = event.decoded()
                 result = None if data.result is None else text_of(data.result)
+                if data.decided is not None and data.decided.arguments is not None:
+                    edited[execution, data.tool_call_id.removeprefix("approve_")] = (
+                        "[The user changed the arguments of this call before it ran. It ran with: "
+                        f"{json.dumps(data.decided.arguments, separators=(',', ':'))}]\n"
+                    )
+                note = edited.get((execution, data.tool_call_id))
+                if note is not None and data.error is None:
+                    result = f"{note}{result or ''}"
                 results[execution, data.tool_call_id] = (
                     "result",
                     data.tool_call_id,

@@ -7,10 +7,12 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
+from perdure.app.inbox_snapshots import Inboxes
 from perdure.app.rate_limit import TOKEN_BURST, TOKEN_RATE, RateLimit
 from perdure.app.refreshes import Refreshes
 from perdure.app.shares import Shares
 from perdure.app.waiters import Waiters
+from perdure.capabilities.arguments import ArgumentChecks
 from perdure.capabilities.features import FeatureCache
 from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Registry
@@ -110,6 +112,8 @@ class App(Services, frozen=True, kw_only=True):
         callback_key: what the tokens of callbacks are signed with.
         callback_limit: how often a token can be used.
         waiters: the requests that wait for turns.
+        arguments: checks of edited arguments.
+        inboxes: the inboxes that somebody follows.
     """
 
     registry: Registry
@@ -121,3 +125,5 @@ class App(Services, frozen=True, kw_only=True):
     turns: ParkedTurns = field(default_factory=ParkedTurns)
     breakers: Breakers = field(default_factory=Breakers)
     waiters: Waiters = field(default_factory=Waiters)
+    inboxes: Inboxes = field(default_factory=Inboxes)
+    arguments: ArgumentChecks = field(default_factory=lambda: ArgumentChecks(Sandbox()))

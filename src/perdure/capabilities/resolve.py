@@ -8,6 +8,7 @@ Layers are ordered lowest first: the harness's parents, the harness, the agent, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +31,7 @@ from perdure.capabilities.sections import (
 )
 from perdure.capabilities.tool_lists import ToolList
 from perdure.domain.actions import TurnRules
+from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.errors import InvalidInput
 from perdure.domain.files import Content
 from perdure.domain.guards import Guard
@@ -131,6 +133,7 @@ class ResolvedAgent(Struct, frozen=True):
         hidden: the names of those that the session has not loaded. They run when they are called.
         output_schema: the schema that the session or the agent sets for final answers.
         missing: the names of the prompt's variables that have no value, which a turn needs.
+        approvers: who may approve calls.
     """
 
     sections: tuple[Section, ...]
@@ -153,6 +156,7 @@ class ResolvedAgent(Struct, frozen=True):
     hidden: frozenset[str] = frozenset()
     output_schema: OutputSchema | None = None
     missing: tuple[str, ...] = ()
+    approvers: Approvers = ANYBODY
 
 
 # --- layers ---------------------------------------------------------------------------------------------
@@ -400,6 +404,7 @@ def _merge(
         hidden=hidden,
         output_schema=_output_schema(layers),
         missing=tuple(name for layer in layers for name in missing_of(_values(layer, layers))),
+        approvers=approvers_of(active),
     )
 
 
@@ -414,6 +419,11 @@ def _with_loaded(agent: ResolvedAgent, names: Sequence[str]) -> ResolvedAgent:
         fixed_tokens=agent.fixed_tokens + tokens,
         hidden=agent.hidden.difference(names),
     )
+
+
+def approvers_of(active: Iterable[Active]) -> Approvers:
+    """Who may approve calls: those whom every policy of every layer includes."""
+    return reduce(Approvers.both, (each.approvers() for each in active), ANYBODY)
 
 
 def features_of(active: Iterable[Active]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from perdure.client.agents import AgentMethods, AgentVersionMethods, CapabilityM
 from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageMethods, WorkspaceMethods
 from perdure.client.connections import ConnectionMethods
 from perdure.client.files import FileMethods
+from perdure.client.inbox import InboxMethods
 from perdure.client.mcp_servers import McpMethods
 from perdure.client.models import ModelMethods
 from perdure.client.own_calls import OwnCalls
@@ -34,6 +35,7 @@ class Client(
     ModelMethods,
     McpMethods,
     ConnectionMethods,
+    InboxMethods,
     AccountMethods,
 ):
     """A client of one Perdure server.

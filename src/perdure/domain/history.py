@@ -19,6 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.domain.compaction import ContextCompactedData, summary_message
+from perdure.domain.decisions import Decided
 from perdure.domain.derived_messages import correction_message, missing_result, result_message
 from perdure.domain.events import (
     AnyEvent,
@@ -56,6 +57,7 @@ from perdure.domain.result_sizes import (
 )
 from perdure.domain.times import Micros
 from perdure.domain.tokens import text_tokens
+from perdure.domain.tools import call_of_question
 
 HISTORY_TYPES = (
     InputMessageData.kind,
@@ -168,6 +170,8 @@ class Conversation:
         self._waiting: list[tuple[Message, int]] = []
         self._calls: tuple[ToolCallPart, ...] = ()
         self._results: dict[str, Message] = {}
+        self._notes: dict[str, Decided] = {}
+        """The decisions on calls that have no result yet."""
         self._reasoning = False
         self._begin = 0
 
@@ -397,7 +401,10 @@ class Conversation:
     def _tool_completed(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         data = event.read(ToolCompletedData)
         identity = event.id if isinstance(event, Event) else event_id
-        self._results[data.tool_call_id] = result_message(data, event.ts, identity)
+        if data.decided is not None:
+            self._notes[call_of_question(data.tool_call_id)] = data.decided
+        decided = self._notes.pop(data.tool_call_id, None)
+        self._results[data.tool_call_id] = result_message(data, event.ts, identity, decided)
 
     def _file_written(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         path = event.read(FileWrittenData).path
@@ -445,6 +452,7 @@ class Conversation:
             self._add_results(results, self._begin)
             self._calls = ()
         self._results.clear()
+        self._notes.clear()
         for message, sequence in self._waiting:
             self._add(message, sequence - 1)
         self._waiting.clear()

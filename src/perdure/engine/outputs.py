@@ -8,6 +8,7 @@ import re
 import msgspec
 from msgspec import Struct
 
+from perdure.capabilities.arguments import TooCostly
 from perdure.domain.events import NewEvent, OutputAcceptedData, OutputRejectedData
 from perdure.domain.ids import MessageId
 from perdure.domain.messages import JsonValue
@@ -16,7 +17,6 @@ from perdure.domain.spans import reason_context
 from perdure.domain.times import Micros
 from perdure.domain.turn import Reasoning
 from perdure.engine.answers import TRUNCATED
-from perdure.engine.arguments import TooCostly
 from perdure.engine.live import LiveText
 from perdure.engine.output_formats import WRAPPER, TypedOutput
 from perdure.engine.run import Run

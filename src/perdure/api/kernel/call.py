@@ -23,6 +23,7 @@ class Call:
     """The context of one request.
 
     Attributes:
+        address: the network address that the request came from, a proxy's if there is one; None if unknown.
         headers: the request's headers, by name in lower case.
         if_match: the entity tags of the `If-Match` header, on routes with entity tags; None without one.
         once: the request's Idempotency-Key, on routes that accept one; None without one. The handler passes
@@ -32,11 +33,28 @@ class Call:
         receive: waits for what the connection says after the request: that the client has left.
     """
 
-    __slots__ = ("app", "caller", "headers", "if_match", "once", "receive", "run_command", "warnings")
+    __slots__ = (
+        "address",
+        "app",
+        "caller",
+        "headers",
+        "if_match",
+        "once",
+        "receive",
+        "run_command",
+        "warnings",
+    )
 
     def __init__(
-        self, app: App, caller: Caller, headers: Headers, run_command: RunCommand, receive: Receive
+        self,
+        app: App,
+        caller: Caller,
+        headers: Headers,
+        run_command: RunCommand,
+        receive: Receive,
+        address: str | None = None,
     ) -> None:
+        self.address = address
         self.app = app
         self.caller = caller
         self.headers = headers

@@ -9,6 +9,21 @@ INVALID = (
         "Correct the key. `?check=false` stores it without asking the vendor.",
     ),
     (
+        "invalid_edited_arguments",
+        "Edited arguments do not fit the tool's schema, or the agent no longer has the tool.",
+        "Correct what the message names; `GET /v1/inbox/{item_id}` has the `schema`.",
+    ),
+    (
+        "secret_arguments",
+        "The tool takes secrets, so its arguments cannot be edited: the log would have them.",
+        "Decide without `arguments`.",
+    ),
+    (
+        "secret_in_arguments",
+        "Edited arguments contain a secret of the session, which the log must not have.",
+        "Remove the secret from them.",
+    ),
+    (
         "invalid_input_content",
         "The content of an answer does not fit the form that a tool call asks for.",
         "Correct the field that the message names; `GET .../input-requests` has the form.",
@@ -97,6 +112,16 @@ INVALID = (
 
 CONFLICTS = (
     (
+        "already_decided",
+        "Somebody else has decided on this item of the inbox.",
+        "The message says what was decided; `GET /v1/inbox/{item_id}` has the `outcome`.",
+    ),
+    (
+        "not_an_approval",
+        "The item of the inbox asks for a sign-in or for input.",
+        "Open the `url` of its input request, or answer it at `links.decide`.",
+    ),
+    (
         "sign_in_failed",
         "A sign-in failed: its server's OAuth metadata cannot be trusted, or it refused.",
         "See the message for the reason, and begin a new sign-in.",
@@ -154,6 +179,7 @@ MISSING = (
         "The session has no such message.",
         "See `GET /v1/sessions/{session_id}/messages` for the messages and their sequence numbers.",
     ),
+    ("inbox_item_not_found", "The organization has no such item.", "See `GET /v1/inbox`."),
     ("connection_not_found", "Nobody has signed in there.", "See `GET /v1/user/connections`."),
     (
         "input_request_not_found",
