@@ -18,6 +18,7 @@ from perdure.app.providers import create_model, create_provider
 from perdure.app.sessions import create_session
 from perdure.app.storage import put_secrets
 from perdure.domain.accounts import Caller
+from perdure.domain.decisions import Decision
 from perdure.domain.events import Event, ToolCallRequestedData, ToolCompletedData
 from perdure.domain.ids import OrgId
 from perdure.domain.mcp_servers import InlineMcpServer
@@ -25,7 +26,7 @@ from perdure.domain.messages import CreateMessage, InputMessage, TextPart, text_
 from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.sessions import CreateSession, NetworkAccess, Session
 from perdure.domain.storage import SetSecrets
-from perdure.domain.tools import APPROVE, ApprovalDecision, CapabilityRef, Decision, SubmitApprovals
+from perdure.domain.tools import APPROVE, ApprovalDecision, CapabilityRef, SubmitApprovals
 from perdure.engine.advance import advance
 from perdure.engine.context import Engine
 from perdure.llm.simulated import SimulatedDriver

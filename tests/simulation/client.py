@@ -12,6 +12,7 @@ from perdure.app.input_requests import answer_input, list_input_requests, resume
 from perdure.app.messages import post_message, submit_tool_results
 from perdure.app.sessions import cancel_turn, change_session, create_session, delete_session
 from perdure.domain.callbacks import CallbackResult
+from perdure.domain.decisions import Decision
 from perdure.domain.errors import Conflict, Gone, InvalidInput, NotFound, Unavailable
 from perdure.domain.ids import InputRequestId
 from perdure.domain.input_requests import AnswerInput
@@ -22,7 +23,6 @@ from perdure.domain.tools import (
     ApprovalDecision,
     CapabilityRef,
     ClientSideTool,
-    Decision,
     SubmitApprovals,
     SubmitToolResults,
     ToolCallResult,

@@ -7,6 +7,7 @@ from perdure.app.sessions import write_at_head
 from perdure.capabilities.tool_lists import read_list
 from perdure.domain.accounts import RANK, Caller
 from perdure.domain.calls import CallState
+from perdure.domain.decisions import Decision
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput
 from perdure.domain.events import Event, NewEvent, SessionActivatedData, ToolCompletedData
 from perdure.domain.ids import SessionId
@@ -16,7 +17,6 @@ from perdure.domain.times import Micros
 from perdure.domain.tools import (
     APPROVE,
     ApprovalDecision,
-    Decision,
     SubmitApprovals,
     SubmittedToolResults,
     question_id,

@@ -12,7 +12,7 @@ from perdure.cli.terminal import Screen
 
 if TYPE_CHECKING:
     from perdure.client import Client
-    from perdure.domain.tools import Decision
+    from perdure.domain.decisions import Decision
 
 approvals = typer.Typer(help="List and decide tool calls that wait for approval.", no_args_is_help=True)
 callbacks = typer.Typer(help="List and cancel a session's open callbacks.", no_args_is_help=True)

@@ -33,13 +33,14 @@ from perdure.cli.sessions import last_messages, print_messages, print_session
 from perdure.cli.terminal import Screen, complain
 from perdure.client import Client, WireEvent, data_of, turn_failure
 from perdure.client.conversation import until_turn_ends
+from perdure.domain.decisions import Decision
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
 from perdure.domain.input_requests import AnswerInput
 from perdure.domain.messages import Controls, WhenBusy, text_of
 from perdure.domain.parked import CONSENT
-from perdure.domain.tools import APPROVE, ApprovalDecision, Decision
+from perdure.domain.tools import APPROVE, ApprovalDecision
 from perdure.domain.visible import exact
 
 if TYPE_CHECKING:

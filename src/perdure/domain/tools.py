@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from perdure.domain.decisions import Decision, Edited, Reason
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, JsonValue
 
@@ -143,11 +144,7 @@ class ApprovalQuestion(Struct, frozen=True):
     arguments: JsonValue
 
 
-Decision = Literal["allow", "allow_always", "reject", "reject_always"]
-"""`..._always` also decides every later call of that tool in the session."""
-
-
-class ApprovalDecision(Struct, frozen=True):
+class ApprovalDecision(Struct, frozen=True, omit_defaults=True):
     """A decision on one call. `tool_call_id` is the id of the call, or of the request for its approval."""
 
     tool_call_id: Annotated[
@@ -165,6 +162,8 @@ class ApprovalDecision(Struct, frozen=True):
             )
         ),
     ]
+    arguments: Annotated[JsonObject | None, Edited] = None
+    reason: Annotated[Reason | None, Meta(description="Why, for the model.")] = None
 
 
 class SubmitApprovals(Struct, frozen=True):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from perdure.domain.decisions import Approvers, Decided
 from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import ERROR, TOOL_CALLS, TOOL_DISPLAY_NAME, TOOL_NAME, TURN_ID
 from perdure.domain.ids import (
@@ -119,6 +120,10 @@ class ToolCompletedData(EventData, frozen=True, omit_defaults=True):
     acted_as: Annotated[
         ActedAs | None,
         Meta(description="Whose sign-in the call used at the tool's server; absent if it used none."),
+    ] = None
+    decided: Annotated[
+        Decided | None,
+        Meta(description="With the answer to a request for approval: the decision, and whose it is."),
     ] = None
 
 
@@ -238,6 +243,9 @@ class ToolCallRequestedData(EventData, frozen=True, omit_defaults=True):
     timeout_ms: Annotated[
         int, Meta(description="How long the session waits for an answer, in milliseconds.")
     ] = 300_000
+    approvers: Annotated[
+        Approvers | None, Meta(description="Who may approve the calls; absent: every member may.")
+    ] = None
 
 
 class ToolCallRepairedData(EventData, frozen=True):

@@ -15,12 +15,13 @@ from perdure.app.messages import post_message
 from perdure.app.session_answers import list_approvals, read_answer, wait_for_answer
 from perdure.app.session_lists import page_of_sessions
 from perdure.app.sessions import cancel_turn, create_session
+from perdure.domain.decisions import Decision
 from perdure.domain.ids import AgentId, SessionId, check_id, id_schema, is_id
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.session_answers import OpenApproval, SessionAnswer
 from perdure.domain.sessions import CancelledTurn, CreateSession, Status
 from perdure.domain.times import Timestamp
-from perdure.domain.tools import ApprovalDecision, Decision, SubmitApprovals, SubmittedToolResults
+from perdure.domain.tools import ApprovalDecision, SubmitApprovals, SubmittedToolResults
 from perdure.doors.mcp.tool import DECIDES, READS, STOPS, WORKS, Tool, Visit, tool
 from perdure.store.session_lists import SessionFilter
 
