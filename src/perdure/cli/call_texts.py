@@ -29,9 +29,7 @@ _STYLES = {"note": "dim", "code": "", "same": "dim", "added": "green", "removed"
 _WRAPPED = "  ┆ "
 
 
-async def call_lines(
-    client: Client, session_id: str, tool_name: str, arguments: JsonValue
-) -> list[ViewLine]:
+async def call_lines(client: Client, session_id: str, tool_name: str, arguments: JsonValue) -> list[ViewLine]:
     """Return the lines that show a call, with a diff to the session's files as they are now."""
     now = None
     if edits_file(tool_name, arguments) and isinstance(arguments, dict):

@@ -21,13 +21,15 @@ LineKind = Literal["note", "code", "added", "removed", "same"]
 SCRIPTS = ("command", "code", "sql", "script", "query")
 """Arguments that are programs: they are shown in lines of their own."""
 
-_EDITS = {
-    "write_file": ({"path": str, "content": str}, {"encoding": str, "expected_hash": str}),
-    "edit_file": (
-        {"path": str, "old_text": str, "new_text": str},
-        {"replace_all": bool, "expected_hash": str},
-    ),
-    "delete_file": ({"path": str}, {"recursive": bool, "expected_hash": str}),
+_NEEDED: dict[str, dict[str, type]] = {
+    "write_file": {"path": str, "content": str},
+    "edit_file": {"path": str, "old_text": str, "new_text": str},
+    "delete_file": {"path": str},
+}
+_ALLOWED: dict[str, dict[str, type]] = {
+    "write_file": {"encoding": str, "expected_hash": str},
+    "edit_file": {"replace_all": bool, "expected_hash": str},
+    "delete_file": {"recursive": bool, "expected_hash": str},
 }
 """The tools that change files: the arguments that they need, and those that they may have."""
 
@@ -56,13 +58,18 @@ def edits_file(tool_name: str, arguments: JsonValue) -> bool:
 
     A tool of the same name with other arguments is shown like any other call.
     """
-    needed, allowed = _EDITS.get(tool_name, ({}, {}))
-    if not needed or not isinstance(arguments, dict):
+    if tool_name not in _NEEDED or not isinstance(arguments, dict):
         return False
-    fields = {**needed, **allowed}
+    needed = _NEEDED[tool_name]
+    fields = needed | _ALLOWED[tool_name]
     return needed.keys() <= arguments.keys() <= fields.keys() and all(
         type(value) is fields[name] for name, value in arguments.items()
     )
+
+
+def has_view(tool_name: str, arguments: JsonValue) -> bool:
+    """Whether a call is easier to read in lines than as JSON: a change of a file, or a program."""
+    return edits_file(tool_name, arguments) or _script_in(arguments) is not None
 
 
 def view_call(tool_name: str, arguments: JsonValue, now: FileNow | None = None) -> list[ViewLine]:
@@ -76,11 +83,18 @@ def view_call(tool_name: str, arguments: JsonValue, now: FileNow | None = None) 
     if isinstance(arguments, dict):
         if edits_file(tool_name, arguments) and arguments.get("encoding", "text") == "text":
             return _file_lines(tool_name, arguments, now or FileNow())
-        script = next((name for name in SCRIPTS if isinstance(arguments.get(name), str)), None)
+        script = _script_in(arguments)
         if script is not None:
             others = {name: value for name, value in arguments.items() if name != script}
-            return [*_options(others), *_lines("code", arguments[script])]
+            return [*_options(others), *_lines("code", str(arguments[script]))]
     return _json_lines(arguments)
+
+
+def _script_in(arguments: JsonValue) -> str | None:
+    """The name of the argument that is a program."""
+    if not isinstance(arguments, dict):
+        return None
+    return next((name for name in SCRIPTS if isinstance(arguments.get(name), str)), None)
 
 
 def _file_lines(tool_name: str, arguments: JsonObject, now: FileNow) -> list[ViewLine]:
