@@ -25,13 +25,13 @@ from perdure.domain.events import (
     OutputMessageCompletedData,
     ToolCompletedData,
 )
-from perdure.domain.history import result_message
 from perdure.domain.ids import MAX_SEQUENCE, MessageId, SessionId
 from perdure.domain.messages import ContentPart, CreateMessage, Message, TextPart
 from perdure.domain.queued import check_queue
 from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
+from perdure.domain.tool_messages import result_message
 from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResults, ToolCallResult
 from perdure.domain.turn import Calling, parked_calls
 from perdure.store.bus import Appended, Stop

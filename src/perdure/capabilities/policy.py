@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from perdure.capabilities.port import Tool, ToolContext, ToolOutcome
 from perdure.capabilities.registry import Active, Registry
-from perdure.capabilities.resolve import Layer
+from perdure.capabilities.resolve import Layer, approvers_of
+from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules, combine
 from perdure.domain.tools import BuiltinTool, ToolHints
@@ -21,11 +22,13 @@ class Policy(Struct, frozen=True):
     Attributes:
         gates: the active capabilities that decide which calls need approval.
         gated: the tools whose definitions require approval.
+        approvers: who may approve calls.
     """
 
     gates: tuple[Active, ...]
     gated: frozenset[str]
     network: NetworkRules
+    approvers: Approvers = ANYBODY
 
     def asks(self, tool: Tool) -> bool:
         """Whether calls of a tool need approval."""
@@ -49,12 +52,13 @@ def policy_of(layers: Sequence[Layer], registry: Registry) -> Policy:
             if isinstance(tool, BuiltinTool) and tool.policy == "requires_approval"
         ),
         combine(layer.network for layer in layers),
+        approvers_of(active),
     )
 
 
 def loosens(before: Policy, after: Policy, registry: Registry) -> bool:
     """Whether something that the first policy refuses or asks about passes the second."""
-    if not after.network.within(before.network):
+    if not after.network.within(before.network) or not after.approvers.within(before.approvers):
         return True
     return any(before.asks(tool) and not after.asks(tool) for tool in _tools(registry))
 

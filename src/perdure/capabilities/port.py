@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from perdure.domain.compaction import Compaction
+from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.effects import IDEMPOTENCY_KEY, StepRunner, Verified, no_steps, part_key
 from perdure.domain.errors import ToolError
 from perdure.domain.events import FileWrittenData
@@ -321,6 +322,11 @@ def no_gate(config: Any, tool: Tool) -> bool:
     return False
 
 
+def any_member(config: Any) -> Approvers:
+    """The default: every member may approve calls."""
+    return ANYBODY
+
+
 def later(before: Any, after: Any) -> Any:
     """The default: the configuration of the later layer wins."""
     return after
@@ -400,6 +406,8 @@ class Capability(Struct, frozen=True):
         behave: changes how the turn's loop behaves.
         gate: whether calls of a tool, this capability's or another's, need approval. It is asked with the
             configuration of every layer, and each may require approval: a layer cannot loosen another's.
+        approvers: who may approve calls, of any capability's tools. It is asked like `gate`, and whoever
+            approves must be among those of every layer.
         merge: the configuration that two layers result in, the lower layer's first. A policy returns the
             tighter one.
     """
@@ -424,6 +432,7 @@ class Capability(Struct, frozen=True):
     files: Callable[[Any], tuple[InitialFile, ...]] = no_files
     instructions: Callable[[Any], tuple[str, ...]] = no_instructions
     gate: Callable[[Any, Tool], bool] = no_gate
+    approvers: Callable[[Any], Approvers] = any_member
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
     merge: Callable[[Any, Any], Any] = later
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.shared_discoveries import SharedDiscoveries
+from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.errors import InvalidInput
 from perdure.domain.mcp_servers import MCP_REF
 from perdure.domain.messages import JsonObject
@@ -47,6 +48,10 @@ class Active(Struct, frozen=True):
     def gates(self, tool: Tool) -> bool:
         """Whether any layer's configuration requires approval for calls of a tool."""
         return any(self.capability.gate(config, tool) for config in self.policies)
+
+    def approvers(self) -> Approvers:
+        """Who may approve calls, after the configurations of all layers."""
+        return reduce(Approvers.both, map(self.capability.approvers, self.policies), ANYBODY)
 
     def instructions(self) -> frozenset[str]:
         """The files with instructions in any layer's configuration, and in the default one.

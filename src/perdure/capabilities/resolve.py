@@ -8,6 +8,7 @@ Layers are ordered lowest first: the harness's parents, the harness, the agent, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 
 import msgspec
 from msgspec import Struct
@@ -31,6 +32,7 @@ from perdure.capabilities.sections import (
 )
 from perdure.capabilities.tool_lists import ToolList
 from perdure.domain.actions import TurnRules
+from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.errors import InvalidInput
 from perdure.domain.files import Content
 from perdure.domain.guards import Guard
@@ -127,6 +129,7 @@ class ResolvedAgent(Struct, frozen=True):
         found_tools: the tools that capabilities found, to be stored; None if none of them finds any.
         deferred: the tools that the model has to search for; None if there are none.
         hidden: the names of those that the session has not loaded. They run when they are called.
+        approvers: who may approve calls.
     """
 
     sections: tuple[Section, ...]
@@ -147,6 +150,7 @@ class ResolvedAgent(Struct, frozen=True):
     found_tools: ToolList | None = None
     deferred: DeferredTools | None = None
     hidden: frozenset[str] = frozenset()
+    approvers: Approvers = ANYBODY
 
 
 # --- layers ---------------------------------------------------------------------------------------------
@@ -378,6 +382,7 @@ def _merge(
         fixed_tokens=fixed_tokens(system, specs),
         deferred=deferred,
         hidden=hidden,
+        approvers=approvers_of(active),
     )
 
 
@@ -392,6 +397,11 @@ def _with_loaded(agent: ResolvedAgent, names: Sequence[str]) -> ResolvedAgent:
         fixed_tokens=agent.fixed_tokens + tokens,
         hidden=agent.hidden.difference(names),
     )
+
+
+def approvers_of(active: Iterable[Active]) -> Approvers:
+    """Who may approve calls: those whom every policy of every layer includes."""
+    return reduce(Approvers.both, (each.approvers() for each in active), ANYBODY)
 
 
 def features_of(active: Iterable[Active]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.effects import effect_key
 from perdure.domain.events import ToolCall
 from perdure.domain.ids import SessionId, ToolCallId
@@ -28,10 +29,18 @@ class Announced(Struct, frozen=True):
 
 
 class Parked(Struct, frozen=True):
-    """The call waits until `until` for a result, or an approval, from outside."""
+    """The call waits until `until` for a result, or an approval, from outside.
+
+    Attributes:
+        asked_at: the sequence of the event that parked it; index: the call's position in that event.
+        approvers: who may approve it.
+    """
 
     kind: ParkedKind
     until: Micros
+    asked_at: int = 0
+    index: int = 0
+    approvers: Approvers = ANYBODY
 
 
 class Allowed(Struct, frozen=True):
@@ -55,7 +64,10 @@ ALLOWED = Allowed()
 
 
 class CallState(Struct, frozen=True):
-    """One tool call of the model's last answer, the event `announced_at`; `index` counts its calls from 0."""
+    """One tool call of the model's last answer, the event `announced_at`; `index` counts its calls from 0.
+
+    `edited`: a person has replaced the arguments, which are no longer the model's.
+    """
 
     id: ToolCallId
     name: str
@@ -63,6 +75,7 @@ class CallState(Struct, frozen=True):
     status: CallStatus = ANNOUNCED
     announced_at: int = 0
     index: int = 0
+    edited: bool = False
 
 
 class Batch(Struct, frozen=True):

@@ -52,14 +52,18 @@ class Approvers(Struct, frozen=True, omit_defaults=True):
         users = self.users if other.users is None else other.users
         if self.users is not None and other.users is not None:
             users = tuple(user for user in self.users if user in other.users)
-        roles = [role for role in (self.role, other.role) if role is not None]
-        return Approvers(self.owner or other.owner, max(roles, key=RANK.__getitem__, default=None), users)
+        role = other.role if self.role is None or self._outranked_by(other) else self.role
+        return Approvers(self.owner or other.owner, role, users)
 
     def within(self, other: Approvers) -> bool:
         """Whether everybody whom this includes is certain to be included by `other`."""
-        roles = other.role is None or (self.role is not None and RANK[self.role] >= RANK[other.role])
+        roles = other.role is None or (self.role is not None and not self._outranked_by(other))
         users = other.users is None or (self.users is not None and set(self.users) <= set(other.users))
         return (self.owner or not other.owner) and roles and users
+
+    def _outranked_by(self, other: Approvers) -> bool:
+        """Whether the other one requires a higher role. This one names a role."""
+        return self.role is not None and other.role is not None and RANK[self.role] < RANK[other.role]
 
     def __str__(self) -> str:
         """Say who may decide, for an error message."""

@@ -11,7 +11,6 @@ A `context.compacted` event replaces the older part by a summary; the log keeps 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
 from itertools import groupby
 from typing import ClassVar
 
@@ -20,6 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.domain.compaction import ContextCompactedData, summary_message
+from perdure.domain.decisions import Decided
 from perdure.domain.events import (
     AnyEvent,
     Event,
@@ -33,16 +33,14 @@ from perdure.domain.events import (
     TurnStartedData,
     is_cancel_notice,
 )
-from perdure.domain.ids import EventId, MessageId, ModelId
+from perdure.domain.ids import EventId, ModelId
 from perdure.domain.media import image_bytes, is_unusable
 from perdure.domain.messages import (
-    ContentPart,
     Message,
     Role,
     TextPart,
     ToolCallPart,
     ToolResultPart,
-    text_of,
     tool_calls_of,
 )
 from perdure.domain.result_sizes import (
@@ -55,8 +53,10 @@ from perdure.domain.result_sizes import (
     share_for,
     text_of_result,
 )
-from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.times import Micros
 from perdure.domain.tokens import text_tokens
+from perdure.domain.tool_messages import missing_result, result_message
+from perdure.domain.tools import call_of_question
 
 HISTORY_TYPES = (
     InputMessageData.kind,
@@ -169,6 +169,8 @@ class Conversation:
         self._waiting: list[tuple[Message, int]] = []
         self._calls: tuple[ToolCallPart, ...] = ()
         self._results: dict[str, Message] = {}
+        self._notes: dict[str, Decided] = {}
+        """The decisions on calls that have no result yet."""
         self._reasoning = False
         self._begin = 0
 
@@ -394,7 +396,10 @@ class Conversation:
     def _tool_completed(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         data = event.read(ToolCompletedData)
         identity = event.id if isinstance(event, Event) else event_id
-        self._results[data.tool_call_id] = result_message(data, event.ts, identity)
+        if data.decided is not None:
+            self._notes[call_of_question(data.tool_call_id)] = data.decided
+        decided = self._notes.pop(data.tool_call_id, None)
+        self._results[data.tool_call_id] = result_message(data, event.ts, identity, decided)
 
     def _file_written(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         path = event.read(FileWrittenData).path
@@ -441,6 +446,7 @@ class Conversation:
             self._add_results(results, self._begin)
             self._calls = ()
         self._results.clear()
+        self._notes.clear()
         for message, sequence in self._waiting:
             self._add(message, sequence - 1)
         self._waiting.clear()
@@ -470,31 +476,3 @@ def _sizes_of(step: Iterable[Entry]) -> list[int]:
 def _hidden_in(entries: list[Entry]) -> int:
     """The tokens that were cut from these messages."""
     return sum(entry.hidden for entry in entries)
-
-
-def result_message(data: ToolCompletedData, ts: Micros, event_id: EventId | None = None) -> Message:
-    """The `tool_result` message of a completed call. Its id is derived from the call, so it is stable."""
-    result: object = None
-    if data.result is not None:
-        result = _result_value(data.result)
-    content = (ToolResultPart(data.tool_call_id, result, data.error),)
-    identity = (
-        event_id[6:]
-        if event_id
-        else blake2b(f"{data.tool_call_id}/{ts}".encode(), digest_size=16).hexdigest()
-    )
-    return Message(MessageId(f"message_{identity}"), "tool_result", content, to_rfc3339(ts))
-
-
-def _result_value(parts: tuple[ContentPart, ...]) -> object:
-    if all(isinstance(part, TextPart) for part in parts):
-        return text_of(parts)
-    return list(msgspec.to_builtins(parts))
-
-
-def missing_result(call: ToolCallPart, ts: Micros) -> Message:
-    """The result of a call that has none in the log: an error."""
-    identity = blake2b(f"{call.id}/missing".encode(), digest_size=16).hexdigest()
-    error = "This call did not finish: the turn ended before its result came."
-    content = (ToolResultPart(call.id, None, error),)
-    return Message(MessageId(f"message_{identity}"), "tool_result", content, to_rfc3339(ts))

@@ -1,8 +1,8 @@
-"""The inbox: what sessions wait for that a person decides, in all sessions of an organization.
+"""The inbox: what the sessions of an organization wait for that a person decides.
 
-An item is a parked call, so nothing stores it: it is in the inbox while its session's row has the call. Its id
-names the session, the event that asked, and the question in that event. A model may repeat a call's id, but
-an item's id never stands for a later call.
+An item is a parked call, so nothing stores it: it is in the inbox while its session's row has the call. Its
+id names the session, the event that asked, and the question in that event. A model may repeat a call's id,
+but an item's id never stands for a later call.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ class InboxItem(Struct, frozen=True, omit_defaults=True):
         JsonValue,
         Meta(
             description=(
-                "With `approval`: the call's arguments, with secrets blanked. In lists, long ones are a text: "
-                "the start of their JSON, and `truncated` is true."
+                "With `approval`: the call's arguments, with secrets blanked. In lists, long ones are a "
+                "text, the start of their JSON, and `truncated` is true."
             )
         ),
     ] = None

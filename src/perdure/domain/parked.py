@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.ids import ToolCallId
 from perdure.domain.times import Micros, Timestamp, to_rfc3339
 
@@ -27,13 +28,25 @@ PARKED_KIND = Meta(
 )
 
 
-class ParkedCall(Struct, frozen=True):
-    """A parked call, as the session's row has it; `until` is its deadline."""
+class ParkedCall(Struct, frozen=True, omit_defaults=True):
+    """A parked call, as the session's row has it.
+
+    Attributes:
+        until: its deadline.
+        asked_at: the sequence of the event that parked it; 0 if an older release did.
+        index: the call's position in that event, from 0.
+        since: the time of that event.
+        approvers: who may approve it.
+    """
 
     kind: ParkedKind
     tool_call_id: ToolCallId
     tool_name: str
     until: Micros
+    asked_at: int = 0
+    index: int = 0
+    since: Micros = 0
+    approvers: Approvers = ANYBODY
 
     def on_wire(self) -> ParkedOn:
         """The call as clients see it."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.domain.decisions import ANYBODY
 from perdure.domain.events import (
     ActCompletedData,
     InputMessageData,
@@ -124,7 +125,16 @@ def _generation(old: Projection, event: NewEvent, head: int) -> Projection:
 def _call_requested(old: Projection, event: NewEvent, head: int) -> Projection:
     data = event.read(ToolCallRequestedData)
     until = deadline_of(event.ts, data.timeout_ms)
-    asked = tuple(_asked(call, until) for call in data.tool_calls)
+    asked = tuple(
+        replace(
+            _asked(call, until),
+            asked_at=head,
+            index=index,
+            since=event.ts,
+            approvers=data.approvers or ANYBODY,
+        )
+        for index, call in enumerate(data.tool_calls)
+    )
     return replace(_with_parked(old, (*old.parked, *asked)), status="waiting_for_tool_results")
 
 
@@ -138,7 +148,7 @@ def _asked(call: ToolCall, until: Micros) -> ParkedCall:
 def _tool_parked(old: Projection, event: NewEvent, head: int) -> Projection:
     data = event.read(ToolParkedData)
     until = deadline_of(event.ts, data.timeout_ms)
-    call = ParkedCall(data.parked_kind, data.tool_call_id, data.tool_name, until)
+    call = ParkedCall(data.parked_kind, data.tool_call_id, data.tool_name, until, head, 0, event.ts)
     if any(each.tool_call_id == call.tool_call_id for each in old.parked):  # it has a new deadline
         calls = (call if each.tool_call_id == call.tool_call_id else each for each in old.parked)
         return _with_parked(old, tuple(calls))

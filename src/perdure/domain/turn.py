@@ -21,6 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.domain.calls import ALLOWED, ANNOUNCED, Batch, CallState, CallStatus, Done, Parked
+from perdure.domain.decisions import ANYBODY
 from perdure.domain.events import (
     ActCompletedData,
     ActStartedData,
@@ -47,7 +48,7 @@ from perdure.domain.events import (
     is_cancel_notice,
 )
 from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId
-from perdure.domain.messages import Controls, Usage, preview_of, text_of, tool_calls_of
+from perdure.domain.messages import Controls, JsonObject, Usage, preview_of, text_of, tool_calls_of
 from perdure.domain.parked import CONSENT, ParkedKind, deadline_of
 from perdure.domain.pending import PendingMessage, after_cancel, after_end, first_of, pending_message, queued
 from perdure.domain.steps import Started, started_after
@@ -416,7 +417,8 @@ def _tool_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     data = event.read(ToolCompletedData)
     asked = _asked_about(state, data)
     if asked is not None:
-        return _with_status(state, asked, ALLOWED if data.success else ANNOUNCED)
+        edited = None if data.decided is None else data.decided.arguments
+        return _with_status(state, asked, ALLOWED if data.success else ANNOUNCED, edited)
     return _with_status(state, data.tool_call_id, Done(not data.success, data.status == "interrupted"))
 
 
@@ -433,11 +435,12 @@ def _call_requested(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         return state
     data = event.read(ToolCallRequestedData)
     until = deadline_of(event.ts, data.timeout_ms)
-    for call in data.tool_calls:
+    for index, call in enumerate(data.tool_calls):
         if call.name == APPROVE:
-            state = _with_status(state, call_of_question(call.id), Parked("approval", until))
+            asks = Parked("approval", until, head, index, data.approvers or ANYBODY)
+            state = _with_status(state, call_of_question(call.id), asks)
         else:
-            state = _with_status(state, call.id, Parked("client", until))
+            state = _with_status(state, call.id, Parked("client", until, head, index))
     return state
 
 
@@ -445,9 +448,8 @@ def _tool_parked(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Calling):
         return state
     data = event.read(ToolParkedData)
-    return _with_status(
-        state, data.tool_call_id, Parked(data.parked_kind, deadline_of(event.ts, data.timeout_ms))
-    )
+    until = deadline_of(event.ts, data.timeout_ms)
+    return _with_status(state, data.tool_call_id, Parked(data.parked_kind, until, head))
 
 
 def _tool_resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -458,9 +460,12 @@ def _tool_resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     return _with_status(state, call_id, ALLOWED) if waits else state
 
 
-def _with_status(state: Calling, call_id: ToolCallId, status: CallStatus) -> Calling:
-    calls = tuple(replace(call, status=status) if call.id == call_id else call for call in state.calls)
-    return replace(state, calls=calls)
+def _with_status(
+    state: Calling, call_id: ToolCallId, status: CallStatus, edited: JsonObject | None = None
+) -> Calling:
+    more = {} if edited is None else {"arguments": edited, "edited": True}
+    calls = (replace(call, status=status, **more) if call.id == call_id else call for call in state.calls)
+    return replace(state, calls=tuple(calls))
 
 
 _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {

@@ -28,11 +28,12 @@ from perdure.domain.compaction import (
 )
 from perdure.domain.errors import ModelError
 from perdure.domain.events import EventContext, NewEvent, PromptRef, ToolCompletedData
-from perdure.domain.history import Entry, estimate_tokens, result_message
+from perdure.domain.history import Entry, estimate_tokens
 from perdure.domain.messages import Message
 from perdure.domain.result_sizes import share_of
 from perdure.domain.spans import compaction_context, summary_context
 from perdure.domain.tokens import text_tokens
+from perdure.domain.tool_messages import result_message
 from perdure.domain.turn import Turn
 from perdure.engine.budget import conversation_budget, smallest_budget, with_cost
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model

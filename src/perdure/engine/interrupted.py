@@ -115,7 +115,7 @@ async def _ask(run: Run, name: str, verify: Callable[[], Awaitable[Verified]]) -
 
 def _arguments_of(run: Run, call: CallState) -> JsonObject:
     """The arguments as the tool received them; redacted if only the log has them."""
-    written = run.secret_arguments.get(call.id, call.arguments)
+    written = run.arguments_of(call)
     return written if isinstance(written, dict) else {}
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
-from perdure.domain.calls import CallStatus
+from perdure.domain.calls import CallState, CallStatus
 from perdure.domain.compaction import ContextCompactingData
 from perdure.domain.errors import Fenced, StaleHead, Unavailable
 from perdure.domain.event_data import EventData
@@ -76,6 +76,10 @@ class Run:
         self._appending = asyncio.Lock()
         self._moved = False
         """Whether a tool's append found events of others, which the next action was not decided on."""
+
+    def arguments_of(self, call: CallState) -> JsonValue:
+        """The arguments of a call with their secrets, as far as this run knows them."""
+        return call.arguments if call.edited else self.secret_arguments.get(call.id, call.arguments)
 
     @property
     def ahead(self) -> TurnState:

@@ -299,7 +299,7 @@ async def _attempt(
             return known
     if bound is None:
         raise PerdureError(_unknown_tool(call.name, agent), code="unknown_tool")
-    written = run.secret_arguments.get(call.id, call.arguments)
+    written = run.arguments_of(call)
     arguments = await run.engine.arguments.check(_owners(run), bound.tool.parameters, written)
     _check_secret_arguments(run, bound, call)
     if bound.rejected:

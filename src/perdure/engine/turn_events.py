@@ -8,6 +8,7 @@ from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.actions import AskApproval, AwaitClient, ExpireCalls, Fail, RunTools, StartTurn
 from perdure.domain.calls import CallState, Parked, as_tool_call, key_of
+from perdure.domain.decisions import ANYBODY
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.events import (
     ActStartedData,
@@ -180,7 +181,9 @@ def request_approvals(run: Run, agent: ResolvedAgent, action: AskApproval) -> li
         ToolCallSummary(question.id, APPROVE, _display_name(agent, call.name), _question(agent, call))
         for question, call in zip(questions, action.calls, strict=True)
     )
-    data = ToolCallRequestedData(questions, summaries, round(run.engine.policy.approval_timeout * 1000))
+    timeout_ms = round(run.engine.policy.approval_timeout * 1000)
+    approvers = None if agent.approvers == ANYBODY else agent.approvers
+    data = ToolCallRequestedData(questions, summaries, timeout_ms, approvers)
     return [NewEvent(data, act_context(action.state), run.engine.clock.now())]
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from perdure.capabilities.port import Capability, Tool, schema
+from perdure.domain.decisions import ANYBODY, MAX_APPROVERS, Approvers
 
 _MODES = ("off", "normal", "protective")
 """From the loosest to the tightest."""
@@ -18,8 +21,19 @@ def _mode(config: Any) -> str:
 
 
 def _tighter(before: Any, after: Any) -> Any:
-    """The configuration whose mode requires approval for more calls."""
-    return max(after, before, key=lambda config: _MODES.index(_mode(config)))
+    """The configuration whose mode requires approval for more calls, with those who may approve for both."""
+    mode = max(after, before, key=lambda config: _MODES.index(_mode(config)))
+    both = _approvers(before).both(_approvers(after))
+    if both == _approvers(mode):
+        return mode
+    return {**(mode or {}), "approvers": msgspec.to_builtins(both)}
+
+
+def _approvers(config: Any) -> Approvers:
+    said = (config or {}).get("approvers", "any_member")
+    if isinstance(said, str):
+        return Approvers(owner=True) if said == "owner" else ANYBODY
+    return msgspec.convert(said, Approvers)
 
 
 def _gate(config: Any, tool: Tool) -> bool:
@@ -57,9 +71,37 @@ TOOL_APPROVAL = Capability(
                     "call except reads inside the session. If several layers set a mode, the tightest one "
                     "applies."
                 ),
-            }
+            },
+            "approvers": {
+                "anyOf": [
+                    {"type": "string", "enum": ["any_member", "owner"]},
+                    {
+                        "type": "object",
+                        "properties": {
+                            "owner": {"type": "boolean"},
+                            "role": {"type": "string", "enum": ["member", "admin", "owner"]},
+                            "users": {
+                                "type": "array",
+                                "items": {"type": "string", "pattern": "^user_[0-9a-f]{32}$"},
+                                "minItems": 1,
+                                "maxItems": MAX_APPROVERS,
+                            },
+                        },
+                        "additionalProperties": False,
+                        "minProperties": 1,
+                    },
+                ],
+                "default": "any_member",
+                "description": (
+                    "Who may decide: any_member: every member of the organization; owner: the session's "
+                    "owner; or an object with `role` (members with at least this role), `users` (their "
+                    "ids) or `owner`; if it has several, all must hold. If several layers say it, whoever "
+                    "decides must be among those of each."
+                ),
+            },
         }
     ),
     gate=_gate,
+    approvers=_approvers,
     merge=_tighter,
 )
