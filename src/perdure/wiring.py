@@ -29,6 +29,7 @@ from perdure.api.routes import commands as command_routes
 from perdure.api.routes import connections as connection_routes
 from perdure.api.routes import databases as database_routes
 from perdure.api.routes import harnesses as harness_routes
+from perdure.api.routes import inbox_links as inbox_link_routes
 from perdure.api.routes import input_requests as input_request_routes
 from perdure.api.routes import invitations as invitation_routes
 from perdure.api.routes import mcp_servers as mcp_routes
@@ -384,6 +385,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *callback_routes.ROUTES,
         *connection_routes.ROUTES,
         *input_request_routes.ROUTES,
+        *inbox_link_routes.ROUTES,
         *sign_in_routes.ROUTES,
         message_routes.stream_route(stream),
         *agent_routes.ROUTES,

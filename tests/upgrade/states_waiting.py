@@ -52,6 +52,20 @@ async def decide(place: Place, name: str, **decisions: str) -> Json:
     return decided
 
 
+async def link_to_only_item(place: Place, name: str) -> str:
+    """Create a link to the only open question; returns the path of its URL."""
+    talk = place.talk(name)
+    (item,) = (await talk.http.get("/v1/inbox", params={"session_id": talk.id})).json()["data"]
+    return urlsplit((await post(talk.http, f"/v1/inbox/{item['id']}/links", {}))["url"]).path
+
+
+async def decide_by_link(place: Place, name: str, link: str, decision: str) -> None:
+    """Decide as somebody does who has the link."""
+    talk = place.talk(name)
+    shown = (await talk.http.get(link)).json()["shown"]
+    await post(talk.http, link, {"decision": decision, "shown": shown}, 200)
+
+
 async def there(place: Place, name: str, path: str) -> bool:
     """Whether the session has this file."""
     talk = place.talk(name)
@@ -234,12 +248,29 @@ class WaitingForApproval(State):
             "accepted": 1,
             "status": "waiting_for_tool_results",
         }
-        await decide(new, name, rejected="reject")
+        await decide_by_link(new, name, await link_to_only_item(new, name), "reject")
         events = await new.fresh_until(name, "session.idled")
         done = outcomes(events)
         assert (done["allowed"], done["rejected"]) == ("success", "rejected")
         assert (await there(new, name, "allowed"), await there(new, name, "rejected")) == (False, True)
         assert any("rejected" in text for text in new.model.calls(name)[0].messages)
+
+
+class LinkedForApproval(State):
+    """A link that the old server gave out decides after the upgrade."""
+
+    since = "0.3.0"
+
+    async def reach(self, old: Place) -> Json:
+        await ask_person(old, "linked for approval", "a")
+        return {"link": await link_to_only_item(old, "linked for approval")}
+
+    async def end(self, new: Place, facts: Json) -> None:
+        name = "linked for approval"
+        await decide_by_link(new, name, facts["link"], "allow")
+        events = await new.fresh_until(name, "session.idled")
+        assert outcomes(events) == {"a": "success"}
+        assert not await there(new, name, "a")
 
 
 class HalfDecided(State):
@@ -350,6 +381,7 @@ WAITING: tuple[State, ...] = (
     CancelledWhileItWaits(),
     WaitedInVain(),
     WaitingForApproval(),
+    LinkedForApproval(),
     HalfDecided(),
     DecidedForAlways(),
     ScheduleDue(),

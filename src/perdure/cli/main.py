@@ -33,6 +33,7 @@ _GROUPS = {
     "mcp": ("mcp", "app"),
     "connections": ("connections", "app"),
     "approvals": ("answers", "approvals"),
+    "inbox": ("inbox", "app"),
     "callbacks": ("answers", "callbacks"),
 }
 """Groups of commands, with the module and the name in it."""

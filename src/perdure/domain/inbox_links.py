@@ -18,8 +18,10 @@ MAX_LINK_SECONDS = 30 * 24 * 3600
 """The longest time that a link stays valid: 30 days."""
 MAX_LINKS = 20
 """Links of one item that may be valid at once."""
-MAX_SHOWN_BYTES = 512 * 1024
+MAX_SHOWN_BYTES = 256 * 1024
 """Bytes of a call's arguments, as JSON, that a page shows. What is longer cannot be allowed by link."""
+MAX_SHOWN_PARTS = 20_000
+"""Newlines, commas and brackets in these arguments, each of which may begin a line of the page."""
 MAX_LINK_BODY = 32 * 1024
 """The most bytes of a decision by link."""
 
@@ -105,7 +107,7 @@ class LinkDecision(Struct, frozen=True):
 
 def linked(item: InboxItem, expires_at: Timestamp) -> LinkedItem:
     """Return what a link shows of an item. The digest covers what would run."""
-    truncated = len(msgspec.json.encode(item.arguments)) > MAX_SHOWN_BYTES
+    truncated = _is_too_long(msgspec.json.encode(item.arguments))
     return LinkedItem(
         item.tool_name,
         item.tool_call_id,
@@ -118,6 +120,12 @@ def linked(item: InboxItem, expires_at: Timestamp) -> LinkedItem:
         item.agent,
         truncated,
     )
+
+
+def _is_too_long(text: bytes) -> bool:
+    """Whether these arguments, as JSON, make a page that nobody reads, and that is costly to build."""
+    parts = sum(text.count(each) for each in (b"\\n", b",", b"[", b"{"))
+    return len(text) > MAX_SHOWN_BYTES or parts > MAX_SHOWN_PARTS
 
 
 def digest_of_shown(tool_name: str, tool_call_id: str, arguments: JsonValue) -> str:
