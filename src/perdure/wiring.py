@@ -29,6 +29,7 @@ from perdure.api.routes import commands as command_routes
 from perdure.api.routes import connections as connection_routes
 from perdure.api.routes import databases as database_routes
 from perdure.api.routes import harnesses as harness_routes
+from perdure.api.routes import inbox as inbox_routes
 from perdure.api.routes import inbox_links as inbox_link_routes
 from perdure.api.routes import input_requests as input_request_routes
 from perdure.api.routes import invitations as invitation_routes
@@ -46,6 +47,7 @@ from perdure.api.routes.system import document_routes, health_route
 from perdure.app.accounts import bootstrap
 from perdure.app.context import App, Services
 from perdure.app.login import create_token
+from perdure.capabilities.arguments import ArgumentChecks
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.port import Capability
 from perdure.capabilities.public_url import PublicUrl
@@ -57,7 +59,6 @@ from perdure.domain.files import FileLimits
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.messages import JsonObject
 from perdure.doors.mcp.route import mcp_route
-from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
@@ -82,7 +83,6 @@ from perdure.store.master_key import (
     stage_key,
 )
 from perdure.store.migrate import migrate
-from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
 from perdure.tools.built_in import built_in, catalogue
@@ -247,14 +247,13 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             mcp=mcp,
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
-        turns, key = ParkedTurns(), await signing_key(database)
         app = App(
             *astuple(services),
             registry=registry,
             drivers=drivers,
-            callback_key=key,
+            callback_key=await signing_key(database),
             catalog=catalog,
-            turns=turns,
+            arguments=ArgumentChecks(sandbox),
         )
         engine = Engine(
             database,
@@ -266,12 +265,12 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             ConversationCache(),
             clock,
             {},
-            key,
+            app.callback_key,
             _policy(settings, limits),
             catalog=catalog,
-            arguments=ArgumentChecks(sandbox),
+            arguments=app.arguments,
             public=services.public,
-            turns=turns,
+            turns=app.turns,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))
@@ -385,6 +384,8 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *callback_routes.ROUTES,
         *connection_routes.ROUTES,
         *input_request_routes.ROUTES,
+        *inbox_routes.ROUTES,
+        inbox_routes.inbox_stream_route(stream),
         *inbox_link_routes.ROUTES,
         *sign_in_routes.ROUTES,
         message_routes.stream_route(stream),

@@ -21,6 +21,7 @@ from perdure.domain.accounts import Caller
 from perdure.domain.decisions import Decision
 from perdure.domain.events import Event, ToolCallRequestedData, ToolCompletedData
 from perdure.domain.ids import OrgId
+from perdure.domain.inbox import Decider
 from perdure.domain.mcp_servers import InlineMcpServer
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart, text_of
 from perdure.domain.providers import CreateModel, CreateProvider
@@ -72,9 +73,8 @@ class Host(Struct, frozen=True):
     async def decide(self, decision: Decision) -> None:
         """Decide the open question, and go on."""
         asked = (await self.questions())[-1].tool_calls[0]
-        await submit_approvals(
-            self.app, self.owner, self.session.id, SubmitApprovals((ApprovalDecision(asked.id, decision),))
-        )
+        body = SubmitApprovals((ApprovalDecision(asked.id, decision),))
+        await submit_approvals(self.app, Decider(self.owner), self.session.id, body)
         await self.work()
 
     async def with_session(

@@ -31,6 +31,7 @@ from perdure.capabilities.registry import Registry
 from perdure.domain.errors import ToolError, Unavailable
 from perdure.domain.events import Event, ReasonStartedData, ToolCompletedData, TurnFailedData
 from perdure.domain.files import content_of
+from perdure.domain.inbox import Decider
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart, text_of
 from perdure.domain.sessions import ForkSession
 from perdure.domain.times import Micros
@@ -201,7 +202,7 @@ async def test_a_call_that_waited_for_approval_runs_although_its_tool_is_no_long
         later = restarted(there, market)
         await submit_approvals(
             later.app,
-            later.owner,
+            Decider(later.owner),
             there.session.id,
             SubmitApprovals((ApprovalDecision("c1", "allow"),)),
         )

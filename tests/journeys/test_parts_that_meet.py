@@ -17,6 +17,7 @@ from perdure.app.providers import create_model
 from perdure.capabilities import ONCE, Later, Tool, ToolContext, ToolHints, schema
 from perdure.domain.callbacks import CallbackResult
 from perdure.domain.files import CreateFile
+from perdure.domain.inbox import Decider
 from perdure.domain.messages import Controls, CreateMessage, InputMessage, Message, TextPart
 from perdure.domain.providers import CreateModel
 from perdure.domain.times import to_rfc3339
@@ -120,7 +121,7 @@ async def test_an_approval_that_is_left_can_be_given_after_a_callback_was_late(t
 
         async def allow(call_id: str) -> None:
             decisions = SubmitApprovals((ApprovalDecision(call_id, "allow"),))
-            await submit_approvals(there.app, there.owner, there.session.id, decisions)
+            await submit_approvals(there.app, Decider(there.owner), there.session.id, decisions)
 
         await allow("c2")
         engine: Any = replace(there.engine, clock=LaterClock(there, 61))

@@ -19,6 +19,7 @@ from perdure.app.sessions import delete_session
 from perdure.capabilities import ONCE, READ_ONLY, Discovered, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.errors import NotFound
 from perdure.domain.events import ToolCompletedData, ToolsLoadedData
+from perdure.domain.inbox import Decider
 from perdure.domain.loaded_tools import MAX_LOADED
 from perdure.domain.projection import Projection, project
 from perdure.domain.sessions import CreateSession, ForkSession
@@ -164,7 +165,7 @@ async def test_loaded_tools_need_the_approvals_that_they_need_anyway(tmp_path: P
         for waiting, names in (("u1", ("delete_order",)), ("u2", ("delete_order", "delete_refund"))):
             decisions = SubmitApprovals((ApprovalDecision(waiting, "allow"),))
             later = restarted(there, market)
-            await submit_approvals(later.app, later.owner, there.session.id, decisions)
+            await submit_approvals(later.app, Decider(later.owner), there.session.id, decisions)
             await advance(later.engine, there.session.id)
             assert await kept(there) == names, "also a tool that was not offered waits first"
         assert (await results(there))[1:] == ["done with 7"] * 2

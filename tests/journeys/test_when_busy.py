@@ -21,6 +21,7 @@ from perdure.capabilities import ONCE, READ_ONLY, ToolContext, ToolHints, ToolOu
 from perdure.client.follow import TurnWatch
 from perdure.domain.errors import Conflict
 from perdure.domain.events import Event, LlmGenerationData, TurnStartedData, WireEvent
+from perdure.domain.inbox import Decider
 from perdure.domain.messages import (
     Controls,
     CreateMessage,
@@ -155,7 +156,7 @@ async def test_a_queued_message_withdraws_no_open_call(database_url: str, tmp_pa
         await advance(there.engine, there.session.id)
         assert await status(there) == ("waiting_for_tool_results", ["First."])
         decisions = SubmitApprovals((ApprovalDecision("c1", "allow"),))
-        await submit_approvals(there.app, there.owner, there.session.id, decisions)
+        await submit_approvals(there.app, Decider(there.owner), there.session.id, decisions)
         await advance(there.engine, there.session.id)
         assert await status(there) == ("idle", ["First.", "Second."])
         assert prompts(there)[1:] == [["First.", ""], ["First.", "", "Re: First.", "Second."]]

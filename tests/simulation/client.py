@@ -15,6 +15,7 @@ from perdure.domain.callbacks import CallbackResult
 from perdure.domain.decisions import Decision
 from perdure.domain.errors import Conflict, Gone, InvalidInput, NotFound, Unavailable
 from perdure.domain.ids import InputRequestId
+from perdure.domain.inbox import Decider
 from perdure.domain.input_requests import AnswerInput
 from perdure.domain.messages import Controls, CreateMessage, InputMessage, TextPart, WhenBusy
 from perdure.domain.sessions import CreateSession, UpdateSession
@@ -116,7 +117,7 @@ class Client:
             caller, session_id = self.world.store.caller, self.world.session_id
             if approvals:
                 decisions = tuple(ApprovalDecision(call.id, decision) for call in approvals)
-                await submit_approvals(process.app, caller, session_id, SubmitApprovals(decisions))
+                await submit_approvals(process.app, Decider(caller), session_id, SubmitApprovals(decisions))
             else:
                 results = tuple(ToolCallResult(call.id, {"said": "yes"}) for call in calls)
                 await submit_tool_results(process.app, caller, session_id, SubmitToolResults(results))

@@ -7,9 +7,11 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
+from perdure.app.inbox_snapshots import Inboxes
 from perdure.app.rate_limit import TOKEN_BURST, TOKEN_RATE, RateLimit
 from perdure.app.refreshes import Refreshes
 from perdure.app.shares import Shares
+from perdure.capabilities.arguments import ArgumentChecks
 from perdure.capabilities.features import FeatureCache
 from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Registry
@@ -103,6 +105,8 @@ class App(Services, frozen=True, kw_only=True):
     Attributes:
         callback_key: what the tokens of callbacks are signed with.
         callback_limit: how often a token can be used.
+        arguments: checks of edited arguments.
+        inboxes: the inboxes that somebody follows.
     """
 
     registry: Registry
@@ -112,3 +116,5 @@ class App(Services, frozen=True, kw_only=True):
     catalog: Catalog = field(default_factory=Catalog)
     features: FeatureCache = field(default_factory=FeatureCache)
     turns: ParkedTurns = field(default_factory=ParkedTurns)
+    inboxes: Inboxes = field(default_factory=Inboxes)
+    arguments: ArgumentChecks = field(default_factory=lambda: ArgumentChecks(Sandbox()))

@@ -2,8 +2,66 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+from msgspec.structs import replace
+
+from perdure.app.approvals import check_edited, decide_calls, decided_by, with_standing
 from perdure.app.context import App
-from perdure.domain.inbox import DecideItem, Decider, InboxItem
+from perdure.app.edited_arguments import Edit, check_edits, parameters_of, waiting_agent
+from perdure.app.inbox_items import ItemView, Question, approvers_of, input_requests_for, question_at, view_of
+from perdure.app.inbox_outcomes import outcome_of
+from perdure.app.sessions import write_at_head
+from perdure.domain.accounts import Caller
+from perdure.domain.calls import CallState, Parked
+from perdure.domain.errors import Conflict, Gone, NotFound, PerdureError
+from perdure.domain.inbox import DecideItem, Decider, InboxItem, InboxOutcome, ItemRef, parse_item_id
+from perdure.domain.messages import JsonObject
+from perdure.domain.turn import Calling, TurnState, parked_calls
+from perdure.store.bus import Appended
+from perdure.store.database import Tx
+from perdure.store.inbox import names_of_agents
+from perdure.store.parked_turns import read_turn
+from perdure.store.sessions import SessionRow, get_session
+
+
+class _Opened(Struct, frozen=True):
+    """An item as its session's log has it. `call` is the call that waits; None if it is no longer open."""
+
+    row: SessionRow
+    state: TurnState
+    question: Question
+    call: CallState | None
+
+
+async def read_item(app: App, caller: Caller, item_id: str) -> InboxItem:
+    """Read an item, with all arguments and their schema; of one that was decided, also the outcome.
+
+    Raises:
+        InvalidInput: the id is malformed.
+        NotFound: the organization has no such item.
+    """
+    ref = parse_item_id(item_id)
+
+    async def work(tx: Tx) -> InboxItem:
+        opened = await _open(app, tx, caller, ref)
+        outcome = None if opened.call is not None else await outcome_of(tx, opened.row, ref, opened.question)
+        return await _shown(app, tx, caller, ref, opened, outcome)
+
+    item = await app.database.read(work, long=True)
+    if item.kind != "approval" or item.outcome is not None:
+        return item
+    return replace(item, schema=await _schema(app, caller, item))
+
+
+async def _schema(app: App, caller: Caller, item: InboxItem) -> JsonObject | None:
+    """The schema of the call's arguments; None if the agent cannot be resolved or has no such tool now."""
+    try:
+        agent = await waiting_agent(app, caller.organization_id, item.session_id)
+    except PerdureError as error:
+        if error.retryable:
+            raise
+        return None
+    return parameters_of(agent, item.tool_name)
 
 
 async def decide_item(app: App, decider: Decider, item_id: str, body: DecideItem) -> InboxItem:
@@ -12,8 +70,101 @@ async def decide_item(app: App, decider: Decider, item_id: str, body: DecideItem
     Raises:
         InvalidInput: the id is malformed; the edited arguments do not fit the tool's schema.
         NotFound: the organization has no such item.
-        Forbidden: the decider may not decide.
+        Forbidden: the decider may not decide so.
         Conflict: somebody has decided already, or the item is no approval.
         Gone: it expired or was withdrawn.
     """
-    raise NotImplementedError
+    ref, caller = parse_item_id(item_id), decider.caller
+    check_edited(body.decision, body.arguments, "arguments")
+    if body.arguments is not None:
+        opened = await app.database.read(lambda tx: _open(app, tx, caller, ref))
+        if opened.call is not None:
+            edit = Edit(opened.question.tool_name, body.arguments, "arguments")
+            await check_edits(app, caller.organization_id, ref.session_id, [edit])
+    now = app.now()
+
+    async def work(tx: Tx) -> InboxItem:
+        opened = await _open(app, tx, caller, ref, lock=True)
+        row, state, call = opened.row, opened.state, opened.call
+        if call is None or not isinstance(state, Calling):
+            raise _closed(await outcome_of(tx, row, ref, opened.question))
+        if opened.question.kind != "approval":
+            raise Conflict(
+                "this item asks for something else than an approval: see its `links.decide` and "
+                "`input_requests`",
+                code="not_an_approval",
+            )
+        if row.status != "waiting_for_tool_results":
+            raise _withdrawn()
+        if isinstance(call.status, Parked) and call.status.until <= now:
+            raise _expired()
+        decided = decided_by(decider, body.decision, body.arguments, body.reason)
+        verdicts = with_standing(parked_calls(state, "approval"), {call.id: decided})
+        after, stored = await decide_calls(app, tx, row, state, caller, verdicts, now)
+        tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+        made = await outcome_of(tx, after, ref, opened.question)
+        return await _shown(app, tx, caller, ref, opened, made)
+
+    return await write_at_head(app, work)
+
+
+async def _open(app: App, tx: Tx, caller: Caller, ref: ItemRef, *, lock: bool = False) -> _Opened:
+    try:
+        row = await get_session(tx, caller.organization_id, ref.session_id, lock=lock)
+    except NotFound:
+        raise NotFound("inbox item") from None
+    question = await question_at(tx, ref)
+    if question is None:
+        raise NotFound("inbox item")
+    state = await read_turn(tx, row, app.turns)
+    return _Opened(row, state, question, _call_of(state, ref))
+
+
+def _call_of(state: TurnState, ref: ItemRef) -> CallState | None:
+    """The call that waits for this item."""
+    for call in state.calls if isinstance(state, Calling) else ():
+        match call.status:
+            case Parked(asked_at=ref.sequence, index=ref.index):
+                return call
+    return None
+
+
+async def _shown(
+    app: App, tx: Tx, caller: Caller, ref: ItemRef, opened: _Opened, outcome: InboxOutcome | None
+) -> InboxItem:
+    row, question = opened.row, opened.question
+    names = await names_of_agents(tx, row.org_id, {row.agent_id} if row.agent_id else set())
+    requests = () if outcome is not None else await input_requests_for(app, tx, row, question)
+    approvers = await approvers_of(tx, row.org_id, row.id, question)
+    view = ItemView(
+        row.id, row.title, row.agent_id, names.get(row.agent_id) if row.agent_id else None, approvers
+    )
+    allowed = outcome is None and approvers.include(caller, row.owner_id)
+    return view_of(ref, question, view, you_may_decide=allowed, requests=requests, outcome=outcome)
+
+
+def _closed(outcome: InboxOutcome) -> Conflict | Gone:
+    """The error for a decision on an item that has left the inbox."""
+    if outcome.status == "expired":
+        return _expired()
+    decided = outcome.decided
+    if outcome.status == "withdrawn":
+        return _withdrawn()
+    if decided is None:
+        return Conflict("this item was answered already", code="already_decided")
+    who = f" by {decided.by}" if decided.by else ""
+    return Conflict(
+        f"this item was decided already: {decided.decision}{who} through {decided.via} at {outcome.at}",
+        code="already_decided",
+    )
+
+
+def _expired() -> Gone:
+    return Gone("the deadline of this item has passed, so the call is refused", code="item_expired")
+
+
+def _withdrawn() -> Gone:
+    return Gone(
+        "nothing waits for this decision any more: a new message, a cancel or the turn's end came first",
+        code="item_withdrawn",
+    )

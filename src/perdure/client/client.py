@@ -11,6 +11,7 @@ from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageM
 from perdure.client.connections import ConnectionMethods
 from perdure.client.conversation import ConversationMethods
 from perdure.client.files import FileMethods
+from perdure.client.inbox import InboxMethods
 from perdure.client.inbox_links import InboxLinkMethods
 from perdure.client.mcp_servers import McpMethods
 from perdure.client.models import ModelMethods
@@ -35,6 +36,7 @@ class Client(
     ModelMethods,
     McpMethods,
     ConnectionMethods,
+    InboxMethods,
     InboxLinkMethods,
     AccountMethods,
 ):

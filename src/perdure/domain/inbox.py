@@ -28,7 +28,6 @@ of the question in that event; all hexadecimal."""
 
 InboxKind = Literal["approval", "sign_in", "input"]
 """What a person is asked for. Other kinds will follow."""
-INBOX_KINDS: tuple[InboxKind, ...] = ("approval", "sign_in", "input")
 
 MAX_SHOWN = 4_000
 """Characters of the JSON of a call's arguments in a list. Of longer ones, only the start is shown."""

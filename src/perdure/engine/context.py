@@ -11,6 +11,7 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from perdure.capabilities.agent_cache import AgentCache
+from perdure.capabilities.arguments import ArgumentChecks
 from perdure.capabilities.model_choice import DriverSource
 from perdure.capabilities.port import TOOL_OUTPUT
 from perdure.capabilities.public_url import PublicUrl
@@ -19,7 +20,6 @@ from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, SessionId, new_id
 from perdure.domain.network import PrivateAddresses
 from perdure.domain.times import Micros
-from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.engine.suspects import Suspects
 from perdure.llm.catalog import Catalog

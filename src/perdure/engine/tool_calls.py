@@ -14,6 +14,7 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.capabilities.arguments import INVALID_SCHEMA
 from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.containment import Escaped, contain
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
@@ -39,7 +40,6 @@ from perdure.domain.spans import act_context, tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import Calling
-from perdure.engine.arguments import INVALID_SCHEMA
 from perdure.engine.deferred import Callbacks, parked_call, promised
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
 from perdure.engine.live import ToolText

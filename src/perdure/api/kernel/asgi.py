@@ -45,6 +45,7 @@ class Scope(TypedDict):
     query_string: bytes
     headers: Iterable[Header]
     http_version: NotRequired[str]
+    client: NotRequired[tuple[str, int] | None]
     extensions: NotRequired[dict[str, Wire]]
 
 

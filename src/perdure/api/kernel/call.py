@@ -23,6 +23,7 @@ class Call:
     """The context of one request.
 
     Attributes:
+        address: the network address that the request came from, a proxy's if there is one; None if unknown.
         headers: the request's headers, by name in lower case.
         if_match: the entity tags of the `If-Match` header, on routes with entity tags; None without one.
         once: the request's Idempotency-Key, on routes that accept one; None without one. The handler passes
@@ -31,9 +32,17 @@ class Call:
         run_command: runs another route with these parameters, for this caller.
     """
 
-    __slots__ = ("app", "caller", "headers", "if_match", "once", "run_command", "warnings")
+    __slots__ = ("address", "app", "caller", "headers", "if_match", "once", "run_command", "warnings")
 
-    def __init__(self, app: App, caller: Caller, headers: Headers, run_command: RunCommand) -> None:
+    def __init__(
+        self,
+        app: App,
+        caller: Caller,
+        headers: Headers,
+        run_command: RunCommand,
+        address: str | None = None,
+    ) -> None:
+        self.address = address
         self.app = app
         self.caller = caller
         self.headers = headers

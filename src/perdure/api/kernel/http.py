@@ -126,7 +126,8 @@ class Api:
         if route.admit is not None:
             route.admit(self._app, *arguments)
         query = scope["query_string"]
-        call = Call(self._app, caller, headers, self._run_command)
+        client = scope.get("client")
+        call = Call(self._app, caller, headers, self._run_command, client[0] if client else None)
         parameters = parameters_of(query)
         ignored = query_warnings(ready, headers, parameters)
         if ready.query is not None:
@@ -184,7 +185,7 @@ class Api:
         ready, names = self._commands.find(name)
         request = request_of(ready, names, params)
         headers = {each: value for each, value in outer.headers.items() if each not in CONDITIONS}
-        call = Call(self._app, outer.caller, headers, refuse_command)
+        call = Call(self._app, outer.caller, headers, refuse_command, outer.address)
         arguments: list[object] = [
             check(text) for check, text in zip(ready.checks, request.values, strict=True)
         ]

@@ -6,10 +6,11 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from perdure.api.kernel.asgi import Message, Receive, Scope, Send
 from perdure.api.kernel.sending import abort_connection, is_paused
-from perdure.app.feed import Follower, Frame
+from perdure.app.feed import Frame
 from perdure.domain.errors import Unavailable
 
 HEARTBEAT = 30.0
@@ -58,6 +59,30 @@ def disconnecting(reason: str) -> bytes:
     return b'event: disconnecting\ndata: {"reason":"%s","retry_ms":100}\n\n' % reason.encode()
 
 
+class Followed(Protocol):
+    """What a stream follows: a session's events, or an organization's inbox."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing is left to follow."""
+        ...
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are frames that were not returned yet."""
+        ...
+
+    async def frames(self, timeout: float) -> list[Frame]:
+        """Return the next frames, after waiting up to `timeout` seconds; an empty list if none came."""
+        ...
+
+    def hurry(self) -> None:
+        """Look again at once."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class EventStream:
     """One follower's connection.
 
@@ -67,7 +92,7 @@ class EventStream:
 
     def __init__(
         self,
-        follower: Follower,
+        follower: Followed,
         closing: asyncio.Event,
         *,
         cycle: float = CYCLE,

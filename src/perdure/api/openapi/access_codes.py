@@ -37,6 +37,11 @@ FORBIDDEN = (
         "The file, or a file in the folder, is read-only.",
         "`PUT` the file with `is_readonly: false` first.",
     ),
+    (
+        "not_an_approver",
+        "The session's policies let others decide on this call: see `may_decide` of its item in the inbox.",
+        "Ask one of them.",
+    ),
     ("forbidden", "The caller may not do this.", "Ask an owner of the organization for permission."),
     (
         "host_not_allowed",

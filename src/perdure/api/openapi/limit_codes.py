@@ -4,6 +4,11 @@ from __future__ import annotations
 
 TOO_LARGE = (
     (
+        "arguments_too_large",
+        "Edited arguments of a tool call are larger than 512 KB.",
+        "Shorten them, or reject the call and say what to do instead.",
+    ),
+    (
         "file_too_large",
         "The file is larger than 10 MB, or than the limit configured on the server.",
         "Split the file.",
@@ -69,6 +74,16 @@ TOO_MANY_CALLBACKS = (
 )
 
 GONE = (
+    (
+        "item_expired",
+        "The deadline of an item of the inbox has passed.",
+        "Nothing: the call is refused, and the model is told.",
+    ),
+    (
+        "item_withdrawn",
+        "Nothing waits for the decision any more: a new message, a cancel or the turn's end came first.",
+        "Read the session's events.",
+    ),
     (
         "gone",
         "The callback was answered otherwise or cancelled, its time is over, or it never existed.",

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 INVALID = (
     (
+        "invalid_edited_arguments",
+        "Edited arguments do not fit the tool's schema, or the agent no longer has the tool.",
+        "Correct what the message names; `GET /v1/inbox/{item_id}` has the `schema`.",
+    ),
+    (
+        "secret_arguments",
+        "The tool takes secrets, so its arguments cannot be edited: the log would have them.",
+        "Decide without `arguments`.",
+    ),
+    (
+        "secret_in_arguments",
+        "Edited arguments contain a secret of the session, which the log must not have.",
+        "Remove the secret from them.",
+    ),
+    (
         "invalid_input_content",
         "The content of an answer does not fit the form that a tool call asks for.",
         "Correct the field that the message names; `GET .../input-requests` has the form.",
@@ -82,6 +97,16 @@ INVALID = (
 
 CONFLICTS = (
     (
+        "already_decided",
+        "Somebody else has decided on this item of the inbox.",
+        "The message says what was decided; `GET /v1/inbox/{item_id}` has the `outcome`.",
+    ),
+    (
+        "not_an_approval",
+        "The item of the inbox asks for a sign-in or for input.",
+        "Open the `url` of its input request, or answer it at `links.decide`.",
+    ),
+    (
         "sign_in_failed",
         "A sign-in failed: its server's OAuth metadata cannot be trusted, or it refused.",
         "See the message for the reason, and begin a new sign-in.",
@@ -134,6 +159,7 @@ CONFLICTS = (
 )
 
 MISSING = (
+    ("inbox_item_not_found", "The organization has no such item.", "See `GET /v1/inbox`."),
     ("connection_not_found", "Nobody has signed in there.", "See `GET /v1/user/connections`."),
     (
         "input_request_not_found",

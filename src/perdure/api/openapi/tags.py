@@ -17,6 +17,7 @@ TAGS: dict[str, str] = {
     "session schedules": "Messages that the server sends to a session at given times.",
     "session databases": "SQLite databases that belong to a session.",
     "messages": "Messages of a session, and the clients' answers to its tool calls: results and approvals.",
+    "inbox": "What sessions wait for that a person decides, in all sessions of the organization.",
     "events": "A session's log of events: read it in pages or follow it live.",
     "agents": "An agent is a named configuration: a prompt, a model and capabilities.",
     "harnesses": "A harness is a base for agents: a prompt and capabilities that all agents on it share.",

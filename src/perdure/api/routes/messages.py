@@ -11,6 +11,7 @@ from msgspec import Meta, Raw, Struct
 from perdure.api.kernel.call import Call, Chunked, Stream, json_list
 from perdure.api.kernel.route import Route, route
 from perdure.api.kernel.sse import EventStream
+from perdure.api.routes.deciders import decider_of
 from perdure.api.routes.sessions import parse_time
 from perdure.app import approvals as use_approvals
 from perdure.app import events as use_events
@@ -170,7 +171,7 @@ async def submit_tool_results(
     "POST",
     "/v1/sessions/{session_id}/tool-approvals",
     "messages",
-    errors=(404, 409),
+    errors=(403, 404, 409),
     body_example={"decisions": [{"tool_call_id": "call_1", "decision": "allow"}]},
 )
 async def submit_tool_approvals(
@@ -180,10 +181,11 @@ async def submit_tool_approvals(
 
     Decides some or all of the open approvals of the latest `tool.call_requested` event. The turn continues
     after the last decision. `allow` approves one call with exactly these arguments; `allow_always` and
-    `reject_always` also decide later calls of the tool in this session. 409 if the session is not waiting for
-    an approval.
+    `reject_always` also decide later calls of the tool in this session. `arguments` replace those of the
+    model: they must fit the tool's schema, and the model is told. The model gets the `reason`, too. 403 if
+    the session's policies let others decide. 409 if the session is not waiting for an approval.
     """
-    return await use_approvals.submit_approvals(call.app, call.caller, session_id, body)
+    return await use_approvals.submit_approvals(call.app, decider_of(call), session_id, body)
 
 
 def _taken(batch: list[Event]) -> list[Raw]:

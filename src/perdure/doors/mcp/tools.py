@@ -17,6 +17,7 @@ from perdure.app.session_lists import page_of_sessions
 from perdure.app.sessions import cancel_turn, create_session
 from perdure.domain.decisions import Decision
 from perdure.domain.ids import AgentId, SessionId, check_id, id_schema, is_id
+from perdure.domain.inbox import Decider
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.session_answers import OpenApproval, SessionAnswer
 from perdure.domain.sessions import CancelledTurn, CreateSession, Status
@@ -289,7 +290,7 @@ async def _list_approvals(visit: Visit, given: ListApprovals) -> ApprovalList:
 async def _decide_approval(visit: Visit, given: DecideApproval) -> SubmittedToolResults:
     session_id = check_id(given.session_id, "session", "session_id")
     body = SubmitApprovals((ApprovalDecision(given.tool_call_id, given.decision),))
-    return await submit_approvals(visit.app, visit.caller, session_id, body)
+    return await submit_approvals(visit.app, Decider(visit.caller, "mcp"), session_id, body)
 
 
 async def _cancel_turn(visit: Visit, given: CancelTurn) -> CancelledTurn:

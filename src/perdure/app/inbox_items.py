@@ -1,0 +1,173 @@
+"""Items of the inbox: what their sessions' logs say about them, and how clients see them."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from perdure.app.context import App
+from perdure.app.input_requests import input_requests_of
+from perdure.domain.connections import SERVICE
+from perdure.domain.decisions import ANYBODY, Approvers
+from perdure.domain.events import ToolCallRequestedData, ToolCallSummary, ToolParkedData
+from perdure.domain.ids import AgentId, OrgId, SessionId, ToolCallId, UserId
+from perdure.domain.inbox import (
+    MAX_SHOWN,
+    InboxItem,
+    InboxItemId,
+    InboxKind,
+    InboxLinks,
+    InboxOutcome,
+    ItemRef,
+    item_id,
+)
+from perdure.domain.input_requests import InputRequest
+from perdure.domain.messages import JsonValue
+from perdure.domain.parked import deadline_of
+from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.tools import APPROVE, call_of_question
+from perdure.store.database import Tx
+from perdure.store.events import events_after
+from perdure.store.inbox import sign_in_identities
+from perdure.store.rows import to_json
+from perdure.store.sessions import SessionRow
+
+
+class Question(Struct, frozen=True):
+    """What an item's event says.
+
+    Attributes:
+        size: the bytes of the event.
+    """
+
+    kind: InboxKind
+    call_id: ToolCallId
+    tool_name: str
+    summary: str
+    since: Micros
+    until: Micros
+    size: int
+    display_name: str | None = None
+    arguments: JsonValue = None
+    approvers: Approvers = ANYBODY
+
+
+class ItemView(Struct, frozen=True):
+    """What an item has from its session."""
+
+    session_id: SessionId
+    title: str | None
+    agent_id: AgentId | None
+    agent: str | None
+    approvers: Approvers
+
+
+async def question_at(tx: Tx, ref: ItemRef) -> Question | None:
+    """Read the question that an item is; None if the log has no such question."""
+    found = await events_after(tx, ref.session_id, ref.sequence - 1, limit=1)
+    if not found or found[0].sequence != ref.sequence:
+        return None
+    event = found[0]
+    match event.decoded():
+        case ToolCallRequestedData() as data:
+            return _approval(data, ref.index, event.ts, len(event.data))
+        case ToolParkedData(parked_kind=("sign_in" | "input") as kind) as data if ref.index == 0:
+            server = data.input_requests[0].server if data.input_requests else data.tool_name
+            asks = f"Sign in at {server}." if kind == "sign_in" else f"{server} asks for input."
+            until = deadline_of(event.ts, data.timeout_ms)
+            return Question(
+                *(kind, data.tool_call_id, data.tool_name, asks, event.ts, until, len(event.data)),
+                display_name=data.display_name,
+            )
+    return None
+
+
+def _approval(data: ToolCallRequestedData, index: int, ts: Micros, size: int) -> Question | None:
+    if index >= len(data.tool_calls) or data.tool_calls[index].name != APPROVE:
+        return None
+    call, summaries = data.tool_calls[index], data.tool_summaries or ()
+    about = call.arguments if isinstance(call.arguments, dict) else {}
+    name = str(about.get("tool_name"))
+    summary = summaries[index] if index < len(summaries) else ToolCallSummary(call.id, APPROVE)
+    return Question(
+        "approval",
+        call_of_question(call.id),
+        name,
+        summary.narration or f"May {name} run?",
+        ts,
+        deadline_of(ts, data.timeout_ms),
+        size,
+        summary.display_name,
+        about.get("arguments"),
+        data.approvers or ANYBODY,
+    )
+
+
+def for_identity(identity: str) -> Approvers:
+    """Return who may sign in as this identity: the user, or, for the organization's own, an admin."""
+    return Approvers(role="admin") if identity == SERVICE else Approvers(users=(UserId(identity),))
+
+
+async def approvers_of(tx: Tx, org_id: OrgId, session_id: SessionId, question: Question) -> Approvers:
+    """Return who may decide."""
+    if question.kind != "sign_in":
+        return question.approvers
+    asked = await sign_in_identities(tx, org_id, session_id=session_id)
+    identity = asked.get((session_id, question.call_id))
+    return Approvers(owner=True) if identity is None else for_identity(identity)
+
+
+async def input_requests_for(
+    app: App, tx: Tx, row: SessionRow, question: Question
+) -> tuple[InputRequest, ...]:
+    """Return what the call of a question asks for; nothing for an approval."""
+    if question.kind == "approval":
+        return ()
+    found = await input_requests_of(app, tx, row)
+    return tuple(each for each in found if each.tool_call_id == question.call_id)
+
+
+def view_of(
+    ref: ItemRef,
+    question: Question,
+    view: ItemView,
+    *,
+    you_may_decide: bool,
+    requests: tuple[InputRequest, ...] = (),
+    outcome: InboxOutcome | None = None,
+    listed: bool = False,
+) -> InboxItem:
+    """Build an item as clients see it; `listed`: with long arguments cut."""
+    identity = item_id(ref.session_id, ref.sequence, ref.index)
+    arguments, truncated = _shown(question.arguments) if listed else (question.arguments, False)
+    return InboxItem(
+        identity,
+        question.kind,
+        view.session_id,
+        question.tool_name,
+        question.call_id,
+        question.summary,
+        view.approvers,
+        you_may_decide,
+        to_rfc3339(question.since),
+        to_rfc3339(question.until),
+        _links(identity, view.session_id, requests),
+        view.title,
+        view.agent_id,
+        view.agent,
+        question.display_name,
+        arguments,
+        truncated,
+        input_requests=requests,
+        outcome=outcome,
+    )
+
+
+def _links(identity: InboxItemId, session_id: SessionId, requests: tuple[InputRequest, ...]) -> InboxLinks:
+    own, session = f"/v1/inbox/{identity}", f"/v1/sessions/{session_id}"
+    decide = f"{session}/input-requests/{requests[0].id}" if requests else f"{own}/decision"
+    return InboxLinks(own, decide, session)
+
+
+def _shown(arguments: JsonValue) -> tuple[JsonValue, bool]:
+    text = to_json(arguments)
+    return (arguments, False) if len(text) <= MAX_SHOWN else (text[:MAX_SHOWN], True)
