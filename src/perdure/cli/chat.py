@@ -317,8 +317,8 @@ async def _only(event: WireEvent) -> AsyncGenerator[WireEvent, None]:
 
 def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter, screen: Screen) -> None:
     """Ask about each call that requires approval, then continue the turn. Ctrl-C cancels the turn."""
+    asking = Asking(runner, talk.client, talk.session.id, screen)
     while talk.questions:
-        asking = Asking(runner, talk.client, talk.session.id, screen)
         try:
             decisions = [asking.ask(question_of(question)) for question in talk.questions]
         except (EOFError, KeyboardInterrupt):
@@ -333,6 +333,7 @@ def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter, screen: Sc
             if getattr(error, "status", None) in (400, 403, 422):  # nothing was decided: ask again
                 talk.questions = questions
             continue
+        asking = Asking(runner, talk.client, talk.session.id, screen)  # a later call may have the same id
         runner.run(_watch(talk, until_turn_ends(_follow(talk, talk.seen)), printer))
 
 

@@ -40,14 +40,17 @@ class Asking:
         self._client = client
         self._session_id = session_id
         self._screen = screen
+        self._edits: dict[str, _Edits] = {}
 
     def ask(self, question: ApprovalQuestion) -> ApprovalDecision:
         """Show a call and ask about it, until the answer is a decision.
 
+        What the person has made of the arguments is kept, in case that the server refuses it.
+
         Raises:
             EOFError, KeyboardInterrupt: Ctrl-D, Ctrl-C.
         """
-        edits = _Edits(question)
+        edits = self._edits.setdefault(question.tool_call_id, _Edits(question))
         cut = self._show(edits)
         while True:
             choices = f"  [y]es, [a]lways, [e]dit, [n]o, ne[v]er{', [s]how all' if cut else ''}: "

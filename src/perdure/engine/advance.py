@@ -29,7 +29,15 @@ from perdure.domain.ids import SessionId
 from perdure.domain.messages import Message
 from perdure.domain.pending import steering
 from perdure.domain.steps import Started
-from perdure.domain.turn import Answered, Calling, Idle, TurnState, next_controls, offered_tools, only_waits
+from perdure.domain.turn import (
+    Answered,
+    Calling,
+    Idle,
+    TurnState,
+    next_controls,
+    offered_tools,
+    only_waits,
+)
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
@@ -149,6 +157,11 @@ def _needs_layers(state: TurnState) -> bool:
     return bool(state.pending) if isinstance(state, Idle) else True
 
 
+def _has_begun(state: TurnState) -> bool:
+    """Whether the model was asked in this turn."""
+    return not isinstance(state, Idle) and state.turn.llm_calls > 0
+
+
 async def _prepare(run: Run) -> tuple[str, str] | None:
     """Resolve the agent and choose the model, anew for each model call.
 
@@ -188,8 +201,9 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
             raise  # the database is unavailable: the turn did not fail, and is retried
         log.warning("cannot resolve the agent of session %s: %s", row.id, error.message)
         return error.code, error.message
-    if layers.archived_agent is not None:
-        return "agent_archived", f"The agent {layers.archived_agent!r} has been archived."
+    stopped = layers.stopped_agent(begun=_has_begun(run.ahead))
+    if stopped is not None:
+        return "agent_archived", f"The agent {stopped!r} has been archived."
     if choice is None:
         return "model_not_configured", "No model is configured for this session."
     run.redactor.known = agent.names
