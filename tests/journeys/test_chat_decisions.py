@@ -13,7 +13,7 @@ import pytest
 
 from perdure.cli.argument_editor import arguments_of, text_of
 from perdure.cli.common import CommandFailed
-from perdure.client import CapabilityRef, Client
+from perdure.client import CapabilityRef, Client, data_of
 from tests.command import PERDURE, Terminal, environment, script, use_simulated_model
 from tests.server import Server
 
@@ -154,6 +154,8 @@ async def test_without_an_editor_the_terminal_says_so_and_a_reason_reaches_the_m
         session.id, types=("llm.generation",), newest_first=True, limit=1
     )
     assert "the file is frozen" in bytes(generation.data).decode()
+    (decided, *_) = await client.list_events(session.id, types=("tool.completed",))
+    assert data_of(decided).decided.via == "chat"
 
 
 def test_arguments_in_the_editor_keep_their_value_and_show_every_character() -> None:

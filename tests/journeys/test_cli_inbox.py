@@ -45,7 +45,8 @@ async def test_items_are_listed_shown_and_decided(http: httpx.AsyncClient, tmp_p
     assert said == "decided: allow delete_file with your arguments\n"
     await talk.logged_until("session.idled")
     assert (await http.get(talk.path("/fs/a.md"))).status_code == 200
-    assert "decided at" in await inbox(http, "show", item)
+    assert ": allow, by user_" in (said := await inbox(http, "show", item))
+    assert " via cli" in said
     assert "decided already" in await inbox(http, "reject", item, status=1)
 
 

@@ -186,7 +186,8 @@ def chat(
     if when_busy not in policies:
         raise typer.BadParameter(f"{when_busy!r} is none of {', '.join(policies)}", param_hint="--when-busy")
     policy = None if when_busy == "steer" else cast("WhenBusy", when_busy)
-    raise typer.Exit(run_chat(connect(url, token, org, retries=4), session_id, agent, model, policy))
+    client = connect(url, token, org, retries=4, program="perdure-chat")
+    raise typer.Exit(run_chat(client, session_id, agent, model, policy))
 
 
 @app.command()

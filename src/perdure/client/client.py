@@ -17,7 +17,7 @@ from perdure.client.mcp_servers import McpMethods
 from perdure.client.models import ModelMethods
 from perdure.client.own_calls import OwnCalls
 from perdure.client.sessions import SessionMethods
-from perdure.client.transport import RETRIES, Transport
+from perdure.client.transport import PROGRAM, RETRIES, Transport
 from perdure.domain.messages import JsonObject
 
 
@@ -55,6 +55,7 @@ class Client(
             enough for a server to restart. The client retries requests that certainly did not arrive, that
             the server rejected for now (429), or that are idempotent: GET, PUT, DELETE, and requests that
             create something (sessions, messages ...), which carry an idempotency key.
+        program: the program's name, which is sent as `User-Agent`, and logged with its decisions.
 
     Every method raises `ApiError` (or a subclass) when the server refuses the request, `Unreachable` when no
     server answers, and `BadAnswer` when the answer is not from a Perdure server.
@@ -68,8 +69,11 @@ class Client(
         *,
         timeout: float = 30.0,
         retries: int = RETRIES,
+        program: str = PROGRAM,
     ) -> None:
-        self.transport = Transport(base_url, token, organization, timeout=timeout, retries=retries)
+        self.transport = Transport(
+            base_url, token, organization, timeout=timeout, retries=retries, program=program
+        )
         self.own_calls = OwnCalls(self)
 
     async def __aenter__(self) -> Self:

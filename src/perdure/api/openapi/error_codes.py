@@ -311,16 +311,6 @@ RESPONSES = (
             "Choose another path, or delete the file.",
         ),
         (
-            "too_many_links",
-            "The inbox item has as many links that work as are allowed.",
-            "Use one of them.",
-        ),
-        (
-            "shown_differs",
-            "The decision by link is about something else than what the link shows.",
-            "`GET` the link again, and send its `shown`.",
-        ),
-        (
             "not_waiting_for_approval",
             "The session is not waiting for an approval.",
             "Read the events: another client was faster, the time limit passed, or the turn was cancelled.",

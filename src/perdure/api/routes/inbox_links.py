@@ -13,10 +13,10 @@ import msgspec
 
 from perdure.api.kernel.call import Answer, Call, Reply
 from perdure.api.kernel.decoding import check_text, decode
-from perdure.api.kernel.origins import address_of, user_agent_of
 from perdure.api.kernel.pages import SENDS_NO_REFERRER, page, wants_page
 from perdure.api.kernel.problems import problem_of
 from perdure.api.kernel.route import route
+from perdure.api.routes.deciders import address_of, user_agent_of
 from perdure.app import inbox_links as use
 from perdure.domain.call_views import view_call
 from perdure.domain.errors import InvalidInput, PerdureError
@@ -50,8 +50,9 @@ _SIGNS = {"note": "· ", "code": "│ ", "same": "│ ", "added": "+ ", "removed
 
 
 @route(
-    "POST", "/v1/inbox/{item_id}/links", "inbox", status=201, errors=(403, 404, 409, 410), replayable=False
-)
+    "POST", "/v1/inbox/{item_id}/links", "inbox", status=201, errors=(403, 404, 409, 410), replayable=False,
+    body_example={"expires_in_seconds": 3600},
+)  # fmt: skip
 async def create_inbox_link(call: Call, item_id: str, body: CreateLink) -> InboxLink:
     """Create a link that decides an item.
 
