@@ -140,6 +140,7 @@ RELEASED = {
     16: "2abf1477bc7f5286f01eaa11a30766cad1ecbe3529f250309dd63d59f86212e0",
     17: "c98daa874a35209fc6b8e5035c9de594123b7909204e4de1b1378bc6242a1fe5",
     18: "234f8953202fe9955409260fe62cf113ec026e245c78e522955c58588f66bca2",
+    21: "f2f19774d7d220f2288ee2913ad64b26203fc43fe22af68c5e37f86ad7ff76a1",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

@@ -24,6 +24,7 @@ EXAMPLES = 20 * SCALE if SOAKING else 2
 """How many requests each operation gets beyond the systematic ones. The soak makes more of them."""
 
 LEFT_OUT = {
+    "stream_inbox": "its answers do not end; the stream has tests of its own",
     "stream_sse": "its answers do not end; the stream has tests of its own",
     "delete_account": "if it succeeds, no user is left to make requests",
     "sync_models": "it calls the provider's address and passes on its errors; it has tests of its own",

@@ -10,10 +10,10 @@ import httpx
 
 from tests.journeys.people import fresh
 from tests.server import post
-from tests.talk import Json, Talk, body_of, script
+from tests.talk import Json, Talk, body_of, call, new_talk, script
 
-ENDLESS = {"stream_sse"}
-"""Its answer does not end; a refusal does."""
+ENDLESS = {"stream_inbox", "stream_sse"}
+"""Their answers do not end; a refusal does."""
 
 OF_THE_SERVER = {"capability_id", "command", "token", "callback_id", "input_id", "tool_name"}
 """Parameters that name what is the same for everybody, or nothing: only a tool can open a callback."""
@@ -77,6 +77,16 @@ def operations_in(document: Json) -> Iterator[Operation]:
             )
 
 
+async def _waiting_item(http: httpx.AsyncClient, mark: str) -> str:
+    """The id of an approval that a session of its own waits for."""
+    asks = [{"ref": "tool_approval", "config": {"mode": "protective"}}]
+    talk = await new_talk(http, title=mark, capabilities=asks)
+    await talk.say(script({"tool_calls": [call("write_file", path="/a", content=mark)]}))
+    await talk.logged_until("tool.call_requested")
+    (item,) = (await http.get("/v1/inbox", params={"session_id": talk.id})).json()["data"]
+    return str(item["id"])
+
+
 class Place:
     """A server, and an organization of it with one of everything that a path can name.
 
@@ -109,6 +119,7 @@ class Place:
         base = f"/v1/sessions/{session['id']}"
         await post(http, f"{base}/messages", body_of(script({"text": mark})))
         await Talk(http, session["id"]).logged_until("session.idled")
+        item = await _waiting_item(http, mark)
         schedule = await post(http, f"{base}/schedules", {"message": mark, "cron": "0 9 * * *"})
         database = "kept_" + mark[-8:]
         await post(http, f"{base}/databases", {"name": database})
@@ -137,6 +148,7 @@ class Place:
             "server_name": mark,
             "workspace_id": session["workspace_id"],
             "path": "kept.txt",
+            "item_id": item,
             "provider": server["id"],
         }
         self.marks = {

@@ -53,8 +53,8 @@ def decided_by(
     """Return a decision with what is known of the decider."""
     return Decided(
         decision,
-        decider.user_id,
         decider.via,
+        decider.user_id,
         reason or None,
         arguments,
         decider.address,

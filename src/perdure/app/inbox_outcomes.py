@@ -74,4 +74,4 @@ def _decided(data: ToolCompletedData) -> Decided:
         return data.decided
     said = text_of(data.result or ())
     fallback: Decision = "allow" if data.success else "reject"
-    return Decided(next((each for each in _DECISIONS if each == said), fallback))
+    return Decided(next((each for each in _DECISIONS if each == said), fallback), "api")

@@ -89,10 +89,10 @@ class Decided(Struct, frozen=True, omit_defaults=True):
     """A decision, and whose it is."""
 
     decision: Annotated[Decision, Meta(description="The decision.", examples=["allow"])]
+    via: Annotated[Via, Meta(description="How the decision came.", examples=["api"])]
     by: Annotated[
         UserId | None, Meta(description="On whose authority: who called, or who made the link.")
     ] = None
-    via: Annotated[Via, Meta(description="How the decision came.", examples=["api"])] = "api"
     reason: Annotated[str | None, Meta(description="Why, as the model was told.")] = None
     arguments: Annotated[
         JsonObject | None, Meta(description="The edited arguments, which are what runs.")
