@@ -141,6 +141,7 @@ RELEASED = {
     17: "c98daa874a35209fc6b8e5035c9de594123b7909204e4de1b1378bc6242a1fe5",
     18: "234f8953202fe9955409260fe62cf113ec026e245c78e522955c58588f66bca2",
     21: "f2f19774d7d220f2288ee2913ad64b26203fc43fe22af68c5e37f86ad7ff76a1",
+    23: "90c076d3fa18787beeb40a78cea81aa9d32943a75a57d1b9b1ed66f2399bb7e5",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

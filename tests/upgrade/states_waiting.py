@@ -9,6 +9,8 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from perdure.domain.callbacks import MAX_SECONDS
+from perdure.domain.ids import SessionId
+from perdure.domain.inbox import item_id
 from tests.deferring import urls_on
 from tests.server import post
 from tests.talk import Json, kinds_of, when
@@ -52,11 +54,13 @@ async def decide(place: Place, name: str, **decisions: str) -> Json:
     return decided
 
 
-async def link_to_only_item(place: Place, name: str) -> str:
-    """Create a link to the only open question; returns the path of its URL."""
+async def link_to(place: Place, name: str, call_id: str) -> str:
+    """Create a link to the question about a call; returns the path of its URL."""
     talk = place.talk(name)
-    (item,) = (await talk.http.get("/v1/inbox", params={"session_id": talk.id})).json()["data"]
-    return urlsplit((await post(talk.http, f"/v1/inbox/{item['id']}/links", {}))["url"]).path
+    (event,) = await talk.events(types="tool.call_requested")
+    ids = [each["arguments"]["tool_call_id"] for each in event["data"]["tool_calls"]]
+    item = item_id(SessionId(talk.id), event["sequence"], ids.index(call_id))
+    return urlsplit((await post(talk.http, f"/v1/inbox/{item}/links", {}))["url"]).path
 
 
 async def decide_by_link(place: Place, name: str, link: str, decision: str) -> None:
@@ -248,7 +252,7 @@ class WaitingForApproval(State):
             "accepted": 1,
             "status": "waiting_for_tool_results",
         }
-        await decide_by_link(new, name, await link_to_only_item(new, name), "reject")
+        await decide_by_link(new, name, await link_to(new, name, "rejected"), "reject")
         events = await new.fresh_until(name, "session.idled")
         done = outcomes(events)
         assert (done["allowed"], done["rejected"]) == ("success", "rejected")
@@ -263,7 +267,7 @@ class LinkedForApproval(State):
 
     async def reach(self, old: Place) -> Json:
         await ask_person(old, "linked for approval", "a")
-        return {"link": await link_to_only_item(old, "linked for approval")}
+        return {"link": await link_to(old, "linked for approval", "a")}
 
     async def end(self, new: Place, facts: Json) -> None:
         name = "linked for approval"
