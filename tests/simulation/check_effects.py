@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from perdure.domain.decisions import Decided
 from perdure.domain.effects import part_key
-from perdure.domain.events import Event
+from perdure.domain.events import Event, OutputMessageCompletedData, ToolCompletedData, ToolStartedData
+from perdure.domain.messages import JsonObject, JsonValue
+from perdure.domain.tools import APPROVE, call_of_question
 from tests.simulation.world import Effect, World
 
 STEPS = ("first", "second", "send")
@@ -17,6 +20,7 @@ OWN_ERRORS = frozenset({"refuse"})
 def check_effects(world: World, log: list[Event]) -> None:
     """Record a violation for every effect with a wrong key, every repeated one, and every silent loss."""
     _check_keys(world, log)
+    _check_arguments(world, log)
     _check_repeats(world)
     _check_steps(world, log)
     _check_ends(world, log)
@@ -39,6 +43,26 @@ def _check_keys(world: World, log: list[Event]) -> None:
         parts = {part_key(key, name) for key in begun for name in STEPS}
         if begun and effect.key not in {*begun, *parts}:
             world.blame(f"P10: {effect.word} has the key {effect.key}, its call {begun[-1]}")
+
+
+def _check_arguments(world: World, log: list[Event]) -> None:
+    """Every call is made with the arguments in the log: after a person edited them, with those."""
+    written: dict[str, JsonValue] = {}
+    edited: dict[str, JsonObject] = {}
+    for event in log:
+        match event.decoded():
+            case ToolCompletedData(tool_name=name, decided=Decided(arguments=dict() as after)) as data:
+                if name == APPROVE:
+                    edited[call_of_question(data.tool_call_id)] = after
+            case OutputMessageCompletedData():
+                edited.clear()
+            case ToolStartedData(tool_call=call, effect_key=str(key)):
+                written[key] = call.arguments
+                if edited.get(call.id, call.arguments) != call.arguments:
+                    world.blame(f"the call {call.id} starts with other arguments than a person wrote")
+    for key, arguments in world.received:
+        if key in written and written[key] != arguments:
+            world.blame(f"the call with the key {key} was made with {arguments}, not {written[key]}")
 
 
 def _check_repeats(world: World) -> None:

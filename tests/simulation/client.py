@@ -17,7 +17,7 @@ from perdure.domain.errors import Conflict, Gone, InvalidInput, NotFound, Unavai
 from perdure.domain.ids import InputRequestId
 from perdure.domain.inbox import Decider
 from perdure.domain.input_requests import AnswerInput
-from perdure.domain.messages import Controls, CreateMessage, InputMessage, TextPart, WhenBusy
+from perdure.domain.messages import Controls, CreateMessage, InputMessage, JsonObject, TextPart, WhenBusy
 from perdure.domain.sessions import CreateSession, UpdateSession
 from perdure.domain.times import from_rfc3339
 from perdure.domain.tools import (
@@ -106,7 +106,11 @@ class Client:
         )
 
     async def answer(
-        self, decision: Decision = "allow", limit: int | None = None, server: Process | None = None
+        self,
+        decision: Decision = "allow",
+        limit: int | None = None,
+        server: Process | None = None,
+        edited: JsonObject | None = None,
     ) -> None:
         """Send the results, or the decisions on the first `limit` approvals, that the session waits for."""
         row = self.world.store.row(self.world.session_id)
@@ -116,7 +120,7 @@ class Client:
         async def call(process: Process) -> None:
             caller, session_id = self.world.store.caller, self.world.session_id
             if approvals:
-                decisions = tuple(ApprovalDecision(call.id, decision) for call in approvals)
+                decisions = tuple(ApprovalDecision(call.id, decision, edited) for call in approvals)
                 await submit_approvals(process.app, Decider(caller), session_id, SubmitApprovals(decisions))
             else:
                 results = tuple(ToolCallResult(call.id, {"said": "yes"}) for call in calls)

@@ -10,6 +10,7 @@ from perdure.app.input_requests import resume_signed_in
 from perdure.domain.errors import PerdureError
 from perdure.store.queue import Job
 from tests.simulation.client import Client
+from tests.simulation.scenarios import EDITED
 from tests.simulation.world import Crash, Process, World
 
 LATE = 11.0
@@ -123,6 +124,10 @@ class Injections:
     async def decide(self, process: Process, where: str) -> None:
         """A person decides on the first of the pending approvals."""
         await self._client.answer(self._world.rng.choice(("allow", "reject", "reject_always")), 1, process)
+
+    async def edit(self, process: Process, where: str) -> None:
+        """A person allows the first of the pending approvals with other arguments."""
+        await self._client.answer("allow", 1, process, {"seconds": EDITED})
 
     async def unplug(self, process: Process, where: str) -> None:
         """The next driver cannot be created, because the provider's settings are invalid."""

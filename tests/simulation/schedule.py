@@ -14,7 +14,7 @@ from tests.simulation.checks import check_world
 from tests.simulation.client import Client
 from tests.simulation.injections import GENTLE, KINDS, LATE, Injections, sweep
 from tests.simulation.loop import Stuck, VirtualLoop
-from tests.simulation.scenarios import Scenario, by_name, draw_scenario
+from tests.simulation.scenarios import EDITED, Scenario, by_name, draw_scenario
 from tests.simulation.store import Store
 from tests.simulation.world import Plan, World
 
@@ -161,7 +161,8 @@ class Schedule:
             case "wait":
                 await asyncio.sleep(float(what))
             case "decide":
-                await client.answer("allow" if what == "allow" else "reject", 1)
+                edited = {"seconds": EDITED} if what == "edit" else None
+                await client.answer("reject" if what == "reject" else "allow", 1, edited=edited)
             case _:
                 await getattr(client, verb)()
 

@@ -48,6 +48,10 @@ class Hands(Protocol):
         """Have an effect that outlives the process; returns the effect's name."""
         ...
 
+    def receive(self, key: str, arguments: JsonObject) -> None:
+        """Note the arguments that a call was made with."""
+        ...
+
     def take_url(self, url: str, call_id: str, deadline: int) -> None:
         """Give the world the URL of a callback."""
         ...
@@ -66,6 +70,7 @@ HANDS: ContextVar[Hands] = ContextVar("hands")
 
 async def _act(context: ToolContext, arguments: JsonObject, tool: str) -> ToolOutcome:
     hands = HANDS.get()
+    hands.receive(context.effect_key, arguments)
     await hands.point("tool.before")
     if seconds := arguments.get("seconds"):
         await hands.pause(seconds)

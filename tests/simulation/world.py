@@ -14,7 +14,7 @@ from perdure.app.context import App
 from perdure.domain.errors import InvalidInput, ModelError, Unavailable
 from perdure.domain.events import Event
 from perdure.domain.ids import Prefix, SessionId
-from perdure.domain.messages import Message
+from perdure.domain.messages import JsonObject, Message
 from perdure.domain.turn import Calling, Idle, TurnState, fold
 from perdure.engine.context import Engine, Policy
 from perdure.engine.conversation_cache import ConversationCache
@@ -105,6 +105,8 @@ class World:
         """The text that the model summarized, for each summary."""
         self.attempts: dict[tuple[str, int], int] = {}
         self.effects: list[Effect] = []
+        self.received: list[tuple[str, JsonObject]] = []
+        """The keys and arguments of calls, as their tools got them."""
         self.callbacks: list[KnownCallback] = []
         self.consents = Consents()
         self.sent: dict[str, tuple[float, str]] = {}
@@ -284,6 +286,9 @@ class Process:
         world.effects.append(Effect(call_id, tool, word, head, world.is_current(self), key))
         world.note(f"{self.name} effect {word} for {call_id}")
         return word
+
+    def receive(self, key: str, arguments: JsonObject) -> None:
+        self.world.received.append((key, arguments))
 
     def take_url(self, url: str, call_id: str, deadline: int) -> None:
         learn(self.world, url, call_id, deadline)
