@@ -34,8 +34,8 @@ class Scenario:
         scripts: the model's answers; each message names the script that it plays.
         actions: the client's actions: `post K` (a message that plays script K), `queue K`, `interrupt K` and
             `reject K` (the same, with `when_busy`), `rest` (wait until the session is at rest), `wait S`
-            (seconds), `answer`, `call_back`, `decide allow`, `decide edit`, `decide reject`, `link allow`,
-            `link reject`, `cancel`, `delete`, `patch`.
+            (seconds), `answer`, `call_back`, `decide allow`, `decide edit` (allow with other arguments),
+            `decide reject`, `link allow`, `link reject`, `cancel`, `delete`, `patch`.
         repeat_ids: the model uses the same call ids in every answer.
         approvals: calls of tools that change something require approval.
         window: tokens of history in a prompt; None: no limit.

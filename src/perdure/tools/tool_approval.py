@@ -26,7 +26,7 @@ def _tighter(before: Any, after: Any) -> Any:
     both = _approvers(before).both(_approvers(after))
     if both == _approvers(mode):
         return mode
-    return {**(mode or {}), "approvers": msgspec.to_builtins(both)}
+    return {**(mode or {}), "approvers": msgspec.json.decode(msgspec.json.encode(both))}
 
 
 def _approvers(config: Any) -> Approvers:
