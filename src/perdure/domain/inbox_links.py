@@ -18,9 +18,9 @@ MAX_LINK_SECONDS = 30 * 24 * 3600
 """The longest time that a link stays valid: 30 days."""
 MAX_LINKS = 20
 """Links of one item that may be valid at once."""
-MAX_SHOWN_BYTES = 256 * 1024
+MAX_SHOWN_BYTES = 128 * 1024
 """Bytes of a call's arguments, as JSON, that a page shows. What is longer cannot be allowed by link."""
-MAX_SHOWN_PARTS = 20_000
+MAX_SHOWN_PARTS = 10_000
 """Newlines, commas and brackets in these arguments, each of which may begin a line of the page."""
 MAX_LINK_BODY = 32 * 1024
 """The most bytes of a decision by link."""

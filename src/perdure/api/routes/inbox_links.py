@@ -6,6 +6,7 @@ what was shown: nobody can decide without having read the item.
 
 from __future__ import annotations
 
+import asyncio
 from html import escape
 from urllib.parse import parse_qsl
 
@@ -73,7 +74,8 @@ async def show_link(call: Call, token: str) -> Answer[LinkedItem] | Reply:
     if not wants_page(call.header(b"accept")):
         return Answer(await use.read_link(call.app, token))
     try:
-        return _item_page(await use.read_link(call.app, token))
+        # A long call takes some 50 ms to lay out, in which other requests go on.
+        return await asyncio.to_thread(_item_page, await use.read_link(call.app, token))
     except PerdureError as error:
         return _failed(error)
 
