@@ -76,6 +76,7 @@ NOT_RUN = {
         "docs/guide/deferred.md",
         'curl -sS "$CALLBACK_URL"',
     ): "needs a tool that defers its result; tests/journeys/test_callbacks.py has one",
+    ("docs/guide/approvals.md", '{"tool_call_id"'): "a part of a request",
     ("docs/guide/javascript.md", "const events = new EventSource"): "runs in a browser",
     ("docs/guide/javascript.md", "if (event.type === 'tool.call_requested')"): "a part of the program above",
     ("docs/guide/mcp-server.md", "claude mcp add"): "configures another program",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,11 +14,12 @@ import pytest
 from perdure.client import Client, Conflict
 from tests.journeys.people import elsewhere, get, new_agent
 from tests.journeys.test_tool_approval import asked, gated, text_of
-from tests.server import Server, post
+from tests.server import Server, post, use_simulated_model
 from tests.talk import Json, Stream, Talk, call, new_talk, script
 
 WRITES = {"tool_calls": [call("bash", "call_1", command="echo model > /workspace/a")]}
 DONE = {"text": "Done."}
+SAME_KEY = {"PERDURE_MASTER_KEY": base64.b64encode(b"k" * 32).decode()}
 
 
 async def waiting(http: httpx.AsyncClient, *steps: Json, **fields: Any) -> tuple[Talk, Json]:
@@ -286,6 +289,25 @@ async def test_followers_see_what_is_added_and_removed(shared_server: Server) ->
             assert removed == {"id": item["id"], "kind": "approval", "session_id": old.id}
             await new.cancel()
             assert (await stream.until("inbox.item_removed"))[-1].data["id"] == added["id"]
+
+
+@pytest.mark.soak
+async def test_followers_see_what_another_process_does(postgres_url: str, tmp_path: Path) -> None:
+    async with (
+        Server(tmp_path / "one", database_url=postgres_url, environment=SAME_KEY) as one,
+        Server(tmp_path / "two", database_url=postgres_url, environment=SAME_KEY) as two,
+        httpx.AsyncClient(base_url=one.url, timeout=30) as here,
+        httpx.AsyncClient(base_url=two.url, timeout=30) as there,
+    ):
+        await use_simulated_model(here)
+        async with here.stream("GET", "/v1/inbox/sse") as response:
+            stream = Stream(response)
+            await stream.until("inbox.listening")
+            _, item = await waiting(there)
+            added = (await stream.until("inbox.item_added"))[-1].data["item"]
+            assert added["id"] == item["id"]
+            await decide(there, item, "allow")
+            assert (await stream.until("inbox.item_removed"))[-1].data["id"] == item["id"]
 
 
 async def test_the_client_lists_decides_and_follows(sqlite_server: Server) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
-from perdure.domain.decisions import Decided
 from perdure.domain.events import Event
 from perdure.domain.messages import Message, ToolResultPart, text_of, tool_calls_of
-from perdure.domain.tool_messages import note_of
-from perdure.domain.tools import call_of_question
 
 Key = tuple[str, ...]
 
@@ -31,7 +29,7 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
     """
     begun: dict[str, int] = {}
     results: dict[tuple[str, str], Key] = {}
-    decisions: dict[tuple[str, str], Decided] = {}
+    edited: dict[tuple[str, str], str] = {}
     positions: list[tuple[int, Message]] = []
     execution = ""
     for event in log[:through]:
@@ -48,20 +46,20 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
                 positions.append((begun.get(own, event.sequence), event.decoded().message))
             case "tool.completed":
                 data = event.decoded()
-                if data.decided is not None:
-                    decisions[execution, call_of_question(data.tool_call_id)] = data.decided
                 result = None if data.result is None else text_of(data.result)
-                error = data.error
-                note = _note_of(decisions.get((execution, data.tool_call_id)))
-                if note and error is not None:
-                    error = f"{error}\n{note}"
-                elif note:
-                    result = f"{note}\n{result or ''}"
+                if data.decided is not None and data.decided.arguments is not None:
+                    edited[execution, data.tool_call_id.removeprefix("approve_")] = (
+                        "[The user changed the arguments of this call before it ran. It ran with: "
+                        f"{json.dumps(data.decided.arguments, separators=(',', ':'))}]\n"
+                    )
+                note = edited.get((execution, data.tool_call_id))
+                if note is not None and data.error is None:
+                    result = f"{note}{result or ''}"
                 results[execution, data.tool_call_id] = (
                     "result",
                     data.tool_call_id,
                     str(result),
-                    str(error)[:40],
+                    str(data.error)[:40],
                 )
     execution_at = {sequence: name for name, sequence in begun.items()}
     expected: list[Key] = []
@@ -73,11 +71,6 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
             missing = ("result", call.id, "None", "This call did not finish: the turn ended")
             expected.append(results.get((execution_at.get(position, ""), call.id), missing))
     return expected
-
-
-def _note_of(decided: Decided | None) -> str:
-    """What the model is told of an approval, beside the call's result."""
-    return "" if decided is None or not decided.decision.startswith("allow") else note_of(decided)
 
 
 def disorder(messages: Sequence[Message]) -> Iterator[str]:

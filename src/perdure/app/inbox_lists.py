@@ -52,11 +52,14 @@ class InboxFilter(Struct, frozen=True):
 class Waiting(Struct, frozen=True):
     """An item, as its session's row has it."""
 
-    id: InboxItemId
     kind: InboxKind
     session: WaitingSession
     call: ParkedCall
     approvers: Approvers
+
+    @property
+    def id(self) -> InboxItemId:
+        return item_id(self.session.id, self.call.asked_at, self.call.index)
 
     @property
     def ref(self) -> ItemRef:
@@ -149,9 +152,9 @@ async def waiting_items(
     for session, call, kind in found:
         known = call if call.asked_at else await _asked(app, tx, org_id, session, call)
         if known is not None:
-            identity = item_id(session.id, known.asked_at, known.index)
-            items.append(Waiting(identity, kind, session, known, _approvers(session, known, asked)))
-    items.sort(key=lambda each: (each.call.until, each.id))
+            items.append(Waiting(kind, session, known, _approvers(session, known, asked)))
+    # Sessions come in the order of their ids, and sorting keeps the order of equal ones.
+    items.sort(key=lambda each: each.call.until)
     return items
 
 
