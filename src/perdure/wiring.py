@@ -31,6 +31,7 @@ from perdure.api.routes import databases as database_routes
 from perdure.api.routes import feedback as feedback_routes
 from perdure.api.routes import harnesses as harness_routes
 from perdure.api.routes import inbox as inbox_routes
+from perdure.api.routes import inbox_links as inbox_link_routes
 from perdure.api.routes import input_requests as input_request_routes
 from perdure.api.routes import invitations as invitation_routes
 from perdure.api.routes import mcp_servers as mcp_routes
@@ -390,6 +391,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *feedback_routes.ROUTES,
         *inbox_routes.ROUTES,
         inbox_routes.inbox_stream_route(stream),
+        *inbox_link_routes.ROUTES,
         *sign_in_routes.ROUTES,
         message_routes.stream_route(stream),
         *agent_routes.ROUTES,

@@ -125,6 +125,14 @@ class Seen:
         assert reached(done.out + done.err) == set(), arguments
         return done.out
 
+    async def item_of(self, session_id: str) -> str:
+        """Run the commands of the inbox in pipes; return the id of the session's item."""
+        waiting = map(json.loads, (await self.pipe("inbox", "list", "--json")).splitlines())
+        (item,) = [str(each["id"]) for each in waiting if each["session_id"] == session_id]
+        for arguments in (("list",), ("show", item), ("show", item, "--json")):
+            assert MARK in await self.pipe("inbox", *arguments)
+        return item
+
 
 async def test_no_command_lets_foreign_text_control_the_terminal(sqlite_server: Server) -> None:
     gated = BuiltinTool("get_current_time", "The time.", {"type": "object"}, policy="requires_approval")
@@ -176,6 +184,7 @@ async def test_no_command_lets_foreign_text_control_the_terminal(sqlite_server: 
             seen.terminal(*PERDURE, "sessions", "show", session.id),
             seen.terminal(*PERDURE, "chat", session.id, until="ne[v]er", types="\x03\x04"),
             seen.terminal(*PERDURE, "sessions", "list"),
+            seen.terminal(*PERDURE, "inbox", "show", await seen.item_of(session.id)),
             seen.terminal(*tail, until="tool.call_requested"),
             seen.terminal(*tail, "--json", until="tool.call_requested"),
             seen.terminal("sh", "-c", f"printf %s {hello} | {shlex.join((*PERDURE, 'chat'))}"),

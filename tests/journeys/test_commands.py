@@ -104,6 +104,7 @@ async def test_every_route_is_a_command_under_its_operation_id(sqlite_server: Se
                 "run_command": "unknown_command",
                 "stream_sse": "command_not_supported",
                 "answer_callback": "command_not_supported",
+                "decide_by_link": "command_not_supported",
                 "download_path": "command_not_supported",
                 "session_download_path": "command_not_supported",
             }.get(route.operation_id)

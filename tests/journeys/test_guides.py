@@ -114,6 +114,7 @@ INSTEAD = {
     '"Tell me a story"': json.dumps(script(CLOCK, {"text": "Once."})),
     '"Do I need an umbrella in Rome?"': json.dumps(script(WEATHER, {"text": "No."})),
     '"Write a shopping list to /list.md."': json.dumps(script(WRITE, {"text": "Written."})),
+    '"Write a second list to /more.md."': json.dumps(script(WRITE, {"text": "As you wish."})),
 }
 
 

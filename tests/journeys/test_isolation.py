@@ -36,6 +36,7 @@ NEEDS_ADMIN = {
 PUBLIC = {
     "health": 200, "openapi_document": 200, "docs": 200, "docs_errors": 200, "answer_callback": 410,
     "start_sign_in": 410, "begin_sign_in": 410, "finish_sign_in": 410, "read_oauth_client": 404,
+    "show_link": 410, "decide_by_link": 410,
 }  # fmt: skip
 """Operations without a login, with their status for somebody who knows no token."""
 

@@ -8,14 +8,17 @@ from typing import Any
 
 from perdure.app.approvals import submit_approvals
 from perdure.app.callbacks import answer_callback
+from perdure.app.inbox_links import create_link, decide_by_link, read_link
 from perdure.app.input_requests import answer_input, list_input_requests, resume_signed_in
 from perdure.app.messages import post_message, submit_tool_results
 from perdure.app.sessions import cancel_turn, change_session, create_session, delete_session
 from perdure.domain.callbacks import CallbackResult
+from perdure.domain.calls import Parked
 from perdure.domain.decisions import Decision
 from perdure.domain.errors import Conflict, Gone, InvalidInput, NotFound, Unavailable
 from perdure.domain.ids import InputRequestId
-from perdure.domain.inbox import Decider
+from perdure.domain.inbox import Decider, InboxItemId, item_id
+from perdure.domain.inbox_links import CreateLink, DecideByLink, LinkChoice
 from perdure.domain.input_requests import AnswerInput
 from perdure.domain.messages import Controls, CreateMessage, InputMessage, JsonObject, TextPart, WhenBusy
 from perdure.domain.sessions import CreateSession, UpdateSession
@@ -43,6 +46,8 @@ class Client:
     def __init__(self, world: World) -> None:
         self.world = world
         self.sent = 0
+        self._links: list[tuple[InboxItemId, str]] = []
+        self._decided: set[InboxItemId] = set()
 
     def server(self) -> Process:
         """A live process; starts one if there is none."""
@@ -130,6 +135,34 @@ class Client:
 
         if approvals or calls:
             await self._ask("answer", call, server)
+
+    async def decide_by_link(self, decision: LinkChoice, server: Process | None = None) -> None:
+        """Decide on the first approval by a link, perhaps by one that was used before."""
+        row = self.world.store.row(self.world.session_id)
+        state = fold(self.world.log()[row.turn_after :], Idle(head=row.turn_after))
+        waiting = parked_calls(state, "approval")[:1]
+        if not waiting and not self._links:
+            return
+        again = not waiting or (bool(self._links) and self.world.rng.random() < 0.3)
+
+        async def call(process: Process) -> None:
+            app, caller = process.app, self.world.store.caller
+            if again:
+                item, token = self.world.rng.choice(self._links)
+            else:
+                (status,) = [each.status for each in waiting]
+                assert isinstance(status, Parked)
+                item = item_id(self.world.session_id, status.asked_at, status.index)
+                made = await create_link(app, caller, item, CreateLink())
+                token = made.url.rpartition("/")[2]
+                self._links.append((item, token))
+            shown = (await read_link(app, token)).shown
+            await decide_by_link(app, token, DecideByLink(decision, shown), None, None)
+            if item in self._decided:
+                self.world.blame(f"{item} was decided twice")
+            self._decided.add(item)
+
+        await self._ask("link", call, server)
 
     async def call_back(self, server: Process | None = None) -> None:
         """Give one of the known callbacks a value: perhaps a second one, or the same one again."""
@@ -230,7 +263,7 @@ class Client:
             allowed += (Conflict, InvalidInput)  # another request answered first
         if what == "reject":
             allowed += (Conflict,)
-        if what == "consent":
+        if what in ("link", "consent"):
             allowed += (Gone, NotFound)
         if what == "callback":
             allowed += (Gone,)

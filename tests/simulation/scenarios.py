@@ -41,7 +41,7 @@ class Scenario:
         actions: the client's actions: `post K` (a message that plays script K), `queue K`, `interrupt K` and
             `reject K` (the same, with `when_busy`), `rest` (wait until the session is at rest), `wait S`
             (seconds), `answer`, `call_back`, `decide allow`, `decide edit` (allow with other arguments),
-            `decide reject`, `cancel`, `delete`, `patch`.
+            `decide reject`, `link allow`, `link reject`, `cancel`, `delete`, `patch`.
         repeat_ids: the model uses the same call ids in every answer.
         approvals: calls of tools that change something require approval.
         window: tokens of history in a prompt; None: no limit.
@@ -68,6 +68,7 @@ def _calls(*names: str) -> Step:
 
 EDITED = 0.25
 """The seconds that a person writes into a call's arguments; no model does."""
+DRAWN = ("answer", "decide allow", "decide edit", "decide reject", "link allow", "cancel", "patch")
 TEXT = Step()
 CUT = Step((("once", {}), ("look", '{"seconds": ')), cut=True)
 WRONG = Step(wrong=True)
@@ -192,6 +193,13 @@ SCENARIOS = (
         approvals=True,
     ),
     Scenario(
+        "linked",
+        ((_calls("once", "again"), TEXT),),
+        ("post 0", "rest", "link allow", "link reject", "rest", "link allow"),
+        repeat_ids=True,
+        approvals=True,
+    ),
+    Scenario(
         "compaction", ((_calls(*["look"] * 6), TEXT),), ("post 0", "rest") * 4, window=260, compaction=True
     ),
     Scenario("callback", ((_calls("later"), TEXT),), ("post 0", "rest", "call_back", "rest")),
@@ -274,9 +282,7 @@ def draw_scenario(rng: random.Random) -> Scenario:
         if rng.random() < 0.6:
             actions.append(rng.choice(("rest", "rest", "wait 0.1", "wait 2", "wait 12", "wait 301")))
         if rng.random() < 0.3:
-            actions.append(
-                rng.choice(("answer", "decide allow", "decide edit", "decide reject", "cancel", "patch"))
-            )
+            actions.append(rng.choice(DRAWN))
         if rng.random() < 0.4:
             actions += ["call_back"] * rng.randint(1, 3)
     if rng.random() < 0.3:

@@ -163,6 +163,8 @@ class Schedule:
             case "decide":
                 edited = {"seconds": EDITED} if what == "edit" else None
                 await client.answer("reject" if what == "reject" else "allow", 1, edited=edited)
+            case "link":
+                await client.decide_by_link("reject" if what == "reject" else "allow")
             case _:
                 await getattr(client, verb)()
 

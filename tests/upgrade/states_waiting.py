@@ -9,6 +9,8 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from perdure.domain.callbacks import MAX_SECONDS
+from perdure.domain.ids import SessionId
+from perdure.domain.inbox import item_id
 from tests.deferring import urls_on
 from tests.server import post
 from tests.talk import Json, kinds_of, when
@@ -50,6 +52,22 @@ async def decide(place: Place, name: str, **decisions: str) -> Json:
     talk = place.talk(name)
     decided: Json = await post(talk.http, talk.path("/tool-approvals"), {"decisions": given}, 200)
     return decided
+
+
+async def link_to(place: Place, name: str, call_id: str) -> str:
+    """Create a link to the question about a call; returns the path of its URL."""
+    talk = place.talk(name)
+    (event,) = await talk.events(types="tool.call_requested")
+    ids = [each["arguments"]["tool_call_id"] for each in event["data"]["tool_calls"]]
+    item = item_id(SessionId(talk.id), event["sequence"], ids.index(call_id))
+    return urlsplit((await post(talk.http, f"/v1/inbox/{item}/links", {}))["url"]).path
+
+
+async def decide_by_link(place: Place, name: str, link: str, decision: str) -> None:
+    """Decide as somebody does who has the link."""
+    talk = place.talk(name)
+    shown = (await talk.http.get(link)).json()["shown"]
+    await post(talk.http, link, {"decision": decision, "shown": shown}, 200)
 
 
 async def there(place: Place, name: str, path: str) -> bool:
@@ -234,12 +252,29 @@ class WaitingForApproval(State):
             "accepted": 1,
             "status": "waiting_for_tool_results",
         }
-        await decide(new, name, rejected="reject")
+        await decide_by_link(new, name, await link_to(new, name, "rejected"), "reject")
         events = await new.fresh_until(name, "session.idled")
         done = outcomes(events)
         assert (done["allowed"], done["rejected"]) == ("success", "rejected")
         assert (await there(new, name, "allowed"), await there(new, name, "rejected")) == (False, True)
         assert any("rejected" in text for text in new.model.calls(name)[0].messages)
+
+
+class LinkedForApproval(State):
+    """A link that the old server gave out decides after the upgrade."""
+
+    since = "0.3.0"
+
+    async def reach(self, old: Place) -> Json:
+        await ask_person(old, "linked for approval", "a")
+        return {"link": await link_to(old, "linked for approval", "a")}
+
+    async def end(self, new: Place, facts: Json) -> None:
+        name = "linked for approval"
+        await decide_by_link(new, name, facts["link"], "allow")
+        events = await new.fresh_until(name, "session.idled")
+        assert outcomes(events) == {"a": "success"}
+        assert not await there(new, name, "a")
 
 
 class HalfDecided(State):
@@ -350,6 +385,7 @@ WAITING: tuple[State, ...] = (
     CancelledWhileItWaits(),
     WaitedInVain(),
     WaitingForApproval(),
+    LinkedForApproval(),
     HalfDecided(),
     DecidedForAlways(),
     ScheduleDue(),

@@ -82,6 +82,7 @@ class Layer(Struct, frozen=True):
     variables: Mapping[str, str | None] | None = None
     values: Mapping[str, str] = {}
     fallback_models: tuple[str, ...] = ()
+    deleted: bool = False
 
     def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
         """The capabilities that the layer turns on. Each inline MCP server is one, by its name."""
@@ -108,10 +109,13 @@ class SessionLayers(Struct, frozen=True):
     loaded: tuple[str, ...] = ()
     definitions: dict[str, str] = {}
 
-    @property
-    def archived_agent(self) -> str | None:
-        """The name of the session's agent if it has been archived or deleted."""
-        return next((each.name for each in self.layers if each.kind == "agent" and each.archived), None)
+    def stopped_agent(self, *, begun: bool) -> str | None:
+        """The name of the session's agent if it has been archived or deleted, so that the turn fails.
+
+        An archived one still ends a turn that has begun: somebody may have approved a call of it since.
+        """
+        agents = (each for each in self.layers if each.kind == "agent")
+        return next((each.name for each in agents if each.deleted or (each.archived and not begun)), None)
 
 
 class ResolvedAgent(Struct, frozen=True):
@@ -205,6 +209,7 @@ def agent_layer(row: AgentRow) -> Layer:
         output_schema=config.output_schema,
         variables=None if config.variables is None else defaults_of(config.variables),
         fallback_models=config.fallback_models,
+        deleted=row.status == "deleted",
     )
 
 

@@ -20,13 +20,14 @@ from perdure.cli.common import (
     CommandFailed,
     explain,
 )
+from perdure.cli.decisions import HELP as DECISIONS_HELP
+from perdure.cli.decisions import Asking
 from perdure.cli.render import (
     TurnPrinter,
     model_trouble,
     narrations,
     parked_text,
     question_of,
-    question_text,
     short,
     waits_for,
 )
@@ -34,7 +35,6 @@ from perdure.cli.sessions import last_messages, print_messages, print_session
 from perdure.cli.terminal import Screen, complain
 from perdure.client import Client, WireEvent, data_of, turn_failure
 from perdure.client.turns import until_turn_ends
-from perdure.domain.decisions import Decision
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
@@ -58,11 +58,6 @@ HELP = """\
 /quit            exit, as Ctrl-D does; the session remains
 Ctrl-C during an answer cancels the turn. While a tool waits for a callback, Ctrl-C returns to the
 prompt and leaves the tool waiting; Enter without a message goes on watching it."""
-
-DECISIONS: dict[str, Decision] = {
-    "y": "allow", "yes": "allow", "a": "allow_always", "always": "allow_always",
-    "n": "reject", "no": "reject", "v": "reject_always", "never": "reject_always",
-}  # fmt: skip
 
 
 def chat(
@@ -341,39 +336,28 @@ async def _only(event: WireEvent) -> AsyncGenerator[WireEvent, None]:
 
 def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter, screen: Screen) -> None:
     """Ask about each call that requires approval, then continue the turn. Ctrl-C cancels the turn."""
+    asking = Asking(runner, talk.client, talk.session.id, screen)
     while talk.questions:
         try:
-            decisions = [_decision(question, printer, screen) for question in talk.questions]
+            decisions = [asking.ask(question_of(question)) for question in talk.questions]
         except (EOFError, KeyboardInterrupt):
             talk.questions = []
             printer.note(runner.run(_cancel(talk)), "yellow")
             return
-        talk.questions = []
+        questions, talk.questions = talk.questions, []
         try:
-            runner.run(_go_on(talk, decisions, printer))
+            runner.run(_decided(talk, decisions))
         except PerdureError as error:
             printer.note(f"error: {explain(error)}", "red")
+            if getattr(error, "status", None) in (400, 403, 422):  # nothing was decided: ask again
+                talk.questions = questions
+            continue
+        asking = Asking(runner, talk.client, talk.session.id, screen)  # a later call may have the same id
+        runner.run(_watch(talk, until_turn_ends(_follow(talk, talk.seen)), printer))
 
 
-def _decision(question: ToolCall, printer: TurnPrinter, screen: Screen) -> ApprovalDecision:
-    """Show a call and ask about it, until the answer is a decision."""
-    shown, whole = question_text(question), question_text(question, None)
-    choices = "  [y]es, [a]lways, [n]o, ne[v]er: "
-    if shown != whole:
-        shown += "; type `s` to see all"
-        choices = "  [y]es, [a]lways, [n]o, ne[v]er, [s]how all: "
-    printer.note(f"? {shown}", "yellow")
-    while True:
-        answer = screen.read_answer(choices).strip().lower()
-        if answer in DECISIONS:
-            return ApprovalDecision(question_of(question).tool_call_id, DECISIONS[answer])
-        if answer in ("s", "show"):
-            printer.note(f"? {whole}", "yellow")
-
-
-async def _go_on(talk: Chat, decisions: list[ApprovalDecision], printer: TurnPrinter) -> None:
+async def _decided(talk: Chat, decisions: list[ApprovalDecision]) -> None:
     await talk.client.submit_tool_approvals(talk.session.id, decisions)
-    await _watch(talk, until_turn_ends(_follow(talk, talk.seen)), printer)
 
 
 def _follow(talk: Chat, since: str | None) -> AsyncGenerator[WireEvent, None]:
@@ -430,7 +414,7 @@ async def _command(talk: Chat, line: str, printer: TurnPrinter) -> None:
     command, *rest = line.split()
     match command:
         case "/help":
-            printer.note(HELP)
+            printer.note(f"{HELP}\n{DECISIONS_HELP}")
         case "/new":
             await talk.renew()
             printer.note(f"{talk.session.id} · new")

@@ -44,13 +44,15 @@ class CommandFailed(PerdureError):
     code = "command_failed"
 
 
-def connect(url: str, token: str | None, org: str | None, *, retries: int = 2) -> Client:
+def connect(
+    url: str, token: str | None, org: str | None, *, retries: int = 2, program: str = "perdure-cli"
+) -> Client:
     """Create a client of the server at this URL; nothing is sent yet."""
     from perdure.client import Client
 
     log_to_terminal()
     try:
-        return Client(url, token, org, retries=retries)
+        return Client(url, token, org, retries=retries, program=program)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from error
 

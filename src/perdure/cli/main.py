@@ -36,6 +36,7 @@ _GROUPS = {
     "mcp": ("mcp", "app"),
     "connections": ("connections", "app"),
     "approvals": ("answers", "approvals"),
+    "inbox": ("inbox", "app"),
     "callbacks": ("answers", "callbacks"),
     "feedback": ("feedback", "app"),
 }
@@ -209,7 +210,7 @@ def chat(
         raise typer.BadParameter(f"{when_busy!r} is none of {', '.join(policies)}", param_hint="--when-busy")
     policy = None if when_busy == "steer" else cast("WhenBusy", when_busy)
     variables = sessions.entries(var, "--var", "VALUE")
-    client = connect(url, token, org, retries=4)
+    client = connect(url, token, org, retries=4, program="perdure-chat")
     raise typer.Exit(run_chat(client, session_id, agent, model, policy, {**variables}))
 
 

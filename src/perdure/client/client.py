@@ -11,11 +11,12 @@ from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageM
 from perdure.client.connections import ConnectionMethods
 from perdure.client.files import FileMethods
 from perdure.client.inbox import InboxMethods
+from perdure.client.inbox_links import InboxLinkMethods
 from perdure.client.mcp_servers import McpMethods
 from perdure.client.models import ModelMethods
 from perdure.client.own_calls import OwnCalls
 from perdure.client.sessions import SessionMethods
-from perdure.client.transport import RETRIES, Transport
+from perdure.client.transport import PROGRAM, RETRIES, Transport
 from perdure.client.turns import TurnMethods
 from perdure.domain.messages import JsonObject
 
@@ -36,6 +37,7 @@ class Client(
     McpMethods,
     ConnectionMethods,
     InboxMethods,
+    InboxLinkMethods,
     AccountMethods,
 ):
     """A client of one Perdure server.
@@ -53,6 +55,7 @@ class Client(
             enough for a server to restart. The client retries requests that certainly did not arrive, that
             the server rejected for now (429), or that are idempotent: GET, PUT, DELETE, and requests that
             create something (sessions, messages ...), which carry an idempotency key.
+        program: the program's name, which is sent as `User-Agent`, and logged with its decisions.
 
     Every method raises `ApiError` (or a subclass) when the server refuses the request, `Unreachable` when no
     server answers, and `BadAnswer` when the answer is not from a Perdure server.
@@ -66,8 +69,11 @@ class Client(
         *,
         timeout: float = 30.0,
         retries: int = RETRIES,
+        program: str = PROGRAM,
     ) -> None:
-        self.transport = Transport(base_url, token, organization, timeout=timeout, retries=retries)
+        self.transport = Transport(
+            base_url, token, organization, timeout=timeout, retries=retries, program=program
+        )
         self.own_calls = OwnCalls(self)
 
     async def __aenter__(self) -> Self:

@@ -37,6 +37,7 @@ MOST_WAIT = 10.0
 LONGEST_WAIT = 30.0
 """The longest `Retry-After` that is honoured, in seconds. With a longer one the caller gets the error."""
 
+PROGRAM = "perdure-python"
 _IDEMPOTENT = frozenset({"GET", "PUT", "DELETE"})
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BUSY = frozenset({429, 502, 503, 504})
@@ -53,13 +54,21 @@ class Transport:
         organization: sent as `X-Org-Id`.
         timeout: timeout in seconds for connecting and for each read and write.
         retries: the maximum number of retries per request.
+        program: the name that is sent as `User-Agent`, before this version.
     """
 
     def __init__(
-        self, base_url: str, token: str | None, organization: str | None, *, timeout: float, retries: int
+        self,
+        base_url: str,
+        token: str | None,
+        organization: str | None,
+        *,
+        timeout: float,
+        retries: int,
+        program: str = PROGRAM,
     ) -> None:
         url = _checked_url(base_url)
-        headers = {"User-Agent": f"perdure-python/{__version__}", "Accept": "application/json"}
+        headers = {"User-Agent": f"{program}/{__version__}", "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         if organization:

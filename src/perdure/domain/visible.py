@@ -37,6 +37,8 @@ _JOINERS = "\u200c\u200d"
 _SLICE = 64 << 10
 _BREAK = re.compile("[\n\t]")
 _BLANKS = re.compile(" {5,}")
+_LAST_BLANKS = re.compile(" +$")
+_INDENT = re.compile(" {0,40}")
 
 LABEL_PATTERN = (
     r"^[^\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
@@ -89,6 +91,16 @@ def visible_line(text: str) -> str:
 def exact(text: str) -> str:
     """Show a text exactly, in one line: odd spaces are escaped too, and runs of spaces are counted."""
     return _BLANKS.sub(lambda run: f"␠\N{MULTIPLICATION SIGN}{len(run[0])}", _INEXACT.sub(_escaped, text))
+
+
+def exact_line(text: str) -> str:
+    """Show one line of code exactly: as `exact` does, but its indentation stays, and its end can be seen."""
+    indent = _INDENT.match(text)
+    start = 0 if indent is None or indent.end() == len(text) else indent.end()
+    rest = _LAST_BLANKS.sub("", text[start:])
+    blanks = len(text) - start - len(rest)
+    end = f"␠\N{MULTIPLICATION SIGN}{blanks}" if blanks else ""
+    return text[:start] + exact(rest) + end
 
 
 def is_label(text: str) -> bool:

@@ -160,6 +160,11 @@ def _needs_layers(state: TurnState) -> bool:
     return bool(state.pending) if isinstance(state, Idle) else True
 
 
+def _has_begun(state: TurnState) -> bool:
+    """Whether the model was asked in this turn."""
+    return not isinstance(state, Idle) and state.turn.llm_calls > 0
+
+
 async def _prepare(run: Run) -> tuple[str, str] | None:
     """Resolve the agent and choose the model, anew for each model call.
 
@@ -206,8 +211,9 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
             raise  # the database is unavailable: the turn did not fail, and is retried
         log.warning("cannot resolve the agent of session %s: %s", row.id, error.message)
         return error.code, error.message
-    if layers.archived_agent is not None:
-        return "agent_archived", f"The agent {layers.archived_agent!r} has been archived."
+    stopped = layers.stopped_agent(begun=_has_begun(run.ahead))
+    if stopped is not None:
+        return "agent_archived", f"The agent {stopped!r} has been archived."
     if choice is None:
         return "model_not_configured", "No model is configured for this session."
     if agent.missing:

@@ -19,6 +19,7 @@ from perdure.store.callbacks import purge_callbacks
 from perdure.store.database import Purged, Tx
 from perdure.store.idempotency import KEPT as ANSWERS_KEPT
 from perdure.store.idempotency import purge_answers
+from perdure.store.inbox_links import purge_inbox_links
 from perdure.store.queue import Job
 from perdure.store.sessions import purge_deleted
 from perdure.store.working_sessions import ActiveSession, active_sessions, due
@@ -92,6 +93,7 @@ class Sweep:
             await self._repeat(lambda tx: purge_blobs(tx, now - KEPT))
             await self._repeat(lambda tx: purge_answers(tx, now - ANSWERS_KEPT))
             await self._repeat(lambda tx: purge_callbacks(tx, now - ANSWERS_KEPT))
+            await self._repeat(lambda tx: purge_inbox_links(tx, now))
         return len(jobs)
 
     def _lost(self, active: list[ActiveSession], stale_after: float) -> list[ActiveSession]:

@@ -90,7 +90,7 @@ def retry_seconds(error: errors.PerdureError) -> int | None:
     return None if error.retry_after is None else max(1, math.ceil(error.retry_after))
 
 
-_SECRET = ("/v1/callbacks/", "/v1/oauth/start/")
+_SECRET = ("/v1/callbacks/", "/v1/oauth/start/", "/v1/links/")
 """What the paths begin with whose next part is a token."""
 
 

@@ -21,6 +21,11 @@ FORBIDDEN = (
         "A page cannot tell for whom it is opened, and the server has a login.",
         "`POST /v1/user/connections/{provider}/sign-in` with your access token, and open that URL.",
     ),
+    (
+        "too_long_for_link",
+        "The call is too long to be shown on a page, so its link can only reject it.",
+        "Read the inbox item, and decide with an access token.",
+    ),
     ("built_in_read_only", "Built-in resources cannot be changed.", "Change a copy instead."),
     (
         "configured_by_operator",

@@ -99,4 +99,12 @@ GONE = (
         "The callback was answered otherwise or cancelled, its time is over, or it never existed.",
         "Do not send it again.",
     ),
+    (
+        "link_gone",
+        (
+            "The link's item was decided or withdrawn, its time is over, its maker may not decide any more, "
+            "or it never existed."
+        ),
+        "Look at the inbox; if the item still waits, create another link.",
+    ),
 )

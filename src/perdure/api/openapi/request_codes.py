@@ -112,6 +112,16 @@ INVALID = (
 
 CONFLICTS = (
     (
+        "too_many_links",
+        "The inbox item has as many links that work as are allowed.",
+        "Use one of them.",
+    ),
+    (
+        "shown_differs",
+        "The decision by link is about something else than what the link shows.",
+        "`GET` the link again, and send its `shown`.",
+    ),
+    (
         "already_decided",
         "Somebody else has decided on this item of the inbox.",
         "The message says what was decided; `GET /v1/inbox/{item_id}` has the `outcome`.",

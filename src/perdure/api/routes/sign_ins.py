@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
-from perdure.api.kernel.asgi import Header
 from perdure.api.kernel.authentication import check_local
 from perdure.api.kernel.call import Call, Reply
+from perdure.api.kernel.pages import SENDS_NO_REFERRER, SENDS_OWN_ORIGIN, page
 from perdure.api.kernel.problems import problem_of
 from perdure.api.kernel.route import route
 from perdure.app import sign_ins as use
@@ -23,16 +23,6 @@ from perdure.app.login import login_required
 from perdure.app.oauth_clients import client_document
 from perdure.domain.connections import SIGN_IN_SECONDS, ClientDocument
 from perdure.domain.errors import Forbidden, NotFound, PerdureError
-
-_STRICT = (
-    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
-    (b"x-frame-options", b"DENY"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-)
-# Browsers hide the origin of a form's page under `no-referrer`, and it is checked.
-_STARTS = (*_STRICT, (b"referrer-policy", b"same-origin"))
-_ENDS = (*_STRICT, (b"referrer-policy", b"no-referrer"))
 
 
 class Callback(Struct, frozen=True):
@@ -63,17 +53,18 @@ async def start_sign_in(call: Call, token: str) -> Reply:
     here directly; otherwise only those that `POST /v1/user/connections/{provider}/sign-in` returns do.
     """
     try:
-        page = await use.start_page(call.app, token, open_server=await _is_open(call))
+        start = await use.start_page(call.app, token, open_server=await _is_open(call))
     except PerdureError as error:
         return _failed(error, call)
-    host = urlsplit(page.url).netloc
+    host = urlsplit(start.url).netloc
     body = (
-        f"<h1>Sign in at {escape(page.server)}</h1><p>An agent's tool needs access to <b>{escape(host)}</b>. "
-        f"The sign-in will be stored for <b>{escape(page.person)}</b>, whose agents then act with it.</p>"
+        f"<h1>Sign in at {escape(start.server)}</h1>"
+        f"<p>An agent's tool needs access to <b>{escape(host)}</b>. "
+        f"The sign-in will be stored for <b>{escape(start.person)}</b>, whose agents then act with it.</p>"
         "<p>Continue only if that is you, and if you asked for this.</p>"
         '<form method="post"><button>Continue</button></form>'
     )
-    return _html(body, 200, _STARTS)
+    return page(body, 200, SENDS_OWN_ORIGIN)
 
 
 @route(
@@ -94,7 +85,7 @@ async def begin_sign_in(call: Call, token: str) -> Reply:
     cookie = (
         f"{began.cookie}={began.value}; Path=/; Max-Age={SIGN_IN_SECONDS}; HttpOnly; SameSite=Lax{secure}"
     )
-    headers = ((b"location", began.url.encode()), (b"set-cookie", cookie.encode()), *_ENDS)
+    headers = ((b"location", began.url.encode()), (b"set-cookie", cookie.encode()), *SENDS_NO_REFERRER)
     return Reply(b"", 303, b"text/html; charset=utf-8", headers)
 
 
@@ -113,7 +104,7 @@ async def finish_sign_in(call: Call, query: Callback) -> Reply:
     except PerdureError as error:
         return _failed(error, call)
     body = f"<h1>Signed in at {escape(server)}</h1><p>The agent goes on. You can close this page.</p>"
-    return _html(body, 200, _ENDS)
+    return page(body, 200, SENDS_NO_REFERRER)
 
 
 @route("GET", "/.well-known/oauth-client", "connections", errors=(404,), public=True)
@@ -166,16 +157,7 @@ def _failed(error: PerdureError, call: Call) -> Reply:
     body = (
         f"<h1>The sign-in did not work</h1><p>{escape(problem.detail)}</p><p>Code: {escape(error.code)}</p>"
     )
-    return _html(body, problem.status, _ENDS)
-
-
-def _html(body: str, status: int, headers: tuple[Header, ...]) -> Reply:
-    page = (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Perdure</title>"
-        "<style>body{font:16px/1.5 sans-serif;max-width:36em;margin:4em auto;padding:0 1em}</style>"
-        f"<body>{body}</body></html>"
-    )
-    return Reply(page.encode(), status, b"text/html; charset=utf-8", headers)
+    return page(body, problem.status, SENDS_NO_REFERRER)
 
 
 ROUTES = (start_sign_in, begin_sign_in, finish_sign_in, read_oauth_client)

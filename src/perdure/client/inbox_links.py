@@ -1,0 +1,51 @@
+"""Links by which people decide items of the inbox without a login."""
+
+from __future__ import annotations
+
+from perdure.client import routes
+from perdure.client.routes import Caller, path_of
+from perdure.domain.inbox_links import (
+    CreateLink,
+    DecideByLink,
+    InboxLink,
+    LinkChoice,
+    LinkDecision,
+    LinkedItem,
+)
+
+
+class InboxLinkMethods(Caller):
+    """The client's methods about links. `link` is a link's URL, or the token at its end."""
+
+    create_inbox_link = routes.creates_under(
+        "/v1/inbox/{}/links", CreateLink, InboxLink, "Create a link that decides an item.", once=False
+    )
+
+    async def read_link(self, link: str) -> LinkedItem:
+        """Return the item of a link. Decides nothing; needs no credentials.
+
+        Raises:
+            ApiError: the link does not work, or not any more (`link_gone`).
+        """
+        return await self.call("GET", _place(link), LinkedItem)
+
+    async def decide_by_link(
+        self, link: str, decision: LinkChoice, shown: str, reason: str | None = None
+    ) -> LinkDecision:
+        """Decide on the item of a link, once. Needs no credentials.
+
+        Args:
+            link: the link.
+            decision: `allow` or `reject`.
+            shown: the digest from `read_link`: what the person has seen.
+            reason: why, for the model.
+
+        Raises:
+            ApiError: the link does not work, or not any more (`link_gone`).
+            Conflict: it shows something else by now (`shown_differs`).
+        """
+        return await self.call("POST", _place(link), LinkDecision, body=DecideByLink(decision, shown, reason))
+
+
+def _place(link: str) -> str:
+    return path_of("/v1/links/{}", link.rstrip("/").rpartition("/")[2])
