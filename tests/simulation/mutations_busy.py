@@ -10,6 +10,7 @@ import pytest
 
 from perdure.app import messages, running_turns, sessions
 from perdure.domain import actions, turn
+from perdure.domain.ids import TurnId
 from perdure.domain.pending import after_cancel
 from perdure.engine import advance
 
@@ -76,7 +77,7 @@ def a_finish_ignores_queued_messages(patch: Patch) -> None:
 
 
 def a_cancelled_message_begins_its_turn_again(patch: Patch) -> None:
-    patch.setattr(turn, "after_cancel", lambda pending, cancelled: after_cancel(pending, turn.TurnId("")))
+    patch.setattr(turn, "after_cancel", lambda pending, cancelled: after_cancel(pending, TurnId("")))
 
 
 BUSY_MUTATIONS: tuple[Callable[[Patch], None], ...] = (
