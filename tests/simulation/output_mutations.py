@@ -17,7 +17,7 @@ Patch = pytest.MonkeyPatch
 
 
 def answers_are_not_checked(patch: Patch) -> None:
-    patch.setattr(model_call, "_output_of", lambda run, state, agent: None)
+    patch.setattr(model_call, "typed_output", lambda run, agent: None)
 
 
 def every_answer_is_accepted(patch: Patch) -> None:

@@ -11,7 +11,7 @@ import itertools
 import pytest
 
 from tests.simulation.injections import KINDS
-from tests.simulation.scenarios import SCENARIOS, Scenario, by_name
+from tests.simulation.scenarios import ALL, Scenario, by_name
 from tests.simulation.schedule import listed
 from tests.simulation.store import Store
 from tests.soak import amounts
@@ -41,7 +41,7 @@ LONG = 60
 
 
 @pytest.mark.parametrize("every", amounts(SAMPLE, 1))
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
 def test_the_promises_hold_with_any_injection_at_any_point(
     scenario: Scenario, every: int, store: Store
 ) -> None:

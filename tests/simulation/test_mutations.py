@@ -13,7 +13,7 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.mutations_busy import BUSY_MUTATIONS
 from tests.simulation.mutations_patience import PATIENCE_MUTATIONS
 from tests.simulation.output_mutations import OUTPUT_MUTATIONS
-from tests.simulation.scenarios import SCENARIOS, by_name
+from tests.simulation.scenarios import TYPED, by_name
 from tests.simulation.schedule import Violation, drawn, listed
 from tests.simulation.store import Store
 from tests.soak import sampled
@@ -66,9 +66,8 @@ def _play_all(store: Store) -> None:
 
 
 def _play_typed(store: Store) -> None:
-    for scenario in SCENARIOS:
-        if scenario.typed:
-            listed(scenario, {}).play(store)
+    for scenario in TYPED:
+        listed(scenario, {}).play(store)
 
 
 def _crash_everywhere(store: Store) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from perdure.domain.calls import Done, Parked
 from perdure.domain.messages import Controls
-from perdure.domain.pending import first_of
+from perdure.domain.outputs import OutputSchema
+from perdure.domain.pending import first_of, schema_of, steering
 from perdure.domain.steps import Started
 from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, Waiting
 
@@ -39,3 +40,14 @@ def next_controls(state: TurnState) -> Controls | None:
     """The options of the next model call: of the message that begins the turn, if it waited for its own."""
     first = first_of(state.pending) if isinstance(state, Idle) and state.pending else None
     return state.controls if first is None or first.queued_at is None else first.controls
+
+
+def schema_ahead(state: TurnState) -> OutputSchema | None:
+    """The schema that messages set for the final answer of the turn that the next model call belongs to."""
+    if isinstance(state, Idle):
+        first = first_of(state.pending) if state.pending else None
+        if first is None or first.queued_at is not None:
+            return None if first is None else first.output_schema
+        return schema_of(steering(state.pending))
+    schema = schema_of(steering(state.pending)) if state.pending else None
+    return state.turn.output_schema if schema is None else schema

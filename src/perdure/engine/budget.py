@@ -8,7 +8,9 @@ from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelProfile, cost_of, window_of
+from perdure.domain.turn_queries import schema_ahead
 from perdure.engine.generation import served_model
+from perdure.engine.output_formats import TypedOutput
 from perdure.engine.run import Run
 from perdure.llm.catalog import LearnedLimits
 
@@ -79,7 +81,7 @@ def conversation_budget(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> 
     Lower if the model has rejected a longer prompt before, or if its vendor counts more than estimated.
     """
     served, catalog = served_model(choice), run.engine.catalog
-    fixed = agent.fixed_tokens
+    fixed = _fixed_tokens(run, agent)
     budget = history_budget(
         run.engine.policy.history_tokens,
         choice,
@@ -103,8 +105,20 @@ def smallest_budget(run: Run, choice: ModelChoice) -> int:
 
 def estimated_input(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> int:
     """Estimate the input tokens of a call with the whole conversation."""
-    fixed = agent.fixed_tokens
+    fixed = _fixed_tokens(run, agent)
     return int((fixed + run.conversation.tokens()) * _factor(run, choice, fixed))
+
+
+def typed_output(run: Run, agent: ResolvedAgent) -> TypedOutput | None:
+    """What is set for the final answer: by the message that the turn is for, the session, or the agent."""
+    schema = schema_ahead(run.state)
+    schema = agent.output_schema if schema is None else schema
+    return None if schema is None else run.engine.outputs.typed(schema, agent.names)
+
+
+def _fixed_tokens(run: Run, agent: ResolvedAgent) -> int:
+    output = typed_output(run, agent)
+    return agent.fixed_tokens if output is None else agent.fixed_tokens + output.tokens
 
 
 def _factor(run: Run, choice: ModelChoice, fixed: int) -> float:

@@ -26,10 +26,17 @@ from perdure.domain.compaction import (
     summary_message,
     summary_request,
 )
-from perdure.domain.derived_messages import result_message
+from perdure.domain.derived_messages import correction_message, result_message
 from perdure.domain.errors import ModelError
-from perdure.domain.events import EventContext, NewEvent, PromptRef, ToolCompletedData
-from perdure.domain.history import Entry, estimate_tokens
+from perdure.domain.events import (
+    EventContext,
+    NewEvent,
+    OutputMessageCompletedData,
+    OutputRejectedData,
+    PromptRef,
+    ToolCompletedData,
+)
+from perdure.domain.history import Conversation, Entry, estimate_tokens
 from perdure.domain.messages import Message
 from perdure.domain.result_sizes import share_of
 from perdure.domain.spans import compaction_context, summary_context
@@ -91,11 +98,19 @@ def is_full(run: Run, agent: ResolvedAgent, choice: ModelChoice, queued: Message
 def _load(run: Run) -> int:
     """The tokens of the conversation with everything that the next model call adds."""
     conversation = run.conversation
-    results = (fact.get(ToolCompletedData) for fact in run.unlogged)
-    unlogged = [result_message(data, 0) for data in results if data is not None]
-    return (
-        conversation.tokens() + conversation.waiting_tokens() + sum(map(conversation.result_tokens, unlogged))
-    )
+    unlogged = sum(_tokens_of(event, conversation) for event in run.unlogged)
+    return conversation.tokens() + conversation.waiting_tokens() + unlogged
+
+
+def _tokens_of(event: NewEvent, conversation: Conversation) -> int:
+    match event.data:
+        case ToolCompletedData():
+            return conversation.result_tokens(result_message(event.data, 0))
+        case OutputMessageCompletedData(error_code=None):
+            return estimate_tokens(event.data.message)
+        case OutputRejectedData():
+            return estimate_tokens(correction_message(event.data, 0))
+    return 0
 
 
 def _older_part(run: Run, rules: Compaction, budget: int) -> tuple[list[Entry], int] | None:

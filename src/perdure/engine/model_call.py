@@ -37,7 +37,13 @@ from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
 from perdure.engine.answers import TRUNCATED, generate_with_content, problem_of, refuse_cut_calls
-from perdure.engine.budget import conversation_budget, learned_limits, should_reread, with_cost
+from perdure.engine.budget import (
+    conversation_budget,
+    learned_limits,
+    should_reread,
+    typed_output,
+    with_cost,
+)
 from perdure.engine.call_limit import MAX_CALLS, cut_calls, refuse_excess
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
@@ -218,10 +224,8 @@ async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> lis
     served = served_model(choice)
     profile = catalog.at_hand(served)
     state = run.phase(Reasoning)
-    output = _output_of(run, state, agent)
+    output = typed_output(run, agent)
     budget = conversation_budget(run, agent, choice)
-    if output is not None:
-        budget = max(1, budget - output.tokens)
     await _reread_if_cut(run, budget)
     # Look up the price while the model works: the first lookup in a process is slow.
     lookup = None if catalog.is_ready(served) else asyncio.ensure_future(catalog.profile(served))
@@ -241,13 +245,6 @@ async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> lis
     if output is not None and not outcome.response.tool_calls:
         verdict = await judge(run, output, outcome.response)
     return _answer_events(call, outcome, outcome.response, verdict)
-
-
-def _output_of(run: Run, state: Reasoning, agent: ResolvedAgent) -> TypedOutput | None:
-    """What is set for the final answer: by the message that the turn is for, the session, or the agent."""
-    schema = state.turn.output_schema
-    schema = agent.output_schema if schema is None else schema
-    return None if schema is None else run.engine.outputs.typed(schema, agent.names)
 
 
 async def _reread_if_cut(run: Run, budget: int) -> None:
