@@ -22,6 +22,8 @@ MOST_OPEN = 300.0
 """For how long, in seconds: first, and at most; twice as long after each failed probe."""
 PROBE = 30.0
 """Seconds for which one probe keeps others away. If it is never heard of again, the next call is one."""
+FORGOTTEN = 900.0
+"""Seconds after which a breaker that nobody has tried since it became half-open is forgotten."""
 MAX_BREAKERS = 10_000
 """The most breakers in memory. Only models that have failed have one."""
 
@@ -54,9 +56,15 @@ class _Breaker(Struct):
     def until(self) -> Micros:
         return self.opened_at + round(self.seconds * _SECOND)
 
+    def is_forgotten(self, now: Micros) -> bool:
+        return bool(self.seconds) and now >= self.until() + round(FORGOTTEN * _SECOND)
+
 
 class Breakers:
-    """The breakers of one process, by model. All times are in microseconds."""
+    """The breakers of one process, by model. All times are in microseconds.
+
+    Transactions in other threads read it: only the event loop adds and removes breakers.
+    """
 
     def __init__(self, capacity: int = MAX_BREAKERS) -> None:
         self._capacity = capacity
@@ -65,16 +73,16 @@ class Breakers:
     def __len__(self) -> int:
         return len(self._known)
 
-    def _of(self, model_id: ModelId, version: int) -> _Breaker | None:
+    def _of(self, model_id: ModelId, version: int, now: Micros) -> _Breaker | None:
+        """The model's breaker; None if there is none, or one from before its provider was changed."""
         found = self._known.get(model_id)
-        if found is None or found.version == version:
-            return found
-        del self._known[model_id]  # the provider has a new address or key
-        return None
+        if found is None or found.version != version or found.is_forgotten(now):
+            return None
+        return found
 
     def state(self, model_id: ModelId, version: int, now: Micros) -> BreakerState:
         """Return the state of a model's breaker. `version` changes with its provider's settings."""
-        found = self._of(model_id, version)
+        found = self._of(model_id, version, now)
         return "closed" if found is None else found.state(now)
 
     def admits(self, model_id: ModelId, version: int, now: Micros) -> bool:
@@ -82,14 +90,14 @@ class Breakers:
 
         If the breaker is half-open, the call is its probe: others are not admitted meanwhile.
         """
-        admitted, found = self.would_admit(model_id, version, now), self._known.get(model_id)
+        admitted, found = self.would_admit(model_id, version, now), self._of(model_id, version, now)
         if admitted and found is not None and found.state(now) == "half_open":
             found.probed_at = now
         return admitted
 
     def would_admit(self, model_id: ModelId, version: int, now: Micros) -> bool:
         """Return whether `admits` would say yes now."""
-        found = self._of(model_id, version)
+        found = self._of(model_id, version, now)
         if found is None or (state := found.state(now)) == "closed":
             return True
         probing = found.probed_at is not None and 0 <= now - found.probed_at < PROBE * _SECOND
@@ -108,7 +116,7 @@ class Breakers:
             said: the error's message, without secrets.
             far: seconds. If the server asks for a longer wait, the breaker opens at once, until its end.
         """
-        found = self._of(model_id, version) or _Breaker(version)
+        found = self._of(model_id, version, now) or _Breaker(version)
         self._known[model_id] = found
         self._known.move_to_end(model_id)
         if len(self._known) > self._capacity:
@@ -127,7 +135,7 @@ class Breakers:
 
     def health(self, model_id: ModelId, version: int, name: str, now: Micros) -> ModelHealth | None:
         """Return what to show of a model's breaker; None if its last call was answered."""
-        found = self._of(model_id, version)
+        found = self._of(model_id, version, now)
         if found is None:
             return None
         until = to_rfc3339(found.until()) if found.seconds else None
@@ -135,4 +143,5 @@ class Breakers:
 
     def count(self, state: BreakerState, now: Micros) -> int:
         """Return how many breakers are in this state, among those of models that have failed."""
-        return sum(each.state(now) == state for each in self._known.values())
+        known = list(self._known.values())
+        return sum(each.state(now) == state and not each.is_forgotten(now) for each in known)

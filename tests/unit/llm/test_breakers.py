@@ -6,7 +6,7 @@ import pytest
 
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ModelId
-from perdure.llm.breakers import FIRST_OPEN, MAX_BREAKERS, MOST_OPEN, PROBE, THRESHOLD, Breakers
+from perdure.llm.breakers import FIRST_OPEN, FORGOTTEN, MAX_BREAKERS, MOST_OPEN, PROBE, THRESHOLD, Breakers
 
 MODEL = ModelId("model_1")
 FAR = 60.0
@@ -109,7 +109,17 @@ def test_failures_while_it_is_open_do_not_prolong_it(time: Time) -> None:
 def test_a_change_of_the_provider_closes_it(time: Time) -> None:
     time.fail(THRESHOLD)
     assert time.state(version=2) == "closed"
-    assert len(time.breakers) == 0
+    assert time.breakers.health(MODEL, 2, "gpt", time.now) is None
+
+
+def test_one_that_nobody_tries_is_forgotten(time: Time) -> None:
+    time.fail(THRESHOLD)
+    time.at += FIRST_OPEN + FORGOTTEN - 1
+    assert (time.state(), time.breakers.count("half_open", time.now)) == ("half_open", 1)
+    time.at += 1
+    assert (time.state(), time.breakers.count("half_open", time.now)) == ("closed", 0)
+    time.fail()
+    assert time.state() == "closed"
 
 
 def test_a_clock_that_goes_back_does_not_keep_it_open(time: Time) -> None:
