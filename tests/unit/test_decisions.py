@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.capabilities.policy import Policy, loosens
+from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller, UserRole
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.ids import OrgId, UserId
+from perdure.domain.network import NetworkRules
 from perdure.tools.tool_approval import TOOL_APPROVAL
 
 USERS = tuple(UserId(f"user_{digit * 32}") for digit in "abc")
@@ -57,6 +60,14 @@ def test_layers_only_tighten_who_may_approve() -> None:
     assert TOOL_APPROVAL.approvers(None) == ANYBODY
     strict = TOOL_APPROVAL.merge({"mode": "protective"}, {"approvers": "owner"})
     assert strict == {"mode": "protective", "approvers": {"owner": True}}
+
+
+def test_to_let_more_people_approve_loosens_a_policy() -> None:
+    none = Registry(())
+    owner = Policy((), frozenset(), NetworkRules(), Approvers(owner=True))
+    anybody = Policy((), frozenset(), NetworkRules(), ANYBODY)
+    assert loosens(owner, anybody, none)
+    assert not loosens(anybody, owner, none)
 
 
 @pytest.mark.parametrize(

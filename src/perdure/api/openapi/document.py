@@ -41,6 +41,7 @@ _PATH_PARAMETERS = {
     "name": "The database's name.",
     "server_name": "The name of an inline MCP server, or the id of a registered one.",
     "tool_name": "The tool's name at the MCP server.",
+    "item_id": "The id of the inbox item.",
     "token": "The token at the end of the URL.",
     "provider": "The id of an MCP server, or the `provider` of a connection.",
     "path": "The path of the file or folder. Slashes need not be percent-encoded.",
