@@ -17,7 +17,7 @@ from tests.simulation.store import Store
 
 pytestmark = pytest.mark.unmeasured  # `test_drawn` measures the same code
 
-SEEDS = 400
+SEEDS = 900
 """Schedules within which each mutation must be detected: fewer than `make test` plays in `test_drawn`."""
 
 
