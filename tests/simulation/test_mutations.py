@@ -20,7 +20,7 @@ from tests.soak import sampled
 
 pytestmark = pytest.mark.unmeasured  # `test_drawn` measures the same code
 
-SEEDS = 400
+SEEDS = 900
 """Schedules within which each mutation must be detected: fewer than `make test` plays in `test_drawn`."""
 
 
