@@ -61,13 +61,15 @@ class _Known(Struct, frozen=True):
     secrets: tuple[str, ...] = ()
     signs_in: bool = False
 
+    @property
+    def redactor(self) -> Redactor:
+        """Redacts what the server repeats of its credentials."""
+        return Redactor({f"mcp_{self.slug}_{number}": text for number, text in enumerate(self.secrets, 1)})
+
     def without_secrets(self, found: F) -> F:
         """Return what was found without what the server repeats of its credentials."""
-        redactor = Redactor(
-            {f"mcp_{self.slug}_{number}": text for number, text in enumerate(self.secrets, 1)}
-        )
         plain = msgspec.to_builtins(found)
-        redacted = redactor.value(plain)
+        redacted = self.redactor.value(plain)
         return found if redacted is plain else msgspec.convert(redacted, type(found))
 
 
@@ -138,9 +140,15 @@ def _tool_list(known: _Known, offer: McpOffer, pins: Mapping[str, str]) -> McpTo
     return known.without_secrets(McpToolList(_infos(known, offer.tools, pins), offer.faults))
 
 
-async def endpoint_for(app: App, caller: Caller, server_id: McpServerId) -> McpEndpoint | McpStdioEndpoint:
-    """Return where a registered server is reached, without a session. Raises NotFound."""
-    return (await _find(app, caller, server_id)).endpoint
+async def reached(
+    app: App, caller: Caller, server_id: McpServerId
+) -> tuple[McpEndpoint | McpStdioEndpoint, Redactor]:
+    """Return where a registered server is reached, without a session, and what must not come back.
+
+    Raises NotFound.
+    """
+    known = await _find(app, caller, server_id)
+    return known.endpoint, known.redactor
 
 
 async def asked(answer: Awaitable[T]) -> T:

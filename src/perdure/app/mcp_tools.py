@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.context import App
 from perdure.app.idempotency import Once
 from perdure.app.mcp_attached import Attached, attached, attached_to_session, endpoint_of, redactor_of
-from perdure.app.mcp_offers import SECONDS, asked, endpoint_for, signed_in
+from perdure.app.mcp_offers import SECONDS, asked, reached, signed_in
 from perdure.app.mcp_servers import forget_tools
 from perdure.app.messages import post_message
 from perdure.capabilities.resolve import load_layers
@@ -57,7 +58,7 @@ async def accept_tool(
         ModelError: the server cannot be asked.
     """
     require_manager(caller, "mcp_server")
-    endpoint = await endpoint_for(app, caller, server_id)
+    endpoint, _ = await reached(app, caller, server_id)
     offer = await asked(app.mcp.hosts().offer(endpoint, timeout=SECONDS))
     tool = next((each for each in offer.tools if each.name == tool_name), None)
     if tool is None:
@@ -85,16 +86,18 @@ async def accept_tool(
 
 async def list_prompts(app: App, caller: Caller, server_id: McpServerId) -> list[McpPromptInfo]:
     """List the prompts that a server offers now. Raises ModelError if it cannot be asked."""
-    endpoint = await endpoint_for(app, caller, server_id)
-    return [
+    endpoint, redactor = await reached(app, caller, server_id)
+    listing = app.mcp.hosts().list_prompts(endpoint, scope="", timeout=SECONDS)
+    found = [
         McpPromptInfo(
             each.name,
             each.description,
             tuple(McpPromptArgumentInfo(arg.name, arg.description, arg.required) for arg in each.arguments),
             each.title,
         )
-        for each in await asked(app.mcp.hosts().list_prompts(endpoint, scope="", timeout=SECONDS))
+        for each in await asked(listing)
     ]
+    return msgspec.convert(redactor.value(msgspec.to_builtins(found)), list[McpPromptInfo])
 
 
 class _Prompter(Struct, frozen=True):

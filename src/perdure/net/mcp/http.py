@@ -31,6 +31,7 @@ from perdure.domain.network import NetworkRules
 from perdure.domain.retry_after import retry_after
 from perdure.domain.sse import Frame, SseParser, StreamTooLong
 from perdure.net.addresses import SystemResolver
+from perdure.net.mcp.cleaning import Cleaner
 from perdure.net.mcp.endpoints import McpEndpoint
 from perdure.net.mcp.pools import MAX_HEADER, Mark, Pool
 from perdure.net.web_client import (
@@ -55,7 +56,6 @@ _SLICE = 16 << 10
 _LARGE_BODY = 1 << 20  # aiohttp warns about larger ones unless they are file objects
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-_SAID = 500
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _EVENTS = re.compile(rb":|(data|event|id|retry)\b", re.IGNORECASE)
 
@@ -107,6 +107,7 @@ class Remote:
 
     Attributes:
         name: the server's host and port: paths and queries may hold credentials.
+        clean: makes the server's text fit for an error: without what the headers hold.
 
     Raises:
         McpUnreachable: the URL is not one that may be reached.
@@ -122,14 +123,7 @@ class Remote:
         self.name = f"{self.url.host}:{self.url.port}"
         self.headers = CIMultiDict(fit_headers(endpoint.headers))
         words = (word for _, value in endpoint.headers for word in value.split())
-        self._secrets = [word for word in words if len(word) >= 8]
-
-    def clean(self, text: str) -> str:
-        """The text, cut and without hidden characters and what the headers hold."""
-        text = text_in(text, _SAID)
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+        self.clean = Cleaner(words, "in a header")
 
 
 def fit_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
