@@ -51,6 +51,7 @@ class McpStub:
         lists: how often its tools were listed.
         changed: whether its next answer to a call says that its tools have changed.
         status: the HTTP status of every answer, if it is not 200.
+        hangs: the methods that it never answers; refuses: those that it refuses, with the messages.
     """
 
     tools: list[Json] = field(default_factory=list)
@@ -62,6 +63,8 @@ class McpStub:
     lists: int = 0
     changed: bool = False
     status: int = 200
+    hangs: set[str] = field(default_factory=set)
+    refuses: dict[str, str] = field(default_factory=dict)
     url: str = ""
 
     async def __aenter__(self) -> Self:
@@ -103,6 +106,10 @@ class McpStub:
         return web.Response(text=frames, content_type="text/event-stream")
 
     async def _result(self, method: str, params: Json, headers: dict[str, str]) -> Json:
+        if method in self.hangs:
+            await asyncio.Event().wait()
+        if method in self.refuses:
+            raise RpcFault(-32000, self.refuses[method])
         match method:
             case "server/discover":
                 can: Json = {"tools": {}}

@@ -120,6 +120,7 @@ class ResolvedAgent(Struct, frozen=True):
         found_tools: the tools that capabilities found, to be stored; None if none of them finds any.
         deferred: the tools that the model has to search for; None if there are none.
         hidden: the names of those that the session has not loaded. They run when they are called.
+        faults: which capabilities could not find their tools, and why.
     """
 
     sections: tuple[Section, ...]
@@ -140,6 +141,7 @@ class ResolvedAgent(Struct, frozen=True):
     found_tools: ToolList | None = None
     deferred: DeferredTools | None = None
     hidden: frozenset[str] = frozenset()
+    faults: tuple[str, ...] = ()
 
 
 # --- layers ---------------------------------------------------------------------------------------------
@@ -365,7 +367,17 @@ def _merge(
         fixed_tokens=fixed_tokens(system, specs),
         deferred=deferred,
         hidden=hidden,
+        faults=tuple(_faults(active, discovered)),
     )
+
+
+def _faults(active: tuple[Active, ...], discovered: Mapping[str, Discovered]) -> Iterable[str]:
+    """Say which capabilities could not find their tools; an MCP server's reason names the server."""
+    for each in active:
+        found = discovered.get(each.capability.id)
+        if found is not None and found.fault:
+            named = is_mcp(each.capability.id) and "MCP server" in found.fault
+            yield found.fault if named else f"{each.capability.name}: {found.fault}"
 
 
 def _with_loaded(agent: ResolvedAgent, names: Sequence[str]) -> ResolvedAgent:
