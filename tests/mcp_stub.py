@@ -48,6 +48,7 @@ class McpStub:
         tools: what it lists.
         answer: answers a call. `RpcFault` is a JSON-RPC error, `ConnectionResetError` drops the connection.
         calls: the calls that arrived, also those that got no answer.
+        asked: what it was asked for prompts with.
         lists: how often its tools were listed.
         changed: whether its next answer to a call says that its tools have changed.
         status: the HTTP status of every answer, if it is not 200.
@@ -60,6 +61,7 @@ class McpStub:
     resources: dict[str, Json] = field(default_factory=dict)
     prompts: dict[str, list[Json]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
+    asked: list[Json] = field(default_factory=list)
     lists: int = 0
     changed: bool = False
     status: int = 200
@@ -133,6 +135,9 @@ class McpStub:
             case "prompts/list":
                 return {"prompts": [{"name": name} for name in self.prompts]}
             case "prompts/get":
+                self.asked.append(params)
+                if params["name"] not in self.prompts:
+                    raise RpcFault(-32602, f"no prompt {params['name']}")
                 return {"messages": self.prompts[params["name"]]}
         raise RpcFault(-32601, f"no method {method}")
 
