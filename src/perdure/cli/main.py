@@ -34,6 +34,7 @@ _GROUPS = {
     "connections": ("connections", "app"),
     "approvals": ("answers", "approvals"),
     "callbacks": ("answers", "callbacks"),
+    "inputs": ("inputs", "app"),
 }
 """Groups of commands, with the module and the name in it."""
 
