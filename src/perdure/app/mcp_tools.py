@@ -13,7 +13,7 @@ from perdure.app.mcp_offers import SECONDS, Reached, asked, reached, signed_in, 
 from perdure.app.messages import post_message
 from perdure.capabilities.resolve import load_layers
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import Conflict, InvalidInput, TooLarge, ToolError
+from perdure.domain.errors import Conflict, InvalidInput, NotFound, TooLarge, ToolError
 from perdure.domain.ids import McpServerId, SessionId
 from perdure.domain.mcp import McpPromptMessage
 from perdure.domain.mcp_definitions import definition_of
@@ -67,11 +67,11 @@ async def tools_in_session(app: App, caller: Caller, session_id: SessionId, serv
     """List the tools that a server of a session offers now, asked with the session's secrets.
 
     Raises:
-        NotFound: the session does not exist.
-        InvalidInput: it has no such server, or a secret of the server's headers is missing.
+        NotFound: the session does not exist, or has no such server.
+        InvalidInput: a secret of the server's headers is missing.
         ModelError: the server cannot be asked.
     """
-    known, place = await _in_session(app, caller, session_id, server_name, "server_name")
+    known, place = await _in_session(app, caller, session_id, server_name)
     return await tools_of(app, caller, known, place.key)
 
 
@@ -83,7 +83,7 @@ async def accept_in_session(
     Raises as `accept_tool` and `tools_in_session` do.
     """
     require_manager(caller, "mcp_server")
-    known, place = await _in_session(app, caller, session_id, server_name, "server_name")
+    known, place = await _in_session(app, caller, session_id, server_name)
     return await _accept(app, caller, known, place, tool_name, body)
 
 
@@ -151,7 +151,7 @@ async def post_prompt(
         InvalidInput: the session has no such server, or the prompt has no content that a message can have.
         ModelError: the server cannot be asked, or refuses.
     """
-    known, _ = await _in_session(app, caller, session_id, body.server, "server")
+    known, _ = await _in_session(app, caller, session_id, body.server, field="server")
     messages = await asked(
         app.mcp.hosts().get_prompt(
             known.endpoint, scope=session_id, name=body.name, arguments=body.arguments, timeout=SECONDS
@@ -170,11 +170,16 @@ async def post_prompt(
 
 
 async def _in_session(
-    app: App, caller: Caller, session_id: SessionId, name: str, field: str
+    app: App, caller: Caller, session_id: SessionId, name: str, field: str | None = None
 ) -> tuple[Reached, _Place]:
     """Return how a session reaches one of its servers, with the caller's sign-in if it wants one.
 
-    Raises NotFound, and InvalidInput about `field`.
+    Args:
+        field: the field of the body that names the server; None if the path does.
+
+    Raises:
+        NotFound: there is no such session, or the path names none of its servers.
+        InvalidInput: the field names none of them, or a secret of its headers is missing.
     """
 
     async def work(tx: Tx) -> tuple[Attached, dict[str, str], NetworkRules]:
@@ -200,8 +205,8 @@ async def _in_session(
     return known, _Place(server.key, server.capability_id)
 
 
-async def _named(app: App, tx: Tx, row: SessionRow, name: str, field: str) -> Attached:
-    """The session's server with this id, slug or name. Raises InvalidInput."""
+async def _named(app: App, tx: Tx, row: SessionRow, name: str, field: str | None) -> Attached:
+    """The session's server with this id, slug or name. Raises NotFound, or InvalidInput about the field."""
     slugs: list[str] = []
     for ref in await attached_to_session(app, tx, row.org_id, row.id):
         try:
@@ -211,6 +216,8 @@ async def _named(app: App, tx: Tx, row: SessionRow, name: str, field: str) -> At
         if name in (server.key, server.slug, server.name):
             return server
         slugs.append(server.slug)
+    if field is None:
+        raise NotFound("MCP server in this session", code="mcp_server_not_found")
     raise InvalidInput(
         f"`{field}`: the session has no MCP server {name[:100]!r}; it has: {', '.join(slugs) or 'none'}",
         code="unknown_mcp_server",
