@@ -16,13 +16,14 @@ Answer = Callable[["Call"], Awaitable[Json]]
 
 @dataclass
 class Call:
-    """A call of a tool, as the server received it."""
+    """A call of a tool, as the server received it; `port` is the connection's, at the client."""
 
     name: str
     arguments: Json
     meta: Json
     headers: dict[str, str]
     more: Json = field(default_factory=dict)
+    port: int = 0
 
 
 def text(said: str, **more: Any) -> Json:
@@ -91,7 +92,9 @@ class McpStub:
             return web.Response(status=202)
         answer: Json = {"jsonrpc": "2.0", "id": body["id"]}
         try:
-            result = await self._result(body["method"], body.get("params", {}), dict(request.headers))
+            headers = dict(request.headers)
+            port = 0 if request.transport is None else request.transport.get_extra_info("peername")[1]
+            result = await self._result(body["method"], body.get("params", {}), headers, port)
         except RpcFault as fault:
             error = {"code": fault.code, "message": str(fault), **fault.data}
             return web.json_response(answer | {"error": error})
@@ -107,7 +110,7 @@ class McpStub:
         frames = "".join(f"data: {json.dumps(each)}\n\n" for each in (news, answer))
         return web.Response(text=frames, content_type="text/event-stream")
 
-    async def _result(self, method: str, params: Json, headers: dict[str, str]) -> Json:
+    async def _result(self, method: str, params: Json, headers: dict[str, str], port: int) -> Json:
         if method in self.hangs:
             await asyncio.Event().wait()
         if method in self.refuses:
@@ -125,7 +128,7 @@ class McpStub:
             case "tools/call":
                 meta = params.get("_meta", {})
                 more = {name: each for name, each in params.items() if name.startswith(("input", "request"))}
-                made = Call(params["name"], params.get("arguments", {}), meta, headers, more)
+                made = Call(params["name"], params.get("arguments", {}), meta, headers, more, port)
                 self.calls.append(made)
                 return await self.answer(made)
             case "resources/list":
