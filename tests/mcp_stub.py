@@ -16,13 +16,14 @@ Answer = Callable[["Call"], Awaitable[Json]]
 
 @dataclass
 class Call:
-    """A call of a tool, as the server received it."""
+    """A call of a tool, as the server received it; `port` is the connection's, at the client."""
 
     name: str
     arguments: Json
     meta: Json
     headers: dict[str, str]
     more: Json = field(default_factory=dict)
+    port: int = 0
 
 
 def text(said: str, **more: Any) -> Json:
@@ -48,9 +49,11 @@ class McpStub:
         tools: what it lists.
         answer: answers a call. `RpcFault` is a JSON-RPC error, `ConnectionResetError` drops the connection.
         calls: the calls that arrived, also those that got no answer.
+        asked: what it was asked for prompts with.
         lists: how often its tools were listed.
         changed: whether its next answer to a call says that its tools have changed.
         status: the HTTP status of every answer, if it is not 200.
+        hangs: the methods that it never answers; refuses: those that it refuses, with the messages.
     """
 
     tools: list[Json] = field(default_factory=list)
@@ -59,9 +62,12 @@ class McpStub:
     resources: dict[str, Json] = field(default_factory=dict)
     prompts: dict[str, list[Json]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
+    asked: list[Json] = field(default_factory=list)
     lists: int = 0
     changed: bool = False
     status: int = 200
+    hangs: set[str] = field(default_factory=set)
+    refuses: dict[str, str] = field(default_factory=dict)
     url: str = ""
 
     async def __aenter__(self) -> Self:
@@ -86,7 +92,9 @@ class McpStub:
             return web.Response(status=202)
         answer: Json = {"jsonrpc": "2.0", "id": body["id"]}
         try:
-            result = await self._result(body["method"], body.get("params", {}), dict(request.headers))
+            headers = dict(request.headers)
+            port = 0 if request.transport is None else request.transport.get_extra_info("peername")[1]
+            result = await self._result(body["method"], body.get("params", {}), headers, port)
         except RpcFault as fault:
             error = {"code": fault.code, "message": str(fault), **fault.data}
             return web.json_response(answer | {"error": error})
@@ -102,7 +110,11 @@ class McpStub:
         frames = "".join(f"data: {json.dumps(each)}\n\n" for each in (news, answer))
         return web.Response(text=frames, content_type="text/event-stream")
 
-    async def _result(self, method: str, params: Json, headers: dict[str, str]) -> Json:
+    async def _result(self, method: str, params: Json, headers: dict[str, str], port: int) -> Json:
+        if method in self.hangs:
+            await asyncio.Event().wait()
+        if method in self.refuses:
+            raise RpcFault(-32000, self.refuses[method])
         match method:
             case "server/discover":
                 can: Json = {"tools": {}}
@@ -116,7 +128,7 @@ class McpStub:
             case "tools/call":
                 meta = params.get("_meta", {})
                 more = {name: each for name, each in params.items() if name.startswith(("input", "request"))}
-                made = Call(params["name"], params.get("arguments", {}), meta, headers, more)
+                made = Call(params["name"], params.get("arguments", {}), meta, headers, more, port)
                 self.calls.append(made)
                 return await self.answer(made)
             case "resources/list":
@@ -126,6 +138,9 @@ class McpStub:
             case "prompts/list":
                 return {"prompts": [{"name": name} for name in self.prompts]}
             case "prompts/get":
+                self.asked.append(params)
+                if params["name"] not in self.prompts:
+                    raise RpcFault(-32602, f"no prompt {params['name']}")
                 return {"messages": self.prompts[params["name"]]}
         raise RpcFault(-32601, f"no method {method}")
 

@@ -33,7 +33,8 @@ class Lies:
         endpoints: what replaces endpoints in the metadata.
         registration: whether clients may register themselves.
         documents: whether client documents are accepted.
-        secret: the method of authentication that registered clients get with a secret.
+        secret: the method of authentication that registered clients get with a secret; secret_until: when
+            the secret ends, by the server's clock.
         rotates: whether each refresh gives another refresh token; using an old one revokes everything.
         lifetime: seconds for which access tokens are valid; claimed: what the answer says.
         refreshes: whether refresh tokens are given.
@@ -56,6 +57,7 @@ class Lies:
     registration: bool = True
     documents: bool = False
     secret: str | None = None
+    secret_until: int = 0
     rotates: bool = True
     lifetime: int = 3600
     claimed: Any = None
@@ -173,7 +175,7 @@ class OAuthServer:
             client |= {
                 "client_secret": f"s3cret:{secrets.token_urlsafe(8)}%",
                 "token_endpoint_auth_method": self.lies.secret,
-                "client_secret_expires_at": 0,
+                "client_secret_expires_at": self.lies.secret_until,
             }
         self.clients[client["client_id"]] = client
         return web.json_response(client, status=201)

@@ -12,6 +12,15 @@ from perdure.domain.ids import McpServerId, new_id
 from perdure.domain.mcp_servers import McpClient
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
+from perdure.store.mcp_pins import (
+    INLINE_PINS,
+    UNUSED,
+    add_pins,
+    drop_unused_pins,
+    keep_pins,
+    last_noted,
+    read_pins,
+)
 from perdure.store.mcp_servers import (
     McpSecrets,
     McpServerRow,
@@ -107,3 +116,24 @@ async def test_secrets_are_sealed_for_one_server(database: Database) -> None:
         lambda tx: seal_mcp_secrets(vault, tx, ORG, one.id, McpSecrets(), shown, McpClient())
     )
     assert (empty.secrets, empty.api_key_set) == (None, 0)
+
+
+async def test_pins_of_inline_servers_are_forgotten_when_nobody_uses_them(database: Database) -> None:
+    used, unused, registered = f"{INLINE_PINS}1", f"{INLINE_PINS}2", "mcp_1"
+    for org_id in (ORG, OTHER):
+        for server in (used, unused, registered):
+            await database.write(
+                lambda tx, o=org_id, s=server: add_pins(tx, o, s, {"buy": "d", "sell": "e"}, NOW)
+            )
+    later = NOW + UNUSED
+    assert await database.read(lambda tx: last_noted(tx, ORG, used)) == NOW
+    assert await database.read(lambda tx: last_noted(tx, ORG, "inline:nobody")) is None
+    await database.write(lambda tx: keep_pins(tx, ORG, used, later))
+    assert await database.read(lambda tx: last_noted(tx, ORG, used)) == later
+    await database.write(lambda tx: drop_unused_pins(tx, ORG, later + 1))
+    kept = {
+        (org_id, server): len(await database.read(lambda tx, o=org_id, s=server: read_pins(tx, o, s)))
+        for org_id in (ORG, OTHER)
+        for server in (used, unused, registered)
+    }
+    assert {key for key, count in kept.items() if not count} == {(ORG, unused)}

@@ -40,7 +40,7 @@ async def test_a_provider_is_added_with_its_models_and_checked(server: Server, g
     assert "perdure models default one" in added
     assert "already" in await run(server, "providers", "add", "mine", *place, "--no-key", status=1)
     listed = (await run(server, "providers", "list")).splitlines()
-    assert listed[0] == "PROVIDER\tNAME\tTYPE\tSTATUS\tKEY\tURL"
+    assert listed[0] == "PROVIDER\tNAME\tTYPE\tSTATUS\tKEY\tHEALTH\tURL"
     assert listed[1].split("\t")[1:5] == ["mine", "openai_completions", "active", "valid"]
     assert (await run(server, "providers", "check", "mine")).startswith("ok: 2 models, ")
     await run(server, "models", "default", "two")

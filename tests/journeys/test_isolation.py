@@ -29,6 +29,7 @@ NEEDS_ADMIN = {
     "update_organization", "complete_org_onboarding", "add_user", "create_user_token", "update_user",
     "remove_user", "list_invitations", "create_invitation", "withdraw_invitation", "create_mcp_server",
     "update_mcp_server", "delete_mcp_server", "destroy_mcp_server", "set_mcp_tool_label", "accept_mcp_tool",
+    "accept_session_mcp_tool",
     "list_organization_connections", "sign_in_organization", "delete_organization_connection",
 }  # fmt: skip
 
@@ -243,7 +244,7 @@ async def test_a_mere_member_is_refused_exactly_what_needs_an_admin(scene: Scene
                 ):
                     told.append(f"{each.id}: {answer.status_code} {answer.text[:120]}")
                 # The MCP server does not exist, so it cannot be asked for its tools.
-                asked = {"list_mcp_server_tools", "list_mcp_server_prompts"}
+                asked = {"list_mcp_server_tools", "list_mcp_server_prompts", "list_session_mcp_tools"}
                 assert answer.status_code < 500 or each.id in asked, each.id
     assert told == []
 

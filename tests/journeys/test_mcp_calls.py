@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.app.mcp_offers import tools_of_server
 from perdure.app.mcp_servers import change_server, create_server
-from perdure.app.mcp_tools import accept_tool, post_prompt
+from perdure.app.mcp_tools import accept_in_session, accept_tool, post_prompt, tools_in_session
+from perdure.app.sessions import delete_session
 from perdure.capabilities.mcp_schemas import sent_name
-from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from perdure.domain.events import ToolStartedData, TurnFailedData
 from perdure.domain.mcp_servers import CreateMcpServer, InlineMcpServer, UpdateMcpServer
 from perdure.domain.mcp_views import AcceptMcpTool, PostMcpPrompt
@@ -337,6 +339,39 @@ async def test_an_admin_accepts_a_changed_tool(database_url: str, tmp_path: Path
         assert not listed.changed
         await there.ask()
         assert len(await there.questions()) == 1
+        assert len(stub.calls) == 3
+
+
+async def test_an_admin_accepts_a_changed_tool_of_an_inline_server_for_all_its_sessions(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with (
+        McpStub([tool("buy", "Buys.")]) as stub,
+        hosting(database_url, tmp_path, *uses("buy", 3), servers=shop(stub)) as host,
+    ):
+        await host.ask()
+        stub.tools = [tool("buy", "Buys everything.")]
+        host.forget_tools()
+        other = await host.with_session(servers=shop(stub))
+        await delete_session(host.app, host.owner, (await host.with_session(servers=shop(stub))).session.id)
+        await other.ask()
+        assert len(await other.questions()) == 1
+        await other.decide("allow")
+        (listed,) = (await tools_in_session(host.app, host.owner, host.session.id, "Shop")).data
+        assert (listed.name, listed.changed) == ("mcp_shop__buy", True)
+        member = replace(host.owner, role="member")
+        with pytest.raises(Forbidden):
+            await accept_in_session(host.app, member, host.session.id, "Shop", "buy", AcceptMcpTool())
+        with pytest.raises(NotFound):
+            await tools_in_session(host.app, host.owner, host.session.id, "nowhere")
+        with pytest.raises(Conflict):
+            await accept_in_session(
+                host.app, host.owner, host.session.id, "Shop", "buy", AcceptMcpTool("0" * 64)
+            )
+        seen = AcceptMcpTool(listed.definition)
+        await accept_in_session(host.app, host.owner, host.session.id, "shop", "buy", seen)
+        await other.ask()
+        assert len(await other.questions()) == 1
         assert len(stub.calls) == 3
 
 

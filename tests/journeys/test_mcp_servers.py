@@ -162,6 +162,18 @@ async def test_what_cannot_be_used_is_refused_by_name(
     assert await names(http) == []
 
 
+async def test_a_command_needs_no_url_to_be_refused_and_any_other_server_does(
+    http: httpx.AsyncClient,
+) -> None:
+    body = {"name": "Local", "transport_type": "stdio", "command": "npx", "args": ["server"]}
+    command = await http.post("/v1/mcp-servers", json=body)
+    assert refusal(command) == (400, "stdio_not_allowed")
+    assert "PERDURE_MCP_SERVERS" in command.json()["detail"]
+    missing = await http.post("/v1/mcp-servers", json={"name": "Local"})
+    assert refusal(missing) == (400, "invalid_request")
+    assert "`url` is missing" in missing.json()["detail"]
+
+
 async def test_the_refusal_of_a_private_address_names_the_setting(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/mcp-servers", json={"name": "Inside", "url": "http://10.1.2.3/mcp"})
     assert "PERDURE_PRIVATE_ADDRESSES" in answer.json()["detail"]

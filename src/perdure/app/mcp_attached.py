@@ -33,6 +33,7 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.tools import CapabilityRef
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.store.database import Tx
+from perdure.store.mcp_pins import INLINE_PINS
 from perdure.store.mcp_servers import get_mcp_server, headers_of, open_mcp_secrets
 from perdure.store.sessions import get_session
 
@@ -144,7 +145,7 @@ def _inline(capability_id: str, config: Any) -> Attached:
     rules = msgspec.convert(msgspec.to_builtins(server), McpRules)
     if server.tool_discovery:
         rules = replace(rules, deferred=True)
-    key = f"inline:{hashlib.sha256(server.url.encode()).hexdigest()}"
+    key = f"{INLINE_PINS}{hashlib.sha256(server.url.encode()).hexdigest()}"
     return Attached(
         key,
         capability_id,

@@ -44,7 +44,7 @@ _NAMED = 5
 """Unknown tools that a note names."""
 
 
-class _Known(Struct, frozen=True):
+class Reached(Struct, frozen=True):
     """A server that can be asked.
 
     Attributes:
@@ -54,6 +54,7 @@ class _Known(Struct, frozen=True):
     """
 
     endpoint: McpEndpoint | McpStdioEndpoint
+    name: str
     slug: str
     rules: McpRules
     labels: dict[str, str] = {}
@@ -61,13 +62,15 @@ class _Known(Struct, frozen=True):
     secrets: tuple[str, ...] = ()
     signs_in: bool = False
 
+    @property
+    def redactor(self) -> Redactor:
+        """Redacts what the server repeats of its credentials."""
+        return Redactor({f"mcp_{self.slug}_{number}": text for number, text in enumerate(self.secrets, 1)})
+
     def without_secrets(self, found: F) -> F:
         """Return what was found without what the server repeats of its credentials."""
-        redactor = Redactor(
-            {f"mcp_{self.slug}_{number}": text for number, text in enumerate(self.secrets, 1)}
-        )
         plain = msgspec.to_builtins(found)
-        redacted = redactor.value(plain)
+        redacted = self.redactor.value(plain)
         return found if redacted is plain else msgspec.convert(redacted, type(found))
 
 
@@ -81,11 +84,12 @@ def local_endpoint(server: LocalMcpServer) -> McpEndpoint | McpStdioEndpoint:
     return McpStdioEndpoint(server.name, server.command, server.args, env, server.cwd, elicitation=policy)
 
 
-async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
+async def reached(app: App, caller: Caller, server_id: McpServerId) -> Reached:
+    """Return how a registered server is reached, without a session. Raises NotFound."""
     local = app.local_mcp.get(server_id)
     if local is not None:
         given = tuple(local.headers.values())
-        return _Known(local_endpoint(local), local.slug, local.rules, secrets=given)
+        return Reached(local_endpoint(local), local.name, local.slug, local.rules, secrets=given)
 
     async def work(tx: Tx) -> tuple[McpServerRow, McpSecrets]:
         row = await get_mcp_server(tx, caller.organization_id, server_id)
@@ -106,7 +110,7 @@ async def _find(app: App, caller: Caller, server_id: McpServerId) -> _Known:
         server = SignInServer(row.id, row.name, row.url, offered.acts_as)
         endpoint, token = await signed_in(app, caller, server, endpoint)
         hidden += token
-    return _Known(endpoint, row.slug, offered, row.label_map(), left_out, hidden, signs_in)
+    return Reached(endpoint, row.name, row.slug, offered, row.label_map(), left_out, hidden, signs_in)
 
 
 async def signed_in(
@@ -128,19 +132,25 @@ async def signed_in(
 
 async def tools_of_server(app: App, caller: Caller, server_id: McpServerId) -> McpToolList:
     """List the tools that a server offers now. Raises ModelError (502) if it cannot be asked."""
-    known = await _find(app, caller, server_id)
+    return await tools_of(app, caller, await reached(app, caller, server_id), server_id)
+
+
+async def tools_of(app: App, caller: Caller, known: Reached, key: str) -> McpToolList:
+    """List the tools that a server offers now.
+
+    Args:
+        key: under which its tools are pinned.
+
+    Raises:
+        ModelError: the server cannot be asked.
+    """
     offer = await asked(app.mcp.hosts().offer(known.endpoint, timeout=SECONDS))
-    pins = await app.database.read(lambda tx: read_pins(tx, caller.organization_id, server_id))
+    pins = await app.database.read(lambda tx: read_pins(tx, caller.organization_id, key))
     return await asyncio.to_thread(_tool_list, known, offer, pins)
 
 
-def _tool_list(known: _Known, offer: McpOffer, pins: Mapping[str, str]) -> McpToolList:
+def _tool_list(known: Reached, offer: McpOffer, pins: Mapping[str, str]) -> McpToolList:
     return known.without_secrets(McpToolList(_infos(known, offer.tools, pins), offer.faults))
-
-
-async def endpoint_for(app: App, caller: Caller, server_id: McpServerId) -> McpEndpoint | McpStdioEndpoint:
-    """Return where a registered server is reached, without a session. Raises NotFound."""
-    return (await _find(app, caller, server_id)).endpoint
 
 
 async def asked(answer: Awaitable[T]) -> T:
@@ -157,13 +167,13 @@ _CODES: dict[type[ToolError], str] = {McpLost: "mcp_server_unreachable"}
 """The code of the response where it is not the error's own: nothing is lost when tools are listed."""
 
 
-def _infos(known: _Known, tools: tuple[McpTool, ...], pins: Mapping[str, str]) -> tuple[McpToolInfo, ...]:
+def _infos(known: Reached, tools: tuple[McpTool, ...], pins: Mapping[str, str]) -> tuple[McpToolInfo, ...]:
     """The tools with what models get of them. Takes up to a second for large schemas."""
     budget = SchemaBudget()
     return tuple(_info(known, tool, pins, budget) for tool in tools)
 
 
-def _info(known: _Known, tool: McpTool, pins: Mapping[str, str], budget: SchemaBudget) -> McpToolInfo:
+def _info(known: Reached, tool: McpTool, pins: Mapping[str, str], budget: SchemaBudget) -> McpToolInfo:
     definition = definition_of(tool)
     return McpToolInfo(
         name=tool_name_of(known.slug, tool.name),
@@ -182,7 +192,7 @@ def _info(known: _Known, tool: McpTool, pins: Mapping[str, str], budget: SchemaB
 
 async def check_connection(app: App, caller: Caller, server_id: McpServerId) -> McpCheck:
     """Ask a server for its tools. What is wrong with it is part of the result, not an error."""
-    known = await _find(app, caller, server_id)
+    known = await reached(app, caller, server_id)
     notes: tuple[str, ...] = ()
     if known.left_out:
         names = ", ".join(known.left_out)
@@ -199,7 +209,7 @@ async def check_connection(app: App, caller: Caller, server_id: McpServerId) -> 
     return known.without_secrets(_checked(offer, _millis(started), notes))
 
 
-def _with_credential(known: _Known, fault: McpFault) -> McpFault:
+def _with_credential(known: Reached, fault: McpFault) -> McpFault:
     """The fault, with other advice if a credential was sent: then it is that one which is wrong."""
     if fault.code != "sign_in_required":
         return fault

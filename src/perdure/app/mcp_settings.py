@@ -49,6 +49,11 @@ class McpSettings(Struct, frozen=True):
 def settings_of(body: CreateMcpServer) -> McpSettings:
     """Return the settings of a new server. Raises InvalidInput if one is not valid."""
     check_transport(body.transport_type, "transport_type")
+    if body.url is UNSET:  # said after what is wrong with `transport_type`: a command has no URL
+        raise InvalidInput(
+            "`url` is missing: give the address of the server's MCP endpoint, which often ends in /mcp",
+            field="url",
+        )
     given = {name: getattr(body, name) for name in McpRules.__struct_fields__}
     rules = msgspec.structs.replace(McpRules(), **given)
     keyed: McpAuthMode = "none" if body.api_key is None else "api_key"

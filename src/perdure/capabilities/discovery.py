@@ -183,7 +183,7 @@ async def _found(
         reason = redactor.text(storable(outcome.reason))[:MAX_REASON].rstrip(". ")
         if capability.discovery_failure == "fail_turn" or outcome.fatal:
             raise Undiscovered(f"The capability {capability.id!r} could not find its tools: {reason}.")
-        return Discovered(_note(reason))
+        return Discovered(_note(reason), fault=reason or "it gave no reason")
     if offered is not None:
         return replace(_redacted(redactor, replace(found, tools=())), tools=())
     if name is None:

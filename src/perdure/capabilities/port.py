@@ -93,6 +93,10 @@ def nobody(identity: ActedAs) -> None:
     """Note nothing: the call is not one of a session's turn."""
 
 
+def by_one(capability_id: str, capability_name: str) -> None:
+    """Note nothing: the call is not one of a session's turn."""
+
+
 async def no_callback(seconds: float) -> Callback:
     """Refuse a callback: the call is not one of a session's turn."""
     raise ToolError("callbacks are not available here")
@@ -120,6 +124,8 @@ class ToolContext(Struct, frozen=True):
             `await context.step("charge", work)`. See the guide on tools.
         exec_id, tool_name: the execution that the call is of, and the name that the model called.
         act_as: notes whose sign-in the call uses.
+        provided_by: notes the id and the name of the capability that the call is of, for a tool that several
+            capabilities share.
     """
 
     org_id: OrgId
@@ -139,6 +145,7 @@ class ToolContext(Struct, frozen=True):
     exec_id: ExecId = ExecId("")
     tool_name: str = ""
     act_as: Callable[[ActedAs], None] = nobody
+    provided_by: Callable[[str, str], None] = by_one
 
     @property
     def organization_id(self) -> OrgId:
@@ -283,11 +290,13 @@ class Discovered(Struct, frozen=True):
         tools: additional tools, in any order. A tool whose name is already taken is left out. The discovery
             fails if there are more than 5,000, or if they hold more than about 2 MB.
         name: the capability's name for people, if it is not known before. The first 200 characters are used.
+        fault: why nothing was found; only the server sets it.
     """
 
     prompt: str = ""
     tools: tuple[Tool, ...] = ()
     name: str | None = None
+    fault: str = ""
 
 
 Discover = Callable[[Any, DiscoveryContext], Awaitable[Discovered]]

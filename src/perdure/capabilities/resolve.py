@@ -138,6 +138,7 @@ class ResolvedAgent(Struct, frozen=True):
         output_schema: the schema that the session or the agent sets for final answers.
         missing: the names of the prompt's variables that have no value, which a turn needs.
         approvers: who may approve calls.
+        faults: which capabilities could not find their tools, and why.
     """
 
     sections: tuple[Section, ...]
@@ -161,6 +162,7 @@ class ResolvedAgent(Struct, frozen=True):
     output_schema: OutputSchema | None = None
     missing: tuple[str, ...] = ()
     approvers: Approvers = ANYBODY
+    faults: tuple[str, ...] = ()
 
 
 # --- layers ---------------------------------------------------------------------------------------------
@@ -410,7 +412,17 @@ def _merge(
         output_schema=_output_schema(layers),
         missing=tuple(name for layer in layers for name in missing_of(_values(layer, layers))),
         approvers=approvers_of(active),
+        faults=tuple(_faults(active, discovered)),
     )
+
+
+def _faults(active: tuple[Active, ...], discovered: Mapping[str, Discovered]) -> Iterable[str]:
+    """Say which capabilities could not find their tools; an MCP server's reason names the server."""
+    for each in active:
+        found = discovered.get(each.capability.id)
+        if found is not None and found.fault:
+            named = is_mcp(each.capability.id) and "MCP server" in found.fault
+            yield found.fault if named else f"{each.capability.name}: {found.fault}"
 
 
 def _with_loaded(agent: ResolvedAgent, names: Sequence[str]) -> ResolvedAgent:

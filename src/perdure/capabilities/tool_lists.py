@@ -74,6 +74,7 @@ class StoredDiscovery(Struct, frozen=True, omit_defaults=True):
     prompt: str = ""
     tools: tuple[StoredTool, ...] = ()
     name: str | None = None
+    fault: str = ""
 
 
 class ToolList(Struct, frozen=True):
@@ -94,12 +95,13 @@ class ToolList(Struct, frozen=True):
 
 async def list_of(found: Mapping[str, Discovered]) -> ToolList:
     """The list of these results, by capability id."""
-    stored = {
-        identifier: StoredDiscovery(result.prompt, tuple(map(_stored, result.tools)), result.name)
-        for identifier, result in found.items()
-    }
+    stored = {identifier: _stored_result(result) for identifier, result in found.items()}
     data = msgspec.json.encode(stored, order="deterministic")
     return ToolList(await asyncio.to_thread(content_of, data) if len(data) > LONG else content_of(data))
+
+
+def _stored_result(found: Discovered) -> StoredDiscovery:
+    return StoredDiscovery(found.prompt, tuple(map(_stored, found.tools)), found.name, found.fault)
 
 
 def read_list(content: bytes) -> Mapping[str, StoredDiscovery | None] | None:
@@ -132,7 +134,7 @@ def restored(active: Active, stored: StoredDiscovery, current: Sequence[Tool]) -
     """
     by_name = {tool.name: tool for tool in current}
     tools = (_restored(active, each, by_name.get(each.name)) for each in stored.tools)
-    return Discovered(stored.prompt, tuple(tools), stored.name)
+    return Discovered(stored.prompt, tuple(tools), stored.name, stored.fault)
 
 
 def _restored(active: Active, stored: StoredTool, current: Tool | None) -> Tool:

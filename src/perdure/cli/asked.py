@@ -9,7 +9,7 @@ from perdure.domain.input_requests import AnswerInput, InputRequest
 from perdure.domain.visible import exact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from perdure.cli.terminal import Screen
     from perdure.domain.messages import JsonObject, JsonValue
@@ -45,13 +45,19 @@ def answers_to(requests: Iterable[InputRequest], screen: Screen) -> dict[str, An
             done = screen.read_answer(f"  {exact(request.url or '')}: visited? [y]es, [n]o: ").strip().lower()
             answers[request.id] = AnswerInput("accept" if done in ("y", "yes") else "decline")
         elif request.mode == "form":
-            content: JsonObject = {}
-            for name, field in _fields(request):
-                text = screen.read_answer(f"  {exact(name)}{_about(field)}: ").strip()
-                if text:
-                    content[name] = _value_of(text, field)
-            answers[request.id] = AnswerInput("accept", content)
+            given = {
+                name: screen.read_answer(f"  {exact(name)}{_about(field)}: ").strip()
+                for name, field in _fields(request)
+            }
+            entered = {name: text for name, text in given.items() if text}
+            answers[request.id] = AnswerInput("accept", content_of(request, entered))
     return answers
+
+
+def content_of(request: InputRequest, given: Mapping[str, str]) -> JsonObject:
+    """Return a form's content from texts, each as its field's type. The server says what does not fit."""
+    fields = dict(_fields(request))
+    return {name: _value_of(text, fields.get(name, {})) for name, text in given.items()}
 
 
 def _fields(request: InputRequest) -> list[tuple[str, JsonObject]]:

@@ -57,6 +57,14 @@ def connect(
         raise typer.BadParameter(str(error), param_hint="--url") from error
 
 
+def pairs_of(texts: list[str] | None, option: str, what: str = "TEXT") -> dict[str, str]:
+    """Parse an option's NAME=TEXT values. Exits with a usage error, which says `what`, for other texts."""
+    for text in texts or ():
+        if not text.partition("=")[0] or "=" not in text:
+            raise typer.BadParameter(f"{text!r} is not NAME={what}", param_hint=option)
+    return {text.partition("=")[0]: text.partition("=")[2] for text in texts or ()}
+
+
 def enter(main: Coroutine[Any, Any, T], run: Callable[[Coroutine[Any, Any, T]], T] = asyncio.run) -> T:
     """Run a command's coroutine to its end. Ctrl-C cancels it and exits with status 130."""
     try:

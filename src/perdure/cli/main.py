@@ -14,7 +14,18 @@ from typer.main import get_group
 
 from perdure import __version__
 from perdure.cli import sessions
-from perdure.cli.common import DEFAULT_URL, FAILED, Org, Token, Url, connect, enter, explain, read_text
+from perdure.cli.common import (
+    DEFAULT_URL,
+    FAILED,
+    Org,
+    Token,
+    Url,
+    connect,
+    enter,
+    explain,
+    pairs_of,
+    read_text,
+)
 from perdure.cli.database_url import OPTION, hide_password
 from perdure.cli.parts import MISSING, advice
 from perdure.cli.terminal import Screen, complain, write_traceback
@@ -39,6 +50,7 @@ _GROUPS = {
     "inbox": ("inbox", "app"),
     "callbacks": ("answers", "callbacks"),
     "feedback": ("feedback", "app"),
+    "inputs": ("inputs", "app"),
 }
 """Groups of commands, with the module and the name in it."""
 
@@ -209,7 +221,7 @@ def chat(
     if when_busy not in policies:
         raise typer.BadParameter(f"{when_busy!r} is none of {', '.join(policies)}", param_hint="--when-busy")
     policy = None if when_busy == "steer" else cast("WhenBusy", when_busy)
-    variables = sessions.entries(var, "--var", "VALUE")
+    variables = pairs_of(var, "--var", "VALUE")
     client = connect(url, token, org, retries=4, program="perdure-chat")
     raise typer.Exit(run_chat(client, session_id, agent, model, policy, {**variables}))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter
+from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter, pairs_of
 from perdure.cli.connections import sign_in as sign_in_at
 from perdure.cli.mcp_options import (
     About,
@@ -20,6 +20,7 @@ from perdure.cli.mcp_options import (
     Deferred,
     Deny,
     Headers,
+    InSession,
     Issuer,
     KeyVariable,
     Protocol,
@@ -32,12 +33,13 @@ from perdure.cli.mcp_options import (
     client_fields,
     fields_of,
 )
+from perdure.cli.sessions import SessionId
 from perdure.cli.terminal import Screen
 
 if TYPE_CHECKING:
     from perdure.client import Client
     from perdure.domain.mcp_servers import McpServer
-    from perdure.domain.mcp_views import McpCheck, McpToolInfo
+    from perdure.domain.mcp_views import McpCheck, McpPromptInfo, McpToolInfo
 
 app = typer.Typer(
     help="Register MCP servers, whose tools agents can use.",
@@ -249,18 +251,26 @@ def _print_check(screen: Screen, found: McpCheck) -> None:
 
 @app.command()
 def tools(
-    server: Server, as_json: Json = False, url: Url = DEFAULT_URL, token: Token = None, org: Org = None
+    server: Server,
+    session: InSession = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
 ) -> None:
     """List the tools that a server offers now, and whether they ask for approval.
 
     Example: perdure mcp tools issues
     """
-    enter(_tools(connect(url, token, org), server, as_json))
+    enter(_tools(connect(url, token, org), server, session, as_json))
 
 
-async def _tools(client: Client, ref: str, as_json: bool) -> None:
+async def _tools(client: Client, ref: str, session: str | None, as_json: bool) -> None:
     async with client:
-        found = await client.list_mcp_server_tools((await _find(client, ref)).id)
+        if session is None:
+            found = await client.list_mcp_server_tools((await _find(client, ref)).id)
+        else:
+            found = await client.list_session_mcp_tools(session, ref)
     Screen().listing(found.data, ("TOOL", "MODE", "HINTS", "DESCRIPTION"), _tool, as_json=as_json)
     for fault in found.faults:
         Screen(stderr=True).line(f"note: {fault}")
@@ -284,6 +294,7 @@ def accept(
     tool: Annotated[
         str, typer.Argument(help="The tool's name at the server, or * for all.", show_default=False)
     ],
+    session: InSession = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,
@@ -292,20 +303,90 @@ def accept(
 
     Look at it first: perdure mcp tools issues --json
     """
-    enter(_accept(connect(url, token, org), server, tool))
+    enter(_accept(connect(url, token, org), server, session, tool))
 
 
-async def _accept(client: Client, ref: str, tool: str) -> None:
+async def _accept(client: Client, ref: str, session: str | None, tool: str) -> None:
     async with client:
-        server = await _find(client, ref)
-        offered = await client.list_mcp_server_tools(server.id)
+        server_id = "" if session else (await _find(client, ref)).id
+        offered = (
+            await client.list_session_mcp_tools(session, ref)
+            if session
+            else await client.list_mcp_server_tools(server_id)
+        )
         changed = [each for each in offered.data if each.changed and tool in ("*", each.original_name)]
         if not changed and tool != "*" and tool not in [each.original_name for each in offered.data]:
-            raise CommandFailed(f"{server.name} has no tool {tool!r}; `perdure mcp tools` lists them")
+            raise CommandFailed(f"{ref} has no tool {tool!r}; `perdure mcp tools` lists them")
         for each in changed:
-            await client.accept_mcp_tool(server.id, each.original_name, each.definition)
+            if session:
+                await client.accept_session_mcp_tool(session, ref, each.original_name, each.definition)
+            else:
+                await client.accept_mcp_tool(server_id, each.original_name, each.definition)
     names = ", ".join(each.original_name for each in changed)
     Screen().line(f"accepted {names}" if names else "nothing to accept: no such tool has changed")
+
+
+@app.command()
+def prompts(
+    server: Server, as_json: Json = False, url: Url = DEFAULT_URL, token: Token = None, org: Org = None
+) -> None:
+    """List the prompts that a server offers now, with their arguments.
+
+    Example: perdure mcp prompts issues
+    """
+    enter(_prompts(connect(url, token, org), server, as_json))
+
+
+async def _prompts(client: Client, ref: str, as_json: bool) -> None:
+    async with client:
+        found = await client.list_mcp_server_prompts((await _find(client, ref)).id)
+    Screen().listing(found, ("PROMPT", "ARGUMENTS", "DESCRIPTION"), _prompt, as_json=as_json)
+
+
+def _prompt(prompt: McpPromptInfo) -> tuple[str, ...]:
+    arguments = ", ".join(each.name if each.required else f"[{each.name}]" for each in prompt.arguments)
+    return prompt.name, arguments, prompt.description.partition("\n")[0][:200]
+
+
+@app.command("prompt")
+def post_prompt(
+    session_id: SessionId,
+    server: Annotated[
+        str, typer.Argument(help="One of the session's servers: its name or id.", show_default=False)
+    ],
+    name: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt's name.", show_default=False)],
+    argument: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--argument",
+            "-a",
+            metavar="NAME=TEXT",
+            help="An argument of the prompt; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Post a prompt of one of a session's servers as a message, which starts a turn.
+
+    Example: perdure mcp prompt SESSION issues triage --argument project=web
+    """
+    arguments = pairs_of(argument, "--argument")
+    enter(_post_prompt(connect(url, token, org), session_id, server, name, arguments, as_json))
+
+
+async def _post_prompt(
+    client: Client, session_id: str, server: str, name: str, arguments: dict[str, str], as_json: bool
+) -> None:
+    async with client:
+        message = await client.post_mcp_prompt(session_id, server=server, name=name, arguments=arguments)
+    if as_json:
+        Screen().json(message)
+    else:
+        Screen().line(f"posted {message.id}; `perdure sessions tail {session_id}` follows the answer")
 
 
 app.command("sign-in")(sign_in_at)

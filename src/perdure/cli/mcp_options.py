@@ -8,6 +8,15 @@ from typing import Annotated, Any, get_args
 import typer
 
 Server = Annotated[str, typer.Argument(help="The server's id or name.", show_default=False)]
+InSession = Annotated[
+    str | None,
+    typer.Option(
+        "--session",
+        metavar="ID",
+        help="The session that has the server: for one that is defined in `mcpServers`.",
+        show_default=False,
+    ),
+]
 Headers = Annotated[
     list[str] | None,
     typer.Option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, connect, enter
+from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, connect, enter, pairs_of
 from perdure.cli.terminal import Screen
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def list_sessions(
         "tags": tag or (),
         "status": status or (),
         "source": source or (),
-        "metadata": entries(metadata),
+        "metadata": pairs_of(metadata, "--metadata"),
         "mine": mine or None,
         "feedback": feedback,
         "include_archived": all_sessions or None,
@@ -72,14 +72,6 @@ def list_sessions(
         "order": "last_activity" if by_activity else None,
     }
     enter(_list(connect(url, token, org), limit, filters, as_json))
-
-
-def entries(texts: list[str] | None, option: str = "--metadata", what: str = "TEXT") -> dict[str, str]:
-    """Parse NAME=TEXT options. Exits with a usage error for other texts."""
-    for text in texts or ():
-        if not text.partition("=")[0] or "=" not in text:
-            raise typer.BadParameter(f"{text!r} is not NAME={what}", param_hint=option)
-    return {text.partition("=")[0]: text.partition("=")[2] for text in texts or ()}
 
 
 async def _list(client: Client, limit: int, filters: dict[str, Any], as_json: bool) -> None:
@@ -325,7 +317,7 @@ def update(
         ("model_id", model, clear_model, None),
         (
             "metadata",
-            {name: text or None for name, text in entries(metadata).items()} or None,
+            {name: text or None for name, text in pairs_of(metadata, "--metadata").items()} or None,
             clear_metadata,
             None,
         ),

@@ -82,6 +82,18 @@ class McpMethods(Caller):
         path = path_of(f"{_SERVER}/tools/{{}}/accept", server_id, tool_name)
         return await self.call("POST", path, AcceptedMcpTool, body=AcceptMcpTool(definition))
 
+    async def list_session_mcp_tools(self, session_id: str, server: str) -> McpToolList:
+        """Return the tools that one of a session's servers offers now; `server` is its name, slug or id."""
+        path = path_of("/v1/sessions/{}/mcp-servers/{}/tools", session_id, server)
+        return await self.call("GET", path, McpToolList)
+
+    async def accept_session_mcp_tool(
+        self, session_id: str, server: str, tool_name: str, definition: str | None = None
+    ) -> AcceptedMcpTool:
+        """Accept a changed tool of one of a session's servers, as `accept_mcp_tool` does."""
+        path = path_of("/v1/sessions/{}/mcp-servers/{}/tools/{}/accept", session_id, server, tool_name)
+        return await self.call("POST", path, AcceptedMcpTool, body=AcceptMcpTool(definition))
+
     async def remove_session_mcp_server(self, session_id: str, name: str) -> None:
         """Remove an MCP server from a session: an inline one by its name, a registered one by its id."""
         path = path_of("/v1/sessions/{}/mcp-servers/{}", session_id, name)

@@ -45,6 +45,7 @@ HIDDEN = "***"
 
 _NAME = Meta(description="The server's name. Its tools are named after it.")
 _URL = Meta(description="The URL of the server's MCP endpoint.")
+_NEEDED_URL = Meta(description="The URL of the server's MCP endpoint. It is needed.")
 _DESCRIPTION = Meta(description="The purpose, for people.")
 _AUTH_MODE = Meta(
     description="`api_key`: the key is sent as a bearer token. `o_auth`: somebody signs in at the server."
@@ -203,7 +204,7 @@ class CreateMcpServer(McpRules, frozen=True):
     """The body of `POST /v1/mcp-servers`."""
 
     name: Annotated[Name, _NAME]
-    url: Annotated[Url, _URL]
+    url: Annotated[Url | UnsetType, _NEEDED_URL] = UNSET
     description: Annotated[Description | None, _DESCRIPTION] = None
     transport_type: Annotated[McpTransport, _TRANSPORT] = "http"
     auth_mode: Annotated[McpAuthMode | None, _AUTH_MODE] = None

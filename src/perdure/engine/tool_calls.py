@@ -57,6 +57,8 @@ MAX_ERROR = 2_000
 
 MAX_NAMED = 40
 """The number of tools to list for a model that called an unknown one."""
+MAX_FAULTS = 5
+"""Capabilities without their tools to name then."""
 MAX_NAME = 100
 """Characters of an unknown tool's name to compare with the known names."""
 
@@ -76,13 +78,17 @@ class _Failure(Struct, frozen=True):
 
 
 class _Acting:
-    """Whose sign-in a call used."""
+    """Whose sign-in a call used, and the capability that it is of: its id and name."""
 
-    def __init__(self) -> None:
+    def __init__(self, bound: BoundTool | None) -> None:
         self.identity: ActedAs | None = None
+        self.capability = (bound.capability_id, bound.capability_name) if bound else (None, None)
 
     def note(self, identity: ActedAs) -> None:
         self.identity = identity
+
+    def provided_by(self, capability_id: str, capability_name: str) -> None:
+        self.capability = (capability_id, capability_name)
 
 
 async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...]) -> list[NewEvent]:
@@ -161,7 +167,7 @@ async def _run_call(
     if after is not None:
         await asyncio.wait((after,))
     bound = agent.bound.get(call.name)
-    begun, acting = run.engine.clock.elapsed(), _Acting()
+    begun, acting = run.engine.clock.elapsed(), _Acting(bound)
     output: RawOutput | None = None
     failure: _Failure | None = None
     try:
@@ -188,8 +194,8 @@ async def _run_call(
         error=f"{failure.error}{_offer(agent, call)}" if failure is not None and output is None else None,
         duration_ms=duration,
         display_name=bound.tool.display_name if bound else None,
-        capability_id=bound.capability_id if bound else None,
-        capability_name=bound.capability_name if bound else None,
+        capability_id=acting.capability[0],
+        capability_name=acting.capability[1],
         outcome_unknown=failure is not None and output is None and failure.unknown,
         acted_as=acting.identity,
     )
@@ -320,6 +326,7 @@ async def _attempt(
         callback=callbacks.open,
         step=steps,
         act_as=acting.note,
+        provided_by=acting.provided_by,
     )
     try:
         tool = bound.tool
@@ -342,7 +349,13 @@ def _unknown_tool(name: str, agent: ResolvedAgent) -> str:
     others = close or (known if len(known) <= MAX_NAMED else [*known[:MAX_NAMED], "..."])
     hint = f" {'Did you mean' if close else 'There are'}: {', '.join(others)}" if others else ""
     more = "" if agent.deferred is None else f". Search others with {agent.deferred.search.name}"
-    return f"There is no tool {name!r}.{hint}{more}"
+    told = f"There is no tool {name!r}.{hint}{more}"
+    if not agent.faults:
+        return told
+    some = "; ".join(fault.rstrip(".") for fault in agent.faults[:MAX_FAULTS])
+    rest = len(agent.faults) - MAX_FAULTS
+    also = f"; and {rest} more" if rest > 0 else ""
+    return f"{told.rstrip('.')}. Their tools are unavailable now: {some}{also}. Continue without them."
 
 
 def _as_raw_output(outcome: ToolOutcome) -> RawOutput:

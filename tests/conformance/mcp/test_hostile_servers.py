@@ -234,15 +234,16 @@ async def test_private_addresses_are_refused_by_name_and_by_number() -> None:
         await hosts.close()
 
 
-async def test_a_name_that_turns_private_is_refused() -> None:
+async def test_a_name_that_turns_private_between_the_first_request_and_the_call_is_refused() -> None:
     async with Scripted() as server:
         hosts = McpHosts(Names(turning_example=["127.0.0.1", "169.254.169.254"]))
         port = server.url.rpartition(":")[2]
         talk = Talk(Talk.to(f"http://turning.example:{port}").endpoint, hosts)
-        await talk.call()  # each answer closes its connection
-        assert {request.headers["host"] for request in server.requests} == {
-            f"turning.example:{port.split('/')[0]}"
-        }
+        with pytest.raises(McpUnreachable, match="not a public host"):
+            await talk.call()  # each answer closes its connection
+        host = f"turning.example:{port.split('/')[0]}"
+        assert {request.headers["host"] for request in server.requests} == {host}
+        assert server.seen == ["server/discover"]
         await hosts.close()
 
 

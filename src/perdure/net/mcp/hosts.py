@@ -375,7 +375,7 @@ def _failures(line: Line, *, safe: bool, timeout: float, wanted: Wanted | None =
     except UserAsked:
         raise _lost(f"{line.name} asks the user, which only calls of tools may", sent=False) from None
     except Malformed as error:
-        said = f"the answer of {line.name} cannot be read: {line.clean(str(error))}"
+        said = f"{line.name} gave an answer that cannot be read: {line.clean(str(error))}"
         raise _lost(said, sent=not safe) from None
     except TooManyRequests:
         raise _lost(f"{line.name} asks endlessly instead of answering", sent=not safe) from None

@@ -18,6 +18,7 @@ from aiohttp import (
     ClientConnectorError,
     ClientError,
     ClientResponse,
+    ClientSession,
     ConnectionTimeoutError,
 )
 from aiohttp.abc import AbstractResolver
@@ -31,8 +32,9 @@ from perdure.domain.network import NetworkRules
 from perdure.domain.retry_after import retry_after
 from perdure.domain.sse import Frame, SseParser, StreamTooLong
 from perdure.net.addresses import SystemResolver
+from perdure.net.mcp.cleaning import Cleaner
 from perdure.net.mcp.endpoints import McpEndpoint
-from perdure.net.mcp.pools import MAX_HEADER, Mark, Pool
+from perdure.net.mcp.pools import MAX_HEADER, Habits, Mark, Pool
 from perdure.net.web_client import (
     Inflater,
     checked_url,
@@ -55,7 +57,6 @@ _SLICE = 16 << 10
 _LARGE_BODY = 1 << 20  # aiohttp warns about larger ones unless they are file objects
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-_SAID = 500
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _EVENTS = re.compile(rb":|(data|event|id|retry)\b", re.IGNORECASE)
 
@@ -107,6 +108,7 @@ class Remote:
 
     Attributes:
         name: the server's host and port: paths and queries may hold credentials.
+        clean: makes the server's text fit for an error: without what the headers hold.
 
     Raises:
         McpUnreachable: the URL is not one that may be reached.
@@ -122,14 +124,7 @@ class Remote:
         self.name = f"{self.url.host}:{self.url.port}"
         self.headers = CIMultiDict(fit_headers(endpoint.headers))
         words = (word for _, value in endpoint.headers for word in value.split())
-        self._secrets = [word for word in words if len(word) >= 8]
-
-    def clean(self, text: str) -> str:
-        """The text, cut and without hidden characters and what the headers hold."""
-        text = text_in(text, _SAID)
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+        self.clean = Cleaner(words, "in a header")
 
 
 def fit_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -162,6 +157,7 @@ class Http:
         self._resolver = resolver
         self._pools: OrderedDict[NetworkRules, Pool] = OrderedDict()
         self._tails: set[asyncio.Task[None]] = set()
+        self._habits = Habits()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -170,7 +166,7 @@ class Http:
         pools = list(self._pools.values())
         self._pools.clear()
         for pool in pools:
-            await pool.session.close()
+            await pool.close()
 
     def _pool(self, rules: NetworkRules) -> Pool:
         pool = self._pools.get(rules)
@@ -184,7 +180,7 @@ class Http:
     async def _shrink(self) -> None:
         """Close the pools that were used longest ago, except those in use."""
         for rules in [rules for rules, pool in self._pools.items() if not pool.busy][:-MAX_POOLS]:
-            await self._pools.pop(rules).session.close()
+            await self._pools.pop(rules).close()
 
     @contextlib.asynccontextmanager
     async def exchange(
@@ -196,6 +192,7 @@ class Http:
         method: str = "POST",
         max_bytes: int = MAX_ANSWER,
         mark: Mark | None = None,
+        once: bool = False,
     ) -> AsyncIterator[Reply]:
         """Send a request, and give its answer as soon as its head has arrived.
 
@@ -205,6 +202,8 @@ class Http:
             method: GET and DELETE have no body.
             max_bytes: bytes of the answer, or of one event.
             mark: notes whether the request may have reached the server.
+            once: the request must not be sent twice. It uses a kept connection only if the server is known
+                to keep them: a request that meets its closing would be lost. Others are sent again then.
 
         Raises:
             Broken: nothing was sent, or no whole answer came.
@@ -216,7 +215,7 @@ class Http:
         mark.sent = False
         response: ClientResponse | None = None
         try:
-            response = await self._sent(pool, remote, headers, body, method, mark)
+            response = await self._answered(pool, remote, headers, body, method, mark, once=once)
             yield Reply(remote, response, max_bytes)
             self._leave(response)
             response = None
@@ -237,7 +236,7 @@ class Http:
             if len(self._pools) > MAX_POOLS:
                 await self._shrink()
 
-    async def _sent(
+    async def _answered(
         self,
         pool: Pool,
         remote: Remote,
@@ -245,14 +244,43 @@ class Http:
         body: bytes | None,
         method: str,
         mark: Mark,
+        *,
+        once: bool,
+    ) -> ClientResponse:
+        """Send a request, on a kept connection if the server is known for that."""
+        habits, server = self._habits, f"{remote.url.scheme}://{remote.name}"
+        keep = habits.keeps(server) if once else not habits.closes(server)
+        try:
+            response = await self._sent(pool.session(keep=keep), remote, headers, body, method, mark)
+        except (ClientError, OSError):
+            if not mark.reused:
+                raise
+            habits.note(server, kept=False)
+            if once:
+                raise
+            mark.sent = False
+            return await self._sent(pool.session(keep=False), remote, headers, body, method, mark)
+        if mark.reused:
+            habits.note(server, kept=True)
+        return response
+
+    async def _sent(
+        self,
+        session: ClientSession,
+        remote: Remote,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        method: str,
+        mark: Mark,
     ) -> ClientResponse:
         url = remote.url
+        mark.reused = False
         own = CIMultiDict(remote.headers)
         own.update(headers)
         for _ in range(MAX_REDIRECTS + 1):
             large = body is not None and len(body) >= _LARGE_BODY
             data = io.BytesIO(body) if large and body is not None else body
-            response = await pool.session.request(
+            response = await session.request(
                 method, url, headers=own, data=data, allow_redirects=False, trace_request_ctx=mark
             )
             following = _next(url, response)
@@ -366,7 +394,8 @@ class Reply:
                 raise Malformed(f"it is of the type {text_in(self._response.content_type, 80)!r}")
         except (Malformed, StreamTooLong, ToolError) as error:
             said = self._remote.clean(str(error))
-            raise Unreadable(f"the answer of {self._remote.name} cannot be read: {said}", sent=True) from None
+            said = f"{self._remote.name} gave an answer that cannot be read: {said}"
+            raise Unreadable(said, sent=True) from None
 
     @property
     def _is_stream(self) -> bool:

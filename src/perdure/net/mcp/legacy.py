@@ -120,7 +120,9 @@ async def ask(
     position = _Position()
     body = wire.request(key, method, params)
     try:
-        async with http.exchange(remote, headers, body, max_bytes=max_bytes, mark=turn) as reply:
+        async with http.exchange(
+            remote, headers, body, max_bytes=max_bytes, mark=turn, once=method == "tools/call"
+        ) as reply:
             await _accepted(reply, session)
             try:
                 result = await turn.response(reply.messages())

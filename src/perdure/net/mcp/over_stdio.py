@@ -22,6 +22,7 @@ from perdure.domain.mcp_wire import Incoming
 from perdure.domain.messages import JsonObject
 from perdure.net.mcp import eras
 from perdure.net.mcp.changes import Changes
+from perdure.net.mcp.cleaning import Cleaner
 from perdure.net.mcp.desk import Desk, UserAsked
 from perdure.net.mcp.endpoints import McpStdioEndpoint
 from perdure.net.mcp.eras import Verdict
@@ -382,9 +383,7 @@ class StdioLine:
         self._endpoint = endpoint
         self.name = endpoint.name
         self.policy = endpoint.elicitation
-
-    def clean(self, text: str) -> str:
-        return wire.text_in(text, 500)
+        self.clean = Cleaner((value for _, value in endpoint.env), "in a variable")
 
     async def spoken(self, scope: str) -> Spoken:
         return await self._commands.spoken(self._endpoint, scope)

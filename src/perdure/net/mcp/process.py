@@ -12,7 +12,8 @@ from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
-from perdure.domain.mcp_wire import Incoming, Malformed, RpcId, text_in
+from perdure.domain.mcp_wire import Incoming, Malformed, RpcId
+from perdure.net.mcp.cleaning import Cleaner
 from perdure.net.mcp.endpoints import McpStdioEndpoint
 from perdure.net.mcp.guard import Guard
 from perdure.net.mcp.http import MAX_ANSWER, Broken, decoded
@@ -83,7 +84,7 @@ class Running:
         self._guard = guard
         self._stray = stray
         self._waiting: dict[RpcId, Waiting] = {}
-        self._secrets = [value for _, value in endpoint.env if len(value) >= 8]
+        self.clean = Cleaner((value for _, value in endpoint.env), "in a variable")
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._log())]
         self.answered = False
         self.heard = time.monotonic()
@@ -121,13 +122,6 @@ class Running:
         running = cls(endpoint, process, guard, stray)
         await guard.watch(process.pid)
         return running
-
-    def clean(self, text: str) -> str:
-        """The text, cut and without hidden characters and the values of the command's own variables."""
-        text = text_in(text, _LOG_LINE)
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
 
     # --- what is sent
 

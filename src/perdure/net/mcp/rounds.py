@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from perdure.domain.mcp import McpRefused
 from perdure.domain.mcp_results import progress_line
-from perdure.domain.mcp_wire import Incoming, Malformed, RpcError, RpcId, encoded, text_in
+from perdure.domain.mcp_wire import Incoming, Malformed, RpcError, RpcId, encoded
 from perdure.domain.messages import JsonObject
 from perdure.net.mcp.pools import Mark
 
@@ -17,7 +17,6 @@ PROGRESS_EVERY = 0.05
 MAX_ASKED = 100
 """Requests of a server that are answered while it works on one of ours."""
 
-_SAID = 500
 _DATA = 16 << 10
 
 
@@ -111,7 +110,7 @@ class Round(Mark):
 
 def refused(error: RpcError, clean: Callable[[str], str]) -> McpRefused:
     """The error for a response that is one."""
-    said = clean(text_in(error.message, _SAID)) or "no reason"
+    said = clean(error.message if isinstance(error.message, str) else "") or "no reason"
     data = error.data
     try:
         data = data if len(encoded(data)) <= _DATA else None

@@ -84,7 +84,9 @@ async def ask(
     params = with_meta(params, remote.endpoint.elicitation, token=key if token else None)
     headers = headers_of(method, params, extra)
     body = request(key, method, params)
-    async with http.exchange(remote, headers, body, max_bytes=max_bytes, mark=turn) as reply:
+    async with http.exchange(
+        remote, headers, body, max_bytes=max_bytes, mark=turn, once=method == "tools/call"
+    ) as reply:
         await reply.accepted()
         result = await turn.response(reply.messages())
         if result is None:

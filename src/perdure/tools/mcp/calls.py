@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.app.context import Services
 from perdure.app.mcp_attached import Attached, at_hand, attached, endpoint_of, redactor_of
@@ -14,7 +15,7 @@ from perdure.capabilities.mcp_schemas import original
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.domain.errors import OutcomeUnknown, ToolError
 from perdure.domain.ids import OrgId
-from perdure.domain.mcp import McpContent, McpInputRequired, McpLost, McpRefused, McpTool
+from perdure.domain.mcp import McpContent, McpInputRequest, McpInputRequired, McpLost, McpRefused, McpTool
 from perdure.domain.mcp_servers import mode_of
 from perdure.domain.messages import JsonObject
 from perdure.domain.weights import weight_of
@@ -145,6 +146,8 @@ class McpCall(Struct, frozen=True):
                 reach.services, context, server.sign_in, authorization, send, may_park=may_park
             )
             if isinstance(answer, McpInputRequired):
+                asked = tuple(_question(each, redactor.value) for each in answer.requests)
+                answer = replace(answer, requests=asked)
                 answer = await input_required(reach.services, context, server.sign_in, answer)
         except McpRefused as refused:
             raise self._refused(context, server, redactor.text(refused.message), refused.rpc_code) from None
@@ -183,6 +186,12 @@ def key_argument(server: Attached, name: str) -> str | None:
     """The argument of a tool that takes the key of a call's effect."""
     given = server.rules.effect_key_argument
     return given.get(name) or given.get("*")
+
+
+def _question(request: McpInputRequest, redact: Callable[[Any], Any]) -> McpInputRequest:
+    """What a server asks, without what it repeats of its credentials: members of the organization read it."""
+    message, schema, url = redact([request.message, request.schema, request.url])
+    return replace(request, message=message, schema=schema, url=url)
 
 
 async def _outcome(answer: McpContent, redact: Callable[[Any], Any]) -> ToolOutcome:

@@ -19,11 +19,20 @@ from perdure.domain.mcp import McpOffer, McpTool, McpUnauthorized
 from perdure.domain.mcp_definitions import definition_of
 from perdure.domain.mcp_servers import mode_of, tool_name_of
 from perdure.domain.redaction import Redactor
+from perdure.domain.times import Micros
 from perdure.domain.tool_schemas import SchemaBudget
 from perdure.domain.tools import ToolHints
 from perdure.domain.visible import without_hidden
 from perdure.store.database import Tx
-from perdure.store.mcp_pins import add_pins, read_pins
+from perdure.store.mcp_pins import (
+    INLINE_PINS,
+    USED_AGAIN,
+    add_pins,
+    drop_unused_pins,
+    keep_pins,
+    last_noted,
+    read_pins,
+)
 from perdure.tools.mcp.calls import McpCall, Origin, Reach, key_argument
 from perdure.tools.mcp.consent import authorization_of_discovery
 from perdure.tools.mcp.resources import resource_tools
@@ -130,7 +139,18 @@ def _adapted(server: Attached, tools: list[McpTool]) -> list[_Listed]:
 
 
 async def _pins(reach: Reach, server: Attached, context: DiscoveryContext) -> dict[str, str]:
-    return await reach.services.database.read(lambda tx: read_pins(tx, context.org_id, server.key))
+    """The pins of the server; once a day, an inline one is noted to be in use."""
+    database, org_id, key, now = reach.services.database, context.org_id, server.key, context.now()
+    if not key.startswith(INLINE_PINS):
+        return await database.read(lambda tx: read_pins(tx, org_id, key))
+
+    async def work(tx: Tx) -> tuple[dict[str, str], Micros | None]:
+        return await read_pins(tx, org_id, key), await last_noted(tx, org_id, key)
+
+    pins, noted = await database.read(work)
+    if noted is not None and noted < now - USED_AGAIN:
+        await database.write(lambda tx: keep_pins(tx, org_id, key, now))
+    return pins
 
 
 async def _with_pins(
@@ -148,6 +168,8 @@ async def _with_pins(
         return pins
 
     async def add(tx: Tx) -> dict[str, str]:
+        if key.startswith(INLINE_PINS):
+            await drop_unused_pins(tx, org_id, context.now())
         await add_pins(tx, org_id, key, fresh, context.now())
         return await read_pins(tx, org_id, key)
 

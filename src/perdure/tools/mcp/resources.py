@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -20,11 +22,13 @@ from perdure.tools.mcp.consent import Authorization, authorization_for, authoriz
 from perdure.tools.mcp.results import result_of
 
 PAGE = 100
-"""Resources that one call lists."""
+"""Resources of one server that one call lists."""
+LIST_TIMEOUT = 20.0
+"""Seconds for each list when those of all servers are listed: one that hangs does not hide the others."""
 
 _SERVER = {
     "type": "string",
-    "description": "The server: the part of its tools' names between `mcp_` and `__`.",
+    "description": "The server: the part of its tools' names between `mcp_` and `__`, or its name.",
 }
 
 
@@ -72,12 +76,27 @@ async def _servers(reach: Reach, context: ToolContext) -> tuple[list[Attached], 
     return await services.database.read(body)
 
 
+def _labels(servers: Sequence[Attached]) -> list[str]:
+    """What the model calls each server: its slug, or what tells servers of the same slug apart."""
+    labels = [server.slug for server in servers]
+    for others in ([server.name for server in servers], [server.capability_id for server in servers]):
+        counted = Counter(labels)
+        labels = [
+            label if counted[label] == 1 else other for label, other in zip(labels, others, strict=True)
+        ]
+    return labels
+
+
 def _named(servers: list[Attached], name: str) -> Attached:
-    for server in servers:
-        if name in (server.slug, server.name, f"mcp_{server.slug}"):
-            return server
-    known = ", ".join(server.slug for server in servers) or "none"
-    raise ToolError(f"There is no MCP server {name[:100]!r}. There are: {known}.")
+    """The server that the model means. Raises ToolError: there is none, or more than one."""
+    labels = _labels(servers)
+    if name in labels:
+        return servers[labels.index(name)]
+    found = [each for each in servers if name in (each.name, each.slug, f"mcp_{each.slug}")]
+    if len(found) == 1:
+        return found[0]
+    problem = f"{len(found)} MCP servers are called" if found else "There is no MCP server"
+    raise ToolError(f"{problem} {name[:100]!r}. There are: {', '.join(labels) or 'none'}.")
 
 
 class _Reads(Struct, frozen=True):
@@ -87,6 +106,7 @@ class _Reads(Struct, frozen=True):
         reach = self.reach
         servers, secrets = await _servers(reach, context)
         server = _named(servers, str(arguments["server"]))
+        context.provided_by(server.capability_id, server.name)
         redactor = redactor_of(server, secrets)
         endpoint = endpoint_of(server, secrets, context.network)
         authorization = await authorization_for(reach.services, context, server.sign_in)
@@ -112,31 +132,45 @@ class _Lists(Struct, frozen=True):
 
     async def __call__(self, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
         servers, secrets = await _servers(self.reach, context)
-        wanted = arguments.get("server")
-        chosen = servers if wanted is None else [_named(servers, str(wanted))]
-        skipped = int(arguments.get("offset") or 0)
-        lists: list[JsonObject] = []
-        for server in chosen:
-            endpoint = endpoint_of(server, secrets, context.network)
+        skipped, wanted = int(arguments.get("offset") or 0), arguments.get("server")
+        if wanted is not None:
+            server = _named(servers, str(wanted))
+            context.provided_by(server.capability_id, server.name)
+            label = _labels(servers)[servers.index(server)]
+            timeout = server.rules.tool_timeout_ms / 1000
+            return ToolOutcome(
+                {"servers": [await self._list(context, server, secrets, label, skipped, timeout)]}
+            )
+
+        async def one(server: Attached, label: str) -> JsonObject:
+            timeout = min(server.rules.tool_timeout_ms / 1000, LIST_TIMEOUT)
             try:
-                authorization = await authorization_for(
-                    self.reach.services, context, server.sign_in, may_park=False
-                )
-                if isinstance(authorization, Later):
-                    raise TypeError("a list of resources waits for nobody")
-                found = await self.reach.hosts.hosts().list_resources(
-                    authorization.on(endpoint),
-                    scope=context.session_id,
-                    timeout=server.rules.tool_timeout_ms / 1000,
-                )
+                return await self._list(context, server, secrets, label, skipped, timeout)
             except ToolError as error:
-                if wanted is not None:
-                    raise
-                lists.append({"server": server.slug, "error": error.message})
-                continue
-            redact: Callable[[object], object] = redactor_of(server, secrets).value
-            page = [redact(msgspec.to_builtins(each)) for each in found[skipped : skipped + PAGE]]
-            left = max(len(found) - skipped - PAGE, 0)
-            more = {"more": f"{left} more: use offset {skipped + PAGE}"} if left else {}
-            lists.append({"server": server.slug, "resources": page, **more})
-        return ToolOutcome({"servers": lists})
+                return {"server": label, "error": error.message}
+
+        lists = await asyncio.gather(*map(one, servers, _labels(servers)))
+        return ToolOutcome({"servers": list(lists)})
+
+    async def _list(
+        self,
+        context: ToolContext,
+        server: Attached,
+        secrets: dict[str, str],
+        label: str,
+        skipped: int,
+        timeout: float,
+    ) -> JsonObject:
+        """A page of a server's resources. Raises ToolError: they cannot be listed."""
+        endpoint = endpoint_of(server, secrets, context.network)
+        authorization = await authorization_for(self.reach.services, context, server.sign_in, may_park=False)
+        if isinstance(authorization, Later):
+            raise TypeError("a list of resources waits for nobody")
+        found = await self.reach.hosts.hosts().list_resources(
+            authorization.on(endpoint), scope=context.session_id, timeout=timeout
+        )
+        redact: Callable[[object], object] = redactor_of(server, secrets).value
+        page = [redact(msgspec.to_builtins(each)) for each in found[skipped : skipped + PAGE]]
+        left = max(len(found) - skipped - PAGE, 0)
+        more = {"more": f"{left} more: use offset {skipped + PAGE}"} if left else {}
+        return {"server": label, "resources": page, **more}
