@@ -28,8 +28,9 @@ from perdure.capabilities import (
     ToolOutcome,
     schema,
 )
+from perdure.capabilities.layers import SessionLayers, load_layers
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import ResolvedAgent, SessionLayers, load_layers, resolve_session
+from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.accounts import Caller
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.providers import CreateModel, CreateProvider

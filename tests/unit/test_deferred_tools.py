@@ -9,9 +9,10 @@ import pytest
 
 from perdure.capabilities.agent_cache import MAX_TOTAL, AgentCache
 from perdure.capabilities.deferred_tools import FOUND, MAX_SOURCES
+from perdure.capabilities.layers import Layer, SessionLayers
 from perdure.capabilities.port import READ_ONLY, Capability, Discovered, DiscoveryContext, Tool, ToolOutcome
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import Layer, ResolvedAgent, SessionLayers, resolve, resolve_session
+from perdure.capabilities.resolve import ResolvedAgent, resolve, resolve_session
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import new_id
 from perdure.domain.redaction import Redactor

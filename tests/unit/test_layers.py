@@ -16,8 +16,9 @@ from perdure.capabilities import (
     ToolOutcome,
     schema,
 )
+from perdure.capabilities.layers import Layer
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import Layer, features_of, resolve
+from perdure.capabilities.resolve import features_of, resolve
 from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import JsonObject
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from perdure.capabilities import Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities.layers import Layer
 from perdure.capabilities.policy import Policy, loosens, policy_of
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import Layer, ResolvedAgent, resolve
+from perdure.capabilities.resolve import ResolvedAgent, resolve
 from perdure.domain.guards import Guard
 from perdure.domain.hosts import host_name, same_origin
 from perdure.domain.messages import JsonObject

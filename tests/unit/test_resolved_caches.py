@@ -9,9 +9,10 @@ import pytest
 
 from perdure.capabilities.agent_cache import CAPACITY, MAX_TOKENS, AgentCache
 from perdure.capabilities.features import FeatureCache
+from perdure.capabilities.layers import Layer, LayerRow, SessionLayers
 from perdure.capabilities.port import Capability, Discovered, DiscoveryContext
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import Layer, LayerRow, ResolvedAgent, SessionLayers, resolve_session
+from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.ids import new_id
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from perdure.app.variables import stored_variables
+from perdure.capabilities.layers import agent_layer, session_layer
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import agent_layer, resolve, session_layer
+from perdure.capabilities.resolve import resolve
 from perdure.domain.agents import AgentConfig
 from perdure.domain.errors import InvalidInput, TooLarge
 from perdure.domain.messages import Controls, joined_controls

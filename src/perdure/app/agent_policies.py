@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from perdure.app.context import App
+from perdure.capabilities.layers import agent_layer, harness_layer, load_layers
 from perdure.capabilities.policy import Policy, loosens, policy_of
-from perdure.capabilities.resolve import agent_layer, harness_layer, load_layers
 from perdure.domain.accounts import RANK, Caller
 from perdure.domain.errors import Forbidden
 from perdure.store.agent_versions import creator_of

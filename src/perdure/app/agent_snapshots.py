@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from perdure.app.context import App
+from perdure.capabilities.layers import agent_layer, harness_layer
 from perdure.capabilities.model_choice import model_claims
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import agent_layer, harness_layer, resolve
+from perdure.capabilities.resolve import resolve
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import ChangeKind, ResolvedConfig, hash_of_config, next_semver
 from perdure.domain.ids import AgentVersionId

@@ -10,8 +10,9 @@ from msgspec import Struct
 
 from perdure.app.context import App
 from perdure.app.events import conversation_of
+from perdure.capabilities.layers import SessionLayers, load_layers
 from perdure.capabilities.model_choice import find_model
-from perdure.capabilities.resolve import ResolvedAgent, SessionLayers, load_layers, resolve_session
+from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.accounts import Caller
 from perdure.domain.compaction import ContextCompactedData
 from perdure.domain.context_reports import (

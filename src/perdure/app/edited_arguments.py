@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
-from perdure.capabilities.resolve import ResolvedAgent, SessionLayers, load_layers, resolve_session
+from perdure.capabilities.layers import SessionLayers, load_layers
+from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.errors import InvalidInput, PerdureError, TooLarge
 from perdure.domain.files import Content
 from perdure.domain.ids import OrgId, SessionId

@@ -15,7 +15,8 @@ from perdure.app.running_turns import cancel_events
 from perdure.app.sessions import check_model, check_startable, to_session
 from perdure.app.variables import with_fork_values
 from perdure.capabilities.features import SessionFeatures
-from perdure.capabilities.resolve import load_layers, resolve
+from perdure.capabilities.layers import load_layers
+from perdure.capabilities.resolve import resolve
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.events import Event, NewEvent

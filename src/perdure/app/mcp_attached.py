@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from perdure.app.context import Services
 from perdure.app.mcp_offers import local_endpoint
-from perdure.capabilities.resolve import load_layers
+from perdure.capabilities.layers import load_layers
 from perdure.domain.connections import SignInServer, inline_key
 from perdure.domain.errors import NotFound, ToolError
 from perdure.domain.ids import McpServerId, OrgId, SessionId

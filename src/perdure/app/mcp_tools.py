@@ -11,7 +11,7 @@ from perdure.app.idempotency import Once
 from perdure.app.mcp_attached import Attached, attached, attached_to_session, endpoint_of
 from perdure.app.mcp_offers import SECONDS, Reached, asked, reached, signed_in, tools_of
 from perdure.app.messages import post_message
-from perdure.capabilities.resolve import load_layers
+from perdure.capabilities.layers import load_layers
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput, NotFound, TooLarge, ToolError
 from perdure.domain.ids import McpServerId, SessionId

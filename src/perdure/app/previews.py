@@ -12,7 +12,8 @@ from perdure.app.context import App
 from perdure.app.mcp_checks import check_inline, check_mcp_refs
 from perdure.app.sessions import find_harness
 from perdure.app.tool_definitions import ToolChecks, are_large
-from perdure.capabilities.resolve import Layer, ResolvedAgent, harness_layer, resolve
+from perdure.capabilities.layers import Layer, harness_layer
+from perdure.capabilities.resolve import ResolvedAgent, resolve
 from perdure.capabilities.sections import preview_prompt
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput

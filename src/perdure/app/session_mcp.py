@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
-from perdure.capabilities.resolve import rows_below
+from perdure.capabilities.layers import rows_below
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, NotFound
 from perdure.domain.ids import McpServerId, SessionId

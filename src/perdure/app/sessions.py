@@ -19,13 +19,8 @@ from perdure.app.running_turns import cancel_events, stop_turn
 from perdure.app.tool_definitions import check_tools
 from perdure.app.variables import check_session_values, config_with_values
 from perdure.capabilities.features import SessionFeatures
-from perdure.capabilities.resolve import (
-    agent_layer,
-    features_of,
-    harness_layer,
-    resolve,
-    session_layer,
-)
+from perdure.capabilities.layers import agent_layer, harness_layer, session_layer
+from perdure.capabilities.resolve import features_of, resolve
 from perdure.domain.accounts import Caller, PrincipalSummary
 from perdure.domain.errors import Damaged, InvalidInput, NotFound, StaleHead
 from perdure.domain.events import (

@@ -16,7 +16,8 @@ from perdure.capabilities.port import Discovered
 from perdure.capabilities.registry import Active
 
 if TYPE_CHECKING:
-    from perdure.capabilities.resolve import ResolvedAgent, SessionLayers
+    from perdure.capabilities.layers import SessionLayers
+    from perdure.capabilities.resolve import ResolvedAgent
 
 CAPACITY = 32
 MAX_TOKENS = 250_000

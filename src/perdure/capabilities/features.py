@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from perdure.capabilities.layers import Layer, LayerRow, rows_below, session_layer
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import Layer, LayerRow, features_of, rows_below, session_layer
+from perdure.capabilities.resolve import features_of
 from perdure.domain.errors import Damaged, NotFound
 from perdure.store.agents import AgentRow
 from perdure.store.database import Tx

@@ -17,7 +17,7 @@ from perdure.store.database import Tx
 from perdure.store.providers import ProviderRow, UsableModel, open_secrets, usable_model, usable_models
 
 if TYPE_CHECKING:
-    from perdure.capabilities.resolve import Layer, SessionLayers
+    from perdure.capabilities.layers import Layer, SessionLayers
 
 
 class ModelChoice(UsableModel, frozen=True):

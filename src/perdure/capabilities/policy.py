@@ -7,9 +7,10 @@ from itertools import product
 
 from msgspec import Struct
 
+from perdure.capabilities.layers import Layer
 from perdure.capabilities.port import Tool, ToolContext, ToolOutcome
 from perdure.capabilities.registry import Active, Registry
-from perdure.capabilities.resolve import Layer, approvers_of
+from perdure.capabilities.resolve import approvers_of
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules, combine

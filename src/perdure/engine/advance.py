@@ -6,8 +6,9 @@ import logging
 
 from msgspec.structs import replace
 
+from perdure.capabilities.layers import SessionLayers, load_layers
 from perdure.capabilities.model_choice import ModelChoice, choose_model
-from perdure.capabilities.resolve import SessionLayers, load_layers, resolve_session
+from perdure.capabilities.resolve import resolve_session
 from perdure.domain.actions import (
     AskApproval,
     AwaitClient,

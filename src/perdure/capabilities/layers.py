@@ -1,0 +1,206 @@
+"""The layers of a session: the settings of its harnesses, its agent, and its own.
+
+They are read here, lowest first: the harness's parents, the harness, the agent, the session. `resolve.py`
+merges them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from perdure.capabilities.registry import Registry
+from perdure.capabilities.sections import (
+    LayerKind,
+)
+from perdure.domain.ids import ModelId
+from perdure.domain.mcp_servers import InlineMcpServer, inline_refs
+from perdure.domain.outputs import OutputSchema
+from perdure.domain.sessions import InitialFile, NetworkAccess
+from perdure.domain.tools import CapabilityRef, ToolDefinition
+from perdure.domain.variables import VariableValue, defaults_of, texts_of
+from perdure.store.agent_versions import get_agent_at
+from perdure.store.agents import AgentRow
+from perdure.store.database import Tx
+from perdure.store.harnesses import HarnessRow, harness_chain
+from perdure.store.sessions import SessionRow
+from perdure.store.standing_approvals import standing_approvals
+
+
+class Layer(Struct, frozen=True):
+    """The settings of one harness, agent or session.
+
+    Attributes:
+        name: None if it is not stored yet.
+        policy_only: whether only its policies apply.
+        variables: the defaults of the variables in an agent's prompt, None for required ones. Without any
+            (None), the prompt is not searched for variables.
+        values: what a session, or the message that its turn is for, gives for them.
+    """
+
+    kind: LayerKind
+    name: str | None
+    system_prompt: str | None
+    capabilities: tuple[CapabilityRef, ...] = ()
+    tools: tuple[ToolDefinition, ...] = ()
+    network: NetworkAccess | None = None
+    initial_files: tuple[InitialFile, ...] = ()
+    model_id: ModelId | None = None
+    max_iterations: int | None = None
+    parallel_tool_calls: bool | None = None
+    archived: bool = False
+    policy_only: bool = False
+    mcp_servers: Mapping[str, InlineMcpServer] = {}
+    output_schema: OutputSchema | None = None
+    variables: Mapping[str, str | None] | None = None
+    values: Mapping[str, str] = {}
+    fallback_models: tuple[str, ...] = ()
+    deleted: bool = False
+
+    def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
+        """The capabilities that the layer turns on. Each inline MCP server is one, by its name."""
+        if not self.policy_only:
+            own = self.capabilities
+            return (*own, *inline_refs(self.mcp_servers)) if self.mcp_servers else own
+        found = ((ref, registry.get(ref.ref)) for ref in self.capabilities)
+        return tuple(ref for ref, capability in found if capability is not None and capability.is_policy)
+
+
+class SessionLayers(Struct, frozen=True):
+    """Everything that a session's agent is resolved from.
+
+    Attributes:
+        layers: lowest first.
+        standing: standing approval decisions of this session, by the tool's name.
+        loaded: the deferred tools that the session has loaded, in the order of loading.
+        definitions: the digests of the definitions that `standing` was given to, of tools that have one.
+    """
+
+    session: SessionRow
+    layers: tuple[Layer, ...]
+    standing: dict[str, str]
+    loaded: tuple[str, ...] = ()
+    definitions: dict[str, str] = {}
+
+    def stopped_agent(self, *, begun: bool) -> str | None:
+        """The name of the session's agent if it has been archived or deleted, so that the turn fails.
+
+        An archived one still ends a turn that has begun: somebody may have approved a call of it since.
+        """
+        agents = (each for each in self.layers if each.kind == "agent")
+        return next((each.name for each in agents if each.deleted or (each.archived and not begun)), None)
+
+
+def harness_layer(row: HarnessRow) -> Layer:
+    """The layer of a harness; its parents are separate layers."""
+    config = row.config_struct()
+    return Layer(
+        "harness",
+        row.name,
+        row.system_prompt,
+        config.capabilities,
+        network=config.network_access,
+        initial_files=config.initial_files,
+        parallel_tool_calls=config.parallel_tool_calls,
+        model_id=row.default_model_id,
+        mcp_servers=config.mcp_servers,
+    )
+
+
+def policy_layer(row: HarnessRow) -> Layer:
+    """The policies of a harness: those of an agent's harness apply in sessions under other harnesses too."""
+    config = row.config_struct()
+    return Layer(
+        "harness", row.name, None, config.capabilities, network=config.network_access, policy_only=True
+    )
+
+
+def agent_layer(row: AgentRow) -> Layer:
+    """The layer of an agent."""
+    config = row.config_struct()
+    return Layer(
+        "agent",
+        row.name,
+        row.system_prompt,
+        config.capabilities,
+        config.tools,
+        config.network_access,
+        config.initial_files,
+        row.default_model_id,
+        config.max_iterations,
+        config.parallel_tool_calls,
+        archived=row.status != "active",
+        mcp_servers=config.mcp_servers,
+        output_schema=config.output_schema,
+        variables=None if config.variables is None else defaults_of(config.variables),
+        fallback_models=config.fallback_models,
+        deleted=row.status == "deleted",
+    )
+
+
+def session_layer(row: SessionRow, values: Mapping[str, VariableValue] | None = None) -> Layer:
+    """The layer of a session.
+
+    Args:
+        values: the values that the turn's message gives for variables.
+    """
+    config = row.config_struct()
+    return Layer(
+        "session",
+        None,
+        config.system_prompt,
+        config.capabilities,
+        config.tools,
+        config.network_access,
+        config.initial_files,
+        None if row.model_id is None else ModelId(row.model_id),
+        config.max_iterations,
+        config.parallel_tool_calls,
+        mcp_servers=config.mcp_servers,
+        output_schema=config.output_schema,
+        values=texts_of({**config.variables, **(values or {})}),
+        fallback_models=config.fallback_models,
+    )
+
+
+async def load_layers(
+    tx: Tx, session: SessionRow, values: Mapping[str, VariableValue] | None = None
+) -> SessionLayers:
+    """Read what the session's agent is resolved from.
+
+    Args:
+        values: the values that the turn's message gives for variables.
+
+    Raises:
+        NotFound: a harness or an agent is missing.
+    """
+    below = [each.layer() for each in await rows_below(tx, session)]
+    layers = (*below, session_layer(session, values))
+    standing, definitions = await standing_approvals(tx, session.id)
+    return SessionLayers(session, layers, standing, session.loaded_names(), definitions)
+
+
+class LayerRow(Struct, frozen=True):
+    """A harness or an agent below a session. Of the harness of another harness's agent, only the policies."""
+
+    row: HarnessRow | AgentRow
+    policy_only: bool = False
+
+    def layer(self) -> Layer:
+        """Make the row's layer."""
+        if isinstance(self.row, AgentRow):
+            return agent_layer(self.row)
+        return policy_layer(self.row) if self.policy_only else harness_layer(self.row)
+
+
+async def rows_below(tx: Tx, session: SessionRow) -> list[LayerRow]:
+    """Read the harnesses and the agent below the session's own layer, lowest first. Raises NotFound."""
+    rows = [LayerRow(row) for row in await harness_chain(tx, session.org_id, session.harness_id)]
+    if session.agent_id is not None:
+        agent = await get_agent_at(tx, session.org_id, session.agent_id, session.agent_version_id)
+        if agent.harness_id != session.harness_id:
+            chain = await harness_chain(tx, session.org_id, agent.harness_id)
+            rows += [LayerRow(row, policy_only=True) for row in chain]
+        rows.append(LayerRow(agent))
+    return rows
