@@ -144,6 +144,11 @@ def event_parts(schemas: dict[str, Any], *, live: bool) -> Iterator[str]:
                 yield wrap(f"Data: {fields}")
 
 
+def _head(route: str, operation_id: str) -> str:
+    line = f"* {route} (`{operation_id}`)"
+    return f"{route} (`{operation_id}`)" if len(line) < WIDTH else f"{route}\n  (`{operation_id}`)"
+
+
 def routes_page(document: dict[str, Any]) -> str:
     parts = []
     for tag in document["tags"]:
@@ -152,7 +157,7 @@ def routes_page(document: dict[str, Any]) -> str:
             for method, operation in item.items():
                 if tag["name"] in operation["tags"]:
                     words = f"{operation['summary']}. {operation.get('description', '')}"
-                    entries.append((f"**{method.upper()}** `{path}` (`{operation['operationId']}`)", words))
+                    entries.append((_head(f"**{method.upper()}** `{path}`", operation["operationId"]), words))
         title = tag["name"].replace("_", " ").capitalize()
         parts += [f"## {title}", wrap(tag["description"]), items(entries)]
     return page(

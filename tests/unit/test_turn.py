@@ -29,7 +29,7 @@ from perdure.domain.actions import (
 from perdure.domain.calls import ALLOWED, CallState, Done, Parked
 from perdure.domain.events import ENDED_TURN, Event, InputMessageData, NewEvent
 from perdure.domain.messages import Controls
-from perdure.domain.pending import PendingMessage, schema_of
+from perdure.domain.pending import PendingMessage, schema_of, steering
 from perdure.domain.projection import Projection, project
 from perdure.domain.steps import Started
 from perdure.domain.turn import (
@@ -103,8 +103,11 @@ def test_there_is_something_to_do_while_the_session_is_active_unless_all_is_park
 
 
 def _waits_for_callbacks(state: TurnState, projection: Projection) -> bool:
-    """Whether all calls that are left are parked: a session that waits for callbacks alone stays active."""
-    if not isinstance(state, Calling):
+    """Whether all calls that are left are parked: a session that waits for callbacks alone stays active.
+
+    A message that steers the turn withdraws them, so there is something to do.
+    """
+    if not isinstance(state, Calling) or steering(state.pending):
         return False
     left = {call.id for call in state.calls if not isinstance(call.status, Done)}
     return bool(left) and left == {call.tool_call_id for call in projection.parked}

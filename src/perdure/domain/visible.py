@@ -37,7 +37,6 @@ _JOINERS = "\u200c\u200d"
 _SLICE = 64 << 10
 _BREAK = re.compile("[\n\t]")
 _BLANKS = re.compile(" {5,}")
-_LAST_BLANKS = re.compile(" +$")
 _INDENT = re.compile(" {0,40}")
 
 LABEL_PATTERN = (
@@ -97,7 +96,7 @@ def exact_line(text: str) -> str:
     """Show one line of code exactly: as `exact` does, but its indentation stays, and its end can be seen."""
     indent = _INDENT.match(text)
     start = 0 if indent is None or indent.end() == len(text) else indent.end()
-    rest = _LAST_BLANKS.sub("", text[start:])
+    rest = text[start:].rstrip(" ")
     blanks = len(text) - start - len(rest)
     end = f"␠\N{MULTIPLICATION SIGN}{blanks}" if blanks else ""
     return text[:start] + exact(rest) + end

@@ -187,7 +187,7 @@ MISSING = (
     (
         "message_not_found",
         "The session has no such message.",
-        "See `GET /v1/sessions/{session_id}/messages` for the messages and their sequence numbers.",
+        "See `GET /v1/sessions/{session_id}/messages`. Only messages of the role `agent` can be rated.",
     ),
     ("inbox_item_not_found", "The organization has no such item.", "See `GET /v1/inbox`."),
     ("connection_not_found", "Nobody has signed in there.", "See `GET /v1/user/connections`."),
@@ -195,11 +195,6 @@ MISSING = (
         "input_request_not_found",
         "The session has no such input request.",
         "See `GET /v1/sessions/{session_id}/input-requests`.",
-    ),
-    (
-        "message_not_found",
-        "The session's agent has written no message with this id.",
-        "See `GET /v1/sessions/{session_id}/messages`: messages of the role `agent` can be rated.",
     ),
     ("mcp_server_not_found", "The organization has no such MCP server.", "See `GET /v1/mcp-servers`."),
     (
