@@ -12,6 +12,7 @@ import pytest_asyncio
 from tests.conformance.drivers.protocols import WIRES, Wire
 from tests.conformance.drivers.strict import complaints
 from tests.conformance.drivers.vendor import JSON, Reply, Vendor, open_vendor
+from tests.journeys.people import fresh
 from tests.server import Server, post
 from tests.talk import Json, Talk, kinds_of, new_talk
 from tests.vendors import CHAT, RESPONSES, answer, new_model, vendor_provider
@@ -238,7 +239,7 @@ async def test_the_session_comes_before_the_agent_and_the_agent_before_the_organ
     others = [await model_at(api, spare) for _ in range(3)]
     of_org, of_agent, of_session = ([each["id"]] for each in others)
     agent = await post(
-        api, "/v1/agents", {"name": "careful", "system_prompt": "Hi.", "fallback_models": of_agent}
+        api, "/v1/agents", {"name": fresh("careful"), "system_prompt": "Hi.", "fallback_models": of_agent}
     )
     assert agent["fallback_models"] == of_agent
     changed = await api.patch(f"/v1/orgs/{org['id']}", json={"fallback_models": of_org})
