@@ -23,6 +23,7 @@ from perdure.domain.inbox import DecideItem, Decider, InboxItem
 from perdure.domain.input_requests import AnswerInput
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.tools import ApprovalDecision, CapabilityRef, SubmitApprovals
+from perdure.store.parked_turns import complete_parked
 from tests.journeys.mcp_inside import Host, hosting
 from tests.journeys.test_mcp_questions import BUYS, Asker, asks, form, shop
 from tests.mcp_stub import McpStub, tool
@@ -102,6 +103,9 @@ async def test_an_item_cannot_be_decided_after_its_deadline(database_url: str, t
         if item.outcome is None:
             with pytest.raises(Gone, match="deadline"):
                 await decide(late, item)
+            body = SubmitApprovals((ApprovalDecision("c1", "allow"),))
+            with pytest.raises(Conflict, match="deadline"):
+                await submit_approvals(late.app, Decider(late.owner), late.session.id, body)
         await late.work()
         item = await read_item(late.app, late.owner, known)
         assert item.outcome is not None
@@ -151,6 +155,24 @@ async def test_items_of_calls_that_an_older_release_parked_are_the_same(
                 "UPDATE sessions SET parked = ? WHERE id = ?", json.dumps([old]), host.session.id
             )
         )
+        assert await items(host) == known
+        await decide(host, known[0], "reject")
+        assert await items(host) == ()
+
+
+async def test_calls_that_the_first_release_parked_are_in_the_inbox_after_a_start(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with hosting(database_url, tmp_path, WRITES, DONE, refs=asking(approvers="owner")) as host:
+        await host.ask()
+        database, known = host.app.database, await items(host)
+        query = "SELECT parked, wake_at FROM sessions WHERE id = ?"
+        before = await database.read(lambda tx: tx.one(query, host.session.id))
+        forget = "UPDATE sessions SET parked = NULL WHERE id = ?"
+        await database.write(lambda tx: tx.run(forget, host.session.id))
+        assert await items(host) == ()
+        await complete_parked(database)
+        assert await database.read(lambda tx: tx.one(query, host.session.id)) == before
         assert await items(host) == known
         await decide(host, known[0], "reject")
         assert await items(host) == ()
