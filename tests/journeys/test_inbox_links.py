@@ -107,6 +107,27 @@ async def test_the_page_shows_the_call_and_its_form_decides(api: httpx.AsyncClie
     assert decided["user_agent"] == "Browser/1 (\\u009b2J)"
 
 
+async def test_nothing_keeps_what_a_link_shows_and_no_answer_repeats_its_token(
+    sqlite_server: Server,
+) -> None:
+    async with httpx.AsyncClient(base_url=sqlite_server.url, timeout=30) as api:
+        talk, item = await waiting(api)
+        link = await link_to(api, item)
+        token = link.rpartition("/")[2]
+        shown = await api.get(link)
+        page = await api.get(link, headers=BROWSER)
+        assert page.headers["x-content-type-options"] == "nosniff"
+        odd = [f"{before}{token}" for before in ("/v1//links/", "/V1/links/", "/v1/link/", "/v1/links/x/")]
+        answers = [shown, page, await api.put(link), *[await api.get(path) for path in odd]]
+        await use(api, link, "reject")
+        answers += [await api.get(link), await api.get(link, headers=BROWSER)]
+        assert [each.status_code for each in answers] == [200, 200, 405, 404, 404, 404, 404, 410, 410]
+        for each in answers:
+            assert each.headers["cache-control"] == "no-store"
+            assert token[:20] not in each.text
+        await talk.logged_until("session.idled")
+
+
 async def test_nothing_in_a_call_can_deceive_its_reader(api: httpx.AsyncClient) -> None:
     command = (
         "echo ok</div><script>alert(1)</script>\n"
