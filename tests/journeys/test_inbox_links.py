@@ -95,14 +95,18 @@ async def test_the_page_shows_the_call_and_its_form_decides(api: httpx.AsyncClie
         assert page.headers["cache-control"] == "no-store"
         assert "path: /a.md" in unescape(page.text)
         shown = page.text.partition('name=shown value="')[2].partition('"')[0]
-        form = {"decision": "reject", "shown": shown, "reason": "Keep it: it is still of use."}
+        form = {
+            "decision": "reject",
+            "shown": shown,
+            "reason": "Keep it:\u202e it is \U000e0041still of use.",
+        }
         done = await browser.post(link, data=form)
         assert (done.status_code, "<h1>Rejected</h1>" in done.text) == (200, True)
         again = await browser.get(link)
         assert (again.status_code, "was rejected at" in again.text) == (410, True)
     await talk.logged_until("session.idled")
     told = json.dumps((await talk.events(types="llm.generation"))[-1]["data"]["messages"])
-    assert "it is still of use" in told
+    assert "Keep it: it is still of use" in told
     decided = (await talk.events(types="tool.completed"))[0]["data"]["decided"]
     assert decided["user_agent"] == "Browser/1 (\\u009b2J)"
 
