@@ -95,10 +95,11 @@ async def test_the_page_shows_the_call_and_its_form_decides(api: httpx.AsyncClie
         assert page.headers["cache-control"] == "no-store"
         assert "path: /a.md" in unescape(page.text)
         shown = page.text.partition('name=shown value="')[2].partition('"')[0]
+        lines = "\r\n" * 1_500  # browsers send two characters for what their field counts as one
         form = {
             "decision": "reject",
             "shown": shown,
-            "reason": "Keep it:\u202e it is \U000e0041still of use.",
+            "reason": f"{lines}Keep it:\u202e it is \U000e0041still of use.",
         }
         done = await browser.post(link, data=form)
         assert (done.status_code, "<h1>Rejected</h1>" in done.text) == (200, True)

@@ -117,7 +117,7 @@ def _decision_of(call: Call, body: bytes) -> DecideByLink:
         )
     except ValueError:
         raise InvalidInput("the body is not a form") from None
-    fields = {name: check_text(value) for name, value in pairs}
+    fields = {name: check_text(value).replace("\r\n", "\n") for name, value in pairs}
     try:
         return msgspec.convert(fields, DecideByLink)
     except msgspec.ValidationError as error:
