@@ -34,6 +34,7 @@ from perdure.domain.visible import visible_line
 from perdure.sandbox.confinement import hide_memory, landlock_version
 from perdure.settings import Settings
 from perdure.stopping import Stopping
+from perdure.store.parked_turns import complete_parked
 from perdure.store.providers import has_usable_model
 from perdure.wiring import Parts, all_routes, door_routes, load_tools, open_parts
 from perdure.worker.consent import Resumer
@@ -123,6 +124,7 @@ async def _serve(
         listener = _listen(settings)
         if not parts.engine.public.url:
             parts.engine.public.url = _url_of(listener)
+        await complete_parked(parts.database)
         await worker.start()
         # On SQLite this is the only process, so nobody can be running what is active now.
         left = await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else STALE_AFTER)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.cli.argument_editor import arguments_of, text_of
+from perdure.cli.argument_editor import arguments_of, is_same, text_of
 from perdure.cli.common import CommandFailed
 from perdure.client import CapabilityRef, Client, data_of
 from tests.command import PERDURE, Terminal, environment, script, use_simulated_model
@@ -163,6 +163,8 @@ def test_arguments_in_the_editor_keep_their_value_and_show_every_character() -> 
     text = text_of(arguments)
     assert not any(each in text for each in "\u202e\x1b")
     assert arguments_of(text) == arguments
+    assert is_same(arguments, dict(reversed(arguments.items())))
+    assert not any(is_same({"all": True}, {"all": other}) for other in (1, 1.0, "true", False))
     for wrong in ("[1]", "{", "", '{"a": 1} x', "[" * 100_000):
         with pytest.raises(CommandFailed):
             arguments_of(wrong)

@@ -95,16 +95,42 @@ async def test_the_page_shows_the_call_and_its_form_decides(api: httpx.AsyncClie
         assert page.headers["cache-control"] == "no-store"
         assert "path: /a.md" in unescape(page.text)
         shown = page.text.partition('name=shown value="')[2].partition('"')[0]
-        form = {"decision": "reject", "shown": shown, "reason": "Keep it: it is still of use."}
+        lines = "\r\n" * 1_500  # browsers send two characters for what their field counts as one
+        form = {
+            "decision": "reject",
+            "shown": shown,
+            "reason": f"{lines}Keep it:\u202e it is \U000e0041still of use.",
+        }
         done = await browser.post(link, data=form)
         assert (done.status_code, "<h1>Rejected</h1>" in done.text) == (200, True)
         again = await browser.get(link)
         assert (again.status_code, "was rejected at" in again.text) == (410, True)
     await talk.logged_until("session.idled")
     told = json.dumps((await talk.events(types="llm.generation"))[-1]["data"]["messages"])
-    assert "it is still of use" in told
+    assert "Keep it: it is still of use" in told
     decided = (await talk.events(types="tool.completed"))[0]["data"]["decided"]
     assert decided["user_agent"] == "Browser/1 (\\u009b2J)"
+
+
+async def test_nothing_keeps_what_a_link_shows_and_no_answer_repeats_its_token(
+    sqlite_server: Server,
+) -> None:
+    async with httpx.AsyncClient(base_url=sqlite_server.url, timeout=30) as api:
+        talk, item = await waiting(api)
+        link = await link_to(api, item)
+        token = link.rpartition("/")[2]
+        shown = await api.get(link)
+        page = await api.get(link, headers=BROWSER)
+        assert page.headers["x-content-type-options"] == "nosniff"
+        odd = [f"{before}{token}" for before in ("/v1//links/", "/V1/links/", "/v1/link/", "/v1/links/x/")]
+        answers = [shown, page, await api.put(link), *[await api.get(path) for path in odd]]
+        await use(api, link, "reject")
+        answers += [await api.get(link), await api.get(link, headers=BROWSER)]
+        assert [each.status_code for each in answers] == [200, 200, 405, 404, 404, 404, 404, 410, 410]
+        for each in answers:
+            assert each.headers["cache-control"] == "no-store"
+            assert token[:20] not in each.text
+        await talk.logged_until("session.idled")
 
 
 async def test_nothing_in_a_call_can_deceive_its_reader(api: httpx.AsyncClient) -> None:

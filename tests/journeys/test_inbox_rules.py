@@ -11,18 +11,21 @@ from msgspec.structs import replace
 
 from perdure.app.approvals import submit_approvals
 from perdure.app.inbox import decide_item, read_item
+from perdure.app.inbox_feed import open_inbox_follower
 from perdure.app.inbox_lists import InboxFilter, count_inbox, list_inbox
 from perdure.app.input_requests import answer_input
 from perdure.app.messages import post_message
+from perdure.app.session_answers import list_approvals
 from perdure.domain.accounts import Caller, UserRole
 from perdure.domain.decisions import Decision
-from perdure.domain.errors import Conflict, Forbidden, Gone
+from perdure.domain.errors import Conflict, Damaged, Forbidden, Gone
 from perdure.domain.events import ToolStartedData
 from perdure.domain.ids import UserId
 from perdure.domain.inbox import DecideItem, Decider, InboxItem
 from perdure.domain.input_requests import AnswerInput
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.tools import ApprovalDecision, CapabilityRef, SubmitApprovals
+from perdure.store.parked_turns import complete_parked
 from tests.journeys.mcp_inside import Host, hosting
 from tests.journeys.test_mcp_questions import BUYS, Asker, asks, form, shop
 from tests.mcp_stub import McpStub, tool
@@ -102,6 +105,9 @@ async def test_an_item_cannot_be_decided_after_its_deadline(database_url: str, t
         if item.outcome is None:
             with pytest.raises(Gone, match="deadline"):
                 await decide(late, item)
+            body = SubmitApprovals((ApprovalDecision("c1", "allow"),))
+            with pytest.raises(Conflict, match="deadline"):
+                await submit_approvals(late.app, Decider(late.owner), late.session.id, body)
         await late.work()
         item = await read_item(late.app, late.owner, known)
         assert item.outcome is not None
@@ -154,6 +160,51 @@ async def test_items_of_calls_that_an_older_release_parked_are_the_same(
         assert await items(host) == known
         await decide(host, known[0], "reject")
         assert await items(host) == ()
+
+
+async def test_calls_that_the_first_release_parked_are_in_the_inbox_after_a_start(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with hosting(database_url, tmp_path, WRITES, DONE, refs=asking(approvers="owner")) as host:
+        await host.ask()
+        database, known = host.app.database, await items(host)
+        query = "SELECT parked, wake_at FROM sessions WHERE id = ?"
+        before = await database.read(lambda tx: tx.one(query, host.session.id))
+        forget = "UPDATE sessions SET parked = NULL WHERE id = ?"
+        await database.write(lambda tx: tx.run(forget, host.session.id))
+        assert await items(host) == ()
+        await complete_parked(database)
+        assert await database.read(lambda tx: tx.one(query, host.session.id)) == before
+        assert await items(host) == known
+        await decide(host, known[0], "reject")
+        assert await items(host) == ()
+
+
+@pytest.mark.parametrize("damage", ["the event", "the event, with an older row"])
+async def test_a_log_that_cannot_be_read_hides_no_items_of_others(damage: str, tmp_path: Path) -> None:
+    async with hosting("", tmp_path, WRITES, WRITES, DONE, refs=asking()) as host:
+        await host.ask()
+        (broken,) = await items(host)
+        other = await host.with_session(refs=asking())
+        await other.ask()
+        known, database = await items(other), host.app.database
+        spoil = "UPDATE events SET data = '{' WHERE session_id = ? AND type = 'tool.call_requested'"
+        await database.write(lambda tx: tx.run(spoil, host.session.id))
+        if damage != "the event":
+            old = {"kind": "approval", "tool_call_id": "c1", "tool_name": "write_file", "until": 1 << 55}
+            change = "UPDATE sessions SET parked = ? WHERE id = ?"
+            await database.write(lambda tx: tx.run(change, json.dumps([old]), host.session.id))
+            host.app.turns.discard(host.session.id)
+        assert (await list_inbox(host.app, host.owner, InboxFilter(), 0, 20)).data == known
+        assert (await count_inbox(host.app, host.owner, InboxFilter())).total >= 1
+        follower = await open_inbox_follower(host.app, host.owner, InboxFilter(), initial=True)
+        (added,) = await follower.frames(0)
+        assert known[0].id.encode() in added.data
+        follower.close()
+        open_ones = await list_approvals(host.app, host.owner, None)
+        assert other.session.id in {each.session_id for each in open_ones}
+        with pytest.raises(Damaged):
+            await read_item(host.app, host.owner, broken.id)
 
 
 async def test_what_a_server_asks_is_an_item_that_is_answered_elsewhere(tmp_path: Path) -> None:

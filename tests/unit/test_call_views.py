@@ -152,3 +152,20 @@ def test_a_long_change_says_how_much_of_it_is_missing() -> None:
     cut = printed(lines, 80)
     assert cut[-1] == [("  … 41 more lines with 164 characters", "yellow")]
     assert len(printed(lines, 80, whole=True)) == 101
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ({"dry_run": "true"}, '  · dry_run: "true"'),
+        ({"dry_run": True}, "  · dry_run: true"),
+        ({"path": '"/a"'}, '  · path: "\\"/a\\""'),
+        ({"dry_run: true, keep": "all"}, '  · "dry_run: true, keep": all'),
+        ({"n": "[" * 100_000}, "  · n: " + "[" * 100_000),
+        ({"größe": "5 cm"}, '  · "größe": 5 cm'),
+    ],
+)
+def test_a_text_cannot_look_like_another_value_nor_a_name_like_two(
+    option: dict[str, object], line: str
+) -> None:
+    assert shown(view_call("bash", {"command": "true", **option}))[0] == line

@@ -247,7 +247,10 @@ class WaitingForApproval(State):
 
     async def end(self, new: Place, facts: Json) -> None:
         name = "waiting for approval"
-        assert (await new.talk(name).read())["status"] == "waiting_for_tool_results"
+        talk = new.talk(name)
+        assert (await talk.read())["status"] == "waiting_for_tool_results"
+        listed = (await talk.http.get("/v1/inbox", params={"session_id": talk.id})).json()
+        assert {each["tool_call_id"] for each in listed["data"]} == {"allowed", "rejected"}
         assert await decide(new, name, allowed="allow") == {
             "accepted": 1,
             "status": "waiting_for_tool_results",

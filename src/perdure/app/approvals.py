@@ -73,7 +73,7 @@ async def submit_approvals(
         NotFound: the session does not exist.
         Forbidden: the caller is not among those who may approve the calls, or a decision is for always, and
             the caller neither owns the session nor is an admin.
-        Conflict: the session has no pending approval.
+        Conflict: the session has no pending approval, or its deadline has passed.
         InvalidInput: a decision names an unknown call, or one call is decided twice, or edited arguments do
             not fit the tool's schema.
     """
@@ -90,6 +90,11 @@ async def submit_approvals(
         open_calls = parked_calls(state, "approval")
         if row.status != "waiting_for_tool_results" or not open_calls or not isinstance(state, Calling):
             raise Conflict("the session has no pending approval", code="not_waiting_for_approval")
+        if all(is_overdue(call, now) for call in open_calls):  # they were asked in one event
+            raise Conflict(
+                "the deadline of the session's approvals has passed, so the calls are refused",
+                code="not_waiting_for_approval",
+            )
         verdicts = _match_decisions(decider, open_calls, body.decisions)
         after, stored = await decide_calls(app, tx, row, state, caller, verdicts, now)
         return after, stored, len(verdicts)
@@ -177,6 +182,11 @@ def _check_may_decide(caller: Caller, row: SessionRow, verdict: Verdict) -> None
             f"`{decision.removesuffix('_always')}`",
             code="session_owner_required",
         )
+
+
+def is_overdue(call: CallState, now: Micros) -> bool:
+    """Whether the deadline of a waiting call has passed, so that nobody may decide any more."""
+    return isinstance(call.status, Parked) and call.status.until <= now
 
 
 def check_edited(decision: Decision, arguments: JsonObject | None, field: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.app.approvals import check_edited, decide_calls, decided_by, with_standing
+from perdure.app.approvals import check_edited, decide_calls, decided_by, is_overdue, with_standing
 from perdure.app.context import App
 from perdure.app.edited_arguments import Edit, check_edits, parameters_of, waiting_agent
 from perdure.app.inbox_items import ItemView, Question, approvers_of, input_requests_for, question_at, view_of
@@ -96,7 +96,7 @@ async def decide_item(app: App, decider: Decider, item_id: str, body: DecideItem
             )
         if row.status != "waiting_for_tool_results":
             raise _withdrawn()
-        if isinstance(call.status, Parked) and call.status.until <= now:
+        if is_overdue(call, now):
             raise _expired()
         decided = decided_by(decider, body.decision, body.arguments, body.reason)
         verdicts = with_standing(parked_calls(state, "approval"), {call.id: decided})

@@ -26,6 +26,7 @@ from perdure.domain.inbox_links import (
     linked,
 )
 from perdure.domain.times import from_rfc3339, to_rfc3339
+from perdure.domain.visible import without_hidden
 from perdure.store.accounts import is_current, memberships_of
 from perdure.store.database import Tx
 from perdure.store.inbox_links import (
@@ -135,8 +136,10 @@ async def decide_by_link(
         shown.shown,
         LinkUse(row.made_by, to_rfc3339(row.created_at)),
     )
+    # Who has the link need not be known to anybody: nothing hidden reaches the model.
+    reason = None if body.reason is None else without_hidden(body.reason)
     try:
-        await decide_item(app, decider, row.item_id, DecideItem(body.decision, reason=body.reason))
+        await decide_item(app, decider, row.item_id, DecideItem(body.decision, reason=reason))
     except (NotFound, Conflict, Forbidden):
         raise _gone() from None
     return LinkDecision(decision=body.decision)

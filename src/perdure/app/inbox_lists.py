@@ -13,7 +13,7 @@ from perdure.app.inbox_items import ItemView, Question, for_identity, input_requ
 from perdure.domain.accounts import Caller
 from perdure.domain.calls import Parked
 from perdure.domain.decisions import Approvers
-from perdure.domain.errors import NotFound
+from perdure.domain.errors import Damaged, NotFound
 from perdure.domain.ids import AgentId, OrgId, SessionId, ToolCallId, is_id
 from perdure.domain.inbox import InboxCount, InboxItem, InboxItemId, InboxKind, ItemRef, item_id
 from perdure.domain.input_requests import InputRequest
@@ -173,8 +173,11 @@ def _kind_of(session: WaitingSession, call: ParkedCall, now: Micros) -> InboxKin
 async def _asked(
     app: App, tx: Tx, org_id: OrgId, session: WaitingSession, call: ParkedCall
 ) -> ParkedCall | None:
-    """Complete a call that an older release parked, from the log."""
-    state = await read_turn(tx, await get_session(tx, org_id, session.id), app.turns)
+    """Complete a call that an older release parked, from the log. Return None if that is not possible."""
+    try:
+        state = await read_turn(tx, await get_session(tx, org_id, session.id), app.turns)
+    except Damaged:
+        return None
     for each in state.calls if isinstance(state, Calling) else ():
         status = each.status
         if each.id == call.tool_call_id and isinstance(status, Parked):
@@ -195,18 +198,21 @@ async def views(app: App, tx: Tx, caller: Caller, found: Sequence[Waiting]) -> t
     """Return items as clients see them, and how many of `found` they stand for.
 
     That is at least one, and no more after `LIST_BYTES` of events. Items of sessions that were deleted
-    meanwhile are left out.
+    meanwhile, or whose logs cannot be read, are left out.
     """
     org_id, size, count = caller.organization_id, 0, 0
     ids = {each.session.agent_id for each in found if each.session.agent_id is not None}
     names = await names_of_agents(tx, org_id, ids)
     items: list[InboxItem] = []
     for each in found:
-        question = await question_at(tx, each.ref)
         count += 1
+        try:
+            question = await question_at(tx, each.ref)
+            requests = () if question is None else await _requests(app, tx, org_id, each, question)
+        except Damaged:
+            continue
         if question is None:
             continue
-        requests = await _requests(app, tx, org_id, each, question)
         session, may = each.session, each.for_caller(caller)
         agent = names.get(session.agent_id) if session.agent_id else None
         view = ItemView(session.id, session.title, session.agent_id, agent, each.approvers)

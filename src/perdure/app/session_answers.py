@@ -12,7 +12,7 @@ from perdure.app.input_requests import input_requests_of
 from perdure.app.login import may_continue
 from perdure.app.session_lists import page_of_sessions
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import Unauthenticated
+from perdure.domain.errors import Damaged, NotFound, Unauthenticated
 from perdure.domain.events import (
     Event,
     OutputMessageCompletedData,
@@ -163,7 +163,10 @@ async def list_approvals(app: App, caller: Caller, session_id: SessionId | None)
     found: list[OpenApproval] = []
     for session in page.data:
         if len(found) < MAX_OPEN and any(call.kind == "approval" for call in session.parked_on):
-            found += await _open_in(app, caller, session.id)
+            try:
+                found += await _open_in(app, caller, session.id)
+            except (Damaged, NotFound):  # it cannot be read, or was deleted meanwhile: the others can
+                continue
     return found[:MAX_OPEN]
 
 

@@ -40,6 +40,12 @@ def arguments_of(text: str) -> JsonObject:
     return found
 
 
+def is_same(one: object, other: object) -> bool:
+    """Whether two values are the same JSON: to Python, `true`, `1` and `1.0` are equal."""
+    first, second = (msgspec.json.encode(each, order="deterministic") for each in (one, other))
+    return first == second
+
+
 def edit(text: str) -> str:
     """Open a text in the editor that `VISUAL` or `EDITOR` names, and return what was saved.
 

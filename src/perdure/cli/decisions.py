@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from perdure.cli.argument_editor import arguments_of, edit, text_of
+from perdure.cli.argument_editor import arguments_of, edit, is_same, text_of
 from perdure.cli.call_texts import call_lines, is_long, printed
 from perdure.cli.common import CommandFailed, explain
 from perdure.cli.render import QUESTION_LIMIT, exact_value
@@ -103,7 +103,7 @@ class Asking:
         except CommandFailed as error:
             self._note(f"error: {explain(error)}", "red")
             return
-        edits.arguments = None if found == edits.question.arguments else found
+        edits.arguments = None if is_same(found, edits.question.arguments) else found
 
     def _note(self, text: str, style: str = "yellow") -> None:
         self._screen.line((text, style))

@@ -146,13 +146,13 @@ async def _approve(
 
 async def _edited(client: Client, item_id: str) -> JsonObject | None:
     """Let the person edit the arguments; None if they stay as they are."""
-    from perdure.cli.argument_editor import arguments_of, edit, text_of
+    from perdure.cli.argument_editor import arguments_of, edit, is_same, text_of
 
     item = await client.get_inbox_item(item_id)
     if item.kind != "approval" or item.outcome is not None:
         raise CommandFailed(f"{item_id} is no approval that waits: `perdure inbox show` tells more")
     edited = arguments_of(edit(text_of(item.arguments)))
-    return None if edited == item.arguments else edited
+    return None if is_same(edited, item.arguments) else edited
 
 
 def _read(path: Path) -> JsonObject:

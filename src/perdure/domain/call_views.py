@@ -6,6 +6,7 @@ the program that shows it, because each has its sign before it.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -20,6 +21,9 @@ LineKind = Literal["note", "code", "added", "removed", "same"]
 
 SCRIPTS = ("command", "code", "sql", "script", "query")
 """Arguments that are programs: they are shown in lines of their own."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+"""Names of arguments that are shown without quotes: others could look like a name with a value."""
 
 _NEEDED: dict[str, dict[str, type]] = {
     "write_file": {"path": str, "content": str},
@@ -141,9 +145,22 @@ def _lines(kind: LineKind, text: str, *, closed: bool = False) -> list[ViewLine]
 
 def _options(values: JsonObject) -> list[ViewLine]:
     return [
-        ViewLine("note", f"{exact(name)}: {exact(value if isinstance(value, str) else _json(value))}")
+        ViewLine("note", f"{exact(name if _NAME.fullmatch(name) else _json(name))}: {exact(_option(value))}")
         for name, value in values.items()
     ]
+
+
+def _option(value: JsonValue) -> str:
+    """A value in a line: a text without quotes, unless it could be taken for a number or another value."""
+    return value if isinstance(value, str) and not _reads_as_json(value) else _json(value)
+
+
+def _reads_as_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _json_lines(arguments: JsonValue) -> list[ViewLine]:

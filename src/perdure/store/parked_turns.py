@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from perdure.domain.ids import SessionId
+from perdure.domain.errors import Damaged, NotFound
+from perdure.domain.events import NewEvent
+from perdure.domain.ids import OrgId, SessionId
+from perdure.domain.projection import Projection, project
 from perdure.domain.turn import Calling, Idle, TurnState, fold
-from perdure.store.database import Tx
+from perdure.store.database import Database, Tx
 from perdure.store.events import events_within
 from perdure.store.rows import to_json
-from perdure.store.sessions import SessionRow
+from perdure.store.sessions import SessionRow, get_session
 
 
 class ParkedTurns:
@@ -67,3 +70,41 @@ async def read_turn(tx: Tx, row: SessionRow, turns: ParkedTurns) -> TurnState:
             break
         state = fold(page, state)
     return state
+
+
+async def complete_parked(database: Database, limit: int = 20_000) -> None:
+    """Fill in the parked calls of sessions that wait since a release whose rows did not have them.
+
+    Appends by others meanwhile are safe: only a row at the head that was folded is changed.
+    """
+    waiting = await database.read(
+        lambda tx: tx.all(
+            "SELECT org_id, id FROM sessions WHERE status = 'waiting_for_tool_results' AND parked IS NULL"
+            " AND deleted_at IS NULL ORDER BY org_id, created_at, id LIMIT ?",
+            limit,
+        ),
+        long=True,
+    )
+    for org_id, session_id in waiting:
+        await _complete(database, org_id, session_id)
+
+
+async def _complete(database: Database, org_id: OrgId, session_id: SessionId) -> None:
+    try:
+        head, parked = await database.read(lambda tx: _folded(tx, org_id, session_id), long=True)
+    except (NotFound, Damaged):
+        return
+    if parked is not None:
+        change = "UPDATE sessions SET parked = ? WHERE id = ? AND head = ? AND parked IS NULL"
+        await database.write(lambda tx: tx.run(change, parked, session_id, head), single=True)
+
+
+async def _folded(tx: Tx, org_id: OrgId, session_id: SessionId) -> tuple[int, str | None]:
+    """A session's head, and the parked calls of its current turn as its row should have them."""
+    row, more = await get_session(tx, org_id, session_id), True
+    found = Projection(head=row.turn_after, status="active")
+    while more:
+        events, more = await events_within(tx, row.id, found.head, until=row.head)
+        new = [NewEvent(each.decoded(), each.context_struct(), each.ts) for each in events]
+        found = project(found, new)
+    return row.head, to_json(found.parked) if found.parked else None

@@ -11,6 +11,9 @@ Header = tuple[bytes, bytes]
 Headers = dict[bytes, bytes]
 """A request's headers, by name in lower case."""
 
+NOT_STORED: Header = (b"cache-control", b"no-store")
+"""The header of a response that no cache may keep."""
+
 OLD_HTTP = b":http-version"
 """The name under which the headers of a request over HTTP/1.0 have its version. No client can send it."""
 

@@ -73,7 +73,7 @@ RunCommand = Callable[[Call, str, dict[str, Raw]], Awaitable["Reply"]]
 
 
 class Answer(Struct, Generic[T], frozen=True):
-    """A JSON response with its own status or entity tag.
+    """A JSON response with its own status, entity tag or headers.
 
     Attributes:
         status: the HTTP status; None for the route's status.
@@ -83,6 +83,7 @@ class Answer(Struct, Generic[T], frozen=True):
     value: T
     status: int | None = None
     etag: str | None = None
+    headers: tuple[Header, ...] = ()
 
 
 class Encoded(Struct, Generic[T], frozen=True):

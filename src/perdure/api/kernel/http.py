@@ -11,7 +11,7 @@ import urllib.parse
 
 import msgspec
 
-from perdure.api.kernel.asgi import Header, Headers, Receive, Scope, Send, headers_of
+from perdure.api.kernel.asgi import NOT_STORED, Header, Headers, Receive, Scope, Send, headers_of
 from perdure.api.kernel.authentication import Authenticate
 from perdure.api.kernel.call import Answer, Call, Chunked, Encoded, Reply, Stream
 from perdure.api.kernel.commands import (
@@ -251,10 +251,10 @@ def _unwrapped(
     match result:
         case Encoded(body=body):
             return Reply(body, route.status)
-        case Answer(value=value, status=status, etag=tag):
+        case Answer(value=value, status=status, etag=tag, headers=more):
             if tag is not None and route.method == "GET" and is_known(headers, tag):
                 return Reply(b"", 304, headers=etag_header(tag))
-            return Reply(encode(value), status or route.status, headers=etag_header(tag))
+            return Reply(encode(value), status or route.status, headers=(*more, *etag_header(tag)))
         case Chunked(etag=str(tag), headers=more):
             if is_known(headers, tag):
                 return Reply(b"", 304, headers=etag_header(tag))
@@ -282,7 +282,8 @@ def error_reply(error: PerdureError, path: str) -> Reply:
 
 
 def problem_reply(problem: Problem, headers: tuple[Header, ...] = ()) -> Reply:
-    """Build an error's response."""
+    """Build an error's response. Nothing keeps it: a cache may keep a 404, a 405 or a 410 otherwise."""
+    headers = (*headers, NOT_STORED)
     if problem.status == 401:
         headers = (*headers, (b"www-authenticate", b"Bearer"))
     return Reply(encode(problem), problem.status, b"application/problem+json", headers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.api.kernel.asgi import Header
+from perdure.api.kernel.asgi import NOT_STORED, Header
 from perdure.api.kernel.call import Reply
 
 _STRICT = (
@@ -11,8 +11,7 @@ _STRICT = (
         b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
     ),
     (b"x-frame-options", b"DENY"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
+    NOT_STORED,
 )
 SENDS_NO_REFERRER = (*_STRICT, (b"referrer-policy", b"no-referrer"))
 """Headers of a page whose address is secret."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -94,8 +95,13 @@ _SECRET = ("/v1/callbacks/", "/v1/oauth/start/", "/v1/links/")
 """What the paths begin with whose next part is a token."""
 
 
+_TOKEN = re.compile(r"(pdr_(?:[a-z]{2,3}_)?)[\w-]+")
+"""A token, wherever it is: somebody may have mistyped the path before it."""
+
+
 def shown_path(path: str) -> str:
     """Shorten a request's path for errors and the server's log, and leave out the token in it."""
+    path = _TOKEN.sub(r"\1...", path) if "pdr_" in path else path
     for beginning in _SECRET:
         before, found, _ = path.partition(beginning)
         if found:

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from perdure.api.kernel.asgi import NOT_STORED
 from perdure.api.kernel.call import Answer, Call, Reply
 from perdure.api.kernel.decoding import check_text, decode
 from perdure.api.kernel.pages import SENDS_NO_REFERRER, page, wants_page
@@ -72,7 +73,7 @@ async def show_link(call: Call, token: str) -> Answer[LinkedItem] | Reply:
     decided or withdrawn, or its time is over, and for unknown tokens.
     """
     if not wants_page(call.header(b"accept")):
-        return Answer(await use.read_link(call.app, token))
+        return Answer(await use.read_link(call.app, token), headers=(NOT_STORED,))
     try:
         # A long call takes some 50 ms to lay out, in which other requests go on.
         return await asyncio.to_thread(_item_page, await use.read_link(call.app, token))
@@ -116,7 +117,7 @@ def _decision_of(call: Call, body: bytes) -> DecideByLink:
         )
     except ValueError:
         raise InvalidInput("the body is not a form") from None
-    fields = {name: check_text(value) for name, value in pairs}
+    fields = {name: check_text(value).replace("\r\n", "\n") for name, value in pairs}
     try:
         return msgspec.convert(fields, DecideByLink)
     except msgspec.ValidationError as error:
