@@ -65,7 +65,9 @@ class OutputFormats:
     def typed(self, schema: OutputSchema, taken: Collection[str]) -> TypedOutput:
         """Return the form of a schema. `taken`: the names of the agent's tools."""
         names = (NAME if number == 1 else f"{NAME}_{number}" for number in count(1))
-        tool = next(name for name in names if name not in taken)
+        # A call of `finalResult`, if the agent has such a tool, must not pass for the answer.
+        spellings = _spelled("/".join(taken))
+        tool = next(name for name in names if _spelled(name) not in spellings)
         text = to_json(schema)
         known = self._kept.get((text, tool))
         if known is None:
@@ -76,6 +78,11 @@ class OutputFormats:
                 self._size -= len(oldest[0])
                 del self._kept[oldest]
         return known
+
+
+def _spelled(names: str) -> str:
+    """Names without what misspelt ones differ in, as in `repair_name`. Fast: agents have hundreds of tools."""
+    return names.lower().replace("_", "").replace("-", "")
 
 
 def _typed(schema: OutputSchema, text: str, tool: str) -> TypedOutput:

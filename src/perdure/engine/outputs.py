@@ -114,7 +114,7 @@ def as_answer(response: ModelResponse, output: TypedOutput) -> ModelResponse:
 
 def _text_of(arguments: JsonValue) -> str:
     if isinstance(arguments, str):
-        return arguments or "{}"  # the answer ended before the first of them
+        return arguments or "{"  # the answer was cut before the first of them
     try:
         return msgspec.json.encode(arguments).decode()
     except (OverflowError, UnicodeEncodeError, ValueError):
@@ -152,11 +152,14 @@ class Verdict(Struct, frozen=True):
 
 async def judge(run: Run, output: TypedOutput, response: ModelResponse) -> Verdict:
     """Check a final answer against its schema. Costly checks happen in another process."""
+    truncated = response.finish_reason == TRUNCATED
     try:
         value = json_value(without_fences(response.text))
     except ValueError as error:
-        cut = "; it reached its length limit" if response.finish_reason == TRUNCATED else ""
+        cut = "; it reached its length limit" if truncated else ""
         return Verdict(problems=(f"{WHOLE}: the text {error}{cut}",))
+    if truncated and type(value) in (int, float):
+        return Verdict(problems=(f"{WHOLE}: the number may lack digits: the text reached its length limit",))
     owners = (run.row.org_id, run.row.id)
     try:
         problems = await run.engine.arguments.problems(owners, output.schema, value, WHOLE)
