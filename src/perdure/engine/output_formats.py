@@ -81,7 +81,7 @@ class OutputFormats:
 
 
 def _spelled(names: str) -> str:
-    """Names without what misspelt ones differ in, as in `repair_name`. Fast: agents have hundreds of tools."""
+    """Names without what misspelt ones differ in, as in `repair_name`. Fast: an agent may have hundreds."""
     return names.lower().replace("_", "").replace("-", "")
 
 
