@@ -102,32 +102,37 @@ def _is_object(schema: OutputSchema) -> bool:
 
 
 def _wrapped(schema: OutputSchema) -> JsonObject:
-    inner = _moved(schema)
-    definitions = inner.pop("$defs", None)
+    identity = schema.get("$id", "")
+    inner = _moved(schema, identity.partition("#")[0])
+    top = {"$schema": schema.get("$schema"), "$defs": inner.pop("$defs", None)}
     wrapper: JsonObject = {
         "type": "object",
         "properties": {WRAPPER: inner},
         "required": [WRAPPER],
         "additionalProperties": False,
     }
-    return wrapper if definitions is None else {**wrapper, "$defs": definitions}
+    return wrapper | {keyword: value for keyword, value in top.items() if value is not None}
 
 
-def _moved(schema: Any) -> Any:
-    """The schema with its references as they are inside the wrapper; `$defs` stay at the top."""
+def _moved(schema: Any, base: str) -> Any:
+    """The schema with its references as they are inside the wrapper; `$defs` stay at the top.
+
+    Args:
+        base: the address of the schema, with which its references may begin.
+    """
     if not isinstance(schema, dict):
         return schema
     moved: JsonObject = {}
     for keyword, value in schema.items():
         kind = SUBSCHEMAS.get(keyword)
         if keyword in REFERENCES and isinstance(value, str):
-            moved[keyword] = _reference(value)
+            moved[keyword] = _reference(value.removeprefix(base) or "#")
         elif isinstance(value, list) and (kind == "list" or keyword == "items"):
-            moved[keyword] = [_moved(each) for each in value]
+            moved[keyword] = [_moved(each, base) for each in value]
         elif kind == "map" and isinstance(value, dict):
-            moved[keyword] = {name: _moved(each) for name, each in value.items()}
+            moved[keyword] = {name: _moved(each, base) for name, each in value.items()}
         elif kind == "one":
-            moved[keyword] = _moved(value)
+            moved[keyword] = _moved(value, base)
         elif keyword not in ("$schema", "$id"):
             moved[keyword] = value
     return moved

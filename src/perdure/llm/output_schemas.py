@@ -143,9 +143,10 @@ class _Narrow:
     def _bounded(self, made: JsonObject, schema: JsonObject) -> JsonObject:
         moved = []
         for name in sorted(_BOUNDS & schema.keys()):
-            known = name in self._dialect.bounds or (
+            enforced = name in self._dialect.bounds or (
                 name == "format" and schema[name] in self._dialect.formats
             )
+            known = enforced and not isinstance(schema[name], bool)  # `exclusiveMinimum` of draft 4
             if known:
                 made[name] = schema[name]
             else:

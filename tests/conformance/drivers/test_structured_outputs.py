@@ -235,6 +235,17 @@ def test_only_one_vendor_takes_optional_properties_and_only_the_other_one_recurs
     assert narrowed(tree, ANTHROPIC) is None
 
 
+def test_a_bound_of_an_old_draft_is_told_in_words() -> None:
+    age = {"type": "integer", "minimum": 0, "exclusiveMinimum": True}
+    made = narrowed({"type": "object", "properties": {"age": age}, "required": ["age"]}, OPENAI)
+    assert made is not None
+    assert made["properties"]["age"] == {
+        "type": "integer",
+        "minimum": 0,
+        "description": "(exclusiveMinimum: true)",
+    }
+
+
 def test_a_schema_that_multiplies_is_not_narrowed() -> None:
     part: JsonObject = {"type": "string"}
     for _ in range(30):
