@@ -109,6 +109,7 @@ async def test_the_message_comes_before_the_session_and_that_before_the_agent(
 async def test_json_in_a_fence_or_among_blanks_is_an_answer(api: httpx.AsyncClient, text: str) -> None:
     talk = await new_talk(api, output_schema=WEATHER)
     assert _ends(await _turn(talk, {"text": text}))["output"] == ROME
+    assert json.loads(text_in((await talk.messages())[-1])) == ROME
 
 
 @pytest.mark.parametrize(

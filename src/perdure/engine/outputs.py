@@ -107,8 +107,8 @@ def as_answer(response: ModelResponse, output: TypedOutput) -> ModelResponse:
         finish = TRUNCATED if response.finish_reason == TRUNCATED else "stop"
         text = _text_of(results[0].arguments)
         response = msgspec.structs.replace(response, text=text, finish_reason=finish)
-    if output.wrapped and not response.tool_calls:
-        response = msgspec.structs.replace(response, text=_without_wrapper(response.text))
+    if not response.tool_calls:
+        response = msgspec.structs.replace(response, text=_bare(response.text, wrapped=output.wrapped))
     return response
 
 
@@ -121,12 +121,19 @@ def _text_of(arguments: JsonValue) -> str:
         return "{}"
 
 
-def _without_wrapper(text: str) -> str:
+def _bare(text: str, *, wrapped: bool) -> str:
+    """The answer's JSON without a fence and its wrapper; the text as it is if it is no JSON."""
+    fenced = text.lstrip().startswith("```")
+    if not (fenced or wrapped):
+        return text
+    inner = without_fences(text)
     try:
-        value = json_value(without_fences(text))
+        value = json_value(inner)
     except ValueError:
         return text
-    return _text_of_value(value[WRAPPER]) if isinstance(value, dict) and value.keys() == {WRAPPER} else text
+    if wrapped and isinstance(value, dict) and value.keys() == {WRAPPER}:
+        return _text_of_value(value[WRAPPER])
+    return inner if fenced else text
 
 
 def _text_of_value(value: JsonValue) -> str:
