@@ -235,15 +235,23 @@ def test_only_one_vendor_takes_optional_properties_and_only_the_other_one_recurs
     assert narrowed(tree, ANTHROPIC) is None
 
 
-def test_a_bound_of_an_old_draft_is_told_in_words() -> None:
-    age = {"type": "integer", "minimum": 0, "exclusiveMinimum": True}
-    made = narrowed({"type": "object", "properties": {"age": age}, "required": ["age"]}, OPENAI)
+@pytest.mark.parametrize(
+    ("bounds", "kept", "words"),
+    [
+        ({"minimum": 0, "exclusiveMinimum": True}, {"minimum": 0}, "(exclusiveMinimum: true)"),
+        ({"pattern": "^(?![-+])[0-9]+$"}, {}, '(pattern: "^(?![-+])[0-9]+$")'),
+        ({"pattern": "^(?:a|b)$"}, {"pattern": "^(?:a|b)$"}, None),
+    ],
+    ids=["of draft 4", "looks around", "plain"],
+)
+def test_a_bound_that_no_vendor_takes_is_told_in_words(
+    bounds: JsonObject, kept: JsonObject, words: str | None
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", **bounds}}, "required": ["a"]}
+    made = narrowed(schema, OPENAI)
     assert made is not None
-    assert made["properties"]["age"] == {
-        "type": "integer",
-        "minimum": 0,
-        "description": "(exclusiveMinimum: true)",
-    }
+    told = {} if words is None else {"description": words}
+    assert made["properties"]["a"] == {"type": "string", **kept, **told}
 
 
 def test_a_schema_that_multiplies_is_not_narrowed() -> None:
