@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+import typer
 
+from perdure.cli.runs import read_message, read_schema
 from perdure.client import Client
 from perdure.domain.tools import CapabilityRef
 from tests.command import perdure, script
@@ -75,3 +78,15 @@ async def test_wrong_options_start_nothing(arguments: list[str]) -> None:
     done = await perdure("run", "Hello.", *arguments)
     assert (done.status, done.out) == (2, "")
     assert arguments[0] in done.err
+
+
+def test_what_is_no_text_or_no_schema_is_a_wrong_parameter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(typer.BadParameter, match="deep"):
+        read_schema(tmp_path / "deep.json")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), "utf-8"))
+    for text in ("\udcff", "-"):
+        with pytest.raises(typer.BadParameter, match="UTF-8"):
+            read_message(text)

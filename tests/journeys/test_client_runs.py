@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 import msgspec
@@ -12,7 +13,8 @@ import pydantic
 import pytest
 
 from perdure.client import Client, Controls, TurnFailed, TurnWaits
-from perdure.client.outputs import schema_of
+from perdure.client.outputs import schema_of, value_of
+from perdure.domain.json_schemas import compile_schema, problems_of
 from perdure.domain.messages import InputMessage, TextPart
 from perdure.domain.sessions import InitialFile
 from perdure.domain.tools import ApprovalDecision, CapabilityRef
@@ -43,6 +45,10 @@ class WeatherDict(TypedDict):
 class WeatherModel(pydantic.BaseModel):
     city: str
     degrees: int
+
+
+class Strict(pydantic.BaseModel, strict=True):
+    at: datetime
 
 
 class Tree(msgspec.Struct):
@@ -95,6 +101,38 @@ def test_the_schema_of_a_type_is_an_object_and_keeps_what_refers_to_itself() -> 
     assert "$defs" not in schema_of(Weather)
     tree = schema_of(Tree)
     assert (tree["type"], set(tree["$defs"])) == ("object", {"Tree", "Weather"})
+
+
+@pytest.mark.parametrize(
+    ("schema", "output", "value"),
+    [
+        (int, 21.0, 21),
+        (Weather, {"city": "Rome", "degrees": 21.0}, Weather("Rome", 21)),
+        (dict[int, str], {"1": "one"}, {1: "one"}),
+        (list[WeatherModel], [ROME], [WeatherModel(city="Rome", degrees=21)]),
+        (WeatherModel | None, ROME, WeatherModel(city="Rome", degrees=21)),
+        (WeatherModel | None, None, None),
+        (Strict, {"at": "2026-01-01T00:00:00Z"}, Strict(at=datetime(2026, 1, 1, tzinfo=UTC))),
+    ],
+    ids=["21.0", "21.0 inside", "keys", "list of models", "model or null", "null", "strict"],
+)
+def test_what_matches_the_schema_of_a_type_is_a_value_of_it(schema: Any, output: Any, value: object) -> None:
+    assert problems_of(compile_schema(schema_of(schema), linear=False), output, "output") == []
+    assert (found := value_of(schema, output)) == value
+    assert type(found) is type(value)
+
+
+def test_a_type_that_has_no_schema_and_a_value_that_breaks_a_rule_are_errors() -> None:
+    with pytest.raises(TypeError):
+        schema_of(Client)
+    with pytest.raises(ValueError, match="Expected `int`, got `float`"):
+        value_of(Weather, {"city": "Rome", "degrees": 21.5})
+
+
+async def test_a_field_that_runs_do_not_have_is_refused(client: Client) -> None:
+    misspelt: Any = {"agnet": "helper"}
+    with pytest.raises(TypeError, match="no field 'agnet'"):
+        await client.run(message="Hello.", **misspelt)
 
 
 async def test_an_answer_that_never_matches_is_an_error(client: Client) -> None:

@@ -109,6 +109,7 @@ async def test_the_message_comes_before_the_session_and_that_before_the_agent(
 async def test_json_in_a_fence_or_among_blanks_is_an_answer(api: httpx.AsyncClient, text: str) -> None:
     talk = await new_talk(api, output_schema=WEATHER)
     assert _ends(await _turn(talk, {"text": text}))["output"] == ROME
+    assert json.loads(text_in((await talk.messages())[-1])) == ROME
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,35 @@ async def test_a_tool_of_the_agent_may_have_the_name_of_the_result_tool(api: htt
     await talk.logged_until("tool.call_requested")
     await talk.answer({"tool_call_id": "call_1", "result": "ok"})
     assert _ends(await talk.logged_until("session.idled"))["output"] == ROME
+
+
+@pytest.mark.parametrize("name", ["finalResult", "final-result"])
+async def test_a_tool_with_a_name_like_that_of_the_result_tool_is_called(
+    api: httpx.AsyncClient, name: str
+) -> None:
+    tool = {"type": "client_side", "name": name, "description": "", "parameters": {"type": "object"}}
+    talk = await new_talk(api, output_schema=WEATHER, tools=[tool])
+    await talk.say(script({"tool_calls": [call(name, "call_1", **ROME)]}, {"output": ROME}))
+    (asked,) = (await talk.logged_until("tool.call_requested"))[-1]["data"]["tool_calls"]
+    assert (asked["name"], asked["arguments"]) == (name, ROME)
+
+
+@pytest.mark.parametrize(
+    ("schema", "cut", "whole"),
+    [
+        ({"type": "integer"}, {"text": "12"}, 1234),
+        ({"type": "object"}, {"tool_calls": [{"name": "final_result", "arguments": ""}]}, ROME),
+    ],
+    ids=["a number", "no arguments yet"],
+)
+async def test_a_value_that_may_be_cut_is_no_answer(
+    api: httpx.AsyncClient, schema: Json, cut: Json, whole: Any
+) -> None:
+    talk = await new_talk(api, output_schema=schema)
+    events = await _turn(talk, {**cut, "finish_reason": "length"}, {"output": whole})
+    (rejected,) = [each["data"] for each in events if each["type"] == "output.rejected"]
+    assert "reached its length limit" in rejected["errors"][0]
+    assert _ends(events)["output"] == whole
 
 
 async def test_a_message_that_steers_keeps_the_schema_of_the_turn(api: httpx.AsyncClient) -> None:

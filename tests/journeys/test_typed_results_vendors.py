@@ -7,11 +7,12 @@ import json
 import httpx
 import pytest
 
+from tests.conformance.drivers.protocols import Wire
 from tests.conformance.drivers.vendor import Reply
 from tests.journeys.test_windows import refused, scripted
 from tests.server import Server, post
 from tests.talk import Json, Talk, body_of, new_talk, text_in
-from tests.vendors import CHAT, answer, new_model, vendor_provider
+from tests.vendors import CHAT, MESSAGES, answer, new_model, vendor_provider
 
 WEATHER: Json = {
     "type": "object",
@@ -64,6 +65,29 @@ async def test_a_server_that_refuses_the_parameter_gets_the_tool_and_one_without
         again = await _turn(talk, output_schema=WEATHER)
         assert again[-2]["data"]["output"] == ROME
         assert len(vendor.bodies) == 6, "no refusal is paid for twice"
+
+
+@pytest.mark.parametrize(
+    ("wire", "refusal"),
+    [
+        (CHAT, "Invalid schema for function 'final_result': In context=(), 'oneOf' is not permitted."),
+        (MESSAGES, "tools.1.custom.input_schema: JSON schema is invalid."),
+    ],
+    ids=["its name", "its place"],
+)
+async def test_a_server_that_refuses_the_result_tools_schema_gets_words(
+    api: httpx.AsyncClient, wire: Wire, refusal: str
+) -> None:
+    def script(body: Json) -> Reply:
+        return refused(refusal) if len(body["tools"]) > 1 else answer(json.dumps(ROME), wire)
+
+    look = {"type": "client_side", "name": "look", "description": "", "parameters": {"type": "object"}}
+    async with scripted(script) as vendor:
+        model = await new_model(api, await vendor_provider(api, vendor, wire))
+        talk = await new_talk(api, model_id=model["id"], harness_name="base", tools=[look])
+        assert (await _turn(talk, output_schema=WEATHER))[-2]["data"]["output"] == ROME
+        assert [len(body["tools"]) for body in vendor.bodies] == [2, 1]
+        assert "degrees" in json.dumps(vendor.bodies[1]), "the schema, in words"
 
 
 async def test_the_answer_that_the_result_tool_gives_leaves_no_call_behind(api: httpx.AsyncClient) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.domain import redaction
-from perdure.domain.events import EventContext, InputMessageData, NewEvent
-from perdure.domain.ids import MessageId
-from perdure.domain.messages import Message, TextPart
+from perdure.domain.events import EventContext, InputMessageData, NewEvent, OutputAcceptedData
+from perdure.domain.ids import MessageId, TurnId
+from perdure.domain.messages import JsonValue, Message, TextPart
 from perdure.domain.patterns import EXCERPT, compile_regex, matching_lines
 from perdure.domain.redaction import Redactor, StreamRedactor, forms_of, redact_event
 from perdure.engine.live import ToolText
@@ -108,3 +108,11 @@ def test_fields_with_a_fixed_set_of_values_are_not_redacted() -> None:
     data = redact_event(event, Redactor({"ROLE": "user"})).data
     assert isinstance(data, InputMessageData)
     assert (data.message.role, data.message.content) == ("user", (TextPart("the [secret ROLE]"),))
+
+
+@pytest.mark.parametrize("value", [12345678, 12345678.0, [12345678], {"pin": 12345678}])
+def test_a_value_that_is_a_number_is_redacted(value: JsonValue) -> None:
+    data = OutputAcceptedData(TurnId("turn_1"), MessageId("message_1"), value)
+    clean = redact_event(NewEvent(data, EventContext(), 0), Redactor({"PIN": "12345678"}))
+    assert "12345678" not in str(clean.data)
+    assert "[secret PIN]" in str(clean.data)

@@ -27,8 +27,13 @@ WAITS = 3
 
 
 def read_message(text: str) -> str:
-    """Return the message: the text, or standard input for `-`."""
-    return sys.stdin.read() if text == "-" else text
+    """Return the message: the text, or standard input for `-`. Raises BadParameter."""
+    try:
+        message = sys.stdin.read() if text == "-" else text
+        message.encode()  # arguments and input that are not UTF-8 may have been decoded in spite of that
+    except UnicodeError:
+        raise typer.BadParameter("it is not text in UTF-8", param_hint="MESSAGE") from None
+    return message
 
 
 def read_schema(path: Path | None) -> JsonObject | None:
@@ -37,7 +42,7 @@ def read_schema(path: Path | None) -> JsonObject | None:
         return None
     try:
         schema = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, RecursionError) as error:
         raise typer.BadParameter(f"cannot read {path}: {error}", param_hint="--schema") from None
     if not isinstance(schema, dict):
         raise typer.BadParameter(f"{path} is not a JSON Schema: it must be an object", param_hint="--schema")

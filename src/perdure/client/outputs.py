@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -12,22 +14,39 @@ from perdure.domain.messages import Controls, JsonObject, JsonValue
 T = TypeVar("T")
 
 Schema = type[T] | JsonObject
-"""What a result must match: a type that msgspec knows, a model of pydantic, or a JSON Schema."""
+"""What a result must match: a type that msgspec or pydantic knows, or a JSON Schema."""
 
 
 def schema_of(schema: Schema[Any]) -> JsonObject:
-    """Return the JSON Schema of a type: a struct, dataclass, TypedDict, built-in type or model of pydantic.
+    """Return the JSON Schema of a type that msgspec or pydantic knows.
 
     Raises:
         TypeError: it is of another kind.
     """
     if isinstance(schema, dict):
         return schema
-    of_pydantic = getattr(schema, "model_json_schema", None)
-    if of_pydantic is not None:
-        found: JsonObject = of_pydantic()
-        return found
-    return _inlined(msgspec.json.schema(schema))
+    of_pydantic = _of_pydantic(schema)
+    return _inlined(msgspec.json.schema(schema) if of_pydantic is None else of_pydantic.json_schema())
+
+
+def _of_pydantic(schema: Any) -> Any:
+    """Pydantic's adapter of a type, if it is one of pydantic's or contains one, as `list[Model]` does.
+
+    A program that has such a type has imported pydantic.
+    """
+    adapter = getattr(sys.modules.get("pydantic"), "TypeAdapter", None)
+    if adapter is None:
+        return None
+    try:
+        if not hasattr(schema, "__pydantic_validator__"):
+            msgspec.json.schema(schema)
+            return None
+    except TypeError:
+        pass
+    try:
+        return adapter(schema)
+    except RuntimeError:  # it knows the type no better
+        return None
 
 
 def _inlined(schema: JsonObject) -> JsonObject:
@@ -55,8 +74,33 @@ def value_of(schema: Schema[Any], output: JsonValue) -> Any:
     """
     if isinstance(schema, dict):
         return output
-    of_pydantic = getattr(schema, "model_validate", None)
-    return msgspec.convert(output, schema) if of_pydantic is None else of_pydantic(output)
+    convert = _converter(schema)
+    try:
+        return convert(output)
+    except ValueError:
+        # JSON Schema calls `21.0` an integer. The first error says more if that was not the reason.
+        try:
+            return convert(_whole(output))
+        except ValueError:
+            pass
+        raise
+
+
+def _converter(schema: Any) -> Callable[[JsonValue], Any]:
+    of_pydantic = _of_pydantic(schema)
+    if of_pydantic is None:
+        return lambda output: msgspec.convert(output, schema, str_keys=True)
+    # As JSON: strict models take times and the like as texts only from there.
+    return lambda output: of_pydantic.validate_json(msgspec.json.encode(output))
+
+
+def _whole(value: JsonValue) -> JsonValue:
+    """The value with `21.0` as `21`."""
+    if isinstance(value, dict):
+        return {name: _whole(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def with_schema(controls: Controls | None, schema: Schema[Any] | None) -> Controls | None:

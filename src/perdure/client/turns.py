@@ -150,7 +150,7 @@ class TurnMethods(ConversationMethods):
             session_id: the session's id.
             content: text, or parts.
             schema: what the answer must match: a msgspec struct, a dataclass, a TypedDict, a built-in type or
-                a model of pydantic, of which this returns a value; or a JSON Schema.
+                a type of pydantic, of which this returns a value; or a JSON Schema.
             options: see `TurnOptions`.
 
         Raises:
@@ -209,7 +209,12 @@ class TurnMethods(ConversationMethods):
             message: text, or a message with parts.
             output_schema: a JSON Schema of the answer.
             fields: see `RunFields`.
+
+        Raises:
+            TypeError: there is no such field.
         """
+        if unknown := fields.keys() - RunFields.__annotations__:
+            raise TypeError(f"a run has no field {min(unknown)!r}")
         once = fields.pop("idempotency_key", None) or routes.new_key()
         given = {name: value for name, value in fields.items() if value is not None}
         body = msgspec.convert({"message": message, "output_schema": output_schema, **given}, CreateRun)

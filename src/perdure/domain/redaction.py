@@ -320,9 +320,8 @@ def _redact(value: Any, redactor: Redactor) -> Any:
         return (
             value if all(after is before for after, before in zip(cleaned, value, strict=True)) else cleaned
         )
-    if isinstance(value, str | dict | list):
-        return redactor.value(value)
-    return value
+    # A number is a JSON value here: fields that only hold numbers are left out.
+    return redactor.value(value) if isinstance(value, str | dict | list | int | float) else value
 
 
 @lru_cache(maxsize=256)

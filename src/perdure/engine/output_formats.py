@@ -65,7 +65,9 @@ class OutputFormats:
     def typed(self, schema: OutputSchema, taken: Collection[str]) -> TypedOutput:
         """Return the form of a schema. `taken`: the names of the agent's tools."""
         names = (NAME if number == 1 else f"{NAME}_{number}" for number in count(1))
-        tool = next(name for name in names if name not in taken)
+        # A call of `finalResult`, if the agent has such a tool, must not pass for the answer.
+        spellings = _spelled("/".join(taken))
+        tool = next(name for name in names if _spelled(name) not in spellings)
         text = to_json(schema)
         known = self._kept.get((text, tool))
         if known is None:
@@ -76,6 +78,11 @@ class OutputFormats:
                 self._size -= len(oldest[0])
                 del self._kept[oldest]
         return known
+
+
+def _spelled(names: str) -> str:
+    """Names without what misspelt ones differ in, as in `repair_name`. Fast: an agent may have hundreds."""
+    return names.lower().replace("_", "").replace("-", "")
 
 
 def _typed(schema: OutputSchema, text: str, tool: str) -> TypedOutput:
@@ -95,32 +102,37 @@ def _is_object(schema: OutputSchema) -> bool:
 
 
 def _wrapped(schema: OutputSchema) -> JsonObject:
-    inner = _moved(schema)
-    definitions = inner.pop("$defs", None)
+    identity = schema.get("$id", "")
+    inner = _moved(schema, identity.partition("#")[0])
+    top = {"$schema": schema.get("$schema"), "$defs": inner.pop("$defs", None)}
     wrapper: JsonObject = {
         "type": "object",
         "properties": {WRAPPER: inner},
         "required": [WRAPPER],
         "additionalProperties": False,
     }
-    return wrapper if definitions is None else {**wrapper, "$defs": definitions}
+    return wrapper | {keyword: value for keyword, value in top.items() if value is not None}
 
 
-def _moved(schema: Any) -> Any:
-    """The schema with its references as they are inside the wrapper; `$defs` stay at the top."""
+def _moved(schema: Any, base: str) -> Any:
+    """The schema with its references as they are inside the wrapper; `$defs` stay at the top.
+
+    Args:
+        base: the address of the schema, with which its references may begin.
+    """
     if not isinstance(schema, dict):
         return schema
     moved: JsonObject = {}
     for keyword, value in schema.items():
         kind = SUBSCHEMAS.get(keyword)
         if keyword in REFERENCES and isinstance(value, str):
-            moved[keyword] = _reference(value)
+            moved[keyword] = _reference(value.removeprefix(base) or "#")
         elif isinstance(value, list) and (kind == "list" or keyword == "items"):
-            moved[keyword] = [_moved(each) for each in value]
+            moved[keyword] = [_moved(each, base) for each in value]
         elif kind == "map" and isinstance(value, dict):
-            moved[keyword] = {name: _moved(each) for name, each in value.items()}
+            moved[keyword] = {name: _moved(each, base) for name, each in value.items()}
         elif kind == "one":
-            moved[keyword] = _moved(value)
+            moved[keyword] = _moved(value, base)
         elif keyword not in ("$schema", "$id"):
             moved[keyword] = value
     return moved

@@ -107,26 +107,33 @@ def as_answer(response: ModelResponse, output: TypedOutput) -> ModelResponse:
         finish = TRUNCATED if response.finish_reason == TRUNCATED else "stop"
         text = _text_of(results[0].arguments)
         response = msgspec.structs.replace(response, text=text, finish_reason=finish)
-    if output.wrapped and not response.tool_calls:
-        response = msgspec.structs.replace(response, text=_without_wrapper(response.text))
+    if not response.tool_calls:
+        response = msgspec.structs.replace(response, text=_bare(response.text, wrapped=output.wrapped))
     return response
 
 
 def _text_of(arguments: JsonValue) -> str:
     if isinstance(arguments, str):
-        return arguments or "{}"  # the answer ended before the first of them
+        return arguments or "{"  # the answer was cut before the first of them
     try:
         return msgspec.json.encode(arguments).decode()
     except (OverflowError, UnicodeEncodeError, ValueError):
         return "{}"
 
 
-def _without_wrapper(text: str) -> str:
+def _bare(text: str, *, wrapped: bool) -> str:
+    """The answer's JSON without a fence and its wrapper; the text as it is if it is no JSON."""
+    fenced = text.lstrip().startswith("```")
+    if not (fenced or wrapped):
+        return text
+    inner = without_fences(text)
     try:
-        value = json_value(without_fences(text))
+        value = json_value(inner)
     except ValueError:
         return text
-    return _text_of_value(value[WRAPPER]) if isinstance(value, dict) and value.keys() == {WRAPPER} else text
+    if wrapped and isinstance(value, dict) and value.keys() == {WRAPPER}:
+        return _text_of_value(value[WRAPPER])
+    return inner if fenced else text
 
 
 def _text_of_value(value: JsonValue) -> str:
@@ -152,11 +159,14 @@ class Verdict(Struct, frozen=True):
 
 async def judge(run: Run, output: TypedOutput, response: ModelResponse) -> Verdict:
     """Check a final answer against its schema. Costly checks happen in another process."""
+    truncated = response.finish_reason == TRUNCATED
     try:
         value = json_value(without_fences(response.text))
     except ValueError as error:
-        cut = "; it reached its length limit" if response.finish_reason == TRUNCATED else ""
+        cut = "; it reached its length limit" if truncated else ""
         return Verdict(problems=(f"{WHOLE}: the text {error}{cut}",))
+    if truncated and type(value) in (int, float):
+        return Verdict(problems=(f"{WHOLE}: the number may lack digits: the text reached its length limit",))
     owners = (run.row.org_id, run.row.id)
     try:
         problems = await run.engine.arguments.problems(owners, output.schema, value, WHOLE)

@@ -18,7 +18,7 @@ from perdure.domain.ids import ModelId
 from perdure.llm.catalog import LearnedLimits
 from perdure.llm.driver import Driver, ModelRequest
 from perdure.llm.no_tools import accepts_no_tools
-from perdure.llm.outputs import RESULT_TOOL, offers_only_result
+from perdure.llm.outputs import RESULT_TOOL, offers_only_result, refuses_result_tool
 
 MAX_ADAPTATIONS = 5
 """How often a call is made again with another form of its history."""
@@ -66,6 +66,8 @@ async def _trimmed(call: RefusedCall, error: ModelError) -> bool:
     refused = refused_by(error, call.driver, call.sent)
     if offers_only_result(call.sent) and accepts_no_tools(error.message):
         refused = (*refused, RESULT_TOOL)
+    if not refused and error.code in MAY_NAME_PARAMETERS and refuses_result_tool(call.sent, error.message):
+        refused = (RESULT_TOOL,)
     if not refused:
         return False
     left_out = (*call.adaptation.parameters_left_out, *refused)

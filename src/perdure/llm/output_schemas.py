@@ -7,6 +7,7 @@ schema whose structure a vendor cannot express is not narrowed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,7 @@ _BOUNDS = frozenset(
         "maxLength", "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties", "format",
     }
 )  # fmt: skip
+_LOOKS_AROUND = re.compile(r"\(\?<?[=!]")
 _KEPT = frozenset({"title", "description"})
 _PLAIN = (str, int, float, bool, type(None))
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -146,7 +148,7 @@ class _Narrow:
             known = name in self._dialect.bounds or (
                 name == "format" and schema[name] in self._dialect.formats
             )
-            if known:
+            if known and not _refused_everywhere(schema[name]):
                 made[name] = schema[name]
             else:
                 moved.append(f"{name}: {msgspec.json.encode(schema[name]).decode()}")
@@ -154,6 +156,11 @@ class _Narrow:
             words = [made["description"]] if made.get("description") else []
             made["description"] = " ".join([*words, f"({', '.join(moved)})"])
         return made
+
+
+def _refused_everywhere(bound: Any) -> bool:
+    """Whether it is an `exclusiveMinimum` of draft 4, or a pattern that looks around."""
+    return isinstance(bound, bool) or (isinstance(bound, str) and _LOOKS_AROUND.search(bound) is not None)
 
 
 def _bare(schema: JsonObject) -> JsonObject:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from perdure.llm.driver import ModelRequest, ToolSpec
+from perdure.llm.overflow import LONGEST
 
 RESULT_TOOL = "result_tool"
 """In `ModelRequest.left_out`: the server accepts no tools, so the result tool is not offered either."""
@@ -35,3 +37,14 @@ def result_tool_of(request: ModelRequest, *, native: bool) -> str | None:
 def offers_only_result(request: ModelRequest) -> bool:
     """Whether the model can do without tools, because at most the result tool is offered."""
     return request.output is not None and not request.tools and RESULT_TOOL not in request.left_out
+
+
+def refuses_result_tool(request: ModelRequest, refusal: str) -> bool:
+    """Whether a server's refusal names the result tool: by its name, or by its place, which is the last.
+
+    Servers refuse schemas that they cannot express, also those of tools.
+    """
+    if request.output is None or RESULT_TOOL in request.left_out:
+        return False
+    name, place = re.escape(request.output.tool.name), len(request.tools)
+    return re.search(rf"(?<!\w){name}(?!\w)|\btools[.\[]{place}(?!\d)", refusal[:LONGEST]) is not None

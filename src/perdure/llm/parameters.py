@@ -50,8 +50,8 @@ _BEFORE = (
 _AFTER = (
     r"(?:(?:not|n.t|no longer|only|never)\b.{0,20}?(?:support|allow|accept|permit|recogni[sz]|implement"
     r"|available|enabled|valid|expected|known|applicable|mapped|compatible)|un(?:supported|known|recogni[sz]ed"
-    r"|expected|permitted)|extra|forbidden|deprecated|disallowed|invalid|must (?:be|not)|may only|can only"
-    r"|cannot|can.t|should (?:be|not)|additional propert|不支持|无效|未知|不允许)"
+    r"|expected|permitted|available)|extra|forbidden|deprecated|disallowed|invalid|must (?:be|not)|may only"
+    r"|can only|cannot|can.t|should (?:be|not)|additional propert|不支持|无效|未知|不允许)"
 )
 _PARAMETER = r"(?:param|argument|field|propert|key|name|option|input|supplied|flag)\w*(?:\(s\))?"
 
@@ -102,7 +102,7 @@ _NO_REASONING = Words(
 )
 _GRAMMAR = Words(
     r"(?:pars\w+|compil\w+|initiali[sz]\w+|convert\w*|invalid|bad)[^.]{0,40}\b(?:grammar|samplers?)\b"
-    r"|\bgrammar\b[^.]{0,40}(?:fail|error|invalid|too (?:large|complex))|schema is too complex",
+    r"|\bgrammar\b[^.]{0,40}(?:fail|error|invalid|too (?:large|complex))|schema\b[^.]{0,20}\btoo complex",
     re.IGNORECASE,
 )
 _OTHER_WORDS: Mapping[str, Words] = {

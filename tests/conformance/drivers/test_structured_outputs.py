@@ -235,6 +235,25 @@ def test_only_one_vendor_takes_optional_properties_and_only_the_other_one_recurs
     assert narrowed(tree, ANTHROPIC) is None
 
 
+@pytest.mark.parametrize(
+    ("bounds", "kept", "words"),
+    [
+        ({"minimum": 0, "exclusiveMinimum": True}, {"minimum": 0}, "(exclusiveMinimum: true)"),
+        ({"pattern": "^(?![-+])[0-9]+$"}, {}, '(pattern: "^(?![-+])[0-9]+$")'),
+        ({"pattern": "^(?:a|b)$"}, {"pattern": "^(?:a|b)$"}, None),
+    ],
+    ids=["of draft 4", "looks around", "plain"],
+)
+def test_a_bound_that_no_vendor_takes_is_told_in_words(
+    bounds: JsonObject, kept: JsonObject, words: str | None
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", **bounds}}, "required": ["a"]}
+    made = narrowed(schema, OPENAI)
+    assert made is not None
+    told = {} if words is None else {"description": words}
+    assert made["properties"]["a"] == {"type": "string", **kept, **told}
+
+
 def test_a_schema_that_multiplies_is_not_narrowed() -> None:
     part: JsonObject = {"type": "string"}
     for _ in range(30):
