@@ -133,6 +133,12 @@ async def test_a_model_is_tested_with_one_call(sqlite_server: Server, vendor: Ve
         assert (found["ok"], found["tools"], found["answer"]) == (True, "refused", "ready")
         vendor.will(reply({"error": {"message": "no such key", "code": "invalid_api_key"}}, 401))
         assert "no such key" in await run(sqlite_server, "models", "test", "gpt-test-only", status=1)
+        limited = reply({"error": {"message": "come back later"}}, 429)
+        limited.headers["Retry-After"] = "3600"
+        vendor.will(limited)
+        said = await run(sqlite_server, "models", "test", "gpt-test-only", status=1)
+        assert "come back later" in said
+        assert "can be called again" in said
         assert (await client.list_sessions()).total == before
 
 

@@ -69,6 +69,8 @@ def _checked(key: str, otherwise: str, option: str) -> str:
     key = key.strip()
     if not key:
         raise typer.BadParameter(otherwise, param_hint=option)
+    if not (key.isascii() and key.isprintable()):
+        raise typer.BadParameter("an API key consists of printable ASCII characters", param_hint=option)
     if len(key) > MAX_KEY:
         raise typer.BadParameter(f"an API key has up to {MAX_KEY:,} characters", param_hint=option)
     return key
