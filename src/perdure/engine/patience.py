@@ -81,7 +81,7 @@ class Patience(Struct, frozen=True):
         if self.choice is None:
             return
         if error is None or not may_pass(error):
-            engine.breakers.succeeded(self.choice.model.id)
+            engine.breakers.succeeded(*_key(self.choice))
         else:
             said = redactor.text(error.message)
             engine.breakers.failed(*_key(self.choice), error, said, engine.clock.now(), HOLD)
