@@ -69,6 +69,23 @@ async def test_a_key_is_typed_without_being_shown(sqlite_server: Server, guarded
         terminal.close()
 
 
+@pytest.mark.parametrize(
+    ("typed", "status", "said"), [("\x03", 130, ""), ("\x04", 2, "no API key was typed")], ids=["C-c", "C-d"]
+)
+async def test_the_question_for_a_key_is_left_with_one_key(
+    sqlite_server: Server, typed: str, status: int, said: str
+) -> None:
+    arguments = ("providers", "add", "left", "--base-url", "http://127.0.0.1:1/v1")
+    terminal = Terminal(*PERDURE, *arguments, **environment(sqlite_server.url))
+    try:
+        await terminal.see("API key (not shown")
+        terminal.type(typed)
+        assert await terminal.end() == status
+        assert said in terminal.whole
+    finally:
+        terminal.close()
+
+
 async def test_an_unsaved_key_is_checked(sqlite_server: Server, guarded: Vendor) -> None:
     arguments = ("providers", "check", "--type", CHAT.provider_type, "--base-url", f"{guarded.url}/v1")
     good = json.loads(await run(sqlite_server, *arguments, "--key-stdin", "--json", given=f"{GOOD}\n"))
