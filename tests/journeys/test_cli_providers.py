@@ -135,7 +135,8 @@ async def vendor() -> AsyncIterator[Vendor]:
 
 async def test_a_model_is_tested_with_one_call(sqlite_server: Server, vendor: Vendor) -> None:
     place = ("--base-url", f"{vendor.url}/v1", "--no-key")
-    await run(sqlite_server, "providers", "add", "tested", *place, "--model", "gpt-test-only")
+    twice = ("--model", "gpt-test-only") * 2
+    await run(sqlite_server, "providers", "add", "tested", *place, *twice)
     asked = len(vendor.asked)
     async with Client(sqlite_server.url) as client:
         before = (await client.list_sessions()).total
