@@ -49,7 +49,7 @@ def listing(*models: str | Json) -> Reply:
 
 def reply(value: Any, status: int = 200) -> Reply:
     """Build a JSON answer."""
-    return Reply([msgspec.json.encode(value)], status, JSON)
+    return Reply([msgspec.json.encode(value)], status, dict(JSON))
 
 
 def answer(text: str = "Done.", wire: Wire = CHAT, counts: Counts = Counts()) -> Reply:  # noqa: B008

@@ -69,6 +69,23 @@ async def test_a_key_is_typed_without_being_shown(sqlite_server: Server, guarded
         terminal.close()
 
 
+@pytest.mark.parametrize(
+    ("typed", "status", "said"), [("\x03", 130, ""), ("\x04", 2, "no API key was typed")], ids=["C-c", "C-d"]
+)
+async def test_the_question_for_a_key_is_left_with_one_key(
+    sqlite_server: Server, typed: str, status: int, said: str
+) -> None:
+    arguments = ("providers", "add", "left", "--base-url", "http://127.0.0.1:1/v1")
+    terminal = Terminal(*PERDURE, *arguments, **environment(sqlite_server.url))
+    try:
+        await terminal.see("API key (not shown")
+        terminal.type(typed)
+        assert await terminal.end() == status
+        assert said in terminal.whole
+    finally:
+        terminal.close()
+
+
 async def test_an_unsaved_key_is_checked(sqlite_server: Server, guarded: Vendor) -> None:
     arguments = ("providers", "check", "--type", CHAT.provider_type, "--base-url", f"{guarded.url}/v1")
     good = json.loads(await run(sqlite_server, *arguments, "--key-stdin", "--json", given=f"{GOOD}\n"))
@@ -118,7 +135,8 @@ async def vendor() -> AsyncIterator[Vendor]:
 
 async def test_a_model_is_tested_with_one_call(sqlite_server: Server, vendor: Vendor) -> None:
     place = ("--base-url", f"{vendor.url}/v1", "--no-key")
-    await run(sqlite_server, "providers", "add", "tested", *place, "--model", "gpt-test-only")
+    twice = ("--model", "gpt-test-only") * 2
+    await run(sqlite_server, "providers", "add", "tested", *place, *twice)
     asked = len(vendor.asked)
     async with Client(sqlite_server.url) as client:
         before = (await client.list_sessions()).total
@@ -133,6 +151,12 @@ async def test_a_model_is_tested_with_one_call(sqlite_server: Server, vendor: Ve
         assert (found["ok"], found["tools"], found["answer"]) == (True, "refused", "ready")
         vendor.will(reply({"error": {"message": "no such key", "code": "invalid_api_key"}}, 401))
         assert "no such key" in await run(sqlite_server, "models", "test", "gpt-test-only", status=1)
+        limited = reply({"error": {"message": "come back later"}}, 429)
+        limited.headers["Retry-After"] = "3600"
+        vendor.will(limited)
+        said = await run(sqlite_server, "models", "test", "gpt-test-only", status=1)
+        assert "come back later" in said
+        assert "can be called again" in said
         assert (await client.list_sessions()).total == before
 
 

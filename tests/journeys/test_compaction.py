@@ -7,8 +7,10 @@ import json
 import httpx
 import pytest
 
+from tests.conformance.drivers.vendor import JSON, Reply, open_vendor
 from tests.server import Server, post
 from tests.talk import Json, Talk, call, kinds_of, new_talk, script, text_in
+from tests.vendors import CHAT, answer, new_model, vendor_provider
 
 ROOM = 1_500
 """The limit of history tokens in a model call."""
@@ -282,3 +284,34 @@ async def test_an_invalid_configuration_is_refused(api: httpx.AsyncClient) -> No
             "/v1/sessions", json={"capabilities": [{"ref": "context_compaction", "config": config}]}
         )
         assert answer.status_code == 400, (config, answer.text)
+
+
+async def test_a_rate_limit_only_delays_the_summary(http: httpx.AsyncClient) -> None:
+    """The fallback writes it, or the same model once its turn goes on."""
+    limited = Reply([CHAT.refusal("rate_limit", "Slow.")], 429, JSON | {"Retry-After": "3600"})
+    async with open_vendor() as vendor, open_vendor() as spare:
+        first, second = [
+            (await new_model(http, await vendor_provider(http, each)))["id"] for each in (vendor, spare)
+        ]
+        for writer, others in ((spare, [second]), (vendor, [])):
+            talk = await new_talk(
+                http,
+                model_id=first,
+                fallback_models=others,
+                harness_name="base",
+                capabilities=[{"ref": "context_compaction"}],
+            )
+            for number in range(3):
+                vendor.will(answer("Noted."))
+                sent = await talk.say(f"Story {number}: {LONG}")
+                await talk.logged_until("session.idled", after=sent["sequence"])
+            vendor.will(limited, limited)
+            writer.will(answer(MEMORY), answer("Done."))
+            sent = await talk.say(f"Story 3: {LONG}")
+            if not others:
+                await talk.logged_until("turn.parked")
+                await talk.say("Now?")
+            events = await talk.logged_until("session.idled", after=sent["sequence"])
+            ends = [each["data"] for each in events if each["type"] == "context.compacted"]
+            assert [end.get("error_code") for end in ends] == ["provider_rate_limited", None]
+            assert MEMORY in text_in((await shown(talk))[0])

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from perdure.app import provider_keys
 from perdure.app import providers as use
@@ -174,6 +175,26 @@ async def test_a_stored_provider_is_checked_and_remembers_the_result(
     assert problem["code"] == "api_key_missing"
     simulated = await post(api, "/v1/providers", {"name": "S", "provider_type": "llmsim"})
     assert (await post(api, f"/v1/providers/{simulated['id']}/check", None, 200))["ok"] is True
+
+
+async def test_a_check_says_nothing_about_settings_that_were_changed_meanwhile(
+    sqlite_server: Server,
+) -> None:
+    class Changing(Guarded):
+        """Its provider is changed while it is asked."""
+
+        async def handle(self, request: web.Request) -> web.StreamResponse:
+            await change(http, made, {"provider_type": "openai"})
+            return await super().handle(request)
+
+    async with (
+        open_vendor(Changing()) as vendor,
+        httpx.AsyncClient(base_url=sqlite_server.url) as http,
+    ):
+        made = await post(http, "/v1/providers?check=false", provider_at(vendor, GOOD))
+        found = await post(http, f"/v1/providers/{made['id']}/check", None, 200)
+        assert found["key_status"] == "valid"
+        assert (await of(http, made))["key_status"] == "unchecked"
 
 
 async def test_the_client_checks_and_stores_keys(shared_server: Server, guarded: Vendor) -> None:

@@ -120,11 +120,16 @@ async def check_provider(app: App, caller: Caller, provider_id: ProviderId) -> K
 
     async def store(tx: Tx) -> None:
         now = await get_provider(tx, row.org_id, row.id, lock=True)
-        if now.secrets == row.secrets and (now.base_url, now.options) == (row.base_url, row.options):
+        if _checked_columns(now) == _checked_columns(row):
             await update_provider(tx, row.org_id, row.id, columns)
 
     await app.database.write(store)
     return found
+
+
+def _checked_columns(row: ProviderRow) -> tuple[object, ...]:
+    """What a check of a provider is about."""
+    return row.secrets, row.provider_type, row.base_url, row.options
 
 
 async def _check(app: App, settings: Settings, driver: Driver | None = None) -> KeyCheck:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from perdure.domain.errors import InvalidInput
+from perdure.domain.errors import InvalidInput, PerdureError
 from perdure.domain.fallbacks import Fallback
 from perdure.domain.ids import ModelId
 from perdure.domain.providers import ProviderSecrets
@@ -20,17 +20,26 @@ if TYPE_CHECKING:
     from perdure.capabilities.layers import Layer, SessionLayers
 
 
+class UnfitModel(Struct, frozen=True):
+    """A fallback that cannot be called: the settings of its provider are not valid, and why."""
+
+    model: UsableModel
+    error: PerdureError
+
+
 class ModelChoice(UsableModel, frozen=True):
     """The model to call, with the driver that makes the calls.
 
     Attributes:
         others: the models to call if this one does not answer, in this order.
         instead_of: the model that would have been called, if calls of it have failed just now.
+        unfit: the fallbacks that are skipped.
     """
 
     driver: Driver
     others: tuple[UsableModel, ...] = ()
     instead_of: UsableModel | None = None
+    unfit: tuple[UnfitModel, ...] = ()
 
 
 DriverSource = Callable[[ProviderRow, ProviderSecrets], Driver]
@@ -80,11 +89,47 @@ class _Plan(Struct, frozen=True):
     model: UsableModel
     others: tuple[UsableModel, ...] = ()
     instead_of: UsableModel | None = None
+    unfit: tuple[UnfitModel, ...] = ()
+
+
+class _Fitter(Struct, frozen=True):
+    """Creates the drivers of models."""
+
+    tx: Tx
+    vault: Vault
+    drivers: DriverSource
+
+    async def driver_of(self, model: UsableModel) -> Driver:
+        """Create a model's driver. Raises InvalidInput and Unavailable: its settings cannot be used."""
+        provider = model.provider
+        secrets = await open_secrets(self.vault, self.tx, provider)
+        try:
+            return self.drivers(provider, secrets)
+        except InvalidInput as error:
+            # The settings were valid when they were stored, but the key in the environment was not checked
+            # then.
+            raise InvalidInput(
+                f"the provider {provider.name!r} cannot be used: {error.message}",
+                code="provider_misconfigured",
+            ) from None
+
+    async def unfit(self, models: Sequence[UsableModel]) -> tuple[UnfitModel, ...]:
+        """Those of these models that cannot be called."""
+        found = []
+        for model in models:
+            try:
+                await self.driver_of(model)
+            except PerdureError as error:
+                if error.retryable:
+                    raise  # the database is unavailable
+                found.append(UnfitModel(model, error))
+        return tuple(found)
 
 
 async def _planned(
-    tx: Tx, loaded: SessionLayers, requested: str | None, fallback: Fallback | None, admits: Admits
+    fitter: _Fitter, loaded: SessionLayers, requested: str | None, fallback: Fallback | None, admits: Admits
 ) -> _Plan | None:
+    tx = fitter.tx
     found = await _find(tx, loaded, requested)
     if found is None:
         return None
@@ -93,18 +138,24 @@ async def _planned(
         return _Plan(first)
     further = [] if fallback is None or fallback.model_id is None else [fallback.model_id]
     known = await usable_models(tx, loaded.session.org_id, [*claims, *further])
-    chain = {each.model.id: each for each in (first, *known)}
-    current = chain.get(ModelId(further[0]), first) if further else first
+    known = [each for each in known if each.model.id != first.model.id]
+    unfit = await fitter.unfit(known)
+    skipped = {each.model.model.id for each in unfit}
+    chain = {each.model.id: each for each in (first, *known) if each.model.id not in skipped}
     failed = () if fallback is None else fallback.failed
-    others = [each for each in chain.values() if each.model.id not in (current.model.id, *failed)]
-    plan = _Plan(current, tuple(others))
+    untried = [each for each in chain.values() if each.model.id not in failed]
+    # A fallback that was disabled meanwhile is followed by the next one.
+    current = chain.get(ModelId(further[0])) if further else first
+    current = current or next(iter(untried), first)
+    others = [each for each in untried if each is not current]
+    plan = _Plan(current, tuple(others), unfit=unfit)
     if not others or admits(current):
         return plan
     better = next((each for each in others if admits(each)), None)
     if better is None:
         return plan
     left = (*(each for each in others if each is not better), current)
-    return _Plan(better, left, current)
+    return _Plan(better, left, current, unfit)
 
 
 async def choose_model(
@@ -125,18 +176,13 @@ async def choose_model(
         admits: whether to call a model rather than another one. It is asked only if there is one.
 
     Raises:
-        InvalidInput: the provider's settings cannot be used.
+        InvalidInput: the provider's settings cannot be used. Fallbacks of which this is true are skipped.
     """
-    plan = await _planned(tx, loaded, requested, fallback, admits)
+    fitter = _Fitter(tx, vault, drivers)
+    plan = await _planned(fitter, loaded, requested, fallback, admits)
     if plan is None:
         return None
-    provider = plan.model.provider
-    secrets = await open_secrets(vault, tx, provider)
-    try:
-        driver = drivers(provider, secrets)
-    except InvalidInput as error:
-        # The settings were valid when they were stored, but the key in the environment was not checked then.
-        raise InvalidInput(
-            f"the provider {provider.name!r} cannot be used: {error.message}", code="provider_misconfigured"
-        ) from None
-    return ModelChoice(plan.model.model, provider, driver, plan.others, plan.instead_of)
+    driver = await fitter.driver_of(plan.model)
+    return ModelChoice(
+        plan.model.model, plan.model.provider, driver, plan.others, plan.instead_of, plan.unfit
+    )

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import getpass
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -52,7 +55,9 @@ def read_key(key_env: str | None, key_stdin: bool, *, needed: bool) -> str | Non
     if key_env is not None:
         return _checked(os.environ.get(key_env, ""), f"the variable {key_env} is not set", "--key-env")
     if key_stdin:
-        return _checked(sys.stdin.readline(MAX_KEY + 2), "standard input has no key", "--key-stdin")
+        with _interruptible():
+            line = sys.stdin.readline(MAX_KEY + 2)
+        return _checked(line, "standard input has no key", "--key-stdin")
     if not sys.stdin.isatty():
         if needed:
             raise typer.BadParameter(
@@ -61,14 +66,30 @@ def read_key(key_env: str | None, key_stdin: bool, *, needed: bool) -> str | Non
             )
         return None
     question = "API key (not shown): " if needed else "API key (not shown; empty for none): "
-    key = getpass.getpass(question).strip()
+    try:
+        with _interruptible():
+            key = getpass.getpass(question).strip()
+    except EOFError:
+        raise typer.BadParameter("no API key was typed", param_hint="--key-stdin") from None
     return _checked(key, "the API key is empty", "--key-stdin") if needed or key else None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a read at once. The event loop's own handler acts only after the read."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _checked(key: str, otherwise: str, option: str) -> str:
     key = key.strip()
     if not key:
         raise typer.BadParameter(otherwise, param_hint=option)
+    if not (key.isascii() and key.isprintable()):
+        raise typer.BadParameter("an API key consists of printable ASCII characters", param_hint=option)
     if len(key) > MAX_KEY:
         raise typer.BadParameter(f"an API key has up to {MAX_KEY:,} characters", param_hint=option)
     return key

@@ -13,7 +13,7 @@ from perdure.cli.render import duration, short
 from perdure.cli.terminal import Part, Screen
 from perdure.client import Client, ClientSideTool, data_of, turn_failure
 from perdure.domain.errors import PerdureError
-from perdure.domain.events import ENDED_TURN, LlmGenerationData
+from perdure.domain.events import ENDED_TURN, LlmGenerationData, TurnParkedData
 from perdure.domain.providers import Model
 from perdure.llm.no_tools import accepts_no_tools
 
@@ -83,7 +83,7 @@ async def _call(client: Client, model: Model, *, with_tool: bool) -> ModelTest:
 async def _outcome(client: Client, session_id: str, model: Model, *, with_tool: bool) -> ModelTest:
     """Follow the session until its model has answered, or the turn has failed."""
     failed = "the call failed"
-    events = client.follow(session_id, types=("llm.generation", *ENDED_TURN))
+    events = client.follow(session_id, types=("llm.generation", TurnParkedData.kind, *ENDED_TURN))
     async with aclosing(events):
         async for event in events:
             data = data_of(event)
@@ -91,6 +91,8 @@ async def _outcome(client: Client, session_id: str, model: Model, *, with_tool: 
                 failure = turn_failure(event)
                 said = "the turn ended without a call" if failure is None else failure.message
                 return _result(model, error=said)
+            if event.type == TurnParkedData.kind:
+                return _result(model, error=f"{data.error}; it can be called again at {data.until}")
             if data.metadata.model != model.model_id:
                 return _result(model, error=f"{failed}; {data.metadata.model} was called instead")
             if data.metadata.success:

@@ -148,7 +148,7 @@ async def _register(client: Client, provider: Provider, models: list[str] | None
     """Register the models that are named, or all that the provider lists; return what went wrong."""
     from perdure.client import ApiError
 
-    for name in models or ():
+    for name in dict.fromkeys(models or ()):
         await client.create_model(provider.id, model_id=name, display_name=name)
     if models:
         return None

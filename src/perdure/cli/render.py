@@ -154,7 +154,11 @@ def model_trouble(event: WireEvent) -> str:
     data = data_of(event)
     match event.type:
         case "reason.fallback":
-            return f"{exact(data.from_.model)} does not answer: {short(data.error)} → {exact(data.to.model)}"
+            skipped = "".join(
+                f" (not {exact(each.model.model)}: {short(each.error)})" for each in data.skipped
+            )
+            said = f"{exact(data.from_.model)} does not answer: {short(data.error)}"
+            return f"{said} → {exact(data.to.model)}{skipped}"
         case "turn.parked":
             return (
                 f"the model waits for {waits_for(data.parked_kind)} until {data.until}: {short(data.error)}"

@@ -123,6 +123,14 @@ class ContextCompactedData(EventData, frozen=True, omit_defaults=True):
         ),
     ] = None
     error: Annotated[str | None, Meta(description="Why no summary was written.")] = None
+    error_code: Annotated[
+        str | None, Meta(description="The error code of the model call that failed, if one did.")
+    ] = None
+
+    @property
+    def was_limited(self) -> bool:
+        """Whether only a rate limit stood in the way: nothing speaks against another attempt after it."""
+        return self.error_code == "provider_rate_limited"
 
 
 def summary_request(

@@ -416,6 +416,8 @@ class Conversation:
         if sequence < (self.summary_at or 0):
             return  # a newer summary is known
         if data.after is None or data.summary is None:
+            if data.was_limited:
+                return
             self.failures += 1
             self.rest = min(1 << self.failures, MAX_REST)
             return

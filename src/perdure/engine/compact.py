@@ -78,7 +78,7 @@ def is_full(run: Run, agent: ResolvedAgent, choice: ModelChoice, queued: Message
         queued: the message of the next turn, if it waited for that: the history does not have it yet.
     """
     rules = agent.behaviour.compaction
-    if rules is None or run.uncompactable or run.conversation.rest:
+    if rules is None or run.uncompactable == choice.model.id or run.conversation.rest:
         return False
     more = 0 if queued is None else estimate_tokens(queued)
     if _load(run) + more <= rules.at * smallest_budget(run, choice):
@@ -125,15 +125,15 @@ async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoic
         reason: why the history is compacted, for the log.
 
     Returns:
-        Whether the history is shorter now. If not, this run does not try again, and later ones only after
-        some more messages: 2 at first, twice as many after each further failure. Until then, the oldest part
-        is left out.
+        Whether the history is shorter now. If not, this run does not try again with this model, and later
+        ones only after some more messages: 2 at first, twice as many after each further failure, but for a
+        rate limit. Until then, the oldest part is left out.
 
     Raises:
         Fenced: another runner has claimed the session.
     """
     rules = agent.behaviour.compaction
-    if rules is None or run.uncompactable or run.conversation.rest:
+    if rules is None or run.uncompactable == choice.model.id or run.conversation.rest:
         return False
     while run.unlogged:
         await run.commit(())  # the outcome of the last step is part of the history
@@ -152,10 +152,16 @@ async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoic
     summary = await summarizer.summarize(older, int(PIECE * budget), after)
     duration = round((clock.elapsed() - began) * 1000)
     if summary is None:
-        run.uncompactable = True
+        run.uncompactable = choice.model.id
         log.warning("cannot summarize the history of session %s: %s", run.row.id, summarizer.error)
         done = ContextCompactedData(
-            "none", before, before, duration, tuple(summarizer.steps), error=summarizer.error
+            "none",
+            before,
+            before,
+            duration,
+            tuple(summarizer.steps),
+            error=summarizer.error,
+            error_code=summarizer.error_code,
         )
     else:
         left = before - len(older) - (conversation.summary is not None) + 1
@@ -197,6 +203,7 @@ class _Summarizer:
         self.events: list[NewEvent] = []
         self.steps: list[CompactionStepData] = []
         self.error = "the model returned no summary"
+        self.error_code: str | None = None
 
     async def summarize(self, older: Sequence[Entry], size: int, after: int) -> str | None:
         """Summarize this part and the summary so far; None if that failed.
@@ -233,7 +240,8 @@ class _Summarizer:
         context = summary_context(self.context, len(self.events))
         self.events.append(NewEvent(generation_data(self.choice, outcome), context, now))
         if outcome.response is None or not outcome.response.text.strip():
-            self.error = outcome.error.message if outcome.error else self.error
+            if outcome.error is not None:
+                self.error, self.error_code = outcome.error.message, outcome.error.code
             return None
         self.left -= messages
         self.steps.append(CompactionStepData(STRATEGY, self.left + 1, round(outcome.duration * 1000)))

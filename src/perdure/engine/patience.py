@@ -6,6 +6,8 @@ for, and that is too long for a worker, parks the turn.
 
 from __future__ import annotations
 
+import logging
+
 from msgspec import Struct
 
 from perdure.capabilities.model_choice import ModelChoice
@@ -16,6 +18,7 @@ from perdure.domain.events import (
     NewEvent,
     OutputMessageWithdrawnData,
     ReasonFallbackData,
+    SkippedModel,
     TurnParkedData,
     TurnResumedData,
 )
@@ -42,6 +45,11 @@ MAX_SILENCE = 600.0
 again, so that it does not occupy a turn for hours."""
 
 _SECOND = 1_000_000
+
+_WRONG_SETTINGS = frozenset({"provider_auth", "provider_misconfigured", "model_not_found", "quota_exceeded"})
+"""Failures of a fallback's own settings, for which the next one is called."""
+
+log = logging.getLogger("perdure.engine")
 
 
 class Patience(Struct, frozen=True):
@@ -73,7 +81,7 @@ class Patience(Struct, frozen=True):
         if self.choice is None:
             return
         if error is None or not may_pass(error):
-            engine.breakers.succeeded(self.choice.model.id)
+            engine.breakers.succeeded(*_key(self.choice))
         else:
             said = redactor.text(error.message)
             engine.breakers.failed(*_key(self.choice), error, said, engine.clock.now(), HOLD)
@@ -99,6 +107,13 @@ def may_pass(error: ModelError) -> bool:
     if error.code == "quota_exceeded":
         return error.status == 429
     return error.transient or error.code == "provider_unavailable"
+
+
+def _is_unfit(turn: Turn, choice: ModelChoice, error: ModelError) -> bool:
+    """Whether a fallback was called in vain because of its own settings. It was not what people chose."""
+    fallback = turn.fallback
+    is_fallback = fallback is not None and fallback.model_id == choice.model.id
+    return is_fallback and error.code in _WRONG_SETTINGS
 
 
 def admits(engine: Engine, model: UsableModel) -> bool:
@@ -128,8 +143,13 @@ def instead_of_failing(
         failure: the events that end the call.
     """
     state, now = run.phase(Reasoning), run.engine.clock.now()
-    if not may_pass(error):
+    if not (may_pass(error) or _is_unfit(state.turn, choice, error)):
         return failure
+    if choice.unfit and not choice.others:
+        names = ", ".join(each.model.model.model_id for each in choice.unfit)
+        log.warning(
+            "session %s: fallbacks cannot be called: %s (%s)", run.row.id, names, choice.unfit[0].error
+        )
     wait = error.retry_after or 0.0
     until = now + round(wait * _SECOND) if wait > HOLD else None
     data = _fall_back(run.engine, choice, error, state.turn, until) or _park(state.turn, error, until, now)
@@ -152,7 +172,8 @@ def _fall_back(
     working = (each for each in choice.others if engine.breakers.would_admit(*_key(each), now))
     to = next(working, choice.others[0])
     return ReasonFallbackData(
-        turn.id, _named(choice), _named(to), error.code, error.message, maybe_rfc3339(until)
+        *(turn.id, _named(choice), _named(to), error.code, error.message, maybe_rfc3339(until)),
+        skipped=_skipped(choice),
     )
 
 
@@ -176,7 +197,9 @@ def diverted(engine: Engine, turn: Turn, choice: ModelChoice, now: Micros) -> li
     # What the server said belongs to the sessions that heard it.
     why = "" if health is None else f" ({health.error_code})"
     error = f"calls of {name} have failed just now{why}"
-    data = ReasonFallbackData(turn.id, _named(skipped), _named(choice), CIRCUIT_OPEN, error)
+    data = ReasonFallbackData(
+        turn.id, _named(skipped), _named(choice), CIRCUIT_OPEN, error, skipped=_skipped(choice)
+    )
     return [NewEvent(data, turn_context(turn), now)]
 
 
@@ -188,6 +211,12 @@ def resumed(engine: Engine, state: Waiting) -> NewEvent:
 def _key(model: UsableModel) -> tuple[ModelId, int]:
     """The key of the model's breaker, and its version: changes of the provider close it."""
     return model.model.id, model.provider.updated_at
+
+
+def _skipped(choice: ModelChoice) -> tuple[SkippedModel, ...]:
+    return tuple(
+        SkippedModel(_named(each.model), each.error.code, each.error.message) for each in choice.unfit
+    )
 
 
 def _named(model: UsableModel) -> ModelMetadata:

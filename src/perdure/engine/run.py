@@ -18,7 +18,7 @@ from perdure.domain.errors import Fenced, StaleHead, Unavailable
 from perdure.domain.event_data import EventData
 from perdure.domain.events import Event, InputMessageData, NewEvent
 from perdure.domain.history import Conversation
-from perdure.domain.ids import SessionId, ToolCallId
+from perdure.domain.ids import ModelId, SessionId, ToolCallId
 from perdure.domain.messages import JsonValue
 from perdure.domain.redaction import Redactor, redact_event
 from perdure.domain.spans import tool_context
@@ -69,8 +69,8 @@ class Run:
         self.admission: Admission | None = None
         """The time alone of a suspect, which ends with its first append."""
         self._marks: dict[Micros, float] = {}
-        self.uncompactable = False
-        """Whether a compaction failed in this run."""
+        self.uncompactable: ModelId | None = None
+        """The model with which a compaction failed in this run."""
         self.prepared: tuple[ResolvedAgent, ModelChoice] | None = None
         """The agent and model for the next steps; None if they have to be resolved anew."""
         self._appending = asyncio.Lock()

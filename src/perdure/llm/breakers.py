@@ -103,9 +103,15 @@ class Breakers:
         probing = found.probed_at is not None and 0 <= now - found.probed_at < PROBE * _SECOND
         return state == "half_open" and not probing
 
-    def succeeded(self, model_id: ModelId) -> None:
+    def succeeded(self, model_id: ModelId, version: int) -> None:
         """Note that the model's server has answered, if only with a refusal: this closes the breaker."""
-        self._known.pop(model_id, None)
+        if not self._is_outdated(model_id, version):
+            self._known.pop(model_id, None)
+
+    def _is_outdated(self, model_id: ModelId, version: int) -> bool:
+        """Whether a call with this version began before a change of the provider, and says nothing of it."""
+        found = self._known.get(model_id)
+        return found is not None and found.version > version
 
     def failed(
         self, model_id: ModelId, version: int, error: ModelError, said: str, now: Micros, far: float
@@ -116,6 +122,8 @@ class Breakers:
             said: the error's message, without secrets.
             far: seconds. If the server asks for a longer wait, the breaker opens at once, until its end.
         """
+        if self._is_outdated(model_id, version):
+            return
         found = self._of(model_id, version, now) or _Breaker(version)
         self._known[model_id] = found
         self._known.move_to_end(model_id)

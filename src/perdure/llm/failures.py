@@ -37,7 +37,15 @@ _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "content_blocked", "moderation_blocked"}
 )
 _NO_MODEL_CODES = frozenset({"model_not_found", "not_found_error", "model_not_found_error"})
-_AUTH_CODES = frozenset({"authentication_error", "invalid_api_key", "permission_error", "permission_denied"})
+_AUTH_CODES = frozenset(
+    {"authentication_error", "invalid_api_key", "api_key_invalid", "permission_error", "permission_denied"}
+)
+# Google and xAI refuse a wrong key with 400.
+_AUTH = Words(
+    r"(incorrect|invalid|wrong) api.?key|api.?key (is )?(incorrect|invalid|not valid)", re.IGNORECASE
+)
+_LONGEST_AUTH = 300
+"""Characters of such a refusal. A longer message may quote the request."""
 _REQUEST_CODES = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
 _QUOTA = Words(
     r"credit balance is too low|insufficient (balance|credits)|specified api usage limits|余额不足|欠费"
@@ -231,6 +239,8 @@ def _classified(status: int | None, codes: frozenset[str], message: str) -> tupl
     for known, code in ((_AUTH_CODES, "provider_auth"), (_NO_MODEL_CODES, "model_not_found")):
         if codes & known:
             return code, False
+    if len(message) < _LONGEST_AUTH and _AUTH.search(message):
+        return "provider_auth", False
     later = passing(codes, message)
     if later is not None:
         return later, True

@@ -43,7 +43,7 @@ def time() -> Time:
 def test_it_opens_after_failures_in_a_row(time: Time) -> None:
     time.fail(THRESHOLD - 1)
     assert (time.state(), time.admits()) == ("closed", True)
-    time.breakers.succeeded(MODEL)
+    time.breakers.succeeded(MODEL, 1)
     time.fail(THRESHOLD - 1)
     assert time.state() == "closed"
     time.fail()
@@ -62,7 +62,7 @@ def test_one_probe_at_a_time_decides_what_comes_next(time: Time) -> None:
     assert time.state() == "open"  # twice as long
     time.at += FIRST_OPEN
     assert time.admits()
-    time.breakers.succeeded(MODEL)
+    time.breakers.succeeded(MODEL, 1)
     assert (time.state(), time.admits(), time.admits()) == ("closed", True, True)
 
 
@@ -110,6 +110,18 @@ def test_a_change_of_the_provider_closes_it(time: Time) -> None:
     time.fail(THRESHOLD)
     assert time.state(version=2) == "closed"
     assert time.breakers.health(MODEL, 2, "gpt", time.now) is None
+
+
+def test_a_call_from_before_a_change_says_nothing_about_the_provider_after_it(time: Time) -> None:
+    error = ModelError("no", code="provider_unavailable", transient=True)
+    for _ in range(THRESHOLD):
+        time.breakers.failed(MODEL, 2, error, "no", time.now, FAR)
+    time.fail()
+    assert time.state(version=2) == "open"
+    time.breakers.succeeded(MODEL, 1)
+    assert time.state(version=2) == "open"
+    time.breakers.succeeded(MODEL, 2)
+    assert time.state(version=2) == "closed"
 
 
 def test_one_that_nobody_tries_is_forgotten(time: Time) -> None:

@@ -200,3 +200,24 @@ def test_a_404_tells_a_wrong_address_from_an_unknown_model(body: str, code: str)
     error = refusal(404, {}, body.encode(), ["secret-1"], "https://h/secret-1/chat")
     assert (error.code, error.transient) == (code, False)
     assert ("https://h/[redacted]/chat" in error.message) is (code == "provider_misconfigured")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"error":{"message":"API key not valid. Please pass a valid API key."}}',
+        '{"error":{"message":"Bad Request","details":[{"reason":"API_KEY_INVALID"}]}}',
+        '{"code":"Client specified an invalid argument","error":"Incorrect API key provided: x"}',
+        '{"error":{"message":"Invalid API key","type":"invalid_request_error"}}',
+    ],
+)
+def test_a_key_that_is_refused_with_400_is_recognized(body: str) -> None:
+    assert refusal(400, {}, body.encode(), []).code == "provider_auth"
+
+
+@pytest.mark.parametrize(
+    "words", ["invalid type for `api_key_name`", f"messages[3] is too odd: {'x' * 300} invalid api key"]
+)
+def test_a_request_that_mentions_keys_is_not_refused_for_its_own(words: str) -> None:
+    body = json.dumps({"error": {"message": words}}).encode()
+    assert refusal(400, {}, body, []).code == "invalid_model_request"

@@ -42,6 +42,7 @@ from perdure.domain.events.patience import (
     CIRCUIT_OPEN,
     OutputMessageWithdrawnData,
     ReasonFallbackData,
+    SkippedModel,
     TurnParkedData,
     TurnResumedData,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "SessionActivatedData",
     "SessionIdledData",
     "SessionStartedData",
+    "SkippedModel",
     "ToolCall",
     "ToolCallRepairedData",
     "ToolCallRequestedData",

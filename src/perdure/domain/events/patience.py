@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, field
+from msgspec import Meta, Struct, field
 
 from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import TURN_ID
@@ -39,6 +39,14 @@ class OutputMessageWithdrawnData(EventData, frozen=True):
     ]
 
 
+class SkippedModel(Struct, frozen=True):
+    """A fallback model that cannot be called, because its provider's settings are not valid."""
+
+    model: Annotated[ModelMetadata, Meta(description="The model.")]
+    error_code: Annotated[str, Meta(description="The error code, such as `provider_misconfigured`.")]
+    error: Annotated[str, Meta(description="What is wrong with the settings, for people.")]
+
+
 class ReasonFallbackData(EventData, frozen=True, omit_defaults=True):
     """Another model is called, because the one before does not answer. The turn goes on with it."""
 
@@ -52,6 +60,9 @@ class ReasonFallbackData(EventData, frozen=True, omit_defaults=True):
         Timestamp | None,
         Meta(description="When the first model can be called again, if its provider said so."),
     ] = None
+    skipped: Annotated[
+        tuple[SkippedModel, ...], Meta(description="The fallback models that cannot be called.")
+    ] = ()
 
 
 class TurnParkedData(EventData, frozen=True):
