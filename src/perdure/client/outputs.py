@@ -27,7 +27,13 @@ def schema_of(schema: Schema[Any]) -> JsonObject:
     if of_pydantic is not None:
         found: JsonObject = of_pydantic()
         return found
-    return _inlined(msgspec.json.schema(schema))
+    try:
+        return _inlined(msgspec.json.schema(schema))
+    except TypeError as error:
+        raise TypeError(
+            "`schema` must be a type, such as a struct, a dataclass or a model of pydantic, or a dict with a "
+            f"JSON Schema: {error}"
+        ) from None
 
 
 def _inlined(schema: JsonObject) -> JsonObject:

@@ -209,7 +209,12 @@ class TurnMethods(ConversationMethods):
             message: text, or a message with parts.
             output_schema: a JSON Schema of the answer.
             fields: see `RunFields`.
+
+        Raises:
+            TypeError: there is no such field.
         """
+        if unknown := fields.keys() - RunFields.__annotations__.keys():
+            raise TypeError(f"a run has no field {min(unknown)!r}: see `RunFields`")
         once = fields.pop("idempotency_key", None) or routes.new_key()
         given = {name: value for name, value in fields.items() if value is not None}
         body = msgspec.convert({"message": message, "output_schema": output_schema, **given}, CreateRun)
