@@ -11,7 +11,6 @@ _STRICT = (
         b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
     ),
     (b"x-frame-options", b"DENY"),
-    (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
 )
 SENDS_NO_REFERRER = (*_STRICT, (b"referrer-policy", b"no-referrer"))
