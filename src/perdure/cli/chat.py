@@ -23,6 +23,7 @@ from perdure.cli.common import (
 from perdure.cli.decisions import HELP as DECISIONS_HELP
 from perdure.cli.decisions import Asking
 from perdure.cli.render import (
+    RATE_LIMITED,
     TurnPrinter,
     model_trouble,
     narrations,
@@ -113,6 +114,12 @@ class Chat:
         """The names of the tools that wait for callbacks, by the ids of their calls. `MODEL` has none."""
         self.rests = False
         """Whether the turn does nothing but wait for callbacks, as far as was seen."""
+
+    def choices(self) -> str:
+        """Say what a person can do about a turn that waits."""
+        limited = MODEL in self.parked.values()
+        message = "tries the model at once" if limited else "goes on without the tool"
+        return f"Your next message {message}. Enter without a message waits."
 
     def note(self, event: WireEvent) -> None:
         """Keep in mind what the event says about calls that wait for callbacks."""
@@ -310,15 +317,12 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
         talk.seen, talk.rests = since, True
         talk.parked = {call.tool_call_id: call.tool_name or MODEL for call in session.parked_on}
         for call in session.parked_on:
-            printer.note(
-                f"‖ {call.tool_name or MODEL} waits for {waits_for(call.kind)} until {call.until}", "yellow"
-            )
+            what = f"{call.tool_name} waits for {waits_for(call.kind)}" if call.tool_name else RATE_LIMITED
+            printer.note(f"‖ {what} until {call.until}", "yellow")
         if waits:
             await _show_asked(talk, printer)
         else:
-            printer.note(
-                "Your next message goes on without it. Enter without a message waits for it.", "yellow"
-            )
+            printer.note(talk.choices(), "yellow")
     elif session.status == "active":
         printer.note("A turn is running.")
         await _watch(talk, until_turn_ends(_follow(talk, since)), printer)
@@ -397,9 +401,7 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
         if (task := asyncio.current_task()) is not None:
             task.uncancel()
         if talk.rests:
-            printer.note(
-                "Your next message goes on without it. Enter without a message waits for it.", "yellow"
-            )
+            printer.note(talk.choices(), "yellow")
         else:
             printer.note((await _cancel(talk)), "yellow")
     finally:

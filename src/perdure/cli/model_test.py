@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from perdure.cli.render import duration, short
+from perdure.cli.render import duration, model_trouble, short
 from perdure.cli.terminal import Part, Screen
 from perdure.client import Client, ClientSideTool, data_of, turn_failure
 from perdure.domain.errors import PerdureError
@@ -83,7 +83,7 @@ async def _call(client: Client, model: Model, *, with_tool: bool) -> ModelTest:
 async def _outcome(client: Client, session_id: str, model: Model, *, with_tool: bool) -> ModelTest:
     """Follow the session until its model has answered, or the turn has failed."""
     failed = "the call failed"
-    events = client.follow(session_id, types=("llm.generation", *ENDED_TURN))
+    events = client.follow(session_id, types=("llm.generation", "turn.parked", *ENDED_TURN))
     async with aclosing(events):
         async for event in events:
             data = data_of(event)
@@ -91,6 +91,8 @@ async def _outcome(client: Client, session_id: str, model: Model, *, with_tool: 
                 failure = turn_failure(event)
                 said = "the turn ended without a call" if failure is None else failure.message
                 return _result(model, error=said)
+            if event.type == "turn.parked":
+                return _result(model, error=model_trouble(event))
             if data.metadata.model != model.model_id:
                 return _result(model, error=f"{failed}; {data.metadata.model} was called instead")
             if data.metadata.success:
