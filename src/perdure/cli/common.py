@@ -93,6 +93,9 @@ def explain(error: PerdureError) -> str:
         return f"{message}\n{advice}"
     if error.code == "session_not_found":
         return f"{message}; `perdure sessions list` lists them."
+    if error.code == "not_an_approval":
+        advice = "`perdure inputs answer SESSION_ID` answers questions, and `perdure mcp sign-in` signs in."
+        return f"{message}\n{advice}"
     if error.code == "agent_not_found":
         return f"{message}; `perdure agents list` lists them."
     if error.code == f"http_{status}":  # the body is not in this API's error format

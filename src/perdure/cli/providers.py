@@ -123,8 +123,11 @@ async def _type_of(client: Client, name: str, type_: str | None, base_url: str |
     if type_ is None:
         type_ = name if name in known else ANY_SERVER if base_url is not None else None
     if type_ is None or type_ not in known:
-        wrong = "the provider's type is not known" if type_ is None else f"{type_!r} is no type of provider"
-        raise typer.BadParameter(f"{wrong}: choose one of {', '.join(known)}", param_hint="--type")
+        if type_ is None:
+            wrong = f"{name!r} is not a provider type, so give --base-url, or --type with"
+        else:
+            wrong = f"{type_!r} is not a provider type: choose"
+        raise typer.BadParameter(f"{wrong} one of {', '.join(known)}", param_hint="--type")
     return type_
 
 
