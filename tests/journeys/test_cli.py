@@ -335,7 +335,7 @@ async def test_a_session_and_a_model_can_be_named(client: Client, server: Server
     unknown = "error: this server has no model named 'other'; its models: simulated\n"
     assert (done.status, done.err) == (1, unknown)
     done = await perdure("chat", "--agent", "nobody", url=server.url, given="hi")
-    assert (done.status, done.err) == (1, "error: no such agent\n")
+    assert (done.status, done.err) == (1, "error: no such agent; `perdure agents list` lists them.\n")
 
 
 async def test_without_a_model_the_error_says_how_to_register_one(server: Server) -> None:

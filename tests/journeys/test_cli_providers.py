@@ -12,7 +12,7 @@ import pytest_asyncio
 from perdure.client import Client
 from tests.command import PERDURE, Terminal, environment, perdure
 from tests.conformance.drivers.protocols import Counts
-from tests.conformance.drivers.vendor import Vendor, open_vendor
+from tests.conformance.drivers.vendor import Reply, Vendor, open_vendor
 from tests.server import Server
 from tests.vendors import CHAT, GOOD, KEY, Guarded, answer, reply
 
@@ -42,6 +42,7 @@ async def test_a_provider_is_added_with_its_models_and_checked(server: Server, g
     listed = (await run(server, "providers", "list")).splitlines()
     assert listed[0] == "PROVIDER\tNAME\tTYPE\tSTATUS\tKEY\tHEALTH\tURL"
     assert listed[1].split("\t")[1:5] == ["mine", "openai_completions", "active", "valid"]
+    assert listed[1].split("\t")[5] == "ok"
     assert (await run(server, "providers", "check", "mine")).startswith("ok: 2 models, ")
     await run(server, "models", "default", "two")
     rows = [line.split("\t") for line in (await run(server, "models", "list")).splitlines()[1:]]
@@ -151,12 +152,9 @@ async def test_a_model_is_tested_with_one_call(sqlite_server: Server, vendor: Ve
         assert (found["ok"], found["tools"], found["answer"]) == (True, "refused", "ready")
         vendor.will(reply({"error": {"message": "no such key", "code": "invalid_api_key"}}, 401))
         assert "no such key" in await run(sqlite_server, "models", "test", "gpt-test-only", status=1)
-        limited = reply({"error": {"message": "come back later"}}, 429)
-        limited.headers["Retry-After"] = "3600"
-        vendor.will(limited)
-        said = await run(sqlite_server, "models", "test", "gpt-test-only", status=1)
-        assert "come back later" in said
-        assert "can be called again" in said
+        vendor.will(Reply([b"{}"], 429, {"retry-after": "3600"}))
+        limited = await run(sqlite_server, "models", "test", "gpt-test-only", status=1)
+        assert "rate limit: the provider asks to wait until " in limited
         assert (await client.list_sessions()).total == before
 
 

@@ -54,6 +54,8 @@ async def test_a_run_that_fails_or_waits_says_so_by_its_status(sqlite_server: Se
     failed = await perdure("run", fails, url=sqlite_server.url)
     assert (failed.status, failed.out) == (1, "")
     assert "provider_auth" in failed.err
+    unknown = await perdure("run", "Hello.", "--model", "nobody", url=sqlite_server.url)
+    assert (unknown.status, "no model is called 'nobody'" in unknown.err) == (1, True)
     danger = script({"tool_calls": [call("bash", "call_1", command="true")]}, {"text": "Done."})
     waits = await perdure("run", danger, "--agent", name, url=sqlite_server.url)
     assert (waits.status, waits.out) == (3, "")

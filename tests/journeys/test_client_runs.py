@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import msgspec
 import pydantic
@@ -94,6 +94,10 @@ async def test_lists_and_numbers_are_answers_too(client: Client) -> None:
     said = script({"text": json.dumps([ROME])})
     assert await client.ask(session.id, said, schema=list[Weather]) == [Weather("Rome", 21)]
     assert await client.ask(session.id, script({"text": "7"}), schema=int) == 7
+    with pytest.raises(TypeError, match="`schema` must be a type"):
+        await client.ask(session.id, "Hm.", schema=cast(Any, 3))
+    with pytest.raises(TypeError, match="no field 'agnt'"):
+        await client.run(message="Hm.", **cast(Any, {"agnt": "helper"}))
 
 
 def test_the_schema_of_a_type_is_an_object_and_keeps_what_refers_to_itself() -> None:

@@ -93,6 +93,7 @@ async def test_the_page_shows_the_call_and_its_form_decides(api: httpx.AsyncClie
         assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
         assert page.headers["referrer-policy"] == "no-referrer"
         assert page.headers["cache-control"] == "no-store"
+        assert page.headers.get_list("x-content-type-options") == ["nosniff"]
         assert "path: /a.md" in unescape(page.text)
         shown = page.text.partition('name=shown value="')[2].partition('"')[0]
         lines = "\r\n" * 1_500  # browsers send two characters for what their field counts as one
@@ -105,6 +106,7 @@ async def test_the_page_shows_the_call_and_its_form_decides(api: httpx.AsyncClie
         assert (done.status_code, "<h1>Rejected</h1>" in done.text) == (200, True)
         again = await browser.get(link)
         assert (again.status_code, "was rejected at" in again.text) == (410, True)
+        assert "<h1>This link no longer works</h1>" in again.text
     await talk.logged_until("session.idled")
     told = json.dumps((await talk.events(types="llm.generation"))[-1]["data"]["messages"])
     assert "Keep it: it is still of use" in told

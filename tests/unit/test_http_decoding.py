@@ -27,6 +27,7 @@ from perdure.api.kernel.decoding import (
 )
 from perdure.api.kernel.intake import Arrival, Intake
 from perdure.api.kernel.json_bounds import MAX_DEPTH, check_bounds, without_strings
+from perdure.domain.agents import CreateAgent
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 from perdure.domain.ids import OrgId
 from perdure.domain.sessions import CreateSession
@@ -410,6 +411,12 @@ def test_a_query_string_that_does_not_fit_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidInput) as caught:
         QUERY.decode(parameters_of(raw))
     assert len(caught.value.message) < 400
+
+
+def test_the_error_for_a_text_that_does_not_match_a_pattern_has_an_example() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        decode(msgspec.json.Decoder(CreateAgent), b'{"name": "No Name", "system_prompt": ""}')
+    assert caught.value.message.endswith("(-[a-z0-9]+)*$', such as 'support-desk'")
 
 
 def test_the_error_for_a_wrong_choice_in_a_query_lists_the_choices() -> None:

@@ -90,8 +90,8 @@ async def decide_item(app: App, decider: Decider, item_id: str, body: DecideItem
             raise _closed(await outcome_of(tx, row, ref, opened.question))
         if opened.question.kind != "approval":
             raise Conflict(
-                "this item asks for something else than an approval: see its `links.decide` and "
-                "`input_requests`",
+                f"this item is not an approval but of the kind {opened.question.kind!r}: `input_requests` of "
+                "the item says how to answer it",
                 code="not_an_approval",
             )
         if row.status != "waiting_for_tool_results":

@@ -66,7 +66,7 @@ async def create_link(app: App, caller: Caller, item_id: str, body: CreateLink) 
     _check_open(item)
     if not item.you_may_decide:
         raise Forbidden(
-            f"only {item.may_decide} may decide on this call, and make links that do", code="not_an_approver"
+            f"only {item.may_decide} may decide on this call, or make a link for it", code="not_an_approver"
         )
     now = app.now()
     deadline = from_rfc3339(item.expires_at)

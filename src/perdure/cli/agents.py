@@ -54,7 +54,7 @@ def create(
     token: Token = None,
     org: Org = None,
 ) -> None:
-    """Create an agent.
+    """Create an agent. One whose prompt has variables comes from a file: see `perdure agents import`.
 
     Example: perdure agents create helper --prompt "Answer in one sentence." --capability current_time
     """

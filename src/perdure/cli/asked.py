@@ -8,7 +8,7 @@ from perdure.domain.input_requests import AnswerInput, InputRequest
 from perdure.domain.visible import exact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from perdure.cli.terminal import Screen
     from perdure.domain.messages import JsonObject, JsonValue
@@ -34,25 +34,22 @@ def asked_lines(request: InputRequest) -> list[str]:
     return lines
 
 
-def answers_to(requests: Iterable[InputRequest], screen: Screen) -> dict[str, AnswerInput]:
-    """Ask the person at the terminal for the answers to forms and visits, by the ids of the requests.
+def answer_to(request: InputRequest, screen: Screen) -> AnswerInput | None:
+    """Ask the person at the terminal for the answer to a form or a visit; None for a sign-in.
 
     Raises:
-        EOFError, KeyboardInterrupt: Ctrl-D, Ctrl-C: nothing is answered.
+        EOFError, KeyboardInterrupt: Ctrl-D, Ctrl-C: it is not answered.
     """
-    answers: dict[str, AnswerInput] = {}
-    for request in requests:
-        if request.mode == "url":
-            done = screen.read_answer(f"  {exact(request.url or '')}: visited? [y]es, [n]o: ").strip().lower()
-            answers[request.id] = AnswerInput("accept" if done in ("y", "yes") else "decline")
-        elif request.mode == "form":
-            given = {
-                name: screen.read_answer(f"  {exact(name)}{_about(field)}: ").strip()
-                for name, field in _fields(request)
-            }
-            entered = {name: text for name, text in given.items() if text}
-            answers[request.id] = AnswerInput("accept", content_of(request, entered))
-    return answers
+    if request.mode == "url":
+        done = screen.read_answer(f"  {exact(request.url or '')}: visited? [y]es, [n]o: ").strip().lower()
+        return AnswerInput("accept" if done in ("y", "yes") else "decline")
+    if request.mode != "form":
+        return None
+    given = {
+        name: screen.read_answer(f"  {exact(name)}{_about(field)}: ").strip()
+        for name, field in _fields(request)
+    }
+    return AnswerInput("accept", content_of(request, {name: text for name, text in given.items() if text}))
 
 
 def content_of(request: InputRequest, given: Mapping[str, str]) -> JsonObject:

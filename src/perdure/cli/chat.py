@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from perdure.cli.asked import ADVICE, answers_to, asked_lines
+from perdure.cli.asked import ADVICE, answer_to, asked_lines
 from perdure.cli.common import (
     FAILED,
     INTERRUPTED,
@@ -23,6 +23,7 @@ from perdure.cli.common import (
 from perdure.cli.decisions import HELP as DECISIONS_HELP
 from perdure.cli.decisions import Asking
 from perdure.cli.render import (
+    RATE_LIMITED,
     TurnPrinter,
     model_trouble,
     narrations,
@@ -33,12 +34,12 @@ from perdure.cli.render import (
 )
 from perdure.cli.sessions import last_messages, print_messages, print_session
 from perdure.cli.terminal import Screen, complain
-from perdure.client import Client, WireEvent, data_of, turn_failure
+from perdure.client import ApiError, Client, WireEvent, data_of, turn_failure
 from perdure.client.turns import until_turn_ends
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
-from perdure.domain.input_requests import AnswerInput
+from perdure.domain.input_requests import AnswerInput, InputRequest
 from perdure.domain.messages import Controls, WhenBusy, text_of
 from perdure.domain.parked import CONSENT
 from perdure.domain.tools import APPROVE, ApprovalDecision
@@ -113,6 +114,12 @@ class Chat:
         """The names of the tools that wait for callbacks, by the ids of their calls. `MODEL` has none."""
         self.rests = False
         """Whether the turn does nothing but wait for callbacks, as far as was seen."""
+
+    def choices(self) -> str:
+        """Say what a person can do about a turn that waits."""
+        limited = MODEL in self.parked.values()
+        message = "tries the model at once" if limited else "goes on without the tool"
+        return f"Your next message {message}. Enter without a message waits."
 
     def note(self, event: WireEvent) -> None:
         """Keep in mind what the event says about calls that wait for callbacks."""
@@ -247,28 +254,46 @@ def _converse(runner: asyncio.Runner, talk: Chat, screen: Screen) -> int:
 
 
 def _reply(runner: asyncio.Runner, talk: Chat, accepts: bool, printer: TurnPrinter, screen: Screen) -> None:
-    """Answer what tools' servers ask, or refuse it, then continue the turn. Ctrl-C leaves it unanswered."""
+    """Answer what tools' servers ask, or refuse it, then continue the turn. Ctrl-C leaves the rest."""
     asked = runner.run(talk.client.list_input_requests(talk.session.id))
     if not asked:
         printer.note("Nothing asks you for anything.")
         return
+    answered = 0
     try:
-        answers: dict[str, AnswerInput] = {each.id: AnswerInput("decline") for each in asked}
-        if accepts:
-            answers = answers_to(asked, screen)
+        for each in asked:
+            answered += _answered(runner, talk, each, accepts, printer, screen)
     except (EOFError, KeyboardInterrupt):
         screen.line()
-        return
-    if answers:
-        runner.run(_answered(talk, answers, printer))
+        if not answered:
+            return
+    if answered:
+        runner.run(_watch(talk, until_turn_ends(_follow(talk, talk.seen)), printer))
     else:
         runner.run(_show_asked(talk, printer))
 
 
-async def _answered(talk: Chat, answers: dict[str, AnswerInput], printer: TurnPrinter) -> None:
-    for request_id, answer in answers.items():
-        await talk.client.answer_input_request(talk.session.id, request_id, answer)
-    await _watch(talk, until_turn_ends(_follow(talk, talk.seen)), printer)
+def _answered(
+    runner: asyncio.Runner,
+    talk: Chat,
+    request: InputRequest,
+    accepts: bool,
+    printer: TurnPrinter,
+    screen: Screen,
+) -> bool:
+    """Answer one request, or refuse it; ask again for content that does not fit. False if it is a sign-in."""
+    while True:
+        answer = answer_to(request, screen) if accepts else AnswerInput("decline")
+        if answer is None:
+            return False
+        try:
+            runner.run(talk.client.answer_input_request(talk.session.id, request.id, answer))
+        except ApiError as error:
+            if error.status != 400 or answer.action != "accept":
+                raise
+            printer.note(f"error: {explain(error)}. Please answer again; Ctrl-C leaves it.", "red")
+        else:
+            return True
 
 
 async def _show_asked(talk: Chat, printer: TurnPrinter) -> None:
@@ -310,15 +335,12 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
         talk.seen, talk.rests = since, True
         talk.parked = {call.tool_call_id: call.tool_name or MODEL for call in session.parked_on}
         for call in session.parked_on:
-            printer.note(
-                f"‖ {call.tool_name or MODEL} waits for {waits_for(call.kind)} until {call.until}", "yellow"
-            )
+            what = f"{call.tool_name} waits for {waits_for(call.kind)}" if call.tool_name else RATE_LIMITED
+            printer.note(f"‖ {what} until {call.until}", "yellow")
         if waits:
             await _show_asked(talk, printer)
         else:
-            printer.note(
-                "Your next message goes on without it. Enter without a message waits for it.", "yellow"
-            )
+            printer.note(talk.choices(), "yellow")
     elif session.status == "active":
         printer.note("A turn is running.")
         await _watch(talk, until_turn_ends(_follow(talk, since)), printer)
@@ -397,9 +419,7 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
         if (task := asyncio.current_task()) is not None:
             task.uncancel()
         if talk.rests:
-            printer.note(
-                "Your next message goes on without it. Enter without a message waits for it.", "yellow"
-            )
+            printer.note(talk.choices(), "yellow")
         else:
             printer.note((await _cancel(talk)), "yellow")
     finally:

@@ -22,7 +22,7 @@ DEFAULT_URL = "http://127.0.0.1:9000"
 FAILED = 1
 INTERRUPTED = 130
 
-Url = Annotated[str, typer.Option("--url", envvar="PERDURE_URL", help="The server's URL.")]
+Url = Annotated[str, typer.Option("--url", envvar="PERDURE_URL", help="The Perdure server's URL.")]
 Token = Annotated[
     str | None,
     typer.Option("--token", envvar="PERDURE_TOKEN", help="An access token, if the server requires one."),
@@ -78,7 +78,8 @@ def read_text(path: Path, option: str) -> str:
     try:
         return sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"cannot read {path}", param_hint=option) from error
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise typer.BadParameter(f"cannot read {path}: {why}", param_hint=option) from error
 
 
 def explain(error: PerdureError) -> str:
@@ -92,6 +93,13 @@ def explain(error: PerdureError) -> str:
         return f"{message}\n{advice}"
     if error.code == "session_not_found":
         return f"{message}; `perdure sessions list` lists them."
+    if error.code == "missing_variable":
+        return f"{message}\nThe option --var NAME=VALUE gives a value."
+    if error.code == "not_an_approval":
+        advice = "`perdure inputs answer SESSION_ID` answers questions, and `perdure mcp sign-in` signs in."
+        return f"{message}\n{advice}"
+    if error.code == "agent_not_found":
+        return f"{message}; `perdure agents list` lists them."
     if error.code == f"http_{status}":  # the body is not in this API's error format
         return f"{message}, not in Perdure's format. Is another program at --url or PERDURE_URL?"
     if error.code == "model_not_configured":

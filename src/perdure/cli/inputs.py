@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perdure.cli.asked import asked_lines, content_of
 from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter, pairs_of
 from perdure.cli.sessions import SessionId
 from perdure.cli.terminal import Screen
@@ -38,6 +37,8 @@ def list_inputs(
 
 
 async def _list(client: Client, session_id: str, as_json: bool) -> None:
+    from perdure.cli.asked import asked_lines
+
     async with client:
         found = await client.list_input_requests(session_id)
     screen = Screen()
@@ -96,6 +97,7 @@ def decline(
 async def _answer(
     client: Client, session_id: str, ids: list[str], action: InputAction, given: dict[str, str]
 ) -> None:
+    from perdure.cli.asked import content_of
     from perdure.domain.input_requests import AnswerInput
 
     async with client:

@@ -248,7 +248,7 @@ def run(
     ] = None,
     title: Annotated[str | None, typer.Option(help="The session's title.", show_default=False)] = None,
     model: Annotated[
-        str | None, typer.Option(help="The id of the model to use.", show_default="the agent's")
+        str | None, typer.Option(help="The model to use, by id or name.", show_default="the agent's")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
     url: Url = DEFAULT_URL,
@@ -257,8 +257,9 @@ def run(
 ) -> None:
     """Run an agent once and print its answer.
 
-    The exit status is 0 for an answer, 1 for a failure, and 3 if the agent waits for somebody. After Ctrl-C,
-    the run goes on.
+    The exit status is 0 for an answer, 1 for a failure, and 3 if the agent waits for somebody.
+
+    After Ctrl-C, the run goes on.
     """
     from perdure.cli import runs
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from perdure.cli.render import duration, short
+from perdure.cli.render import duration, model_trouble, short
 from perdure.cli.terminal import Part, Screen
 from perdure.client import Client, ClientSideTool, data_of, turn_failure
 from perdure.domain.errors import PerdureError
@@ -92,7 +92,7 @@ async def _outcome(client: Client, session_id: str, model: Model, *, with_tool: 
                 said = "the turn ended without a call" if failure is None else failure.message
                 return _result(model, error=said)
             if event.type == TurnParkedData.kind:
-                return _result(model, error=f"{data.error}; it can be called again at {data.until}")
+                return _result(model, error=model_trouble(event))
             if data.metadata.model != model.model_id:
                 return _result(model, error=f"{failed}; {data.metadata.model} was called instead")
             if data.metadata.success:

@@ -36,7 +36,12 @@ ANY_SERVER = "openai_completions"
 """The type of most servers that have an address of their own."""
 SHOWN_MODELS = 10
 _STYLES = {"valid": "green", "refused": "red", "unchecked": "yellow"}
-_HEALTH_STYLES = {"closed": "green", "open": "red", "half_open": "yellow"}
+_HEALTH_WORDS: dict[str, Part] = {
+    "closed": ("ok", "green"),
+    "open": ("failing", "red"),
+    "half_open": ("trying again", "yellow"),
+}
+"""What people read for the states of a circuit breaker: to them, `closed` sounds like a fault."""
 
 
 @app.command()
@@ -118,8 +123,11 @@ async def _type_of(client: Client, name: str, type_: str | None, base_url: str |
     if type_ is None:
         type_ = name if name in known else ANY_SERVER if base_url is not None else None
     if type_ is None or type_ not in known:
-        wrong = "the provider's type is not known" if type_ is None else f"{type_!r} is no type of provider"
-        raise typer.BadParameter(f"{wrong}: choose one of {', '.join(known)}", param_hint="--type")
+        if type_ is None:
+            wrong = f"{name!r} is not a provider type, so give --base-url, or --type with"
+        else:
+            wrong = f"{type_!r} is not a provider type: choose"
+        raise typer.BadParameter(f"{wrong} one of {', '.join(known)}", param_hint="--type")
     return type_
 
 
@@ -255,7 +263,10 @@ def _print_check(screen: Screen, found: KeyCheck) -> None:
 def list_providers(
     as_json: Json = False, url: Url = DEFAULT_URL, token: Token = None, org: Org = None
 ) -> None:
-    """List the providers, oldest first, with what is known of their API keys."""
+    """List the providers, oldest first, with what is known of their API keys.
+
+    HEALTH is `failing` while calls of one of the provider's models fail.
+    """
     enter(_list(connect(url, token, org), as_json))
 
 
@@ -270,7 +281,7 @@ async def _list(client: Client, as_json: bool) -> None:
         status = each.key_status
         key: Part = "" if status is None else (status, _STYLES[status])
         state = _health(each)
-        health: tuple[Part, ...] = ((state, _HEALTH_STYLES.get(state, "")),) if "HEALTH" in columns else ()
+        health = (_HEALTH_WORDS.get(state, state),) if "HEALTH" in columns else ()
         return each.id, each.name, each.provider_type, each.status, key, *health, each.base_url or ""
 
     Screen().listing(found, columns, row, as_json=as_json)

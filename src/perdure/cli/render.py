@@ -145,8 +145,9 @@ def brief(event: WireEvent) -> str:
 _WAITS_FOR = {
     "sign_in": "a sign-in",
     "input": "an answer to its server's question",
-    "rate_limit": "the end of its rate limit",
 }
+RATE_LIMITED = "rate limit: the provider asks to wait"
+"""What a turn waits for whose model is not called for now."""
 
 
 def model_trouble(event: WireEvent) -> str:
@@ -160,9 +161,7 @@ def model_trouble(event: WireEvent) -> str:
             said = f"{exact(data.from_.model)} does not answer: {short(data.error)}"
             return f"{said} → {exact(data.to.model)}{skipped}"
         case "turn.parked":
-            return (
-                f"the model waits for {waits_for(data.parked_kind)} until {data.until}: {short(data.error)}"
-            )
+            return f"{RATE_LIMITED} until {data.until}: {short(data.error)}"
     return "the text above is withdrawn"
 
 

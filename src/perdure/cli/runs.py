@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -12,8 +14,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import typer
 
-from perdure.cli.common import FAILED, CommandFailed
+from perdure.cli.common import FAILED, MODEL_ADVICE, CommandFailed
+from perdure.cli.models import find_model
+from perdure.cli.render import model_trouble
 from perdure.cli.terminal import Screen, complain
+from perdure.domain.ids import is_id
 
 if TYPE_CHECKING:
     from perdure.client import Client
@@ -42,8 +47,10 @@ def read_schema(path: Path | None) -> JsonObject | None:
         return None
     try:
         schema = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, RecursionError) as error:
-        raise typer.BadParameter(f"cannot read {path}: {error}", param_hint="--schema") from None
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {path}: {error.strerror}", param_hint="--schema") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise typer.BadParameter(f"{path} is not valid JSON: {error}", param_hint="--schema") from None
     if not isinstance(schema, dict):
         raise typer.BadParameter(f"{path} is not a JSON Schema: it must be an object", param_hint="--schema")
     return schema
@@ -100,11 +107,17 @@ async def run_once(
         as_json: print the whole result, also of a run that fails or waits.
     """
     async with client:
+        if model := fields.get("model_id"):
+            fields["model_id"] = model if is_id(model, "model") else (await find_model(client, model)).id
         run = await client.create_run(message, output_schema=schema, **fields)
         notes = Screen(stderr=True)
         if not as_json:
             notes.line(f"session {run.session_id}")
-        result = await client.wait_for_run(run)
+        limits = asyncio.create_task(_tell_limits(client, run.session_id, notes))
+        try:
+            result = await client.wait_for_run(run)
+        finally:
+            limits.cancel()
     if as_json:
         Screen().json(result)
     elif result.status == "completed":
@@ -116,8 +129,16 @@ async def run_once(
     else:
         problem = None if result.turn is None else result.turn.error
         why = f"{problem.code}: {problem.message}" if problem is not None else result.status
-        raise CommandFailed(f"the run ended without an answer: {why}")
+        advice = f"\n{MODEL_ADVICE}" if problem is not None and problem.code == "model_not_configured" else ""
+        raise CommandFailed(f"the run ended without an answer: {why}{advice}")
     return {"completed": 0, "waiting": WAITS}.get(result.status, FAILED)
+
+
+async def _tell_limits(client: Client, session_id: str, notes: Screen) -> None:
+    """Say when the run waits for the end of a rate limit, which may take hours."""
+    async with aclosing(client.follow(session_id, types=("turn.parked",))) as events:
+        async for event in events:
+            notes.line(model_trouble(event))
 
 
 def _print_answer(result: RunResult, schema: JsonObject | None) -> None:

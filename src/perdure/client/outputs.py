@@ -26,7 +26,13 @@ def schema_of(schema: Schema[Any]) -> JsonObject:
     if isinstance(schema, dict):
         return schema
     of_pydantic = _of_pydantic(schema)
-    return _inlined(msgspec.json.schema(schema) if of_pydantic is None else of_pydantic.json_schema())
+    try:
+        return _inlined(msgspec.json.schema(schema) if of_pydantic is None else of_pydantic.json_schema())
+    except TypeError as error:
+        raise TypeError(
+            "`schema` must be a type, such as a struct, a dataclass or a model of pydantic, or a dict with a "
+            f"JSON Schema: {error}"
+        ) from None
 
 
 def _of_pydantic(schema: Any) -> Any:

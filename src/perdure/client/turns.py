@@ -213,8 +213,8 @@ class TurnMethods(ConversationMethods):
         Raises:
             TypeError: there is no such field.
         """
-        if unknown := fields.keys() - RunFields.__annotations__:
-            raise TypeError(f"a run has no field {min(unknown)!r}")
+        if unknown := fields.keys() - RunFields.__annotations__.keys():
+            raise TypeError(f"a run has no field {min(unknown)!r}: see `RunFields`")
         once = fields.pop("idempotency_key", None) or routes.new_key()
         given = {name: value for name, value in fields.items() if value is not None}
         body = msgspec.convert({"message": message, "output_schema": output_schema, **given}, CreateRun)

@@ -74,7 +74,10 @@ def _agent(fields: Any, prompt: str) -> CreateAgent:
     if prompt:
         fields = {**fields, "system_prompt": prompt}
     if "system_prompt" not in fields:
-        raise InvalidInput("the file has no prompt: write it after the front matter", field="system_prompt")
+        raise InvalidInput(
+            "the file has no prompt: write it after the front matter, or in `system_prompt`",
+            field="system_prompt",
+        )
     try:
         return msgspec.convert(fields, AgentFile)
     except msgspec.ValidationError as error:

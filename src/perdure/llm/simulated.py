@@ -191,7 +191,10 @@ class SimulatedDriver:
             return Step(text=_echo(text)) if request.output is None else Step(output=sample(request.output))
         if number < len(script):
             return script[number]
-        return Step(text=next((step.text for step in reversed(script) if step.text), "Done."))
+        for step in reversed(script):
+            if step.text or step.output is not UNSET:
+                return Step(text=step.text, output=step.output)
+        return Step(text="Done.")
 
     async def _say(self, step: Step, cut: int | None, on_delta: OnDelta) -> str:
         words = _words_of(step.text)

@@ -59,7 +59,10 @@ _REGISTERED = msgspec.json.Decoder(Registered, strict=False)
 
 _ABSENT = frozenset({404, 405, 410})
 """Statuses that say that nothing is there."""
-_NOWHERE = "{} does not say where to sign in: it has no OAuth metadata (RFC 9728)"
+_NOWHERE = (
+    "{} does not say where to sign in: it has no OAuth metadata (RFC 9728). Check its URL; if it takes an "
+    "API key, set `api_key` and the `auth_mode` `api_key`"
+)
 
 T = TypeVar("T")
 

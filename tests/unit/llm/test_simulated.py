@@ -67,6 +67,11 @@ async def test_after_a_script_without_text_it_is_done() -> None:
     assert (await play(scripted())).text == "Done."
 
 
+async def test_it_repeats_its_last_output() -> None:
+    script = scripted({"text": "Well."}, {"output": 7})
+    assert (await play(script, agent(call("c")), result("c"), agent(call("d")), result("d"))).text == "7"
+
+
 async def test_call_ids_are_the_same_on_every_attempt_and_differ_from_each_other() -> None:
     ordered = scripted({"tool_calls": [{"name": "a"}, {"name": "a"}, {"name": "b", "id": "mine"}]})
     first, second = await play(ordered), await play(ordered)

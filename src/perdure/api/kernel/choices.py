@@ -1,4 +1,4 @@
-"""Finds the values that a field accepts, so that an error about a wrong value can list them."""
+"""Finds the values that a field accepts, or an example, for an error about a wrong value."""
 
 from __future__ import annotations
 
@@ -17,17 +17,33 @@ def choices_at(kind: object, path: str) -> list[str]:
     Returns:
         The choices: values of a Literal, or tags of a tagged union. Empty if the path takes any string.
     """
-    *steps, last = _STEP.findall(path) or [""]
-    types = [_type_info(kind)]
-    for step in steps:
-        types = [inner for each in _members(types) for inner in _children(each, step)]
-    parents = list(_members(types))
+    parents, last = _parents_at(kind, path)
     tags = [each.tag for each in parents if isinstance(each, inspect.StructType) and each.tag_field == last]
     fields = _members(inner for each in parents for inner in _children(each, last))
     values = tags or [
         value for each in fields if isinstance(each, inspect.LiteralType) for value in each.values
     ]
     return [value for value in values if isinstance(value, str)]
+
+
+def example_at(kind: object, path: str) -> str | None:
+    """Return the first example that a type declares for a string at a path, if there is one."""
+    parents, last = _parents_at(kind, path)
+    for field in (inner for each in parents for inner in _children(each, last)):
+        for each in field.types if isinstance(field, inspect.UnionType) else (field,):
+            if isinstance(each, inspect.Metadata) and isinstance(each.type, inspect.StrType):
+                examples = (each.extra_json_schema or {}).get("examples") or [None]
+                return None if examples[0] is None else str(examples[0])
+    return None
+
+
+def _parents_at(kind: object, path: str) -> tuple[list[inspect.Type], str]:
+    """Return the types that the last step of a path begins at, and that step."""
+    *steps, last = _STEP.findall(path) or [""]
+    types = [_type_info(kind)]
+    for step in steps:
+        types = [inner for each in _members(types) for inner in _children(each, step)]
+    return list(_members(types)), last
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.api.kernel.asgi import Headers, Receive
-from perdure.api.kernel.choices import choices_at
+from perdure.api.kernel.choices import choices_at, example_at
 from perdure.api.kernel.intake import Arrival
 from perdure.api.kernel.json_bounds import check_bounds
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
@@ -214,8 +214,14 @@ def _refusal(error: msgspec.ValidationError, kind: object) -> InvalidInput:
     field = path[2][:200]
     if text.startswith(("Invalid enum value", "Invalid value")) and (choices := choices_at(kind, path[2])):
         return InvalidInput(f"`{field}` must be one of {', '.join(choices)}", field=field)
-    reason = _lower(text[: path.start()])
+    reason = _lower(text[: path.start()].replace(_NO_NEWLINE, ""))
+    if " matching regex " in reason and (example := example_at(kind, path[2])) is not None:
+        reason += f", such as {example!r}"
     return InvalidInput(f"`{field}`{' has a key:' if path[1] else ':'} {reason}", code=code, field=field)
+
+
+_NO_NEWLINE = r"(?!\\n)"
+"""The end of our patterns, as errors quote them: it says nothing to people."""
 
 
 def _lower(text: str) -> str:

@@ -151,9 +151,8 @@ def _item_page(item: LinkedItem) -> Reply:
 
 def _failed(error: PerdureError) -> Reply:
     problem = problem_of(error, "/v1/links")
-    body = (
-        f"<h1>Nothing was decided</h1><p>{escape(exact(problem.detail))}</p><p>Code: {escape(error.code)}</p>"
-    )
+    title = "This link no longer works" if error.code == "link_gone" else "Nothing was decided"
+    body = f"<h1>{title}</h1><p>{escape(exact(problem.detail))}</p><p>Code: {escape(error.code)}</p>"
     return page(body, problem.status, SENDS_NO_REFERRER)
 
 
