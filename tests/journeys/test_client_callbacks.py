@@ -81,7 +81,7 @@ async def test_a_chat_leaves_a_tool_waiting_for_its_callback(deferring: Server, 
             await chat.see("‖ order waits for a callback until 20")
             await chat.see("Ctrl-C returns to the prompt and leaves it waiting.")
             chat.type("\x03")
-            await chat.see("Enter without a message waits for it.")
+            await chat.see("Enter without a message waits.")
             await chat.see("> ")
             chat.type("/show\n")
             await chat.see("order (callback) until 20")

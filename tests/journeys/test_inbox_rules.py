@@ -218,7 +218,7 @@ async def test_what_a_server_asks_is_an_item_that_is_answered_elsewhere(tmp_path
         (asked,) = item.input_requests
         assert item.links.decide.endswith(f"/input-requests/{asked.id}")
         assert await items(host, kind="approval") == ()
-        with pytest.raises(Conflict, match="something else"):
+        with pytest.raises(Conflict, match="not an approval"):
             await decide(host, item)
         await answer_input(
             host.app, host.owner, host.session.id, asked.id, AnswerInput("accept", {"name": "Ada"})

@@ -27,7 +27,8 @@ from perdure.domain.actions import (
     next_action,
 )
 from perdure.domain.calls import ALLOWED, CallState, Done, Parked
-from perdure.domain.events import ENDED_TURN, Event, InputMessageData, NewEvent
+from perdure.domain.events import ENDED_TURN, EVENT_DATA, Event, InputMessageData, NewEvent
+from perdure.domain.ids import event_id
 from perdure.domain.messages import Controls
 from perdure.domain.pending import PendingMessage, schema_of, steering
 from perdure.domain.projection import Projection, project
@@ -327,3 +328,23 @@ def test_after_three_rejected_answers_the_turn_fails_unless_a_message_steers_it(
     assert failed.message.endswith("answer: wrong")
     steered = Ready(turn=REJECTED, pending=PENDING)
     assert isinstance(next_action(steered, TurnRules(), 0), CallModel)
+
+
+OF_A_TURN = sorted(
+    kind
+    for kind in EVENT_DATA
+    if kind.startswith(("reason.", "output.message.", "output.a", "output.r", "llm.", "act.", "tool."))
+    or kind in ("turn.parked", "turn.resumed")
+)
+
+
+@pytest.mark.parametrize("kind", OF_A_TURN)
+def test_what_belongs_to_a_turn_changes_nothing_while_none_runs(kind: str) -> None:
+    event = Event(event_id(1, 1, 1), "session_1", 1, kind, 1_000, "{}", "{}")
+    assert fold([event]) == Idle(head=1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OF_A_TURN if not kind.startswith(("llm.", "reason."))])
+def test_what_belongs_to_another_phase_changes_nothing(kind: str) -> None:
+    event = Event(event_id(1, 1, 1), "session_1", 1, kind, 1_000, "{}", "{}")
+    assert fold([event], READY) == replace(READY, head=READY.head + 1)

@@ -25,7 +25,7 @@ import httpx
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.server import Server, post
 from tests.talk import Json
-from tests.upgrade.archive import pack
+from tests.upgrade.archive import SAFELY, pack
 from tests.upgrade.model import PlayedModel, played_model
 from tests.upgrade.place import Place
 from tests.upgrade.releases import ENGINES, RELEASES, Engine, Release, archive_of, manifest_of, tools_for
@@ -57,7 +57,7 @@ def extract(release: Release, folder: Path) -> Path:
         ["git", "archive", release.commit, "src"], cwd=ROOT, capture_output=True, check=True
     )
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extractall(folder, **SAFELY)
     return folder / "src"
 
 

@@ -32,7 +32,8 @@ class ModelChoice(UsableModel, frozen=True):
 
     Attributes:
         others: the models to call if this one does not answer, in this order.
-        instead_of: the model that would have been called, if calls of it have failed just now.
+        instead_of: the model that would have been called, if calls of it have failed just now, or if it is a
+            fallback that cannot be called any more.
         unfit: the fallbacks that are skipped.
     """
 
@@ -148,7 +149,9 @@ async def _planned(
     current = chain.get(ModelId(further[0])) if further else first
     current = current or next(iter(untried), first)
     others = [each for each in untried if each is not current]
-    plan = _Plan(current, tuple(others), unfit=unfit)
+    # The log names the fallback, so it has to say that another model is called.
+    gone = next((each.model for each in unfit if each.model.model.id in further), None)
+    plan = _Plan(current, tuple(others), gone, unfit)
     if not others or admits(current):
         return plan
     better = next((each for each in others if admits(each)), None)

@@ -192,6 +192,12 @@ def diverted(engine: Engine, turn: Turn, choice: ModelChoice, now: Micros) -> li
     skipped = choice.instead_of
     if skipped is None:
         return []
+    unfit = next((each.error for each in choice.unfit if each.model.model.id == skipped.model.id), None)
+    if unfit is not None:
+        data = ReasonFallbackData(
+            *(turn.id, _named(skipped), _named(choice), unfit.code, unfit.message), skipped=_skipped(choice)
+        )
+        return [NewEvent(data, turn_context(turn), now)]
     name = skipped.model.model_id
     health = engine.breakers.health(*_key(skipped), name, now)
     # What the server said belongs to the sessions that heard it.
