@@ -86,7 +86,7 @@ SERVERS = {"server", "any_server", "sqlite_server", "postgresql_server", "shared
 """Fixtures that start a server. A test with one of them runs the package in the server's process."""
 
 
-REPEATED = 6
+REPEATED = 3
 """`make test` repeats one in so many of these tests on PostgreSQL; the soak has the others."""
 REPEATING = ("journeys", "adversarial", "crash")
 """Folders whose tests are repeated on PostgreSQL. Those in `conformance` always run on both databases."""

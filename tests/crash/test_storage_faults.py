@@ -159,7 +159,6 @@ async def test_a_read_only_postgresql_is_named_by_health_and_by_each_write(
     await admin.close()
 
 
-@pytest.mark.soak
 async def test_sigterm_ends_a_server_whose_postgresql_is_frozen(postgres_url: str, tmp_path: Path) -> None:
     async with wire_to(postgres_url) as wire:
         server = Server(tmp_path, database_url=wire.url, environment={"PERDURE_DRAIN_SECONDS": "0.5"})
@@ -207,7 +206,6 @@ main()
 """
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("how", ["pass", pytest.param("time.sleep(600)", marks=pytest.mark.soak)])
 async def test_sigterm_ends_a_server_whose_event_loop_is_blocked(how: str, tmp_path: Path) -> None:
     server = Server(tmp_path, environment={"PERDURE_DRAIN_SECONDS": "0"})

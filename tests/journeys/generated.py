@@ -29,6 +29,7 @@ LEFT_OUT = {
     "delete_account": "if it succeeds, no user is left to make requests",
     "sync_models": "it calls the provider's address and passes on its errors; it has tests of its own",
     "check_provider": "it calls the provider's address; it has tests of its own",
+    "accept_mcp_tool": "it asks the server at the address, and passes on its errors; it has tests of its own",
     "check_provider_credentials": "it calls whatever address is generated; it has tests of its own",
 }
 

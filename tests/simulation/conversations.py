@@ -56,13 +56,16 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
                         f"{json.dumps(data.decided.arguments, separators=(',', ':'))}]\n"
                     )
                 note = edited.get((execution, data.tool_call_id))
-                if note is not None and data.error is None:
+                error = data.error
+                if note is not None and error is None:
                     result = f"{note}{result or ''}"
+                elif note is not None:
+                    error = f"{error}\n{note.rstrip()}"
                 results[execution, data.tool_call_id] = (
                     "result",
                     data.tool_call_id,
                     str(result),
-                    str(data.error)[:40],
+                    str(error)[:40],
                 )
     execution_at = {sequence: name for name, sequence in begun.items()}
     expected: list[Key] = []

@@ -24,12 +24,15 @@ def _batches() -> list[object]:
         return [pytest.param([NAMED], id=NAMED)]
     return [
         pytest.param(
-            [str(seed) for seed in range(first + part, end, PARTS)],
+            [f"{seed}{draws}" for seed in range(first + part, end, PARTS)],
             # One part measures coverage; the others run the same code.
             marks=(*marks, pytest.mark.unmeasured) if part else marks,
             id=f"{name}-{part}",
         )
-        for name, first, end, marks in (("sample", 0, COUNT, ()), ("soak", COUNT, SOAK, (pytest.mark.soak,)))
+        for name, draws, first, end, marks in (
+            ("sample", "+", 0, COUNT, ()),
+            ("soak", "", 0, SOAK, (pytest.mark.soak,)),
+        )
         for part in range(PARTS)
     ]
 

@@ -41,6 +41,7 @@ from perdure.domain.messages import Message
 from perdure.domain.result_sizes import share_of
 from perdure.domain.spans import compaction_context, summary_context
 from perdure.domain.tokens import text_tokens
+from perdure.domain.turn import Idle
 from perdure.domain.turn_totals import Turn
 from perdure.engine.budget import conversation_budget, smallest_budget, with_cost
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
@@ -144,8 +145,10 @@ async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoic
     older, after = parts
     conversation, clock = run.conversation, run.engine.clock
     context, before, began = compaction_context(turn, run.state.head), conversation.count(), clock.elapsed()
-    begin = ContextCompactingData(reason, STRATEGY, before)
-    await _append(run, [NewEvent(begin, context, clock.now())])
+    begin = NewEvent(ContextCompactingData(reason, STRATEGY, before), context, clock.now())
+    while not await run.commit([begin]):
+        if isinstance(run.state, Idle) or run.state.turn.id != turn.id:
+            return False  # a run that has not claimed the session yet was overtaken: its turn has ended
     summarizer = _Summarizer(
         run, choice, rules, context, before, longest=max(MIN_SUMMARY, min(MAX_SUMMARY, budget))
     )
