@@ -58,7 +58,7 @@ class Repeated:
 class Drawn:
     """A plan with injections drawn at random, up to a drawn number of them."""
 
-    def __init__(self, rng: random.Random, *, newest: bool) -> None:
+    def __init__(self, rng: random.Random, *, newest: bool = False) -> None:
         self._rng = rng
         self._rate = rng.choice((0.02, 0.05, 0.1, 0.2, 0.5))
         self._left = rng.choice((1, 2, 3, 5, 8, 13))
