@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import schemathesis
-from schemathesis.checks import load_all_checks
+from schemathesis.checks import load_all_checks, not_a_server_error
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
 from schemathesis.generation.feedback import FeedbackSources
 from schemathesis.pytest._test_builder import build_operation_test
@@ -29,16 +29,17 @@ LEFT_OUT = {
     "delete_account": "if it succeeds, no user is left to make requests",
     "sync_models": "it calls the provider's address and passes on its errors; it has tests of its own",
     "check_provider": "it calls the provider's address; it has tests of its own",
-    "accept_mcp_tool": "it asks the server at the address, and passes on its errors; it has tests of its own",
     "check_provider_credentials": "it calls whatever address is generated; it has tests of its own",
 }
 
 
-def not_held_against_it(case: schemathesis.Case) -> list[Callable[..., bool | None]]:
-    """The checks that say nothing about the answer to a request."""
+def not_held_against_it(case: schemathesis.Case, status: int = 0) -> list[Callable[..., bool | None]]:
+    """The checks that say nothing about the answer to a request; `status`: the answer's, if it is known."""
     # The schemas cannot express every rule (that two fields exclude each other, for one), so a request that
     # is valid by its schema may still be refused.
     checks = [positive_data_acceptance]
+    if status == 502 and "502" in case.operation.definition.raw["responses"]:
+        checks.append(not_a_server_error)  # another server was asked, at an address that was generated
     # Plain text cannot have another type than a string: a number that is sent as text is a text.
     return [*checks, negative_data_rejection] if (case.media_type or "").startswith("text/") else checks
 
