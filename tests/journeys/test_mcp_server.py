@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from perdure.client import Client
-from perdure.domain.session_answers import MAX_ANSWER, MAX_ARGUMENTS
+from perdure.domain.inbox import MAX_SHOWN
+from perdure.domain.session_answers import MAX_ANSWER
 from tests.journeys.people import fresh, new_agent
 from tests.mcp_client import (
     MODES,
@@ -137,12 +138,12 @@ async def test_long_answers_and_arguments_are_cut(api: httpx.AsyncClient) -> Non
     long = await use_tool(api, "start_session", message=script({"tokens": MAX_ANSWER // 4}))
     assert (len(long["answer"]), long["truncated"]) == (MAX_ANSWER, True)
     careful = await new_agent(api, capabilities=CAREFUL)
-    command = "echo " + "x" * MAX_ARGUMENTS
+    command = "echo " + "x" * MAX_SHOWN
     asks = script({"tool_calls": [call("bash", "call_1", command=command)]})
     waits = await use_tool(api, "start_session", agent=careful["name"], message=asks)
     (wanted,) = waits["approvals"]
     assert wanted["arguments"].startswith('{"command":"echo xxx')
-    assert len(wanted["arguments"]) == MAX_ARGUMENTS
+    assert len(wanted["arguments"]) == MAX_SHOWN
     await Talk(api, waits["session_id"]).cancel()
 
 

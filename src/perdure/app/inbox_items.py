@@ -138,7 +138,7 @@ def view_of(
 ) -> InboxItem:
     """Build an item as clients see it; `listed`: with long arguments cut."""
     identity = item_id(ref.session_id, ref.sequence, ref.index)
-    arguments, truncated = _shown(question.arguments) if listed else (question.arguments, False)
+    arguments, truncated = shown(question.arguments) if listed else (question.arguments, False)
     return InboxItem(
         identity,
         question.kind,
@@ -168,6 +168,7 @@ def _links(identity: InboxItemId, session_id: SessionId, requests: tuple[InputRe
     return InboxLinks(own, decide, session)
 
 
-def _shown(arguments: JsonValue) -> tuple[JsonValue, bool]:
+def shown(arguments: JsonValue) -> tuple[JsonValue, bool]:
+    """The arguments as lists show them: of long ones the start of their JSON; and whether they are cut."""
     text = to_json(arguments)
     return (arguments, False) if len(text) <= MAX_SHOWN else (text[:MAX_SHOWN], True)

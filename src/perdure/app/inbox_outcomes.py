@@ -7,14 +7,11 @@ from typing import get_args
 from perdure.app.inbox_items import Question
 from perdure.domain.decisions import Decided, Decision
 from perdure.domain.events import (
+    ENDED_TURN,
     Event,
     ToolCompletedData,
     ToolParkedData,
     ToolResumedData,
-    TurnCancelledData,
-    TurnCompletedData,
-    TurnFailedData,
-    TurnSealedData,
 )
 from perdure.domain.ids import ToolCallId
 from perdure.domain.inbox import InboxOutcome, ItemRef
@@ -25,8 +22,7 @@ from perdure.store.database import Tx
 from perdure.store.events import events_within
 from perdure.store.sessions import SessionRow
 
-_ENDS = (TurnCancelledData.kind, TurnCompletedData.kind, TurnFailedData.kind, TurnSealedData.kind)
-_KINDS = (ToolCompletedData.kind, ToolResumedData.kind, ToolParkedData.kind, *_ENDS)
+_KINDS = (ToolCompletedData.kind, ToolResumedData.kind, ToolParkedData.kind, *ENDED_TURN)
 _DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
 
@@ -49,7 +45,7 @@ async def outcome_of(tx: Tx, row: SessionRow, ref: ItemRef, question: Question) 
 def _outcome(event: Event, question: Question) -> InboxOutcome | None:
     """What an event says about the question; None if it is about others."""
     at = to_rfc3339(event.ts)
-    if event.type in _ENDS:
+    if event.type in ENDED_TURN:
         return InboxOutcome("withdrawn", at)
     match event.decoded():
         case ToolCompletedData() as data if data.tool_call_id == _answered_by(question):

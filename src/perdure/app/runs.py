@@ -9,7 +9,7 @@ from perdure.app.context import App
 from perdure.app.idempotency import Once, first_answer, write_once
 from perdure.app.login import may_continue
 from perdure.app.messages import message_of, post_message, posting
-from perdure.app.session_answers import end_of_turn
+from perdure.app.session_answers import end_of_turn, waits_for_people
 from perdure.app.sessions import creating
 from perdure.app.waiters import Waiter
 from perdure.domain.accounts import Caller
@@ -30,7 +30,6 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import SessionId, is_id
 from perdure.domain.messages import CreateMessage, InputMessage, Message, TextPart
-from perdure.domain.parked import ASKED
 from perdure.domain.runs import (
     LINKED_WAIT,
     CreateRun,
@@ -266,10 +265,8 @@ def _message_in(event: Event) -> Message:
 
 
 def _waits(row: SessionRow) -> bool:
-    """Whether a session waits for a person or a client."""
-    return row.status == "paused" or (
-        row.status == "waiting_for_tool_results" and any(call.kind in ASKED for call in row.parked_calls())
-    )
+    """Whether somebody must act before a session goes on."""
+    return row.status == "paused" or waits_for_people(row)
 
 
 def _ended(event: Event) -> tuple[RunTurn, TurnCompletedData | None]:

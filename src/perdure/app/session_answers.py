@@ -8,12 +8,14 @@ from collections.abc import Callable
 
 from perdure.app.context import App
 from perdure.app.feed import Frame, Want, open_follower
+from perdure.app.inbox_items import shown
 from perdure.app.input_requests import input_requests_of
 from perdure.app.login import may_continue
 from perdure.app.session_lists import page_of_sessions
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Damaged, NotFound, Unauthenticated
 from perdure.domain.events import (
+    ENDED_TURN,
     Event,
     OutputMessageCompletedData,
     TurnCancelledData,
@@ -22,11 +24,10 @@ from perdure.domain.events import (
     TurnSealedData,
 )
 from perdure.domain.ids import SessionId, TurnId
-from perdure.domain.messages import JsonValue, text_of
+from perdure.domain.messages import text_of
 from perdure.domain.parked import ASKED
 from perdure.domain.session_answers import (
     MAX_ANSWER,
-    MAX_ARGUMENTS,
     OpenApproval,
     SessionAnswer,
     TurnProblem,
@@ -37,7 +38,6 @@ from perdure.domain.turn import parked_calls
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds
 from perdure.store.parked_turns import read_turn
-from perdure.store.rows import to_json
 from perdure.store.session_lists import SessionFilter
 from perdure.store.sessions import SessionRow, get_session
 
@@ -48,8 +48,6 @@ ENDS = frozenset({"session.idled", "tool.call_requested"})
 
 STEPS = frozenset({"tool.started", "tool.completed", "tool.progress"})
 """Events that say what a turn does meanwhile."""
-
-_ENDED = ("turn.completed", "turn.failed", "turn.cancelled", "turn.sealed")
 
 MAX_WAITING = 50
 """Sessions whose open approvals are listed at a time."""
@@ -147,7 +145,13 @@ async def _wait(
 
 
 async def _waits_for_people(app: App, caller: Caller, session_id: SessionId) -> bool:
-    row = await app.database.read(lambda tx: get_session(tx, caller.organization_id, session_id))
+    return waits_for_people(
+        await app.database.read(lambda tx: get_session(tx, caller.organization_id, session_id))
+    )
+
+
+def waits_for_people(row: SessionRow) -> bool:
+    """Whether a session waits for a person or a client."""
     return row.status == "waiting_for_tool_results" and any(call.kind in ASKED for call in row.parked_calls())
 
 
@@ -183,22 +187,17 @@ async def _approvals_of(app: App, tx: Tx, row: SessionRow) -> tuple[OpenApproval
         return ()
     calls = parked_calls(await read_turn(tx, row, app.turns), "approval")
     return tuple(
-        OpenApproval(row.id, call.id, call.name, _shown(call.arguments), to_rfc3339(until[call.id]))
+        OpenApproval(row.id, call.id, call.name, shown(call.arguments)[0], to_rfc3339(until[call.id]))
         for call in calls[:MAX_OPEN]
         if call.id in until
     )
-
-
-def _shown(arguments: JsonValue) -> JsonValue:
-    text = to_json(arguments)
-    return arguments if len(text) <= MAX_ARGUMENTS else text[:MAX_ARGUMENTS]
 
 
 async def _outcome_of(tx: Tx, row: SessionRow) -> tuple[str | None, TurnProblem | None]:
     """Return the newest text of the latest turn, and why it failed if it did."""
     turn_id, problem = row.turn_id, None
     if row.status not in ("active", "waiting_for_tool_results"):
-        ended, _ = await events_of_kinds(tx, row.id, _ENDED, before=row.head, limit=1)
+        ended, _ = await events_of_kinds(tx, row.id, tuple(ENDED_TURN), before=row.head, limit=1)
         if not ended:
             return None, None
         turn_id, problem = end_of_turn(ended[0])

@@ -16,8 +16,6 @@ from perdure.domain.times import Timestamp
 
 MAX_ANSWER = 100_000
 """Characters of an answer; the rest is left out."""
-MAX_ARGUMENTS = 4_000
-"""Characters of the JSON of a waiting call's arguments. Of longer ones, only the start is shown."""
 
 
 class OpenApproval(Struct, frozen=True):
