@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from perdure.app.messages import post_message
 from perdure.app.models import create_model
 from perdure.app.providers import create_provider
 from perdure.app.sessions import cancel_turn, create_session
+from perdure.app.task_news import deliver
 from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller
@@ -153,7 +155,7 @@ async def house_with(gate: Holder, folder: Path, catalog: Catalog | None = None)
         provider = await create_provider(parts.app, owner, CreateProvider("Simulated", "llmsim"))
         await create_model(parts.app, owner, provider.id, CreateModel("simulated", "Simulated"))
         session = await create_session(parts.app, owner, CreateSession(capabilities=(CapabilityRef("gate"),)))
-        worker = Worker(parts.engine)
+        worker = Worker(parts.engine, partial(deliver, parts.app))
         await worker.start()
         yield House(parts, owner, session.id, worker)
         await worker.drain(0)

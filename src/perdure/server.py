@@ -27,6 +27,7 @@ from perdure.app.accounts import bootstrap
 from perdure.app.login import login_required
 from perdure.app.predefined import LocalModel, add_predefined, set_local_model
 from perdure.app.rate_limit import RateLimit
+from perdure.app.task_news import deliver
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden, Unavailable
 from perdure.domain.log_lines import LogFormatter
@@ -41,6 +42,7 @@ from perdure.worker.consent import Resumer
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import STALE_AFTER, Sweep
+from perdure.worker.tasks import TaskSweep
 from perdure.worker.watchdog import watching
 from perdure.worker.worker import Worker
 
@@ -111,7 +113,7 @@ async def _serve(
         if not settings.database_url:
             await set_local_model(parts.app, owner.organization_id, local_model)
         authenticate = await _prepare(settings, parts, owner)
-        worker = Worker(parts.engine)
+        worker = Worker(parts.engine, partial(deliver, parts.app))
         sweep = Sweep(parts.engine, worker)
         closing = asyncio.Event()
         routes = all_routes(settings, closing, lambda: worker.running)
@@ -133,6 +135,7 @@ async def _serve(
         sweeping = asyncio.create_task(sweep.run())
         scheduling = asyncio.create_task(Scheduler(parts.app).run())
         resuming = asyncio.create_task(Resumer(parts.app).run())
+        telling = asyncio.create_task(TaskSweep(parts.app, parts.engine.clock).run())
         sorting = asyncio.create_task(Sorter(parts.database).run())
         gc.collect()
         gc.freeze()
@@ -145,6 +148,7 @@ async def _serve(
             sweeping.cancel()
             scheduling.cancel()
             resuming.cancel()
+            telling.cancel()
             sorting.cancel()
 
 

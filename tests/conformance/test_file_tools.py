@@ -17,7 +17,7 @@ from perdure.store.bus import LocalBus
 from perdure.store.crypto import Vault
 from perdure.store.database import Body, Database, T
 from perdure.store.queue import LocalQueue
-from perdure.store.sessions import mark_deleted
+from perdure.store.session_deletion import mark_deleted
 from perdure.store.shell_states import read_shell_state, write_shell_state
 from perdure.tools.bashkit_shell import bashkit_shell
 from perdure.tools.session_file_system import session_file_system

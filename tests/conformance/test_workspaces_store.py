@@ -16,7 +16,8 @@ from perdure.store.database import Database, Tx
 from perdure.store.file_changes import (
     remove_files,
 )
-from perdure.store.sessions import SessionRow, add_session, get_session, mark_deleted, purge_deleted
+from perdure.store.session_deletion import mark_deleted, purge_deleted
+from perdure.store.sessions import SessionRow, add_session, get_session
 from perdure.store.workspaces import (
     get_workspace,
     hold_session_files,

@@ -14,7 +14,8 @@ from perdure.domain.errors import Gone
 from perdure.engine.advance import advance
 from perdure.store.callbacks import callback_by_hash, list_callbacks, purge_callbacks
 from perdure.store.database import Tx
-from perdure.store.sessions import get_session, mark_deleted
+from perdure.store.session_deletion import mark_deleted
+from perdure.store.sessions import get_session
 from tests.journeys.test_discovery import Inside
 from tests.journeys.test_parked_turns import Orders, one_order
 

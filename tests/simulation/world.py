@@ -219,7 +219,7 @@ class Process:
             callback_key=SIGNING_KEY,
             turns=turns,
         )
-        self.worker = Worker(self.engine)
+        self.worker = Worker(self.engine, self.report)
         self.sweep = Sweep(self.engine, self.worker)
         self.queue = queue
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.app.at_head import write_at_head
 from perdure.app.context import App
 from perdure.app.edited_arguments import Edit, check_edits, offered_content
-from perdure.app.sessions import write_at_head
 from perdure.app.storage import without_secrets
 from perdure.capabilities.tool_lists import read_list
 from perdure.domain.accounts import RANK, Caller

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from perdure.app.at_head import write_at_head
 from perdure.app.content_checks import check_result
 from perdure.app.context import App
 from perdure.app.messages import append_message, result_event
 from perdure.app.running_turns import see_to_runner
-from perdure.app.sessions import write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
 from perdure.domain.callbacks import (

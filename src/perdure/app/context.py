@@ -86,6 +86,7 @@ class Services(Struct, frozen=True):
         private_addresses: which private networks tools and MCP servers may reach.
         local_mcp: the MCP servers of the operator's file, by id.
         mcp: the client of MCP servers.
+        turns: the turns that this process has parked.
     """
 
     database: Database
@@ -103,6 +104,7 @@ class Services(Struct, frozen=True):
     private_addresses: PrivateAddresses = False
     local_mcp: dict[str, LocalMcpServer] = {}
     mcp: LazyHosts = field(default_factory=LazyHosts)
+    turns: ParkedTurns = field(default_factory=ParkedTurns)
 
 
 class App(Services, frozen=True, kw_only=True):
@@ -122,7 +124,6 @@ class App(Services, frozen=True, kw_only=True):
     callback_limit: RateLimit = field(default_factory=lambda: RateLimit(TOKEN_RATE, TOKEN_BURST))
     catalog: Catalog = field(default_factory=Catalog)
     features: FeatureCache = field(default_factory=FeatureCache)
-    turns: ParkedTurns = field(default_factory=ParkedTurns)
     breakers: Breakers = field(default_factory=Breakers)
     waiters: Waiters = field(default_factory=Waiters)
     inboxes: Inboxes = field(default_factory=Inboxes)

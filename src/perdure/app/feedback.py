@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from perdure.app.at_head import write_at_head
 from perdure.app.context import App
 from perdure.app.searches import search
-from perdure.app.sessions import write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import NotFound

@@ -6,11 +6,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.approvals import check_edited, decide_calls, decided_by, is_overdue, with_standing
+from perdure.app.at_head import write_at_head
 from perdure.app.context import App
 from perdure.app.edited_arguments import Edit, check_edits, parameters_of, waiting_agent
 from perdure.app.inbox_items import ItemView, Question, approvers_of, input_requests_for, question_at, view_of
 from perdure.app.inbox_outcomes import outcome_of
-from perdure.app.sessions import write_at_head
 from perdure.domain.accounts import Caller
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import Conflict, Gone, NotFound, PerdureError

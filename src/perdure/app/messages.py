@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
+from perdure.app.at_head import write_at_head
 from perdure.app.content_checks import check_result, checked_content
-from perdure.app.context import App
+from perdure.app.context import App, Services
 from perdure.app.damaged import damaged_message
 from perdure.app.idempotency import Once
 from perdure.app.output_schemas import checked_controls
 from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
-from perdure.app.sessions import check_model, write_at_head
+from perdure.app.sessions import check_model
 from perdure.app.storage import without_secrets
 from perdure.app.variables import check_message_values, with_variables
 from perdure.domain.accounts import Caller
@@ -123,7 +124,7 @@ def _fingerprint(body: CreateMessage) -> str:
 
 
 async def append_message(
-    app: App,
+    app: Services,
     tx: Tx,
     row: SessionRow,
     message: Message,
@@ -176,7 +177,7 @@ async def append_message(
     return msgspec.structs.replace(redacted, sequence=after.head, session_id=after.id)
 
 
-async def _see_to_message(app: App, tx: Tx, row: SessionRow, *, queued: bool, fenced: bool) -> None:
+async def _see_to_message(app: Services, tx: Tx, row: SessionRow, *, queued: bool, fenced: bool) -> None:
     """Enqueue a job for a message, unless the turn's runner will see it or it waits for a parked turn."""
     rests = row.status != "active" or bool(row.resting)
     if queued and rests:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.app.context import App
+from perdure.app.context import Services
 from perdure.domain.errors import Conflict, UnreadableEvent
 from perdure.domain.events import (
     InputMessageData,
@@ -23,11 +23,12 @@ from perdure.store.input_requests import remove_requests_of_turn
 from perdure.store.parked_turns import read_turn
 from perdure.store.queue import Job
 from perdure.store.sessions import SessionRow
+from perdure.store.tasks import remove_waits_of_turn
 
 CANCELLED = "[The user asked to cancel this turn.]"
 
 
-async def see_to_runner(app: App, tx: Tx, row: SessionRow, *, is_new: bool) -> None:
+async def see_to_runner(app: Services, tx: Tx, row: SessionRow, *, is_new: bool) -> None:
     """Enqueue a job for what was appended, unless a runner will see it.
 
     Args:
@@ -40,7 +41,7 @@ async def see_to_runner(app: App, tx: Tx, row: SessionRow, *, is_new: bool) -> N
 
 
 async def stop_turn(
-    app: App, tx: Tx, row: SessionRow, reason: str, now: Micros, request_text: str = CANCELLED
+    app: Services, tx: Tx, row: SessionRow, reason: str, now: Micros, request_text: str = CANCELLED
 ) -> tuple[list[NewEvent], bool]:
     """The events that cancel the turn, and whether messages are left that wait for turns of their own.
 
@@ -49,6 +50,7 @@ async def stop_turn(
     if row.turn_id is not None:
         await remove_callbacks_of_turn(tx, row.id, row.turn_id)
         await remove_requests_of_turn(tx, row.id, row.turn_id)
+        await remove_waits_of_turn(tx, row.id, row.turn_id)
     try:
         pending = (await read_turn(tx, row, app.turns)).pending
     except UnreadableEvent:
@@ -62,7 +64,7 @@ async def stop_turn(
 
 
 def cancel_events(
-    app: App, turn_id: TurnId, reason: str, now: Micros, request_text: str, *, idle: bool = True
+    app: Services, turn_id: TurnId, reason: str, now: Micros, request_text: str, *, idle: bool = True
 ) -> list[NewEvent]:
     """Return the events of a cancel: the turn's end, a notice from each side, and `session.idled`.
 
@@ -98,6 +100,7 @@ def cancel_events(
 _WAITED_FOR: dict[AwaitedKind, str] = {
     "approval": "an approval",
     "callback": "a callback",
+    "child": "tasks that it has begun",
     "client": "the results of a client",
     "input": "the answer to a question",
     "rate_limit": "the end of its model's rate limit",

@@ -8,10 +8,10 @@ from functools import partial
 
 from msgspec import UNSET
 
+from perdure.app.at_head import write_at_head
 from perdure.app.context import App, Scope, Services
 from perdure.app.idempotency import Once, write_once
 from perdure.app.messages import append_message
-from perdure.app.sessions import write_at_head
 from perdure.domain.errors import InvalidInput, NotFound, Unavailable
 from perdure.domain.ids import ScheduleId, SessionId
 from perdure.domain.messages import Message, TextPart

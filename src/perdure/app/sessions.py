@@ -15,16 +15,14 @@ from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
 from perdure.app.mcp_checks import check_inline, check_mcp_refs
 from perdure.app.output_schemas import checked_output
-from perdure.app.running_turns import cancel_events, stop_turn
 from perdure.app.tool_definitions import check_tools
 from perdure.app.variables import check_session_values, config_with_values
 from perdure.capabilities.features import SessionFeatures
 from perdure.capabilities.layers import agent_layer, harness_layer, session_layer
 from perdure.capabilities.resolve import features_of, resolve
 from perdure.domain.accounts import Caller, PrincipalSummary
-from perdure.domain.errors import Damaged, InvalidInput, NotFound, StaleHead
+from perdure.domain.errors import Damaged, InvalidInput, NotFound
 from perdure.domain.events import (
-    Event,
     EventContext,
     NewEvent,
     SessionStartedData,
@@ -44,7 +42,6 @@ from perdure.domain.network import check_network
 from perdure.domain.resources import check_size
 from perdure.domain.session_metadata import clean_metadata, read_metadata
 from perdure.domain.sessions import (
-    CancelledTurn,
     CreateSession,
     Session,
     SessionConfig,
@@ -58,25 +55,14 @@ from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.store.accounts import get_organization
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow, agent_by_name, get_agent
-from perdure.store.bus import Appended, Stop
-from perdure.store.database import Body, Changes, T, Tx
-from perdure.store.file_changes import remove_files
+from perdure.store.database import Body, Changes, Tx
 from perdure.store.harnesses import HarnessRow, get_harness, harness_by_name, harness_chain
 from perdure.store.pins import pinned_among
 from perdure.store.providers import get_model
-from perdure.store.queue import Job
 from perdure.store.rows import to_json
 from perdure.store.schedules import active_counts
-from perdure.store.sessions import (
-    SessionRow,
-    add_session,
-    append,
-    get_session,
-    mark_deleted,
-    update_session,
-)
-from perdure.store.tool_lists import drop_tool_lists
-from perdure.store.workspaces import hold_for_writing, orphaned_workspace
+from perdure.store.sessions import SessionRow, add_session, append, get_session, update_session
+from perdure.store.workspaces import hold_for_writing
 
 
 def to_session(
@@ -129,6 +115,8 @@ def to_session(
         forked_from_session_id=row.forked_from_id,
         forked_from_sequence=row.forked_from_sequence,
         parent_session_id=row.parent_session_id,
+        root_session_id=row.root_session_id,
+        task_id=row.task_id,
         metadata=read_metadata(row.metadata),
         archived_at=maybe_rfc3339(row.archived_at),
         started_at=maybe_rfc3339(row.started_at),
@@ -424,61 +412,3 @@ async def change_session(
         return await read_details(app, tx, caller, await update_session(tx, row, changes, now))
 
     return await (app.database.write(work) if changes or merged else app.database.read(work))
-
-
-async def delete_session(app: App, caller: Caller, session_id: SessionId) -> None:
-    """Delete a session, even during a turn: its runner is fenced and stopped."""
-    now = app.now()
-
-    async def work(tx: Tx) -> SessionRow:
-        row = await get_session(tx, caller.organization_id, session_id, lock=True)
-        if row.status in ("active", "waiting_for_tool_results"):
-            turn_id = row.turn_id or app.new_id("turn")
-            notice = "[The session was deleted during this turn.]"
-            events = cancel_events(app, turn_id, "the session was deleted", now, notice)
-            row, _ = await append(tx, row, events, now=now, fence=True)
-        await mark_deleted(tx, row, now)
-        await drop_tool_lists(tx, row.org_id, row.id, now)
-        space = await orphaned_workspace(tx, row.org_id, row.id, row.workspace())
-        if space is not None:
-            await remove_files(tx, space, now)
-        return row
-
-    row = await app.database.write(work)
-    app.bus.publish(Stop(row.id, row.epoch + 1, gone=True))
-    app.bus.publish(Appended(row.id, 0))
-
-
-async def cancel_turn(app: App, caller: Caller, session_id: SessionId) -> CancelledTurn:
-    """Cancel the running or waiting turn. Idempotent: without a turn, nothing happens.
-
-    Messages that wait for turns of their own are left to them.
-    """
-    now = app.now()
-
-    async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...] | None]:
-        row = await get_session(tx, caller.organization_id, session_id, lock=True)
-        if row.status not in ("active", "waiting_for_tool_results"):
-            return row, None
-        events, more = await stop_turn(app, tx, row, "cancelled by the user", now)
-        if more:
-            await app.queue.enqueue(tx, Job(row.org_id, row.id))
-        return await append(tx, row, events, now=now, fence=True)
-
-    row, stored = await write_at_head(app, work)
-    if stored is None:
-        return CancelledTurn("no_op", "No turn is running.")
-    app.bus.publish(Stop(row.id, row.epoch))
-    app.bus.publish(Appended(row.id, row.head, stored))
-    return CancelledTurn("cancelled", "The turn was cancelled.")
-
-
-async def write_at_head(app: App, work: Body[T], once: Once | None = None, attempts: int = 20) -> T:
-    """Run a transaction that appends at the head of a log, and retry it while it fails with StaleHead."""
-    for attempt in range(attempts):
-        try:
-            return await write_once(app, once, work)
-        except StaleHead:
-            if attempt == attempts - 1:
-                raise
-    raise AssertionError("unreachable")

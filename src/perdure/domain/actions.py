@@ -217,9 +217,10 @@ def _with_calls(state: Calling, undone: tuple[CallState, ...], rules: TurnRules,
     if state.batch is not None:
         return EndBatch(state)
     asked = parked_calls(state, *ASKED)
-    # The late result of a callback is no answer to what a client or a person was asked: it waits.
-    steers = steering(state.pending)
-    if steers and not (asked and all(message.late for message in steers)):
+    # A late result is no answer to what a client or a person was asked, nor a reason not to wait for a task
+    # any more: it waits.
+    steers, awaited = steering(state.pending), asked or parked_calls(state, "child")
+    if steers and not (awaited and all(message.late for message in steers)):
         return ExpireCalls(state, undone, withdrawn=True)
     overdue = tuple(call for call in undone if isinstance(call.status, Parked) and now >= call.status.until)
     if overdue:

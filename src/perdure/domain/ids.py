@@ -19,7 +19,7 @@ from perdure.domain.errors import InvalidId
 Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
-    "callback", "mcp", "input",
+    "callback", "mcp", "input", "webhook",
 ]  # fmt: skip
 
 
@@ -52,6 +52,8 @@ InvitationId = NewType("InvitationId", Annotated[str, id_schema("invitation")])
 CallbackId = NewType("CallbackId", Annotated[str, id_schema("callback")])
 McpServerId = NewType("McpServerId", Annotated[str, id_schema("mcp")])
 InputRequestId = NewType("InputRequestId", Annotated[str, id_schema("input")])
+TaskId = NewType("TaskId", Annotated[str, id_schema("task")])
+WebhookId = NewType("WebhookId", Annotated[str, id_schema("webhook")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -76,6 +78,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     ModelId: "model", ProviderId: "provider", ScheduleId: "sched", WorkspaceId: "workspace",
     PrincipalId: "principal", FileId: "file", TokenId: "token",
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
+    TaskId: "task", WebhookId: "webhook",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}
@@ -149,6 +152,8 @@ def new_id(prefix: Literal["invitation"], millis: int | None = None) -> Invitati
 @overload
 def new_id(prefix: Literal["callback"], millis: int | None = None) -> CallbackId: ...
 @overload
+def new_id(prefix: Literal["task"], millis: int | None = None) -> TaskId: ...
+@overload
 def new_id(prefix: Prefix, millis: int | None = None) -> str: ...
 def new_id(prefix: Prefix, millis: int | None = None) -> str:
     """Generate an id. Tests and simulations pass `millis` (Unix time in milliseconds); the default is now."""
@@ -198,6 +203,8 @@ class NewId(Protocol):
     def __call__(self, prefix: Literal["invitation"]) -> InvitationId: ...
     @overload
     def __call__(self, prefix: Literal["callback"]) -> CallbackId: ...
+    @overload
+    def __call__(self, prefix: Literal["task"]) -> TaskId: ...
     @overload
     def __call__(self, prefix: Prefix) -> str: ...
 
@@ -280,6 +287,8 @@ def check_id(text: str, prefix: Literal["file"], field: str | None = None) -> Fi
 def check_id(text: str, prefix: Literal["token"], field: str | None = None) -> TokenId: ...
 @overload
 def check_id(text: str, prefix: Literal["invitation"], field: str | None = None) -> InvitationId: ...
+@overload
+def check_id(text: str, prefix: Literal["task"], field: str | None = None) -> TaskId: ...
 @overload
 def check_id(text: str, prefix: Prefix, field: str | None = None) -> str: ...
 def check_id(text: str, prefix: Prefix, field: str | None = None) -> str:

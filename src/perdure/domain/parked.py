@@ -10,9 +10,9 @@ from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.ids import ToolCallId
 from perdure.domain.times import Micros, Timestamp, to_rfc3339
 
-ParkedKind = Literal["client", "approval", "callback", "sign_in", "input"]
+ParkedKind = Literal["client", "approval", "callback", "sign_in", "input", "child"]
 """Whom a parked call waits for: a client that runs it, a person who approves it, a callback's URL, a person
-who signs in at another server, or one who gives it what it asks for."""
+who signs in at another server, one who gives it what it asks for, or tasks of the session."""
 
 ASKED: tuple[ParkedKind, ...] = ("client", "approval", "sign_in", "input")
 """Kinds that wait for the session's own clients and people, whose next message withdraws such calls."""
@@ -24,6 +24,7 @@ PARKED_KIND = Meta(
     description=(
         "`client`: a client runs it; `approval`: a person approves it; `callback`: a URL is called; "
         "`sign_in`: somebody signs in at the tool's server; `input`: somebody gives what the tool asks for; "
+        "`child`: tasks of the session end; "
         "`rate_limit`: the model can be called again."
     )
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.domain.events import AnyEvent, InputMessageData
+from perdure.domain.events import LATE, AnyEvent, InputMessageData
 from perdure.domain.ids import MessageId, TurnId
 from perdure.domain.messages import Controls, preview_of, text_of
 from perdure.domain.outputs import OutputSchema
@@ -18,7 +18,7 @@ class PendingMessage(Struct, frozen=True):
         turn_id: the turn that it shall begin or steer; None once that turn has ended.
         preview: the start of its text.
         scheduled: a schedule sent it, and no person.
-        late: it is the result of a callback whose call continued in the background.
+        late: it is the result of a call that continued in the background, or about a task.
         queued_at: its sequence, if it waits for a turn of its own.
         controls: the options of a message that waits for its own turn.
         output_schema: the schema that it sets for the final answer of its turn.
@@ -45,7 +45,7 @@ def pending_message(data: InputMessageData, event: AnyEvent, sequence: int) -> P
         event.context_struct().turn_id,
         preview_of(text_of(message.content)),
         scheduled=data.origin == "schedule",
-        late=data.origin == "callback",
+        late=data.origin in LATE,
         queued_at=sequence if data.queued else None,
         controls=message.controls if data.queued else None,
         output_schema=message.controls.output_schema if message.controls is not None else None,

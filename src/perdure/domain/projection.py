@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from perdure.domain.decisions import ANYBODY
 from perdure.domain.events import (
+    LATE,
     ActCompletedData,
     InputMessageData,
     LlmGenerationData,
@@ -86,7 +87,7 @@ def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
     if is_cancel_notice(message, event):
         return old
     preview = old.preview if old.preview is not None else preview_of(text_of(message.content))
-    if data.origin == "callback" and _asks(old):
+    if data.origin in LATE and _asks(old):
         return old  # it waits until the session's client or person has answered
     if data.queued:
         waiting = _queued(old.queued, event, message)  # it waits for its own turn

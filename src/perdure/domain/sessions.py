@@ -20,6 +20,7 @@ from perdure.domain.ids import (
     OrgId,
     PrincipalIdText,
     SessionId,
+    TaskId,
     Uuid,
     WorkspaceId,
     WorkspaceIdText,
@@ -308,6 +309,12 @@ class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     ] = None
     parent_session_id: Annotated[
         SessionId | None, Meta(description="The session that made this one, if one did.")
+    ] = None
+    root_session_id: Annotated[
+        SessionId | None, Meta(description="The session at the top of the tree that this one is in.")
+    ] = None
+    task_id: Annotated[
+        TaskId | None, Meta(description="The task of the parent session that this session works on.")
     ] = None
     metadata: Annotated[dict[str, str], METADATA] = {}
     archived_at: Annotated[

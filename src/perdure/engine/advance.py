@@ -66,8 +66,8 @@ log = logging.getLogger("perdure.engine")
 
 async def advance(
     engine: Engine, session_id: SessionId, *, again: bool = False, trouble: str | None = None
-) -> None:
-    """Run the session until it is idle or parked.
+) -> bool:
+    """Run the session until it is idle or parked; return whether its parent may have to hear of it.
 
     Returns without an error if another runner holds the session, or if there is nothing to do.
 
@@ -84,14 +84,16 @@ async def advance(
     try:
         run = await attempt.open()
         if run is None:
-            return
+            return attempt.of_child
         while await _step(run):
             pass
         finished = True
         engine.conversations.put(session_id, run.conversation)  # the next turn can use it
         engine.turns.put(session_id, run.state)
+        return run.row.news is not None
     except Fenced:
         log.debug("session %s was taken over", session_id)
+        return False
     except BaseException as error:
         interrupted = is_interruption(error)
         raise
@@ -140,7 +142,7 @@ async def _step(run: Run) -> bool:
                 _stop_tools(run)
             run.prepared = None
         case ExpireCalls():
-            also = in_background(run, action.state, action.calls) if action.withdrawn else None
+            also = in_background(run, action.state, action.calls, withdrawn=action.withdrawn)
             await run.commit(expire_calls(run, action), also=also)
         case EndBatch():
             run.unlogged += await end_batch(run, action.state, [])

@@ -61,6 +61,11 @@ class Attempt:
         self._claimed: SessionRow | None = None
         self._admission: Admission | None = None
 
+    @property
+    def of_child(self) -> bool:
+        """Whether it is known to be one of a sub-agent's session."""
+        return self._claimed is not None and self._claimed.task_id is not None
+
     async def open(self) -> Run | None:
         """Open the session, or return None if it has nothing to do or is now sealed.
 

@@ -38,6 +38,7 @@ from perdure.store.callbacks import (
 from perdure.store.database import Tx
 from perdure.store.input_requests import open_input, remove_requests_of_call, requests_of_call
 from perdure.store.sessions import get_session
+from perdure.store.tasks import WaitRow, remove_waits, wait_of_call
 
 
 class Callbacks:
@@ -113,6 +114,8 @@ class Callbacks:
         """
         if later.kind in CONSENT and later.requests:
             return later
+        if later.kind == "child" and await _waits(self._run, self._state, self._call) is not None:
+            return later
         if later.kind != "callback":
             raise ToolError(f"A tool cannot defer its result to the kind {later.kind!r:.100}.")
         latest = self._deadline
@@ -124,6 +127,16 @@ class Callbacks:
         if latest is None:
             raise ToolError("The tool deferred its result without opening a callback.")
         return replace(later, deadline=min(later.deadline, latest))
+
+
+async def _waits(run: Run, state: Calling, call: CallState) -> WaitRow | None:
+    """What the call waits for, if it waits for tasks."""
+    session_id = run.row.id
+
+    async def body(tx: Tx) -> WaitRow | None:
+        return await wait_of_call(tx, session_id, state.exec_id, call.id)
+
+    return await outlast(run.engine, session_id, lambda: run.engine.database.read(body))
 
 
 async def promised(run: Run, state: Calling, call: CallState) -> Later | None:
@@ -148,16 +161,18 @@ async def promised(run: Run, state: Calling, call: CallState) -> Later | None:
     return await outlast(run.engine, session_id, lambda: run.engine.database.read(body))
 
 
-def in_background(run: Run, state: Calling, calls: tuple[CallState, ...]) -> Also | None:
+def in_background(run: Run, state: Calling, calls: tuple[CallState, ...], *, withdrawn: bool) -> Also | None:
     """Return what notes that the turn goes on without these calls; None if nothing is noted about them."""
-    ids = tuple(call.id for call in calls if is_callback(call))
-    asked = tuple(call.id for call in calls if _is_asked(call))
-    if not ids and not asked:
+    ids = tuple(call.id for call in calls if is_callback(call)) if withdrawn else ()
+    asked = tuple(call.id for call in calls if _is_asked(call)) if withdrawn else ()
+    waiting = tuple(call.id for call in calls if waits_for_tasks(call))
+    if not ids and not asked and not waiting:
         return None
     session_id, exec_id = run.row.id, state.exec_id
 
     async def also(tx: Tx) -> None:
         await move_to_background(tx, session_id, exec_id, ids)
+        await remove_waits(tx, session_id, exec_id, waiting)
         for call_id in asked:
             await remove_requests_of_call(tx, session_id, exec_id, call_id)
 
@@ -172,6 +187,20 @@ def _is_asked(call: CallState) -> bool:
 def is_callback(call: CallState) -> bool:
     """Whether the call is parked until its callback is called."""
     return isinstance(call.status, Parked) and call.status.kind == "callback"
+
+
+def waits_for_tasks(call: CallState) -> bool:
+    """Whether the call is parked until tasks of the session end."""
+    return isinstance(call.status, Parked) and call.status.kind == "child"
+
+
+def wait_ended(call: CallState, why: str) -> ToolCompletedData:
+    """The result of a call that waits no more for tasks, which go on."""
+    text = (
+        f"{why} The tasks that this call waited for go on. Their answers come as messages; "
+        "`list_tasks` shows where they are."
+    )
+    return ToolCompletedData(call.id, call.name, True, "success", (TextPart(text),))
 
 
 def continued(call: CallState) -> ToolCompletedData:

@@ -153,11 +153,14 @@ class Run:
         self.claimed = True
         self.engine.claimed_epochs[self.row.id] = self.row.epoch
 
-    async def log_at_once(self, call_id: ToolCallId, data: EventData, *, progress: bool) -> bool:
-        """Append an event of a call that runs, while the run waits for the call or makes other appends.
+    async def log_at_once(
+        self, call_id: ToolCallId, *data: EventData, progress: bool, also: Also | None = None
+    ) -> bool:
+        """Append events of a call that runs, while the run waits for the call or makes other appends.
 
         Args:
-            progress: whether it shows that the turn gets on, so that the number of recoveries starts again.
+            progress: whether they show that the turn gets on, so that the number of recoveries starts again.
+            also: what the same transaction changes besides the log.
 
         Returns:
             False if the call has ended meanwhile, so that nothing was appended.
@@ -168,10 +171,11 @@ class Run:
         async with self._appending:
             while isinstance(status_of(self.state, call_id), Started):
                 context = tool_context(self.phase(Calling), call_id)
-                batch = self._redacted([NewEvent(data, context, self.engine.clock.now())])
+                now = self.engine.clock.now()
+                batch = self._redacted([NewEvent(each, context, now) for each in data])
                 began = self.engine.clock.elapsed()
                 try:
-                    await self._append(batch, progress=progress)
+                    await self._append(batch, also=also, progress=progress)
                 except StaleHead:
                     self._moved = True
                     await self._catch_up()

@@ -9,6 +9,7 @@ import asyncio
 import difflib
 import logging
 import traceback
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from msgspec import Struct
@@ -21,7 +22,8 @@ from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState, Done, Parked, key_of
 from perdure.domain.effects import UNCERTAIN
-from perdure.domain.errors import OutcomeUnknown, PerdureError, Unavailable
+from perdure.domain.errors import OutcomeUnknown, PerdureError, ToolError, Unavailable
+from perdure.domain.event_data import EventData
 from perdure.domain.events import (
     ActCompletedData,
     FileWrittenData,
@@ -48,6 +50,7 @@ from perdure.engine.run import Run
 from perdure.engine.steps import Steps
 from perdure.engine.tool_output import RawOutput, fit_output, json_of
 from perdure.store.bus import Live, LiveKind
+from perdure.store.database import Tx
 from perdure.store.rows import to_json
 
 log = logging.getLogger("perdure.act")
@@ -327,6 +330,7 @@ async def _attempt(
         step=steps,
         act_as=acting.note,
         provided_by=acting.provided_by,
+        log=partial(_log, run, call),
     )
     try:
         tool = bound.tool
@@ -340,6 +344,14 @@ async def _attempt(
     finally:
         steps.over = callbacks.over = True
         live.finish()
+
+
+async def _log(
+    run: Run, call: CallState, data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]]
+) -> None:
+    """Append events of a call that runs, with changes of rows. Raises Fenced, or ToolError if it is over."""
+    if not await run.log_at_once(call.id, *data, progress=True, also=also):
+        raise ToolError("the call has ended")
 
 
 def _unknown_tool(name: str, agent: ResolvedAgent) -> str:

@@ -38,7 +38,7 @@ from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tools import APPROVE, question_id
 from perdure.domain.turn import Answered, Calling
 from perdure.domain.turn_totals import Turn
-from perdure.engine.deferred import continued, is_callback
+from perdure.engine.deferred import continued, is_callback, wait_ended
 from perdure.engine.patience import diverted
 from perdure.engine.run import Run
 
@@ -231,6 +231,8 @@ def _why_withdrawn(state: Calling) -> str:
 def _expired_call(call: CallState, withdrawn: str | None) -> ToolCompletedData:
     approval = _is_approval(call)
     kind = call.status.kind if isinstance(call.status, Parked) else None
+    if kind == "child":
+        return wait_ended(call, "The time to wait is over." if withdrawn is None else "A message arrived.")
     # What waits for a person has had no effect.
     sent = kind in ("client", "callback")
     if withdrawn is not None:

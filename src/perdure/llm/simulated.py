@@ -264,14 +264,32 @@ def _step(value: Step | JsonObject) -> Step:
 
 
 def _script_in(text: str) -> list[Step]:
-    start = text.rindex(_OPEN) + len(_OPEN)
+    """The last script in a text. One inside another's texts is a part of that: it is for a sub-agent."""
+    found: object = None
+    wrong: ModelError | None = None
+    start = text.find(_OPEN)
+    while start >= 0:
+        end = start + len(_OPEN)
+        try:
+            found, end = _read_script(text, end)
+            wrong = None
+        except ModelError as error:
+            wrong = error
+        start = text.find(_OPEN, end)
+    if wrong is not None:
+        raise wrong
+    return [_step(step) for step in (found if isinstance(found, list) else [found])]
+
+
+def _read_script(text: str, start: int) -> tuple[object, int]:
+    """Read the script that begins here; return it, and where it ends."""
     try:
         value, end = JSONDecoder().raw_decode(text, len(text) - len(text[start:].lstrip()))
     except (JSONDecodeError, RecursionError) as error:
         raise _invalid_script(str(error)) from None
     if not text[end:].lstrip().startswith("]]"):
         raise _invalid_script("`]]` must follow the JSON")
-    return [_step(step) for step in (value if isinstance(value, list) else [value])]
+    return value, end
 
 
 def _invalid_script(why: str) -> ModelError:

@@ -9,7 +9,18 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import Damaged, Fenced, NotFound, StaleHead
-from perdure.domain.events import Event, NewEvent
+from perdure.domain.events import (
+    Event,
+    NewEvent,
+    SessionActivatedData,
+    SessionIdledData,
+    TaskReportedData,
+    ToolCallRequestedData,
+    ToolParkedData,
+    ToolResumedData,
+    TurnSealedData,
+    TurnStartedData,
+)
 from perdure.domain.ids import (
     AgentId,
     AgentVersionId,
@@ -17,6 +28,7 @@ from perdure.domain.ids import (
     ModelId,
     OrgId,
     SessionId,
+    TaskId,
     TurnId,
     UserId,
     WorkspaceId,
@@ -29,8 +41,8 @@ from perdure.domain.queued import Queue
 from perdure.domain.sessions import SessionConfig, Status
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
-from perdure.store.database import LOCK_ROW, Changes, Purged, Tx, Value
-from perdure.store.events import EVENT_COLUMNS, noise, oldest_events
+from perdure.store.database import LOCK_ROW, Changes, Tx, Value
+from perdure.store.events import EVENT_COLUMNS, noise
 from perdure.store.rows import columns, from_json, insert, to_json, values
 
 
@@ -81,6 +93,15 @@ class SessionRow(Struct, frozen=True):
     """The messages that wait for turns of their own, as JSON; None for none. Part of the projection."""
     loaded_tools: str | None = None
     """The names of the loaded tools, as JSON; None for none. Part of the projection."""
+    root_session_id: SessionId | None = None
+    """The session at the top of the tree; None for that session itself."""
+    depth: int = 0
+    task_id: TaskId | None = None
+    """The parent's task that the session works on; None if it has no parent."""
+    ended: int | None = None
+    """The sequence of the event with which the session was done with its task."""
+    news: int | None = None
+    """The sequence of the last event that the parent has not heard of; None if it has heard of everything."""
 
     def workspace(self) -> WorkspaceId:
         """Return the id of the workspace that holds the session's files."""
@@ -170,9 +191,20 @@ _APPEND = (
     "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
     " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
     f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, queued = ?,"
-    f" loaded_tools = ?, {LATER}"
+    f" loaded_tools = ?, ended = ?, news = COALESCE(?, news), {LATER}"
     " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 )
+DONE = frozenset((SessionIdledData.kind, TurnSealedData.kind))
+"""Kinds of events with which a sub-agent is done with its task: no message waits for a turn of its own."""
+NEWS = DONE | {
+    TurnStartedData.kind,
+    SessionActivatedData.kind,
+    ToolCallRequestedData.kind,
+    ToolParkedData.kind,
+    ToolResumedData.kind,
+    TaskReportedData.kind,
+}
+"""Kinds of events of which the session's parent has to hear."""
 _INSERT_EVENTS = f"INSERT INTO events ({', '.join(EVENT_COLUMNS)})"
 
 
@@ -247,7 +279,7 @@ async def append(
     """
     recoveries = 0 if progress else row.recoveries
     after = project(row.projection(), events)
-    new = _row_after(row, after, now, recoveries, fence=claim or fence, rests=rests)
+    new = _row_after(row, events, after, now, recoveries, fence=claim or fence, rests=rests)
     stored = tuple(_to_event(row, index, event) for index, event in enumerate(events, row.head + 1))
     rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
     if not await tx.append(_APPEND, _append_args(row, new, now), _INSERT_EVENTS, rows):
@@ -255,10 +287,29 @@ async def append(
     return new, stored
 
 
+def _heard(row: SessionRow, events: Sequence[NewEvent]) -> tuple[int | None, int | None]:
+    """When the session was done with its task, and the last event that its parent has not heard of."""
+    ended, news = row.ended, row.news
+    for sequence, event in enumerate(events, row.head + 1):
+        if event.data.kind in NEWS:
+            news = sequence
+        if ended is None and event.data.kind in DONE:
+            ended = sequence
+    return ended, news
+
+
 def _row_after(
-    row: SessionRow, after: Projection, now: Micros, recoveries: int, *, fence: bool, rests: bool
+    row: SessionRow,
+    events: Sequence[NewEvent],
+    after: Projection,
+    now: Micros,
+    recoveries: int,
+    *,
+    fence: bool,
+    rests: bool,
 ) -> SessionRow:
     """Return the row as it is after an append."""
+    ended, news = (None, None) if row.task_id is None else _heard(row, events)
     return msgspec.structs.replace(
         row,
         epoch=row.epoch + 1 if fence else row.epoch,
@@ -277,6 +328,8 @@ def _row_after(
         resting=int(rests),
         queued=to_json(after.queued) if after.queued else None,
         loaded_tools=to_json(after.loaded_tools) if after.loaded_tools else None,
+        ended=ended,
+        news=news,
         updated_at=max(now, row.updated_at + 1),
     )
 
@@ -300,6 +353,8 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.resting,
         new.queued,
         new.loaded_tools,
+        new.ended,
+        new.news,
         now,
         now,
         row.id,
@@ -423,60 +478,3 @@ async def update_session(tx: Tx, row: SessionRow, changes: Changes, now: Micros)
     if found is None:
         raise NotFound("session")
     return SessionRow(*found)
-
-
-async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
-    """Hide a session from every route and fence its runner; `purge_deleted` removes its log later."""
-    await tx.run(
-        "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL,"
-        " parked = NULL, resting = 0, queued = NULL WHERE id = ? AND org_id = ?",
-        now,
-        row.id,
-        row.org_id,
-    )
-    for table in (
-        "pins",
-        "drafts",
-        "standing_approvals",
-        "key_values",
-        "secrets",
-        "sql_databases",
-        "schedules",
-        "shell_states",
-        "client_messages",
-        "callbacks",
-        "input_requests",
-        "feedback",
-    ):
-        await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
-    if row.archived_at is None:
-        await count_sessions(tx, row.org_id, -1)
-
-
-PURGED = 4 * 1024 * 1024
-"""Bytes of events that one batch removes, unless a single event is larger. On SQLite all writes wait for the
-batch."""
-
-
-async def purge_deleted(tx: Tx, before: Micros, after: Micros, limit: int = 20, batch: int = 500) -> Purged:
-    """Remove one batch of the logs of sessions that were deleted before an instant.
-
-    Args:
-        before: an instant in microseconds.
-        after: an instant that is yet to come: the clock has gone back since a deletion after it.
-        limit: the most sessions to look at.
-        batch: the most events to remove of each; `PURGED` bounds their bytes together.
-    """
-    gone, room = 0, PURGED
-    deleted = "SELECT id FROM sessions WHERE deleted_at < ? OR deleted_at > ? LIMIT ?"
-    for (session_id,) in await tx.all(deleted, before, after, limit):
-        oldest = await oldest_events(tx, session_id, room, batch)
-        if oldest is None:
-            gone += await tx.run("DELETE FROM sessions WHERE id = ?", session_id)
-            continue
-        last, size = oldest
-        gone += await tx.run("DELETE FROM events WHERE session_id = ? AND sequence <= ?", session_id, last)
-        room -= size
-        if room <= 0:
-            break
-    return Purged(gone, gone > 0)

@@ -21,7 +21,7 @@ from perdure.store.idempotency import KEPT as ANSWERS_KEPT
 from perdure.store.idempotency import purge_answers
 from perdure.store.inbox_links import purge_inbox_links
 from perdure.store.queue import Job
-from perdure.store.sessions import purge_deleted
+from perdure.store.session_deletion import purge_deleted
 from perdure.store.working_sessions import ActiveSession, active_sessions, due
 from perdure.worker.worker import Worker
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from perdure.domain.backoff import backoff
@@ -36,10 +37,15 @@ MOST_PAUSE = 2.0
 
 
 class Worker:
-    """The runners of one process."""
+    """The runners of one process.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        report: tells the parent of a sub-agent's session what it has not heard of.
+    """
+
+    def __init__(self, engine: Engine, report: Callable[[SessionId], Awaitable[None]]) -> None:
         self._engine = engine
+        self._report = report
         self._running: dict[SessionId, asyncio.Task[None]] = {}
         self._draining = asyncio.Event()
         self._idle = asyncio.Event()
@@ -94,7 +100,8 @@ class Worker:
         trouble: str | None = None
         for tries in range(1, TRIES + 1):
             try:
-                await advance(self._engine, session_id, again=again, trouble=trouble)
+                if await advance(self._engine, session_id, again=again, trouble=trouble):
+                    await self._tell(session_id)
                 return
             except (Exception, BaseExceptionGroup, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and is_cancelled():
@@ -108,6 +115,13 @@ class Worker:
             if tries < TRIES:
                 pause = backoff(tries, first=FIRST_PAUSE, most=MOST_PAUSE, jitter=self._engine.jitter)
                 await self._engine.clock.sleep(pause)
+
+    async def _tell(self, session_id: SessionId) -> None:
+        """Tell the parent of a session that rests; the sweep does it if this fails."""
+        try:
+            await self._report(session_id)
+        except PerdureError as error:
+            log.warning("the parent of session %s has not heard of it yet: %s", session_id, error.message)
 
     def _on_stop(self, stop: Stop) -> None:
         task, held = self._running.get(stop.session_id), self._engine.claimed_epochs.get(stop.session_id)

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from perdure.api.kernel.call import Call, Chunked
 from perdure.api.kernel.route import route
 from perdure.app import context_reports, forks, session_exports, session_lists, session_marks
+from perdure.app import session_ends as ends
 from perdure.app import sessions as use
 from perdure.domain.accounts import Caller
 from perdure.domain.context_reports import SessionContextReport
@@ -217,7 +218,7 @@ async def delete_session(call: Call, session_id: SessionId) -> None:
 
     Cancels a running turn first. Afterwards, all routes of the session return 404.
     """
-    await use.delete_session(call.app, call.caller, session_id)
+    await ends.delete_session(call.app, call.caller, session_id)
 
 
 @route("POST", "/v1/sessions/{session_id}/cancel", "sessions", errors=(404,))
@@ -227,7 +228,7 @@ async def cancel_turn(call: Call, session_id: SessionId) -> CancelledTurn:
     Ends a running or waiting turn. A model call in progress is aborted within a second. If no turn is
     running, the result is `no_op`.
     """
-    return await use.cancel_turn(call.app, call.caller, session_id)
+    return await ends.cancel_turn(call.app, call.caller, session_id)
 
 
 @route("PUT", "/v1/sessions/{session_id}/pin", "sessions", errors=(404,))

@@ -16,6 +16,7 @@ from perdure.domain.errors import UnreadableEvent
 from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
 from perdure.domain.events.messages import (
+    LATE,
     InputMessageData,
     MessageFeedbackData,
     MessageOrigin,
@@ -45,6 +46,13 @@ from perdure.domain.events.patience import (
     SkippedModel,
     TurnParkedData,
     TurnResumedData,
+)
+from perdure.domain.events.tasks import (
+    TaskCreatedData,
+    TaskMessageReceivedData,
+    TaskMessageSentData,
+    TaskReportedData,
+    TaskUpdatedData,
 )
 from perdure.domain.events.tools import (
     ActCompletedData,
@@ -84,6 +92,7 @@ __all__ = [
     "ENDED_TURN",
     "EVENT_DATA",
     "KNOWN_TYPES",
+    "LATE",
     "LIVE_TYPES",
     "RESERVED_TYPES",
     "ActCompletedData",
@@ -121,6 +130,11 @@ __all__ = [
     "SessionIdledData",
     "SessionStartedData",
     "SkippedModel",
+    "TaskCreatedData",
+    "TaskMessageReceivedData",
+    "TaskMessageSentData",
+    "TaskReportedData",
+    "TaskUpdatedData",
     "ToolCall",
     "ToolCallRepairedData",
     "ToolCallRequestedData",
@@ -211,6 +225,11 @@ _CLASSES: tuple[type[EventData], ...] = (
     ContextCompactingData,
     ContextCompactedData,
     FileWrittenData,
+    TaskCreatedData,
+    TaskUpdatedData,
+    TaskMessageSentData,
+    TaskMessageReceivedData,
+    TaskReportedData,
 )
 
 EVENT_DATA = {data.kind: data for data in _CLASSES}
@@ -225,7 +244,6 @@ LIVE_TYPES = frozenset(
 RESERVED_TYPES = frozenset(
     f"{family}.{name}"
     for family, names in {
-        "task": ("created", "updated", "message.sent", "message.received"),
         "budget": ("warning", "exceeded", "paused", "resumed"),
         "reason": ("item", "recovered"),
         "transcript": ("repaired",),

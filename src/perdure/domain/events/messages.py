@@ -29,8 +29,12 @@ from perdure.domain.ids import (
 )
 from perdure.domain.messages import JsonObject, Message, Usage
 
-MessageOrigin = Literal["callback", "schedule"]
+MessageOrigin = Literal["callback", "schedule", "task"]
 """What sends a message that no client sends. Its metadata says more, and proves nothing: clients send any."""
+
+
+LATE: tuple[MessageOrigin | None, ...] = ("callback", "task")
+"""Messages with the result of something that the session had begun. They answer nothing that is asked."""
 
 
 class InputMessageData(EventData, frozen=True, omit_defaults=True):
@@ -47,7 +51,7 @@ class InputMessageData(EventData, frozen=True, omit_defaults=True):
         Meta(
             description=(
                 "What sent the message, if no client did. `callback`: it is the late result of a call. "
-                "`schedule`: its time had come."
+                "`schedule`: its time had come. `task`: it is about a task of the session."
             )
         ),
     ] = None

@@ -13,8 +13,9 @@ from perdure.app.agents import page_of_agents
 from perdure.app.approvals import submit_approvals
 from perdure.app.messages import post_message
 from perdure.app.session_answers import list_approvals, read_answer, wait_for_answer
+from perdure.app.session_ends import cancel_turn, delete_session
 from perdure.app.session_lists import page_of_sessions
-from perdure.app.sessions import cancel_turn, create_session, delete_session
+from perdure.app.sessions import create_session
 from perdure.domain.decisions import Decision
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import AgentId, SessionId, check_id, id_schema, is_id

@@ -1,0 +1,252 @@
+"""Ends of sessions and their turns: cancels and deletions, which go down the tree.
+
+Whoever cancels or deletes a session notes in the same transaction, with its tasks, what is to be done to
+their children (`tasks.wish`). Each child is then ended in a transaction of its own, and notes the same for
+its own children. What a crash leaves undone is found by the sweep. So no two sessions are locked at once.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from perdure.app.at_head import write_at_head
+from perdure.app.context import Services
+from perdure.app.running_turns import cancel_events, stop_turn
+from perdure.app.task_news import deliver, settle
+from perdure.app.task_reports import DELETED, Report
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import NotFound
+from perdure.domain.events import Event, EventContext, NewEvent, TaskUpdatedData
+from perdure.domain.ids import OrgId, SessionId, TaskId
+from perdure.domain.sessions import CancelledTurn
+from perdure.domain.tasks import SessionTask, TaskError
+from perdure.domain.times import Micros, to_rfc3339
+from perdure.store.bus import Appended, Stop
+from perdure.store.database import Tx
+from perdure.store.file_changes import remove_files
+from perdure.store.queue import Job
+from perdure.store.session_deletion import mark_deleted
+from perdure.store.sessions import IN_TURN, SessionRow, append, get_session
+from perdure.store.tasks import (
+    TaskRow,
+    find_task,
+    get_task,
+    put_task,
+    remove_task,
+    wish_for,
+)
+from perdure.store.tool_lists import drop_tool_lists
+from perdure.store.workspaces import orphaned_workspace
+
+CANCELED = TaskError("canceled", "It was canceled.")
+AT_ONCE = 100
+"""How many sessions of a tree a request ends itself; the sweep ends the others."""
+
+
+class _Ended(Struct, frozen=True):
+    """A session after a cancel or a deletion, the events of it, and the tasks whose children are to end."""
+
+    row: SessionRow
+    stored: tuple[Event, ...] | None
+    tasks: list[TaskRow]
+    fenced: bool = True
+
+
+async def cancel_turn(app: Services, caller: Caller, session_id: SessionId) -> CancelledTurn:
+    """Cancel the running or waiting turn, and all tasks. Idempotent: without any, nothing happens.
+
+    Messages that wait for turns of their own are left to them.
+    """
+
+    async def work(tx: Tx) -> _Ended:
+        row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        return await _cancel_in(app, tx, row, "cancelled by the user", app.now(), whole=False)
+
+    ended = await write_at_head(app, work)
+    await _after(app, ended)
+    if ended.fenced:
+        return CancelledTurn("cancelled", "The turn was cancelled.")
+    if ended.tasks:
+        return CancelledTurn("cancelled", "No turn was running. The tasks are being cancelled.")
+    return CancelledTurn("no_op", "No turn is running.")
+
+
+async def end_if_child(app: Services, org_id: OrgId, session_id: SessionId, reason: str) -> None:
+    """Cancel a sub-agent's session that has not ended, because nobody will look after it any more."""
+
+    async def work(tx: Tx) -> _Ended | None:
+        row = await get_session(tx, org_id, session_id, lock=True)
+        if row.task_id is None or row.ended is not None:
+            return None
+        return await _cancel_in(app, tx, row, reason, app.now(), whole=True)
+
+    ended = await write_at_head(app, work)
+    if ended is not None:
+        await _after(app, ended)
+
+
+async def _cancel_in(
+    app: Services, tx: Tx, row: SessionRow, reason: str, now: Micros, *, whole: bool
+) -> _Ended:
+    """Cancel the turn of a locked session, and note that its tasks are to be cancelled.
+
+    Args:
+        whole: also the turns of messages that wait for their own.
+    """
+    tasks = await wish_for(tx, row.id, "cancel")
+    updates = [await _asked_to_stop(tx, each, now) for each in tasks]
+    if row.status not in IN_TURN:
+        if not updates:
+            return _Ended(row, None, tasks, fenced=False)
+        row, stored = await append(tx, row, updates, now=now, progress=False)
+        return _Ended(row, stored, tasks, fenced=False)
+    events, more = await stop_turn(app, tx, row, reason, now)
+    row, stored = await append(tx, row, [*updates, *events], now=now, fence=True)
+    while more and whole:
+        events, more = await stop_turn(app, tx, row, reason, now)
+        row, further = await append(tx, row, events, now=now, fence=True)
+        stored = (*stored, *further)
+    if more:
+        await app.queue.enqueue(tx, Job(row.org_id, row.id))
+    return _Ended(row, stored, tasks)
+
+
+async def _asked_to_stop(tx: Tx, row: TaskRow, now: Micros, detail: str | None = None) -> NewEvent:
+    """Note with a task that it was asked to stop; return the event."""
+    task = row.struct()
+    asked = replace(
+        task,
+        cancel_requested_at=task.cancel_requested_at or to_rfc3339(now),
+        state_detail=detail or task.state_detail,
+        updated_at=to_rfc3339(now),
+    )
+    await put_task(tx, row.changed(asked, now))
+    return NewEvent(TaskUpdatedData(asked), EventContext(), now)
+
+
+async def delete_session(app: Services, caller: Caller, session_id: SessionId) -> None:
+    """Delete a session, even during a turn, with all sessions below it: runners are fenced and stopped."""
+    await _down(app, await _delete(app, caller.organization_id, session_id))
+
+
+async def _delete(app: Services, org_id: OrgId, session_id: SessionId) -> list[TaskRow]:
+    """Delete a session; return its tasks, whose children are to be deleted, too."""
+    now = app.now()
+
+    async def work(tx: Tx) -> _Ended:
+        row = await get_session(tx, org_id, session_id, lock=True)
+        if row.status in IN_TURN:
+            turn_id = row.turn_id or app.new_id("turn")
+            notice = "[The session was deleted during this turn.]"
+            events = cancel_events(app, turn_id, "the session was deleted", now, notice)
+            row, _ = await append(tx, row, events, now=now, fence=True)
+        tasks = await wish_for(tx, row.id, "delete")
+        await mark_deleted(tx, row, now)
+        await drop_tool_lists(tx, row.org_id, row.id, now)
+        space = await orphaned_workspace(tx, row.org_id, row.id, row.workspace())
+        if space is not None:
+            await remove_files(tx, space, now)
+        return _Ended(row, None, tasks)
+
+    ended = await app.database.write(work)
+    row = ended.row
+    app.bus.publish(Stop(row.id, row.epoch + 1, gone=True))
+    app.bus.publish(Appended(row.id, 0))
+    if row.task_id is not None:
+        await deliver(app, row.id)
+    return ended.tasks
+
+
+async def _after(app: Services, ended: _Ended) -> None:
+    """Tell others of a cancel: the runner, followers, the children and the parent."""
+    row = ended.row
+    if ended.fenced:
+        app.bus.publish(Stop(row.id, row.epoch))
+    if ended.stored is not None:
+        app.bus.publish(Appended(row.id, row.head, ended.stored))
+    await _down(app, ended.tasks)
+    if row.news is not None:
+        await deliver(app, row.id)
+
+
+async def _down(app: Services, tasks: list[TaskRow]) -> None:
+    """End the children of these tasks, and theirs, as far as a request does so itself."""
+    left = tasks[:AT_ONCE]
+    budget = AT_ONCE
+    while left and budget > 0:
+        budget -= 1
+        left += (await carry_out(app, left.pop(0)))[:AT_ONCE]
+
+
+async def carry_out(app: Services, row: TaskRow) -> list[TaskRow]:
+    """Do to a task's child what is wished. Idempotent.
+
+    Returns:
+        The child's own tasks, whose children are to be ended, too.
+    """
+    below: list[TaskRow] = []
+    if row.child_session_id is None:
+        if row.wish != "delete":
+            await settle(app, row.id, Report("canceled", error=CANCELED))
+    else:
+        try:
+            end = _delete if row.wish == "delete" else _cancel_child
+            below = await end(app, row.org_id, row.child_session_id)
+        except NotFound:
+            await settle(app, row.id, Report("canceled", error=DELETED))
+        await deliver(app, row.child_session_id)
+    if row.wish == "delete":
+        await app.database.write(lambda tx: remove_task(tx, row.id))
+    return below
+
+
+async def _cancel_child(app: Services, org_id: OrgId, child_id: SessionId) -> list[TaskRow]:
+    """Cancel whatever a child does; return its tasks, whose children are to be cancelled, too."""
+
+    async def work(tx: Tx) -> _Ended:
+        child = await get_session(tx, org_id, child_id, lock=True)
+        task = None if child.task_id is None else await find_task(tx, child.task_id)
+        if child.ended is not None:
+            return _Ended(child, None, [], fenced=False)
+        said = None if task is None else task.struct().state_detail
+        reason = said or "the session that began it has cancelled it"
+        return await _cancel_in(app, tx, child, reason, app.now(), whole=True)
+
+    ended = await write_at_head(app, work)
+    if ended.fenced:
+        app.bus.publish(Stop(child_id, ended.row.epoch))
+    if ended.stored is not None:
+        app.bus.publish(Appended(child_id, ended.row.head, ended.stored))
+    return ended.tasks
+
+
+async def stop_task(
+    app: Services, org_id: OrgId, session_id: SessionId, task_id: TaskId, reason: str | None = None
+) -> SessionTask:
+    """Ask a task to stop, and stop it. Idempotent: one that has ended stays as it is.
+
+    Args:
+        reason: why, for people.
+
+    Raises:
+        NotFound: the session or the task does not exist.
+    """
+
+    async def work(tx: Tx) -> _Ended:
+        row = await get_session(tx, org_id, session_id, lock=True)
+        task_row = await get_task(tx, org_id, session_id, task_id)
+        if task_row.finished_at is not None or task_row.wish is not None:
+            return _Ended(row, None, [task_row] if task_row.wish is not None else [])
+        wished = replace(task_row, wish="cancel")
+        event = await _asked_to_stop(tx, wished, app.now(), reason)
+        rests = bool(row.resting)
+        row, stored = await append(tx, row, [event], now=app.now(), progress=False, rests=rests)
+        found = await find_task(tx, task_id)
+        return _Ended(row, stored, [] if found is None else [found])
+
+    ended = await write_at_head(app, work)
+    if ended.stored is not None:
+        app.bus.publish(Appended(ended.row.id, ended.row.head, ended.stored))
+    await _down(app, ended.tasks)
+    return (await app.database.read(lambda tx: get_task(tx, org_id, session_id, task_id))).struct()

@@ -1,0 +1,112 @@
+"""The answers of tasks, for the model that began them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from perdure.domain.errors import UnreadableEvent
+from perdure.domain.events import OutputMessageCompletedData, ToolStatus, TurnCompletedData
+from perdure.domain.messages import JsonObject, text_of
+from perdure.domain.tasks import MAX_ANSWER
+from perdure.store.database import Tx
+from perdure.store.events import events_of_kinds
+from perdure.store.rows import to_json
+from perdure.store.sessions import look_session
+from perdure.store.tasks import TaskRow, WaitRow
+
+SPAWN, WAIT = "spawn_agent", "wait_tasks"
+"""The tools whose calls wait for tasks."""
+
+
+class WaitResult(Struct, frozen=True):
+    """The result of a call that waited for tasks: a text or an error."""
+
+    text: str | None = None
+    error: str | None = None
+    status: ToolStatus = "success"
+
+
+class Answer(Struct, frozen=True):
+    """What a sub-agent has answered."""
+
+    text: str = ""
+    output: Any = None
+
+
+def answer_text(text: str, output: object, limit: int = MAX_ANSWER) -> str:
+    """The answer as the parent's model reads it: the typed one, if there is one."""
+    whole = text if output is None else to_json(output)
+    if len(whole) <= limit:
+        return whole or "(no text)"
+    return f"{whole[:limit]}\n[{len(whole) - limit} more characters are in the sub-agent's session.]"
+
+
+async def answer_of(tx: Tx, row: TaskRow) -> Answer:
+    """Read the whole answer of a task that has succeeded; empty if it is gone."""
+    child = None if row.child_session_id is None else await look_session(tx, row.child_session_id)
+    if child is None or child.ended is None:
+        task = row.struct()
+        return Answer(task.summary or "", task.output)
+    return await answer_at(tx, row, child.ended)
+
+
+async def answer_at(tx: Tx, row: TaskRow, ended: int) -> Answer:
+    """Read what the turn that ended at a sequence of the child's log has answered."""
+    if row.child_session_id is None:
+        return Answer()
+    kinds = (OutputMessageCompletedData.kind, TurnCompletedData.kind)
+    events, _ = await events_of_kinds(tx, row.child_session_id, kinds, before=ended, limit=2)
+    text, output = "", None
+    for event in events:
+        try:
+            data = event.decoded()
+        except UnreadableEvent:
+            continue
+        if isinstance(data, TurnCompletedData):
+            output = data.output
+        if isinstance(data, OutputMessageCompletedData):
+            text = text or text_of(data.message.content)
+    return Answer(text, output)
+
+
+async def result_of_wait(tx: Tx, wait: WaitRow, rows: list[TaskRow]) -> WaitResult:
+    """The result of a call whose tasks have ended, all of them or as many as it needs."""
+    if wait.tool_name == SPAWN and len(rows) == 1:
+        return await _result_of_spawn(tx, rows[0])
+    share = MAX_ANSWER // max(1, len(rows))
+    return WaitResult(to_json([await described(tx, row, share) for row in rows]))
+
+
+async def _result_of_spawn(tx: Tx, row: TaskRow) -> WaitResult:
+    task = row.struct()
+    if task.error is None:
+        answer = await answer_of(tx, row)
+        return WaitResult(answer_text(answer.text, answer.output))
+    if task.state == "canceled":
+        return WaitResult(error=f"The sub-agent was canceled: {task.error.message}", status="cancelled")
+    status: ToolStatus = "timeout" if task.error.kind == "time_limit" else "error"
+    return WaitResult(error=f"The sub-agent failed ({task.error.kind}): {task.error.message}", status=status)
+
+
+async def described(tx: Tx, row: TaskRow, limit: int = MAX_ANSWER) -> JsonObject:
+    """A task, with its answer, as the model that began it sees it."""
+    task = row.struct()
+    shown: JsonObject = {"task_id": task.id, "name": task.display_name, "state": task.state}
+    if task.state == "succeeded":
+        answer = await answer_of(tx, row)
+        fits = answer.output is not None and len(to_json(answer.output)) <= limit
+        if fits:
+            shown["output"] = answer.output
+        else:
+            shown["answer"] = answer_text(answer.text, answer.output, limit)
+    if task.error is not None:
+        shown["error"] = task.error.message
+    if task.progress is not None:
+        shown["progress"] = task.progress
+    if task.input_request is not None:
+        shown["waits_for"] = task.input_request.prompt
+    if task.artifacts:
+        shown["artifacts"] = task.artifacts
+    return shown

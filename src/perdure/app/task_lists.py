@@ -1,0 +1,34 @@
+"""Tasks of a session, for the model that began them."""
+
+from __future__ import annotations
+
+from perdure.app.context import Services
+from perdure.app.task_answers import described
+from perdure.capabilities.port import ToolContext
+from perdure.domain.ids import TaskId
+from perdure.domain.messages import JsonObject
+from perdure.domain.tasks import MAX_SUMMARY
+from perdure.store.database import Tx
+from perdure.store.tasks import get_task, tasks_of_session
+
+LISTED = 100
+"""The most tasks that a model is shown: the newest."""
+
+
+async def describe_tasks(app: Services, context: ToolContext) -> list[JsonObject]:
+    """Describe a session's tasks, oldest first, with the beginnings of their answers."""
+
+    async def work(tx: Tx) -> list[JsonObject]:
+        rows = await tasks_of_session(tx, context.session_id)
+        return [await described(tx, row, MAX_SUMMARY) for row in rows[-LISTED:]]
+
+    return await app.database.read(work)
+
+
+async def describe_task(app: Services, context: ToolContext, task_id: TaskId) -> JsonObject:
+    """Describe a task, with its whole answer. Raises NotFound."""
+
+    async def work(tx: Tx) -> JsonObject:
+        return await described(tx, await get_task(tx, context.org_id, context.session_id, task_id))
+
+    return await app.database.read(work)

@@ -1,0 +1,214 @@
+"""What happens to a task reaches the session that began it, once.
+
+A sub-agent's session notes in each append that its parent has to hear of it (`sessions.news`). `deliver`
+reads what there is to hear, applies it to the task under the parent's lock, and then clears the note. So no
+two sessions are locked at once, a crash in between repeats a delivery, and a repeated one changes nothing: a
+task that has ended does not change any more, and reports count up to a sequence that the task remembers.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from perdure.app.at_head import write_at_head
+from perdure.app.context import Services
+from perdure.app.messages import append_message
+from perdure.app.running_turns import see_to_runner
+from perdure.app.storage import without_secrets
+from perdure.app.task_answers import answer_text, result_of_wait
+from perdure.app.task_reports import Report, read_news
+from perdure.domain.calls import CallState, Parked
+from perdure.domain.errors import NotFound
+from perdure.domain.events import (
+    EventContext,
+    NewEvent,
+    TaskMessageReceivedData,
+    TaskUpdatedData,
+    ToolCompletedData,
+)
+from perdure.domain.ids import SessionId, TaskId
+from perdure.domain.messages import Message, TextPart
+from perdure.domain.spans import tool_context
+from perdure.domain.steps import Started
+from perdure.domain.tasks import (
+    MAX_ARTIFACTS,
+    MAX_SUMMARY,
+    PARENT_TASK,
+    SessionTask,
+    text_of_message,
+)
+from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.turn import Calling, TurnState
+from perdure.store.bus import Appended
+from perdure.store.database import Tx
+from perdure.store.parked_turns import read_turn
+from perdure.store.sessions import SessionRow, append, get_session
+from perdure.store.tasks import (
+    TaskRow,
+    WaitRow,
+    add_task_message,
+    find_task,
+    put_task,
+    remove_waits,
+    tasks_named,
+    told_news,
+    waits_of_session,
+)
+
+
+async def deliver(app: Services, child_id: SessionId) -> None:
+    """Tell a session's parent what it has not heard of, if there is anything. Idempotent."""
+    news = await app.database.read(lambda tx: read_news(tx, child_id))
+    if news is None:
+        return
+    await settle(app, news.task_id, news.report)
+    await app.database.write(lambda tx: told_news(tx, child_id, news.sequence), single=True)
+
+
+async def settle(app: Services, task_id: TaskId, report: Report) -> bool:
+    """Apply what was heard of a task; return whether it changed anything.
+
+    If the session waits for the task, its call gets the result. Otherwise the session receives a message, as
+    the task's policy says: it steers a running turn, and starts one in a session at rest.
+    """
+
+    async def work(tx: Tx) -> bool:
+        known = await find_task(tx, task_id)
+        if known is None:
+            return False
+        try:
+            row = await get_session(tx, known.org_id, known.session_id, lock=True)
+        except NotFound:
+            return False  # nobody is left to hear of it
+        task_row = await find_task(tx, task_id)
+        if task_row is None or task_row.finished_at is not None:
+            return False
+        if report.attempt is not None and report.attempt != task_row.attempt:
+            return False  # another attempt has begun since
+        return await _apply(app, tx, row, task_row, report)
+
+    return await write_at_head(app, work)
+
+
+async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, report: Report) -> bool:
+    now, before = app.now(), task_row.struct()
+    task = _changed(before, report, now)
+    heard = max(task_row.heard, report.heard)
+    if task is before and not report.messages:
+        if heard != task_row.heard:
+            await put_task(tx, replace(task_row, heard=heard))
+        return False
+    new_row = replace(task_row.changed(task, now), heard=heard, wish=None if task.ended else task_row.wish)
+    await put_task(tx, new_row)
+    events: list[NewEvent] = []
+    for message in report.messages:
+        await add_task_message(tx, row.org_id, message)
+        events.append(NewEvent(TaskMessageReceivedData(task.id, message), EventContext(), now))
+    if task is not before:
+        events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
+    ends, awaited = await _ends_of_waits(app, tx, row, new_row, now) if task.ended else ([], False)
+    row = await _append(app, tx, row, [*events, *ends], now, continues=bool(ends))
+    text = None if awaited else _wake_text(before, task, report)
+    if text is not None:
+        metadata = {PARENT_TASK: task.id}
+        content, ts = (TextPart(text),), to_rfc3339(now)
+        wake = Message(app.new_id("message"), "user", content, ts, metadata=metadata)
+        await append_message(app, tx, row, wake, now, origin="task")
+    return True
+
+
+async def _append(
+    app: Services, tx: Tx, row: SessionRow, events: list[NewEvent], now: Micros, *, continues: bool
+) -> SessionRow:
+    """Append, and see to it that somebody continues the turn if a call has ended."""
+    clean = await without_secrets(app, tx, row, events)
+    rests = bool(row.resting) and not continues
+    after, stored = await append(tx, row, clean, now=now, progress=continues, rests=rests)
+    if continues and (row.resting or after.status == "active"):
+        await see_to_runner(app, tx, row, is_new=bool(row.resting))
+    tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+    return after
+
+
+def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
+    """The task after a report; the same object if it says nothing new."""
+    artifacts = (*task.artifacts, *report.artifacts)[:MAX_ARTIFACTS]
+    new = replace(
+        task,
+        state=report.state,
+        state_detail=report.detail,
+        error=report.error,
+        input_request=report.input_request,
+        artifacts=artifacts,
+        progress=report.progress or task.progress,
+        summary=report.answer[:MAX_SUMMARY] or None,
+        output=report.output,
+        started_at=task.started_at or (to_rfc3339(report.started_at) if report.started_at else None),
+    )
+    if new == task:
+        return task
+    ts = to_rfc3339(now)
+    return replace(new, updated_at=ts, heartbeat_at=ts, finished_at=ts if new.ended else None)
+
+
+async def _ends_of_waits(
+    app: Services, tx: Tx, row: SessionRow, ended: TaskRow, now: Micros
+) -> tuple[list[NewEvent], bool]:
+    """The results of calls that waited for the task, and whether any call waits or waited for it."""
+    waits = [wait for wait in await waits_of_session(tx, row.id) if ended.id in wait.task_ids()]
+    if not waits:
+        return [], False
+    state = await read_turn(tx, row, app.turns)
+    events: list[NewEvent] = []
+    awaited = False
+    for wait in waits:
+        call = _open_call(state, wait)
+        if call is None or not isinstance(state, Calling):
+            await remove_waits(tx, row.id, wait.exec_id, (wait.tool_call_id,))  # the turn went on
+            continue
+        awaited = True
+        rows = await tasks_named(tx, row.id, wait.task_ids())
+        done = [each for each in rows if each.finished_at is not None]
+        if not done or (wait.need == "all" and len(done) < len(rows)):
+            continue
+        await remove_waits(tx, row.id, wait.exec_id, (wait.tool_call_id,))
+        result = await result_of_wait(tx, wait, rows)
+        data = ToolCompletedData(
+            call.id,
+            call.name,
+            result.error is None,
+            result.status,
+            None if result.text is None else (TextPart(result.text),),
+            result.error,
+        )
+        events.append(NewEvent(data, tool_context(state, call.id), now))
+    return events, awaited
+
+
+def _open_call(state: TurnState, wait: WaitRow) -> CallState | None:
+    """The call that waits for tasks, or still runs; None if nothing waits any more."""
+    if not isinstance(state, Calling) or state.exec_id != wait.exec_id:
+        return None
+    call = next((call for call in state.calls if call.id == wait.tool_call_id), None)
+    if call is None:
+        return None
+    waits = isinstance(call.status, Parked) and call.status.kind == "child"
+    return call if waits or isinstance(call.status, Started) else None
+
+
+def _wake_text(before: SessionTask, task: SessionTask, report: Report) -> str | None:
+    """The message to the session; None if its policy, or nothing new, says that it receives none."""
+    name = f"the task {task.display_name!r} ({task.id})"
+    if task.ended:
+        if task.wake_policy == "silent":
+            return None
+        if task.error is not None:
+            verb = "was canceled" if task.state == "canceled" else "failed"
+            return f"[{name.capitalize()} {verb}: {task.error.message}]"
+        return f"[The answer of {name}, which has succeeded:]\n{answer_text(report.answer, report.output)}"
+    if task.wake_policy != "on_activity":
+        return None
+    parts = [f"[A message from {name}:]\n{text_of_message(message)}" for message in report.messages]
+    if task.input_request is not None and task.input_request != before.input_request:
+        parts.append(f"[{name.capitalize()} waits for a person: {task.input_request.prompt}]")
+    return "\n\n".join(parts) or None

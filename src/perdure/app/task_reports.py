@@ -1,0 +1,166 @@
+"""What a sub-agent's session says about its task, for the session that began it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from perdure.app.task_answers import answer_at
+from perdure.domain.errors import UnreadableEvent
+from perdure.domain.events import (
+    ENDED_TURN,
+    Event,
+    TaskReportedData,
+    TurnCancelledData,
+    TurnCompletedData,
+    TurnFailedData,
+    TurnSealedData,
+)
+from perdure.domain.ids import SessionId, TaskId
+from perdure.domain.messages import JsonValue
+from perdure.domain.parked import ASKED, ParkedCall
+from perdure.domain.tasks import (
+    TaskArtifact,
+    TaskError,
+    TaskInputRequest,
+    TaskMessage,
+    TaskProgress,
+    TaskState,
+)
+from perdure.domain.times import Micros
+from perdure.store.database import Tx
+from perdure.store.events import events_of_kinds, events_within
+from perdure.store.sessions import SessionRow, look_session
+from perdure.store.tasks import TaskRow, find_task
+
+DELETED = TaskError("deleted", "The sub-agent's session was deleted.")
+
+
+class Report(Struct, frozen=True):
+    """What is heard of a task.
+
+    Attributes:
+        state: the state that it is in now.
+        heard: the sequence, in the child's log, up to which this is all.
+        attempt: the attempt that it is about; None if only one can be.
+        answer: with `succeeded`: the whole answer.
+    """
+
+    state: TaskState
+    heard: int = 0
+    attempt: int | None = None
+    detail: str | None = None
+    answer: str = ""
+    output: JsonValue = None
+    error: TaskError | None = None
+    input_request: TaskInputRequest | None = None
+    started_at: Micros | None = None
+    messages: tuple[TaskMessage, ...] = ()
+    progress: TaskProgress | None = None
+    artifacts: tuple[TaskArtifact, ...] = ()
+
+
+class News(Struct, frozen=True):
+    """A report on a task, and the event that it is about: `sequence`, in the child's log."""
+
+    task_id: TaskId
+    sequence: int
+    report: Report
+
+
+async def read_news(tx: Tx, child_id: SessionId) -> News | None:
+    """Read what a session's parent has not heard of; None if there is nothing, or the session has none."""
+    row = await look_session(tx, child_id)
+    if row is None or row.news is None or row.task_id is None:
+        return None
+    task = await find_task(tx, row.task_id)
+    if task is None:
+        return News(row.task_id, row.news, Report("canceled", error=DELETED))
+    return News(row.task_id, row.news, await read_report(tx, row, task))
+
+
+async def read_report(tx: Tx, row: SessionRow, task: TaskRow) -> Report:
+    """Read where a session is with its task."""
+    messages, progress, artifacts = await _reports(tx, row, task.heard)
+    report = Report(
+        "queued" if row.started_at is None else "running",
+        heard=row.head,
+        started_at=row.started_at,
+        messages=messages,
+        progress=progress,
+        artifacts=artifacts,
+    )
+    return await _with_state(tx, row, task, report)
+
+
+async def _with_state(tx: Tx, row: SessionRow, task: TaskRow, report: Report) -> Report:
+    if row.ended is not None:
+        return await _ended(tx, row, task, report, row.ended)
+    if row.deleted_at is not None:
+        return replace(report, state="canceled", error=DELETED)
+    asked = next((call for call in row.parked_calls() if call.kind in ASKED), None)
+    if row.status == "waiting_for_tool_results" and asked is not None:
+        return replace(report, state="awaiting_input", input_request=_asked(asked))
+    return report
+
+
+async def _ended(tx: Tx, row: SessionRow, task: TaskRow, report: Report, ended: int) -> Report:
+    found, _ = await events_of_kinds(tx, row.id, tuple(sorted(ENDED_TURN)), before=ended, limit=1)
+    data = _decoded(found[0]) if found else None
+    late = task.deadline is not None and bool(found) and found[0].ts >= task.deadline
+    match data:
+        case TurnCompletedData():
+            answer = await answer_at(tx, task, ended)
+            return replace(report, state="succeeded", answer=answer.text, output=answer.output)
+        case TurnFailedData(error=error, error_code=code):
+            return replace(report, state="failed", error=TaskError(code or "failed", error))
+        case TurnSealedData(reason=reason, detail=detail):
+            said = detail or "The sub-agent's turn was stopped for good."
+            return replace(report, state="failed", error=TaskError(reason, said))
+        case TurnCancelledData(reason=reason) if late:
+            said = reason or "The time limit has passed."
+            return replace(report, state="failed", error=TaskError("time_limit", said))
+        case TurnCancelledData(reason=reason):
+            return replace(report, state="canceled", error=_canceled(reason))
+    return replace(report, state="failed", error=TaskError("unreadable", "Its last turn cannot be read."))
+
+
+def _canceled(reason: str | None) -> TaskError:
+    return TaskError("canceled", reason or "It was canceled.")
+
+
+def _decoded(event: Event) -> object:
+    try:
+        return event.decoded()
+    except UnreadableEvent:
+        return None
+
+
+def _asked(call: ParkedCall) -> TaskInputRequest:
+    prompts = {
+        "approval": f"May {call.tool_name} run?",
+        "client": f"A client has to run {call.tool_name}.",
+        "sign_in": f"Somebody has to sign in for {call.tool_name}.",
+        "input": f"{call.tool_name} asks for input.",
+    }
+    return TaskInputRequest(call.tool_call_id, prompts.get(call.kind, f"{call.tool_name} waits."))
+
+
+async def _reports(
+    tx: Tx, row: SessionRow, heard: int
+) -> tuple[tuple[TaskMessage, ...], TaskProgress | None, tuple[TaskArtifact, ...]]:
+    """What the session has reported itself since this sequence."""
+    messages: list[TaskMessage] = []
+    artifacts: list[TaskArtifact] = []
+    progress: TaskProgress | None = None
+    after, more = heard, heard < row.head
+    while more:
+        events, more = await events_within(tx, row.id, after, until=row.head, kinds=(TaskReportedData.kind,))
+        for event in events:
+            after, data = event.sequence, _decoded(event)
+            if isinstance(data, TaskReportedData):
+                messages += [] if data.message is None else [data.message]
+                artifacts += data.artifacts
+                progress = data.progress or progress
+        more = more and bool(events)
+    return tuple(messages), progress, tuple(artifacts)

@@ -1,0 +1,67 @@
+"""Sees to tasks: news that were not delivered, ends that were not carried out, time limits."""
+
+from __future__ import annotations
+
+import logging
+
+from perdure.app.context import App
+from perdure.app.session_ends import carry_out, stop_task
+from perdure.app.task_news import deliver
+from perdure.domain.errors import NotFound, PerdureError
+from perdure.domain.tasks import KEPT
+from perdure.domain.times import Micros
+from perdure.engine.context import Clock
+from perdure.store.tasks import due_tasks, purge_tasks, sessions_with_news, wished_tasks
+
+log = logging.getLogger("perdure.tasks")
+
+SWEEP_EVERY = 2.0
+"""Seconds between two sweeps."""
+AT_ONCE = 200
+"""The most sessions or tasks of a kind that one sweep sees to."""
+PURGE_EVERY = 150
+"""Sweeps between two removals of old tasks, about five minutes."""
+
+
+class TaskSweep:
+    """Runs beside a worker, in every process that has one."""
+
+    def __init__(self, app: App, clock: Clock) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        sweeps = 0
+        while True:
+            await self._clock.sleep(SWEEP_EVERY)
+            try:
+                await self.once(purge=sweeps % PURGE_EVERY == 0)
+            except PerdureError as error:
+                log.warning("the sweep of tasks failed: %s", error.message)
+            except Exception:
+                log.exception("the sweep of tasks failed")
+            sweeps += 1
+
+    async def once(self, *, purge: bool = False) -> int:
+        """Sweep once; return how many sessions and tasks it saw to."""
+        app, now = self._app, self._app.now()
+        if purge:
+            await self._purge(now)
+        wished = await app.database.read(lambda tx: wished_tasks(tx, AT_ONCE))
+        for task in wished:
+            await carry_out(app, task)
+        due = await app.database.read(lambda tx: due_tasks(tx, now, AT_ONCE))
+        for task in due:
+            try:
+                await stop_task(app, task.org_id, task.session_id, task.id, "its time limit has passed")
+            except NotFound:
+                log.debug("the session of the task %s is gone", task.id)
+        news = await app.database.read(lambda tx: sessions_with_news(tx, AT_ONCE))
+        for session_id in news:
+            await deliver(app, session_id)
+        return len(wished) + len(due) + len(news)
+
+    async def _purge(self, now: Micros) -> None:
+        while (await self._app.database.write(lambda tx: purge_tasks(tx, now - KEPT))).more:
+            pass
