@@ -206,7 +206,8 @@ def check_turns(world: World, log: list[Event]) -> None:
     if turns.turn is not None:
         world.blame("P4: a turn has no end")
     row = world.store.row(world.session_id)
-    if row.status == "idle" and row.deleted_at is None and log[-1].type != "session.idled":
+    last = next(event.type for event in reversed(log) if not event.type.startswith("task."))
+    if row.status == "idle" and row.deleted_at is None and last != "session.idled":
         world.blame("P4: idle without session.idled")
 
 

@@ -48,6 +48,7 @@ class Scenario:
         compaction: the older part of the history is summarized when it fills the window.
         typed: messages that begin turns set a schema for the final answer.
         fallback: the session has a fallback model.
+        tree: the session may begin sub-agents.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Scenario:
     compaction: bool = False
     typed: bool = False
     fallback: bool = False
+    tree: bool = False
 
 
 def _calls(*names: str) -> Step:

@@ -110,7 +110,7 @@ class Schedule:
                 loop.close()
         self.points = world.passed
         if world.session_id:
-            store.forget(world.session_id)
+            (store.forget_tree if self.scenario.tree else store.forget)(world.session_id)
         if world.violations:
             raise Violation(self._report(world))
         return world

@@ -33,15 +33,18 @@ from perdure.store.queue import LocalQueue
 from perdure.store.rows import columns
 from perdure.store.sessions import SessionRow
 from perdure.store.sqlite import SqliteTx, _connect, _drive
+from perdure.store.tasks import TaskRow
 from perdure.tools.built_in import built_in
 from tests.simulation.model import SPARE
 from tests.simulation.tools import SIMULATION
+from tests.simulation.tree_tools import subagents_in_process
 
 EVENTS = (
     "SELECT id, session_id, sequence, type, ts, context, data, metadata, tags FROM events"
     " WHERE session_id = ?"
 )
 SIGNING_KEY = b"for the tokens of callbacks"
+TASKS = f"SELECT {columns(TaskRow)} FROM tasks"
 ROW = f"SELECT {columns(SessionRow)} FROM sessions WHERE id = ?"
 
 
@@ -58,7 +61,13 @@ class Store:
         self.services = Services(
             self, LocalQueue(asyncio.ensure_future), LocalBus(), self.vault, SystemClock().now
         )
-        self.registry = Registry([*built_in(self.services), SIMULATION])
+        self.registry = Registry(
+            [
+                *(each for each in built_in(self.services) if each.id != "subagents"),
+                subagents_in_process(),
+                SIMULATION,
+            ]
+        )
         self.caller: Caller = asyncio.run(self._set_up())
 
     async def _set_up(self) -> Caller:
@@ -112,6 +121,26 @@ class Store:
 
     def events(self, session_id: str) -> list[Event]:
         return [Event(*row) for row in self.reader.execute(f"{EVENTS} ORDER BY sequence", (session_id,))]
+
+    def below(self, session_id: str) -> list[str]:
+        """The sessions of the tree below a session, oldest first."""
+        found = self.reader.execute(
+            "SELECT id FROM sessions WHERE root_session_id = ? ORDER BY created_at, depth, id", (session_id,)
+        )
+        return [row[0] for row in found]
+
+    def tasks(self, session_id: str) -> list[TaskRow]:
+        """The tasks of a session."""
+        found = self.reader.execute(f"{TASKS} WHERE session_id = ? ORDER BY created_at, id", (session_id,))
+        return [TaskRow(*row) for row in found]
+
+    def forget_tree(self, session_id: str) -> None:
+        """As `forget`, with the sessions below it, and their tasks."""
+        for each in self.below(session_id):
+            self.forget(each)
+        self.forget(session_id)
+        for table in ("tasks", "task_waits", "task_messages"):
+            self.writer.execute(f"DELETE FROM {table}")
 
     def forget(self, session_id: str) -> None:
         """Delete the session, so that the file stays small however many schedules are played."""
@@ -187,7 +216,7 @@ class Witness:
             return False
         last = self.log[-1]
         started = last.type == "tool.step" and last.decoded().status == "started"  # type: ignore[attr-defined]
-        return not started and last.type not in {"context.compacting", "tool.verified"}
+        return not started and last.type not in {"context.compacting", "tool.verified", "task.updated"}
 
     def _check_epoch(self, before: SessionRow, after: SessionRow, role: str, who: object) -> None:
         step, grown = after.epoch - before.epoch, after.head - before.head

@@ -8,9 +8,11 @@ import random
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from perdure.app.context import App
+from perdure.app.task_news import deliver
 from perdure.domain.errors import InvalidInput, ModelError, Unavailable
 from perdure.domain.events import Event
 from perdure.domain.ids import Prefix, SessionId
@@ -25,6 +27,7 @@ from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import LocalQueue
 from perdure.store.sessions import SessionRow
 from perdure.worker.sweep import Sweep
+from perdure.worker.tasks import TaskSweep
 from perdure.worker.worker import Worker
 from tests.simulation.callbacks import KnownCallback, learn
 from tests.simulation.consents import Consents
@@ -100,6 +103,8 @@ class World:
         self.processes: list[Process] = []
         self.session_id = ""
         self.witness: Witness | None = None
+        self.witnesses: dict[str, Witness] = {}
+        """Those of the sub-agents' sessions, by id."""
         self.told = Told()
         self.calls: list[ModelCall] = []
         self.summaries: list[str] = []
@@ -153,6 +158,13 @@ class World:
     def live(self) -> list[Process]:
         """The processes that take requests and jobs."""
         return [process for process in self.processes if process.alive and not process.stopping]
+
+    def discover(self) -> None:
+        """Watch the sessions that have been begun since the last commit."""
+        if self.scenario.tree and self.session_id:
+            for session_id in self.store.below(self.session_id):
+                if session_id not in self.witnesses:
+                    self.witnesses[session_id] = Witness(self.store, session_id, self.blame)
 
     def log(self) -> list[Event]:
         return self.store.events(self.session_id)
@@ -219,8 +231,9 @@ class Process:
             callback_key=SIGNING_KEY,
             turns=turns,
         )
-        self.worker = Worker(self.engine, self.report)
+        self.worker = Worker(self.engine, partial(deliver, self.app))
         self.sweep = Sweep(self.engine, self.worker)
+        self.task_sweep = TaskSweep(self.app, self)
         self.queue = queue
 
     def now(self) -> int:
@@ -362,6 +375,11 @@ class _Queue(LocalQueue):
         return any(session_id in process.queue._known for process in live)
 
 
+def _run_all(callbacks: list[Callable[[], None]]) -> None:
+    for call in callbacks:
+        call()
+
+
 class _Port:
     """The database port of the engine or the app of one process, with points around each access."""
 
@@ -379,11 +397,17 @@ class _Port:
         def look() -> None:
             if world.witness is not None:
                 world.witness.check(self._role, who)
+            for witness in world.witnesses.values():
+                witness.check(self._role, who)
 
         result, callbacks = world.store.commit(body, look)
-        await process.point(f"{self._role}.committed")
-        for call in callbacks:
-            call()
+        world.discover()
+        try:
+            await process.point(f"{self._role}.committed")
+        except asyncio.CancelledError:  # of the caller: what the commit leads to happens in any case
+            _run_all(callbacks if process.alive else [])
+            raise
+        _run_all(callbacks)
         return result
 
     async def read(self, body: Body[T], *, long: bool = False, seconds: float | None = None) -> T:

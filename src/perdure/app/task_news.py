@@ -196,11 +196,17 @@ def _open_call(state: TurnState, wait: WaitRow) -> CallState | None:
     return call if waits or isinstance(call.status, Started) else None
 
 
+def _was_wanted(task: SessionTask) -> bool:
+    """Whether the session itself, or who cancelled its turn, has asked for the end: there is no news in it."""
+    timed_out = task.error is not None and task.error.kind == "time_limit"
+    return task.cancel_requested_at is not None and not timed_out
+
+
 def _wake_text(before: SessionTask, task: SessionTask, report: Report) -> str | None:
     """The message to the session; None if its policy, or nothing new, says that it receives none."""
     name = f"the task {task.display_name!r} ({task.id})"
     if task.ended:
-        if task.wake_policy == "silent":
+        if task.wake_policy == "silent" or _was_wanted(task):
             return None
         if task.error is not None:
             verb = "was canceled" if task.state == "canceled" else "failed"

@@ -18,3 +18,16 @@ ANSWERS = (
         "See the error for what was wrong. Use a simpler schema, describe its fields, or use another model.",
     ),
 )
+TASKS = (
+    (
+        "too_deep",
+        "The session is too many levels below the first one of its tree to begin sub-agents.",
+        "Let it do the work itself.",
+    ),
+    (
+        "too_many_tasks",
+        "Too many tasks of the session have not ended.",
+        "Wait for some of them, or cancel them.",
+    ),
+    ("task_ended", "The task has ended.", "Begin another one."),
+)

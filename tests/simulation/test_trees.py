@@ -1,0 +1,48 @@
+"""Trees of sessions: anything that happens at any point, each end is told once (promise P12).
+
+`PERDURE_SIMULATION_SEED='tree 17'` plays the one schedule that a failure names.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.simulation.scenarios import Scenario
+from tests.simulation.store import Store
+from tests.simulation.trees import TREE_KINDS, TREES, drawn_tree, listed_tree, named_tree
+from tests.soak import SCALE, amounts
+
+COUNT, SOAK = 250, 5_000 * SCALE
+NAMED = os.environ.get("PERDURE_SIMULATION_SEED")
+SAMPLE = 97
+"""`make test` plays one point in 97; each kind of injection starts at another one."""
+
+
+def _batches() -> list[object]:
+    if NAMED:
+        return [pytest.param(None, id=NAMED)]
+    soak = pytest.param(range(COUNT, SOAK), marks=(pytest.mark.soak, pytest.mark.unmeasured), id="soak")
+    return [pytest.param(range(COUNT), id="sample"), soak]
+
+
+@pytest.mark.parametrize("seeds", _batches())
+def test_each_end_is_told_once_in_every_drawn_schedule(seeds: range | None, store: Store) -> None:
+    if seeds is None:
+        named_tree(NAMED or "").play(store)
+        return
+    for seed in seeds:
+        drawn_tree(seed).play(store)
+
+
+@pytest.mark.parametrize("every", amounts(SAMPLE, 3))
+@pytest.mark.parametrize("scenario", TREES, ids=lambda scenario: scenario.name)
+def test_each_end_is_told_once_with_any_injection_at_any_point(
+    scenario: Scenario, every: int, store: Store
+) -> None:
+    undisturbed = listed_tree(scenario, {})
+    undisturbed.play(store)
+    for number, kind in enumerate(TREE_KINDS):
+        for point in range((number * 7) % every, undisturbed.points, every):
+            listed_tree(scenario, {point: kind}).play(store)

@@ -1,0 +1,148 @@
+"""Checks of a tree of sessions at the end of a schedule: each log by itself, and promise P12."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from perdure.domain.events import ENDED_TURN, Event
+from perdure.domain.messages import text_of
+from perdure.domain.tasks import PARENT_TASK, SessionTask
+from perdure.store.sessions import SessionRow
+from perdure.store.tasks import TaskRow
+from tests.simulation.checks import check_log, check_turns
+from tests.simulation.world import World
+
+OUTCOMES = {
+    "turn.completed": {"succeeded"},
+    "turn.failed": {"failed"},
+    "turn.sealed": {"failed"},
+    "turn.cancelled": {"canceled", "failed"},
+}
+"""By the end of the child's turn: how its task may end. A cancel at the time limit is a failure."""
+
+
+class _View:
+    """The world, as the checks of one session see it."""
+
+    def __init__(self, world: World, session_id: str) -> None:
+        self._world = world
+        self.session_id = session_id
+        self.witness = world.witness if session_id == world.session_id else world.witnesses.get(session_id)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._world, name)
+
+    def blame(self, what: str) -> None:
+        self._world.blame(f"{self.session_id[-4:]}: {what}")
+
+
+def check_tree(world: World, *, gentle: bool) -> None:
+    """Record a violation for every broken promise."""
+    below = world.store.below(world.session_id)
+    for session_id in (world.session_id, *below):
+        row, log = world.store.row(session_id), world.store.events(session_id)
+        if row.deleted_at is not None:
+            world.told.deletion_tried = True  # what waits in a deleted session is not worked on
+        view: Any = _View(world, session_id)
+        check_log(view, log)
+        check_turns(view, log)
+        if gentle and any(event.type == "turn.sealed" for event in log):
+            view.blame("P4: nothing died, failed or stalled, but a turn is sealed")
+        if row.deleted_at is None:
+            _check_tasks(view, row, log)
+    _check_calls(world)
+    for process in world.live():
+        if process.worker.running or process.engine.claimed_epochs or process.queue.depth():
+            world.blame(f"{process.name} still has a run, a claim or a job for a tree at rest")
+
+
+def _check_tasks(world: Any, row: SessionRow, log: list[Event]) -> None:
+    """P12: each task ends exactly once, as its child did, and the session hears of it once."""
+    tasks: dict[str, list[SessionTask]] = {}
+    for event in log:
+        if event.type in ("task.created", "task.updated"):
+            task = event.decoded().task
+            if (event.type == "task.created") == (task.id in tasks):
+                world.blame(f"P12: {event.type} of {task.id} is out of order")
+            tasks.setdefault(task.id, []).append(task)
+    stored = {each.id: each for each in world.store.tasks(row.id)}
+    if stored.keys() != tasks.keys():
+        world.blame(f"the log has the tasks {sorted(tasks)}, and the table {sorted(stored)}")
+        return
+    for task_id, states in tasks.items():
+        if stored[task_id].struct() != states[-1]:
+            world.blame(f"the row of {task_id} is {stored[task_id].struct()}, its log's is {states[-1]}")
+        if any(each.ended for each in states[:-1]) or not states[-1].ended:
+            world.blame(f"P12: the states of {task_id} are {[each.state for each in states]}")
+        _check_end(world, stored[task_id], states[-1])
+        _check_heard(world, log, states[-1])
+
+
+def _check_end(world: Any, task_row: TaskRow, task: SessionTask) -> None:
+    child = world.store.row(task_row.child_session_id)
+    if child.ended is None:
+        if child.deleted_at is None or task.state != "canceled":
+            world.blame(f"P12: {task.id} is {task.state}, and its child has not ended")
+        return
+    ends = [
+        event.type
+        for event in world.store.events(child.id)
+        if event.sequence <= child.ended and event.type in ENDED_TURN
+    ]
+    if task.state not in OUTCOMES[ends[-1]]:
+        world.blame(f"P12: {task.id} is {task.state} after {ends[-1]}")
+    if child.news is not None:
+        world.blame("P12: a child at rest has news")
+
+
+def _check_heard(world: Any, log: list[Event], task: SessionTask) -> None:
+    """The session hears of an end once: as the result of a call that waits for it, or as a message."""
+    messages = [
+        text_of(event.decoded().message.content)
+        for event in log
+        if event.type == "input.message"
+        and event.decoded().origin == "task"
+        and (event.decoded().message.metadata or {}).get(PARENT_TASK) == task.id
+    ]
+    ends = [text for text in messages if _is_end(text)]
+    if len(ends) > 1:
+        world.blame(f"P12: the session was told {len(ends)} times of the end of {task.id}")
+    begun = [event.decoded() for event in log if event.type == "tool.started"]
+    calls = {each.tool_call.id for each in begun if _begins(each.tool_call, task)}
+    results = [event.decoded() for event in log if event.type == "tool.completed"]
+    own = [each for each in results if each.tool_call_id in calls and _is_outcome(each)]
+    if len(own) > 1 or (own and ends):
+        world.blame(f"P12: the session was told of the end of {task.id} by its call and otherwise")
+    waits = [each for each in results if each.tool_name == "wait_tasks"]
+    if ends or own or waits or task.cancel_requested_at is not None:
+        return
+    if not any(event.type in ENDED_TURN and event.type != "turn.completed" for event in log):
+        world.blame(f"P12: the session was never told of the end of {task.id}")
+
+
+def _begins(call: Any, task: SessionTask) -> bool:
+    return call.name == "spawn_agent" and call.arguments.get("name") == task.display_name
+
+
+def _is_outcome(result: Any) -> bool:
+    said = text_of(result.result or ()) + (result.error or "")
+    if result.status == "interrupted" or "go on" in said or '"session_id":' in said:
+        return False
+    return result.success or "sub-agent" in said
+
+
+def _is_end(text: str) -> bool:
+    return any(part in text for part in (" which has succeeded:]", ") failed:", ") was canceled:"))
+
+
+def _check_calls(world: World) -> None:
+    """No two tasks of one call, and no child without a task."""
+    keys = Counter(
+        (task.session_id, task.effect_key)
+        for session_id in (world.session_id, *world.store.below(world.session_id))
+        for task in world.store.tasks(session_id)
+    )
+    for key, times in keys.items():
+        if times > 1:
+            world.blame(f"P12: the call {key} began {times} tasks")
