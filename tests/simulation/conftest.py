@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulation.store import Store
+from perdure.store.database import LOCK_ROW
+from tests.simulation.store import LOCKED, Store
 
 
 @pytest.fixture(scope="module")
@@ -14,3 +15,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A database for the schedules of one file of tests."""
     with Store(tmp_path_factory.mktemp("simulation")) as opened:
         yield opened
+
+
+@pytest.fixture
+def watched(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """The database, whose locks are watched."""
+    monkeypatch.setitem(LOCK_ROW, "sqlite", f" {LOCKED}")
+    store.watch_locks(watched=True)
+    yield store
+    store.watch_locks(watched=False)

@@ -6,6 +6,7 @@ Statements and transactions are the real ones, but run in the calling thread and
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -43,6 +44,10 @@ EVENTS = (
     "SELECT id, session_id, sequence, type, ts, context, data, metadata, tags FROM events"
     " WHERE session_id = ?"
 )
+LOCKED = "/* locked */"
+"""The end of a SELECT that locks a session."""
+_LOCKS = re.compile(r" WHERE id = '(session_[0-9a-f]{32})'")
+_MADE = re.compile(r"VALUES \('(session_[0-9a-f]{32})'")
 SIGNING_KEY = b"for the tokens of callbacks"
 TASKS = f"SELECT {columns(TaskRow)} FROM tasks"
 ROW = f"SELECT {columns(SessionRow)} FROM sessions WHERE id = ?"
@@ -57,6 +62,9 @@ class Store:
         self.writer = _connect(folder / "simulation.db")
         self.writer.execute("PRAGMA synchronous=OFF")
         self.reader = _connect(folder / "simulation.db", readonly=True)
+        self._made = ""
+        self.locks: set[str] = set()
+        """The sessions that the last transaction has locked, if locks are watched: not those it has made."""
         self.vault = Vault(lambda: (bytes(32),))
         self.services = Services(
             self, LocalQueue(asyncio.ensure_future), LocalBus(), self.vault, SystemClock().now
@@ -87,6 +95,7 @@ class Store:
     def commit(self, body: Body[T], before_commit: Callable[[], None]) -> tuple[T, list[Callable[[], None]]]:
         """Run a transaction; returns its result and the callbacks to run after the commit."""
         tx = SqliteTx(self.writer)
+        self.locks.clear()
         self.writer.execute("BEGIN IMMEDIATE")
         try:
             result = _drive(body, tx)
@@ -96,6 +105,19 @@ class Store:
             raise
         self.writer.execute("COMMIT")
         return result, tx.callbacks
+
+    def watch_locks(self, *, watched: bool) -> None:
+        """Note from now on which sessions a transaction locks."""
+        self.writer.set_trace_callback(self._note_lock if watched else None)
+
+    def _note_lock(self, sql: str) -> None:
+        if sql.startswith("UPDATE sessions SET") or sql.endswith(LOCKED):
+            found = _LOCKS.search(sql)
+            if found is not None:
+                self.locks.add(found[1])
+        elif sql.startswith("INSERT INTO sessions "):
+            self._made = found[1] if (found := _MADE.search(sql)) is not None else ""
+        self.locks.discard(self._made)
 
     async def write(self, body: Body[T], *, single: bool = False) -> T:
         result, callbacks = self.commit(body, lambda: None)
@@ -128,6 +150,11 @@ class Store:
             "SELECT id FROM sessions WHERE root_session_id = ? ORDER BY created_at, depth, id", (session_id,)
         )
         return [row[0] for row in found]
+
+    def children(self, session_id: str) -> list[str]:
+        """The sessions that a session has begun."""
+        sql = "SELECT id FROM sessions WHERE parent_session_id = ?"
+        return [row[0] for row in self.reader.execute(sql, (session_id,))]
 
     def tasks(self, session_id: str) -> list[TaskRow]:
         """The tasks of a session."""

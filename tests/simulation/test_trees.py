@@ -6,14 +6,20 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 
 import pytest
 
 from tests.simulation.scenarios import Scenario
+from tests.simulation.schedule import Violation
 from tests.simulation.store import Store
+from tests.simulation.tree_mutations import TREE_MUTATIONS
 from tests.simulation.trees import TREE_KINDS, TREES, drawn_tree, listed_tree, named_tree
-from tests.soak import SCALE, amounts
+from tests.soak import SCALE, amounts, sampled
 
+SEEDS = 1000
+"""Schedules within which each mutation must be detected."""
 COUNT, SOAK = 250, 5_000 * SCALE
 NAMED = os.environ.get("PERDURE_SIMULATION_SEED")
 SAMPLE = 97
@@ -28,21 +34,36 @@ def _batches() -> list[object]:
 
 
 @pytest.mark.parametrize("seeds", _batches())
-def test_each_end_is_told_once_in_every_drawn_schedule(seeds: range | None, store: Store) -> None:
+def test_each_end_is_told_once_in_every_drawn_schedule(seeds: range | None, watched: Store) -> None:
     if seeds is None:
-        named_tree(NAMED or "").play(store)
+        named_tree(NAMED or "").play(watched)
         return
-    for seed in seeds:
-        drawn_tree(seed).play(store)
+    _play(seeds, watched)
 
 
 @pytest.mark.parametrize("every", amounts(SAMPLE, 3))
 @pytest.mark.parametrize("scenario", TREES, ids=lambda scenario: scenario.name)
 def test_each_end_is_told_once_with_any_injection_at_any_point(
-    scenario: Scenario, every: int, store: Store
+    scenario: Scenario, every: int, watched: Store
 ) -> None:
     undisturbed = listed_tree(scenario, {})
-    undisturbed.play(store)
+    undisturbed.play(watched)
     for number, kind in enumerate(TREE_KINDS):
         for point in range((number * 7) % every, undisturbed.points, every):
-            listed_tree(scenario, {point: kind}).play(store)
+            listed_tree(scenario, {point: kind}).play(watched)
+
+
+@pytest.mark.unmeasured
+@pytest.mark.parametrize("mutation", sampled(TREE_MUTATIONS), ids=lambda mutation: mutation.__name__)
+def test_the_simulation_detects_the_mutation_of_trees(
+    mutation: Callable[[pytest.MonkeyPatch], None], watched: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutation(monkeypatch)
+    with pytest.raises(Violation) as found:
+        _play(range(SEEDS), watched)
+    assert not re.search("TypeError|AttributeError|NameError", str(found.value)), "the mutation is broken"
+
+
+def _play(seeds: range, store: Store) -> None:
+    for seed in seeds:
+        drawn_tree(seed).play(store)

@@ -51,6 +51,13 @@ def check_tree(world: World, *, gentle: bool) -> None:
             view.blame("P4: nothing died, failed or stalled, but a turn is sealed")
         if row.deleted_at is None:
             _check_tasks(view, row, log)
+            _check_waits(view, log)
+            _check_cancels(view, log)
+            _check_messages(view, log)
+            if gentle:
+                _check_limits(view, session_id)
+        else:
+            _check_deletion(view, session_id)
     _check_calls(world)
     for process in world.live():
         if process.worker.running or process.engine.claimed_epochs or process.queue.depth():
@@ -146,3 +153,60 @@ def _check_calls(world: World) -> None:
     for key, times in keys.items():
         if times > 1:
             world.blame(f"P12: the call {key} began {times} tasks")
+
+
+def _tasks_before(log: list[Event], sequence: int) -> dict[str, SessionTask]:
+    """The tasks as they were before this event."""
+    kinds = ("task.created", "task.updated")
+    found = [event.decoded().task for event in log if event.sequence < sequence and event.type in kinds]
+    return {task.id: task for task in found}
+
+
+def _check_waits(world: Any, log: list[Event]) -> None:
+    """No call waits until its deadline for tasks that have ended before."""
+    for event in log:
+        if event.type != "tool.completed" or "The time to wait is over" not in text_of(
+            event.decoded().result or ()
+        ):
+            continue
+        before = _tasks_before(log, event.sequence)
+        if before and all(task.ended for task in before.values()):
+            world.blame(f"P12: {event.sequence}: a call waited in vain for tasks that had ended")
+
+
+def _check_cancels(world: Any, log: list[Event]) -> None:
+    """Whoever cancels a turn asks all of its tasks to stop."""
+    last = _tasks_before(log, len(log) + 1)
+    for event in log:
+        if event.type != "turn.cancelled" or "interrupted" in (event.decoded().reason or ""):
+            continue
+        for task_id, task in _tasks_before(log, event.sequence).items():
+            if not task.ended and last[task_id].cancel_requested_at is None:
+                world.blame(f"P12: {event.sequence}: nobody asked {task_id} to stop")
+
+
+def _check_messages(world: Any, log: list[Event]) -> None:
+    """Each message to a task or from it is in the log once."""
+    for kind in ("task.message.sent", "task.message.received"):
+        ids = Counter(event.decoded().message.id for event in log if event.type == kind)
+        texts = Counter(event.decoded().message.content for event in log if event.type == kind)
+        if any(times > 1 for times in (*ids.values(), *texts.values())):
+            world.blame(f"P12: a message is in the log twice: {kind}")
+
+
+def _check_limits(world: Any, session_id: str) -> None:
+    """No task works longer than its limit."""
+    for task in world.store.tasks(session_id):
+        if task.deadline and task.finished_at and task.finished_at > task.deadline + 10_000_000:
+            world.blame(
+                f"P12: {task.id} ended {(task.finished_at - task.deadline) / 1e6} s after its deadline"
+            )
+
+
+def _check_deletion(world: Any, session_id: str) -> None:
+    """The sessions below a deleted one are deleted, too."""
+    for child_id in world.store.children(session_id):
+        if world.store.row(child_id).deleted_at is None:
+            world.blame(f"P12: the session is deleted, and its child {child_id[-4:]} is not")
+    if world.store.tasks(session_id):
+        world.blame("a deleted session has tasks")

@@ -26,7 +26,7 @@ from tests.simulation.model import message_text
 from tests.simulation.scenarios import ONE_TURN, TEXT, Scenario, Step
 from tests.simulation.schedule import PATIENCE, Listed, Schedule, at_rest
 from tests.simulation.tree_checks import check_tree
-from tests.simulation.world import Crash, Plan, Process, World
+from tests.simulation.world import LATE_WRITES, Crash, Plan, Process, World
 
 Call = tuple[str, Any]
 
@@ -194,6 +194,12 @@ class TreeInjections(Injections):
     async def redeliver_elsewhere(self, process: Process, where: str) -> None:
         await act(self._world, "deliver", self._another(process))
 
+    async def redeliver_late(self, process: Process, where: str) -> None:
+        """A delivery reads what there is to hear, and takes its time to write it down."""
+        other, child = self._another(process), pick(self._world)
+        if child is not None:
+            other.spawn(_deliver_late(other, child, self._world.rng.choice((0.5, 2.0, 6.0))))
+
     async def sweep_elsewhere(self, process: Process, where: str) -> None:
         """Another process sees to tasks at the same time."""
         other = self._another(process)
@@ -244,11 +250,19 @@ async def _act(world: World, what: str, child: Any, process: Process) -> None:
                 await _decide(world, process, child)
             case "deliver":
                 await deliver(app, child)
+            case "sweep":
+                await sweep_tasks(process)
     except (Crash, Unavailable, NotFound, Conflict, InvalidInput, asyncio.CancelledError) as raised:
         error = raised
     except BaseException as raised:  # noqa: BLE001 - judged here
         world.blame(f"the request {what} failed: {raised!r}")
     world.note(f"{process.name} child {what} {child[-4:]}: {'done' if error is None else repr(error)}")
+
+
+async def _deliver_late(process: Process, child: Any, seconds: float) -> None:
+    LATE_WRITES.set(seconds)
+    with contextlib.suppress(PerdureError):
+        await deliver(process.app, child)
 
 
 async def _decide(world: World, process: Process, child: Any) -> None:

@@ -45,6 +45,10 @@ _RUNNER: ContextVar[object] = ContextVar("runner", default=None)
 """The task of the runner that a task belongs to: the tools of a runner append as that runner."""
 
 
+LATE_WRITES: ContextVar[float] = ContextVar("late writes", default=0.0)
+"""Seconds that each write of a task takes longer."""
+
+
 class Crash(BaseException):
     """Raised in the tasks of a process that has died, so that they do nothing more."""
 
@@ -390,6 +394,8 @@ class _Port:
 
     async def write(self, body: Body[T], *, single: bool = False) -> T:
         process, world = self._process, self._process.world
+        if seconds := LATE_WRITES.get():
+            await process.pause(seconds)
         await process.point(f"{self._role}.write")
         who = _RUNNER.get() or asyncio.current_task()
         _RUNNER.set(who)
@@ -401,6 +407,8 @@ class _Port:
                 witness.check(self._role, who)
 
         result, callbacks = world.store.commit(body, look)
+        if len(world.store.locks) > 1:
+            world.blame(f"a transaction locked two sessions: {sorted(world.store.locks)}")
         world.discover()
         try:
             await process.point(f"{self._role}.committed")
