@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from perdure.capabilities.layers import SessionLayers, load_layers
 from perdure.capabilities.model_choice import ModelChoice, choose_model
-from perdure.capabilities.resolve import resolve_session
+from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.actions import (
     AskApproval,
     AwaitClient,
@@ -33,6 +33,7 @@ from perdure.domain.pending import steering
 from perdure.domain.steps import Started
 from perdure.domain.turn import Answered, Calling, Idle, Reasoning, TurnState, Waiting
 from perdure.domain.turn_queries import next_controls, offered_tools, only_waits
+from perdure.domain.turn_totals import Turn
 from perdure.domain.variables import missing_message
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
@@ -253,24 +254,17 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
         raise AssertionError(f"{type(action).__name__} needs the layers, and they are not resolved")
     agent, choice = run.prepared
     match action:
-        case CallModel(state=state, resumed=resumed):
-            files = [] if resumed else await spill_results(run, agent, choice, state.turn)
-            if files:
-                await run.commit(files)  # the next step calls the model
-            elif not resumed and is_full(run, agent, choice):
-                await compact(run, state.turn, agent, choice, "proactive_budget")
-            elif await (
-                run.commit([])
-                if resumed
-                else commit_with_tools(run, agent, begin_model_call(run, state.turn, agent, choice))
-            ):
+        case CallModel(resumed=True):
+            if await run.commit([]):
                 run.unlogged = await call_model(run, agent, choice)
+        case CallModel(state=state):
+            await _begin_call(run, state.turn, agent, choice)
         case RunTools(calls=calls):
             if await run.commit(begin_tools(run, agent, action)):
                 run.announced.update(call.id for call in calls if not isinstance(call.status, Started))
                 run.unlogged = await run_tools(run, agent, tuple(call.id for call in calls))
                 await _refresh_secrets(run)
-                if run.unlogged[-1].get(ActCompletedData) is not None:
+                if any(event.get(ActCompletedData) is not None for event in run.unlogged):
                     # The layers may have changed while tools ran; the next model call uses the current ones.
                     run.prepared = None
         case AskApproval():
@@ -278,6 +272,19 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
         case AwaitClient(state=state, calls=calls):
             refusals = await refuse_invalid_calls(run, agent, state, calls)
             await run.commit(refusals or request_results(run, agent, action))
+
+
+async def _begin_call(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoice) -> None:
+    """Make the next model call, or the room for it: the next step then calls the model."""
+    files = await spill_results(run, agent, choice, turn)
+    if files is None:
+        return  # the log has moved
+    if files:
+        await run.commit(files)
+    elif is_full(run, agent, choice):
+        await compact(run, turn, agent, choice, "proactive_budget")
+    elif await commit_with_tools(run, agent, begin_model_call(run, turn, agent, choice)):
+        run.unlogged = await call_model(run, agent, choice)
 
 
 async def _refresh_secrets(run: Run) -> None:
