@@ -6,17 +6,25 @@ import asyncio
 
 import pytest
 
+from perdure.app.sessions import create_session
+from perdure.capabilities.port import ToolContext, ToolOutcome
 from perdure.domain.events import Event
+from perdure.domain.messages import JsonObject
+from perdure.domain.sessions import CreateSession
+from perdure.domain.tools import CapabilityRef
 from perdure.store.queue import Job
+from tests.simulation import tools
+from tests.simulation.callbacks import OPEN_FOR
 from tests.simulation.checks import check_world
 from tests.simulation.client import Client
 from tests.simulation.scenarios import TEXT, Scenario, Step
 from tests.simulation.schedule import Repeated, Staged
-from tests.simulation.store import Store
+from tests.simulation.store import Store, Witness
 from tests.simulation.world import Process, World
 
 SLOWLY = Scenario("slowly", ((Step((("look", {}), ("later", {"slowly": 1.0}))), TEXT),), ())
 RESUMED = Scenario("resumed", ((Step((("consent", {}), ("later", {"slowly": 4.0}))), TEXT),), ())
+NARROW = Scenario("narrow", ((Step((("later", {}),)), TEXT),), (), window=40)
 FULL = Scenario(
     "full",
     ((Step((("look", {}),) * 6), TEXT), (Step((("later", {}),)), TEXT)),
@@ -103,3 +111,46 @@ def test_a_batch_that_goes_on_is_ended_before_the_history_is_compacted(store: St
         assert kinds[last] == "context.compacting"
 
     Staged(FULL, scene).play(store)
+
+
+async def _give_files(world: World) -> None:
+    """Replace the session by one with a file system."""
+    world.store.forget(world.session_id)
+    world.witness = None
+    refs = CapabilityRef("simulation"), CapabilityRef("session_file_system")
+    body = CreateSession(harness_name="base", capabilities=refs)
+    world.session_id = (await create_session(world.live()[0].app, world.store.caller, body)).id
+    world.witness = Witness(world.store, world.session_id, world.blame)
+
+
+def test_a_batch_that_goes_on_is_ended_before_the_next_model_call(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool returns too much for the window, and its URL was called before that is in the log."""
+
+    async def much(context: ToolContext, arguments: JsonObject, tool: str) -> ToolOutcome:
+        hands = tools.HANDS.get()
+        callback = await context.callback(OPEN_FOR)
+        hands.take_url(callback.url, context.tool_call_id, callback.deadline)
+        await hands.point("tool.sent")
+        return ToolOutcome("word " * 300)
+
+    async def scene(world: World, client: Client) -> None:
+        other = world.start()
+        await _give_files(world)
+
+        async def answer(process: Process, where: str, kind: str) -> None:
+            await client.call_back(other)
+
+        world.plan, world.inject, world.counting = Repeated("tool.sent", "answer", 1, 0), answer, True
+        await client.post(0, world.live()[0])
+        kinds = [event.type for event in await _settle(world)]
+        assert [kind for kind in kinds if kind in {"act.started", "act.completed", "reason.started"}] == [
+            "reason.started",
+            "act.started",
+            "act.completed",
+            "reason.started",
+        ]
+
+    monkeypatch.setattr(tools, "_defer", much)
+    Staged(NARROW, scene).play(store)
