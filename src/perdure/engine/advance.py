@@ -43,7 +43,7 @@ from perdure.engine.found_tools import commit_with_tools, is_outdated
 from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
-from perdure.engine.patience import admits, fallback_of, resumed, was_given_up
+from perdure.engine.patience import admits, fallback_of, instead_of_resuming, resumed, was_given_up
 from perdure.engine.run import Run
 from perdure.engine.tool_calls import end_batch, refuse_invalid_calls, run_tools
 from perdure.engine.tool_output import spill_results
@@ -176,7 +176,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
     engine, row, ahead = run.engine, run.row, run.ahead
     digest = offered_tools(ahead)
     # A call whose start is in the log is made with the model that is named there.
-    begun = isinstance(ahead, Reasoning)
+    begun = ahead.turn if isinstance(ahead, Reasoning) else None
 
     async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None, dict[str, str]]:
         controls = next_controls(run.state)
@@ -184,11 +184,12 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         secrets = await open_secrets(tx, engine.vault, row.org_id, row.id)
         # In addition to those known so far: earlier tool output may contain a secret that was replaced since.
         run.redactor.learn(secrets)
-        model_id = controls.model_id if controls else None
+        asked = controls.model_id if controls else None
+        model_id = asked if begun is None else begun.requested
         choice = await choose_model(
             *(tx, layers, model_id, engine.vault, engine.drivers),
             fallback=fallback_of(ahead, model_id),
-            admits=lambda model: begun or admits(engine, model),
+            admits=lambda model: begun is not None or admits(engine, model),
         )
         offered = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
         return layers, choice, offered, secrets
@@ -255,8 +256,11 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
     agent, choice = run.prepared
     match action:
         case CallModel(resumed=True):
-            if await run.commit([]):
+            if lost := instead_of_resuming(run, choice):
+                run.unlogged, run.prepared = lost, None
+            elif await run.commit([]):
                 run.unlogged = await call_model(run, agent, choice)
+                run.prepared = None  # a message since the call's start may have chosen another model
         case CallModel(state=state):
             await _begin_call(run, state.turn, agent, choice)
         case RunTools(calls=calls):
