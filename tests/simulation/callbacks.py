@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 OPEN_FOR = 400.0
 """Seconds for which each callback is open."""
+REMEMBERED = 86_400_000_000
+"""Microseconds for which the server recognizes a repeated answer."""
 SKEW = 10_000_000
 """Microseconds by which the clocks of two processes may differ."""
 BACKGROUND = "This call continues in the background"
@@ -28,6 +30,7 @@ class KnownCallback:
     Attributes:
         accepted: the values that the server has accepted.
         unknown: the values whose requests failed, so that they may have been accepted.
+        sent_at: when each value was first sent.
     """
 
     token: str
@@ -37,6 +40,16 @@ class KnownCallback:
     deadline: int
     accepted: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    sent_at: dict[str, int] = field(default_factory=dict)
+
+    def send(self, value: str, now: int) -> None:
+        """Note that a value is sent for the first time."""
+        self.unknown.append(value)
+        self.sent_at[value] = now
+
+    def must_know(self, value: str, now: int) -> bool:
+        """Whether the server has accepted this value, and has to recognize it."""
+        return value in self.accepted and now < self.sent_at[value] + REMEMBERED - SKEW
 
     def accept(self, value: str) -> None:
         """Note that the server has accepted a value, which it may have done before."""

@@ -111,6 +111,7 @@ class _Turns:
             case "reason.started":
                 self._need(self._exec is None, event, "two model calls at once")
                 self._need(not self._waits, event, "a model call of a turn that waits")
+                self._need(not self._acting, event, "a model call in a batch that goes on")
                 self._need(self._model in {None, data.metadata.model}, event, "the call of another model")
                 self._need(
                     all(state == "done" for state in self._calls.values()),
@@ -119,6 +120,8 @@ class _Turns:
                 )
                 self._exec, self._calls, self._acting = context.exec_id, {}, False
                 self._unseen.clear()
+            case "context.compacting":
+                self._need(not self._acting, event, "a summary in a batch that goes on")
             case "reason.completed":
                 self._need(self._exec == context.exec_id, event, "the end of another model call")
                 self._exec = None

@@ -178,7 +178,7 @@ class Client:
             return
         self.sent += 1
         value = f"value {self.sent}"
-        known.unknown.append(value)
+        known.send(value, self.world.now())
 
         async def call(process: Process) -> None:
             try:
@@ -200,7 +200,7 @@ class Client:
             try:
                 await answer_callback(process.app, known.token, CallbackResult(value))
             except Gone:
-                if value in known.accepted and not self.world.told.deletion_tried:
+                if known.must_know(value, self.world.now()) and not self.world.told.deletion_tried:
                     self.world.blame(f"{value!r} was accepted, and is refused when it is repeated")
                 raise
             known.accept(value)

@@ -56,6 +56,21 @@ def the_result_of_a_tool_is_kept_although_one_came_from_outside(patch: Patch) ->
     patch.setattr(run, "without_overtaken", lambda events, state: events)
 
 
+def an_outcome_is_kept_although_its_call_got_a_result_before(patch: Patch) -> None:
+    """Outcomes are compared with the log only when the run catches up, not when they arrive after that."""
+    real = Run._catch_up
+
+    def keep(self: Run, events: Any) -> None:
+        self._unlogged = events
+
+    async def catch_up(self: Run) -> None:
+        await real(self)
+        self._unlogged = run.without_overtaken(self._unlogged, self.state)
+
+    patch.setattr(Run, "unlogged", property(lambda self: self._unlogged, keep))
+    patch.setattr(Run, "_catch_up", catch_up)
+
+
 def a_callback_can_be_answered_again(patch: Patch) -> None:
     async def remove(tx: Any, row: Any) -> None:
         pass
@@ -151,6 +166,7 @@ MUTATIONS = (
     a_tool_learns_its_url_before_it_is_stored,
     only_parked_calls_accept_a_result,
     the_result_of_a_tool_is_kept_although_one_came_from_outside,
+    an_outcome_is_kept_although_its_call_got_a_result_before,
     a_callback_can_be_answered_again,
     a_repeated_answer_is_refused,
     a_callback_can_be_answered_late,

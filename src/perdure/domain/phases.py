@@ -13,6 +13,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from perdure.domain.calls import Batch, CallState, Done, Parked
+from perdure.domain.events.messages import ModelMetadata
 from perdure.domain.ids import ExecId, MessageId
 from perdure.domain.messages import Controls, JsonValue
 from perdure.domain.parked import ParkedKind
@@ -69,6 +70,7 @@ class Reasoning(_Running, frozen=True, kw_only=True):
         answer: the answer, once it is in the log.
         discovered_tools: the digest of the tools that capabilities found for the call; None if they find
             none.
+        model: the model that the call's start names.
     """
 
     exec_id: ExecId
@@ -77,6 +79,7 @@ class Reasoning(_Running, frozen=True, kw_only=True):
     message_id: MessageId | None = None
     answer: Answer | None = None
     discovered_tools: str | None = None
+    model: ModelMetadata | None = None
 
 
 class Calling(_Running, frozen=True, kw_only=True):

@@ -172,6 +172,7 @@ def _reason_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         schema = schema_of(steers)
         schema = turn.output_schema if schema is None else schema
         turn = replace(turn, output_schema=schema, rejected=0, problems=())
+    data = event.read(ReasonStartedData)
     return Reasoning(
         pending=queued(state.pending),
         controls=state.controls,
@@ -179,7 +180,8 @@ def _reason_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         exec_id=exec_id,
         started_at=event.ts,
         prompt_through=head,
-        discovered_tools=event.read(ReasonStartedData).discovered_tools,
+        discovered_tools=data.discovered_tools,
+        model=data.metadata,
     )
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from perdure.capabilities.layers import SessionLayers, load_layers
 from perdure.capabilities.model_choice import ModelChoice, choose_model
-from perdure.capabilities.resolve import resolve_session
+from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.actions import (
     AskApproval,
     AwaitClient,
@@ -33,6 +33,7 @@ from perdure.domain.pending import steering
 from perdure.domain.steps import Started
 from perdure.domain.turn import Answered, Calling, Idle, Reasoning, TurnState, Waiting
 from perdure.domain.turn_queries import next_controls, offered_tools, only_waits
+from perdure.domain.turn_totals import Turn
 from perdure.domain.variables import missing_message
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
@@ -42,7 +43,7 @@ from perdure.engine.found_tools import commit_with_tools, is_outdated
 from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
-from perdure.engine.patience import admits, fallback_of, resumed, was_given_up
+from perdure.engine.patience import admits, fallback_of, instead_of_resuming, resumed, was_given_up
 from perdure.engine.run import Run
 from perdure.engine.tool_calls import end_batch, refuse_invalid_calls, run_tools
 from perdure.engine.tool_output import spill_results
@@ -177,7 +178,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
     engine, row, ahead = run.engine, run.row, run.ahead
     digest = offered_tools(ahead)
     # A call whose start is in the log is made with the model that is named there.
-    begun = isinstance(ahead, Reasoning)
+    begun = ahead.turn if isinstance(ahead, Reasoning) else None
 
     async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None, dict[str, str]]:
         controls = next_controls(run.state)
@@ -185,11 +186,12 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         secrets = await open_secrets(tx, engine.vault, row.org_id, row.id)
         # In addition to those known so far: earlier tool output may contain a secret that was replaced since.
         run.redactor.learn(secrets)
-        model_id = controls.model_id if controls else None
+        asked = controls.model_id if controls else None
+        model_id = asked if begun is None else begun.requested
         choice = await choose_model(
             *(tx, layers, model_id, engine.vault, engine.drivers),
             fallback=fallback_of(ahead, model_id),
-            admits=lambda model: begun or admits(engine, model),
+            admits=lambda model: begun is not None or admits(engine, model),
         )
         offered = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
         return layers, choice, offered, secrets
@@ -255,24 +257,20 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
         raise AssertionError(f"{type(action).__name__} needs the layers, and they are not resolved")
     agent, choice = run.prepared
     match action:
-        case CallModel(state=state, resumed=resumed):
-            files = [] if resumed else await spill_results(run, agent, choice, state.turn)
-            if files:
-                await run.commit(files)  # the next step calls the model
-            elif not resumed and is_full(run, agent, choice):
-                await compact(run, state.turn, agent, choice, "proactive_budget")
-            elif await (
-                run.commit([])
-                if resumed
-                else commit_with_tools(run, agent, begin_model_call(run, state.turn, agent, choice))
-            ):
+        case CallModel(resumed=True):
+            if lost := instead_of_resuming(run, choice):
+                run.unlogged, run.prepared = lost, None
+            elif await run.commit([]):
                 run.unlogged = await call_model(run, agent, choice)
+                run.prepared = None  # a message since the call's start may have chosen another model
+        case CallModel(state=state):
+            await _begin_call(run, state.turn, agent, choice)
         case RunTools(calls=calls):
             if await run.commit(begin_tools(run, agent, action)):
                 run.announced.update(call.id for call in calls if not isinstance(call.status, Started))
                 run.unlogged = await run_tools(run, agent, tuple(call.id for call in calls))
                 await _refresh_secrets(run)
-                if run.unlogged[-1].get(ActCompletedData) is not None:
+                if any(event.get(ActCompletedData) is not None for event in run.unlogged):
                     # The layers may have changed while tools ran; the next model call uses the current ones.
                     run.prepared = None
         case AskApproval():
@@ -280,6 +278,19 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
         case AwaitClient(state=state, calls=calls):
             refusals = await refuse_invalid_calls(run, agent, state, calls)
             await run.commit(refusals or request_results(run, agent, action))
+
+
+async def _begin_call(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoice) -> None:
+    """Make the next model call, or the room for it: the next step then calls the model."""
+    files = await spill_results(run, agent, choice, turn)
+    if files is None:
+        return  # the log has moved
+    if files:
+        await run.commit(files)
+    elif is_full(run, agent, choice):
+        await compact(run, turn, agent, choice, "proactive_budget")
+    elif await commit_with_tools(run, agent, begin_model_call(run, turn, agent, choice)):
+        run.unlogged = await call_model(run, agent, choice)
 
 
 async def _refresh_secrets(run: Run) -> None:

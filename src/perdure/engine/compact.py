@@ -136,8 +136,9 @@ async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoic
     rules = agent.behaviour.compaction
     if rules is None or run.uncompactable == choice.model.id or run.conversation.rest:
         return False
-    while run.unlogged:
-        await run.commit(())  # the outcome of the last step is part of the history
+    # The outcome of the last step is part of the history. If the log has moved, its batch may go on.
+    if run.unlogged and not await run.commit(()):
+        return False
     budget = conversation_budget(run, agent, choice)
     parts = _older_part(run, rules, budget)
     if parts is None:

@@ -17,6 +17,7 @@ from perdure.domain.events import (
     ModelMetadata,
     NewEvent,
     OutputMessageWithdrawnData,
+    ReasonCompletedData,
     ReasonFallbackData,
     SkippedModel,
     TurnParkedData,
@@ -160,6 +161,29 @@ def instead_of_failing(
     )
     context = reason_context(state.turn, state.exec_id)
     return [NewEvent(withdrawn, context, now), *failure, NewEvent(data, turn_context(state.turn), now)]
+
+
+def instead_of_resuming(run: Run, choice: ModelChoice) -> list[NewEvent]:
+    """The events that end the model call whose start is in the log, if it must be made by another model.
+
+    The one that the log names was disabled or replaced, or cannot be called any more, since a runner began
+    the call: the next call is the one of the model that is chosen now.
+    """
+    state, now = run.phase(Reasoning), run.engine.clock.now()
+    named = state.model
+    if named is None or named.model_id is None or named.model_id == choice.model.id:
+        return []
+    unfit = next((each.error for each in choice.unfit if each.model.model.id == named.model_id), None)
+    gone = f"{named.model} is disabled, or not the model of this session any more"
+    code, error = ("model_not_found", gone) if unfit is None else (unfit.code, unfit.message)
+    completed = ReasonCompletedData(
+        success=False, has_tool_calls=False, tool_call_count=0, error=error, error_code=code
+    )
+    data = ReasonFallbackData(state.turn.id, named, _named(choice), code, error, skipped=_skipped(choice))
+    message_id = state.message_id or run.engine.new_id("message")
+    withdrawn = OutputMessageWithdrawnData(state.turn.id, message_id, "fallback")
+    context, around = reason_context(state.turn, state.exec_id), turn_context(state.turn)
+    return [NewEvent(withdrawn, context, now), NewEvent(completed, context, now), NewEvent(data, around, now)]
 
 
 def _fall_back(

@@ -47,8 +47,7 @@ Phase = TypeVar("Phase", Reasoning, Calling)
 class Run:
     """The runner's view of its session.
 
-    The row and the state are those of the log's head. `unlogged` are the events of the last step, which the
-    next append writes.
+    The row and the state are those of the log's head.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Run:
         self.state = state
         self.conversation = conversation
         self.claimed = claimed
-        self.unlogged: list[NewEvent] = []
+        self._unlogged: list[NewEvent] = []
         self.tools: dict[str, asyncio.Task[list[NewEvent]]] = {}
         self.announced: set[str] = set()
         """The calls whose start this run has logged, so that it may execute them."""
@@ -76,6 +75,19 @@ class Run:
         self._appending = asyncio.Lock()
         self._moved = False
         """Whether a tool's append found events of others, which the next action was not decided on."""
+
+    @property
+    def unlogged(self) -> list[NewEvent]:
+        """The events of the last step, which the next append writes.
+
+        They never have what the log has overtaken: neither when a step ends after this run has caught up,
+        nor when it catches up before they are appended.
+        """
+        return self._unlogged
+
+    @unlogged.setter
+    def unlogged(self, events: list[NewEvent]) -> None:
+        self._unlogged = without_overtaken(events, self.state)
 
     def arguments_of(self, call: CallState) -> JsonValue:
         """The arguments of a call with their secrets, as far as this run knows them."""
@@ -118,12 +130,16 @@ class Run:
         async with self._appending:
             if self._moved:
                 self._moved = False
-                self.unlogged = without_overtaken(self.unlogged, self.state)
                 return False
-            if not self.unlogged and not opening:
-                return self.claimed or await self._claim()
-            batch = self._redacted([*self.unlogged, *opening])
             began = self.engine.clock.elapsed()
+            if not self.unlogged and not opening:
+                claims = not self.claimed
+                if claims and not await self._claim():
+                    return False
+                if claims:
+                    await self._check_claim_after(began)
+                return True
+            batch = self._redacted([*self.unlogged, *opening])
             # Each attempt at a summary begins with such an event.
             progress = batch[-1].type != ContextCompactingData.kind
             try:
@@ -275,7 +291,7 @@ class Run:
                 raise Fenced
             self._apply(events, events)
             self.row = msgspec.structs.replace(current, head=self.state.head)
-        self.unlogged = without_overtaken(self.unlogged, self.state)
+        self.unlogged = self._unlogged  # without what these events have overtaken
 
 
 def status_of(state: TurnState, call_id: ToolCallId) -> CallStatus | None:

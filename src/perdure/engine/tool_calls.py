@@ -103,9 +103,13 @@ async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...])
     Returns:
         The events that complete or park the first call and all done calls that follow it without a gap, so
         that results enter the log in the order of the calls. A parked call does not hold up the others.
+        Nothing for calls that got their results from outside while the run looked whether it still holds the
+        session: they must not run again.
     """
     state, wanted = run.phase(Calling), set(ids)
-    calls = tuple(call for call in state.calls if call.id in wanted)
+    calls = tuple(call for call in state.calls if call.id in wanted and isinstance(call.status, Started))
+    if not calls:
+        return []
     last: dict[str, asyncio.Task[list[NewEvent]]] = {}
     for call in calls:
         bound = agent.bound.get(call.name)

@@ -123,22 +123,25 @@ def _longest_text(whole: JsonValue, limit: int) -> tuple[str, str]:
     return "", msgspec.json.format(to_json(whole), indent=1)
 
 
-async def spill_results(run: Run, agent: ResolvedAgent, choice: ModelChoice, turn: Turn) -> list[NewEvent]:
+async def spill_results(
+    run: Run, agent: ResolvedAgent, choice: ModelChoice, turn: Turn
+) -> list[NewEvent] | None:
     """Write results that are too long for the model's window to files, where the agent can read them.
 
     The log keeps the results whole, but the model receives only the beginning and the end.
 
     Returns:
         The events that record the files; none if nothing is too long, or the session has no file system.
+        None if the log had moved, so that the next action has to be decided again.
     """
     conversation = run.conversation
     unlogged = [text for text in _unlogged_texts(run) if len(text) > LEAST_SHARE]
     if "file_system" not in agent.features or not (unlogged or conversation.long_results(LEAST_SHARE)):
         return []
     share = conversation.share or share_of(conversation_budget(run, agent, choice))
-    if any(len(text) > share and text_tokens(text) > share + SLACK for text in unlogged):
-        while run.unlogged:
-            await run.commit(())  # the names of the files are derived from the logged results
+    long = any(len(text) > share and text_tokens(text) > share + SLACK for text in unlogged)
+    if long and not await run.commit(()):  # the names of the files are derived from the logged results
+        return None
     context, events = turn_context(turn), []
     for call, message in conversation.long_results(share):
         bound = agent.bound.get(call.name)
