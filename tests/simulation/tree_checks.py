@@ -37,7 +37,7 @@ class _View:
         self._world.blame(f"{self.session_id[-4:]}: {what}")
 
 
-def check_tree(world: World, *, gentle: bool) -> None:
+def check_tree(world: World, *, gentle: bool, undisturbed: bool) -> None:
     """Record a violation for every broken promise."""
     below = world.store.below(world.session_id)
     for session_id in (world.session_id, *below):
@@ -54,7 +54,7 @@ def check_tree(world: World, *, gentle: bool) -> None:
             _check_waits(view, log)
             _check_cancels(view, log)
             _check_messages(view, log)
-            if gentle:
+            if undisturbed:
                 _check_limits(view, session_id)
         else:
             _check_deletion(view, session_id)
