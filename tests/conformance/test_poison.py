@@ -38,9 +38,10 @@ from perdure.domain.sessions import CreateSession
 from perdure.domain.tools import CapabilityRef
 from perdure.engine.advance import advance
 from perdure.settings import Settings
+from perdure.store.claims import claim, release
 from perdure.store.database import Database
 from perdure.store.events import events_after
-from perdure.store.sessions import SessionRow, append, claim, look_session, release
+from perdure.store.sessions import SessionRow, append, look_session
 from perdure.tools.built_in import built_in
 from perdure.wiring import Parts, open_parts
 from perdure.worker.sweep import Sweep

@@ -197,7 +197,7 @@ def _open_call(state: TurnState, wait: WaitRow) -> CallState | None:
 
 
 def _was_wanted(task: SessionTask) -> bool:
-    """Whether the session itself, or who cancelled its turn, has asked for the end: there is no news in it."""
+    """Whether the session, or who cancelled its turn, has asked for the end: it is no news."""
     timed_out = task.error is not None and task.error.kind == "time_limit"
     return task.cancel_requested_at is not None and not timed_out
 

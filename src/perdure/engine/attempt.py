@@ -17,7 +17,8 @@ from perdure.engine.context import Engine
 from perdure.engine.run import OpenedSession, Run, read_session
 from perdure.engine.seal import seal
 from perdure.engine.suspects import Admission
-from perdure.store.sessions import SessionRow, claim, release
+from perdure.store.claims import claim, release
+from perdure.store.sessions import SessionRow
 
 _MACHINE = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOBUFS}

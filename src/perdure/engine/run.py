@@ -31,9 +31,10 @@ from perdure.engine.outages import Also, append_after_outage, append_also, outla
 from perdure.engine.overtaken import without_overtaken
 from perdure.engine.suspects import Admission
 from perdure.store.bus import Appended
+from perdure.store.claims import claim, rest
 from perdure.store.database import Tx
 from perdure.store.events import events_within
-from perdure.store.sessions import IN_TURN, SessionRow, claim, look_session, rest
+from perdure.store.sessions import IN_TURN, SessionRow, look_session
 
 SLOW_COMMIT = 2.0
 """Seconds. After an append that took longer, the run checks that it still holds its claim.

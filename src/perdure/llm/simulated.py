@@ -265,7 +265,7 @@ def _step(value: Step | JsonObject) -> Step:
 
 def _script_in(text: str) -> list[Step]:
     """The last script in a text. One inside another's texts is a part of that: it is for a sub-agent."""
-    found: object = None
+    found: Any = None
     wrong: ModelError | None = None
     start = text.find(_OPEN)
     while start >= 0:

@@ -158,7 +158,46 @@ class SessionRow(Struct, frozen=True):
     def tag_list(self) -> tuple[str, ...]:
         return () if self.tags == "[]" else from_json(_NAMES, self.tags, f"the session {self.id}")
 
+    def anew(self, session_id: SessionId, now: Micros) -> SessionRow:
+        """The row of a new session with the same settings, an empty log, no parent and its own workspace."""
+        return msgspec.structs.replace(
+            self,
+            **_NEW,
+            id=session_id,
+            created_at=now,
+            updated_at=now - 1,
+        )
 
+
+_NEW: dict[str, object] = {
+    "forked_from_id": None,
+    "forked_from_sequence": None,
+    "epoch": 0,
+    "recoveries": 0,
+    "claimed_head": -1,
+    "head": 0,
+    "status": "started",
+    "turn_id": None,
+    "turn_after": 0,
+    "wake_at": None,
+    "preview": None,
+    "output_preview": None,
+    "usage": None,
+    "started_at": None,
+    "finished_at": None,
+    "workspace_id": None,
+    "archived_at": None,
+    "parent_session_id": None,
+    "parked": None,
+    "resting": 0,
+    "queued": None,
+    "loaded_tools": None,
+    "root_session_id": None,
+    "depth": 0,
+    "task_id": None,
+    "ended": None,
+    "news": None,
+}
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
@@ -283,7 +322,7 @@ async def append(
     stored = tuple(_to_event(row, index, event) for index, event in enumerate(events, row.head + 1))
     rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
     if not await tx.append(_APPEND, _append_args(row, new, now), _INSERT_EVENTS, rows):
-        raise await _refusal(tx, row)
+        raise await refusal(tx, row)
     return new, stored
 
 
@@ -364,7 +403,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
     )
 
 
-async def _refusal(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
+async def refusal(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
     """Return the error for an append or a claim that found another head or epoch."""
     found = await tx.one(
         "SELECT epoch, deleted_at FROM sessions WHERE id = ? AND org_id = ?", row.id, row.org_id
@@ -404,57 +443,6 @@ def _event_row(org_id: OrgId, event: Event, new: NewEvent) -> tuple[Value, ...]:
         event.data,
         event.metadata,
         event.tags,
-    )
-
-
-async def claim(tx: Tx, row: SessionRow, *, counts: bool = True) -> SessionRow:
-    """Take over a session that may have had a runner before (epoch + 1).
-
-    A claim counts as one more recovery; a runner's append sets the number to 0. It is counted before the
-    runner starts, because the process may not live to count it.
-
-    Args:
-        counts: False if the last claim was counted and should not have been.
-
-    Raises:
-        StaleHead, Fenced: another process was faster.
-    """
-    recoveries = row.recoveries + counts
-    done = await tx.run(
-        "UPDATE sessions SET epoch = epoch + 1, recoveries = ?, claimed_head = ?"
-        " WHERE id = ? AND epoch = ? AND head = ?"
-        " AND deleted_at IS NULL",
-        recoveries,
-        row.head,
-        row.id,
-        row.epoch,
-        row.head,
-    )
-    if done != 1:
-        raise await _refusal(tx, row)
-    return msgspec.structs.replace(row, epoch=row.epoch + 1, recoveries=recoveries, claimed_head=row.head)
-
-
-async def rest(tx: Tx, row: SessionRow) -> SessionRow:
-    """Note that the session rests, as `append` can do it. Raises StaleHead and Fenced like `append`."""
-    done = await tx.run(
-        "UPDATE sessions SET resting = 1 WHERE id = ? AND epoch = ? AND head = ? AND deleted_at IS NULL",
-        row.id,
-        row.epoch,
-        row.head,
-    )
-    if done != 1:
-        raise await _refusal(tx, row)
-    return msgspec.structs.replace(row, resting=1)
-
-
-async def release(tx: Tx, row: SessionRow) -> None:
-    """Release a claim at a planned stop or an unavailable database, so that it does not count."""
-    await tx.run(
-        "UPDATE sessions SET recoveries = CASE WHEN recoveries > 0 THEN recoveries - 1 ELSE 0 END,"
-        " claimed_head = -1 WHERE id = ? AND epoch = ?",
-        row.id,
-        row.epoch,
     )
 
 

@@ -1,6 +1,7 @@
--- Trees of sessions. root_session_id: the session at the top, for a sub-agent's session. depth: 0 for a session that no
--- other has begun. task_id: the parent's task that the session works on. ended: the sequence of the event with which it
--- was done. news: the sequence of the last event that the parent has not heard of; NULL if it knows everything.
+-- Trees of sessions. root_session_id: the session at the top, for a sub-agent's session. depth: 0 for a
+-- session that no other has begun. task_id: the parent's task that the session works on. ended: the
+-- sequence of the event with which it was done. news: the sequence of the last event that the parent has
+-- not heard of; NULL if it knows everything.
 ALTER TABLE sessions ADD COLUMN root_session_id TEXT;
 ALTER TABLE sessions ADD COLUMN depth INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN task_id TEXT;
@@ -11,9 +12,9 @@ CREATE INDEX sessions_with_news ON sessions (id) WHERE news IS NOT NULL;
 
 CREATE INDEX sessions_by_parent ON sessions (parent_session_id) WHERE parent_session_id IS NOT NULL;
 
--- Tasks, as the log of the session that began them has them; `task` is the whole task as JSON. effect_key: of the call
--- that began it, so that the call can be repeated. heard: the sequence, in the child's log, up to which the parent has
--- heard of it. wish: what is yet to be done to the child: 'cancel' or 'delete'.
+-- Tasks, as the log of the session that began them has them; `task` is the whole task as JSON. effect_key:
+-- of the call that began it, so that the call can be repeated. heard: the sequence, in the child's log, up
+-- to which the parent has heard of it. wish: what is yet to be done to the child: 'cancel' or 'delete'.
 CREATE TABLE tasks (
     id TEXT PRIMARY KEY,
     org_id TEXT NOT NULL,
