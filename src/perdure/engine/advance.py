@@ -185,9 +185,10 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         run.redactor.learn(secrets)
         model_id = controls.model_id if controls else None
         choice = await choose_model(
-            *(tx, layers, model_id, engine.vault, engine.drivers),
+            *(tx, layers, model_id, engine.vault, engine.drivers, engine.fit),
             fallback=fallback_of(ahead, model_id),
             admits=lambda model: begun or admits(engine, model),
+            begun=begun,
         )
         offered = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
         return layers, choice, offered, secrets
