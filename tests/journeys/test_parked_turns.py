@@ -185,7 +185,9 @@ async def _plan(tx: Tx) -> str:
 async def _choice(there: Inside) -> Any:
     async def body(tx: Any) -> Any:
         layers = await there._layers(tx)
-        return await choose_model(tx, layers, None, there.engine.vault, there.engine.drivers)
+        return await choose_model(
+            *(tx, layers, None, there.engine.vault, there.engine.drivers, there.engine.fit)
+        )
 
     return await there.app.database.read(body)
 

@@ -114,7 +114,9 @@ async def _step(run: Run) -> bool:
         run.prepared = None
     if run.prepared is None and _needs_layers(state):
         outage = run.unlogged and run.claimed
-        problem = await (outlast(run.engine, run.row.id, lambda: _prepare(run)) if outage else _prepare(run))
+        problem = await (
+            outlast(run.engine, run.row.id, lambda: _prepare(run, state)) if outage else _prepare(run, state)
+        )
     rules = (
         run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
     )
@@ -167,13 +169,16 @@ def _has_begun(state: TurnState) -> bool:
     return not isinstance(state, Idle) and state.turn.llm_calls > 0
 
 
-async def _prepare(run: Run) -> tuple[str, str] | None:
+async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
     """Resolve the agent and choose the model, anew for each model call.
+
+    Args:
+        ahead: the run's state ahead; it takes a while to fold.
 
     Returns:
         None, or the error code and message that the turn fails with.
     """
-    engine, row, ahead = run.engine, run.row, run.ahead
+    engine, row = run.engine, run.row
     digest = offered_tools(ahead)
     # A call whose start is in the log is made with the model that is named there.
     begun = ahead.turn if isinstance(ahead, Reasoning) else None
@@ -187,9 +192,10 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         asked = controls.model_id if controls else None
         model_id = asked if begun is None else begun.requested
         choice = await choose_model(
-            *(tx, layers, model_id, engine.vault, engine.drivers),
+            *(tx, layers, model_id, engine.vault, engine.drivers, engine.fit),
             fallback=fallback_of(ahead, model_id),
             admits=lambda model: begun is not None or admits(engine, model),
+            begun=begun is not None,
         )
         offered = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
         return layers, choice, offered, secrets
@@ -214,7 +220,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
             raise  # the database is unavailable: the turn did not fail, and is retried
         log.warning("cannot resolve the agent of session %s: %s", row.id, error.message)
         return error.code, error.message
-    stopped = layers.stopped_agent(begun=_has_begun(run.ahead))
+    stopped = layers.stopped_agent(begun=_has_begun(ahead))
     if stopped is not None:
         return "agent_archived", f"The agent {stopped!r} has been archived."
     if choice is None:

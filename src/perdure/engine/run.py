@@ -99,7 +99,7 @@ class Run:
 
         It is folded from the redacted events, because previews are taken from it.
         """
-        return fold(self._redacted(self.unlogged), self.state)
+        return fold(self._redacted(self.unlogged), self.state) if self.unlogged else self.state
 
     def phase(self, kind: type[Phase]) -> Phase:
         """The state, which is in this phase because the events that begin it are in the log."""
