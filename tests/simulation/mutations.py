@@ -231,6 +231,16 @@ def turns_are_sealed_early(patch: Patch) -> None:
     patch.setattr(attempt, "claim", claim)
 
 
+def superfluous_jobs_take_sessions_over(patch: Patch) -> None:
+    real = Attempt.__init__
+
+    def init(self: Attempt, *args: Any, **how: Any) -> None:
+        real(self, *args, **how)
+        self._takes_over = True
+
+    patch.setattr(Attempt, "__init__", init)
+
+
 MUTATIONS: tuple[Callable[[Patch], None], ...] = (
     appends_do_not_expect_a_head,
     appends_do_not_expect_an_epoch,
@@ -255,4 +265,5 @@ MUTATIONS: tuple[Callable[[Patch], None], ...] = (
     the_projection_forgets_usage,
     an_append_writes_the_title_back,
     turns_are_sealed_early,
+    superfluous_jobs_take_sessions_over,
 )

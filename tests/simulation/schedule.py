@@ -138,6 +138,8 @@ class Schedule:
         await self._expire(world)
         if self.gentle and any(event.type == "turn.sealed" for event in world.log()):
             world.blame("P4: nothing died, failed or stalled, but a turn is sealed")
+        if self.gentle and world.witness is not None and world.witness.robbed:
+            world.blame("P3: nothing died, failed or stalled, but a runner at work lost the session")
         world.counting = False
         await check_world(world)
 
