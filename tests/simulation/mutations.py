@@ -140,7 +140,11 @@ def no_sweep_runs(patch: Patch) -> None:
 
 def a_turn_ends_without_making_the_session_idle(patch: Patch) -> None:
     real = turn_events.finish_turn
-    patch.setattr(advance, "finish_turn", lambda run, state: real(run, state)[:-1])
+
+    def finish_turn(run: Run, state: Any) -> Any:
+        return [event for event in real(run, state) if not isinstance(event.data, SessionIdledData)]
+
+    patch.setattr(advance, "finish_turn", finish_turn)
 
 
 def outcomes_are_dropped_when_the_log_has_moved(patch: Patch) -> None:
