@@ -13,15 +13,13 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.mutations_busy import BUSY_MUTATIONS
 from tests.simulation.mutations_patience import PATIENCE_MUTATIONS
 from tests.simulation.output_mutations import OUTPUT_MUTATIONS
-from tests.simulation.scenarios import TYPED, Scenario, Step, by_name
-from tests.simulation.schedule import Violation, drawn, listed, repeated
+from tests.simulation.scenarios import TYPED, by_name
+from tests.simulation.schedule import Violation, drawn, listed
 from tests.simulation.store import Store
 from tests.soak import sampled
 
 pytestmark = pytest.mark.unmeasured  # `test_drawn` measures the same code
 
-SLOW = Scenario("slow", ((Step(seconds=60.0),),), ("post 0", "rest"))
-"""While its model answers, another process claims the session and appends nothing for a minute."""
 SEEDS = 1000
 """Schedules within which each mutation must be detected: as many as `make test` plays in `test_drawn`."""
 
@@ -63,7 +61,6 @@ def _check_detected(play: Callable[[], None]) -> None:
 
 
 def _play_all(store: Store) -> None:
-    repeated(SLOW, "model.during", "stall", times=1).play(store)
     for seed in range(SEEDS):
         drawn(seed).play(store)
 
