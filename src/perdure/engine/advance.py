@@ -66,20 +66,26 @@ log = logging.getLogger("perdure.engine")
 
 
 async def advance(
-    engine: Engine, session_id: SessionId, *, again: bool = False, trouble: str | None = None
+    engine: Engine,
+    session_id: SessionId,
+    *,
+    again: bool = False,
+    retried: bool = False,
+    trouble: str | None = None,
 ) -> None:
     """Run the session until it is idle or parked.
 
-    Returns without an error if another runner holds the session, or if there is nothing to do.
+    Returns without an error if another runner is at work on the session, or if there is nothing to do.
 
     Args:
         again: whether an earlier attempt may have died or failed, so that this one counts as a recovery.
+        retried: whether the caller's own attempt before this one has failed.
         trouble: the kind of error that ended the attempt before, if it is known.
 
     Raises:
         Unavailable: the database cannot be reached; the turn can be continued later.
     """
-    attempt = Attempt(engine, session_id, again=again, trouble=trouble)
+    attempt = Attempt(engine, session_id, again=again, retried=retried, trouble=trouble)
     run: Run | None = None
     finished, interrupted = False, False
     try:

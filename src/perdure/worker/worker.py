@@ -94,7 +94,7 @@ class Worker:
         trouble: str | None = None
         for tries in range(1, TRIES + 1):
             try:
-                await advance(self._engine, session_id, again=again, trouble=trouble)
+                await advance(self._engine, session_id, again=again, retried=tries > 1, trouble=trouble)
                 return
             except (Exception, BaseExceptionGroup, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and is_cancelled():
