@@ -118,7 +118,7 @@ def tail(values: Sequence[float], share: float = 0.99) -> float:
 FIGURES = (
     Figure("cold_start_s", "start", "start to ready, with existing data", "s", 1.0),
     Figure("first_start_s", "start", "start to ready, with an empty folder or database", "s"),
-    Figure("idle_mb", "start", "idle: resident memory", "MB", 80),
+    Figure("idle_mb", "start", "idle: resident memory", "MB", 73),
     Figure("idle_cpu_pct", "start", "idle: CPU", "%"),
     Figure("turn_ms", "turns", "text turn, one at a time: POST to turn.completed", "ms", 5),
     Figure("turn_p99_ms", "turns", "the same, 99th percentile", "ms"),

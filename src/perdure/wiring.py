@@ -19,7 +19,6 @@ from msgspec.structs import astuple
 
 from perdure import __version__
 from perdure.api.kernel.route import Route
-from perdure.api.openapi.document import build_document
 from perdure.api.routes import accounts as account_routes
 from perdure.api.routes import agent_versions as agent_version_routes
 from perdure.api.routes import agents as agent_routes
@@ -378,6 +377,8 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
 
     def document() -> JsonObject:
         if not cached:
+            from perdure.api.openapi.document import build_document  # few servers are asked for it
+
             cached.update(build_document(routes, __version__))
         return cached
 

@@ -332,7 +332,8 @@ async def test_a_worker_that_ends_gives_its_jobs_to_another_at_once(
     else:
         free.set()
     async with asyncio.timeout(5):  # well before a heartbeat is missed
-        assert {(await other.taken.get()).session_id for _ in range(2)} == {"s", "t"}
+        taken = [await other.taken.get() for _ in range(2)]
+    assert {(job.session_id, job.again) for job in taken} == {("s", True), ("t", True)}
 
 
 async def test_nothing_is_kept_of_jobs_that_are_done(postgres_queues: Queues) -> None:

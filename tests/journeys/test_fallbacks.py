@@ -122,12 +122,9 @@ async def test_a_model_that_is_silent_is_asked_once(
 
 def refusals(wire: Wire) -> dict[str, tuple[Reply, str]]:
     """By name: what another model would answer as well, and the code of that error."""
-    unknown = wire.refusal("other", "The model `model-1` does not exist.")
     return {
         "400": (error(wire, 400, "other"), "invalid_model_request"),
-        "401": (error(wire, 401, "other"), "provider_auth"),
-        "403": (error(wire, 403, "other"), "provider_auth"),
-        "404": (Reply([unknown], 404, JSON), "model_not_found"),
+        "403": (Reply([wire.refusal("other", "Your input was flagged.")], 403, JSON), "content_filtered"),
         "a content filter": (Reply(wire.answer(text=["No."], finish="content_filter")), "content_filtered"),
         "nothing": (Reply(wire.answer()), "empty_answer"),
     }

@@ -155,7 +155,7 @@ async def test_a_turn_that_continues_has_the_tools_that_its_model_was_offered(
         await say(there)
         await interrupted(there, market)
         market.names = ("saw",)
-        await advance(restarted(there, market).engine, there.session.id)
+        await advance(restarted(there, market).engine, there.session.id, again=True)
         assert (await results(there))[0].startswith(result)
         assert offered(there) == [["axe"], ["saw"]], "the next model call has the tools of its time"
         first, second = await digests(there)
@@ -184,7 +184,7 @@ async def test_a_model_call_that_is_repeated_after_a_crash_offers_the_same_tools
         with pytest.raises(asyncio.CancelledError):
             await advance(replace(there.engine, drivers=lambda row, secrets: dying), there.session.id)
         market.names = ("saw",)
-        await advance(restarted(there, market).engine, there.session.id)
+        await advance(restarted(there, market).engine, there.session.id, again=True)
         assert offered(there) == [["axe"]]
         assert market.looks == 1
         await say(there)
@@ -337,7 +337,7 @@ async def test_lists_that_change_at_each_call_do_not_pile_up(database_url: str, 
         assert kept == [(await digests(there))[-1]], "the open call needs it"
         assert await lists_of(there, copy.id) == [(await digests(there))[-2]]
         market.names = ("saw",)
-        await advance(restarted(there, market).engine, there.session.id)
+        await advance(restarted(there, market).engine, there.session.id, again=True)
         assert await results(there) == ["used"] * 6
         assert await lists_of(there, there.session.id) == [(await digests(there))[-1]]
         later = there.engine.clock.now() + 2 * KEPT
@@ -401,7 +401,7 @@ async def test_a_stored_list_that_cannot_be_read_is_found_again(tmp_path: Path) 
             await interrupted(there, market)
             for sql in ("UPDATE blob_parts SET content = ?", "UPDATE tool_lists SET size_bytes = LENGTH(?)"):
                 await there.app.database.write(partial(_run, sql, damaged))
-            await advance(restarted(there, market).engine, there.session.id)
+            await advance(restarted(there, market).engine, there.session.id, again=True)
             assert await results(there) == ["used"]
 
 

@@ -90,11 +90,16 @@ async def test_the_client_works_without_the_server_packages(
     assert {module for modules in EXTRAS.values() for module in modules} & set(outside.split()) == set()
     assert {name.split(".")[1] for name in inside.split()} == {"client", "domain"}
 
-    for command in (("perdure", "serve"), ("perdure",), ("python", "-m", "perdure", "chat")):
+    for package, *command in (
+        ("uvloop", "perdure", "serve"),
+        ("typer", "perdure"),
+        ("typer", "python", "-m", "perdure", "chat"),
+    ):
         done = alone.run(*command)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == (
-            "error: this needs the package typer, which is not installed: pip install 'perdure[server]'\n"
+            f"error: this needs the package {package}, which is not installed:"
+            " pip install 'perdure[server]'\n"
         )
 
 

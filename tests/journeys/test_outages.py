@@ -71,9 +71,9 @@ async def advanced(there: Inside, fails: When) -> tuple[list[str], int]:
             await asyncio.sleep(0)
 
     engine = replace(there.engine, database=database, clock=Clock())
-    for _ in range(20):
+    for tries in range(20):
         try:
-            await advance(engine, there.session.id)
+            await advance(engine, there.session.id, retried=tries > 0)
             break
         except Unavailable:
             continue

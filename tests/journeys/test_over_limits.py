@@ -119,7 +119,7 @@ async def test_a_log_over_all_limits_is_read_copied_and_continued(database_url: 
         copy = await fork_session(app, owner, session.id, ForkSession())
         for each in (session.id, copy.id):
             if each == session.id:
-                await advance(parts.engine, each)
+                await advance(parts.engine, each, again=True)
                 assert (await read_session(app, owner, each)).status == "idle"
             await post_message(app, owner, each, CreateMessage(InputMessage((TextPart("Still there?"),))))
             await advance(parts.engine, each)

@@ -122,14 +122,14 @@ async def test_a_parked_turn_is_not_folded_again_and_its_first_append_claims_the
         assert (counted.writes, done.epoch, done.status) == (2, parked.epoch + 1, "idle")
 
 
-async def test_a_runner_that_was_overtaken_before_its_first_append_claims_what_the_other_began(
+async def test_a_runner_that_was_overtaken_before_its_first_append_leaves_the_session_to_the_other(
     database_url: str, tmp_path: Path
 ) -> None:
     orders = Orders()
     async with one_order(database_url, tmp_path, orders) as there:
         await there.ask()
         await orders.answer(there, "result")
-        late = await Attempt(there.engine, there.session.id, again=False, trouble=None).open()
+        late = await Attempt(there.engine, there.session.id, again=False, retried=False, trouble=None).open()
         found = await read_session(
             another_process(there).engine, there.session.id, again=False, counted=False
         )
@@ -140,12 +140,9 @@ async def test_a_runner_that_was_overtaken_before_its_first_append_claims_what_t
         choice: Any = await _choice(there)
         turn = fast.phase(Calling).turn
         assert await fast.commit(begin_model_call(fast, turn, agent, choice))
-        assert not await late.commit(begin_model_call(late, turn, agent, choice)), "the log has moved"
-        assert await late.commit(())
-        assert (late.claimed, (await row_of(there)).epoch) == (True, found.row.epoch + 1)
-        fast.unlogged = begin_model_call(fast, turn, agent, choice)
         with pytest.raises(Fenced):
-            await fast.commit(())
+            await late.commit(begin_model_call(late, turn, agent, choice))
+        assert (late.claimed, (await row_of(there)).epoch) == (False, found.row.epoch)
 
 
 async def test_open_callbacks_are_found_without_reading_the_answered_ones(
@@ -185,7 +182,9 @@ async def _plan(tx: Tx) -> str:
 async def _choice(there: Inside) -> Any:
     async def body(tx: Any) -> Any:
         layers = await there._layers(tx)
-        return await choose_model(tx, layers, None, there.engine.vault, there.engine.drivers)
+        return await choose_model(
+            *(tx, layers, None, there.engine.vault, there.engine.drivers, there.engine.fit)
+        )
 
     return await there.app.database.read(body)
 

@@ -237,7 +237,7 @@ async def test_loaded_tools_survive_a_crash_before_the_next_model_call(
             await advance(replace(there.engine, drivers=lambda row, secrets: dying), there.session.id)
         (found,) = await loads(there)
         assert len(offered(there)) == 1, "the call whose start is logged was not made"
-        await advance(restarted(there, market).engine, there.session.id)
+        await advance(restarted(there, market).engine, there.session.id, again=True)
         assert offered(there) == [["tool_search"], ["tool_search", *found]]
         assert await kept(there) == found
 
@@ -251,7 +251,7 @@ async def test_a_search_whose_result_was_lost_runs_again(database_url: str, tmp_
             await advance(replace(there.engine, database=losing), there.session.id)
         assert losing.lost
         assert await kept(there) == ()
-        await advance(restarted(there, market).engine, there.session.id)
+        await advance(restarted(there, market).engine, there.session.id, again=True)
         (found,) = await loads(there)
         assert offered(there) == [["tool_search"], ["tool_search", *found]]
         assert [event.get(ToolCompletedData) is not None for event in await log_of(there)].count(True) == 1
@@ -271,7 +271,7 @@ async def test_a_turn_that_continues_knows_which_tools_were_deferred(tmp_path: P
         await say(there)
         await interrupted(there, market)
         market.tools = ()
-        await advance(restarted(there, market).engine, there.session.id)
+        await advance(restarted(there, market).engine, there.session.id, again=True)
         assert offered(there) == [["tool_search"], ["tool_search", "axe"], []]
         assert (await results(there))[1] == "used"
         assert await kept(there) == ("axe",), "until it is found again"

@@ -76,6 +76,8 @@ class Injections:
         other.spawn(sweep(other))
         await process.pause(LATE)
         other.spawn(sweep(other))
+        # The queue hands out the job of a process whose heartbeats are late.
+        other.queue.put(Job(self._world.store.caller.organization_id, self._world.session_id, again=True))
         await process.pause(then)
 
     async def overtake(self, process: Process, where: str) -> None:

@@ -140,7 +140,11 @@ def no_sweep_runs(patch: Patch) -> None:
 
 def a_turn_ends_without_making_the_session_idle(patch: Patch) -> None:
     real = turn_events.finish_turn
-    patch.setattr(advance, "finish_turn", lambda run, state: real(run, state)[:-1])
+
+    def finish_turn(run: Run, state: Any) -> Any:
+        return [event for event in real(run, state) if not isinstance(event.data, SessionIdledData)]
+
+    patch.setattr(advance, "finish_turn", finish_turn)
 
 
 def outcomes_are_dropped_when_the_log_has_moved(patch: Patch) -> None:
@@ -231,6 +235,16 @@ def turns_are_sealed_early(patch: Patch) -> None:
     patch.setattr(attempt, "claim", claim)
 
 
+def superfluous_jobs_take_sessions_over(patch: Patch) -> None:
+    real = Attempt.__init__
+
+    def init(self: Attempt, *args: Any, **how: Any) -> None:
+        real(self, *args, **how)
+        self._takes_over = True
+
+    patch.setattr(Attempt, "__init__", init)
+
+
 MUTATIONS: tuple[Callable[[Patch], None], ...] = (
     appends_do_not_expect_a_head,
     appends_do_not_expect_an_epoch,
@@ -255,4 +269,5 @@ MUTATIONS: tuple[Callable[[Patch], None], ...] = (
     the_projection_forgets_usage,
     an_append_writes_the_title_back,
     turns_are_sealed_early,
+    superfluous_jobs_take_sessions_over,
 )

@@ -73,9 +73,6 @@ EDITED = 0.25
 DRAWN = ("answer", "decide allow", "decide edit", "decide reject", "link allow", "cancel", "patch")
 TEXT = Step()
 CUT = Step((("once", {}), ("look", '{"seconds": ')), cut=True)
-DRAWN_BEFORE = ("answer", "decide allow", "decide reject", "cancel", "patch", "answer")
-NEWEST = {"fallback", "fallbacks", "rate limit", "rate limits", "edited", "linked"}
-"""Scenarios that only the newest draws may choose."""
 WRONG = Step(wrong=True)
 ONE_TURN = ("post 0", "rest")
 
@@ -272,8 +269,7 @@ TYPED = (
         typed=True,
     ),
 )
-"""Those whose final answers have a schema. They are played at each point, and not drawn: the seeds of drawn
-schedules stay what they were."""
+"""Those whose final answers have a schema. They are played with an injection at each point, and not drawn."""
 
 ALL = (*SCENARIOS, *TYPED)
 
@@ -283,19 +279,18 @@ def by_name(name: str) -> Scenario:
     return next(scenario for scenario in ALL if scenario.name == name)
 
 
-def draw_scenario(rng: random.Random, *, newest: bool) -> Scenario:
-    """Draw a scenario at random; `newest`: also of what came last, which changes what the seeds draw."""
+def draw_scenario(rng: random.Random) -> Scenario:
+    """Draw a scenario at random."""
     if rng.random() < 0.3:
-        known = [each for each in SCENARIOS if each.name not in NEWEST]
-        return rng.choice(SCENARIOS if newest else known)
-    scripts = tuple(_draw_script(rng, newest=newest) for _ in range(rng.randint(1, 3)))
+        return rng.choice(SCENARIOS)
+    scripts = tuple(_draw_script(rng) for _ in range(rng.randint(1, 3)))
     actions: list[str] = []
     for _ in range(rng.randint(1, 3)):
         actions.append(f"post {rng.randrange(len(scripts))}")
         if rng.random() < 0.6:
             actions.append(rng.choice(("rest", "rest", "wait 0.1", "wait 2", "wait 12", "wait 301")))
         if rng.random() < 0.3:
-            actions.append(rng.choice(DRAWN if newest else DRAWN_BEFORE))
+            actions.append(rng.choice(DRAWN))
         if rng.random() < 0.4:
             actions += ["call_back"] * rng.randint(1, 3)
     if rng.random() < 0.3:
@@ -316,11 +311,11 @@ def draw_scenario(rng: random.Random, *, newest: bool) -> Scenario:
         approvals=rng.random() < 0.2,
         window=window,
         compaction=window == 260,
-        fallback=newest and rng.random() < 0.25,
+        fallback=rng.random() < 0.25,
     )
 
 
-def _draw_script(rng: random.Random, *, newest: bool) -> tuple[Step, ...]:
+def _draw_script(rng: random.Random) -> tuple[Step, ...]:
     steps = []
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         names = rng.choices(
@@ -334,11 +329,8 @@ def _draw_script(rng: random.Random, *, newest: bool) -> tuple[Step, ...]:
         calls = tuple(
             (name, {"seconds": rng.choice((0.5, 2.0, 9.0))} if rng.random() < 0.3 else {}) for name in names
         )
-        if newest:
-            limit = rng.choice((1.0, 1.0, 1.0, 30.0, 300.0))
-            failures = rng.choice((0, 0, 0, 0, 1, 2))
-            steps.append(Step(calls, rng.choice((0, 0, 0, 1, 15)), failures, retry_after=limit))
-        else:
-            steps.append(Step(calls, rng.choice((0, 0, 0, 1, 15)), rng.choice((0, 0, 0, 0, 1, 2))))
+        limit = rng.choice((1.0, 1.0, 1.0, 30.0, 300.0))
+        failures = rng.choice((0, 0, 0, 0, 1, 2))
+        steps.append(Step(calls, rng.choice((0, 0, 0, 1, 15)), failures, retry_after=limit))
     last = Step(seconds=rng.choice((0, 0, 0, 2, 30)), failures=rng.choice((0, 0, 0, 0, 0, 1, -1)))
     return (*steps, last)

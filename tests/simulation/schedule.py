@@ -58,11 +58,11 @@ class Repeated:
 class Drawn:
     """A plan with injections drawn at random, up to a drawn number of them."""
 
-    def __init__(self, rng: random.Random, *, newest: bool = False) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._rate = rng.choice((0.02, 0.05, 0.1, 0.2, 0.5))
         self._left = rng.choice((1, 2, 3, 5, 8, 13))
-        kinds = rng.sample(sorted(KINDS if newest else KINDS.keys() - {"edit"}), k=rng.randint(2, 8))
+        kinds = rng.sample(sorted(KINDS), k=rng.randint(2, 8))
         self._kinds = ["linger", *kinds]
         self.gentle = GENTLE.issuperset(self._kinds)
 
@@ -138,6 +138,8 @@ class Schedule:
         await self._expire(world)
         if self.gentle and any(event.type == "turn.sealed" for event in world.log()):
             world.blame("P4: nothing died, failed or stalled, but a turn is sealed")
+        if self.gentle and world.witness is not None and world.witness.robbed:
+            world.blame("P3: nothing died, failed or stalled, but a runner at work lost the session")
         world.counting = False
         await check_world(world)
 
@@ -175,6 +177,8 @@ class Schedule:
         if self.gentle and row.status == "active" and not row.resting:
             world.blame("P4: nothing died, failed or stalled, but the session needs a sweep to continue")
         for _ in range(PATIENCE):
+            if world.violations:
+                return
             if not world.live():
                 process = world.start()
                 process.spawn(sweep(process, stale_after=0))
@@ -265,22 +269,17 @@ def listed(scenario: Scenario, injections: dict[int, str]) -> Schedule:
     return Schedule(scenario, Listed(injections), random.Random(name), name, lossy=False, gentle=gentle)
 
 
-def drawn(seed: int, *, newest: bool = False) -> Schedule:
-    """The schedule that is drawn with this seed.
-
-    Args:
-        newest: whether to draw also what came last: edits and links of approvals, fallbacks and rate limits.
-    """
+def drawn(seed: int) -> Schedule:
+    """The schedule that is drawn with this seed."""
     rng = random.Random(seed)
-    scenario, plan = draw_scenario(rng, newest=newest), Drawn(rng, newest=newest)
-    name = f"{seed}+" if newest else str(seed)
-    return Schedule(scenario, plan, rng, name, lossy=rng.random() < 0.3, gentle=plan.gentle)
+    scenario, plan = draw_scenario(rng), Drawn(rng)
+    return Schedule(scenario, plan, rng, str(seed), lossy=rng.random() < 0.3, gentle=plan.gentle)
 
 
 def named(name: str) -> Schedule:
-    """The schedule with this name: a seed, with a plus for the newest draws, or `scenario:point=kind,...`."""
-    if name.removesuffix("+").isdecimal():
-        return drawn(int(name.removesuffix("+")), newest=name.endswith("+"))
+    """The schedule with this name: a seed, or `scenario:point=kind,...`."""
+    if name.isdecimal():
+        return drawn(int(name))
     scenario, _, rest = name.partition(":")
     injections = {
         int(point): kind for point, _, kind in (pair.partition("=") for pair in rest.split(",") if pair)

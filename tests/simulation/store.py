@@ -216,6 +216,8 @@ class Witness:
         self._projection = Projection()
         self._holder: object = None
         self._claims = 0
+        self.robbed = False
+        """Whether a runner lost the session to another one's claim while it was at work."""
         self._read_new_events()
 
     def check(self, role: str, who: object) -> None:
@@ -254,6 +256,9 @@ class Witness:
         if role == "app":
             self._holder = None if step else self._holder
         elif step:
+            before_it = self._holder
+            if after.head == before.head and isinstance(before_it, asyncio.Task) and before_it is not who:
+                self.robbed = self.robbed or not before_it.done()
             self._holder = who
         elif grown and self._holder is not who:
             self._blame(

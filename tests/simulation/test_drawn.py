@@ -24,14 +24,14 @@ def _batches() -> list[object]:
         return [pytest.param([NAMED], id=NAMED)]
     return [
         pytest.param(
-            [f"{seed}{draws}" for seed in range(first + part, end, PARTS)],
+            [str(seed) for seed in range(first + part, end, PARTS)],
             # One part measures coverage; the others run the same code.
             marks=(*marks, pytest.mark.unmeasured) if part else marks,
             id=f"{name}-{part}",
         )
-        for name, draws, first, end, marks in (
-            ("sample", "+", 0, COUNT, ()),
-            ("soak", "", 0, SOAK, (pytest.mark.soak,)),
+        for name, first, end, marks in (
+            ("sample", 0, COUNT, ()),
+            ("soak", COUNT, SOAK, (pytest.mark.soak,)),
         )
         for part in range(PARTS)
     ]

@@ -26,7 +26,7 @@ LONG = Scenario("long", ((Step(seconds=20.0),),), ())
 async def _resume(world: World) -> None:
     """Let another process continue after the first one has died, and check the promises at the end."""
     world.live()[0].kill()
-    world.start().queue.put(Job(world.store.caller.organization_id, world.session_id))
+    world.start().queue.put(Job(world.store.caller.organization_id, world.session_id, again=True))
     await world.loop.quiet()
     await check_world(world)
     assert world.log()[-1].type == "session.idled"

@@ -16,11 +16,12 @@ from perdure.store.queue import Job, PutBack
 from tests.simulation.client import Client
 from tests.simulation.injections import sweep
 from tests.simulation.scenarios import CLIENT_TOOL, Scenario, Step, by_name
-from tests.simulation.schedule import Listed, Schedule, Staged, repeated
+from tests.simulation.schedule import Listed, Schedule, Staged, listed, repeated
 from tests.simulation.store import Store
 from tests.simulation.world import Crash, World
 
 SLOW = Scenario("slow", ((Step(seconds=60.0),),), ("post 0", "rest"))
+NEXT = Scenario("next turn", ((Step(seconds=1.0),), (Step(seconds=9.0),)), ("post 0", "queue 1", "rest"))
 PARKED = Scenario("parked", ((Step(((CLIENT_TOOL, {}),)), Step()),), ("post 0", "rest"))
 
 
@@ -203,6 +204,58 @@ def test_jobs_for_a_running_session_wait_for_its_runner(store: Store) -> None:
         assert _kinds(world)["turn.completed"] == 1
 
     Staged(SLOW, scene).play(store)
+
+
+@pytest.mark.parametrize("name", ["tool", "rounds", "next turn"])
+def test_a_superfluous_job_elsewhere_repeats_nothing(name: str, store: Store) -> None:
+    scenario = NEXT if name == "next turn" else by_name(name)
+    undisturbed = listed(scenario, {})
+    expected = undisturbed.play(store)
+    for point in range(undisturbed.points):
+        for later in range(point + 2, point + 6):
+            injections = {point: "wake_elsewhere", point + 1: "linger", later: "linger"}
+            world = listed(scenario, injections).play(store)
+            assert len(world.calls) == len(expected.calls)
+            assert len(world.effects) == len(expected.effects)
+
+
+def test_a_superfluous_job_leaves_a_turn_to_the_process_that_recovered_it(store: Store) -> None:
+    async def scene(world: World, client: Client) -> None:
+        first, second = world.live()[0], world.start()
+        await client.post(0, first)
+        await asyncio.sleep(1)
+        first.kill()
+        second.spawn(second.sweep.once(stale_after=0))
+        await asyncio.sleep(1)
+        third = world.start()
+        for _ in range(5):
+            third.queue.put(_job(world))
+            await asyncio.sleep(1)
+        assert world.store.row(world.session_id).recoveries == 1
+        await world.loop.quiet()
+        assert (len(world.calls), _kinds(world)["turn.completed"]) == (2, 1)
+
+    Staged(SLOW, scene).play(store)
+
+
+def test_a_recovered_session_that_rests_again_needs_no_sweep_for_the_next_message(store: Store) -> None:
+    async def scene(world: World, client: Client) -> None:
+        first = world.live()[0]
+        await client.post(0)
+        await world.loop.quiet()
+        await first.queue.stop()
+        await client.call_back()  # one of two
+        first.kill()
+        second = world.start()
+        second.spawn(second.sweep.once(stale_after=0))
+        await world.loop.quiet()
+        row = world.store.row(world.session_id)
+        assert (row.status, row.resting, row.recoveries) == ("active", 1, 0)
+        await client.post(1)
+        await world.loop.quiet()
+        assert _kinds(world)["turn.completed"] == 1
+
+    Staged(by_name("background"), scene).play(store)
 
 
 def test_jobs_for_a_parked_session_do_not_change_it(store: Store) -> None:

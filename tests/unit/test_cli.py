@@ -20,7 +20,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import perdure
-from perdure.cli.common import explain
+from perdure.cli.failures import explain
 from perdure.cli.main import app
 from perdure.cli.render import Flow, TurnPrinter, brief, duration, exact_value, short
 from perdure.cli.sessions import ago

@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput, PerdureError
 from perdure.domain.fallbacks import Fallback
-from perdure.domain.ids import ModelId
+from perdure.domain.ids import ModelId, ProviderId
 from perdure.domain.providers import ProviderSecrets
+from perdure.domain.times import Micros
 from perdure.llm.driver import Driver
 from perdure.store.crypto import Vault
 from perdure.store.database import Tx
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class UnfitModel(Struct, frozen=True):
-    """A fallback that cannot be called: the settings of its provider are not valid, and why."""
+    """A model that cannot be called: the settings of its provider are not valid, and why."""
 
     model: UsableModel
     error: PerdureError
@@ -32,15 +33,35 @@ class ModelChoice(UsableModel, frozen=True):
 
     Attributes:
         others: the models to call if this one does not answer, in this order.
-        instead_of: the model that would have been called, if calls of it have failed just now, or if it is a
-            fallback that cannot be called any more.
-        unfit: the fallbacks that are skipped.
+        instead_of: the model that would have been called, if calls of it have failed just now, or if its
+            settings are not valid.
+        unfit: the models that are skipped.
     """
 
     driver: Driver
     others: tuple[UsableModel, ...] = ()
     instead_of: UsableModel | None = None
     unfit: tuple[UnfitModel, ...] = ()
+
+
+MAX_FIT = 10_000
+"""Providers whose settings are remembered as valid."""
+
+
+class FitProviders:
+    """Providers whose settings are valid: no call decrypts the keys of all fallbacks to find that out."""
+
+    def __init__(self) -> None:
+        self._known: dict[ProviderId, Micros] = {}
+
+    def __contains__(self, provider: ProviderRow) -> bool:
+        return self._known.get(provider.id) == provider.updated_at
+
+    def add(self, provider: ProviderRow) -> None:
+        """Remember a provider until it changes."""
+        if len(self._known) >= MAX_FIT:
+            self._known.clear()
+        self._known[provider.id] = provider.updated_at
 
 
 DriverSource = Callable[[ProviderRow, ProviderSecrets], Driver]
@@ -99,6 +120,7 @@ class _Fitter(Struct, frozen=True):
     tx: Tx
     vault: Vault
     drivers: DriverSource
+    fit: FitProviders
 
     async def driver_of(self, model: UsableModel) -> Driver:
         """Create a model's driver. Raises InvalidInput and Unavailable: its settings cannot be used."""
@@ -118,17 +140,27 @@ class _Fitter(Struct, frozen=True):
         """Those of these models that cannot be called."""
         found = []
         for model in models:
+            if model.provider in self.fit:
+                continue
             try:
                 await self.driver_of(model)
             except PerdureError as error:
                 if error.retryable:
                     raise  # the database is unavailable
                 found.append(UnfitModel(model, error))
+            else:
+                self.fit.add(model.provider)
         return tuple(found)
 
 
 async def _planned(
-    fitter: _Fitter, loaded: SessionLayers, requested: str | None, fallback: Fallback | None, admits: Admits
+    fitter: _Fitter,
+    loaded: SessionLayers,
+    requested: str | None,
+    fallback: Fallback | None,
+    admits: Admits,
+    *,
+    begun: bool,
 ) -> _Plan | None:
     tx = fitter.tx
     found = await _find(tx, loaded, requested)
@@ -140,17 +172,18 @@ async def _planned(
     further = [] if fallback is None or fallback.model_id is None else [fallback.model_id]
     known = await usable_models(tx, loaded.session.org_id, [*claims, *further])
     known = [each for each in known if each.model.id != first.model.id]
-    unfit = await fitter.unfit(known)
+    failed = () if fallback is None else fallback.failed
+    replaceable = [] if begun or first.model.id in failed else [first]
+    unfit = await fitter.unfit([*replaceable, *known])
     skipped = {each.model.model.id for each in unfit}
     chain = {each.model.id: each for each in (first, *known) if each.model.id not in skipped}
-    failed = () if fallback is None else fallback.failed
     untried = [each for each in chain.values() if each.model.id not in failed]
     # A fallback that was disabled meanwhile is followed by the next one.
-    current = chain.get(ModelId(further[0])) if further else first
-    current = current or next(iter(untried), first)
+    wanted = ModelId(further[0]) if further else first.model.id
+    current = chain.get(wanted) or next(iter(untried), first)
     others = [each for each in untried if each is not current]
-    # The log names the fallback, so it has to say that another model is called.
-    gone = next((each.model for each in unfit if each.model.model.id in further), None)
+    # People expect this model, or the log names it: the log has to say that another one is called.
+    gone = next((each.model for each in unfit if each.model.model.id == wanted != current.model.id), None)
     plan = _Plan(current, tuple(others), gone, unfit)
     if not others or admits(current):
         return plan
@@ -167,9 +200,11 @@ async def choose_model(
     requested: str | None,
     vault: Vault,
     drivers: DriverSource,
+    fit: FitProviders,
     *,
     fallback: Fallback | None = None,
     admits: Admits = lambda model: True,
+    begun: bool = False,
 ) -> ModelChoice | None:
     """Find the model for the next call and create its driver; None when none is configured.
 
@@ -177,12 +212,14 @@ async def choose_model(
         requested: the model that a message asks for.
         fallback: what the turn knows of models that do not answer.
         admits: whether to call a model rather than another one. It is asked only if there is one.
+        begun: whether the start of the call is in the log: a first model that is named there is not replaced.
 
     Raises:
-        InvalidInput: the provider's settings cannot be used. Fallbacks of which this is true are skipped.
+        InvalidInput: the provider's settings cannot be used, and there is no fallback of which this is not
+            true.
     """
-    fitter = _Fitter(tx, vault, drivers)
-    plan = await _planned(fitter, loaded, requested, fallback, admits)
+    fitter = _Fitter(tx, vault, drivers, fit)
+    plan = await _planned(fitter, loaded, requested, fallback, admits, begun=begun)
     if plan is None:
         return None
     driver = await fitter.driver_of(plan.model)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Literal
-from xml.sax.saxutils import quoteattr
 
 from msgspec import Struct
 
 from perdure.capabilities.port import Capability
+from perdure.domain.markup import quoted
 
 LayerKind = Literal["harness", "agent", "session"]
 SourceKind = Literal["capability", "harness", "agent", "session"]
@@ -81,5 +81,5 @@ def preview_prompt(sections: Iterable[Section]) -> str:
 
 
 def _tagged(tag: str, text: str, **attributes: str) -> str:
-    named = "".join(f" {key}={quoteattr(value)}" for key, value in attributes.items())
+    named = "".join(f" {key}={quoted(value)}" for key, value in attributes.items())
     return f"<{tag}{named}>\n{text.strip()}\n</{tag}>"

@@ -13,15 +13,10 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from perdure.cli.asked import ADVICE, answer_to, asked_lines
-from perdure.cli.common import (
-    FAILED,
-    INTERRUPTED,
-    MODEL_ADVICE,
-    CommandFailed,
-    explain,
-)
+from perdure.cli.common import CommandFailed
 from perdure.cli.decisions import HELP as DECISIONS_HELP
 from perdure.cli.decisions import Asking
+from perdure.cli.failures import FAILED, INTERRUPTED, MODEL_ADVICE, explain
 from perdure.cli.render import (
     RATE_LIMITED,
     TurnPrinter,

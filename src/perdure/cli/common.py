@@ -1,4 +1,4 @@
-"""What all commands share: connecting to the server, running the event loop, explaining an error."""
+"""What all commands share: connecting to the server, running the event loop."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from perdure.cli.failures import INTERRUPTED
 from perdure.cli.terminal import log_to_terminal
 from perdure.domain.errors import PerdureError
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:9000"
-FAILED = 1
-INTERRUPTED = 130
 
 Url = Annotated[str, typer.Option("--url", envvar="PERDURE_URL", help="The Perdure server's URL.")]
 Token = Annotated[
@@ -80,35 +79,3 @@ def read_text(path: Path, option: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise typer.BadParameter(f"cannot read {path}: {why}", param_hint=option) from error
-
-
-def explain(error: PerdureError) -> str:
-    """Return the error's message, with the next step if there is an obvious one."""
-    message = error.message
-    status = getattr(error, "status", None)
-    if error.code == "unreachable":
-        return f"{message}\nStart a server with `perdure serve`, or name one with --url or PERDURE_URL."
-    if status == 401:
-        advice = "Pass an access token with --token or PERDURE_TOKEN; `perdure keys create` creates one."
-        return f"{message}\n{advice}"
-    if error.code == "session_not_found":
-        return f"{message}; `perdure sessions list` lists them."
-    if error.code == "missing_variable":
-        return f"{message}\nThe option --var NAME=VALUE gives a value."
-    if error.code == "not_an_approval":
-        advice = "`perdure inputs answer SESSION_ID` answers questions, and `perdure mcp sign-in` signs in."
-        return f"{message}\n{advice}"
-    if error.code == "agent_not_found":
-        return f"{message}; `perdure agents list` lists them."
-    if error.code == f"http_{status}":  # the body is not in this API's error format
-        return f"{message}, not in Perdure's format. Is another program at --url or PERDURE_URL?"
-    if error.code == "model_not_configured":
-        return f"{message}\n{MODEL_ADVICE}"
-    return message
-
-
-MODEL_ADVICE = """\
-Register a vendor, or a server that speaks OpenAI's chat protocol, in another terminal:
-  perdure providers add openai
-  perdure providers add local --base-url http://127.0.0.1:8080/v1
-Or restart the server with `perdure serve --local-model`, a small model that needs no API key."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -16,25 +15,20 @@ from perdure import __version__
 from perdure.cli import sessions
 from perdure.cli.common import (
     DEFAULT_URL,
-    FAILED,
     Org,
     Token,
     Url,
     connect,
     enter,
-    explain,
     pairs_of,
     read_text,
 )
 from perdure.cli.database_url import OPTION, hide_password
-from perdure.cli.parts import MISSING, advice
-from perdure.cli.terminal import Screen, complain, write_traceback
-from perdure.domain.errors import PerdureError
+from perdure.cli.failures import FAILED, USAGE, end_with
+from perdure.cli.terminal import Screen, complain, write_any_text
 
 # Typer exports only this subclass. Its other subclasses, for unknown commands and options, look the same.
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
-USAGE = 2
-"""The exit status for wrong usage."""
 
 _GROUPS = {
     "providers": ("providers", "app"),
@@ -165,22 +159,9 @@ def serve(
 
     Other settings are environment variables: `perdure settings` lists them.
     """
-    import gc
+    from perdure.cli.serving import ServeOptions, run
 
-    gc.disable()  # imports make no garbage, and a collection in their midst costs a tenth of the start
-    import uvloop
-
-    from perdure.server import serve as run_server
-    from perdure.settings import load
-
-    files = ":".join(map(str, tools)) if tools else None
-    settings = load(host=host, port=port, data=data, database_url=database_url, tools=files)
-    if local_model:
-        from perdure.cli.local_serve import serve_with_local_model
-
-        enter(serve_with_local_model(settings), uvloop.run)
-    else:
-        enter(run_server(settings), uvloop.run)
+    raise typer.Exit(run(ServeOptions(host, port, data, database_url, tuple(tools or ()), local_model)))
 
 
 @app.command()
@@ -337,9 +318,7 @@ def main() -> None:
 
     The status is 1, 2 for wrong usage and for a missing package, or 130 after Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    write_any_text()
     status: object = None
     try:
         status = app(standalone_mode=False)
@@ -350,15 +329,8 @@ def main() -> None:
     except typer.Abort:
         complain("aborted")
         sys.exit(FAILED)
-    except PerdureError as error:
-        # The message of an error that a missing package caused already says what to install.
-        missing = isinstance(error.__cause__, ModuleNotFoundError)
-        usage = USAGE if error.code == "invalid_tools" else FAILED
-        _fail(error, explain(error), MISSING if missing else usage)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and advice(error) is not None:
-            raise  # `perdure.__main__` says what to install
-        _fail(error, f"{type(error).__name__}: {error} (set PERDURE_DEBUG=1 to see the traceback)")
+    except Exception as error:  # noqa: BLE001 - ends the process
+        end_with(error)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -367,11 +339,3 @@ def _usage(error: typer.BadParameter) -> str:
     if error.ctx is None:
         return error.format_message()
     return f"{error.format_message()}\n`{error.ctx.command_path} --help` shows the usage."
-
-
-def _fail(error: Exception, message: str, status: int = FAILED) -> None:
-    if os.environ.get("PERDURE_DEBUG") == "1":
-        write_traceback(error)
-    else:
-        complain(message)
-    sys.exit(status)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import typer
 
-from perdure.cli.common import FAILED, MODEL_ADVICE, CommandFailed
+from perdure.cli.common import CommandFailed
+from perdure.cli.failures import FAILED, MODEL_ADVICE
 from perdure.cli.models import find_model
 from perdure.cli.render import model_trouble
 from perdure.cli.terminal import Screen, complain

@@ -139,6 +139,13 @@ class Screen:
         return input(f"\001\033[1;36m\002{text}\001\033[0m\002" if self.has_colours else text)
 
 
+def write_any_text() -> None:
+    """Have the standard streams replace characters that their encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 def complain(message: str) -> None:
     """Write an error to standard error."""
     Screen(stderr=True).line(f"error: {message}")

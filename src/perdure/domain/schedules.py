@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import ScheduleId, SessionId
 from perdure.domain.times import CreatedAt, Micros, Timestamp, UpdatedAt, from_rfc3339
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 MAX_ACTIVE = 5
 """Enabled schedules of a session (wire contract)."""
@@ -97,6 +99,8 @@ class Schedule(Struct, frozen=True, omit_defaults=True):
 
 def zone_of(name: str) -> ZoneInfo:
     """The time zone with this IANA name. Raises InvalidInput."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # it loads the whole configuration of Python's build
+
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

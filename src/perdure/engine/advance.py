@@ -66,20 +66,26 @@ log = logging.getLogger("perdure.engine")
 
 
 async def advance(
-    engine: Engine, session_id: SessionId, *, again: bool = False, trouble: str | None = None
+    engine: Engine,
+    session_id: SessionId,
+    *,
+    again: bool = False,
+    retried: bool = False,
+    trouble: str | None = None,
 ) -> bool:
     """Run the session until it is idle or parked; return whether its parent may have to hear of it.
 
-    Returns without an error if another runner holds the session, or if there is nothing to do.
+    Returns without an error if another runner is at work on the session, or if there is nothing to do.
 
     Args:
         again: whether an earlier attempt may have died or failed, so that this one counts as a recovery.
+        retried: whether the caller's own attempt before this one has failed.
         trouble: the kind of error that ended the attempt before, if it is known.
 
     Raises:
         Unavailable: the database cannot be reached; the turn can be continued later.
     """
-    attempt = Attempt(engine, session_id, again=again, trouble=trouble)
+    attempt = Attempt(engine, session_id, again=again, retried=retried, trouble=trouble)
     run: Run | None = None
     finished, interrupted = False, False
     try:
@@ -116,7 +122,9 @@ async def _step(run: Run) -> bool:
         run.prepared = None
     if run.prepared is None and _needs_layers(state):
         outage = run.unlogged and run.claimed
-        problem = await (outlast(run.engine, run.row.id, lambda: _prepare(run)) if outage else _prepare(run))
+        problem = await (
+            outlast(run.engine, run.row.id, lambda: _prepare(run, state)) if outage else _prepare(run, state)
+        )
     rules = (
         run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
     )
@@ -169,13 +177,16 @@ def _has_begun(state: TurnState) -> bool:
     return not isinstance(state, Idle) and state.turn.llm_calls > 0
 
 
-async def _prepare(run: Run) -> tuple[str, str] | None:
+async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
     """Resolve the agent and choose the model, anew for each model call.
+
+    Args:
+        ahead: the run's state ahead; it takes a while to fold.
 
     Returns:
         None, or the error code and message that the turn fails with.
     """
-    engine, row, ahead = run.engine, run.row, run.ahead
+    engine, row = run.engine, run.row
     digest = offered_tools(ahead)
     # A call whose start is in the log is made with the model that is named there.
     begun = ahead.turn if isinstance(ahead, Reasoning) else None
@@ -189,9 +200,10 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         asked = controls.model_id if controls else None
         model_id = asked if begun is None else begun.requested
         choice = await choose_model(
-            *(tx, layers, model_id, engine.vault, engine.drivers),
+            *(tx, layers, model_id, engine.vault, engine.drivers, engine.fit),
             fallback=fallback_of(ahead, model_id),
             admits=lambda model: begun is not None or admits(engine, model),
+            begun=begun is not None,
         )
         offered = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
         return layers, choice, offered, secrets
@@ -216,7 +228,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
             raise  # the database is unavailable: the turn did not fail, and is retried
         log.warning("cannot resolve the agent of session %s: %s", row.id, error.message)
         return error.code, error.message
-    stopped = layers.stopped_agent(begun=_has_begun(run.ahead))
+    stopped = layers.stopped_agent(begun=_has_begun(ahead))
     if stopped is not None:
         return "agent_archived", f"The agent {stopped!r} has been archived."
     if choice is None:

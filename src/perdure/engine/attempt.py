@@ -51,13 +51,19 @@ class Attempt:
 
     Args:
         again: whether an earlier attempt may have died or failed.
+        retried: whether the caller's own attempt before this one has failed.
         trouble: the kind of error that ended the attempt before, if it is known, for the seal.
     """
 
-    def __init__(self, engine: Engine, session_id: SessionId, *, again: bool, trouble: str | None) -> None:
+    def __init__(
+        self, engine: Engine, session_id: SessionId, *, again: bool, retried: bool, trouble: str | None
+    ) -> None:
         self._engine = engine
         self._session_id = session_id
         self._again = again
+        self._takes_over = again or retried
+        """Whether to claim a session of which a step was begun. Otherwise its runner lives, as far as this
+        attempt knows: the job is superfluous, and the sweep finds out if the runner has died."""
         self._trouble = trouble
         self._claimed: SessionRow | None = None
         self._admission: Admission | None = None
@@ -70,8 +76,9 @@ class Attempt:
     async def open(self) -> Run | None:
         """Open the session, or return None if it has nothing to do or is now sealed.
 
-        The first append claims the session, if nothing of it is at work. Otherwise, or if an earlier attempt
-        may have died, it is claimed here, which fences the previous runner.
+        The first append claims the session, if nothing of it is at work. If an earlier attempt may have died
+        or has failed, the session is claimed here, which fences the previous runner. Otherwise whoever is at
+        work on it goes on.
 
         Raises:
             Fenced: another runner has claimed the session.
@@ -85,6 +92,9 @@ class Attempt:
             if self._claimed is not None and row.epoch != self._claimed.epoch:
                 raise Fenced
             if self._claimed is None and not begins_with_append(found.state):
+                if not self._takes_over:
+                    self._engine.conversations.put(self._session_id, found.conversation)
+                    return None
                 try:
                     row = await self._claim(row)
                 except StaleHead:
@@ -101,7 +111,13 @@ class Attempt:
         )
 
     async def _begin_again(self, row: SessionRow) -> bool:
-        """Count this attempt, or wait for the permission to; returns False once the session is sealed."""
+        """Count this attempt, or wait for the permission to.
+
+        Returns:
+            False if the session is now sealed, or left to the attempt that was counted last.
+        """
+        if not self._takes_over and row.status == "active" and not row.resting:
+            return False
         most = self._engine.policy.max_recoveries
         if 0 < row.recoveries < most and self._admission is None:
             self._admission = await self._engine.suspects.admit(row.recoveries, self._engine.clock)

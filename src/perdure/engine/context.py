@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from perdure.capabilities.agent_cache import AgentCache
 from perdure.capabilities.arguments import ArgumentChecks
-from perdure.capabilities.model_choice import DriverSource
+from perdure.capabilities.model_choice import DriverSource, FitProviders
 from perdure.capabilities.port import TOOL_OUTPUT
 from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Registry
@@ -120,3 +120,4 @@ class Engine(Struct, frozen=True):
     agents: AgentCache = field(default_factory=AgentCache)
     turns: ParkedTurns = field(default_factory=ParkedTurns)
     breakers: Breakers = field(default_factory=Breakers)
+    fit: FitProviders = field(default_factory=FitProviders)

@@ -90,7 +90,7 @@ class _Call:
             redactor=run.redactor,
         )
         self.output = output
-        self.shown = LiveAnswer(self.live, wrapped=output is not None and output.wrapped)
+        self.shown = None if output is None else LiveAnswer(self.live, wrapped=output.wrapped)
         self.started = self.clock.elapsed()
         self.first: float | None = None
         self.adapted = self.trimmed = 0
@@ -104,12 +104,16 @@ class _Call:
     def on_delta(self, kind: DeltaKind, text: str) -> None:
         if self.first is None:
             self.first = self.clock.elapsed() - self.started
-        self.shown.add(kind, text)
+        if self.shown is None:
+            self.live.add("thinking" if kind == "thinking" else "text", text)
+        else:
+            self.shown.add(kind, text)
 
     def restart(self) -> None:
         """Take back what followers have seen of the answer."""
         self.live.restart()
-        self.shown.restart()
+        if self.shown is not None:
+            self.shown.restart()
 
     def _system(self) -> str:
         """The system prompt, with the schema in words if nothing else tells the model, or did in vain."""

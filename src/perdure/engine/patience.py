@@ -48,7 +48,7 @@ again, so that it does not occupy a turn for hours."""
 _SECOND = 1_000_000
 
 _WRONG_SETTINGS = frozenset({"provider_auth", "provider_misconfigured", "model_not_found", "quota_exceeded"})
-"""Failures of a fallback's own settings, for which the next one is called."""
+"""Failures of a model's own settings, for which another one is called. Nothing was said of the request."""
 
 log = logging.getLogger("perdure.engine")
 
@@ -110,13 +110,6 @@ def may_pass(error: ModelError) -> bool:
     return error.transient or error.code == "provider_unavailable"
 
 
-def _is_unfit(turn: Turn, choice: ModelChoice, error: ModelError) -> bool:
-    """Whether a fallback was called in vain because of its own settings. It was not what people chose."""
-    fallback = turn.fallback
-    is_fallback = fallback is not None and fallback.model_id == choice.model.id
-    return is_fallback and error.code in _WRONG_SETTINGS
-
-
 def admits(engine: Engine, model: UsableModel) -> bool:
     """Whether to call this model rather than another one."""
     return engine.breakers.admits(*_key(model), engine.clock.now())
@@ -144,7 +137,8 @@ def instead_of_failing(
         failure: the events that end the call.
     """
     state, now = run.phase(Reasoning), run.engine.clock.now()
-    if not (may_pass(error) or _is_unfit(state.turn, choice, error)):
+    passes = may_pass(error)
+    if not (passes or error.code in _WRONG_SETTINGS):
         return failure
     if choice.unfit and not choice.others:
         names = ", ".join(each.model.model.model_id for each in choice.unfit)
@@ -152,7 +146,7 @@ def instead_of_failing(
             "session %s: fallbacks cannot be called: %s (%s)", run.row.id, names, choice.unfit[0].error
         )
     wait = error.retry_after or 0.0
-    until = now + round(wait * _SECOND) if wait > HOLD else None
+    until = now + round(wait * _SECOND) if passes and wait > HOLD else None
     data = _fall_back(run.engine, choice, error, state.turn, until) or _park(state.turn, error, until, now)
     if data is None:
         return failure
@@ -218,8 +212,9 @@ def diverted(engine: Engine, turn: Turn, choice: ModelChoice, now: Micros) -> li
         return []
     unfit = next((each.error for each in choice.unfit if each.model.model.id == skipped.model.id), None)
     if unfit is not None:
+        others = tuple(each for each in _skipped(choice) if each.model.model_id != skipped.model.id)
         data = ReasonFallbackData(
-            *(turn.id, _named(skipped), _named(choice), unfit.code, unfit.message), skipped=_skipped(choice)
+            *(turn.id, _named(skipped), _named(choice), unfit.code, unfit.message), skipped=others
         )
         return [NewEvent(data, turn_context(turn), now)]
     name = skipped.model.model_id

@@ -25,13 +25,14 @@ from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros
 from perdure.domain.turn import Calling, Reasoning, TurnState, fold
+from perdure.domain.turn_queries import begins_with_append
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
 from perdure.engine.overtaken import without_overtaken
 from perdure.engine.suspects import Admission
 from perdure.store.bus import Appended
-from perdure.store.claims import claim, rest
+from perdure.store.claims import rest
 from perdure.store.database import Tx
 from perdure.store.events import events_within
 from perdure.store.sessions import IN_TURN, SessionRow, look_session
@@ -100,7 +101,7 @@ class Run:
 
         It is folded from the redacted events, because previews are taken from it.
         """
-        return fold(self._redacted(self.unlogged), self.state)
+        return fold(self._redacted(self.unlogged), self.state) if self.unlogged else self.state
 
     def phase(self, kind: type[Phase]) -> Phase:
         """The state, which is in this phase because the events that begin it are in the log."""
@@ -132,14 +133,9 @@ class Run:
             if self._moved:
                 self._moved = False
                 return False
-            began = self.engine.clock.elapsed()
             if not self.unlogged and not opening:
-                claims = not self.claimed
-                if claims and not await self._claim():
-                    return False
-                if claims:
-                    await self._check_claim_after(began)
                 return True
+            began = self.engine.clock.elapsed()
             batch = self._redacted([*self.unlogged, *opening])
             # Each attempt at a summary begins with such an event.
             progress = batch[-1].type != ContextCompactingData.kind
@@ -151,24 +147,6 @@ class Run:
             self.unlogged = []
             await self._check_claim_after(began)
         return True
-
-    async def _claim(self) -> bool:
-        """Claim the session for a step whose start another runner has logged. Returns False as `commit` does.
-
-        That runner was faster than this one, which has not claimed the session because nothing was at work.
-        """
-        row = self.row
-        try:
-            self.row = await self.engine.database.write(lambda tx: claim(tx, row), single=True)
-        except StaleHead:
-            await self._catch_up()
-            return False
-        self._note_claim()
-        return True
-
-    def _note_claim(self) -> None:
-        self.claimed = True
-        self.engine.claimed_epochs[self.row.id] = self.row.epoch
 
     async def log_at_once(
         self, call_id: ToolCallId, *data: EventData, progress: bool, also: Also | None = None
@@ -216,7 +194,8 @@ class Run:
                 raise  # nothing was paid for yet
             self.row, stored = await append_after_outage(self.engine, row, batch, write, single=single)
         if claims:
-            self._note_claim()
+            self.claimed = True
+            self.engine.claimed_epochs[self.row.id] = self.row.epoch
         if self.admission is not None and progress:
             self.admission.end()
             self.admission = None
@@ -239,7 +218,7 @@ class Run:
         if self.unlogged:
             return await self.commit((), rests=True)
         row = self.row
-        if row.resting or row.status != "active":
+        if row.status != "active" or (row.resting and not row.recoveries):
             return True
         try:
             self.row = await outlast(
@@ -276,7 +255,12 @@ class Run:
         self.state = fold(events, self.state)
 
     async def _catch_up(self) -> None:
-        """Apply the events that others have appended. Raises Fenced if another runner claimed the session."""
+        """Apply the events that others have appended.
+
+        Raises:
+            Fenced: another runner has claimed the session, or had claimed it before this one could and is at
+                work on it.
+        """
         row, epoch = self.row, self.row.epoch
 
         async def body(tx: Tx) -> tuple[SessionRow | None, list[Event], bool]:
@@ -292,6 +276,8 @@ class Run:
                 raise Fenced
             self._apply(events, events)
             self.row = msgspec.structs.replace(current, head=self.state.head)
+        if not self.claimed and not begins_with_append(self.state):
+            raise Fenced
         self.unlogged = self._unlogged  # without what these events have overtaken
 
 

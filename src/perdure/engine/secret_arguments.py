@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from difflib import SequenceMatcher
 
 import msgspec
 
@@ -80,6 +79,8 @@ def _may_mean(call: ToolCallPart, keeper: Tool) -> bool:
     """Whether a call of an unknown tool may be meant for a tool that takes secrets."""
     name = re.sub(r"[^a-z]", "", call.name[:MAX_NAME].lower())
     meant = re.sub(r"[^a-z]", "", keeper.name.lower())
+    from difflib import SequenceMatcher  # few models call unknown tools
+
     if any(word in name for word in _SECRETIVE) or SequenceMatcher(None, name, meant).ratio() >= ALIKE:
         return True
     if isinstance(call.arguments, dict):

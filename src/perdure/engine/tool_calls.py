@@ -6,7 +6,6 @@ Each call has a timeout, and ends with a result or with an error that the model 
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
@@ -360,6 +359,8 @@ async def _log(
 
 def _unknown_tool(name: str, agent: ResolvedAgent) -> str:
     """The error for an unknown tool: names similar tools, or else the existing ones."""
+    import difflib  # few models call unknown tools
+
     known = [spec.name for spec in agent.specs]
     close = difflib.get_close_matches(name[:MAX_NAME], [*known, *sorted(agent.hidden)], n=3)
     others = close or (known if len(known) <= MAX_NAMED else [*known[:MAX_NAMED], "..."])

@@ -44,6 +44,10 @@ _AUTH_CODES = frozenset(
 _AUTH = Words(
     r"(incorrect|invalid|wrong) api.?key|api.?key (is )?(incorrect|invalid|not valid)", re.IGNORECASE
 )
+_MODERATED = Words(
+    r"(requires|by|failed|did not pass) moderation|(was|were|been) flagged|content policy", re.IGNORECASE
+)
+"""OpenRouter refuses contents with 403, like a key."""
 _LONGEST_AUTH = 300
 """Characters of such a refusal. A longer message may quote the request."""
 _REQUEST_CODES = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
@@ -257,6 +261,8 @@ def _by_status(status: int, codes: frozenset[str], message: str) -> tuple[str, b
     later = passing(codes, message)
     if later is not None and status >= 400:
         return later, True
+    if status == 403 and _MODERATED.search(message):
+        return "content_filtered", False
     if status in {401, 403}:
         return "provider_auth", False
     if status in {404, 405}:

@@ -239,7 +239,7 @@ class Http:
     ) -> None:
         response: ClientResponse | None = None
         try:
-            async with asyncio.timeout(first_byte):
+            async with contextlib.nullcontext() if first_byte is None else asyncio.timeout(first_byte):
                 response = await self._post(endpoint, url, body)
                 chunk = await self._first_bytes(response) if 200 <= response.status < 300 else b""
             if not 200 <= response.status < 300:

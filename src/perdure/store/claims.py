@@ -37,16 +37,20 @@ async def claim(tx: Tx, row: SessionRow, *, counts: bool = True) -> SessionRow:
 
 
 async def rest(tx: Tx, row: SessionRow) -> SessionRow:
-    """Note that the session rests, as `append` can do it. Raises StaleHead and Fenced like `append`."""
+    """Note that the session rests, as `append` can do it. Raises StaleHead and Fenced like `append`.
+
+    The attempt that came so far has not died, so recoveries are counted anew.
+    """
     done = await tx.run(
-        "UPDATE sessions SET resting = 1 WHERE id = ? AND epoch = ? AND head = ? AND deleted_at IS NULL",
+        "UPDATE sessions SET resting = 1, recoveries = 0"
+        " WHERE id = ? AND epoch = ? AND head = ? AND deleted_at IS NULL",
         row.id,
         row.epoch,
         row.head,
     )
     if done != 1:
         raise await refusal(tx, row)
-    return msgspec.structs.replace(row, resting=1)
+    return msgspec.structs.replace(row, resting=1, recoveries=0)
 
 
 async def release(tx: Tx, row: SessionRow) -> None:

@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 from perdure.app.context import Services
 from perdure.app.session_files import read_beginnings
 from perdure.capabilities.port import Capability, Discovered, DiscoveryContext, schema
 from perdure.domain.errors import InvalidInput
+from perdure.domain.markup import quoted
 from perdure.domain.paths import MAX_PATH, MOUNT, clean_path
 
 FILES = ("AGENTS.md",)
@@ -83,7 +83,7 @@ async def _discover(services: Services, config: Any, context: DiscoveryContext) 
         size, data = files[path]
         text = _truncate(context.redactor.text(data.decode(errors="ignore")), size > len(data), path, room)
         room = max(0, room - len(text))
-        sections.append(f"<instructions file={quoteattr(path)}>\n{text}\n</instructions>")
+        sections.append(f"<instructions file={quoted(path)}>\n{text}\n</instructions>")
     return Discovered("\n\n".join([_INTRODUCTION, *sections])) if sections else Discovered()
 
 

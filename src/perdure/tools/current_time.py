@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from perdure.capabilities.port import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
-from perdure.domain.errors import ToolError
+from perdure.domain.errors import InvalidInput, ToolError
 from perdure.domain.messages import JsonObject
+from perdure.domain.schedules import zone_of
 
 
 async def _get_current_time(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     name = arguments.get("timezone") or "UTC"
     try:
-        zone = ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ToolError(f"unknown time zone {name[:60]!r}: use an IANA name such as Europe/Paris") from None
+        zone = zone_of(name)
+    except InvalidInput as error:
+        raise ToolError(error.message) from None
     moment = datetime.fromtimestamp(context.now() / 1_000_000, UTC).astimezone(zone)
     return ToolOutcome(
         {

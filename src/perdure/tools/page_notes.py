@@ -6,7 +6,6 @@ Every scan takes time linear in the page's length and does not recurse: the page
 from __future__ import annotations
 
 import re
-from html import unescape
 from http import HTTPStatus
 
 from msgspec import Struct
@@ -240,8 +239,8 @@ def _without_words(scanned: Scanned, content: str) -> str | None:
 
 def _joined(scanned: Scanned, url: str, target: str) -> str | None:
     try:
-        base = URL(url).join(URL(unescape(scanned.base).strip())) if scanned.base else URL(url)
-        joined = base.join(URL(unescape(target).strip())).with_fragment(None)
+        base = URL(url).join(URL(_unescaped(scanned.base).strip())) if scanned.base else URL(url)
+        joined = base.join(URL(_unescaped(target).strip())).with_fragment(None)
     except ValueError:
         return None
     return str(joined) if joined.scheme in ("http", "https") and len(str(joined)) <= 2048 else None
@@ -259,9 +258,15 @@ def _refresh_of(attributes: str) -> str:
 
 def _attributes(text: str) -> dict[str, str]:
     return {
-        each[1].lower(): unescape(each[2][1:-1] if each[2][0] in "\"'" else each[2])
+        each[1].lower(): _unescaped(each[2][1:-1] if each[2][0] in "\"'" else each[2])
         for each in _ATTRIBUTE.finditer(text[:4096])
     }
+
+
+def _unescaped(text: str) -> str:
+    from html import unescape  # on the first page: its table of names takes half a megabyte
+
+    return unescape(text)
 
 
 def _without_comments(html: str) -> str:
@@ -276,7 +281,7 @@ def _without_comments(html: str) -> str:
 
 
 def _plain(text: str) -> str:
-    lines = (_SPACE.sub(" ", line).strip() for line in unescape(text).split("\n"))
+    lines = (_SPACE.sub(" ", line).strip() for line in _unescaped(text).split("\n"))
     return "\n".join(line for line in lines if line)
 
 

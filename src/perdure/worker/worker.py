@@ -100,7 +100,7 @@ class Worker:
         trouble: str | None = None
         for tries in range(1, TRIES + 1):
             try:
-                if await advance(self._engine, session_id, again=again, trouble=trouble):
+                if await advance(self._engine, session_id, again=again, retried=tries > 1, trouble=trouble):
                     await self._tell(session_id)
                 return
             except (Exception, BaseExceptionGroup, asyncio.CancelledError) as error:

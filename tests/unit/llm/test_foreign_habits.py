@@ -131,6 +131,12 @@ REFUSALS = [
     (403, {"error": {"message": "retry", "code": "rate_limit_exceeded"}}, "provider_rate_limited", True),
     (401, {"error": {"message": "temporarily unavailable, try again later"}}, "provider_unavailable", True),
     (403, {"error": {"message": "forbidden"}}, "provider_auth", False),
+    (
+        403,
+        {"error": {"code": 403, "message": "X requires moderation. Your input was flagged for \"Y\"."}},
+        "content_filtered",
+        False,
+    ),
     (423, {}, "provider_unavailable", True),
     (400, {"error": {"message": "slow down", "code": 429}}, "provider_rate_limited", True),
     (400, {"error": {"message": "it failed", "metadata": {"raw": "503 Service Unavailable"}}},

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from html import escape
 
 import msgspec
 
 from perdure.api.openapi.error_codes import RESPONSES, TOOLS, TURNS, ErrorCode
+from perdure.domain.markup import escape
 from perdure.domain.messages import JsonObject, JsonValue
 
 _STYLE = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import urllib.parse
 from typing import Annotated
 
@@ -34,6 +33,7 @@ from perdure.domain.files import (
     UpdateFile,
 )
 from perdure.domain.ids import SessionId, WorkspaceId, is_id
+from perdure.domain.markup import escape
 from perdure.domain.paging import Listing
 from perdure.domain.paths import name_of
 
@@ -245,8 +245,8 @@ async def preview_path(call: Call, place: Place, path: RestOfPath) -> Reply:
     hidden = file.row.size_bytes - use.PREVIEWED
     text = data[: use.PREVIEWED].decode("utf-8", "ignore")
     page = _PAGE.format(
-        name=html.escape(name_of(file.row.path)),
-        text=html.escape(text),
+        name=escape(name_of(file.row.path)),
+        text=escape(text),
         rest=f"<p>{hidden} more bytes are not shown.</p>" if hidden > 0 else "",
     )
     return Reply(page.encode(), content_type=b"text/html; charset=utf-8", headers=(_SANDBOXED,))

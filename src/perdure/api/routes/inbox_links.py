@@ -7,7 +7,6 @@ what was shown: nobody can decide without having read the item.
 from __future__ import annotations
 
 import asyncio
-from html import escape
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -31,6 +30,7 @@ from perdure.domain.inbox_links import (
     LinkDecision,
     LinkedItem,
 )
+from perdure.domain.markup import escape
 from perdure.domain.visible import exact
 
 _DECISION: msgspec.json.Decoder[DecideByLink] = msgspec.json.Decoder(DecideByLink)

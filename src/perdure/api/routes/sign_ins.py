@@ -6,7 +6,6 @@ a page; only the page's own form begins a sign-in.
 
 from __future__ import annotations
 
-from html import escape
 from http.cookies import CookieError, SimpleCookie
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ from perdure.app.login import login_required
 from perdure.app.oauth_clients import client_document
 from perdure.domain.connections import SIGN_IN_SECONDS, ClientDocument
 from perdure.domain.errors import Forbidden, NotFound, PerdureError
+from perdure.domain.markup import escape
 
 
 class Callback(Struct, frozen=True):

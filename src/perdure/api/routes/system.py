@@ -12,7 +12,6 @@ from msgspec import Meta, Struct
 from perdure import __version__
 from perdure.api.kernel.call import Answer, Call, Encoded, Reply
 from perdure.api.kernel.route import Route, route
-from perdure.api.openapi.docs_html import api_page, errors_page
 from perdure.app.health import DatabaseHealth
 from perdure.domain.messages import JsonObject
 from perdure.store.faults import CAUSES
@@ -128,6 +127,8 @@ def document_routes(document: Callable[[], JsonObject]) -> tuple[Route, ...]:
 
         The OpenAPI document as an HTML page, without scripts or files from other hosts.
         """
+        from perdure.api.openapi.docs_html import api_page  # on the first use
+
         return _html(api_page(document()))
 
     @route("GET", "/docs/errors", "system", public=True, content="text/html")
@@ -136,6 +137,8 @@ def document_routes(document: Callable[[], JsonObject]) -> tuple[Route, ...]:
 
         An HTML page of all error codes: what each one means and what to do.
         """
+        from perdure.api.openapi.docs_html import errors_page  # on the first use
+
         return _html(errors_page())
 
     return openapi_document, docs, docs_errors

@@ -72,8 +72,8 @@ _LIVE = (
 """Times that are yet to come are from before the server's clock went back. A live worker's heartbeat follows
 the clock within seconds; a job that waits for such a time must not keep the sweep from enqueuing another."""
 _GIVE_BACK = (
-    f"UPDATE {_QUEUE} SET status = 'queued', queue_manager_id = NULL, slot = NULL, updated = now(),"
-    " heartbeat = now() WHERE queue_manager_id = ANY($1::uuid[]) AND status = 'picked'"
+    f"UPDATE {_QUEUE} SET status = 'queued', attempts = attempts + 1, queue_manager_id = NULL, slot = NULL,"
+    " updated = now(), heartbeat = now() WHERE queue_manager_id = ANY($1::uuid[]) AND status = 'picked'"
 )
 
 log = logging.getLogger("perdure.store")
@@ -221,11 +221,13 @@ class PostgresQueue:
 def _job_of(picked: PickedJob, session_id: SessionId) -> Job:
     """The job as handlers see it.
 
-    PgQueuer does not tell whether it takes a job over from a dead worker. A job that was created longer ago
-    than a heartbeat lasts may be one; if it is not, the first append of its runner corrects the count.
+    A job that was put back was tried. PgQueuer does not tell whether it takes a job over from a dead worker.
+    A job that was created longer ago than a heartbeat lasts may be one; if it is not, the first append of its
+    runner corrects the count.
     """
     headers = picked.headers or {}
-    again = bool(headers.get("again")) or picked.updated - picked.created > _HEARTBEAT
+    old = picked.updated - picked.created > _HEARTBEAT
+    again = bool(headers.get("again")) or picked.attempts > 0 or old
     return Job(OrgId(str(headers.get("org_id", ""))), session_id, again)
 
 
