@@ -169,7 +169,7 @@ def a_runner_does_not_check_its_claim(patch: Patch) -> None:
         self._apply(events, events)
         self.row = msgspec.structs.replace(row, head=self.state.head)
 
-    patch.setattr(rows, "_refusal", why)
+    patch.setattr(rows, "refusal", why)
     patch.setattr(Run, "_catch_up", catch_up)
 
 
