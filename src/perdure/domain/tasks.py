@@ -64,26 +64,21 @@ class TaskError(Struct, frozen=True):
 class TaskProgress(Struct, frozen=True, omit_defaults=True):
     """How far a task is, as it has reported itself."""
 
-    current: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="What is done.")] = None
-    total: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="What there is to do.")] = None
-    unit: Annotated[
-        Annotated[str, Meta(max_length=100)] | None, Meta(description="What is counted.", examples=["files"])
-    ] = None
-    label: Annotated[
-        Annotated[str, Meta(max_length=500)] | None, Meta(description="What is being done, for people.")
-    ] = None
+    current: Annotated[int | None, Meta(description="What is done.")] = None
+    total: Annotated[int | None, Meta(description="What there is to do.")] = None
+    unit: Annotated[str | None, Meta(description="What is counted.", examples=["files"])] = None
+    label: Annotated[str | None, Meta(description="What is being done, for people.")] = None
 
 
 class TaskArtifact(Struct, frozen=True, omit_defaults=True):
     """Something that a task has made."""
 
-    name: Annotated[str, Meta(description="Its name.", min_length=1, max_length=200)]
-    type: Annotated[str, Meta(description="Its kind, as `file` or `link`.", max_length=100)]
+    name: Annotated[str, Meta(description="Its name.")]
+    type: Annotated[str, Meta(description="Its kind, as `file` or `link`.")]
     path: Annotated[
-        Annotated[str, Meta(max_length=1000)] | None,
-        Meta(description="The path of the file in the files of the task's session."),
+        str | None, Meta(description="The path of the file in the files of the task's session.")
     ] = None
-    url: Annotated[Annotated[str, Meta(max_length=2000)] | None, Meta(description="Where it is.")] = None
+    url: Annotated[str | None, Meta(description="Where it is.")] = None
 
 
 class TaskInputRequest(Struct, frozen=True, omit_defaults=True):
@@ -176,7 +171,7 @@ Direction = Literal["inbound", "outbound"]
 class TaskText(Struct, frozen=True, tag_field="type", tag="text"):
     """A text in a task's message."""
 
-    text: Annotated[str, Meta(description="The text.", max_length=MAX_INSTRUCTIONS)]
+    text: Annotated[str, Meta(description="The text.")]
 
 
 class TaskData(Struct, frozen=True, tag_field="type", tag="data"):
