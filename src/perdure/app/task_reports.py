@@ -41,12 +41,14 @@ class Report(Struct, frozen=True):
 
     Attributes:
         state: the state that it is in now.
-        heard: the sequence, in the child's log, up to which this is all.
+        since, heard: the sequences, in the child's log, after which and up to which this is all. Without
+            `since`, it is not read from a log.
         attempt: the attempt that it is about; None if only one can be.
         answer: with `succeeded`: the whole answer.
     """
 
     state: TaskState
+    since: int | None = None
     heard: int = 0
     attempt: int | None = None
     detail: str | None = None
@@ -84,6 +86,7 @@ async def read_report(tx: Tx, row: SessionRow, task: TaskRow) -> Report:
     messages, progress, artifacts = await _reports(tx, row, task.heard)
     report = Report(
         "queued" if row.started_at is None else "running",
+        since=task.heard,
         heard=row.head,
         started_at=row.started_at,
         messages=messages,

@@ -47,6 +47,7 @@ from perdure.domain.outputs import OutputSchema, ResponseFormat
 from perdure.domain.paging import AllowedAction, AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.parked import ParkedOn
 from perdure.domain.session_metadata import METADATA, MetadataValue
+from perdure.domain.subagents import Inheritance
 from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 from perdure.domain.tools import Capabilities, CapabilityRef, ToolDefinition, Tools
 from perdure.domain.variables import VariableValue, VariableValues
@@ -197,6 +198,10 @@ class SessionConfig(Struct, frozen=True, omit_defaults=True):
     """A session's own layer, in addition to those of its harness and agent.
 
     It is fixed at creation, except that MCP servers may be removed and values of variables replaced.
+
+    Attributes:
+        blueprint: the name of what a sub-agent was begun as.
+        inherited: the policies of the sessions above a sub-agent's, where its own layers lack them.
     """
 
     capabilities: tuple[CapabilityRef, ...] = ()
@@ -211,6 +216,8 @@ class SessionConfig(Struct, frozen=True, omit_defaults=True):
     output_schema: OutputSchema | None = None
     variables: dict[str, VariableValue] = {}
     fallback_models: tuple[str, ...] = ()
+    blueprint: str | None = None
+    inherited: tuple[Inheritance, ...] = ()
 
 
 class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
@@ -315,6 +322,9 @@ class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     ] = None
     task_id: Annotated[
         TaskId | None, Meta(description="The task of the parent session that this session works on.")
+    ] = None
+    blueprint_id: Annotated[
+        str | None, Meta(description="The name of the blueprint that a sub-agent's session was begun as.")
     ] = None
     metadata: Annotated[dict[str, str], METADATA] = {}
     archived_at: Annotated[

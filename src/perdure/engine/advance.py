@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -65,7 +66,12 @@ log = logging.getLogger("perdure.engine")
 
 
 async def advance(
-    engine: Engine, session_id: SessionId, *, again: bool = False, trouble: str | None = None
+    engine: Engine,
+    session_id: SessionId,
+    *,
+    again: bool = False,
+    trouble: str | None = None,
+    resumed: Callable[[SessionId], None] | None = None,
 ) -> bool:
     """Run the session until it is idle or parked; return whether its parent may have to hear of it.
 
@@ -74,6 +80,7 @@ async def advance(
     Args:
         again: whether an earlier attempt may have died or failed, so that this one counts as a recovery.
         trouble: the kind of error that ended the attempt before, if it is known.
+        resumed: is called if a sub-agent's session goes on, of which its parent has not heard.
 
     Raises:
         Unavailable: the database cannot be reached; the turn can be continued later.
@@ -85,6 +92,8 @@ async def advance(
         run = await attempt.open()
         if run is None:
             return attempt.of_child
+        if resumed is not None and run.row.news is not None and run.row.started_at is not None:
+            resumed(session_id)
         while await _step(run):
             pass
         finished = True

@@ -310,6 +310,8 @@ def _row_after(
 ) -> SessionRow:
     """Return the row as it is after an append."""
     ended, news = (None, None) if row.task_id is None else _heard(row, events)
+    if row.task_id is not None and after.status != row.status and row.started_at is not None:
+        news = after.head
     return msgspec.structs.replace(
         row,
         epoch=row.epoch + 1 if fence else row.epoch,
@@ -354,7 +356,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.queued,
         new.loaded_tools,
         new.ended,
-        new.news,
+        None if new.news == row.news else new.news,  # others note what the parent has heard of
         now,
         now,
         row.id,

@@ -47,6 +47,7 @@ class Worker:
         self._engine = engine
         self._report = report
         self._running: dict[SessionId, asyncio.Task[None]] = {}
+        self._telling: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -100,7 +101,9 @@ class Worker:
         trouble: str | None = None
         for tries in range(1, TRIES + 1):
             try:
-                if await advance(self._engine, session_id, again=again, trouble=trouble):
+                if await advance(
+                    self._engine, session_id, again=again, trouble=trouble, resumed=self._tell_beside
+                ):
                     await self._tell(session_id)
                 return
             except (Exception, BaseExceptionGroup, asyncio.CancelledError) as error:
@@ -115,6 +118,12 @@ class Worker:
             if tries < TRIES:
                 pause = backoff(tries, first=FIRST_PAUSE, most=MOST_PAUSE, jitter=self._engine.jitter)
                 await self._engine.clock.sleep(pause)
+
+    def _tell_beside(self, session_id: SessionId) -> None:
+        """Tell the parent of a session that goes on, while it does."""
+        task = asyncio.create_task(self._tell(session_id))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _tell(self, session_id: SessionId) -> None:
         """Tell the parent of a session that rests; the sweep does it if this fails."""
@@ -160,6 +169,8 @@ class Worker:
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=5)
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=5)
         if self._watch is not None:
             self._watch.cancel()
         return len(left)
