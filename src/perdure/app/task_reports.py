@@ -33,6 +33,8 @@ from perdure.store.events import events_of_kinds, events_within
 from perdure.store.sessions import SessionRow, look_session
 from perdure.store.tasks import TaskRow, find_task
 
+SESSION_DELETED = "the session was deleted"
+"""Why a deletion cancels a turn."""
 DELETED = TaskError("deleted", "The sub-agent's session was deleted.")
 
 
@@ -123,6 +125,8 @@ async def _ended(tx: Tx, row: SessionRow, task: TaskRow, report: Report, ended: 
         case TurnCancelledData(reason=reason) if late:
             said = reason or "The time limit has passed."
             return replace(report, state="failed", error=TaskError("time_limit", said))
+        case TurnCancelledData(reason=reason) if reason == SESSION_DELETED:
+            return replace(report, state="canceled", error=DELETED)
         case TurnCancelledData(reason=reason):
             return replace(report, state="canceled", error=_canceled(reason))
     return replace(report, state="failed", error=TaskError("unreadable", "Its last turn cannot be read."))

@@ -71,7 +71,7 @@ async def advance(
     *,
     again: bool = False,
     trouble: str | None = None,
-    resumed: Callable[[SessionId], None] | None = None,
+    of_child: Callable[[SessionId, bool], None] | None = None,
 ) -> bool:
     """Run the session until it is idle or parked; return whether its parent may have to hear of it.
 
@@ -80,7 +80,8 @@ async def advance(
     Args:
         again: whether an earlier attempt may have died or failed, so that this one counts as a recovery.
         trouble: the kind of error that ended the attempt before, if it is known.
-        resumed: is called if a sub-agent's session goes on, of which its parent has not heard.
+        of_child: is called if the session is a sub-agent's, with whether its parent has something to hear
+            already.
 
     Raises:
         Unavailable: the database cannot be reached; the turn can be continued later.
@@ -92,8 +93,8 @@ async def advance(
         run = await attempt.open()
         if run is None:
             return attempt.of_child
-        if resumed is not None and run.row.news is not None and run.row.started_at is not None:
-            resumed(session_id)
+        if of_child is not None and run.row.task_id is not None:
+            of_child(session_id, run.row.news is not None and run.row.started_at is not None)
         while await _step(run):
             pass
         finished = True

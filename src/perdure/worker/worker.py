@@ -31,6 +31,9 @@ TRIES = 5
 """Attempts to advance a session that fails, or while the database is unavailable; after that, the sweep
 recovers it."""
 
+TELL_AFTER = 0.5
+"""Seconds that a sub-agent runs before its parent is told so: most short ones have ended by then."""
+
 FIRST_PAUSE = 0.2
 MOST_PAUSE = 2.0
 """The first and the longest pause between attempts, in seconds; each pause is twice the one before."""
@@ -102,7 +105,7 @@ class Worker:
         for tries in range(1, TRIES + 1):
             try:
                 if await advance(
-                    self._engine, session_id, again=again, trouble=trouble, resumed=self._tell_beside
+                    self._engine, session_id, again=again, trouble=trouble, of_child=self._tell_beside
                 ):
                     await self._tell(session_id)
                 return
@@ -119,11 +122,17 @@ class Worker:
                 pause = backoff(tries, first=FIRST_PAUSE, most=MOST_PAUSE, jitter=self._engine.jitter)
                 await self._engine.clock.sleep(pause)
 
-    def _tell_beside(self, session_id: SessionId) -> None:
-        """Tell the parent of a session that goes on, while it does."""
-        task = asyncio.create_task(self._tell(session_id))
+    def _tell_beside(self, session_id: SessionId, now: bool) -> None:
+        """Tell the parent that its sub-agent runs, while it does: at once, or if it takes longer."""
+        task = asyncio.create_task(self._tell_running(session_id, 0 if now else TELL_AFTER))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
+
+    async def _tell_running(self, session_id: SessionId, pause: float) -> None:
+        if pause:
+            await self._engine.clock.sleep(pause)
+        if self.runs(session_id):
+            await self._tell(session_id)
 
     async def _tell(self, session_id: SessionId) -> None:
         """Tell the parent of a session that rests; the sweep does it if this fails."""
@@ -169,8 +178,8 @@ class Worker:
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=5)
-        if self._telling:
-            await asyncio.wait(self._telling, timeout=5)
+        for task in self._telling:
+            task.cancel()
         if self._watch is not None:
             self._watch.cancel()
         return len(left)
