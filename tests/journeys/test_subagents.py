@@ -36,9 +36,10 @@ SECRET = "hunter2-is-no-secret"
 async def test_a_call_in_the_foreground_gets_the_answer_of_its_sub_agent(api: httpx.AsyncClient) -> None:
     talk = await new_parent(api)
     events = await talk.turn(
-        calls(begin("one", {"text": "First."}), begin("two", {"text": "Second."})), {"text": "Both are done."}
+        calls(begin("one", {"text": "First."}, _id="a"), begin("two", {"text": "Second."}, _id="b")),
+        {"text": "Both are done."},
     )
-    assert [text_of_result(result_in(events, nth=n)) for n in (0, 1)] == ["First.", "Second."]
+    assert [text_of_result(result_of(events, each)) for each in "ab"] == ["First.", "Second."]
     assert states_in(events, "one")[0] == "queued"
     task = end_in(events, "one")
     assert (task["state"], task["summary"], task["mode"]) == ("succeeded", "First.", "foreground")

@@ -244,6 +244,12 @@ async def add_task_message(tx: Tx, org_id: OrgId, message: TaskMessage) -> None:
     )
 
 
+async def has_task_message(tx: Tx, task_id: TaskId, message_id: str) -> bool:
+    """Whether a task has a message with this id."""
+    sql = "SELECT 1 FROM task_messages WHERE id = ? AND task_id = ?"
+    return await tx.one(sql, message_id, task_id) is not None
+
+
 async def task_messages(tx: Tx, task_id: TaskId, after: str, limit: int) -> list[TaskMessage]:
     """Return a task's messages with ids after this one, oldest first."""
     rows = await tx.all(
