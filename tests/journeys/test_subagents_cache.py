@@ -72,6 +72,8 @@ async def test_what_a_parent_sent_is_in_the_cache_for_its_sub_agents_and_forks(t
         assert (await cached(talk))[0] == 0
         for each in (outer, copy, grandchild):
             assert (await cached(each))[0] == system, (await each.read())["title"]
+            loaded = await each.events(types="tools.loaded")
+            assert [event["data"]["tool_names"] for event in loaded] == [["moon_phase"]]
         fork = Talk(http, (await post(http, talk.path("/fork"), {}))["id"])
         await fork.turn({"text": "On."})
         # All messages of the parent are in the cache, besides its instructions.
