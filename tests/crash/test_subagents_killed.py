@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx
+import pytest
 
-from tests.crash import dying_in_tasks
+from tests.crash import dying_in_tasks, poisoned
+from tests.crash.test_poison import outlive
 from tests.journeys.family import (
     begin,
     calls,
@@ -138,3 +141,28 @@ async def bottom(talk: Talk) -> Talk:
         if not found:
             return talk
         (talk,) = found.values()
+
+
+@pytest.mark.soak
+async def test_a_sub_agent_that_kills_its_server_fails_its_task_once(
+    database_url: str, tmp_path: Path
+) -> None:
+    server = Server(tmp_path / "data", database_url=database_url)
+    server.program = (poisoned.__file__,)
+    async with server, httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        await use_simulated_model(http)
+        talk = await new_parent(http, tools=[ASK])
+        deadly = begin("deadly", calls(call("ask", "q1", about="A PILL.")), {"text": "Survived."})
+        # Only the sub-agent's own call has the words; those who pass it on know it in another spelling.
+        spelled = json.dumps(deadly).replace("A PILL.", poisoned.PILL.replace(" ", r"\\u0020"))
+        await talk.say(script(calls(json.loads(spelled)), {"text": "Pity."}))
+        child = await bottom(talk)
+        await child.logged_until("tool.call_requested")
+        await talk.logged_until("tool.parked")
+        await child.answer({"tool_call_id": "q1", "result": "blue"})
+        assert await outlive(server, child.id) == 4  # the first attempt and three recoveries
+        events = await talk.logged_until("session.idled")
+        task = end_in(events, "deadly")
+        assert (task["state"], task["error"]["kind"]) == ("failed", "no_progress")
+        assert "no_progress" in text_of_result(result_in(events))
+        assert woken_by(events) == []
