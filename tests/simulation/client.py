@@ -11,7 +11,8 @@ from perdure.app.callbacks import answer_callback
 from perdure.app.inbox_links import create_link, decide_by_link, read_link
 from perdure.app.input_requests import answer_input, list_input_requests, resume_signed_in
 from perdure.app.messages import post_message, submit_tool_results
-from perdure.app.sessions import cancel_turn, change_session, create_session, delete_session
+from perdure.app.session_ends import cancel_turn, delete_session
+from perdure.app.sessions import change_session, create_session
 from perdure.domain.callbacks import CallbackResult
 from perdure.domain.calls import Parked
 from perdure.domain.decisions import Decision

@@ -93,7 +93,7 @@ async def advance(
         run = await attempt.open()
         if run is None:
             return attempt.of_child
-        if of_child is not None and run.row.task_id is not None:
+        if of_child is not None and run.row.task_id is not None and run.row.ended is None:
             of_child(session_id, run.row.news is not None and run.row.started_at is not None)
         while await _step(run):
             pass

@@ -290,6 +290,8 @@ async def append(
 def _heard(row: SessionRow, events: Sequence[NewEvent]) -> tuple[int | None, int | None]:
     """When the session was done with its task, and the last event that its parent has not heard of."""
     ended, news = row.ended, row.news
+    if ended is not None:
+        return ended, news  # the parent knows, or will hear, how the task ended: the rest is no part of it
     for sequence, event in enumerate(events, row.head + 1):
         if event.data.kind in NEWS:
             news = sequence
@@ -310,7 +312,7 @@ def _row_after(
 ) -> SessionRow:
     """Return the row as it is after an append."""
     ended, news = (None, None) if row.task_id is None else _heard(row, events)
-    if row.task_id is not None and after.status != row.status and row.started_at is not None:
+    if row.ended is None and row.task_id is not None and row.started_at and after.status != row.status:
         news = after.head
     return msgspec.structs.replace(
         row,
