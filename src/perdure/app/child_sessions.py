@@ -18,11 +18,9 @@ from perdure.domain.sessions import InitialFile, SessionConfig
 from perdure.domain.subagents import Blueprint, Inheritance, Subagents
 from perdure.domain.tasks import SOURCE
 from perdure.domain.times import Micros
-from perdure.domain.turn_queries import next_controls
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow, agent_by_ref
 from perdure.store.database import Tx
-from perdure.store.parked_turns import read_turn
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow
 
@@ -36,6 +34,7 @@ class Wanted(Struct, frozen=True):
         agent: the id or name of its agent; None for the blueprint's, or else the parent's.
         files: whether it works on the parent's files, on a copy of them, or on its own.
         config: the configuration of the capability.
+        controls: the options of the parent's turn.
     """
 
     name: str
@@ -43,6 +42,7 @@ class Wanted(Struct, frozen=True):
     blueprint: str | None
     files: Files
     config: Subagents
+    controls: Controls
 
 
 class Planned(Struct, frozen=True):
@@ -80,7 +80,7 @@ async def plan_child(app: Services, tx: Tx, parent: SessionRow, wanted: Wanted) 
         )
     blueprint = _blueprint(wanted)
     agent = await _agent(tx, parent, wanted, blueprint)
-    controls = next_controls(await read_turn(tx, parent, app.turns)) or Controls()
+    controls = wanted.controls
     loaded = await load_layers(tx, parent, controls.variables)
     model = await find_model(tx, loaded, controls.model_id)
     model_id = parent.model_id if model is None else model.model.id

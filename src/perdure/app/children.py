@@ -81,7 +81,8 @@ async def spawn(app: Services, context: ToolContext, what: Spawn) -> TaskRow:
     before = await app.database.read(lambda tx: task_by_key(tx, context.session_id, context.effect_key))
     if before is not None:
         return before
-    wanted = Wanted(what.name, what.agent, what.blueprint, what.files, what.config)
+    controls = context.controls or Controls()
+    wanted = Wanted(what.name, what.agent, what.blueprint, what.files, what.config, controls)
     schema = await checked_output(what.output_schema or _schema_of(what), None)
 
     async def plan(tx: Tx) -> tuple[SessionRow, Planned]:

@@ -198,10 +198,6 @@ class SessionConfig(Struct, frozen=True, omit_defaults=True):
     """A session's own layer, in addition to those of its harness and agent.
 
     It is fixed at creation, except that MCP servers may be removed and values of variables replaced.
-
-    Attributes:
-        blueprint: the name of what a sub-agent was begun as.
-        inherited: the policies of the sessions above a sub-agent's, where its own layers lack them.
     """
 
     capabilities: tuple[CapabilityRef, ...] = ()
@@ -217,7 +213,9 @@ class SessionConfig(Struct, frozen=True, omit_defaults=True):
     variables: dict[str, VariableValue] = {}
     fallback_models: tuple[str, ...] = ()
     blueprint: str | None = None
+    """The name of what a sub-agent was begun as."""
     inherited: tuple[Inheritance, ...] = ()
+    """The policies of the sessions above a sub-agent's, where its own layers lack them."""
 
 
 class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
@@ -323,9 +321,7 @@ class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     task_id: Annotated[
         TaskId | None, Meta(description="The task of the parent session that this session works on.")
     ] = None
-    blueprint_id: Annotated[
-        str | None, Meta(description="The name of the blueprint that a sub-agent's session was begun as.")
-    ] = None
+    blueprint_id: Annotated[str | None, Meta(description="The blueprint of a sub-agent's session.")] = None
     metadata: Annotated[dict[str, str], METADATA] = {}
     archived_at: Annotated[
         Timestamp | None,
