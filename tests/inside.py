@@ -15,7 +15,8 @@ from perdure.app.accounts import bootstrap
 from perdure.app.messages import post_message
 from perdure.app.models import create_model
 from perdure.app.providers import create_provider
-from perdure.app.sessions import cancel_turn, create_session
+from perdure.app.session_ends import cancel_turn
+from perdure.app.sessions import create_session
 from perdure.app.task_news import deliver
 from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.capabilities.registry import Registry

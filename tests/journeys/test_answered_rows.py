@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from perdure.app.callbacks import answer_callback
-from perdure.app.sessions import delete_session
+from perdure.app.session_ends import delete_session
 from perdure.domain.callbacks import CallbackResult, hash_of_answer
 from perdure.domain.errors import Gone
 from perdure.engine.advance import advance

@@ -12,7 +12,8 @@ from perdure.app.accounts import bootstrap
 from perdure.app.feed import Follower, Want, open_follower
 from perdure.app.forks import fork_session
 from perdure.app.messages import post_message
-from perdure.app.sessions import create_session, delete_session
+from perdure.app.session_ends import delete_session
+from perdure.app.sessions import create_session
 from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, EventContext, FileWrittenData, NewEvent
 from perdure.domain.ids import SessionId

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from perdure.app.approvals import submit_approvals
 from perdure.app.forks import fork_session
 from perdure.app.messages import post_message
-from perdure.app.sessions import create_session, delete_session
+from perdure.app.session_ends import delete_session
+from perdure.app.sessions import create_session
 from perdure.capabilities import (
     ONCE,
     READ_ONLY,

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from perdure.app.mcp_offers import tools_of_server
 from perdure.app.mcp_servers import change_server, create_server
 from perdure.app.mcp_tools import accept_in_session, accept_tool, post_prompt, tools_in_session
-from perdure.app.sessions import delete_session
+from perdure.app.session_ends import delete_session
 from perdure.capabilities.mcp_schemas import sent_name
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from perdure.domain.events import ToolStartedData, TurnFailedData

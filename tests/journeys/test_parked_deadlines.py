@@ -11,7 +11,7 @@ import pytest
 
 from perdure.app.callbacks import answer_callback, cancel_callback, open_callbacks
 from perdure.app.messages import post_message
-from perdure.app.sessions import cancel_turn, delete_session
+from perdure.app.session_ends import cancel_turn, delete_session
 from perdure.capabilities import ONCE, Later, Tool, ToolContext, schema
 from perdure.capabilities.port import Callback
 from perdure.domain.callbacks import CallbackResult

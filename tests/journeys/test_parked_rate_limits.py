@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from perdure.app.forks import fork_session
 from perdure.app.messages import post_message
-from perdure.app.sessions import cancel_turn, delete_session, read_session
+from perdure.app.session_ends import cancel_turn, delete_session
+from perdure.app.sessions import read_session
 from perdure.domain.errors import Conflict, ModelError
 from perdure.domain.events import Event, TurnFailedData, TurnParkedData
 from perdure.domain.fallbacks import MAX_PARKED

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.app.callbacks import answer_callback
-from perdure.app.sessions import delete_session
+from perdure.app.session_ends import delete_session
 from perdure.capabilities import ONCE, Later, Tool, ToolContext, schema
 from perdure.capabilities.model_choice import choose_model
 from perdure.domain.callbacks import CallbackResult

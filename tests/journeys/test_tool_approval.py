@@ -14,13 +14,13 @@ from tests.server import Server, post, use_simulated_model
 from tests.talk import Json, Talk, call, new_talk, script
 
 READING = {
-    "get_current_time", "get_session_info", "glob", "grep_files", "list_directory", "list_schedules",
-    "query_history", "read_file",
-    "read_many_files", "sql_query", "sql_schema", "stat_file", "write_todos",
+    "get_current_time", "get_session_info", "get_task", "glob", "grep_files", "list_directory",
+    "list_schedules", "list_tasks", "query_history", "read_file",
+    "read_many_files", "sql_query", "sql_schema", "stat_file", "wait_tasks", "write_todos",
 }  # fmt: skip
 CHANGING = {
-    "cancel_schedule", "create_schedule", "edit_file", "kv_store", "secret_store", "write_file",
-    "write_session_title", "web_fetch",
+    "cancel_schedule", "cancel_task", "create_schedule", "edit_file", "kv_store", "message_task",
+    "report_to_parent", "secret_store", "spawn_agent", "write_file", "write_session_title", "web_fetch",
 }  # fmt: skip
 DESTROYING = {"bash", "delete_file", "run_python", "sql_execute"}
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from perdure.app.approvals import submit_approvals
 from perdure.app.context_reports import context_report
 from perdure.app.forks import _to_new_event, fork_session
-from perdure.app.sessions import delete_session
+from perdure.app.session_ends import delete_session
 from perdure.capabilities import ONCE, READ_ONLY, Discovered, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.errors import NotFound
 from perdure.domain.events import ToolCompletedData, ToolsLoadedData

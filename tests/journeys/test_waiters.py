@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from perdure.app.messages import post_message
 from perdure.app.runs import wait_for_result
-from perdure.app.sessions import create_session, delete_session
+from perdure.app.session_ends import delete_session
+from perdure.app.sessions import create_session
 from perdure.app.waiters import Waiters
 from perdure.domain.errors import NotFound
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart

@@ -16,7 +16,7 @@ from perdure.app.approvals import submit_approvals
 from perdure.app.events import fill_prompt
 from perdure.app.forks import fork_session
 from perdure.app.messages import list_messages, post_message
-from perdure.app.sessions import cancel_turn
+from perdure.app.session_ends import cancel_turn
 from perdure.capabilities import ONCE, READ_ONLY, ToolContext, ToolHints, ToolOutcome
 from perdure.domain.errors import Conflict
 from perdure.domain.events import Event, LlmGenerationData, TurnStartedData, WireEvent

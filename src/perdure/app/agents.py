@@ -12,8 +12,9 @@ from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
-from perdure.app.mcp_checks import check_inline, check_mcp_refs
+from perdure.app.mcp_checks import check_inline
 from perdure.app.output_schemas import changed_output, checked_output
+from perdure.app.ref_checks import check_refs
 from perdure.app.searches import search
 from perdure.app.sessions import check_fallbacks, check_model, find_harness
 from perdure.app.tool_definitions import check_tools
@@ -28,7 +29,6 @@ from perdure.domain.ids import (
     ModelId,
     OrgId,
     check_id,
-    is_id,
 )
 from perdure.domain.network import check_network
 from perdure.domain.outputs import OutputSchema
@@ -50,6 +50,7 @@ from perdure.store.agents import (
     AgentRow,
     add_agent,
     agent_by_name,
+    agent_by_ref,
     agent_names,
     get_agent,
     holder_of_agent,
@@ -140,7 +141,7 @@ async def create_agent(
         # Serializes upserts, so that the second one under a name finds the first.
         await lock_organization(tx, org_id)
         harness = await _harness_for(tx, org_id, body.harness_id, body.harness_name)
-        await check_mcp_refs(app, tx, org_id, body.capabilities)
+        await check_refs(app, tx, org_id, body.capabilities)
         model_id: ModelId | None = None
         if body.default_model_id is not None:
             model_id = await check_model(tx, org_id, body.default_model_id, "default_model_id")
@@ -310,12 +311,8 @@ async def find_agent(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = False) -> 
 
     Raises NotFound.
     """
-    row = await (
-        get_agent(tx, org_id, AgentId(ref), lock=lock)
-        if is_id(ref, "agent")
-        else agent_by_name(tx, org_id, ref, lock=lock)
-    )
-    if row is None or row.status == "deleted":
+    row = await agent_by_ref(tx, org_id, ref, lock=lock)
+    if row is None:
         raise NotFound("agent")
     return row
 
@@ -361,7 +358,7 @@ async def change_agent(
     async def work(tx: Tx) -> Agent:
         row = await find_agent(tx, caller.organization_id, ref, lock=True)
         check_match(if_match, to_agent(row).editable())
-        await check_mcp_refs(app, tx, row.org_id, body.capabilities)
+        await check_refs(app, tx, row.org_id, body.capabilities)
         changes = await _agent_changes(tx, row, body, now)
         return await apply_changes(app, tx, caller, row, changes, now) if changes else to_agent(row)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.app.child_sessions import Files, Planned, Wanted, plan_child
 from perdure.app.context import Services
+from perdure.app.initial_files import write_initial_files
+from perdure.app.output_schemas import checked_output
 from perdure.app.task_answers import SPAWN
 from perdure.capabilities.port import ToolContext
 from perdure.domain.errors import Conflict, InvalidInput
@@ -17,23 +18,16 @@ from perdure.domain.events import (
     NewEvent,
     SessionStartedData,
     TaskCreatedData,
+    ToolsLoadedData,
 )
-from perdure.domain.ids import SessionId
 from perdure.domain.messages import Controls, JsonObject, Message, TextPart
 from perdure.domain.outputs import OutputSchema
-from perdure.domain.sessions import SessionConfig
 from perdure.domain.spans import message_context
-from perdure.domain.tasks import (
-    MAX_DEPTH,
-    MAX_OPEN,
-    SOURCE,
-    SessionTask,
-    TaskLinks,
-    TaskMode,
-    WakePolicy,
-)
+from perdure.domain.subagents import Subagents
+from perdure.domain.tasks import SessionTask, TaskLinks, TaskMode, WakePolicy
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.store.database import Tx
+from perdure.store.files import copy_tree
 from perdure.store.queue import Job
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, add_session, append, get_session
@@ -45,6 +39,7 @@ from perdure.store.tasks import (
     count_unfinished,
     task_by_key,
 )
+from perdure.store.workspaces import get_workspace, hold_workspace
 
 
 class Spawn(Struct, frozen=True):
@@ -54,6 +49,9 @@ class Spawn(Struct, frozen=True):
         instructions: its first message.
         time_limit: seconds.
         files: whether it works on the parent's files, on a copy of them, or on its own.
+        agent: the id or name of its agent; None for the parent's.
+        spec: what it was asked for with, for people.
+        config: the configuration of the capability.
     """
 
     name: str
@@ -61,11 +59,12 @@ class Spawn(Struct, frozen=True):
     mode: TaskMode
     time_limit: float
     wake_policy: WakePolicy = "on_terminal"
-    files: Literal["shared", "fork", "none"] = "shared"
+    files: Files = "shared"
     agent: str | None = None
     blueprint: str | None = None
     output_schema: OutputSchema | None = None
     spec: JsonObject = {}
+    config: Subagents = Subagents()
 
 
 async def spawn(app: Services, context: ToolContext, what: Spawn) -> TaskRow:
@@ -76,34 +75,40 @@ async def spawn(app: Services, context: ToolContext, what: Spawn) -> TaskRow:
 
     Raises:
         Conflict: too many tasks have not ended, or the tree is too deep.
+        InvalidInput: there is no such agent or blueprint, or the schema of the answer is not valid.
         Fenced: the turn was cancelled, so nothing was begun.
     """
     before = await app.database.read(lambda tx: task_by_key(tx, context.session_id, context.effect_key))
     if before is not None:
         return before
-    parent = await app.database.read(lambda tx: get_session(tx, context.org_id, context.session_id))
-    if parent.depth >= MAX_DEPTH:
-        raise Conflict(
-            f"this session is {MAX_DEPTH} levels below the first one and cannot begin sub-agents: do the "
-            "work yourself",
-            code="too_deep",
-        )
+    controls = context.controls or Controls()
+    wanted = Wanted(what.name, what.agent, what.blueprint, what.files, what.config, controls)
+    schema = await checked_output(what.output_schema or _schema_of(what), None)
+
+    async def plan(tx: Tx) -> tuple[SessionRow, Planned]:
+        parent = await get_session(tx, context.org_id, context.session_id)
+        return parent, await plan_child(app, tx, parent, wanted)
+
+    parent, planned = await app.database.read(plan)
     now = app.now()
-    child = _child_of(app, context, parent, what, now)
-    row = _task_row(app, context, parent, child, what, now)
-    child = replace(child, task_id=row.id)
-    message = Message(app.new_id("message"), "user", (TextPart(what.instructions),), to_rfc3339(now))
-    if what.output_schema is not None:
-        message = replace(message, controls=Controls(output_schema=what.output_schema))
+    row = _task_row(app, context, parent, planned.row, what, now)
+    planned = replace(planned, row=replace(planned.row, task_id=row.id))
+    controls = replace(planned.controls, output_schema=schema)
+    content, ts = (TextPart(what.instructions),), to_rfc3339(now)
+    message = Message(
+        *(app.new_id("message"), "user", content, ts), controls=None if controls == Controls() else controls
+    )
 
     async def also(tx: Tx) -> None:
-        if await count_unfinished(tx, parent.id) >= MAX_OPEN:
+        if await count_unfinished(tx, parent.id) >= what.config.max_open:
             raise Conflict(
-                f"{MAX_OPEN} tasks of this session have not ended: wait for some of them, or cancel them",
+                f"{what.config.max_open} tasks of this session have not ended: wait for some of them, or "
+                "cancel them",
                 code="too_many_tasks",
             )
         await add_task(tx, row)
-        await _begin(app, tx, parent, child, message, what, now)
+        await _begin(app, tx, context, planned, message, now)
+        await _give_files(app, tx, parent, planned, what.files, now)
         if what.mode == "foreground":
             await add_wait(tx, _wait_of(context, row))
 
@@ -111,19 +116,43 @@ async def spawn(app: Services, context: ToolContext, what: Spawn) -> TaskRow:
     return row
 
 
+def _schema_of(what: Spawn) -> OutputSchema | None:
+    """The schema of the blueprint's answers."""
+    blueprint = None if what.blueprint is None else what.config.blueprints.get(what.blueprint)
+    return None if blueprint is None else blueprint.output_schema
+
+
 async def _begin(
-    app: Services, tx: Tx, parent: SessionRow, child: SessionRow, message: Message, what: Spawn, now: Micros
+    app: Services, tx: Tx, context: ToolContext, planned: Planned, message: Message, now: Micros
 ) -> None:
     """Create the child's session with its first message and its job."""
+    child = planned.row
     await add_session(tx, child)
-    started = SessionStartedData(child.harness_id, child.agent_id, child.model_id)
-    context = message_context(app.new_id("turn"), message.id)
     events = [
-        NewEvent(started, EventContext(), now),
-        NewEvent(InputMessageData(message), context, now),
+        NewEvent(SessionStartedData(child.harness_id, child.agent_id, child.model_id), EventContext(), now)
     ]
+    if planned.loaded:
+        loaded = ToolsLoadedData(context.tool_call_id, planned.loaded)
+        events.append(NewEvent(loaded, EventContext(), now))
+    about = message_context(app.new_id("turn"), message.id)
+    events.append(NewEvent(InputMessageData(message), about, now))
     await append(tx, child, events, now=now)
     await app.queue.enqueue(tx, Job(child.org_id, child.id))
+
+
+async def _give_files(
+    app: Services, tx: Tx, parent: SessionRow, planned: Planned, files: Files, now: Micros
+) -> None:
+    """Give the child the files that it works on."""
+    child = planned.row
+    space = await get_workspace(tx, parent.org_id, parent.workspace())
+    if files == "shared":
+        # From now on, it does not depend on the parent's session whether the workspace exists.
+        await hold_workspace(tx, parent.org_id, parent.workspace())
+    elif files == "fork" and space.file_count:
+        await hold_workspace(tx, child.org_id, child.workspace())
+        await copy_tree(tx, child.org_id, space.id, child.workspace(), now)
+    await write_initial_files(app, tx, child, planned.files, now)
 
 
 def _wait_of(context: ToolContext, row: TaskRow) -> WaitRow:
@@ -179,51 +208,3 @@ def _task_row(
         finished_at=None,
         task=to_json(task),
     )
-
-
-def _child_of(
-    app: Services, context: ToolContext, parent: SessionRow, what: Spawn, now: Micros
-) -> SessionRow:
-    """The child's session: the parent's agent, model and settings, but not its secrets."""
-    config = replace(parent.config_struct(), initial_files=(), hints=None, output_schema=None)
-    return replace(
-        parent,
-        id=_new_session(app),
-        title=what.name,
-        tags="[]",
-        config=to_json(config) if config != SessionConfig() else "{}",
-        forked_from_id=None,
-        forked_from_sequence=None,
-        created_at=now,
-        updated_at=now - 1,
-        epoch=0,
-        recoveries=0,
-        claimed_head=-1,
-        head=0,
-        status="started",
-        turn_id=None,
-        turn_after=0,
-        wake_at=None,
-        preview=None,
-        output_preview=None,
-        usage=None,
-        started_at=None,
-        finished_at=None,
-        workspace_id=parent.workspace() if what.files == "shared" else None,
-        archived_at=None,
-        source=SOURCE,
-        parent_session_id=parent.id,
-        metadata="{}",
-        parked=None,
-        resting=0,
-        queued=None,
-        loaded_tools=None,
-        root_session_id=parent.root_session_id or parent.id,
-        depth=parent.depth + 1,
-        ended=None,
-        news=None,
-    )
-
-
-def _new_session(app: Services) -> SessionId:
-    return app.new_id("session")

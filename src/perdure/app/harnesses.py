@@ -13,7 +13,8 @@ from perdure.app.context import App
 from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
-from perdure.app.mcp_checks import check_inline, check_mcp_refs
+from perdure.app.mcp_checks import check_inline
+from perdure.app.ref_checks import check_refs
 from perdure.app.searches import search
 from perdure.app.sessions import check_model
 from perdure.domain.accounts import Caller
@@ -159,7 +160,7 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness, once: On
 
     async def work(tx: Tx) -> Harness:
         org_id = caller.organization_id
-        await check_mcp_refs(app, tx, org_id, body.capabilities)
+        await check_refs(app, tx, org_id, body.capabilities)
         model_id: ModelId | None = None
         if body.default_model_id is not None:
             model_id = await check_model(tx, org_id, body.default_model_id, "default_model_id")
@@ -290,7 +291,7 @@ async def change_harness(
     async def work(tx: Tx) -> Harness:
         row = await _changeable(tx, caller, ref)
         check_match(if_match, to_harness(row).editable())
-        await check_mcp_refs(app, tx, row.org_id, body.capabilities)
+        await check_refs(app, tx, row.org_id, body.capabilities)
         changes = await _changes(tx, row, body, now)
         if changes:
             changes["updated_at"] = max(now, row.updated_at + 1)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from perdure.app.context import App
+from perdure.app.context import Services
 from perdure.capabilities.registry import Active
 from perdure.domain.errors import InvalidInput
 from perdure.domain.files import Content, FileLimits, content_of, decoded
@@ -46,7 +46,7 @@ def mounts(active: Iterable[Active]) -> tuple[InitialFile, ...]:
 
 
 async def write_initial_files(
-    app: App, tx: Tx, row: SessionRow, layers: list[tuple[InitialFile, ...]], now: Micros
+    app: Services, tx: Tx, row: SessionRow, layers: list[tuple[InitialFile, ...]], now: Micros
 ) -> None:
     """Write the layers' files to a new session's workspace; a later layer's file replaces an earlier one's.
 

@@ -16,6 +16,7 @@ from perdure.app.output_schemas import checked_controls
 from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
 from perdure.app.sessions import check_model
 from perdure.app.storage import without_secrets
+from perdure.app.task_wishes import cancel_awaited
 from perdure.app.variables import check_message_values, with_variables
 from perdure.domain.accounts import Caller
 from perdure.domain.calls import CallState
@@ -154,7 +155,9 @@ async def append_message(
         check_queue(row.queued_messages(), message)
     ended: list[NewEvent] = []
     if policy == "interrupt" and row.turn_id is not None:
-        ended, _ = await stop_turn(app, tx, row, "interrupted by a new message", now, INTERRUPTED)
+        wished = await cancel_awaited(tx, row, row.turn_id, now)
+        cancelled, _ = await stop_turn(app, tx, row, "interrupted by a new message", now, INTERRUPTED)
+        ended = [*wished, *cancelled]
     running = row.turn_id if busy and policy not in ("queue", "interrupt") else None
     context = message_context(running or app.new_id("turn"), message.id)
     data = InputMessageData(message, queued=policy == "queue", origin=origin)

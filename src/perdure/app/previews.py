@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from perdure.app.context import App
-from perdure.app.mcp_checks import check_inline, check_mcp_refs
+from perdure.app.mcp_checks import check_inline
+from perdure.app.ref_checks import check_refs
 from perdure.app.sessions import find_harness
 from perdure.app.tool_definitions import ToolChecks, are_large
 from perdure.capabilities.layers import Layer, harness_layer
@@ -147,7 +148,7 @@ async def _about_servers(app: App, caller: Caller, body: PreviewAgent) -> list[F
 
 
 async def _check_refs(app: App, caller: Caller, refs: tuple[CapabilityRef, ...]) -> None:
-    await app.database.read(lambda tx: check_mcp_refs(app, tx, caller.organization_id, refs))
+    await app.database.read(lambda tx: check_refs(app, tx, caller.organization_id, refs))
 
 
 def _usable_tools(

@@ -14,14 +14,15 @@ from perdure.app.at_head import write_at_head
 from perdure.app.context import Services
 from perdure.app.running_turns import cancel_events, stop_turn
 from perdure.app.task_news import deliver, settle
-from perdure.app.task_reports import DELETED, Report
+from perdure.app.task_reports import DELETED, SESSION_DELETED, Report
+from perdure.app.task_wishes import asked_to_stop
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import NotFound
-from perdure.domain.events import Event, EventContext, NewEvent, TaskUpdatedData
+from perdure.domain.events import Event
 from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.domain.sessions import CancelledTurn
 from perdure.domain.tasks import SessionTask, TaskError
-from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.times import Micros
 from perdure.store.bus import Appended, Stop
 from perdure.store.database import Tx
 from perdure.store.file_changes import remove_files
@@ -32,7 +33,6 @@ from perdure.store.tasks import (
     TaskRow,
     find_task,
     get_task,
-    put_task,
     remove_task,
     wish_for,
 )
@@ -95,7 +95,7 @@ async def _cancel_in(
         whole: also the turns of messages that wait for their own.
     """
     tasks = await wish_for(tx, row.id, "cancel")
-    updates = [await _asked_to_stop(tx, each, now) for each in tasks]
+    updates = [await asked_to_stop(tx, each, now) for each in tasks]
     if row.status not in IN_TURN:
         if not updates:
             return _Ended(row, None, tasks, fenced=False)
@@ -112,19 +112,6 @@ async def _cancel_in(
     return _Ended(row, stored, tasks)
 
 
-async def _asked_to_stop(tx: Tx, row: TaskRow, now: Micros, detail: str | None = None) -> NewEvent:
-    """Note with a task that it was asked to stop; return the event."""
-    task = row.struct()
-    asked = replace(
-        task,
-        cancel_requested_at=task.cancel_requested_at or to_rfc3339(now),
-        state_detail=detail or task.state_detail,
-        updated_at=to_rfc3339(now),
-    )
-    await put_task(tx, row.changed(asked, now))
-    return NewEvent(TaskUpdatedData(asked), EventContext(), now)
-
-
 async def delete_session(app: Services, caller: Caller, session_id: SessionId) -> None:
     """Delete a session, even during a turn, with all sessions below it: runners are fenced and stopped."""
     await _down(app, await _delete(app, caller.organization_id, session_id))
@@ -139,7 +126,7 @@ async def _delete(app: Services, org_id: OrgId, session_id: SessionId) -> list[T
         if row.status in IN_TURN:
             turn_id = row.turn_id or app.new_id("turn")
             notice = "[The session was deleted during this turn.]"
-            events = cancel_events(app, turn_id, "the session was deleted", now, notice)
+            events = cancel_events(app, turn_id, SESSION_DELETED, now, notice)
             row, _ = await append(tx, row, events, now=now, fence=True)
         tasks = await wish_for(tx, row.id, "delete")
         await mark_deleted(tx, row, now)
@@ -239,7 +226,7 @@ async def stop_task(
         if task_row.finished_at is not None or task_row.wish is not None:
             return _Ended(row, None, [task_row] if task_row.wish is not None else [])
         wished = replace(task_row, wish="cancel")
-        event = await _asked_to_stop(tx, wished, app.now(), reason)
+        event = await asked_to_stop(tx, wished, app.now(), reason)
         rests = bool(row.resting)
         row, stored = await append(tx, row, [event], now=app.now(), progress=False, rests=rests)
         found = await find_task(tx, task_id)

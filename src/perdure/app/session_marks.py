@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perdure.app.context import App
+from perdure.app.session_ends import end_if_child
 from perdure.app.sessions import read_details
 from perdure.domain.accounts import Caller
 from perdure.domain.ids import SessionId
@@ -30,7 +31,8 @@ async def pin_session(app: App, caller: Caller, session_id: SessionId, *, pinned
 async def archive_session(app: App, caller: Caller, session_id: SessionId, *, archived: bool) -> Session:
     """Archive a session for the whole organization, or bring it back. Idempotent.
 
-    An archived session works as before; only lists leave it out. A message of a client brings it back.
+    An archived session works as before; only lists leave it out. A message of a client brings it back. A
+    sub-agent's session that has not ended is cancelled: nobody looks after it any more.
     """
     now = app.now()
 
@@ -38,4 +40,7 @@ async def archive_session(app: App, caller: Caller, session_id: SessionId, *, ar
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         return await read_details(app, tx, caller, await set_archived(tx, row, now, archived=archived))
 
-    return await app.database.write(work)
+    session = await app.database.write(work)
+    if archived and session.task_id is not None:
+        await end_if_child(app, caller.organization_id, session_id, "its session was archived")
+    return session

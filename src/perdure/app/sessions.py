@@ -13,8 +13,9 @@ from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
-from perdure.app.mcp_checks import check_inline, check_mcp_refs
+from perdure.app.mcp_checks import check_inline
 from perdure.app.output_schemas import checked_output
+from perdure.app.ref_checks import check_refs
 from perdure.app.tool_definitions import check_tools
 from perdure.app.variables import check_session_values, config_with_values
 from perdure.capabilities.features import SessionFeatures
@@ -133,6 +134,7 @@ def _in_tree(session: Session, row: SessionRow) -> Session:
         parent_session_id=row.parent_session_id,
         root_session_id=row.root_session_id,
         task_id=row.task_id,
+        blueprint_id=row.config_struct().blueprint,
     )
 
 
@@ -187,7 +189,7 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
     async def work(tx: Tx) -> tuple[SessionRow, Session]:
         agent, harness = await _layers_for(tx, caller.organization_id, body)
         check_session_values(body.variables, agent)
-        await check_mcp_refs(app, tx, caller.organization_id, body.capabilities)
+        await check_refs(app, tx, caller.organization_id, body.capabilities)
         model_id: ModelId | None = None
         if body.model_id is not None:
             model_id = await check_model(tx, caller.organization_id, body.model_id)

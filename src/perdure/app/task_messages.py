@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.app.at_head import write_at_head
 from perdure.app.context import Services
@@ -10,18 +11,21 @@ from perdure.app.messages import append_message
 from perdure.capabilities.port import ToolContext
 from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.events import TaskMessageSentData, TaskReportedData
-from perdure.domain.ids import TaskId
+from perdure.domain.ids import SessionId, TaskId
 from perdure.domain.messages import JsonObject, Message, TextPart
 from perdure.domain.tasks import Direction, TaskArtifact, TaskMessage, TaskProgress, TaskText
 from perdure.domain.times import to_rfc3339
 from perdure.store.client_messages import Sent, keep_sent_message, sent_message
 from perdure.store.database import Tx
-from perdure.store.sessions import get_session
-from perdure.store.tasks import TaskRow, add_task_message, get_task
+from perdure.store.sessions import SessionRow, get_session
+from perdure.store.tasks import add_task_message, get_task, has_task_message
 
 
 async def message_task(app: Services, context: ToolContext, task_id: TaskId, text: str) -> None:
     """Send a message to a sub-agent: it steers its turn. Idempotent by the call's effect key.
+
+    First the sub-agent's log has it, with the id under which the session's own log has it then. A crash in
+    between repeats the call, which finds that id.
 
     Raises:
         NotFound: the session has no such task.
@@ -32,10 +36,12 @@ async def message_task(app: Services, context: ToolContext, task_id: TaskId, tex
     child_id = row.child_session_id
     if child_id is None:
         raise InvalidInput("a tool that runs in the background receives no messages")
-    sent = await _send(app, context, row, text)
-    if sent is None:
-        return
     task_message = _task_message(app, task_id, "inbound", text)
+    known = await _send(app, context, child_id, task_message, text)
+    if known is not None:
+        task_message = replace(task_message, id=known)
+        if await app.database.read(lambda tx: has_task_message(tx, task_id, known)):
+            return
 
     async def also(tx: Tx) -> None:
         await add_task_message(tx, context.org_id, task_message)
@@ -43,39 +49,46 @@ async def message_task(app: Services, context: ToolContext, task_id: TaskId, tex
     await context.log((TaskMessageSentData(task_id, task_message),), also)
 
 
-async def _send(app: Services, context: ToolContext, row: TaskRow, text: str) -> Message | None:
-    """Append the message to the child's log; None if it was before."""
-    child_id = row.child_session_id
-    if child_id is None:
-        return None
+async def _send(
+    app: Services, context: ToolContext, child_id: SessionId, task_message: TaskMessage, text: str
+) -> str | None:
+    """Append the message to the child's log; if that was done before, return the id that it has."""
 
-    async def work(tx: Tx) -> Message | None:
+    async def work(tx: Tx) -> str | None:
         child = await get_session(tx, context.org_id, child_id, lock=True)
-        if await sent_message(tx, child, context.effect_key) is not None:
-            return None
+        before = await sent_message(tx, child, context.effect_key)
+        if before is not None:
+            return before.fingerprint
         if child.ended is not None:
-            raise Conflict(f"the task {row.id} has ended: begin another one", code="task_ended")
+            raise Conflict(f"the task {task_message.task_id} has ended: begin another one", code="task_ended")
         now = app.now()
         message = Message(app.new_id("message"), "user", (TextPart(text),), to_rfc3339(now))
         stored = await append_message(app, tx, child, message, now, origin=None)
-        if stored.sequence is not None:
-            await keep_sent_message(tx, child, context.effect_key, Sent("", stored.sequence))
-        return stored
+        sent = Sent(task_message.id, stored.sequence or 0)
+        await keep_sent_message(tx, child, context.effect_key, sent)
+        return None
 
     return await write_at_head(app, work)
 
 
 async def report_to_parent(app: Services, context: ToolContext, report: JsonObject) -> None:
-    """Note in a sub-agent's log what its parent is to hear.
+    """Note in a sub-agent's log what its parent is to hear. Idempotent by the call's effect key.
 
     Raises:
         InvalidInput: the session is no sub-agent's, or the report is empty.
     """
-    row = await app.database.read(lambda tx: get_session(tx, context.org_id, context.session_id))
+
+    async def look(tx: Tx) -> tuple[SessionRow, Sent | None]:
+        row = await get_session(tx, context.org_id, context.session_id)
+        return row, await sent_message(tx, row, context.effect_key)
+
+    row, before = await app.database.read(look)
     if row.task_id is None:
         raise InvalidInput("nobody began this session as a sub-agent: answer the user instead")
     if not report:
         raise InvalidInput("the report is empty: give a message, progress or artifacts")
+    if before is not None:
+        return
     task_id, text = row.task_id, report.get("message")
     message = None
     if text is not None:
@@ -83,10 +96,10 @@ async def report_to_parent(app: Services, context: ToolContext, report: JsonObje
     progress = msgspec.convert(report.get("progress"), TaskProgress | None)
     artifacts = msgspec.convert(report.get("artifacts") or [], tuple[TaskArtifact, ...])
 
-    async def nothing(tx: Tx) -> None:
-        return
+    async def also(tx: Tx) -> None:
+        await keep_sent_message(tx, row, context.effect_key, Sent("", 0))
 
-    await context.log((TaskReportedData(task_id, message, progress, artifacts),), nothing)
+    await context.log((TaskReportedData(task_id, message, progress, artifacts),), also)
 
 
 def _task_message(app: Services, task_id: TaskId, direction: Direction, text: str) -> TaskMessage:

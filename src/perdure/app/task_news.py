@@ -55,14 +55,22 @@ from perdure.store.tasks import (
     waits_of_session,
 )
 
+ATTEMPTS = 20
+"""How often a delivery reads the news again that another delivery overtakes."""
+
 
 async def deliver(app: Services, child_id: SessionId) -> None:
     """Tell a session's parent what it has not heard of, if there is anything. Idempotent."""
-    news = await app.database.read(lambda tx: read_news(tx, child_id))
-    if news is None:
-        return
-    await settle(app, news.task_id, news.report)
-    await app.database.write(lambda tx: told_news(tx, child_id, news.sequence), single=True)
+    for _ in range(ATTEMPTS):
+        news = await app.database.read(lambda tx: read_news(tx, child_id))
+        if news is None:
+            return
+        if await _settled(app, news.task_id, news.report) is not None:
+            break
+    else:
+        return  # the sweep delivers it
+    sequence = news.sequence
+    await app.database.write(lambda tx: told_news(tx, child_id, sequence), single=True)
 
 
 async def settle(app: Services, task_id: TaskId, report: Report) -> bool:
@@ -71,8 +79,13 @@ async def settle(app: Services, task_id: TaskId, report: Report) -> bool:
     If the session waits for the task, its call gets the result. Otherwise the session receives a message, as
     the task's policy says: it steers a running turn, and starts one in a session at rest.
     """
+    return bool(await _settled(app, task_id, report))
 
-    async def work(tx: Tx) -> bool:
+
+async def _settled(app: Services, task_id: TaskId, report: Report) -> bool | None:
+    """As `settle`; None if the parent has heard more than when the report was read: read it again."""
+
+    async def work(tx: Tx) -> bool | None:
         known = await find_task(tx, task_id)
         if known is None:
             return False
@@ -85,6 +98,8 @@ async def settle(app: Services, task_id: TaskId, report: Report) -> bool:
             return False
         if report.attempt is not None and report.attempt != task_row.attempt:
             return False  # another attempt has begun since
+        if report.since is not None and report.since != task_row.heard:
+            return None  # another delivery was faster
         return await _apply(app, tx, row, task_row, report)
 
     return await write_at_head(app, work)

@@ -33,6 +33,8 @@ from perdure.store.events import events_of_kinds, events_within
 from perdure.store.sessions import SessionRow, look_session
 from perdure.store.tasks import TaskRow, find_task
 
+SESSION_DELETED = "the session was deleted"
+"""Why a deletion cancels a turn."""
 DELETED = TaskError("deleted", "The sub-agent's session was deleted.")
 
 
@@ -41,12 +43,14 @@ class Report(Struct, frozen=True):
 
     Attributes:
         state: the state that it is in now.
-        heard: the sequence, in the child's log, up to which this is all.
+        since, heard: the sequences, in the child's log, after which and up to which this is all. Without
+            `since`, it is not read from a log.
         attempt: the attempt that it is about; None if only one can be.
         answer: with `succeeded`: the whole answer.
     """
 
     state: TaskState
+    since: int | None = None
     heard: int = 0
     attempt: int | None = None
     detail: str | None = None
@@ -84,6 +88,7 @@ async def read_report(tx: Tx, row: SessionRow, task: TaskRow) -> Report:
     messages, progress, artifacts = await _reports(tx, row, task.heard)
     report = Report(
         "queued" if row.started_at is None else "running",
+        since=task.heard,
         heard=row.head,
         started_at=row.started_at,
         messages=messages,
@@ -120,6 +125,8 @@ async def _ended(tx: Tx, row: SessionRow, task: TaskRow, report: Report, ended: 
         case TurnCancelledData(reason=reason) if late:
             said = reason or "The time limit has passed."
             return replace(report, state="failed", error=TaskError("time_limit", said))
+        case TurnCancelledData(reason=reason) if reason == SESSION_DELETED:
+            return replace(report, state="canceled", error=DELETED)
         case TurnCancelledData(reason=reason):
             return replace(report, state="canceled", error=_canceled(reason))
     return replace(report, state="failed", error=TaskError("unreadable", "Its last turn cannot be read."))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -99,6 +99,11 @@ def add_discovered(
 def _folded(name: str) -> str:
     """A tool's name as models and people easily confuse it with others."""
     return name.lower().replace("-", "_")
+
+
+def gated_ones(bound: Mapping[str, BoundTool], names: Iterable[str]) -> dict[str, BoundTool]:
+    """Those of these tools that there are, with calls that need approval."""
+    return {name: msgspec.structs.replace(bound[name], gated=True) for name in names if name in bound}
 
 
 def decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:

@@ -6,7 +6,7 @@ merges them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -18,7 +18,8 @@ from perdure.domain.ids import ModelId
 from perdure.domain.mcp_servers import InlineMcpServer, inline_refs
 from perdure.domain.outputs import OutputSchema
 from perdure.domain.sessions import InitialFile, NetworkAccess
-from perdure.domain.tools import CapabilityRef, ToolDefinition
+from perdure.domain.subagents import Inheritance
+from perdure.domain.tools import BuiltinTool, CapabilityRef, ToolDefinition
 from perdure.domain.variables import VariableValue, defaults_of, texts_of
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
@@ -37,6 +38,7 @@ class Layer(Struct, frozen=True):
         variables: the defaults of the variables in an agent's prompt, None for required ones. Without any
             (None), the prompt is not searched for variables.
         values: what a session, or the message that its turn is for, gives for them.
+        gated: tools whose calls need approval, if there are such tools.
     """
 
     kind: LayerKind
@@ -57,6 +59,7 @@ class Layer(Struct, frozen=True):
     values: Mapping[str, str] = {}
     fallback_models: tuple[str, ...] = ()
     deleted: bool = False
+    gated: tuple[str, ...] = ()
 
     def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
         """The capabilities that the layer turns on. Each inline MCP server is one, by its name."""
@@ -113,6 +116,41 @@ def policy_layer(row: HarnessRow) -> Layer:
     config = row.config_struct()
     return Layer(
         "harness", row.name, None, config.capabilities, network=config.network_access, policy_only=True
+    )
+
+
+def agent_policy_layer(row: AgentRow) -> Layer:
+    """The policies of an agent: those of a parent's agent bind its sub-agents, whatever agents they have."""
+    config = row.config_struct()
+    return Layer(
+        "agent",
+        row.name,
+        None,
+        config.capabilities,
+        network=config.network_access,
+        policy_only=True,
+        gated=gated_by(config.tools),
+    )
+
+
+def inherited_layer(policies: Inheritance) -> Layer:
+    """The policies of a parent's own settings."""
+    hosts = NetworkAccess(policies.allowed, policies.blocked)
+    return Layer(
+        "session",
+        None,
+        None,
+        policies.capabilities,
+        network=hosts if policies.allowed or policies.blocked else None,
+        policy_only=True,
+        gated=policies.gated,
+    )
+
+
+def gated_by(tools: Sequence[ToolDefinition]) -> tuple[str, ...]:
+    """The server's tools for which these definitions require approval."""
+    return tuple(
+        tool.name for tool in tools if isinstance(tool, BuiltinTool) and tool.policy == "requires_approval"
     )
 
 
@@ -175,10 +213,26 @@ async def load_layers(
     Raises:
         NotFound: a harness or an agent is missing.
     """
+    above = await _inherited(tx, session)
     below = [each.layer() for each in await rows_below(tx, session)]
-    layers = (*below, session_layer(session, values))
+    layers = (*above, *below, session_layer(session, values))
     standing, definitions = await standing_approvals(tx, session.id)
     return SessionLayers(session, layers, standing, session.loaded_names(), definitions)
+
+
+async def _inherited(tx: Tx, session: SessionRow) -> list[Layer]:
+    """Read the policies of the sessions above a sub-agent's, as far as its own layers do not have them."""
+    found: list[Layer] = []
+    for each in session.config_struct().inherited:
+        found += [policy_layer(row) for row in await harness_chain(tx, session.org_id, each.harness_id)]
+        if each.agent_id is not None:
+            agent = await get_agent_at(tx, session.org_id, each.agent_id, each.agent_version_id)
+            if agent.harness_id != each.harness_id:
+                chain = await harness_chain(tx, session.org_id, agent.harness_id)
+                found += [policy_layer(row) for row in chain]
+            found.append(agent_policy_layer(agent))
+        found.append(inherited_layer(each))
+    return found
 
 
 class LayerRow(Struct, frozen=True):

@@ -77,9 +77,13 @@ Admits = Callable[[UsableModel], bool]
 """Whether to call a model rather than another one."""
 
 
-async def find_model(tx: Tx, loaded: SessionLayers) -> UsableModel | None:
-    """Find the model that the session's next call uses, unless a message asks for another one."""
-    found = await _find(tx, loaded, None)
+async def find_model(tx: Tx, loaded: SessionLayers, requested: str | None = None) -> UsableModel | None:
+    """Find the model that the session's next call uses.
+
+    Args:
+        requested: the model that a message asks for.
+    """
+    found = await _find(tx, loaded, requested)
     return None if found is None else found[0]
 
 

@@ -20,7 +20,7 @@ from perdure.domain.event_data import EventData
 from perdure.domain.events import FileWrittenData
 from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
-from perdure.domain.messages import ImagePart, JsonObject
+from perdure.domain.messages import Controls, ImagePart, JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.parked import ParkedKind
 from perdure.domain.redaction import Redactor
@@ -133,6 +133,7 @@ class ToolContext(Struct, frozen=True):
         act_as: notes whose sign-in the call uses.
         provided_by: notes the id and the name of the capability that the call is of, for a tool that several
             capabilities share.
+        controls: the options of the message that the turn is for.
         log: appends events to the session's log, and changes rows in the same transaction. It may run twice.
             It fails if the turn was cancelled or the call has ended. Only for tools of this package.
     """
@@ -155,6 +156,7 @@ class ToolContext(Struct, frozen=True):
     tool_name: str = ""
     act_as: Callable[[ActedAs], None] = nobody
     provided_by: Callable[[str, str], None] = by_one
+    controls: Controls | None = None
     log: Callable[[Sequence[EventData], Callable[[Tx], Awaitable[None]]], Awaitable[None]] = no_log
 
     @property

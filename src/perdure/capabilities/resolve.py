@@ -14,7 +14,14 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.agent_cache import AgentCache, Resolved
-from perdure.capabilities.bound_tools import BoundTool, Standing, add_definitions, add_discovered, decided
+from perdure.capabilities.bound_tools import (
+    BoundTool,
+    Standing,
+    add_definitions,
+    add_discovered,
+    decided,
+    gated_ones,
+)
 from perdure.capabilities.deferred_tools import IDENTIFIER, LABEL, DeferredTool, DeferredTools, deferred_of
 from perdure.capabilities.discovery import discover
 from perdure.capabilities.guards import guards_of
@@ -188,6 +195,7 @@ def _merge(
     }
     client = add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
     found = add_discovered(active, discovered, bound, client)
+    bound |= gated_ones(bound, (name for layer in layers for name in layer.gated))
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)

@@ -47,6 +47,7 @@ from perdure.domain.outputs import OutputSchema, ResponseFormat
 from perdure.domain.paging import AllowedAction, AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.parked import ParkedOn
 from perdure.domain.session_metadata import METADATA, MetadataValue
+from perdure.domain.subagents import Inheritance
 from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 from perdure.domain.tools import Capabilities, CapabilityRef, ToolDefinition, Tools
 from perdure.domain.variables import VariableValue, VariableValues
@@ -211,6 +212,10 @@ class SessionConfig(Struct, frozen=True, omit_defaults=True):
     output_schema: OutputSchema | None = None
     variables: dict[str, VariableValue] = {}
     fallback_models: tuple[str, ...] = ()
+    blueprint: str | None = None
+    """The name of what a sub-agent was begun as."""
+    inherited: tuple[Inheritance, ...] = ()
+    """The policies of the sessions above a sub-agent's, where its own layers lack them."""
 
 
 class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
@@ -316,6 +321,7 @@ class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
     task_id: Annotated[
         TaskId | None, Meta(description="The task of the parent session that this session works on.")
     ] = None
+    blueprint_id: Annotated[str | None, Meta(description="The blueprint of a sub-agent's session.")] = None
     metadata: Annotated[dict[str, str], METADATA] = {}
     archived_at: Annotated[
         Timestamp | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -72,6 +73,7 @@ async def advance(
     again: bool = False,
     retried: bool = False,
     trouble: str | None = None,
+    of_child: Callable[[SessionId, bool], None] | None = None,
 ) -> bool:
     """Run the session until it is idle or parked; return whether its parent may have to hear of it.
 
@@ -81,6 +83,8 @@ async def advance(
         again: whether an earlier attempt may have died or failed, so that this one counts as a recovery.
         retried: whether the caller's own attempt before this one has failed.
         trouble: the kind of error that ended the attempt before, if it is known.
+        of_child: is called if the session is a sub-agent's, with whether its parent has something to hear
+            already.
 
     Raises:
         Unavailable: the database cannot be reached; the turn can be continued later.
@@ -92,6 +96,8 @@ async def advance(
         run = await attempt.open()
         if run is None:
             return attempt.of_child
+        if of_child is not None and run.row.task_id is not None and run.row.ended is None:
+            of_child(session_id, run.row.news is not None and run.row.started_at is not None)
         while await _step(run):
             pass
         finished = True

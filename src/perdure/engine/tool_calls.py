@@ -41,6 +41,7 @@ from perdure.domain.spans import act_context, tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import Calling
+from perdure.domain.turn_queries import next_controls
 from perdure.engine.deferred import Callbacks, parked_call, promised
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
 from perdure.engine.live import ToolText
@@ -490,4 +491,5 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         effect_key=key_of(row.id, call),
         exec_id=state.exec_id,
         tool_name=call.name,
+        controls=next_controls(state),
     )

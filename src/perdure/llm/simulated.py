@@ -13,6 +13,9 @@ A call that asks for a typed result and has no script gets a small value that fi
 A script is a JSON array of steps (or one step). The number of agent messages since that user message is the
 index of the step to play. After the last step, the model repeats the script's last text, or says "Done.".
 Without a script, it introduces itself and quotes the message. `Step` documents the fields of a step.
+
+A model whose name ends in `-cached` counts, like a vendor with a cache of prompts, what begins with the same
+bytes as a call before: the tools, the system prompt, and each message.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ from perdure.llm.sample_values import sample
 
 PROVIDER_TYPE = "llmsim"
 MODEL = "llmsim"
+CACHED = "-cached"
+"""The end of the names of models that count cached tokens."""
 
 MAX_TOKENS = 1_000_000
 """Maximum number of words in one simulated answer."""
@@ -143,6 +148,7 @@ class SimulatedDriver:
         self._record = script is not None if record is None else record
         self._sleep = sleep
         self._attempts: dict[tuple[str, int, str], int] = {}
+        self._known: dict[bytes, None] = {}
         self.requests: list[ModelRequest] = []
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
@@ -168,7 +174,7 @@ class SimulatedDriver:
             text=text,
             tool_calls=calls,
             thinking=step.thinking or None,
-            usage=_usage(request, step, text),
+            usage=_usage(request, step, text, self._cached(request)),
             finish_reason=step.finish_reason or ("tool_calls" if calls else "stop"),
             response_id=f"llmsim_{_digest(key, number)}",
             model=request.model,
@@ -181,6 +187,24 @@ class SimulatedDriver:
     async def list_models(self) -> list[ListedModel]:
         """List the only model; calls may use any name."""
         return [ListedModel(MODEL, "Simulated model")]
+
+    def _cached(self, request: ModelRequest) -> int:
+        """The words that begin like a call before; remembers how this one begins."""
+        if not request.model.endswith(CACHED):
+            return 0
+        found = words = 0
+        digest = blake2b(msgspec.json.encode(request.tools))
+        parts = ((request.system, len(request.system.split())), *map(_cacheable, request.messages))
+        for text, count in parts:
+            digest.update(f"\0{text}".encode())
+            words += count
+            key = digest.digest()
+            found = words if key in self._known else found
+            self._known.pop(key, None)
+            self._known[key] = None
+        while len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return found
 
     def _step_for(self, request: ModelRequest, prompt: Message | None, number: int) -> Step:
         if self._make is not None:
@@ -322,12 +346,19 @@ def _echo(prompt: str) -> str:
     return f"Hello! I am Perdure's simulated model: I follow scripts and do not think.{quote}"
 
 
-def _usage(request: ModelRequest, step: Step, text: str) -> Usage:
+def _cacheable(message: Message) -> tuple[str, int]:
+    """What a cache knows a message by, and its words."""
+    return f"{message.role}{msgspec.json.encode(message.content).decode()}", _words(message)
+
+
+def _usage(request: ModelRequest, step: Step, text: str, cached: int) -> Usage:
     """Count the words of the system prompt, the newest messages and the answer as tokens."""
     newest = request.messages[-_COUNTED_MESSAGES:]
     input_tokens = len(request.system.split()) + sum(_words(message) for message in newest)
     output_tokens = len(text.split()) + len((step.thinking or "").split()) + len(step.tool_calls)
     counts = {"input_tokens": input_tokens, "output_tokens": output_tokens, **(step.usage or {})}
+    if cached:
+        counts.setdefault("cache_read_tokens", min(cached, input_tokens))
     try:
         return msgspec.convert(counts, Usage)
     except msgspec.ValidationError as error:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from perdure.domain.agents import AgentConfig
 from perdure.domain.errors import Damaged, NotFound
-from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId, OrgId
+from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId, OrgId, is_id
 from perdure.domain.resources import LifeStatus
 from perdure.domain.times import Micros
 from perdure.domain.variables import Variable
@@ -80,6 +80,23 @@ async def agent_by_name(tx: Tx, org_id: OrgId, name: str, *, lock: bool = False)
     sql = f"SELECT {_COLUMNS} FROM agents WHERE org_id = ? AND name = ? AND status = 'active'"
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), org_id, name)
     return None if found is None else AgentRow(*found)
+
+
+async def agent_by_ref(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = False) -> AgentRow | None:
+    """Return an agent that is not deleted by id or name, an archived one only by id; None if there is none.
+
+    Args:
+        lock: whether to lock its row until the commit.
+    """
+    try:
+        row = await (
+            get_agent(tx, org_id, AgentId(ref), lock=lock)
+            if is_id(ref, "agent")
+            else agent_by_name(tx, org_id, ref, lock=lock)
+        )
+    except NotFound:
+        return None
+    return None if row is None or row.status == "deleted" else row
 
 
 async def agent_names(tx: Tx, org_id: OrgId, stem: str) -> set[str]:

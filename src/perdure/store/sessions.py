@@ -329,6 +329,8 @@ async def append(
 def _heard(row: SessionRow, events: Sequence[NewEvent]) -> tuple[int | None, int | None]:
     """When the session was done with its task, and the last event that its parent has not heard of."""
     ended, news = row.ended, row.news
+    if ended is not None:
+        return ended, news  # the parent knows, or will hear, how the task ended: the rest is no part of it
     for sequence, event in enumerate(events, row.head + 1):
         if event.data.kind in NEWS:
             news = sequence
@@ -349,6 +351,8 @@ def _row_after(
 ) -> SessionRow:
     """Return the row as it is after an append."""
     ended, news = (None, None) if row.task_id is None else _heard(row, events)
+    if row.ended is None and row.task_id is not None and row.started_at and after.status != row.status:
+        news = after.head
     return msgspec.structs.replace(
         row,
         epoch=row.epoch + 1 if fence else row.epoch,
@@ -393,7 +397,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.queued,
         new.loaded_tools,
         new.ended,
-        new.news,
+        None if new.news == row.news else new.news,  # others note what the parent has heard of
         now,
         now,
         row.id,

@@ -147,21 +147,21 @@ async def count_unfinished(tx: Tx, session_id: SessionId) -> int:
 
 
 async def wish_for(
-    tx: Tx, session_id: SessionId, wish: Wish, *, turn_id: TurnId | None = None, waits: bool = False
+    tx: Tx, session_id: SessionId, wish: Wish, *, only: Sequence[TaskId] | None = None
 ) -> list[TaskRow]:
     """Note what is to be done to the children of a session; return the tasks that this concerns.
 
     Args:
         wish: `cancel` concerns tasks that have not ended, `delete` all of them.
-        turn_id: only those of this turn.
+        only: of these tasks.
     """
     where: list[str] = ["session_id = ?"]
     args: list[Value] = [session_id]
     if wish == "cancel":
         where.append("finished_at IS NULL AND wish IS NULL")
-    if turn_id is not None:
-        where.append("turn_id = ?")
-        args.append(turn_id)
+    if only is not None:
+        where.append(f"id IN ({', '.join('?' * len(only))})")
+        args += only
     rows = await _all(tx, f"{' AND '.join(where)} ORDER BY created_at, id", *args)
     await tx.run_many("UPDATE tasks SET wish = ? WHERE id = ?", [(wish, row.id) for row in rows])
     return [replace(row, wish=wish) for row in rows]
@@ -242,6 +242,12 @@ async def add_task_message(tx: Tx, org_id: OrgId, message: TaskMessage) -> None:
         message.task_id,
         to_json(message),
     )
+
+
+async def has_task_message(tx: Tx, task_id: TaskId, message_id: str) -> bool:
+    """Whether a task has a message with this id."""
+    sql = "SELECT 1 FROM task_messages WHERE id = ? AND task_id = ?"
+    return await tx.one(sql, message_id, task_id) is not None
 
 
 async def task_messages(tx: Tx, task_id: TaskId, after: str, limit: int) -> list[TaskMessage]:

@@ -26,43 +26,44 @@ from perdure.capabilities.port import (
 )
 from perdure.domain.ids import TaskId, check_id
 from perdure.domain.messages import JsonObject
-from perdure.domain.tasks import (
-    MAX_DEPTH,
-    MAX_INSTRUCTIONS,
-    MAX_NAME,
-    MAX_OPEN,
-    MAX_TIME_LIMIT,
-    TIME_LIMIT,
-)
+from perdure.domain.subagents import SUBAGENTS, Subagents, subagents_of
+from perdure.domain.tasks import MAX_INSTRUCTIONS, MAX_NAME, MAX_OPEN, MAX_SUMMARY
+from perdure.tools.subagent_settings import CONFIG, choices, describe_agents
 
-IDENTIFIER = "subagents"
 SLACK = 60.0
 """Seconds that a call waits beyond its task's time limit, so that it receives the end."""
 MAX_WAIT = 3600.0
 """The most seconds that `wait_tasks` waits."""
 Run = Callable[[Services, ToolContext, JsonObject], Awaitable[ToolOutcome | Later]]
 
+_CHOICES = frozenset(("mode", "files", "wake_policy", "time_limit", "agent", "blueprint"))
 _TASK = {"type": "string", "maxLength": 60, "description": "The task's id."}
 
 
 def subagents(services: Services) -> Capability:
     """Create the capability, with its tools bound to the services."""
-    tools = tuple(make(services) for make in (_spawn_tool, *_TOOLS))
+    others = tuple(make(services) for make in _TOOLS)
     return Capability(
-        id=IDENTIFIER,
+        id=SUBAGENTS,
         name="Sub-agents",
         description="Lets the agent begin other agents, each in a session of its own, and work with them.",
         category="agents",
         features=("subagents", "tasks"),
-        tools=lambda config: tools,
+        config_schema=CONFIG,
+        tools=lambda config: (_spawn_tool(services, subagents_of(config)), *others),
+        discover=partial(describe_agents, services),
+        reads_database=True,
     )
 
 
-async def _spawn(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome | Later:
-    limit = float(arguments.get("time_limit") or TIME_LIMIT)
+async def _spawn(
+    services: Services, config: Subagents, context: ToolContext, arguments: JsonObject
+) -> ToolOutcome | Later:
+    limit = min(float(arguments.get("time_limit") or config.usual_time), config.longest)
+    instructions = context.redactor.text(arguments["instructions"])
     what = Spawn(
-        arguments["name"],
-        context.redactor.text(arguments["instructions"]),
+        context.redactor.text(arguments["name"]),
+        instructions,
         arguments.get("mode") or "foreground",
         limit,
         arguments.get("wake_policy") or "on_terminal",
@@ -70,13 +71,20 @@ async def _spawn(services: Services, context: ToolContext, arguments: JsonObject
         arguments.get("agent"),
         arguments.get("blueprint"),
         arguments.get("output_schema"),
-        {name: value for name, value in arguments.items() if name != "output_schema"},
+        # Each event of the task has this; the child's session has all of it.
+        {**_chosen(arguments), "instructions": instructions[:MAX_SUMMARY]},
+        config,
     )
     row = await spawn(services, context, what)
     if what.mode == "foreground":
         until = context.now() + round((limit + SLACK) * 1_000_000)
         return Later("child", until, f"The sub-agent {what.name!r} works on it.")
     return ToolOutcome({"task_id": row.id, "state": row.state, "session_id": row.child_session_id})
+
+
+def _chosen(arguments: JsonObject) -> JsonObject:
+    """The arguments that are no text of the model."""
+    return {name: value for name, value in arguments.items() if name in _CHOICES}
 
 
 async def _list(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
@@ -117,7 +125,7 @@ async def _report(services: Services, context: ToolContext, arguments: JsonObjec
     return ToolOutcome({"reported": True})
 
 
-def _spawn_tool(services: Services) -> Tool:
+def _spawn_tool(services: Services, config: Subagents) -> Tool:
     return Tool(
         name=SPAWN,
         display_name="Begin a sub-agent",
@@ -125,7 +133,8 @@ def _spawn_tool(services: Services) -> Tool:
             "Begin another agent, which works on one task in a session of its own and does not see this "
             "conversation: tell it everything that it needs. In the foreground, you receive its answer. In "
             "the background, you go on at once, and its answer comes as a message; calls in one answer run "
-            f"side by side. At most {MAX_OPEN} tasks may be open, and {MAX_DEPTH} levels of agents."
+            f"side by side. At most {config.max_open} tasks may be open, and {config.max_depth} levels of "
+            "agents."
         ),
         parameters=schema(
             {
@@ -159,14 +168,15 @@ def _spawn_tool(services: Services) -> Tool:
                 "time_limit": {
                     "type": "number",
                     "minimum": 1,
-                    "maximum": MAX_TIME_LIMIT,
-                    "description": f"Seconds after which it is stopped; {TIME_LIMIT:g} if left out.",
+                    "maximum": config.longest,
+                    "description": f"Seconds after which it is stopped; {config.usual_time:g} if left out.",
                 },
+                **choices(config),
             },
             "name",
             "instructions",
         ),
-        run=partial(_spawn, services),
+        run=partial(_spawn, services, config),
         hints=REPEATABLE,
     )
 

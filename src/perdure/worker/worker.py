@@ -31,6 +31,9 @@ TRIES = 5
 """Attempts to advance a session that fails, or while the database is unavailable; after that, the sweep
 recovers it."""
 
+TELL_AFTER = 0.5
+"""Seconds that a sub-agent runs before its parent is told so: most short ones have ended by then."""
+
 FIRST_PAUSE = 0.2
 MOST_PAUSE = 2.0
 """The first and the longest pause between attempts, in seconds; each pause is twice the one before."""
@@ -47,6 +50,7 @@ class Worker:
         self._engine = engine
         self._report = report
         self._running: dict[SessionId, asyncio.Task[None]] = {}
+        self._telling: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -100,7 +104,14 @@ class Worker:
         trouble: str | None = None
         for tries in range(1, TRIES + 1):
             try:
-                if await advance(self._engine, session_id, again=again, retried=tries > 1, trouble=trouble):
+                if await advance(
+                    self._engine,
+                    session_id,
+                    again=again,
+                    retried=tries > 1,
+                    trouble=trouble,
+                    of_child=self._tell_beside,
+                ):
                     await self._tell(session_id)
                 return
             except (Exception, BaseExceptionGroup, asyncio.CancelledError) as error:
@@ -115,6 +126,18 @@ class Worker:
             if tries < TRIES:
                 pause = backoff(tries, first=FIRST_PAUSE, most=MOST_PAUSE, jitter=self._engine.jitter)
                 await self._engine.clock.sleep(pause)
+
+    def _tell_beside(self, session_id: SessionId, now: bool) -> None:
+        """Tell the parent that its sub-agent runs, while it does: at once, or if it takes longer."""
+        task = asyncio.create_task(self._tell_running(session_id, 0 if now else TELL_AFTER))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _tell_running(self, session_id: SessionId, pause: float) -> None:
+        if pause:
+            await self._engine.clock.sleep(pause)
+        if self.runs(session_id):
+            await self._tell(session_id)
 
     async def _tell(self, session_id: SessionId) -> None:
         """Tell the parent of a session that rests; the sweep does it if this fails."""
@@ -160,6 +183,8 @@ class Worker:
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=5)
+        for task in self._telling:
+            task.cancel()
         if self._watch is not None:
             self._watch.cancel()
         return len(left)

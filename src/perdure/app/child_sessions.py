@@ -1,0 +1,220 @@
+"""The session of a sub-agent before it begins: its agent, model and settings, and whose policies bind it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from perdure.app.context import Services
+from perdure.app.sessions import check_startable
+from perdure.capabilities.layers import gated_by, load_layers
+from perdure.capabilities.model_choice import find_model, model_claims
+from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.ids import ModelId, SessionId
+from perdure.domain.messages import Controls
+from perdure.domain.sessions import InitialFile, SessionConfig
+from perdure.domain.subagents import Blueprint, Inheritance, Subagents
+from perdure.domain.tasks import SOURCE
+from perdure.domain.times import Micros
+from perdure.store.agent_versions import get_agent_at
+from perdure.store.agents import AgentRow, agent_by_ref
+from perdure.store.database import Tx
+from perdure.store.rows import to_json
+from perdure.store.sessions import SessionRow
+
+Files = Literal["shared", "fork", "none"]
+
+
+class Wanted(Struct, frozen=True):
+    """What sub-agent is wanted.
+
+    Attributes:
+        agent: the id or name of its agent; None for the blueprint's, or else the parent's.
+        files: whether it works on the parent's files, on a copy of them, or on its own.
+        config: the configuration of the capability.
+        controls: the options of the parent's turn.
+    """
+
+    name: str
+    agent: str | None
+    blueprint: str | None
+    files: Files
+    config: Subagents
+    controls: Controls
+
+
+class Planned(Struct, frozen=True):
+    """A session that is yet to be created.
+
+    Attributes:
+        files: the initial files of its layers, lowest first.
+        controls: the options of its first message.
+        loaded: the deferred tools that the parent has loaded, if the child has the same tools.
+    """
+
+    row: SessionRow
+    files: list[tuple[InitialFile, ...]]
+    controls: Controls = Controls()
+    loaded: tuple[str, ...] = ()
+
+
+async def plan_child(app: Services, tx: Tx, parent: SessionRow, wanted: Wanted) -> Planned:
+    """Plan the session of a sub-agent.
+
+    Without an agent of its own, it has the parent's agent, settings and tools, so that its model receives the
+    same instructions first. It never has the parent's secrets, values, databases and standing approvals:
+    they belong to the parent's session.
+
+    Raises:
+        Conflict: the tree is too deep.
+        InvalidInput: there is no such agent or blueprint, or it cannot be used.
+    """
+    limit = _depth_limit(parent, wanted.config)
+    if parent.depth >= limit:
+        raise Conflict(
+            f"sub-agents may be {limit} levels below the first session, and this one is {parent.depth}: do "
+            "the work yourself",
+            code="too_deep",
+        )
+    blueprint = _blueprint(wanted)
+    agent = await _agent(tx, parent, wanted, blueprint)
+    controls = wanted.controls
+    loaded = await load_layers(tx, parent, controls.variables)
+    model = await find_model(tx, loaded, controls.model_id)
+    model_id = parent.model_id if model is None else model.model.id
+    row = _new(app.new_id("session"), parent, wanted, app.now())
+    if agent is None:
+        row = replace(row, model_id=model_id)
+    else:
+        row = replace(
+            row,
+            harness_id=agent.harness_id,
+            agent_id=agent.id,
+            agent_version_id=agent.default_version_id,
+            model_id=None,
+        )
+    config = _config(parent, controls, wanted, blueprint, own_agent=agent is not None)
+    if agent is not None or (blueprint is not None and blueprint.capabilities):
+        config = replace(config, inherited=(*config.inherited, _policies(parent, limit)))
+    row = replace(row, config=to_json(config) if config != SessionConfig() else "{}")
+    layers = (await load_layers(tx, row)).layers
+    if agent is not None and not model_claims(layers):
+        row = replace(row, model_id=model_id)
+    if blueprint is not None and blueprint.model_id is not None:
+        row = replace(row, model_id=ModelId(blueprint.model_id))
+    files = [each.initial_files for each in layers] if agent is not None or wanted.files == "none" else []
+    if agent is not None:
+        return Planned(row, files)
+    return Planned(row, files, Controls(reasoning=controls.reasoning), parent.loaded_names())
+
+
+def _depth_limit(parent: SessionRow, config: Subagents) -> int:
+    return min((config.max_depth, *(each.max_depth for each in parent.config_struct().inherited)))
+
+
+def _blueprint(wanted: Wanted) -> Blueprint | None:
+    if wanted.blueprint is None:
+        return None
+    found = wanted.config.blueprints.get(wanted.blueprint)
+    if found is None:
+        known = ", ".join(sorted(wanted.config.blueprints)) or "none"
+        raise InvalidInput(f"there is no blueprint {wanted.blueprint!r}. There are: {known}")
+    if found.agent is not None and wanted.agent is not None:
+        raise InvalidInput(
+            f"the blueprint {wanted.blueprint!r} has an agent of its own: leave out `agent`, or `blueprint`"
+        )
+    return found
+
+
+async def _agent(tx: Tx, parent: SessionRow, wanted: Wanted, blueprint: Blueprint | None) -> AgentRow | None:
+    """The sub-agent's agent as its new sessions run it; None for the parent's."""
+    if wanted.agent is not None and wanted.agent not in wanted.config.agents:
+        known = ", ".join(wanted.config.agents) or "none but your own, for which you leave out `agent`"
+        raise InvalidInput(f"you cannot choose the agent {wanted.agent!r}. There are: {known}")
+    ref = wanted.agent or (None if blueprint is None else blueprint.agent)
+    if ref is None:
+        return None
+    agent = await agent_by_ref(tx, parent.org_id, ref)
+    if agent is None:
+        raise InvalidInput(f"the agent {ref!r} does not exist any more: choose another one, or none")
+    check_startable(agent)
+    return await get_agent_at(tx, parent.org_id, agent.id, agent.default_version_id)
+
+
+def _config(
+    parent: SessionRow, controls: Controls, wanted: Wanted, blueprint: Blueprint | None, *, own_agent: bool
+) -> SessionConfig:
+    """The child's own settings: those of the parent's session, unless it has an agent of its own."""
+    config = parent.config_struct()
+    if own_agent:
+        config = SessionConfig(inherited=config.inherited)
+    else:
+        values = {**config.variables, **(controls.variables or {})}
+        config = replace(config, initial_files=(), hints=None, output_schema=None, variables=values)
+    if blueprint is None:
+        return config
+    return replace(
+        config,
+        blueprint=wanted.blueprint,
+        system_prompt=blueprint.system_prompt or config.system_prompt,
+        max_iterations=blueprint.max_iterations or config.max_iterations,
+        capabilities=(*config.capabilities, *blueprint.capabilities),
+    )
+
+
+def _policies(parent: SessionRow, max_depth: int) -> Inheritance:
+    config = parent.config_struct()
+    hosts = config.network_access
+    return Inheritance(
+        parent.harness_id,
+        parent.agent_id,
+        parent.agent_version_id,
+        config.capabilities,
+        () if hosts is None else hosts.allowed,
+        () if hosts is None else hosts.blocked,
+        gated_by(config.tools),
+        max_depth,
+    )
+
+
+def _new(session_id: SessionId, parent: SessionRow, wanted: Wanted, now: Micros) -> SessionRow:
+    """A session that has not begun, with the parent's agent and owner."""
+    return replace(
+        parent,
+        id=session_id,
+        title=wanted.name,
+        tags="[]",
+        forked_from_id=None,
+        forked_from_sequence=None,
+        created_at=now,
+        updated_at=now - 1,
+        epoch=0,
+        recoveries=0,
+        claimed_head=-1,
+        head=0,
+        status="started",
+        turn_id=None,
+        turn_after=0,
+        wake_at=None,
+        preview=None,
+        output_preview=None,
+        usage=None,
+        started_at=None,
+        finished_at=None,
+        workspace_id=parent.workspace() if wanted.files == "shared" else None,
+        archived_at=None,
+        source=SOURCE,
+        parent_session_id=parent.id,
+        metadata="{}",
+        parked=None,
+        resting=0,
+        queued=None,
+        loaded_tools=None,
+        root_session_id=parent.root_session_id or parent.id,
+        depth=parent.depth + 1,
+        task_id=None,
+        ended=None,
+        news=None,
+    )
