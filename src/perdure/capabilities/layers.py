@@ -6,7 +6,7 @@ merges them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -18,7 +18,9 @@ from perdure.domain.ids import ModelId
 from perdure.domain.mcp_servers import InlineMcpServer, inline_refs
 from perdure.domain.outputs import OutputSchema
 from perdure.domain.sessions import InitialFile, NetworkAccess
-from perdure.domain.tools import CapabilityRef, ToolDefinition
+from perdure.domain.tools import BuiltinTool, CapabilityRef, ToolDefinition
+from perdure.domain.turn import TurnState
+from perdure.domain.turn_queries import agent_ahead
 from perdure.domain.variables import VariableValue, defaults_of, texts_of
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
@@ -34,6 +36,7 @@ class Layer(Struct, frozen=True):
     Attributes:
         name: None if it is not stored yet.
         policy_only: whether only its policies apply.
+        gated: the tools whose calls need approval, of a layer of which only the policies apply.
         variables: the defaults of the variables in an agent's prompt, None for required ones. Without any
             (None), the prompt is not searched for variables.
         values: what a session, or the message that its turn is for, gives for them.
@@ -51,6 +54,7 @@ class Layer(Struct, frozen=True):
     parallel_tool_calls: bool | None = None
     archived: bool = False
     policy_only: bool = False
+    gated: frozenset[str] = frozenset()
     mcp_servers: Mapping[str, InlineMcpServer] = {}
     output_schema: OutputSchema | None = None
     variables: Mapping[str, str | None] | None = None
@@ -88,7 +92,7 @@ class SessionLayers(Struct, frozen=True):
 
         An archived one still ends a turn that has begun: somebody may have approved a call of it since.
         """
-        agents = (each for each in self.layers if each.kind == "agent")
+        agents = (each for each in self.layers if each.kind == "agent" and not each.policy_only)
         return next((each.name for each in agents if each.deleted or (each.archived and not begun)), None)
 
 
@@ -114,6 +118,26 @@ def policy_layer(row: HarnessRow) -> Layer:
     return Layer(
         "harness", row.name, None, config.capabilities, network=config.network_access, policy_only=True
     )
+
+
+def agent_policy_layer(row: AgentRow) -> Layer:
+    """The policies of an agent: those of the one that a session was created with apply to all others."""
+    config = row.config_struct()
+    return Layer(
+        "agent",
+        row.name,
+        None,
+        config.capabilities,
+        network=config.network_access,
+        policy_only=True,
+        gated=needing_approval(config.tools),
+    )
+
+
+def needing_approval(tools: Iterable[ToolDefinition]) -> frozenset[str]:
+    """The names of the tools whose definitions require approval."""
+    builtin = (tool for tool in tools if isinstance(tool, BuiltinTool))
+    return frozenset(tool.name for tool in builtin if tool.policy == "requires_approval")
 
 
 def agent_layer(row: AgentRow) -> Layer:
@@ -182,7 +206,11 @@ async def load_layers(
 
 
 class LayerRow(Struct, frozen=True):
-    """A harness or an agent below a session. Of the harness of another harness's agent, only the policies."""
+    """A harness or an agent below a session.
+
+    Only the policies apply of the harness of another harness's agent, and of the agent that the session was
+    created with while another one works in it.
+    """
 
     row: HarnessRow | AgentRow
     policy_only: bool = False
@@ -190,17 +218,25 @@ class LayerRow(Struct, frozen=True):
     def layer(self) -> Layer:
         """Make the row's layer."""
         if isinstance(self.row, AgentRow):
-            return agent_layer(self.row)
+            return agent_policy_layer(self.row) if self.policy_only else agent_layer(self.row)
         return policy_layer(self.row) if self.policy_only else harness_layer(self.row)
 
 
 async def rows_below(tx: Tx, session: SessionRow) -> list[LayerRow]:
     """Read the harnesses and the agent below the session's own layer, lowest first. Raises NotFound."""
     rows = [LayerRow(row) for row in await harness_chain(tx, session.org_id, session.harness_id)]
-    if session.agent_id is not None:
-        agent = await get_agent_at(tx, session.org_id, session.agent_id, session.agent_version_id)
+    own, first = session.own_agent(), session.first_agent()
+    for at in (own,) if first == own else (first, own):
+        if at.agent_id is None:
+            continue
+        agent = await get_agent_at(tx, session.org_id, at.agent_id, at.agent_version_id)
         if agent.harness_id != session.harness_id:
             chain = await harness_chain(tx, session.org_id, agent.harness_id)
             rows += [LayerRow(row, policy_only=True) for row in chain]
-        rows.append(LayerRow(agent))
+        rows.append(LayerRow(agent, policy_only=at != own))
     return rows
+
+
+def acting(session: SessionRow, state: TurnState) -> SessionRow:
+    """The session as if the agent of its next action were its own, to read the layers for it."""
+    return session.under(agent_ahead(state, session.own_agent()))

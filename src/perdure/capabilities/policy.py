@@ -7,14 +7,14 @@ from itertools import product
 
 from msgspec import Struct
 
-from perdure.capabilities.layers import Layer
+from perdure.capabilities.layers import Layer, needing_approval
 from perdure.capabilities.port import Tool, ToolContext, ToolOutcome
 from perdure.capabilities.registry import Active, Registry
 from perdure.capabilities.resolve import approvers_of
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules, combine
-from perdure.domain.tools import BuiltinTool, ToolHints
+from perdure.domain.tools import ToolHints
 
 
 class Policy(Struct, frozen=True):
@@ -47,11 +47,7 @@ def policy_of(layers: Sequence[Layer], registry: Registry) -> Policy:
     definitions = (tool for layer in layers for tool in layer.tools)
     return Policy(
         tuple(each for each in active if each.capability.is_policy),
-        frozenset(
-            tool.name
-            for tool in definitions
-            if isinstance(tool, BuiltinTool) and tool.policy == "requires_approval"
-        ),
+        needing_approval(definitions).union(*(layer.gated for layer in layers)),
         combine(layer.network for layer in layers),
         approvers_of(active),
     )

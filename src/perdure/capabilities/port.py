@@ -7,7 +7,7 @@ function. The author must declare correctly what the tool does (`ToolHints`), be
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from perdure.domain.compaction import Compaction
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.effects import IDEMPOTENCY_KEY, StepRunner, Verified, no_steps, part_key
 from perdure.domain.errors import ToolError
+from perdure.domain.event_data import EventData
 from perdure.domain.events import FileWrittenData
 from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
@@ -24,8 +25,10 @@ from perdure.domain.network import NetworkRules
 from perdure.domain.parked import ParkedKind
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile
+from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.domain.tools import ToolHints
+from perdure.store.database import Tx
 
 READ_ONLY = ToolHints(readonly=True, idempotent=True)
 REPEATABLE = ToolHints(readonly=False, idempotent=True)
@@ -102,6 +105,15 @@ async def no_callback(seconds: float) -> Callback:
     raise ToolError("callbacks are not available here")
 
 
+async def no_log(data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]]) -> None:
+    """Refuse to log: the call is not one of a session's turn."""
+    raise ToolError("the session's log is not available here")
+
+
+async def any_agent(agent: AgentAt) -> None:
+    """Check nothing: the call is not one of a session's turn."""
+
+
 class ToolContext(Struct, frozen=True):
     """The context of one tool call.
 
@@ -126,6 +138,10 @@ class ToolContext(Struct, frozen=True):
         act_as: notes whose sign-in the call uses.
         provided_by: notes the id and the name of the capability that the call is of, for a tool that several
             capabilities share.
+        log: appends events to the session's log, and changes rows in the same transaction, while the call
+            runs. Raises ToolError if the call has ended meanwhile, so that nothing was appended.
+        agent: the agent whose call it is; None if it is not one of a session's turn.
+        check_agent: checks that another agent can continue the turn. Raises PerdureError.
     """
 
     org_id: OrgId
@@ -146,6 +162,9 @@ class ToolContext(Struct, frozen=True):
     tool_name: str = ""
     act_as: Callable[[ActedAs], None] = nobody
     provided_by: Callable[[str, str], None] = by_one
+    log: Callable[[Sequence[EventData], Callable[[Tx], Awaitable[None]]], Awaitable[None]] = no_log
+    agent: AgentAt | None = None
+    check_agent: Callable[[AgentAt], Awaitable[None]] = any_agent
 
     @property
     def organization_id(self) -> OrgId:

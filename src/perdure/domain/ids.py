@@ -19,7 +19,7 @@ from perdure.domain.errors import InvalidId
 Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
-    "callback", "mcp", "input",
+    "callback", "mcp", "input", "participant",
 ]  # fmt: skip
 
 
@@ -52,6 +52,7 @@ InvitationId = NewType("InvitationId", Annotated[str, id_schema("invitation")])
 CallbackId = NewType("CallbackId", Annotated[str, id_schema("callback")])
 McpServerId = NewType("McpServerId", Annotated[str, id_schema("mcp")])
 InputRequestId = NewType("InputRequestId", Annotated[str, id_schema("input")])
+ParticipantId = NewType("ParticipantId", Annotated[str, id_schema("participant")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -76,6 +77,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     ModelId: "model", ProviderId: "provider", ScheduleId: "sched", WorkspaceId: "workspace",
     PrincipalId: "principal", FileId: "file", TokenId: "token",
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
+    ParticipantId: "participant",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}
@@ -147,6 +149,8 @@ def new_id(prefix: Literal["token"], millis: int | None = None) -> TokenId: ...
 @overload
 def new_id(prefix: Literal["invitation"], millis: int | None = None) -> InvitationId: ...
 @overload
+def new_id(prefix: Literal["participant"], millis: int | None = None) -> ParticipantId: ...
+@overload
 def new_id(prefix: Literal["callback"], millis: int | None = None) -> CallbackId: ...
 @overload
 def new_id(prefix: Prefix, millis: int | None = None) -> str: ...
@@ -196,6 +200,8 @@ class NewId(Protocol):
     def __call__(self, prefix: Literal["token"]) -> TokenId: ...
     @overload
     def __call__(self, prefix: Literal["invitation"]) -> InvitationId: ...
+    @overload
+    def __call__(self, prefix: Literal["participant"]) -> ParticipantId: ...
     @overload
     def __call__(self, prefix: Literal["callback"]) -> CallbackId: ...
     @overload
@@ -280,6 +286,8 @@ def check_id(text: str, prefix: Literal["file"], field: str | None = None) -> Fi
 def check_id(text: str, prefix: Literal["token"], field: str | None = None) -> TokenId: ...
 @overload
 def check_id(text: str, prefix: Literal["invitation"], field: str | None = None) -> InvitationId: ...
+@overload
+def check_id(text: str, prefix: Literal["participant"], field: str | None = None) -> ParticipantId: ...
 @overload
 def check_id(text: str, prefix: Prefix, field: str | None = None) -> str: ...
 def check_id(text: str, prefix: Prefix, field: str | None = None) -> str:

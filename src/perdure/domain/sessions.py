@@ -268,6 +268,10 @@ class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
             description="The version of the agent that the session runs. Without one, it follows the agent."
         ),
     ] = None
+    created_with_agent_id: Annotated[
+        AgentId | None,
+        Meta(description="The agent that the session was created with, if it has been handed off since."),
+    ] = None
     title: Annotated[str | None, _TITLE, Meta(examples=["Refund of order 4711"])] = None
     locale: Annotated[str | None, _LOCALE] = None
     model_id: Annotated[ModelIdText | None, _MODEL_ID] = None

@@ -6,7 +6,7 @@ import logging
 
 from msgspec.structs import replace
 
-from perdure.capabilities.layers import SessionLayers, load_layers
+from perdure.capabilities.layers import SessionLayers, acting, load_layers
 from perdure.capabilities.model_choice import ModelChoice, choose_model
 from perdure.capabilities.resolve import resolve_session
 from perdure.domain.actions import (
@@ -56,6 +56,7 @@ from perdure.engine.turn_events import (
     request_approvals,
     request_results,
 )
+from perdure.engine.voices import voice_of
 from perdure.store.database import Tx
 from perdure.store.events import events_after
 from perdure.store.storage import open_secrets
@@ -172,7 +173,8 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
     Returns:
         None, or the error code and message that the turn fails with.
     """
-    engine, row, ahead = run.engine, run.row, run.ahead
+    engine, ahead = run.engine, run.ahead
+    row = acting(run.row, ahead)
     digest = offered_tools(ahead)
     # A call whose start is in the log is made with the model that is named there.
     begun = isinstance(ahead, Reasoning)
@@ -220,6 +222,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
     if agent.missing:
         return "missing_variable", f"There is {missing_message(agent.missing)}."
     run.redactor.known = agent.names
+    run.voice = voice_of(run.row, row, layers.layers, ahead)
     run.prepared = (agent, choice)
     return None
 

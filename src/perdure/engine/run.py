@@ -30,6 +30,7 @@ from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
 from perdure.engine.overtaken import without_overtaken
 from perdure.engine.suspects import Admission
+from perdure.engine.voices import Voice
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.events import events_within
@@ -73,6 +74,8 @@ class Run:
         """The model with which a compaction failed in this run."""
         self.prepared: tuple[ResolvedAgent, ModelChoice] | None = None
         """The agent and model for the next steps; None if they have to be resolved anew."""
+        self.voice = Voice(row.agent_id)
+        """The agent of the next model call, once `prepared` is."""
         self._appending = asyncio.Lock()
         self._moved = False
         """Whether a tool's append found events of others, which the next action was not decided on."""
@@ -153,11 +156,19 @@ class Run:
         self.claimed = True
         self.engine.claimed_epochs[self.row.id] = self.row.epoch
 
-    async def log_at_once(self, call_id: ToolCallId, data: EventData, *, progress: bool) -> bool:
-        """Append an event of a call that runs, while the run waits for the call or makes other appends.
+    async def log_at_once(
+        self,
+        call_id: ToolCallId,
+        data: EventData | Sequence[EventData],
+        *,
+        progress: bool,
+        also: Also | None = None,
+    ) -> bool:
+        """Append events of a call that runs, while the run waits for the call or makes other appends.
 
         Args:
-            progress: whether it shows that the turn gets on, so that the number of recoveries starts again.
+            progress: whether they show that the turn gets on, so that the number of recoveries starts again.
+            also: what the same transaction changes besides the log.
 
         Returns:
             False if the call has ended meanwhile, so that nothing was appended.
@@ -168,10 +179,11 @@ class Run:
         async with self._appending:
             while isinstance(status_of(self.state, call_id), Started):
                 context = tool_context(self.phase(Calling), call_id)
-                batch = self._redacted([NewEvent(data, context, self.engine.clock.now())])
+                now, several = self.engine.clock.now(), (data,) if isinstance(data, EventData) else data
+                batch = self._redacted([NewEvent(each, context, now) for each in several])
                 began = self.engine.clock.elapsed()
                 try:
-                    await self._append(batch, progress=progress)
+                    await self._append(batch, also=also, progress=progress)
                 except StaleHead:
                     self._moved = True
                     await self._catch_up()

@@ -40,7 +40,9 @@ from perdure.domain.spans import act_context, tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import Calling
+from perdure.domain.turn_queries import agent_ahead
 from perdure.engine.deferred import Callbacks, parked_call, promised
+from perdure.engine.handoffs import check_agent, log_for
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
 from perdure.engine.live import ToolText
 from perdure.engine.loading import loaded_by
@@ -327,6 +329,8 @@ async def _attempt(
         step=steps,
         act_as=acting.note,
         provided_by=acting.provided_by,
+        log=partial(log_for, run, call),
+        check_agent=partial(check_agent, run),
     )
     try:
         tool = bound.tool
@@ -473,4 +477,5 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         effect_key=key_of(row.id, call),
         exec_id=state.exec_id,
         tool_name=call.name,
+        agent=agent_ahead(state, row.own_agent()),
     )

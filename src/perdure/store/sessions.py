@@ -20,17 +20,17 @@ from perdure.domain.ids import (
     TurnId,
     UserId,
     WorkspaceId,
-    event_id,
 )
 from perdure.domain.messages import Usage
 from perdure.domain.parked import ParkedCall
 from perdure.domain.projection import Projection, project
 from perdure.domain.queued import Queue
 from perdure.domain.sessions import SessionConfig, Status
+from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Purged, Tx, Value
-from perdure.store.events import EVENT_COLUMNS, noise, oldest_events
+from perdure.store.events import EVENT_COLUMNS, event_values, oldest_events, stored_event
 from perdure.store.rows import columns, from_json, insert, to_json, values
 
 
@@ -81,6 +81,31 @@ class SessionRow(Struct, frozen=True):
     """The messages that wait for turns of their own, as JSON; None for none. Part of the projection."""
     loaded_tools: str | None = None
     """The names of the loaded tools, as JSON; None for none. Part of the projection."""
+    handed_from: str | None = None
+    """The agent that the session was created with, as JSON, if its agent is another one now."""
+
+    def own_agent(self) -> AgentAt:
+        """The session's own agent."""
+        return AgentAt(self.agent_id, self.agent_version_id)
+
+    def first_agent(self) -> AgentAt:
+        """The agent that the session was created with. Its policies bind every agent that works here."""
+        return self.own_agent() if self.handed_from is None else from_json(_AGENT, self.handed_from, "")
+
+    def handed_over_by(self) -> AgentId | None:
+        """The agent that the session was created with, if it was handed off since."""
+        return None if self.handed_from is None else self.first_agent().agent_id
+
+    def under(self, agent: AgentAt) -> SessionRow:
+        """The session as if this agent were its own, to read its layers."""
+        if agent == self.own_agent():
+            return self
+        return msgspec.structs.replace(
+            self,
+            agent_id=agent.agent_id,
+            agent_version_id=agent.agent_version_id,
+            handed_from=self.handed_from or to_json(self.own_agent()),
+        )
 
     def workspace(self) -> WorkspaceId:
         """Return the id of the workspace that holds the session's files."""
@@ -101,6 +126,7 @@ class SessionRow(Struct, frozen=True):
             self.parked_calls(),
             self.queued_messages(),
             self.loaded_names(),
+            None if self.handed_from is None else self.own_agent(),
         )
 
     def parked_calls(self) -> tuple[ParkedCall, ...]:
@@ -140,6 +166,7 @@ class SessionRow(Struct, frozen=True):
 
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
+_AGENT = msgspec.json.Decoder(AgentAt)
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
 _QUEUED = msgspec.json.Decoder(Queue)
@@ -166,13 +193,16 @@ contains the same condition verbatim."""
 LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 """Makes `updated_at` grow strictly with every change, even when the clock goes backwards."""
 
-_APPEND = (
+_SET = (
     "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
     " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
     f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, queued = ?,"
     f" loaded_tools = ?, {LATER}"
-    " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 )
+_AT_HEAD = " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
+_APPEND = f"{_SET}{_AT_HEAD}"
+# The search index has the agent, too.
+_HAND_OFF = f"{_SET}, agent_id = ?, agent_version_id = ?, handed_from = ?, search_slot = NULL{_AT_HEAD}"
 _INSERT_EVENTS = f"INSERT INTO events ({', '.join(EVENT_COLUMNS)})"
 
 
@@ -248,9 +278,12 @@ async def append(
     recoveries = 0 if progress else row.recoveries
     after = project(row.projection(), events)
     new = _row_after(row, after, now, recoveries, fence=claim or fence, rests=rests)
-    stored = tuple(_to_event(row, index, event) for index, event in enumerate(events, row.head + 1))
-    rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
-    if not await tx.append(_APPEND, _append_args(row, new, now), _INSERT_EVENTS, rows):
+    stored = tuple(stored_event(row.id, index, event) for index, event in enumerate(events, row.head + 1))
+    rows = [
+        event_values(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)
+    ]
+    sql = _APPEND if new.own_agent() == row.own_agent() else _HAND_OFF
+    if not await tx.append(sql, _append_args(row, new, now), _INSERT_EVENTS, rows):
         raise await _refusal(tx, row)
     return new, stored
 
@@ -259,6 +292,8 @@ def _row_after(
     row: SessionRow, after: Projection, now: Micros, recoveries: int, *, fence: bool, rests: bool
 ) -> SessionRow:
     """Return the row as it is after an append."""
+    if after.handed_to is not None:
+        row = row.under(after.handed_to)
     return msgspec.structs.replace(
         row,
         epoch=row.epoch + 1 if fence else row.epoch,
@@ -282,7 +317,8 @@ def _row_after(
 
 
 def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, ...]:
-    """Return the arguments of `_APPEND`: the new values, then the expected ones."""
+    """Return the arguments of `_APPEND` or `_HAND_OFF`: the new values, then the expected ones."""
+    handed = (new.agent_id, new.agent_version_id, new.handed_from)
     return (
         new.head,
         new.epoch,
@@ -302,6 +338,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.loaded_tools,
         now,
         now,
+        *(() if new.own_agent() == row.own_agent() else handed),
         row.id,
         row.org_id,
         row.head,
@@ -317,39 +354,6 @@ async def _refusal(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
     if found is None or found[1] is not None or found[0] != row.epoch:
         return Fenced()
     return StaleHead()
-
-
-def _to_event(row: SessionRow, sequence: int, event: NewEvent) -> Event:
-    return Event(
-        event_id(sequence, event.ts // 1000, noise()),
-        row.id,
-        sequence,
-        event.data.kind,
-        event.ts,
-        to_json(event.context),
-        to_json(event.data),
-        None if event.metadata is None else to_json(event.metadata),
-        None if event.tags is None else to_json(event.tags),
-    )
-
-
-def _event_row(org_id: OrgId, event: Event, new: NewEvent) -> tuple[Value, ...]:
-    tool = getattr(new.data, "tool_name", None) or getattr(getattr(new.data, "tool_call", None), "name", None)
-    return (
-        event.session_id,
-        event.sequence,
-        org_id,
-        event.id,
-        event.type,
-        event.ts,
-        new.context.turn_id,
-        new.context.exec_id,
-        tool,
-        event.context,
-        event.data,
-        event.metadata,
-        event.tags,
-    )
 
 
 async def claim(tx: Tx, row: SessionRow, *, counts: bool = True) -> SessionRow:
@@ -447,6 +451,7 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "callbacks",
         "input_requests",
         "feedback",
+        "participants",
     ):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
     if row.archived_at is None:
