@@ -282,7 +282,7 @@ async def append(
     rows = [
         event_values(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)
     ]
-    sql = _APPEND if new.own_agent() == row.own_agent() else _HAND_OFF
+    sql = _APPEND if _agents_of(new) == _agents_of(row) else _HAND_OFF
     if not await tx.append(sql, _append_args(row, new, now), _INSERT_EVENTS, rows):
         raise await _refusal(tx, row)
     return new, stored
@@ -293,7 +293,12 @@ def _row_after(
 ) -> SessionRow:
     """Return the row as it is after an append."""
     if after.handed_to is not None:
-        row = row.under(after.handed_to)
+        row = msgspec.structs.replace(
+            row,
+            agent_id=after.handed_to.agent_id,
+            agent_version_id=after.handed_to.agent_version_id,
+            handed_from=row.handed_from or to_json(row.own_agent()),
+        )
     return msgspec.structs.replace(
         row,
         epoch=row.epoch + 1 if fence else row.epoch,
@@ -316,9 +321,12 @@ def _row_after(
     )
 
 
+def _agents_of(row: SessionRow) -> tuple[str | None, ...]:
+    return row.agent_id, row.agent_version_id, row.handed_from
+
+
 def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, ...]:
     """Return the arguments of `_APPEND` or `_HAND_OFF`: the new values, then the expected ones."""
-    handed = (new.agent_id, new.agent_version_id, new.handed_from)
     return (
         new.head,
         new.epoch,
@@ -338,7 +346,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.loaded_tools,
         now,
         now,
-        *(() if new.own_agent() == row.own_agent() else handed),
+        *(() if _agents_of(new) == _agents_of(row) else _agents_of(new)),
         row.id,
         row.org_id,
         row.head,
