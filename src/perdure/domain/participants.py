@@ -68,10 +68,10 @@ def host_id(session_id: SessionId, kind: ParticipantKind) -> ParticipantId:
     return ParticipantId(f"participant_{identity}")
 
 
-_MENTION = re.compile(r"\s*@([a-z0-9]+(?:-[a-z0-9]+)*)(?![\w-])", re.IGNORECASE)
+_MENTION = re.compile(r"@([a-z0-9-]{1,64})(?![\w-])", re.IGNORECASE)
 
 
 def mentioned(text: str) -> str | None:
     """The name that a message begins with, as in `@billing, what is the total?`, in lower case."""
-    match = _MENTION.match(text)
+    match = _MENTION.match(text.lstrip())
     return None if match is None else match[1].lower()
