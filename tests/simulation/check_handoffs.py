@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 from perdure.domain.events import Event
+from perdure.domain.messages import text_of
 from tests.simulation.world import World
+
+
+def _is_for_second(event: Event) -> bool:
+    return event.type == "input.message" and text_of(event.decoded().message.content).startswith("@second")
 
 
 def check_handoffs(world: World, log: list[Event]) -> None:
@@ -13,6 +18,9 @@ def check_handoffs(world: World, log: list[Event]) -> None:
     history = world.scenario.history
     if history is None:
         return
+    asked = sum(_is_for_second(event) for event in log)
+    if asked != sum(event.type == "input.message" and event.decoded().addressed is not None for event in log):
+        world.blame(f"{asked} messages are for the second agent")
     own = first = world.store.agents[f"first-{history}"]
     speaker, queued = None, {}
     made: Counter[tuple[str | None, str]] = Counter()

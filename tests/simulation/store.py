@@ -82,7 +82,8 @@ class Store:
             names = (f"{FIRST}-{history}", f"{SECOND}-{history}")
             for name, other in (names, names[::-1]):
                 ref = CapabilityRef("handoff", {"agents": [other], "history": history})
-                body = CreateAgent(name, name, harness_name="base", capabilities=(ref,))
+                refs = () if name == f"{SECOND}-summary" else (ref,)  # this one cannot hand back
+                body = CreateAgent(name, name, harness_name="base", capabilities=refs)
                 self.agents[name] = (await create_agent(app, caller, body))[0].id
         self.spare = (await create_model(app, caller, provider.id, CreateModel(SPARE, "Spare"))).id
         return caller
