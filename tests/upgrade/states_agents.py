@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
 from tests.server import post
@@ -69,8 +70,11 @@ class KilledAfterAHandoff(HandedOff):
     async def hand_off(self, old: Place, to: str) -> None:
         """Hand the session off, with a model call that is held."""
         hold = old.script(self.session, {"text": "-"}, {"hold": "silent", "text": "Here I am."}, ask="Later.")
-        hands = call("handoff_to_agent", "handoff", agent=to, summary=hold)
-        await old.say(self.session, {"calls": [hands]})
+        hands = call("handoff_to_agent", "handoff", agent=to, summary="SUMMARY")
+        text = old.script(self.session, {"calls": [hands]})
+        # The model must not find the script in the script before it is in the summary.
+        summary = json.dumps(hold)[1:-1].replace("[", "\\u005b")
+        await old.tell(self.session, text.replace("SUMMARY", summary))
         await old.model.until_asked(f"{self.session}/old1", 1)
 
     async def end(self, new: Place, facts: Json) -> None:
