@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from perdure.app.handoffs import MAX_HANDOFFS
-from tests.journeys.people import get, new_agent, patch
+from tests.journeys.people import elsewhere, get, new_agent, patch
 from tests.server import post
 from tests.talk import Json, Talk, call, kinds_of, new_talk, script, text_in
 
@@ -147,12 +147,18 @@ async def test_the_tool_lists_the_agents_that_can_be_chosen_by_name(api: httpx.A
     assert (await talk.events(types="reason.started"))[2]["data"]["discovered_tools"] != digest
 
 
-async def test_an_agent_that_never_existed_fails_the_turn_with_its_name(api: httpx.AsyncClient) -> None:
-    talk = await new_talk(api, capabilities=[to({"name": "nobody"})])
-    message = await talk.say("Hello.")
-    (failed,) = (await talk.logged_until("turn.failed", after=message["sequence"]))[-1:]
-    assert failed["data"]["error_code"] == "discovery_failed"
-    assert "no agent 'nobody'" in failed["data"]["error"]
+async def test_an_agent_that_the_organization_never_had_fails_the_turn_with_its_name(
+    api: httpx.AsyncClient,
+) -> None:
+    headers = await elsewhere(api)
+    body = {"name": "stranger", "system_prompt": "x"}
+    stranger = (await api.post("/v1/agents", json=body, headers=headers)).json()["id"]
+    for name in ("nobody", stranger):
+        talk = await new_talk(api, capabilities=[to({"name": name})])
+        message = await talk.say("Hello.")
+        (failed,) = (await talk.logged_until("turn.failed", after=message["sequence"]))[-1:]
+        assert failed["data"]["error_code"] == "discovery_failed"
+        assert f"no agent {name!r}" in failed["data"]["error"]
 
 
 async def test_the_configuration_is_checked_when_it_is_saved(api: httpx.AsyncClient) -> None:
