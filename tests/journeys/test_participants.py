@@ -180,6 +180,17 @@ async def test_messages_are_addressed_to_agents_that_are_there(api: httpx.AsyncC
     assert agents_of(await talk.logged_until("session.idled")) == [host["id"]]
 
 
+async def test_of_two_participants_with_one_name_the_active_one_is_addressed(api: httpx.AsyncClient) -> None:
+    talk, _ = await hosted(api)
+    gone = await new_agent(api)
+    await add(talk, gone)
+    await patch(api, gone["self_url"], {"status": "archived"})
+    fields = {"name": gone["name"], "system_prompt": "x"}
+    await add(talk, there_now := await post(api, "/v1/agents", fields))
+    assert there_now["id"] != gone["id"]
+    assert agents_of(await talk.turn({"text": "Here."}, ask=f"@{gone['name']}")) == [there_now["id"]]
+
+
 async def test_a_message_to_another_agent_steers_the_running_turn_unless_it_is_queued(
     api: httpx.AsyncClient,
 ) -> None:

@@ -24,7 +24,7 @@ from perdure.domain.participants import (
 )
 from perdure.domain.speakers import AgentAt, Speaker
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
-from perdure.store.agents import get_agent
+from perdure.store.agents import AgentRow, get_agent
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.inbox import names_of_agents
@@ -195,7 +195,7 @@ async def addressee(tx: Tx, row: SessionRow, participant_id: str | None, text: s
 
     Raises:
         NotFound: there is no such participant.
-        InvalidInput: it has left, is a user, or its agent has been archived; or several have the name.
+        InvalidInput: it has left, is a user, or its agent has been archived.
     """
     name = mentioned(text) if participant_id is None else None
     if participant_id is None and name is None:
@@ -206,13 +206,10 @@ async def addressee(tx: Tx, row: SessionRow, participant_id: str | None, text: s
     agents = [each for each in _members(row, known) if each.agent_id is not None]
     names = await _names(tx, row, agents)
     those = [each for each in agents if each.agent_id and names.get(each.agent_id, "").lower() == name]
-    if len(those) > 1:
-        raise InvalidInput(
-            f"several participants are named {name!r}: choose one with `{_FIELD}`",
-            code="ambiguous_participant",
-            field=_FIELD,
-        )
-    return await _speaker(tx, row, those[0]) if those else None
+    rows = [(await get_agent(tx, row.org_id, AgentId(each.subject)), each) for each in those]
+    # Of several with the same name, all but one have been archived.
+    rows.sort(key=lambda pair: pair[0].status != "active")
+    return _speaker(*rows[0]) if rows else None
 
 
 async def _by_id(
@@ -226,11 +223,12 @@ async def _by_id(
         raise InvalidInput(f"`{_FIELD}`: messages are addressed to agents, and this is a user", field=_FIELD)
     if found.left_at is not None:
         raise InvalidInput(f"`{_FIELD}`: this participant has left the session", field=_FIELD)
-    return None if found.agent_id == row.agent_id else await _speaker(tx, row, found)
+    if found.agent_id == row.agent_id:
+        return None
+    return _speaker(await get_agent(tx, row.org_id, found.agent_id), found)
 
 
-async def _speaker(tx: Tx, row: SessionRow, participant: ParticipantRow) -> Speaker:
-    agent = await get_agent(tx, row.org_id, AgentId(participant.subject))
+def _speaker(agent: AgentRow, participant: ParticipantRow) -> Speaker:
     check_startable(agent)
     return Speaker(agent.id, agent.name, participant.agent_version_id, participant.id)
 

@@ -28,15 +28,12 @@ async def check_agent(run: Run, agent: AgentAt) -> None:
     Raises:
         NotFound: the agent does not exist.
         InvalidInput: its tools do not go with the session's.
-        ToolError: it is archived or deleted, or a variable of its prompt has no value.
+        ToolError: a variable of its prompt has no value.
     """
     controls = next_controls(run.state)
     values = controls.variables if controls else None
     session = run.row.under(agent)
     layers = await run.engine.database.read(lambda tx: load_layers(tx, session, values))
-    stopped = layers.stopped_agent(begun=False)
-    if stopped is not None:
-        raise ToolError(f"the agent {stopped!r} is archived or deleted, so it cannot continue the session")
     missing = resolve(layers.layers, run.engine.registry).missing
     if missing:
         raise ToolError(f"the agent cannot continue the session: there is {missing_message(missing)}")

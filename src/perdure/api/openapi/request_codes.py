@@ -4,11 +4,6 @@ from __future__ import annotations
 
 INVALID = (
     (
-        "ambiguous_participant",
-        "Several participants of the session have the name that the message begins with.",
-        "Give the `addressed_participant_id`.",
-    ),
-    (
         "too_many_participants",
         "The session has reached its limit of agents or users.",
         "Remove a participant first.",
