@@ -36,6 +36,7 @@ from perdure.api.routes import invitations as invitation_routes
 from perdure.api.routes import mcp_servers as mcp_routes
 from perdure.api.routes import mcp_tools as mcp_tool_routes
 from perdure.api.routes import messages as message_routes
+from perdure.api.routes import participants as participant_routes
 from perdure.api.routes import providers as provider_routes
 from perdure.api.routes import runs as run_routes
 from perdure.api.routes import schedules as schedule_routes
@@ -390,6 +391,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *connection_routes.ROUTES,
         *input_request_routes.ROUTES,
         *feedback_routes.ROUTES,
+        *participant_routes.ROUTES,
         *inbox_routes.ROUTES,
         inbox_routes.inbox_stream_route(stream),
         *inbox_link_routes.ROUTES,
@@ -485,10 +487,8 @@ async def rotate_master(settings: Settings, new_key: bytes | None) -> Rotation:
 
 
 async def _rewrap(parts: Parts, key: bytes) -> Rotation:
-    vault = parts.app.vault
-    return Rotation(
-        key_id(key), await parts.database.write(lambda tx: vault.rewrap(tx, key, parts.app.now()))
-    )
+    count = await parts.database.write(lambda tx: parts.app.vault.rewrap(tx, key, parts.app.now()))
+    return Rotation(key_id(key), count)
 
 
 ROTATION_STEPS = """\

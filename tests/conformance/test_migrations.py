@@ -146,6 +146,7 @@ RELEASED = {
     22: "e0a4c582356bedd69db72f345f366bfebb64a71b3731afe749a16a0f6a56dcb5",
     23: "90c076d3fa18787beeb40a78cea81aa9d32943a75a57d1b9b1ed66f2399bb7e5",
     24: "7e2fc24a5cb8d7dca1a9fe6cc757cdb77de7a08fb75deee465f1b26d403abbd3",
+    25: "d1027b1d56c6061435c3c827d198eb72893e4811a1cd461c777717bfe6b76905",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

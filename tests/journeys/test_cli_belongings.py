@@ -128,3 +128,23 @@ async def test_chat_gives_the_values_of_variables(client: Client) -> None:
     controls = [message.controls for message in await client.list_messages(newest.id)]
     assert [each.variables for each in controls if each is not None] == [{"who": "Ada"}]
     assert (await perdure("chat", "--var", "who", url=url, given=hello)).status == 2
+
+
+async def test_participants_are_added_listed_and_removed(client: Client) -> None:
+    url = client.transport.base_url
+    session_id = (await client.create_session()).id
+    agent = await client.create_agent(name="billing", system_prompt="Bills.")
+
+    async def run(*arguments: str) -> str:
+        done = await perdure("sessions", "participants", *arguments, url=url)
+        return done.out or done.err
+
+    added = (await run("add", session_id, "billing")).splitlines()[1].split("\t")
+    assert added[1:4] == ["agent", "member", "billing"]
+    listed = [line.split("\t")[1:3] for line in (await run("list", session_id)).splitlines()[1:]]
+    assert listed == [["user", "host"], ["agent", "member"]]
+    as_json = [json.loads(line) for line in (await run("list", session_id, "--json")).splitlines()]
+    assert [each.get("agent_id") for each in as_json] == [None, agent.id]
+    assert "takes part in the session already" in await run("add", session_id)
+    assert await run("leave", session_id, added[0]) == f"removed {added[0]}\n"
+    assert len((await run("list", session_id)).splitlines()) == 2

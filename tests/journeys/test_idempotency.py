@@ -23,10 +23,12 @@ OF_ITS_OWN: dict[str, Json] = {
     "create_harness": {"name": "made-once"},
     "create_organization": {"name": "Made once"},
     "create_session_schedule": {"message": "x", "cron": "0 9 * * *"},
+    "add_session_participant": {"kind": "agent", "agent_id": "guest"},
     "copy_file": {"src_path": "/kept.txt", "dst_path": "/copied-once.txt"},
     "session_copy_file": {"src_path": "/kept.txt", "dst_path": "/copied-twice.txt"},
 }
-"""Bodies for operations whose example in the document refers to resources that do not exist."""
+"""Bodies for operations whose example in the document refers to resources that do not exist. A text that
+names a value of the place stands for it."""
 
 ELSEWHERE = {"post_mcp_prompt", "create_run"}
 """Operations that need an MCP server, or whose response changes while the turn runs; tests of their own
@@ -71,7 +73,10 @@ def _takes_key(operation: Json) -> bool:
 
 async def _twice(http: httpx.AsyncClient, place: Place, operation: Operation) -> list[str]:
     """Send two equal requests under one key, and a different one; return what is wrong."""
-    body = {"json": OF_ITS_OWN[operation.id]} if operation.id in OF_ITS_OWN else operation.body
+    own = OF_ITS_OWN.get(operation.id)
+    body = operation.body
+    if own is not None:
+        body = {"json": {name: place.values.get(value, value) for name, value in own.items()}}
     headers = {**body.get("headers", {}), **key()}
     request: Json = {"params": operation.query, **body, "headers": headers}
     url = operation.at(place.of(operation) | {"path": fresh("new")})

@@ -170,6 +170,8 @@ async def test_no_query_and_no_body_reaches_into_another_organization(scene: Sce
         ("POST", f"{session}/fork", {"agent_id": theirs["agent_id"]}),
         ("POST", f"{session}/fork", {"model_id": theirs["model"]}),
         ("POST", f"{session}/messages", body_of("x", controls={"model_id": theirs["model"]})),
+        ("POST", f"{session}/messages", body_of("x", addressed_participant_id=theirs["participant_id"])),
+        ("POST", f"{session}/participants", {"kind": "agent", "agent_id": theirs["agent_id"]}),
         ("POST", "/v1/agents", {"name": "new", "system_prompt": "x", "harness_id": theirs["harness_id"]}),
         ("POST", "/v1/agents", {"name": "new", "system_prompt": "x", "default_model_id": theirs["model"]}),
         ("POST", "/v1/agents", {"id": theirs["agent_id"], "name": "new", "system_prompt": "x"}),

@@ -120,6 +120,9 @@ class Place:
         await post(http, f"{base}/messages", body_of(script({"text": mark})))
         await Talk(http, session["id"]).logged_until("session.idled")
         answer = (await Talk(http, session["id"]).messages())[-1]
+        guest = await post(http, "/v1/agents", {"name": f"guest-{mark}", "system_prompt": mark})
+        joined = await post(http, f"{base}/participants", {"kind": "agent", "agent_id": guest["id"]})
+        await http.delete(f"{base}/participants/{joined['id']}")
         item = await _waiting_item(http, mark)
         schedule = await post(http, f"{base}/schedules", {"message": mark, "cron": "0 9 * * *"})
         database = "kept_" + mark[-8:]
@@ -151,6 +154,8 @@ class Place:
             "workspace_id": session["workspace_id"],
             "path": "kept.txt",
             "item_id": item,
+            "participant_id": joined["id"],
+            "guest": guest["id"],
             "provider": server["id"],
         }
         self.marks = {

@@ -13,6 +13,7 @@ from perdure.domain.turn import Idle, fold
 from perdure.engine.conversation_cache import read_conversation
 from tests.simulation.callbacks import check_callbacks
 from tests.simulation.check_effects import check_effects
+from tests.simulation.check_handoffs import check_handoffs
 from tests.simulation.check_outputs import check_outputs
 from tests.simulation.consents import check_consents
 from tests.simulation.conversations import Key, disorder, expected_prompt, key_of
@@ -33,6 +34,7 @@ async def check_world(world: World) -> None:
     check_callbacks(world, log)
     check_consents(world, log)
     check_outputs(world, log)
+    check_handoffs(world, log)
     await check_conversations(world)
     row = world.store.row(world.session_id)
     if world.told.deleted and row.deleted_at is None:
@@ -388,5 +390,6 @@ async def check_conversations(world: World) -> None:
             lambda tx, cached=cached: read_conversation(tx, row.id, row.head, 100_000, cached)
         )
         whole = await world.store.read(lambda tx: read_conversation(tx, row.id, row.head, 100_000))
+        whole.kept_tools = updated.kept_tools  # what the process has stored is not in the log
         if vars(updated) != vars(whole):
             world.blame(f"{process.name} cached {vars(updated)}, but the log has {vars(whole)}")

@@ -11,6 +11,7 @@ from perdure.app.callbacks import answer_callback
 from perdure.app.inbox_links import create_link, decide_by_link, read_link
 from perdure.app.input_requests import answer_input, list_input_requests, resume_signed_in
 from perdure.app.messages import post_message, submit_tool_results
+from perdure.app.participants import add_participant
 from perdure.app.session_ends import cancel_turn, delete_session
 from perdure.app.sessions import change_session, create_session
 from perdure.domain.callbacks import CallbackResult
@@ -22,6 +23,7 @@ from perdure.domain.inbox import Decider, InboxItemId, item_id
 from perdure.domain.inbox_links import CreateLink, DecideByLink, LinkChoice
 from perdure.domain.input_requests import AnswerInput
 from perdure.domain.messages import Controls, CreateMessage, InputMessage, JsonObject, TextPart, WhenBusy
+from perdure.domain.participants import AddSessionParticipant
 from perdure.domain.sessions import CreateSession, UpdateSession
 from perdure.domain.times import from_rfc3339
 from perdure.domain.tools import (
@@ -36,7 +38,7 @@ from perdure.domain.turn import Idle, fold, parked_calls
 from tests.simulation.callbacks import SKEW, KnownCallback, judge_refusal
 from tests.simulation.consents import store_grant
 from tests.simulation.model import message_text
-from tests.simulation.scenarios import CLIENT_TOOL
+from tests.simulation.scenarios import CLIENT_TOOL, FIRST, SECOND
 from tests.simulation.store import Witness
 from tests.simulation.world import Crash, Process, World
 
@@ -71,19 +73,28 @@ class Client:
             tools=(ClientSideTool(CLIENT_TOOL, "Ask.", {"type": "object"}),),
             max_iterations=scenario.max_iterations,
             fallback_models=(world.store.spare,) if scenario.fallback else (),
+            agent_name=None if scenario.history is None else f"{FIRST}-{scenario.history}",
         )
-        world.session_id = (await create_session(self.server().app, world.store.caller, body)).id
+        app, caller = self.server().app, world.store.caller
+        world.session_id = (await create_session(app, caller, body)).id
+        if scenario.history is not None:
+            second = AddSessionParticipant("agent", world.store.agents[f"{SECOND}-{scenario.history}"])
+            await add_participant(app, caller, world.session_id, second)
         world.witness = Witness(world.store, world.session_id, world.blame)
 
     async def post(
-        self, script: int | None, server: Process | None = None, when_busy: WhenBusy | None = None
+        self,
+        script: int | None,
+        server: Process | None = None,
+        when_busy: WhenBusy | None = None,
+        to: str = "",
     ) -> bool:
-        """Post a message; returns whether it was acknowledged."""
+        """Post a message, perhaps to a participant; returns whether it was acknowledged."""
         self.sent += 1
         schema = {"type": "integer"} if self.world.scenario.typed else None
         controls = Controls(when_busy=when_busy, output_schema=schema) if when_busy or schema else None
         metadata = {"cancel_notice": True} if self.sent % 3 == 0 else None  # clients may send any metadata
-        content = (TextPart(message_text(self.sent, script)),)
+        content = (TextPart(f"{to} {message_text(self.sent, script)}".lstrip()),)
         body = CreateMessage(InputMessage(content), controls=controls, metadata=metadata)
 
         async def call(process: Process) -> None:

@@ -41,7 +41,8 @@ class Scenario:
         actions: the client's actions: `post K` (a message that plays script K), `queue K`, `interrupt K` and
             `reject K` (the same, with `when_busy`), `rest` (wait until the session is at rest), `wait S`
             (seconds), `answer`, `call_back`, `decide allow`, `decide edit` (allow with other arguments),
-            `decide reject`, `link allow`, `link reject`, `cancel`, `delete`, `patch`.
+            `decide reject`, `link allow`, `link reject`, `cancel`, `delete`, `patch`, `address K` (post a
+            message to the second agent).
         repeat_ids: the model uses the same call ids in every answer.
         approvals: calls of tools that change something require approval.
         window: tokens of history in a prompt; None: no limit.
@@ -49,6 +50,7 @@ class Scenario:
         typed: messages that begin turns set a schema for the final answer.
         fallback: the session has a fallback model.
         tree: the session may begin sub-agents.
+        history: the session has an agent, which hands off to another one with this history; both take part.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Scenario:
     typed: bool = False
     fallback: bool = False
     tree: bool = False
+    history: str | None = None
 
 
 def _calls(*names: str) -> Step:
@@ -271,7 +274,49 @@ TYPED = (
 )
 """Those whose final answers have a schema. They are played with an injection at each point, and not drawn."""
 
-ALL = (*SCENARIOS, *TYPED)
+FIRST, SECOND = "first", "second"
+"""The names of the two agents that hand off to each other."""
+
+
+def _hand_off(agent: str, *before: tuple[str, Any], summary: str | None = None) -> Step:
+    history = {"agent": f"{agent}-full"}
+    if summary is not None:
+        history = {"agent": f"{agent}-summary", "summary": summary}
+    return Step((*before, ("handoff_to_agent", history), ("look", {"seconds": 1.0})))
+
+
+_SLOW = ("once", {"seconds": 2.0})
+HANDED = (
+    Scenario(
+        "handoff",
+        ((_hand_off(SECOND, _SLOW), _hand_off(FIRST), TEXT),),
+        ONE_TURN,
+        repeat_ids=True,
+        history="full",
+    ),
+    Scenario(
+        "handoff with a summary",
+        ((TEXT,), (_hand_off(SECOND, _SLOW, summary="summary of it"),)),
+        ("post 0", "rest", "post 1", "rest"),
+        history="summary",
+    ),
+    Scenario(
+        "handoff with approvals",
+        ((_hand_off(SECOND, ("once", {})), TEXT),),
+        ("post 0", "rest", "decide allow", "decide allow", "rest"),
+        approvals=True,
+        history="full",
+    ),
+    Scenario(
+        "addressed",
+        ((_hand_off(FIRST), TEXT), (TEXT,)),
+        ("address 0", "rest", "post 1", "rest"),
+        history="full",
+    ),
+)
+"""Those with two agents. They are played at each point, and not drawn."""
+
+ALL = (*SCENARIOS, *TYPED, *HANDED)
 
 
 def by_name(name: str) -> Scenario:

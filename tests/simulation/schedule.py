@@ -14,7 +14,7 @@ from tests.simulation.checks import check_world
 from tests.simulation.client import Client
 from tests.simulation.injections import GENTLE, KINDS, LATE, Injections, sweep
 from tests.simulation.loop import Stuck, VirtualLoop
-from tests.simulation.scenarios import EDITED, Scenario, by_name, draw_scenario
+from tests.simulation.scenarios import EDITED, SECOND, Scenario, by_name, draw_scenario
 from tests.simulation.store import Store
 from tests.simulation.world import Plan, World
 
@@ -156,6 +156,10 @@ class Schedule:
             case "post":
                 if not await client.post(int(what)):
                     await client.post(int(what))
+            case "address":
+                to = f"@{SECOND}-{self.scenario.history}"
+                if not await client.post(int(what), to=to):
+                    await client.post(int(what), to=to)
             case "steer" | "queue" | "interrupt" | "reject":
                 await client.post(int(what), when_busy=verb)
             case "rest":

@@ -14,16 +14,20 @@ from typing import Any, Self
 from msgspec.structs import astuple
 
 from perdure.app.accounts import bootstrap
+from perdure.app.agents import create_agent
 from perdure.app.context import App, Services
 from perdure.app.models import create_model
 from perdure.app.providers import create_provider
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller
+from perdure.domain.agents import CreateAgent
 from perdure.domain.events import Event, NewEvent
+from perdure.domain.ids import AgentId
 from perdure.domain.parked import next_deadline
 from perdure.domain.pending import queued
 from perdure.domain.projection import Projection, project
 from perdure.domain.providers import CreateModel, CreateProvider
+from perdure.domain.tools import CapabilityRef
 from perdure.domain.turn import Idle, fold
 from perdure.engine.context import Policy, SystemClock
 from perdure.store.bus import LocalBus
@@ -37,6 +41,7 @@ from perdure.store.sqlite import SqliteTx, _connect, _drive
 from perdure.store.tasks import TaskRow
 from perdure.tools.built_in import built_in
 from tests.simulation.model import SPARE
+from tests.simulation.scenarios import FIRST, SECOND
 from tests.simulation.tools import SIMULATION
 from tests.simulation.tree_tools import subagents_in_process
 
@@ -89,6 +94,14 @@ class Store:
         caller = await bootstrap(app)
         provider = await create_provider(app, caller, CreateProvider("Simulation", "llmsim"))
         await create_model(app, caller, provider.id, CreateModel("simulated", "Simulated"))
+        self.agents: dict[str, AgentId] = {}
+        for history in ("full", "summary"):
+            names = (f"{FIRST}-{history}", f"{SECOND}-{history}")
+            for name, other in (names, names[::-1]):
+                ref = CapabilityRef("handoff", {"agents": [other], "history": history})
+                refs = () if name == f"{SECOND}-summary" else (ref,)  # this one cannot hand back
+                body = CreateAgent(name, name, harness_name="base", capabilities=refs)
+                self.agents[name] = (await create_agent(app, caller, body))[0].id
         self.spare = (await create_model(app, caller, provider.id, CreateModel(SPARE, "Spare"))).id
         return caller
 
@@ -176,6 +189,7 @@ class Store:
             ("events", "session_id"),
             ("standing_approvals", "session_id"),
             ("input_requests", "session_id"),
+            ("participants", "session_id"),
             ("sessions", "id"),
         ):
             self.writer.execute(f"DELETE FROM {table} WHERE {column} = ?", (session_id,))

@@ -9,11 +9,12 @@ import pytest
 
 from tests.simulation import mutations_parked
 from tests.simulation.effect_mutations import EFFECT_MUTATIONS
+from tests.simulation.handoff_mutations import HANDOFF_MUTATIONS
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.mutations_busy import BUSY_MUTATIONS
 from tests.simulation.mutations_patience import PATIENCE_MUTATIONS
 from tests.simulation.output_mutations import OUTPUT_MUTATIONS
-from tests.simulation.scenarios import TYPED, by_name
+from tests.simulation.scenarios import HANDED, TYPED, by_name
 from tests.simulation.schedule import Violation, drawn, listed
 from tests.simulation.store import Store
 from tests.soak import sampled
@@ -52,6 +53,14 @@ def test_the_simulation_detects_the_mutation_of_typed_results(
     _check_detected(lambda: _play_typed(store))
 
 
+@pytest.mark.parametrize("mutation", sampled(HANDOFF_MUTATIONS, 3), ids=lambda mutation: mutation.__name__)
+def test_the_simulation_detects_the_mutation_of_handoffs(
+    mutation: Callable[[pytest.MonkeyPatch], None], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutation(monkeypatch)
+    _check_detected(lambda: _crash_everywhere(store, *(scenario.name for scenario in HANDED)))
+
+
 def _check_detected(play: Callable[[], None]) -> None:
     with pytest.raises(Violation) as found:
         play()
@@ -70,9 +79,9 @@ def _play_typed(store: Store) -> None:
         listed(scenario, {}).play(store)
 
 
-def _crash_everywhere(store: Store) -> None:
-    """Play the scenarios with effects, with a crash and a fault at each point."""
-    for name in ("asked", "steps", "rounds", "posted"):
+def _crash_everywhere(store: Store, *names: str) -> None:
+    """Play these scenarios, or those with effects, with a crash and a fault at each point."""
+    for name in names or ("asked", "steps", "rounds", "posted"):
         undisturbed = listed(by_name(name), {})
         undisturbed.play(store)
         for point in range(undisturbed.points):

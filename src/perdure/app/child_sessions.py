@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from perdure.app.context import Services
 from perdure.app.sessions import check_startable
-from perdure.capabilities.layers import gated_by, load_layers
+from perdure.capabilities.layers import load_layers, needing_approval
 from perdure.capabilities.model_choice import find_model, model_claims
 from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.ids import ModelId, SessionId
@@ -174,7 +174,7 @@ def _policies(parent: SessionRow, max_depth: int) -> Inheritance:
         config.capabilities,
         () if hosts is None else hosts.allowed,
         () if hosts is None else hosts.blocked,
-        gated_by(config.tools),
+        tuple(sorted(needing_approval(config.tools))),
         max_depth,
     )
 

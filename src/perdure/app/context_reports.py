@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from perdure.app.context import App
 from perdure.app.events import conversation_of
-from perdure.capabilities.layers import SessionLayers, load_layers
+from perdure.capabilities.layers import SessionLayers, acting, load_layers
 from perdure.capabilities.model_choice import find_model
 from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.accounts import Caller
@@ -28,6 +28,7 @@ from perdure.domain.messages import Message, ToolResultPart, tool_calls_of
 from perdure.domain.model_profiles import window_of
 from perdure.domain.redaction import Redactor
 from perdure.domain.tokens import text_tokens
+from perdure.domain.turn import IDLE
 from perdure.domain.turn_queries import next_controls
 from perdure.llm.catalog import ServedModel
 from perdure.store.database import Tx
@@ -132,8 +133,9 @@ async def context_report(app: App, caller: Caller, session_id: SessionId) -> Ses
 async def _read_context(app: App, tx: Tx, org_id: OrgId, session_id: SessionId) -> _Context:
     row = await get_session(tx, org_id, session_id)
     # Between turns, nobody has given the next message's values yet.
-    controls = next_controls(await read_turn(tx, row, app.turns)) if row.status in IN_TURN else None
-    layers = await load_layers(tx, row, controls.variables if controls else None)
+    state = await read_turn(tx, row, app.turns) if row.status in IN_TURN else IDLE
+    controls = next_controls(state)
+    layers = await load_layers(tx, acting(row, state), controls.variables if controls else None)
     conversation = await conversation_of(tx, row.id, await _present_prompt(tx, row))
     redactor = Redactor(await open_secrets(tx, app.vault, org_id, row.id))
     model = await find_model(tx, layers)

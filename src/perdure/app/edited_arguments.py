@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
-from perdure.capabilities.layers import SessionLayers, load_layers
+from perdure.capabilities.layers import SessionLayers, acting, load_layers
 from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.errors import InvalidInput, PerdureError, TooLarge
 from perdure.domain.files import Content
@@ -56,10 +56,10 @@ async def waiting_agent(app: App, org_id: OrgId, session_id: SessionId) -> Resol
 
     async def work(tx: Tx) -> _Found:
         row = await get_session(tx, org_id, session_id)
-        offered = await offered_content(tx, row, await read_turn(tx, row, app.turns))
-        return _Found(
-            await load_layers(tx, row), offered, await open_secrets(tx, app.vault, row.org_id, row.id)
-        )
+        state = await read_turn(tx, row, app.turns)
+        offered = await offered_content(tx, row, state)
+        secrets = await open_secrets(tx, app.vault, row.org_id, row.id)
+        return _Found(await load_layers(tx, acting(row, state)), offered, secrets)
 
     found = await app.database.read(work, long=True)
     return await resolve_session(

@@ -11,6 +11,7 @@ from perdure.app.context import App, Scope, Services
 from perdure.app.damaged import presentable
 from perdure.app.searches import search
 from perdure.domain.accounts import Caller
+from perdure.domain.derived_messages import as_read_by
 from perdure.domain.errors import InvalidInput, Unavailable, UnreadableEvent
 from perdure.domain.event_pages import EventsSummary, KindCount
 from perdure.domain.events import Event, LlmGenerationData, PromptRef
@@ -258,11 +259,9 @@ async def prompt_messages(tx: Tx, session_id: SessionId, prompt: PromptRef) -> l
     conversation = await conversation_of(tx, session_id, prompt)
     if prompt.results is not None:
         conversation.fit_results(prompt.results)
-    return (
-        conversation.prompt(NO_LIMIT)[0]
-        if prompt.before is None
-        else conversation.messages_before(prompt.before)
-    )
+    if prompt.before is not None:
+        return conversation.messages_before(prompt.before)
+    return as_read_by(conversation.prompt(NO_LIMIT)[0], prompt.reader)
 
 
 async def conversation_of(tx: Tx, session_id: SessionId, prompt: PromptRef) -> Conversation:

@@ -11,6 +11,7 @@ from perdure.app.agent_policies import check_fork_kept
 from perdure.app.context import App
 from perdure.app.feedback import fork_feedback
 from perdure.app.idempotency import Once, write_once
+from perdure.app.participants import fork_participants
 from perdure.app.running_turns import cancel_events
 from perdure.app.sessions import check_model, check_startable, to_session
 from perdure.app.variables import with_fork_values
@@ -29,6 +30,7 @@ from perdure.domain.sessions import (
     clean_title,
     title_of_fork,
 )
+from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.store.agents import get_agent
 from perdure.store.database import Tx
@@ -184,6 +186,7 @@ async def _complete(
     await _copy_files(tx, source, row, now)
     await fork_feedback(tx, source, row, row.forked_from_sequence or row.head)
     await copy_databases(tx, source.id, row.id)
+    await fork_participants(app, tx, source, row, now)
     await copy_shell_state(tx, source.id, row.id)
     await copy_tool_lists(tx, source.id, row.id)
     await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)
@@ -219,11 +222,12 @@ async def _copied_row(
         config = msgspec.structs.replace(config, system_prompt=body.system_prompt)
     if body.model_id is not None:
         await check_model(tx, source.org_id, body.model_id)
-    agent_id, version_id = source.agent_id, source.agent_version_id
+    at, handed_from = _agent_then(source, projection)
+    agent_id, version_id = at.agent_id, at.agent_version_id
     if body.agent_id is not None:
         agent = await get_agent(tx, source.org_id, check_id(body.agent_id, "agent", "agent_id"))
         check_startable(agent)
-        agent_id, version_id = agent.id, agent.default_version_id
+        agent_id, version_id, handed_from = agent.id, agent.default_version_id, None
     config = await with_fork_values(tx, source, config, body, agent_id, version_id)
     usage = None if projection.usage is None else to_json(projection.usage)
     return msgspec.structs.replace(
@@ -250,7 +254,17 @@ async def _copied_row(
         parked=to_json(projection.parked) if projection.parked else None,
         queued=to_json(projection.queued) if projection.queued else None,
         loaded_tools=to_json(projection.loaded_tools) if projection.loaded_tools else None,
+        handed_from=handed_from,
     )
+
+
+def _agent_then(source: SessionRow, projection: Projection) -> tuple[AgentAt, str | None]:
+    """Return the session's own agent at that point of its log, and its `handed_from`."""
+    if source.handed_from is None:
+        return source.own_agent(), None  # or its log has only handoffs of a session that it is a fork of
+    if projection.handed_to is None:
+        return source.first_agent(), None
+    return projection.handed_to, source.handed_from
 
 
 async def _completed(tx: Tx, source: SessionRow, begun: Projection, through: int) -> Projection:

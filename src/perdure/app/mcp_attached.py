@@ -30,6 +30,7 @@ from perdure.domain.mcp_servers import (
 )
 from perdure.domain.network import NetworkRules
 from perdure.domain.redaction import Redactor
+from perdure.domain.speakers import AgentAt
 from perdure.domain.tools import CapabilityRef
 from perdure.net.mcp.endpoints import McpEndpoint, McpStdioEndpoint
 from perdure.store.database import Tx
@@ -166,11 +167,18 @@ def _attached_rules(rules: McpRules, config: Any) -> McpRules:
 
 
 async def attached_to_session(
-    services: Services, tx: Tx, org_id: OrgId, session_id: SessionId
+    services: Services, tx: Tx, org_id: OrgId, session_id: SessionId, agent: AgentAt | None = None
 ) -> list[CapabilityRef]:
-    """The servers of a session, as its layers name them. Raises NotFound: the session is gone."""
+    """The servers of a session, as its layers name them.
+
+    Args:
+        agent: the agent at work; None for the session's own.
+
+    Raises:
+        NotFound: the session is gone.
+    """
     row = await get_session(tx, org_id, session_id)
-    loaded = await load_layers(tx, row)
+    loaded = await load_layers(tx, row if agent is None else row.under(agent))
     found: dict[str, CapabilityRef] = {}
     for layer in loaded.layers:
         if not layer.policy_only:

@@ -13,6 +13,7 @@ from perdure.app.context import App, Services
 from perdure.app.damaged import damaged_message
 from perdure.app.idempotency import Once
 from perdure.app.output_schemas import checked_controls
+from perdure.app.participants import addressee
 from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
 from perdure.app.sessions import check_model
 from perdure.app.storage import without_secrets
@@ -31,9 +32,10 @@ from perdure.domain.events import (
     ToolCompletedData,
 )
 from perdure.domain.ids import MAX_SEQUENCE, MessageId, SessionId
-from perdure.domain.messages import ContentPart, Controls, CreateMessage, Message, TextPart
+from perdure.domain.messages import ContentPart, Controls, CreateMessage, Message, TextPart, text_of
 from perdure.domain.queued import check_queue
 from perdure.domain.spans import message_context, tool_context
+from perdure.domain.speakers import Speaker
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResults, ToolCallResult
@@ -80,6 +82,8 @@ async def posting(
     controls = await checked_controls(body.controls)
     now = app.now()
     message_id = app.new_id("message")
+    addressed = body.addressed_participant_id or None
+    text = text_of(content[:1])
     client_id = body.client_message_id
     fingerprint = "" if client_id is None else _fingerprint(body)
 
@@ -88,10 +92,15 @@ async def posting(
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
         if client_id is not None and (before := await _sent_before(tx, row, client_id, fingerprint)):
             return before
-        await check_message_values(tx, row, body.controls)
+        speaker = await addressee(tx, row, addressed, text)
+        steers = row.status in IN_TURN and (controls is None or controls.when_busy in (None, "steer"))
+        # A message that steers joins the turn of whichever agent is at work.
+        spoken_to = row if speaker is None or steers else row.under(speaker.at())
+        await check_message_values(tx, spoken_to, body.controls)
         if row.archived_at is not None:
             row = await set_archived(tx, row, now, archived=False)
-        message = await append_message(app, tx, row, _message(body, controls, content, message_id, now), now)
+        message = _message(body, controls, content, message_id, now)
+        message = await append_message(app, tx, row, message, now, addressed=speaker)
         if client_id is not None and message.sequence is not None:
             await keep_sent_message(tx, row, client_id, Sent(fingerprint, message.sequence))
         return message
@@ -132,6 +141,7 @@ async def append_message(
     now: Micros,
     *,
     origin: MessageOrigin | None = None,
+    addressed: Speaker | None = None,
 ) -> Message:
     """Append a user's message to a session whose row is locked.
 
@@ -140,6 +150,7 @@ async def append_message(
 
     Args:
         origin: what sends the message; None for a client.
+        addressed: the participant that it is for; None for the session's own agent.
 
     Returns:
         The message as stored: with the session's secrets redacted, if it contains any.
@@ -160,7 +171,7 @@ async def append_message(
         ended = [*wished, *cancelled]
     running = row.turn_id if busy and policy not in ("queue", "interrupt") else None
     context = message_context(running or app.new_id("turn"), message.id)
-    data = InputMessageData(message, queued=policy == "queue", origin=origin)
+    data = InputMessageData(message, queued=policy == "queue", origin=origin, addressed=addressed)
     event = NewEvent(data, context, now, message.metadata, message.tags)
     (logged,) = await without_secrets(app, tx, row, [event])
     after, stored = await append(

@@ -17,10 +17,10 @@ from perdure.app.task_news import deliver, settle
 from perdure.app.task_reports import DELETED, SESSION_DELETED, Report
 from perdure.app.task_wishes import asked_to_stop
 from perdure.domain.accounts import Caller
+from perdure.domain.cancels import CancelledTurn
 from perdure.domain.errors import NotFound
 from perdure.domain.events import Event
 from perdure.domain.ids import OrgId, SessionId, TaskId
-from perdure.domain.sessions import CancelledTurn
 from perdure.domain.tasks import SessionTask, TaskError
 from perdure.domain.times import Micros
 from perdure.store.bus import Appended, Stop

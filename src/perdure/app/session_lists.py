@@ -10,7 +10,7 @@ import msgspec
 from perdure.app.context import App
 from perdure.app.searches import search
 from perdure.app.sessions import described
-from perdure.capabilities.features import SessionFeatures
+from perdure.capabilities.features import SessionFeatures, layers_of
 from perdure.domain.accounts import Caller
 from perdure.domain.ids import AgentId
 from perdure.domain.paging import Page, page_of
@@ -77,9 +77,7 @@ async def _read_page(
 
 def _is_heavy(rows: Sequence[SessionRow]) -> bool:
     """Whether these sessions have long configurations, or very many agents, whose capabilities are read."""
-    return LONG in [row.config for row in rows] or (
-        len({(row.harness_id, row.agent_id, row.agent_version_id) for row in rows}) > FEW
-    )
+    return LONG in [row.config for row in rows] or (len(set(map(layers_of, rows))) > FEW)
 
 
 async def session_stats(app: App, caller: Caller) -> SessionStats:

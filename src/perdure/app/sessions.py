@@ -18,7 +18,7 @@ from perdure.app.output_schemas import checked_output
 from perdure.app.ref_checks import check_refs
 from perdure.app.tool_definitions import check_tools
 from perdure.app.variables import check_session_values, config_with_values
-from perdure.capabilities.features import SessionFeatures
+from perdure.capabilities.features import Features, SessionFeatures
 from perdure.capabilities.layers import agent_layer, harness_layer, session_layer
 from perdure.capabilities.resolve import features_of, resolve
 from perdure.domain.accounts import Caller, PrincipalSummary
@@ -67,12 +67,7 @@ from perdure.store.workspaces import hold_for_writing
 
 
 def to_session(
-    row: SessionRow,
-    *,
-    features: tuple[str, ...],
-    pinned: bool | None,
-    schedules: int = 0,
-    listed: bool = False,
+    row: SessionRow, *, features: Features, pinned: bool | None, schedules: int = 0, listed: bool = False
 ) -> Session:
     """Convert a row to the resource that clients see. Lists leave out the initial files and the hints."""
     config, owner, url = row.config_struct(), _principal(row.owner_id), f"/v1/sessions/{row.id}"
@@ -95,6 +90,7 @@ def to_session(
         features=features,
         agent_id=row.agent_id,
         agent_version_id=row.agent_version_id,
+        created_with_agent_id=row.handed_over_by(),
         title=row.title,
         locale=row.locale,
         model_id=row.model_id,

@@ -25,7 +25,7 @@ MAX_TOKENS = 250_000
 MAX_TOTAL = 1_000_000
 """Tokens of all agents that are kept: a few megabytes of text."""
 
-Key = tuple[str | None, str | None, str | None, int]
+Key = tuple[str | None, str | None, str | None, str | None, int]
 
 
 class Resolved(Struct, frozen=True):
@@ -85,4 +85,5 @@ def _key(loaded: SessionLayers) -> Key:
     # only cost a miss.
     # So for the values of variables, which messages may give.
     values = tuple(loaded.layers[-1].values.items())
-    return row.harness_id, row.agent_id, row.agent_version_id, hash((row.config, values))
+    agents = row.agent_id, row.agent_version_id, row.handed_from
+    return row.harness_id, *agents, hash((row.config, values))

@@ -16,6 +16,9 @@ CAPACITY = 256
 MAX_CONFIG = 16 * 1024
 """Characters of the configurations whose features are kept."""
 
+Features = tuple[str, ...]
+"""The names of features, sorted."""
+
 Key = tuple[tuple[bool, bool, str], ...]
 """Of each row: whether it is an agent, whether only its policies count, and its configuration."""
 
@@ -44,6 +47,11 @@ class FeatureCache:
         return known
 
 
+def layers_of(row: SessionRow) -> tuple[str | None, ...]:
+    """What the layers below a session's own depend on."""
+    return row.harness_id, row.agent_id, row.agent_version_id, row.handed_from
+
+
 class SessionFeatures:
     """Computes the features of sessions, for one request: layers that sessions share are read only once."""
 
@@ -55,7 +63,7 @@ class SessionFeatures:
     async def read(self, tx: Tx, rows: Iterable[SessionRow]) -> None:
         """Read the layers below these sessions' own, before `of` is asked about them."""
         for row in rows:
-            key = (row.harness_id, row.agent_id, row.agent_version_id)
+            key = layers_of(row)
             if key in self._shared:
                 continue
             try:
@@ -66,7 +74,7 @@ class SessionFeatures:
 
     def of(self, row: SessionRow) -> tuple[str, ...]:
         """The features that the active capabilities declare, of a session whose layers are read."""
-        below, features = self._shared[row.harness_id, row.agent_id, row.agent_version_id]
+        below, features = self._shared[layers_of(row)]
         # Most sessions of a list have no capabilities of their own: no layer is made of them.
         config = row.config_struct()
         if not config.capabilities and not config.mcp_servers:

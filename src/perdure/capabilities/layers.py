@@ -6,7 +6,7 @@ merges them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -20,6 +20,8 @@ from perdure.domain.outputs import OutputSchema
 from perdure.domain.sessions import InitialFile, NetworkAccess
 from perdure.domain.subagents import Inheritance
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ToolDefinition
+from perdure.domain.turn import TurnState
+from perdure.domain.turn_queries import agent_ahead
 from perdure.domain.variables import VariableValue, defaults_of, texts_of
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
@@ -35,6 +37,7 @@ class Layer(Struct, frozen=True):
     Attributes:
         name: None if it is not stored yet.
         policy_only: whether only its policies apply.
+        gated: the tools whose calls need approval, of a layer of which only the policies apply.
         variables: the defaults of the variables in an agent's prompt, None for required ones. Without any
             (None), the prompt is not searched for variables.
         values: what a session, or the message that its turn is for, gives for them.
@@ -53,13 +56,13 @@ class Layer(Struct, frozen=True):
     parallel_tool_calls: bool | None = None
     archived: bool = False
     policy_only: bool = False
+    gated: frozenset[str] = frozenset()
     mcp_servers: Mapping[str, InlineMcpServer] = {}
     output_schema: OutputSchema | None = None
     variables: Mapping[str, str | None] | None = None
     values: Mapping[str, str] = {}
     fallback_models: tuple[str, ...] = ()
     deleted: bool = False
-    gated: tuple[str, ...] = ()
 
     def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
         """The capabilities that the layer turns on. Each inline MCP server is one, by its name."""
@@ -91,7 +94,7 @@ class SessionLayers(Struct, frozen=True):
 
         An archived one still ends a turn that has begun: somebody may have approved a call of it since.
         """
-        agents = (each for each in self.layers if each.kind == "agent")
+        agents = (each for each in self.layers if each.kind == "agent" and not each.policy_only)
         return next((each.name for each in agents if each.deleted or (each.archived and not begun)), None)
 
 
@@ -120,7 +123,7 @@ def policy_layer(row: HarnessRow) -> Layer:
 
 
 def agent_policy_layer(row: AgentRow) -> Layer:
-    """The policies of an agent: those of a parent's agent bind its sub-agents, whatever agents they have."""
+    """The policies of an agent: those of a session's first agent, and of its parents', bind all others."""
     config = row.config_struct()
     return Layer(
         "agent",
@@ -129,7 +132,7 @@ def agent_policy_layer(row: AgentRow) -> Layer:
         config.capabilities,
         network=config.network_access,
         policy_only=True,
-        gated=gated_by(config.tools),
+        gated=needing_approval(config.tools),
     )
 
 
@@ -143,15 +146,14 @@ def inherited_layer(policies: Inheritance) -> Layer:
         policies.capabilities,
         network=hosts if policies.allowed or policies.blocked else None,
         policy_only=True,
-        gated=policies.gated,
+        gated=frozenset(policies.gated),
     )
 
 
-def gated_by(tools: Sequence[ToolDefinition]) -> tuple[str, ...]:
-    """The server's tools for which these definitions require approval."""
-    return tuple(
-        tool.name for tool in tools if isinstance(tool, BuiltinTool) and tool.policy == "requires_approval"
-    )
+def needing_approval(tools: Iterable[ToolDefinition]) -> frozenset[str]:
+    """The names of the tools whose definitions require approval."""
+    builtin = (tool for tool in tools if isinstance(tool, BuiltinTool))
+    return frozenset(tool.name for tool in builtin if tool.policy == "requires_approval")
 
 
 def agent_layer(row: AgentRow) -> Layer:
@@ -236,7 +238,11 @@ async def _inherited(tx: Tx, session: SessionRow) -> list[Layer]:
 
 
 class LayerRow(Struct, frozen=True):
-    """A harness or an agent below a session. Of the harness of another harness's agent, only the policies."""
+    """A harness or an agent below a session.
+
+    Only the policies apply of the harness of another harness's agent, and of the agent that the session was
+    created with while another one works in it.
+    """
 
     row: HarnessRow | AgentRow
     policy_only: bool = False
@@ -244,17 +250,25 @@ class LayerRow(Struct, frozen=True):
     def layer(self) -> Layer:
         """Make the row's layer."""
         if isinstance(self.row, AgentRow):
-            return agent_layer(self.row)
+            return agent_policy_layer(self.row) if self.policy_only else agent_layer(self.row)
         return policy_layer(self.row) if self.policy_only else harness_layer(self.row)
 
 
 async def rows_below(tx: Tx, session: SessionRow) -> list[LayerRow]:
     """Read the harnesses and the agent below the session's own layer, lowest first. Raises NotFound."""
     rows = [LayerRow(row) for row in await harness_chain(tx, session.org_id, session.harness_id)]
-    if session.agent_id is not None:
-        agent = await get_agent_at(tx, session.org_id, session.agent_id, session.agent_version_id)
+    own, first = session.own_agent(), session.first_agent()
+    for at in (own,) if first == own else (first, own):
+        if at.agent_id is None:
+            continue
+        agent = await get_agent_at(tx, session.org_id, at.agent_id, at.agent_version_id)
         if agent.harness_id != session.harness_id:
             chain = await harness_chain(tx, session.org_id, agent.harness_id)
             rows += [LayerRow(row, policy_only=True) for row in chain]
-        rows.append(LayerRow(agent))
+        rows.append(LayerRow(agent, policy_only=at != own))
     return rows
+
+
+def acting(session: SessionRow, state: TurnState) -> SessionRow:
+    """The session as if the agent of its next action were its own, to read the layers for it."""
+    return session.under(agent_ahead(state, session.own_agent()))

@@ -7,7 +7,7 @@ from itertools import product
 
 from msgspec import Struct
 
-from perdure.capabilities.layers import Layer, gated_by
+from perdure.capabilities.layers import Layer, needing_approval
 from perdure.capabilities.port import Tool, ToolContext, ToolOutcome
 from perdure.capabilities.registry import Active, Registry
 from perdure.capabilities.resolve import approvers_of
@@ -46,7 +46,9 @@ def policy_of(layers: Sequence[Layer], registry: Registry) -> Policy:
     active = registry.resolve(layer.refs(registry) for layer in layers)
     return Policy(
         tuple(each for each in active if each.capability.is_policy),
-        frozenset(name for layer in layers for name in (*layer.gated, *gated_by(layer.tools))),
+        needing_approval(tool for layer in layers for tool in layer.tools).union(
+            *(layer.gated for layer in layers)
+        ),
         combine(layer.network for layer in layers),
         approvers_of(active),
     )

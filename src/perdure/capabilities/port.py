@@ -25,6 +25,7 @@ from perdure.domain.network import NetworkRules
 from perdure.domain.parked import ParkedKind
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile
+from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.domain.tools import ToolHints
 from perdure.store.database import Tx
@@ -109,6 +110,10 @@ async def no_log(data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]
     raise ToolError("this tool works only in the turn of a session")
 
 
+async def any_agent(agent: AgentAt) -> None:
+    """Check nothing: the call is not one of a session's turn."""
+
+
 class ToolContext(Struct, frozen=True):
     """The context of one tool call.
 
@@ -134,8 +139,10 @@ class ToolContext(Struct, frozen=True):
         provided_by: notes the id and the name of the capability that the call is of, for a tool that several
             capabilities share.
         controls: the options of the message that the turn is for.
-        log: appends events to the session's log, and changes rows in the same transaction. It may run twice.
-            It fails if the turn was cancelled or the call has ended. Only for tools of this package.
+        log: appends events to the session's log, and changes rows in the same transaction, which may run
+            twice. It fails if the turn was cancelled or the call has ended. Only for tools of this package.
+        agent: the agent whose call it is; None if it is not one of a session's turn.
+        check_agent: checks that another agent can continue the turn. Raises PerdureError.
     """
 
     org_id: OrgId
@@ -158,6 +165,8 @@ class ToolContext(Struct, frozen=True):
     provided_by: Callable[[str, str], None] = by_one
     controls: Controls | None = None
     log: Callable[[Sequence[EventData], Callable[[Tx], Awaitable[None]]], Awaitable[None]] = no_log
+    agent: AgentAt | None = None
+    check_agent: Callable[[AgentAt], Awaitable[None]] = any_agent
 
     @property
     def organization_id(self) -> OrgId:

@@ -203,6 +203,8 @@ def _merge(
     deferred = deferred_of(those, found, {*bound, *client}, behaviour.tool_search)
     if deferred is not None:
         bound[deferred.search.name] = BoundTool(deferred.search, IDENTIFIER, LABEL)
+    for name in frozenset[str]().union(*(layer.gated for layer in layers)) & bound.keys():
+        bound[name] = msgspec.structs.replace(bound[name], gated=True)
     bound = {name: decided(each, active, standing.of(each.tool)) for name, each in bound.items()}
     undecided = [each.tool for each in bound.values() if not each.gated and standing.of(each.tool) is None]
     hidden = frozenset[str]() if deferred is None else deferred.names

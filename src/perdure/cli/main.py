@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from perdure import __version__
-from perdure.cli import sessions
+from perdure.cli import participants, sessions
 from perdure.cli.common import (
     DEFAULT_URL,
     Org,
@@ -82,6 +82,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 keys = typer.Typer(help="Manage access tokens and the master key.", no_args_is_help=True)
+sessions.app.add_typer(participants.app, name="participants")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys, name="keys")
 

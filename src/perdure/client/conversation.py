@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from perdure.client import routes
 from perdure.client.errors import TurnFailed, TurnWaits
@@ -45,6 +45,7 @@ class ConversationMethods(EventMethods):
         external_actor: ExternalActor | None = None,
         idempotency_key: str | None = None,
         client_message_id: str | None = None,
+        addressed_participant_id: str | None = None,
     ) -> Message:
         """Send a message: it starts a turn, or steers the running one.
 
@@ -63,6 +64,7 @@ class ConversationMethods(EventMethods):
                 key to make your retries safe too.
             client_message_id: your own id of the message, which the session remembers for good: sending the
                 same message again returns the first one.
+            addressed_participant_id: the agent among the session's participants that the message is for.
         """
         parts = (TextPart(content),) if isinstance(content, str) else tuple(content)
         body = CreateMessage(
@@ -72,6 +74,7 @@ class ConversationMethods(EventMethods):
             None if tags is None else tuple(tags),
             external_actor,
             client_message_id,
+            UNSET if addressed_participant_id is None else addressed_participant_id,
         )
         return await self.call(
             "POST",

@@ -10,23 +10,18 @@ import msgspec
 from perdure.client import routes
 from perdure.client.errors import BadAnswer
 from perdure.client.routes import Caller, every, path_of
+from perdure.domain.cancels import CancelledTurn
 from perdure.domain.context_reports import SessionContextReport
 from perdure.domain.feedback import MessageFeedback, Rating, SetFeedback
 from perdure.domain.messages import Message
 from perdure.domain.paging import Page
+from perdure.domain.participants import AddSessionParticipant, SessionParticipant
 from perdure.domain.session_counts import SessionFacets, SessionStats
-from perdure.domain.sessions import (
-    CancelledTurn,
-    CreateSession,
-    ForkSession,
-    ListOrder,
-    Session,
-    Status,
-    UpdateSession,
-)
+from perdure.domain.sessions import CreateSession, ForkSession, ListOrder, Session, Status, UpdateSession
 
 _SESSION = "/v1/sessions/{}"
 _ARCHIVE = f"{_SESSION}/archive"
+_PARTICIPANTS = f"{_SESSION}/participants"
 
 
 class SessionMethods(Caller):
@@ -59,6 +54,22 @@ class SessionMethods(Caller):
         f"{_SESSION}/context-report", SessionContextReport, "Return what fills the model's context window."
     )
     get_session_stats = routes.fetches("/v1/sessions/stats", SessionStats, "Count the sessions by status.")
+
+    add_participant = routes.creates_under(
+        _PARTICIPANTS,
+        AddSessionParticipant,
+        SessionParticipant,
+        "Add an agent, or the calling user, to a session.",
+    )
+
+    async def list_participants(self, session_id: str) -> tuple[SessionParticipant, ...]:
+        """List the agents and users of a session, its hosts first."""
+        return await self.call("GET", path_of(_PARTICIPANTS, session_id), tuple[SessionParticipant, ...])
+
+    async def remove_participant(self, session_id: str, participant_id: str) -> SessionParticipant:
+        """Remove a participant from a session. The hosts cannot leave."""
+        path = path_of(f"{_PARTICIPANTS}/{{}}", session_id, participant_id)
+        return await self.call("DELETE", path, SessionParticipant)
 
     async def set_feedback(
         self, session_id: str, message_id: str, *, rating: Rating | None = None, comment: str | None = None

@@ -177,7 +177,8 @@ def _entry(message: Message) -> str:
     for part in message.content:
         match part:
             case TextPart(text=text):
-                lines.append(f"[{message.role}] {text}")
+                author = "" if message.author is None else f" {message.author.agent_name}"
+                lines.append(f"[{message.role}{author}] {text}")
             case ToolCallPart():
                 arguments = msgspec.json.encode(part.arguments).decode()
                 lines.append(f"[call of {part.name}] {_cut(arguments, MAX_ARGUMENTS)}")

@@ -5,6 +5,7 @@ Their ids are derived too, so they are the same whoever reads the log.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -13,6 +14,7 @@ from perdure.domain.decisions import Decided
 from perdure.domain.events import OutputRejectedData, ToolCompletedData
 from perdure.domain.ids import EventId, MessageId
 from perdure.domain.messages import ContentPart, Message, TextPart, ToolCallPart, ToolResultPart, text_of
+from perdure.domain.speakers import Reader, label_of
 from perdure.domain.texts import without_middle
 from perdure.domain.times import Micros, to_rfc3339
 
@@ -67,6 +69,31 @@ def correction_message(data: OutputRejectedData, ts: Micros) -> Message:
         "Give the whole answer again, corrected."
     )
     return Message(MessageId(f"message_{identity}"), "system", (TextPart(text),), to_rfc3339(ts))
+
+
+def as_read_by(messages: Sequence[Message], reader: Reader | None) -> list[Message]:
+    """The messages with the names of other agents before what these wrote.
+
+    Args:
+        reader: the agent that reads them; None for the one that the session was created with.
+    """
+    return [_labelled(message, reader) if message.role == "agent" else message for message in messages]
+
+
+def _labelled(message: Message, reader: Reader | None) -> Message:
+    author = message.author
+    if author is None:
+        name = None if reader is None else reader.first
+    else:
+        name = None if reader is not None and reader.agent_id == author.agent_id else author.agent_name
+    if name is None:
+        return message
+    label, content = label_of(name), message.content
+    if content and isinstance(content[0], TextPart):
+        content = (TextPart(f"{label}\n{content[0].text}"), *content[1:])
+    else:
+        content = (TextPart(label), *content)
+    return msgspec.structs.replace(message, content=content)
 
 
 def _result_value(parts: tuple[ContentPart, ...]) -> object:

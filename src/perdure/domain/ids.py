@@ -19,7 +19,7 @@ from perdure.domain.errors import InvalidId
 Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
-    "callback", "mcp", "input", "webhook",
+    "callback", "mcp", "input", "webhook", "participant",
 ]  # fmt: skip
 
 
@@ -54,6 +54,7 @@ McpServerId = NewType("McpServerId", Annotated[str, id_schema("mcp")])
 InputRequestId = NewType("InputRequestId", Annotated[str, id_schema("input")])
 TaskId = NewType("TaskId", Annotated[str, id_schema("task")])
 WebhookId = NewType("WebhookId", Annotated[str, id_schema("webhook")])
+ParticipantId = NewType("ParticipantId", Annotated[str, id_schema("participant")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -78,7 +79,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     ModelId: "model", ProviderId: "provider", ScheduleId: "sched", WorkspaceId: "workspace",
     PrincipalId: "principal", FileId: "file", TokenId: "token",
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
-    TaskId: "task", WebhookId: "webhook",
+    TaskId: "task", WebhookId: "webhook", ParticipantId: "participant",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}
@@ -150,6 +151,8 @@ def new_id(prefix: Literal["token"], millis: int | None = None) -> TokenId: ...
 @overload
 def new_id(prefix: Literal["invitation"], millis: int | None = None) -> InvitationId: ...
 @overload
+def new_id(prefix: Literal["participant"], millis: int | None = None) -> ParticipantId: ...
+@overload
 def new_id(prefix: Literal["callback"], millis: int | None = None) -> CallbackId: ...
 @overload
 def new_id(prefix: Literal["task"], millis: int | None = None) -> TaskId: ...
@@ -201,6 +204,8 @@ class NewId(Protocol):
     def __call__(self, prefix: Literal["token"]) -> TokenId: ...
     @overload
     def __call__(self, prefix: Literal["invitation"]) -> InvitationId: ...
+    @overload
+    def __call__(self, prefix: Literal["participant"]) -> ParticipantId: ...
     @overload
     def __call__(self, prefix: Literal["callback"]) -> CallbackId: ...
     @overload
@@ -287,6 +292,8 @@ def check_id(text: str, prefix: Literal["file"], field: str | None = None) -> Fi
 def check_id(text: str, prefix: Literal["token"], field: str | None = None) -> TokenId: ...
 @overload
 def check_id(text: str, prefix: Literal["invitation"], field: str | None = None) -> InvitationId: ...
+@overload
+def check_id(text: str, prefix: Literal["participant"], field: str | None = None) -> ParticipantId: ...
 @overload
 def check_id(text: str, prefix: Literal["task"], field: str | None = None) -> TaskId: ...
 @overload

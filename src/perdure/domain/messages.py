@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
-from perdure.domain.ids import ImageIdText, MessageId, ModelIdText, SessionId, ToolCallId
+from perdure.domain.ids import ImageIdText, MessageId, ModelIdText, SessionId, ToolCallId, id_schema
 from perdure.domain.layer_fields import OUTPUT_SCHEMA, RESPONSE_FORMAT, VARIABLE_VALUES
 from perdure.domain.outputs import OutputSchema, ResponseFormat
+from perdure.domain.speakers import Speaker
 from perdure.domain.times import CreatedAt
 from perdure.domain.variables import LoggedValues, VariableValues
 
@@ -250,6 +251,14 @@ class Message(Struct, frozen=True, gc=False, omit_defaults=True):
             examples=["session_0192f0c1b2a37b5c8d4e5f60718293a4"],
         ),
     ] = None
+    author: Annotated[
+        Speaker | None,
+        Meta(
+            description=(
+                "The agent that wrote the message. Absent if it is the one that the session was created with."
+            )
+        ),
+    ] = None
 
 
 class InputMessage(Struct, frozen=True):
@@ -283,9 +292,16 @@ class CreateMessage(Struct, frozen=True):
             )
         ),
     ] = None
-    addressed_participant_id: Annotated[str | None | UnsetType, Meta(description="Accepted and ignored.")] = (
-        UNSET
-    )
+    addressed_participant_id: Annotated[
+        Annotated[str, id_schema("participant")] | None | UnsetType,
+        Meta(
+            description=(
+                "The agent among the session's participants that the message is for: the turn that the "
+                "message begins is this agent's. Default: the one that the text names at its beginning "
+                "(`@billing`), or else the session's own agent."
+            )
+        ),
+    ] = UNSET
     variables: Annotated[
         VariableValues | None | UnsetType,
         Meta(description="Values of the variables in the agent's prompt, by name: `controls.variables`."),

@@ -9,6 +9,7 @@ from perdure.domain.events import LATE, AnyEvent, InputMessageData
 from perdure.domain.ids import MessageId, TurnId
 from perdure.domain.messages import Controls, preview_of, text_of
 from perdure.domain.outputs import OutputSchema
+from perdure.domain.speakers import Speaker
 
 
 class PendingMessage(Struct, frozen=True):
@@ -22,6 +23,7 @@ class PendingMessage(Struct, frozen=True):
         queued_at: its sequence, if it waits for a turn of its own.
         controls: the options of a message that waits for its own turn.
         output_schema: the schema that it sets for the final answer of its turn.
+        addressed: the participant that it is for; None for the session's own agent.
     """
 
     message_id: MessageId
@@ -32,6 +34,7 @@ class PendingMessage(Struct, frozen=True):
     queued_at: int | None = None
     controls: Controls | None = None
     output_schema: OutputSchema | None = None
+    addressed: Speaker | None = None
 
 
 Pending = tuple[PendingMessage, ...]
@@ -49,6 +52,7 @@ def pending_message(data: InputMessageData, event: AnyEvent, sequence: int) -> P
         queued_at=sequence if data.queued else None,
         controls=message.controls if data.queued else None,
         output_schema=message.controls.output_schema if message.controls is not None else None,
+        addressed=data.addressed,
     )
 
 

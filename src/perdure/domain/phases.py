@@ -18,6 +18,7 @@ from perdure.domain.ids import ExecId, MessageId
 from perdure.domain.messages import Controls, JsonValue
 from perdure.domain.parked import ParkedKind
 from perdure.domain.pending import PendingMessage
+from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.domain.turn_totals import Turn
 
@@ -88,12 +89,14 @@ class Calling(_Running, frozen=True, kw_only=True):
     Attributes:
         batch: the calls that the server runs now, or None.
         discovered_tools: as for the model call that requested them.
+        made_by: the agent whose calls these are, if one of them has handed the session off.
     """
 
     exec_id: ExecId
     calls: tuple[CallState, ...]
     batch: Batch | None = None
     discovered_tools: str | None = None
+    made_by: AgentAt | None = None
 
 
 class Answered(_Running, frozen=True, kw_only=True):

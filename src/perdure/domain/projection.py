@@ -16,6 +16,7 @@ from perdure.domain.events import (
     NewEvent,
     OutputMessageCompletedData,
     SessionActivatedData,
+    SessionHandedOffData,
     SessionIdledData,
     ToolCall,
     ToolCallRequestedData,
@@ -38,6 +39,7 @@ from perdure.domain.messages import Message, Usage, preview_of, text_of
 from perdure.domain.parked import ASKED, CONSENT, ParkedCall, deadline_of, limited, next_deadline
 from perdure.domain.queued import Queue, QueuedMessage, size_of, without_turn
 from perdure.domain.sessions import Status
+from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros, from_rfc3339
 from perdure.domain.tools import APPROVE, call_of_question
 
@@ -53,6 +55,7 @@ class Projection(Struct, frozen=True):
         parked: the parked calls, and what a parked turn waits for.
         queued: the messages that wait for turns of their own, oldest first.
         loaded_tools: the deferred tools that the model is offered, in the order of loading.
+        handed_to: the session's agent, once it was handed off; until then, it is not in the log.
     """
 
     head: int = 0
@@ -68,6 +71,7 @@ class Projection(Struct, frozen=True):
     parked: tuple[ParkedCall, ...] = ()
     queued: Queue = ()
     loaded_tools: tuple[str, ...] = ()
+    handed_to: AgentAt | None = None
 
 
 def project(projection: Projection, events: Iterable[NewEvent]) -> Projection:
@@ -205,6 +209,10 @@ def _tools_loaded(old: Projection, event: NewEvent, head: int) -> Projection:
     return replace(old, loaded_tools=with_loaded(old.loaded_tools, event.read(ToolsLoadedData).tool_names))
 
 
+def _handed_off(old: Projection, event: NewEvent, head: int) -> Projection:
+    return replace(old, handed_to=event.read(SessionHandedOffData).after())
+
+
 def _activated(old: Projection, event: NewEvent, head: int) -> Projection:
     return _active(old)
 
@@ -248,6 +256,7 @@ _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
     ToolCompletedData.kind: _tool_completed,
     ToolsLoadedData.kind: _tools_loaded,
     SessionActivatedData.kind: _activated,
+    SessionHandedOffData.kind: _handed_off,
     TurnParkedData.kind: _turn_parked,
     TurnResumedData.kind: _turn_resumed,
     TurnSealedData.kind: _turn_sealed,

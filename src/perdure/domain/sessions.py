@@ -274,6 +274,10 @@ class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
             description="The version of the agent that the session runs. Without one, it follows the agent."
         ),
     ] = None
+    created_with_agent_id: Annotated[
+        AgentId | None,
+        Meta(description="The agent that the session was created with, if it has been handed off since."),
+    ] = None
     title: Annotated[str | None, _TITLE, Meta(examples=["Refund of order 4711"])] = None
     locale: Annotated[str | None, _LOCALE] = None
     model_id: Annotated[ModelIdText | None, _MODEL_ID] = None
@@ -415,18 +419,6 @@ class ForkSession(Struct, frozen=True, omit_defaults=True):
     locale: Annotated[Locale | None, _LOCALE] = None
     system_prompt: Annotated[Prompt | None, _SESSION_PROMPT] = None
     variables: Annotated[VariableValues | None, VARIABLE_VALUES] = None
-
-
-class CancelledTurn(Struct, frozen=True):
-    """The outcome of a cancel."""
-
-    status: Annotated[
-        Literal["cancelled", "no_op"],
-        Meta(description="`no_op` when no turn was running.", examples=["cancelled"]),
-    ]
-    message: Annotated[
-        str, Meta(description="The outcome, for people.", examples=["The turn was cancelled."])
-    ]
 
 
 def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from perdure.domain.events import (
     ReasonCompletedData,
     ReasonFallbackData,
     ReasonStartedData,
+    SessionHandedOffData,
     SessionIdledData,
     ToolCallRequestedData,
     ToolCompletedData,
@@ -131,6 +132,7 @@ def _turn_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
             content,
             event.ts,
             output_schema=None if first is None else first.output_schema,
+            speaker=data.speaker,
         ),
     )
 
@@ -399,6 +401,16 @@ def _tool_resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     return _with_status(state, call_id, ALLOWED) if waits else state
 
 
+def _handed_off(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    """The next model call is another agent's, with its own model; the calls of this answer are not."""
+    if isinstance(state, Idle):
+        return state
+    state = replace(state, turn=replace(state.turn, speaker=None, fallback=None))
+    if not isinstance(state, Calling) or state.made_by is not None:
+        return state
+    return replace(state, made_by=event.read(SessionHandedOffData).before())
+
+
 def _with_status(
     state: Calling, call_id: ToolCallId, status: CallStatus, edited: JsonObject | None = None
 ) -> Calling:
@@ -434,6 +446,7 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     ToolCallRequestedData.kind: _call_requested,
     ToolParkedData.kind: _tool_parked,
     ToolResumedData.kind: _tool_resumed,
+    SessionHandedOffData.kind: _handed_off,
 }
 """By kind: computes the state after the event with sequence `head`. `fold` sets the state's own `head`.
 

@@ -6,6 +6,7 @@ from perdure.domain.calls import Done, Parked
 from perdure.domain.messages import Controls
 from perdure.domain.outputs import OutputSchema
 from perdure.domain.pending import first_of, schema_of, steering
+from perdure.domain.speakers import AgentAt
 from perdure.domain.steps import Started
 from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, Waiting
 
@@ -31,7 +32,7 @@ def offered_tools(state: TurnState) -> str | None:
     match state:
         case Reasoning():
             return state.discovered_tools
-        case Calling() if any(not isinstance(call.status, Done) for call in state.calls):
+        case Calling() if _has_open_calls(state):
             return state.discovered_tools
     return None
 
@@ -40,6 +41,25 @@ def next_controls(state: TurnState) -> Controls | None:
     """The options of the next model call: of the message that begins the turn, if it waited for its own."""
     first = first_of(state.pending) if isinstance(state, Idle) and state.pending else None
     return state.controls if first is None or first.queued_at is None else first.controls
+
+
+def agent_ahead(state: TurnState, own: AgentAt) -> AgentAt:
+    """The agent of the next action: whose tool calls these are, or whose turn it is or will be.
+
+    Args:
+        own: the session's own agent.
+    """
+    if isinstance(state, Idle):
+        speaker = first_of(state.pending).addressed if state.pending else None
+    elif isinstance(state, Calling) and state.made_by is not None and _has_open_calls(state):
+        return state.made_by
+    else:
+        speaker = state.turn.speaker
+    return own if speaker is None else speaker.at()
+
+
+def _has_open_calls(state: Calling) -> bool:
+    return any(not isinstance(call.status, Done) for call in state.calls)
 
 
 def schema_ahead(state: TurnState) -> OutputSchema | None:

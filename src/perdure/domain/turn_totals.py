@@ -8,6 +8,7 @@ from perdure.domain.fallbacks import Fallback
 from perdure.domain.ids import MessageId, TurnId
 from perdure.domain.messages import Usage
 from perdure.domain.outputs import OutputSchema
+from perdure.domain.speakers import Speaker
 from perdure.domain.times import Micros
 
 NO_USAGE = Usage(0, 0)
@@ -27,6 +28,7 @@ class Turn(Struct, frozen=True):
         requested: the model that the last model call was asked to use, None for the configured one.
         fallback: the model that is used instead, if one did not answer.
         parked_since: when it was parked first, since the last answer.
+        speaker: the participant whose turn it is; None for the session's own agent.
         rejected: how many final answers did not match their schema; problems: what was wrong with the last.
     """
 
@@ -49,3 +51,4 @@ class Turn(Struct, frozen=True):
     requested: str | None = None
     fallback: Fallback | None = None
     parked_since: Micros | None = None
+    speaker: Speaker | None = None

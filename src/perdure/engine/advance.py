@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from perdure.capabilities.layers import SessionLayers, load_layers
+from perdure.capabilities.layers import SessionLayers, acting, load_layers
 from perdure.capabilities.model_choice import ModelChoice, choose_model
 from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.actions import (
@@ -58,6 +58,7 @@ from perdure.engine.turn_events import (
     request_approvals,
     request_results,
 )
+from perdure.engine.voices import voice_of
 from perdure.store.database import Tx
 from perdure.store.events import events_after
 from perdure.store.storage import open_secrets
@@ -192,7 +193,7 @@ async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
     Returns:
         None, or the error code and message that the turn fails with.
     """
-    engine, row = run.engine, run.row
+    engine, row = run.engine, acting(run.row, ahead)
     digest = offered_tools(ahead)
     # A call whose start is in the log is made with the model that is named there.
     begun = ahead.turn if isinstance(ahead, Reasoning) else None
@@ -234,15 +235,22 @@ async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
             raise  # the database is unavailable: the turn did not fail, and is retried
         log.warning("cannot resolve the agent of session %s: %s", row.id, error.message)
         return error.code, error.message
-    stopped = layers.stopped_agent(begun=_has_begun(ahead))
+    problem = _problem_of(layers, agent, begun=_has_begun(ahead))
+    if choice is None or problem is not None:
+        return problem or ("model_not_configured", "No model is configured for this session.")
+    run.redactor.known = agent.names
+    run.voice = voice_of(run.row, row, layers.layers, ahead)
+    run.prepared = (agent, choice)
+    return None
+
+
+def _problem_of(layers: SessionLayers, agent: ResolvedAgent, *, begun: bool) -> tuple[str, str] | None:
+    """The error code and message of an agent that cannot work; None if it can."""
+    stopped = layers.stopped_agent(begun=begun)
     if stopped is not None:
         return "agent_archived", f"The agent {stopped!r} has been archived."
-    if choice is None:
-        return "model_not_configured", "No model is configured for this session."
     if agent.missing:
         return "missing_variable", f"There is {missing_message(agent.missing)}."
-    run.redactor.known = agent.names
-    run.prepared = (agent, choice)
     return None
 
 

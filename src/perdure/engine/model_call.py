@@ -8,6 +8,7 @@ import msgspec
 
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
+from perdure.domain.derived_messages import as_read_by
 from perdure.domain.errors import ModelError
 from perdure.domain.events import (
     HistoryAdaptation,
@@ -128,6 +129,7 @@ class _Call:
             messages = [_without_files(message) for message in messages]
         if self.adaptation.changes or self.adaptation.images_left_out:
             messages = adapted(messages, self.adaptation)
+        messages = as_read_by(messages, self.run.voice.reader)
         controls = self.run.state.controls
         effort = controls.reasoning.effort if controls and controls.reasoning else None
         request = ModelRequest(
@@ -146,7 +148,11 @@ class _Call:
             first_byte=self.patience.first_byte,
         )
         return request, PromptRef(
-            after, self.state.prompt_through, conversation.summary_at, results=conversation.cut_results
+            after,
+            self.state.prompt_through,
+            conversation.summary_at,
+            results=conversation.cut_results,
+            reader=self.run.voice.reader,
         )
 
     async def make(self) -> Outcome:
@@ -358,6 +364,7 @@ def _build_message(
         thinking_signature=response.thinking_signature,
         reasoning_provider=call.choice.driver.provider_type if response.reasoning_items else None,
         reasoning_items=response.reasoning_items or None,
+        author=call.run.voice.author,
     )
 
 

@@ -31,6 +31,7 @@ from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
 from perdure.engine.overtaken import without_overtaken
 from perdure.engine.suspects import Admission
+from perdure.engine.voices import Voice
 from perdure.store.bus import Appended
 from perdure.store.claims import rest
 from perdure.store.database import Tx
@@ -74,6 +75,8 @@ class Run:
         """The model with which a compaction failed in this run."""
         self.prepared: tuple[ResolvedAgent, ModelChoice] | None = None
         """The agent and model for the next steps; None if they have to be resolved anew."""
+        self.voice = Voice(row.agent_id)
+        """The agent of the next model call, once `prepared` is."""
         self._appending = asyncio.Lock()
         self._moved = False
         """Whether a tool's append found events of others, which the next action was not decided on."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from msgspec import Struct
@@ -21,8 +20,7 @@ from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState, Done, Parked, key_of
 from perdure.domain.effects import UNCERTAIN
-from perdure.domain.errors import OutcomeUnknown, PerdureError, ToolError, Unavailable
-from perdure.domain.event_data import EventData
+from perdure.domain.errors import OutcomeUnknown, PerdureError, Unavailable
 from perdure.domain.events import (
     ActCompletedData,
     FileWrittenData,
@@ -41,8 +39,9 @@ from perdure.domain.spans import act_context, tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import Calling
-from perdure.domain.turn_queries import next_controls
+from perdure.domain.turn_queries import agent_ahead, next_controls
 from perdure.engine.deferred import Callbacks, parked_call, promised
+from perdure.engine.handoffs import check_agent, log_for
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
 from perdure.engine.live import ToolText
 from perdure.engine.loading import loaded_by
@@ -50,7 +49,6 @@ from perdure.engine.run import Run
 from perdure.engine.steps import Steps
 from perdure.engine.tool_output import RawOutput, fit_output, json_of
 from perdure.store.bus import Live, LiveKind
-from perdure.store.database import Tx
 from perdure.store.rows import to_json
 
 log = logging.getLogger("perdure.act")
@@ -334,7 +332,8 @@ async def _attempt(
         step=steps,
         act_as=acting.note,
         provided_by=acting.provided_by,
-        log=partial(_log, run, call),
+        log=partial(log_for, run, call),
+        check_agent=partial(check_agent, run),
     )
     try:
         tool = bound.tool
@@ -348,14 +347,6 @@ async def _attempt(
     finally:
         steps.over = callbacks.over = True
         live.finish()
-
-
-async def _log(
-    run: Run, call: CallState, data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]]
-) -> None:
-    """Append events of a call that runs, with changes of rows. Raises Fenced, or ToolError if it is over."""
-    if not await run.log_at_once(call.id, *data, progress=True, also=also):
-        raise ToolError("the call has ended")
 
 
 def _unknown_tool(name: str, agent: ResolvedAgent) -> str:
@@ -492,4 +483,5 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         exec_id=state.exec_id,
         tool_name=call.name,
         controls=next_controls(state),
+        agent=agent_ahead(state, row.own_agent()),
     )

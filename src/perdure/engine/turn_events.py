@@ -31,7 +31,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.parked import CONSENT
-from perdure.domain.pending import steering
+from perdure.domain.pending import first_of, steering
 from perdure.domain.spans import act_context, reason_context, tool_context, turn_context
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
@@ -99,9 +99,10 @@ def begin_turn(run: Run, action: StartTurn, queued: Message | None) -> tuple[Tur
     now = run.engine.clock.now()
     run.mark(now)
     turn_id = action.turn_id or run.engine.new_id("turn")
-    turn = Turn(turn_id, action.message_id, action.input_content or None, now)
+    speaker = first_of(run.state.pending).addressed
+    turn = Turn(turn_id, action.message_id, action.input_content or None, now, speaker=speaker)
     activated = SessionActivatedData(turn.id, turn.message_id)
-    started = TurnStartedData(turn.id, turn.message_id, turn.input_content, queued)
+    started = TurnStartedData(turn.id, turn.message_id, turn.input_content, queued, turn.speaker)
     context = turn_context(turn)
     return turn, [NewEvent(activated, context, now), NewEvent(started, context, now)]
 
@@ -117,7 +118,7 @@ def begin_model_call(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelCh
     iteration = turn.iterations + 1
     found = agent.found_tools
     started = ReasonStartedData(
-        run.row.harness_id, run.row.agent_id, metadata, iteration, None if found is None else found.digest
+        run.row.harness_id, run.voice.agent_id, metadata, iteration, None if found is None else found.digest
     )
     message_id = run.engine.new_id("message")
     output = OutputMessageStartedData(turn.id, message_id, choice.model.model_id, iteration)

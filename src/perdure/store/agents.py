@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import Struct
 
@@ -97,6 +99,36 @@ async def agent_by_ref(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = False) -
     except NotFound:
         return None
     return None if row is None or row.status == "deleted" else row
+
+
+class ListedAgent(Struct, frozen=True):
+    """What another agent's model is told of an agent."""
+
+    id: AgentId
+    name: str
+    display_name: str | None
+    description: str | None
+    status: LifeStatus
+    default_version_id: AgentVersionId | None
+
+
+async def agents_by_reference(tx: Tx, org_id: OrgId, references: Sequence[str]) -> dict[str, ListedAgent]:
+    """Return the agents with these ids or names, by id or name, also archived and deleted ones.
+
+    Of several with the same name, the active one counts, or else the newest.
+    """
+    marks = ", ".join("?" * len(references))
+    rows = await tx.all(
+        "SELECT id, name, display_name, description, status, default_version_id FROM agents"
+        f" WHERE org_id = ? AND (id IN ({marks}) OR name IN ({marks}))"
+        " ORDER BY CASE status WHEN 'active' THEN 1 ELSE 0 END, created_at, id",
+        org_id,
+        *references,
+        *references,
+    )
+    found = [ListedAgent(*row) for row in rows]
+    known = {each.name: each for each in found} | {each.id: each for each in found}
+    return {name: known[name] for name in references if name in known}
 
 
 async def agent_names(tx: Tx, org_id: OrgId, stem: str) -> set[str]:

@@ -6,8 +6,8 @@ import random
 
 from msgspec import Struct
 
-from perdure.domain.events import Event
-from perdure.domain.ids import MessageId, SessionId, new_event_id
+from perdure.domain.events import Event, NewEvent
+from perdure.domain.ids import MessageId, OrgId, SessionId, event_id, new_event_id
 from perdure.domain.times import Micros
 from perdure.store.database import Tx, Value
 from perdure.store.rows import like_pattern, to_json
@@ -27,6 +27,41 @@ _READ = "id, session_id, sequence, type, ts, context, data, metadata, tags"
 def noise() -> int:
     """Return 40 random bits for an event's id. They need not be unpredictable."""
     return random.getrandbits(40)
+
+
+def stored_event(session_id: SessionId, sequence: int, event: NewEvent) -> Event:
+    """Return a new event as it is stored."""
+    return Event(
+        event_id(sequence, event.ts // 1000, noise()),
+        session_id,
+        sequence,
+        event.data.kind,
+        event.ts,
+        to_json(event.context),
+        to_json(event.data),
+        None if event.metadata is None else to_json(event.metadata),
+        None if event.tags is None else to_json(event.tags),
+    )
+
+
+def event_values(org_id: OrgId, event: Event, new: NewEvent) -> tuple[Value, ...]:
+    """Return the values of `EVENT_COLUMNS`."""
+    tool = getattr(new.data, "tool_name", None) or getattr(getattr(new.data, "tool_call", None), "name", None)
+    return (
+        event.session_id,
+        event.sequence,
+        org_id,
+        event.id,
+        event.type,
+        event.ts,
+        new.context.turn_id,
+        new.context.exec_id,
+        tool,
+        event.context,
+        event.data,
+        event.metadata,
+        event.tags,
+    )
 
 
 async def events_after(tx: Tx, session_id: SessionId, after: int, limit: int = 1000) -> list[Event]:
@@ -273,6 +308,22 @@ async def oldest_events(tx: Tx, session_id: SessionId, size: int, limit: int) ->
             break
         last, held = sequence, held + length
     return (last, held) if last else None
+
+
+async def count_events(
+    tx: Tx, session_id: SessionId, kinds: tuple[str, ...], after: int, through: int
+) -> int:
+    """Count the events of these types with after < sequence <= through."""
+    marks = ", ".join("?" * len(kinds))
+    found = await tx.one(
+        f"SELECT COUNT(*) FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ?"
+        f" AND type IN ({marks})",
+        session_id,
+        after,
+        through,
+        *kinds,
+    )
+    return 0 if found is None else int(found[0])
 
 
 async def count_kinds(tx: Tx, session_id: SessionId) -> list[tuple[str, int, Micros, Micros]]:

@@ -32,17 +32,17 @@ from perdure.domain.ids import (
     TurnId,
     UserId,
     WorkspaceId,
-    event_id,
 )
 from perdure.domain.messages import Usage
 from perdure.domain.parked import ParkedCall
 from perdure.domain.projection import Projection, project
 from perdure.domain.queued import Queue
 from perdure.domain.sessions import SessionConfig, Status
+from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Tx, Value
-from perdure.store.events import EVENT_COLUMNS, noise
+from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.rows import columns, from_json, insert, to_json, values
 
 
@@ -102,6 +102,31 @@ class SessionRow(Struct, frozen=True):
     """The sequence of the event with which the session was done with its task."""
     news: int | None = None
     """The sequence of the last event that the parent has not heard of; None if it has heard of everything."""
+    handed_from: str | None = None
+    """The agent that the session was created with, as JSON, if its agent is another one now."""
+
+    def own_agent(self) -> AgentAt:
+        """The session's own agent."""
+        return AgentAt(self.agent_id, self.agent_version_id)
+
+    def first_agent(self) -> AgentAt:
+        """The agent that the session was created with. Its policies bind every agent that works here."""
+        return self.own_agent() if self.handed_from is None else from_json(_AGENT, self.handed_from, "")
+
+    def handed_over_by(self) -> AgentId | None:
+        """The agent that the session was created with, if it was handed off since."""
+        return None if self.handed_from is None else self.first_agent().agent_id
+
+    def under(self, agent: AgentAt) -> SessionRow:
+        """The session as if this agent were its own, to read its layers."""
+        if agent == self.own_agent():
+            return self
+        return msgspec.structs.replace(
+            self,
+            agent_id=agent.agent_id,
+            agent_version_id=agent.agent_version_id,
+            handed_from=self.handed_from or to_json(self.own_agent()),
+        )
 
     def workspace(self) -> WorkspaceId:
         """Return the id of the workspace that holds the session's files."""
@@ -122,6 +147,7 @@ class SessionRow(Struct, frozen=True):
             self.parked_calls(),
             self.queued_messages(),
             self.loaded_names(),
+            None if self.handed_from is None else self.own_agent(),
         )
 
     def parked_calls(self) -> tuple[ParkedCall, ...]:
@@ -200,6 +226,7 @@ _NEW: dict[str, object] = {
 }
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
+_AGENT = msgspec.json.Decoder(AgentAt)
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
 _QUEUED = msgspec.json.Decoder(Queue)
@@ -226,13 +253,16 @@ contains the same condition verbatim."""
 LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 """Makes `updated_at` grow strictly with every change, even when the clock goes backwards."""
 
-_APPEND = (
+_SET = (
     "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
     " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
     f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, queued = ?,"
     f" loaded_tools = ?, ended = ?, news = COALESCE(?, news), {LATER}"
-    " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 )
+_AT_HEAD = " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
+_APPEND = f"{_SET}{_AT_HEAD}"
+# The search index has the agent, too.
+_HAND_OFF = f"{_SET}, agent_id = ?, agent_version_id = ?, handed_from = ?, search_slot = NULL{_AT_HEAD}"
 DONE = frozenset((SessionIdledData.kind, TurnSealedData.kind))
 """Kinds of events with which a sub-agent is done with its task: no message waits for a turn of its own."""
 NEWS = DONE | {
@@ -319,9 +349,12 @@ async def append(
     recoveries = 0 if progress else row.recoveries
     after = project(row.projection(), events)
     new = _row_after(row, events, after, now, recoveries, fence=claim or fence, rests=rests)
-    stored = tuple(_to_event(row, index, event) for index, event in enumerate(events, row.head + 1))
-    rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
-    if not await tx.append(_APPEND, _append_args(row, new, now), _INSERT_EVENTS, rows):
+    stored = tuple(stored_event(row.id, index, event) for index, event in enumerate(events, row.head + 1))
+    rows = [
+        event_values(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)
+    ]
+    sql = _APPEND if _agents_of(new) == _agents_of(row) else _HAND_OFF
+    if not await tx.append(sql, _append_args(row, new, now), _INSERT_EVENTS, rows):
         raise await refusal(tx, row)
     return new, stored
 
@@ -353,6 +386,13 @@ def _row_after(
     ended, news = (None, None) if row.task_id is None else _heard(row, events)
     if row.ended is None and row.task_id is not None and row.started_at and after.status != row.status:
         news = after.head
+    if after.handed_to is not None:
+        row = msgspec.structs.replace(
+            row,
+            agent_id=after.handed_to.agent_id,
+            agent_version_id=after.handed_to.agent_version_id,
+            handed_from=row.handed_from or to_json(row.own_agent()),
+        )
     return msgspec.structs.replace(
         row,
         epoch=row.epoch + 1 if fence else row.epoch,
@@ -377,8 +417,12 @@ def _row_after(
     )
 
 
+def _agents_of(row: SessionRow) -> tuple[str | None, ...]:
+    return row.agent_id, row.agent_version_id, row.handed_from
+
+
 def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, ...]:
-    """Return the arguments of `_APPEND`: the new values, then the expected ones."""
+    """Return the arguments of `_APPEND` or `_HAND_OFF`: the new values, then the expected ones."""
     return (
         new.head,
         new.epoch,
@@ -400,6 +444,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         None if new.news == row.news else new.news,  # others note what the parent has heard of
         now,
         now,
+        *(() if _agents_of(new) == _agents_of(row) else _agents_of(new)),
         row.id,
         row.org_id,
         row.head,
@@ -415,39 +460,6 @@ async def refusal(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
     if found is None or found[1] is not None or found[0] != row.epoch:
         return Fenced()
     return StaleHead()
-
-
-def _to_event(row: SessionRow, sequence: int, event: NewEvent) -> Event:
-    return Event(
-        event_id(sequence, event.ts // 1000, noise()),
-        row.id,
-        sequence,
-        event.data.kind,
-        event.ts,
-        to_json(event.context),
-        to_json(event.data),
-        None if event.metadata is None else to_json(event.metadata),
-        None if event.tags is None else to_json(event.tags),
-    )
-
-
-def _event_row(org_id: OrgId, event: Event, new: NewEvent) -> tuple[Value, ...]:
-    tool = getattr(new.data, "tool_name", None) or getattr(getattr(new.data, "tool_call", None), "name", None)
-    return (
-        event.session_id,
-        event.sequence,
-        org_id,
-        event.id,
-        event.type,
-        event.ts,
-        new.context.turn_id,
-        new.context.exec_id,
-        tool,
-        event.context,
-        event.data,
-        event.metadata,
-        event.tags,
-    )
 
 
 async def update_session(tx: Tx, row: SessionRow, changes: Changes, now: Micros) -> SessionRow:

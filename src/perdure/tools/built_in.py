@@ -11,6 +11,7 @@ from perdure.tools.bashkit_shell import bashkit_shell
 from perdure.tools.code_interpreter import code_interpreter
 from perdure.tools.context_compaction import context_compaction
 from perdure.tools.current_time import CURRENT_TIME
+from perdure.tools.handoff import handoff
 from perdure.tools.loop_detection import LOOP_DETECTION
 from perdure.tools.output_truncation import OUTPUT_TRUNCATION
 from perdure.tools.parallel_tool_calls import PARALLEL_TOOL_CALLS
@@ -35,6 +36,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
         bashkit_shell(services),
         code_interpreter(services),
         CURRENT_TIME,
+        handoff(services),
         session(services),
         session_file_system(services),
         session_schedule(services),

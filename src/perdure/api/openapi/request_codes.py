@@ -4,6 +4,11 @@ from __future__ import annotations
 
 INVALID = (
     (
+        "too_many_participants",
+        "The session has reached its limit of agents or users.",
+        "Remove a participant first.",
+    ),
+    (
         "provider_key_refused",
         "The provider's vendor refused the API key, so it was not stored.",
         "Correct the key. `?check=false` stores it without asking the vendor.",
@@ -112,6 +117,16 @@ INVALID = (
 
 CONFLICTS = (
     (
+        "already_participant",
+        "The agent or user takes part in the session already.",
+        "Nothing: see `GET /v1/sessions/{session_id}/participants`.",
+    ),
+    (
+        "host_cannot_leave",
+        "The session's owner and its own agent cannot leave it.",
+        "Hand the session off to another agent, or delete it.",
+    ),
+    (
         "too_many_links",
         "The inbox item has as many links that work as are allowed.",
         "Use one of them.",
@@ -184,6 +199,11 @@ CONFLICTS = (
 )
 
 MISSING = (
+    (
+        "participant_not_found",
+        "The session has no such participant.",
+        "See `GET /v1/sessions/{session_id}/participants`.",
+    ),
     (
         "message_not_found",
         "The session has no such message.",

@@ -12,21 +12,14 @@ from perdure.app import context_reports, forks, session_exports, session_lists, 
 from perdure.app import session_ends as ends
 from perdure.app import sessions as use
 from perdure.domain.accounts import Caller
+from perdure.domain.cancels import CancelledTurn
 from perdure.domain.context_reports import SessionContextReport
 from perdure.domain.errors import InvalidInput
 from perdure.domain.feedback import Rating
 from perdure.domain.ids import AgentIdText, SessionId, check_id
 from perdure.domain.paging import Page
 from perdure.domain.session_counts import SessionFacets, SessionStats
-from perdure.domain.sessions import (
-    CancelledTurn,
-    CreateSession,
-    ForkSession,
-    ListOrder,
-    Session,
-    Status,
-    UpdateSession,
-)
+from perdure.domain.sessions import CreateSession, ForkSession, ListOrder, Session, Status, UpdateSession
 from perdure.domain.times import Micros, Timestamp, from_rfc3339
 from perdure.store.session_lists import SessionFilter
 

@@ -14,6 +14,11 @@ from msgspec import Meta, Raw, Struct
 from perdure.domain.compaction import ContextCompactedData, ContextCompactingData
 from perdure.domain.errors import UnreadableEvent
 from perdure.domain.event_data import EventData
+from perdure.domain.events.agents import (
+    ParticipantJoinedData,
+    ParticipantLeftData,
+    SessionHandedOffData,
+)
 from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
 from perdure.domain.events.messages import (
     LATE,
@@ -119,6 +124,8 @@ __all__ = [
     "OutputMessageStartedData",
     "OutputMessageWithdrawnData",
     "OutputRejectedData",
+    "ParticipantJoinedData",
+    "ParticipantLeftData",
     "PromptRef",
     "ReasonCompletedData",
     "ReasonFallbackData",
@@ -127,6 +134,7 @@ __all__ = [
     "ReasonThinkingDeltaData",
     "ReasonThinkingStartedData",
     "SessionActivatedData",
+    "SessionHandedOffData",
     "SessionIdledData",
     "SessionStartedData",
     "SkippedModel",
@@ -195,6 +203,9 @@ _CLASSES: tuple[type[EventData], ...] = (
     SessionStartedData,
     SessionActivatedData,
     SessionIdledData,
+    SessionHandedOffData,
+    ParticipantJoinedData,
+    ParticipantLeftData,
     TurnStartedData,
     TurnParkedData,
     TurnResumedData,

@@ -28,6 +28,7 @@ from perdure.domain.ids import (
     UserId,
 )
 from perdure.domain.messages import JsonObject, Message, Usage
+from perdure.domain.speakers import Speaker
 
 MessageOrigin = Literal["callback", "schedule", "task"]
 """What sends a message that no client sends. Its metadata says more, and proves nothing: clients send any."""
@@ -54,6 +55,10 @@ class InputMessageData(EventData, frozen=True, omit_defaults=True):
                 "`schedule`: its time had come. `task`: it is about a task of the session."
             )
         ),
+    ] = None
+    addressed: Annotated[
+        Speaker | None,
+        Meta(description="The participant that the message is for. Absent: the session's own agent."),
     ] = None
 
 

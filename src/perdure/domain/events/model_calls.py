@@ -30,6 +30,7 @@ from perdure.domain.ids import (
     TurnId,
 )
 from perdure.domain.messages import Message, Usage
+from perdure.domain.speakers import Reader
 
 _SUCCESS = Meta(description="Whether the call succeeded.")
 _DURATION_MS = Meta(description="How long the call took, in milliseconds.")
@@ -198,6 +199,14 @@ class PromptRef(Struct, frozen=True, omit_defaults=True):
     results: Annotated[
         int | None,
         Meta(description="The tokens to which each tool result was cut. Absent if all were sent whole."),
+    ] = None
+    reader: Annotated[
+        Reader | None,
+        Meta(
+            description=(
+                "The agent that the call was for. Absent if it is the one that the session was created with."
+            )
+        ),
     ] = None
 
 

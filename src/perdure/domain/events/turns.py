@@ -27,6 +27,7 @@ from perdure.domain.ids import (
     TurnId,
 )
 from perdure.domain.messages import JsonObject, JsonValue, Message, Usage
+from perdure.domain.speakers import Speaker
 
 _INPUT_CONTENT = Meta(description="The start of the message that started the turn.")
 
@@ -73,6 +74,10 @@ class TurnStartedData(EventData, frozen=True, omit_defaults=True):
                 "The message, if it waited for this turn: it follows the messages of the turns before."
             )
         ),
+    ] = None
+    speaker: Annotated[
+        Speaker | None,
+        Meta(description="The participant whose turn it is. Absent: the session's own agent."),
     ] = None
 
 

@@ -73,7 +73,7 @@ def _tool_of(agent: ExposedAgent) -> Tool:
             return await begin(visit, body, given.message, given.wait_seconds)
         session_id = check_id(given.session_id, "session", "session_id")
         session = await read_session(visit.app, visit.caller, session_id)
-        if session.agent_id != agent.id:
+        if agent.id not in (session.agent_id, session.created_with_agent_id):
             raise InvalidInput(
                 f"`session_id`: the session {session_id} is not one of the agent {agent.name!r}: leave it "
                 "out to start a new one, or use send_message",

@@ -16,13 +16,14 @@ from perdure.app.session_answers import list_approvals, read_answer, wait_for_an
 from perdure.app.session_ends import cancel_turn, delete_session
 from perdure.app.session_lists import page_of_sessions
 from perdure.app.sessions import create_session
+from perdure.domain.cancels import CancelledTurn
 from perdure.domain.decisions import Decision
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import AgentId, SessionId, check_id, id_schema, is_id
 from perdure.domain.inbox import Decider
 from perdure.domain.messages import Controls, CreateMessage, InputMessage, TextPart
 from perdure.domain.session_answers import OpenApproval, SessionAnswer
-from perdure.domain.sessions import CancelledTurn, CreateSession, Status
+from perdure.domain.sessions import CreateSession, Status
 from perdure.domain.times import Timestamp
 from perdure.domain.tools import ApprovalDecision, SubmitApprovals, SubmittedToolResults
 from perdure.domain.variables import VariableValues

@@ -64,7 +64,9 @@ async def _servers(reach: Reach, context: ToolContext) -> tuple[list[Attached], 
     services, org_id = reach.services, context.org_id
 
     async def body(tx: Tx) -> tuple[list[Attached], dict[str, str]]:
-        refs: list[CapabilityRef] = await attached_to_session(services, tx, org_id, context.session_id)
+        refs: list[CapabilityRef] = await attached_to_session(
+            services, tx, org_id, context.session_id, context.agent
+        )
         found: list[Attached] = []
         for ref in refs:
             try:
