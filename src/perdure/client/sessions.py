@@ -121,6 +121,8 @@ class SessionMethods(Caller):
         metadata: Mapping[str, str] | None = None,
         mine: bool | None = None,
         feedback: Rating | None = None,
+        parent_session_id: str | None = None,
+        root_session_id: str | None = None,
         include_archived: bool | None = None,
         archived_only: bool | None = None,
         order: ListOrder | None = None,
@@ -137,10 +139,12 @@ class SessionMethods(Caller):
             pinned: only sessions that the calling user has pinned, or has not.
             created_after: an RFC 3339 time.
             created_before: an RFC 3339 time.
-            source: only sessions from this source (`chat`, `api`), or one of these.
+            source: only sessions from this source (`chat`, `api`, `subagent`), or one of these.
             metadata: only sessions that have all these entries.
             mine: only sessions that the calling user created.
             feedback: only sessions with a message that somebody has rated so.
+            parent_session_id: only sessions that this one has begun as sub-agents.
+            root_session_id: only sessions below this one, which is at the top of its tree.
             include_archived: archived sessions as well.
             archived_only: archived sessions only.
             order: `last_activity` for the last changed first.
@@ -156,6 +160,8 @@ class SessionMethods(Caller):
             metadata=metadata,
             mine=mine,
             feedback=feedback,
+            parent_session_id=parent_session_id,
+            root_session_id=root_session_id,
             include_archived=include_archived,
             archived_only=archived_only,
             order=order,
