@@ -90,7 +90,7 @@ async def _list(client: Client, limit: int, filters: dict[str, Any], as_json: bo
 
 
 def _print_table(sessions: list[Session]) -> None:
-    from perdure.cli.render import short
+    from perdure.cli.texts import short
 
     screen = Screen()
     if not sessions:
@@ -201,6 +201,21 @@ def print_messages(events: Iterable[WireEvent]) -> None:
     for event in events:
         message = data_of(event).message
         screen.line((f"{message.role:>5}  ", "bold" if message.role == "user" else "dim"), outcome(message))
+
+
+@app.command()
+def tree(
+    session_id: SessionId,
+    watches: Annotated[bool, typer.Option("--watch", "-w", help="Follow it until all have ended.")] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Draw a session with all below it: the sub-agents that it has begun, and theirs."""
+    from perdure.cli.session_trees import show_tree
+
+    enter(show_tree(connect(url, token, org), session_id, watches=watches, as_json=as_json))
 
 
 @app.command()
