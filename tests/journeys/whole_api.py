@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from tests.journeys.families import spawns
 from tests.journeys.people import fresh
 from tests.server import post
 from tests.talk import Json, Talk, body_of, call, new_talk, script
@@ -114,12 +115,20 @@ class Place:
         agent = await post(http, "/v1/agents", {"name": mark, "system_prompt": mark})
         version = await post(http, f"/v1/agents/{agent['id']}/versions", {}, 200)
         inline = {mark: {"url": "https://mcp.invalid/mcp"}}
-        fields = {"title": mark, "tags": [mark], "agent_id": agent["id"], "model_id": model["id"]}
+        fields = {
+            "title": mark,
+            "tags": [mark],
+            "agent_id": agent["id"],
+            "model_id": model["id"],
+            "capabilities": [{"ref": "subagents"}],
+        }
         session = await post(http, "/v1/sessions", {**fields, "mcpServers": inline})
         base = f"/v1/sessions/{session['id']}"
-        await post(http, f"{base}/messages", body_of(script({"text": mark})))
+        begins = {"tool_calls": [spawns(mark, {"text": mark}, mode="foreground")]}
+        await post(http, f"{base}/messages", body_of(script(begins, {"text": mark})))
         await Talk(http, session["id"]).logged_until("session.idled")
         answer = (await Talk(http, session["id"]).messages())[-1]
+        (task,) = (await http.get(f"{base}/tasks")).json()
         item = await _waiting_item(http, mark)
         schedule = await post(http, f"{base}/schedules", {"message": mark, "cron": "0 9 * * *"})
         database = "kept_" + mark[-8:]
@@ -144,6 +153,7 @@ class Place:
             "to_version_id": version["id"],
             "session_id": session["id"],
             "message_id": answer["id"],
+            "task_id": task["id"],
             "schedule_id": schedule["id"],
             "name": database,
             "server_id": server["id"],

@@ -24,7 +24,7 @@ class TaskFilter(Struct, frozen=True):
     session_id: SessionId | None = None
     root_id: SessionId | None = None
     states: tuple[TaskState, ...] = ()
-    kind: TaskKind | None = None
+    kinds: tuple[TaskKind, ...] = ()
     created_after: Micros | None = None
     before: TaskId | None = None
 
@@ -39,18 +39,18 @@ async def list_tasks(tx: Tx, org_id: OrgId, filters: TaskFilter, limit: int) -> 
     plain: list[tuple[str, Value]] = [
         ("session_id = ?", filters.session_id),
         ("root_session_id = ?", filters.root_id),
-        ("kind = ?", filters.kind),
         ("created_at > ?", filters.created_after),
     ]
     for sql, value in plain:
         if value is not None:
             parts.append(sql)
             args.append(value)
-    if filters.states:
-        parts.append(f"state IN ({', '.join('?' * len(filters.states))})")
-        args += filters.states
-        if ENDED.isdisjoint(filters.states):
-            parts.append("finished_at IS NULL")  # of which an index has the tasks, which are few
+    for column, choices in (("state", filters.states), ("kind", filters.kinds)):
+        if choices:
+            parts.append(f"{column} IN ({', '.join('?' * len(choices))})")
+            args += choices
+    if filters.states and ENDED.isdisjoint(filters.states):
+        parts.append("finished_at IS NULL")  # of which an index has the tasks, which are few
     if filters.before is not None:
         created_at = await _created_at(tx, org_id, filters.before)
         parts.append("(created_at < ? OR (created_at = ? AND id < ?))")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from typing import Annotated, TypeVar, get_args
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -24,7 +24,9 @@ from perdure.domain.tasks import (
 from perdure.domain.times import Timestamp
 from perdure.store.task_lists import TaskFilter
 
+T = TypeVar("T")
 STATES: tuple[TaskState, ...] = get_args(TaskState)
+KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 Limit = Annotated[int, Meta(description="The maximum number of items to return.", ge=1, le=1000)]
 
 
@@ -35,7 +37,15 @@ class FilterTasks(Struct, frozen=True):
         Choices,
         Meta(description="Return only tasks in this state. Several: repeat it, or separate by commas."),
     ] = ()
-    kind: Annotated[TaskKind | None, Meta(description="Return only tasks of this kind.")] = None
+    kind: Annotated[
+        Choices,
+        Meta(
+            description=(
+                "Return only tasks of this kind: `subagent` or `background_tool`. Several: repeat it, or "
+                "separate by commas."
+            )
+        ),
+    ] = ()
     before: Annotated[
         Annotated[str, id_schema("task")] | None,
         Meta(
@@ -78,17 +88,18 @@ class ReadTask(Struct, frozen=True):
 
 def _filters(query: FilterTasks) -> TaskFilter:
     return TaskFilter(
-        states=tuple(_check_state(each) for each in separated(query.state)),
-        kind=query.kind,
+        states=tuple(_among(STATES, each, "state") for each in separated(query.state)),
+        kinds=tuple(_among(KINDS, each, "kind") for each in separated(query.kind)),
         before=None if query.before is None else check_id(query.before, "task", "before"),
     )
 
 
-def _check_state(text: str) -> TaskState:
-    for state in STATES:
-        if text == state:
-            return state
-    raise InvalidInput(f"`state` must be one of {', '.join(STATES)}, not {text[:40]!r}", field="state")
+def _among(choices: tuple[T, ...], text: str, field: str) -> T:
+    for choice in choices:
+        if text == choice:
+            return choice
+    known = ", ".join(map(str, choices))
+    raise InvalidInput(f"`{field}` must be one of {known}, not {text[:40]!r}", field=field)
 
 
 @route("GET", "/v1/sessions/{session_id}/tasks", "tasks", errors=(404,))
