@@ -11,8 +11,6 @@ CREATE INDEX sessions_with_news ON sessions (id) WHERE news IS NOT NULL;
 
 CREATE INDEX sessions_by_parent ON sessions (parent_session_id) WHERE parent_session_id IS NOT NULL;
 
-CREATE INDEX sessions_by_root ON sessions (root_session_id) WHERE root_session_id IS NOT NULL;
-
 -- Tasks, as the log of the session that began them has them; `task` is the whole task as JSON. effect_key: of the call
 -- that began it, so that the call can be repeated. heard: the sequence, in the child's log, up to which the parent has
 -- heard of it. wish: what is yet to be done to the child: 'cancel' or 'delete'.
@@ -39,11 +37,7 @@ CREATE UNIQUE INDEX tasks_by_key ON tasks (session_id, effect_key);
 
 CREATE INDEX tasks_of_organization ON tasks (org_id, created_at, id);
 
-CREATE INDEX tasks_of_session ON tasks (session_id, created_at, id);
-
-CREATE INDEX tasks_of_root ON tasks (root_session_id, created_at, id);
-
-CREATE INDEX tasks_open ON tasks (org_id, created_at, id) WHERE finished_at IS NULL;
+CREATE INDEX tasks_of_root ON tasks (root_session_id, created_at);
 
 CREATE INDEX tasks_due ON tasks (deadline) WHERE finished_at IS NULL AND deadline IS NOT NULL;
 
@@ -65,15 +59,12 @@ CREATE TABLE task_waits (
     PRIMARY KEY (session_id, exec_id, tool_call_id)
 );
 
--- Messages to tasks and from them, as the log has them. place: the message's number among those of the task,
--- in the order of the parent's log; a child's message may be older than one that arrived before it. message:
--- as JSON.
+-- Messages to tasks and from them, as the log has them. content: as JSON.
 CREATE TABLE task_messages (
     id TEXT PRIMARY KEY,
     org_id TEXT NOT NULL,
     task_id TEXT NOT NULL,
-    place INTEGER NOT NULL,
     message TEXT NOT NULL
 );
 
-CREATE INDEX task_messages_of_task ON task_messages (task_id, place);
+CREATE INDEX task_messages_of_task ON task_messages (task_id, id);
