@@ -216,3 +216,22 @@ async def test_a_tree_is_followed_without_end_until_the_session_is_deleted(clien
     with pytest.raises(NotFound):
         await follow()
     assert len(by_session(seen)) == 2
+
+
+async def test_a_fork_is_followed_without_the_sub_agents_of_the_original(client: Client) -> None:
+    session = await client.create_session(capabilities=SUBAGENTS)
+    begin = {"tool_calls": [spawns("child", {"text": "1"}, mode="foreground")]}
+    await client.ask(session.id, script(begin, {"text": "2"}))
+    fork = await client.fork_session(session.id)
+    last = await client.last_event_id(fork.id)
+    seen: list[WireEvent] = []
+    async with aclosing(client.follow_tree(fork.id)) as events:
+        async for event in events:
+            seen.append(event)
+            if event.id == last:
+                await client.send_message(fork.id, script({"text": "3", "delay_ms": 200}))
+            elif event.type == "session.idled" and last in [each.id for each in seen]:
+                break
+    told = by_session(seen)
+    assert set(told) == {fork.id}
+    assert "task.created" in told[fork.id]

@@ -179,6 +179,8 @@ def print_session(session: Session) -> None:
         ),
         "archived": session.archived_at and f"{session.archived_at} ({ago(session.archived_at)})",
         "metadata": ", ".join(f"{name}={text}" for name, text in session.metadata.items()),
+        "parent": session.parent_session_id,
+        "task": session.task_id,
         "agent": session.agent_id,
         "model": session.model_id,
         "capabilities": ", ".join(capability.ref for capability in session.capabilities),

@@ -119,8 +119,8 @@ class TreeFollower:
         elif event.type in ("task.created", "task.updated"):
             task: SessionTask = data_of(event).task
             child_id = task.links.child_session_id
-            if child_id is None:
-                return
+            if child_id is None or task.session_id != event.session_id:
+                return  # a tool's task; or the history of a fork, whose tasks are the original's
             if task.ended:
                 if child_id in self._followers:
                     self._ended.add(child_id)

@@ -1,5 +1,5 @@
--- Lists of tasks and trees of sessions: the sessions below a root, a session's tasks by age, and tasks that go
--- on, which are few at any time.
+-- Lists of tasks and trees of sessions: the sessions below a root, a session's tasks by age, and tasks that
+-- go on, which are few at any time.
 CREATE INDEX sessions_by_root ON sessions (root_session_id) WHERE root_session_id IS NOT NULL;
 
 CREATE INDEX tasks_of_session ON tasks (session_id, created_at, id);
