@@ -12,12 +12,20 @@ from msgspec.structs import replace
 from perdure.app.accounts import bootstrap
 from perdure.app.session_trees import read_tree
 from perdure.app.sessions import create_session
-from perdure.app.tasks import list_tasks, read_task
+from perdure.app.tasks import list_tasks, post_task_message, read_task
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import NotFound
+from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.ids import SessionId, new_id
 from perdure.domain.sessions import CreateSession
-from perdure.domain.tasks import KEPT, SessionTask, TaskLinks, TaskMessage, TaskState, TaskText
+from perdure.domain.tasks import (
+    KEPT,
+    PostTaskMessage,
+    SessionTask,
+    TaskLinks,
+    TaskMessage,
+    TaskState,
+    TaskText,
+)
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.settings import Settings
 from perdure.store.database import Tx
@@ -175,6 +183,13 @@ async def test_messages_come_in_the_order_in_which_they_arrived(desk: Desk) -> N
     assert detail.messages == (first, second)
     rest = await read_task(desk.app, desk.owner, desk.session_id, row.id, first.id, 10)
     assert rest.messages == (second,)
+
+
+async def test_a_tool_in_the_background_reads_no_messages(desk: Desk) -> None:
+    row = await desk.task("build")
+    with pytest.raises(InvalidInput, match="cancel it, or wait for its end") as refused:
+        await post_task_message(desk.app, desk.owner, desk.session_id, row.id, PostTaskMessage("Hurry."))
+    assert refused.value.code == "task_reads_no_messages"
 
 
 async def test_a_tree_with_too_many_sessions_shows_the_nearest_and_newest(desk: Desk) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 
 import pytest
 
 from perdure.client import CapabilityRef, Client, ClientSideTool, ToolCallResult, data_of
 from perdure.domain.ids import new_id
-from tests.command import PERDURE, Terminal, environment, perdure, script, use_simulated_model
+from tests.command import LIMIT, PERDURE, Terminal, environment, perdure, script, use_simulated_model
 from tests.journeys.families import ASKS, SLOW, spawns
 from tests.server import Server
 from tests.talk import Json, when
@@ -32,6 +33,27 @@ async def family(client: Client, *calls: Json, text: str = "The end.") -> str:
     session = await client.create_session(capabilities=SUBAGENTS, title="Top", tools=(WEATHER,))
     await client.ask(session.id, script({"tool_calls": list(calls)}, {"text": text}))
     return session.id
+
+
+class Watching:
+    """A command that runs until something ends, in a pipe. It has begun once it has written a line."""
+
+    def __init__(self, process: Process, first: str) -> None:
+        self._process = process
+        self._first = first
+
+    @classmethod
+    async def begin(cls, *arguments: str, url: str) -> Watching:
+        process = await asyncio.create_subprocess_exec(
+            *PERDURE, *arguments, stdout=PIPE, env=environment(url)
+        )
+        assert process.stdout is not None
+        return cls(process, (await asyncio.wait_for(process.stdout.readline(), LIMIT)).decode())
+
+    async def end(self) -> tuple[int | None, str]:
+        """The exit status, and the whole output."""
+        rest, _ = await asyncio.wait_for(self._process.communicate(), LIMIT)
+        return self._process.returncode, self._first + rest.decode()
 
 
 def inner(*steps: Json) -> Json:
@@ -74,7 +96,7 @@ async def test_a_tree_is_watched_until_all_have_ended(server: Server, client: Cl
     (task,) = await client.list_tasks(session_id)
     child_id = task.links.child_session_id or ""
     watching = [
-        asyncio.create_task(perdure("sessions", "tree", session_id, "--watch", *more, url=server.url))
+        await Watching.begin("sessions", "tree", session_id, "--watch", *more, url=server.url)
         for more in ((), ("--json",))
     ]
     terminal = Terminal(*PERDURE, "sessions", "tree", session_id, "-w", **environment(server.url))
@@ -89,10 +111,10 @@ async def test_a_tree_is_watched_until_all_have_ended(server: Server, client: Cl
         assert await terminal.end() == 0
     finally:
         terminal.close()
-    plain, as_json = await asyncio.gather(*watching)
-    assert (plain.status, as_json.status) == (0, 0)
-    assert re.search(r"^[\d:]{8}     ✓ inner succeeded .* Deep\.$", plain.out, re.MULTILINE)
-    last = json.loads(as_json.out.splitlines()[-1])
+    (status, plain), (other, as_json) = [await each.end() for each in watching]
+    assert (status, other) == (0, 0)
+    assert re.search(r"^[\d:]{8}     ✓ inner succeeded .* Deep\.$", plain, re.MULTILINE)
+    last = json.loads(as_json.splitlines()[-1])
     assert [node.get("state") for node in last["nodes"]] == [None, "succeeded", "succeeded"]
     assert (await client.wait_for_task(session_id, task.id)).links.child_session_id == child_id
 
@@ -133,15 +155,16 @@ async def test_a_task_is_shown_watched_and_cancelled(server: Server, client: Cli
     as_json = await perdure("tasks", "show", session_id, task.id, "--json", url=server.url)
     assert json.loads(as_json.out)["messages"][0]["content"][0]["text"] == "halfway"
     watching = [
-        asyncio.create_task(perdure("tasks", "watch", session_id, *more, url=server.url))
-        for more in ((), (task.id,), ("--json",))
+        await Watching.begin("tasks", "watch", session_id, *more, url=server.url)
+        for more in ((), (task.id, "--json"))
     ]
     cancelled = await perdure("tasks", "cancel", session_id, task.id, url=server.url)
     assert cancelled.out.startswith(f"{task.id} ")
-    told = await asyncio.gather(*watching)
-    assert [each.status for each in told] == [1, 1, 1]
-    assert all("writer canceled" in each.out for each in told[:2])
-    assert json.loads(told[2].out.splitlines()[-1])["state"] == "canceled"
+    (status, plain), (other, as_json) = [await each.end() for each in watching]
+    assert (status, other) == (1, 1)
+    assert "→ sub-agent writer running" in plain.splitlines()[0]
+    assert "✗ sub-agent writer canceled" in plain.splitlines()[-1]
+    assert json.loads(as_json.splitlines()[-1])["state"] == "canceled"
     again = await perdure("tasks", "cancel", session_id, task.id, "--json", url=server.url)
     assert json.loads(again.out)["state"] == "canceled"
     ended = await perdure("tasks", "show", session_id, task.id, url=server.url)

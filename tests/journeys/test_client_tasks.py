@@ -14,8 +14,10 @@ from perdure.client import (
     ApiError,
     CapabilityRef,
     Client,
+    ClientSideTool,
     NotFound,
     ToolCallContext,
+    ToolCallResult,
     WireEvent,
     client_side_tool,
     data_of,
@@ -25,7 +27,7 @@ from perdure.client import (
 from perdure.domain.session_trees import SessionTree
 from perdure.domain.tasks import SessionTask, TaskText
 from tests.command import use_simulated_model
-from tests.journeys.families import SLOW, spawns
+from tests.journeys.families import ASKS, SLOW, spawns
 from tests.server import Server
 from tests.talk import script
 
@@ -130,7 +132,8 @@ async def test_a_run_follows_the_whole_tree_to_the_end_of_the_turn(client: Clien
 async def test_a_run_follows_sub_agents_that_were_at_work_before_and_leaves_them_at_work(
     client: Client,
 ) -> None:
-    session = await client.create_session(capabilities=SUBAGENTS)
+    weather = ClientSideTool("weather", "The weather in a city.", {"type": "object"})
+    session = await client.create_session(capabilities=SUBAGENTS, tools=(weather,))
     deep = {"tool_calls": [spawns("deep", SLOW, mode="foreground")]}
     await client.ask(session.id, script({"tool_calls": [spawns("before", deep)]}, {"text": "begun"}))
     (task,) = await client.list_tasks(session.id)
@@ -138,10 +141,16 @@ async def test_a_run_follows_sub_agents_that_were_at_work_before_and_leaves_them
     async with aclosing(client.follow(child_id, types=("task.created",))) as events:
         inner: SessionTask = data_of(await anext(events)).task
     grandchild_id = inner.links.child_session_id or ""
-    quick = {"tool_calls": [spawns("quick", {"text": "1", "delay_ms": 300}, mode="foreground")]}
-    run = client.run(session.id, script(quick, {"text": "2"}), tree=True)
-    seen = [event async for event in run]
-    assert {grandchild_id, session.id} < {event.session_id for event in seen}
+    seen: list[WireEvent] = []
+    asked: list[str] = []
+    async with aclosing(client.run(session.id, script(ASKS, {"text": "2"}), tree=True)) as events:
+        async for event in events:
+            seen.append(event)
+            if event.type == "tool.call_requested":
+                asked.append(data_of(event).tool_calls[0].id)
+            if asked and grandchild_id in {each.session_id for each in seen}:
+                await client.submit_tool_results(session.id, [ToolCallResult(asked.pop(), result="Sunny")])
+    assert seen[-1].type == "turn.completed"
     assert "input.message" not in by_session(seen).get(grandchild_id, [])
     assert not (await client.get_task(child_id, inner.id)).task.ended
     await client.cancel_task(session.id, task.id)
