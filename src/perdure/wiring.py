@@ -1,7 +1,4 @@
-"""Assembles the parts: builds the database, engine, use cases and routes from the settings.
-
-Only this module and `server` import every ring.
-"""
+"""Assembles the parts from the settings. Only this module and `server` import every ring."""
 
 from __future__ import annotations
 
@@ -43,6 +40,7 @@ from perdure.api.routes import schedules as schedule_routes
 from perdure.api.routes import sessions as session_routes
 from perdure.api.routes import sign_ins as sign_in_routes
 from perdure.api.routes import storage as storage_routes
+from perdure.api.routes import tasks as task_routes
 from perdure.api.routes import workspaces as workspace_routes
 from perdure.api.routes.files import file_routes
 from perdure.api.routes.system import document_routes, health_route
@@ -404,6 +402,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *account_routes.ROUTES,
         *invitation_routes.ROUTES,
         *command_routes.ROUTES,
+        *task_routes.ROUTES,
         *storage_routes.ROUTES,
         *schedule_routes.ROUTES,
         *database_routes.ROUTES,

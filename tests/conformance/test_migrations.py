@@ -147,6 +147,7 @@ RELEASED = {
     23: "90c076d3fa18787beeb40a78cea81aa9d32943a75a57d1b9b1ed66f2399bb7e5",
     24: "7e2fc24a5cb8d7dca1a9fe6cc757cdb77de7a08fb75deee465f1b26d403abbd3",
     25: "d1027b1d56c6061435c3c827d198eb72893e4811a1cd461c777717bfe6b76905",
+    27: "523a502e1fd1dce5e8b2c7392c9e0caa5a549c7dedc5e6473e1a94e9c9377319",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

@@ -111,6 +111,7 @@ IDS = {
     "{input_id}": new_id("input"),
     "{message_id}": new_id("message"),
     "{participant_id}": new_id("participant"),
+    "{task_id}": new_id("task"),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from tests.journeys.families import spawns
 from tests.journeys.people import fresh
 from tests.server import post
 from tests.talk import Json, Talk, body_of, call, new_talk, script
@@ -87,6 +88,17 @@ async def _waiting_item(http: httpx.AsyncClient, mark: str) -> str:
     return str(item["id"])
 
 
+async def _family(http: httpx.AsyncClient, mark: str, **fields: Any) -> Json:
+    """A session with an inline server, and a sub-agent that has ended."""
+    inline = {mark: {"url": "https://mcp.invalid/mcp"}}
+    fields |= {"title": mark, "tags": [mark], "capabilities": [{"ref": "subagents"}], "mcpServers": inline}
+    session = await post(http, "/v1/sessions", fields)
+    begins = {"tool_calls": [spawns(mark, {"text": mark}, mode="foreground")]}
+    await post(http, f"/v1/sessions/{session['id']}/messages", body_of(script(begins, {"text": mark})))
+    await Talk(http, session["id"]).logged_until("session.idled")
+    return session
+
+
 class Place:
     """A server, and an organization of it with one of everything that a path can name.
 
@@ -113,16 +125,13 @@ class Place:
         harness = await post(http, "/v1/harnesses", {"name": mark})
         agent = await post(http, "/v1/agents", {"name": mark, "system_prompt": mark})
         version = await post(http, f"/v1/agents/{agent['id']}/versions", {}, 200)
-        inline = {mark: {"url": "https://mcp.invalid/mcp"}}
-        fields = {"title": mark, "tags": [mark], "agent_id": agent["id"], "model_id": model["id"]}
-        session = await post(http, "/v1/sessions", {**fields, "mcpServers": inline})
+        session = await _family(http, mark, agent_id=agent["id"], model_id=model["id"])
         base = f"/v1/sessions/{session['id']}"
-        await post(http, f"{base}/messages", body_of(script({"text": mark})))
-        await Talk(http, session["id"]).logged_until("session.idled")
         answer = (await Talk(http, session["id"]).messages())[-1]
         guest = await post(http, "/v1/agents", {"name": f"guest-{mark}", "system_prompt": mark})
         joined = await post(http, f"{base}/participants", {"kind": "agent", "agent_id": guest["id"]})
         await http.delete(f"{base}/participants/{joined['id']}")
+        (task,) = (await http.get(f"{base}/tasks")).json()
         item = await _waiting_item(http, mark)
         schedule = await post(http, f"{base}/schedules", {"message": mark, "cron": "0 9 * * *"})
         database = "kept_" + mark[-8:]
@@ -147,6 +156,7 @@ class Place:
             "to_version_id": version["id"],
             "session_id": session["id"],
             "message_id": answer["id"],
+            "task_id": task["id"],
             "schedule_id": schedule["id"],
             "name": database,
             "server_id": server["id"],

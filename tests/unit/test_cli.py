@@ -22,9 +22,10 @@ from typer.testing import CliRunner
 import perdure
 from perdure.cli.failures import explain
 from perdure.cli.main import app
-from perdure.cli.render import Flow, TurnPrinter, brief, duration, exact_value, short
+from perdure.cli.render import Flow, TurnPrinter, brief
 from perdure.cli.sessions import ago
 from perdure.cli.terminal import Screen
+from perdure.cli.texts import duration, exact_value, short
 from perdure.client import ApiError, TurnFailed, Unreachable, WireEvent
 from perdure.domain.ids import new_event_id, new_id
 from perdure.domain.times import to_rfc3339

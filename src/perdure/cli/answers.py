@@ -29,7 +29,8 @@ def list_approvals(
 
 
 async def _list(client: Client, session_id: str, as_json: bool) -> None:
-    from perdure.cli.render import exact_value, narrations
+    from perdure.cli.render import narrations
+    from perdure.cli.texts import exact_value
     from perdure.domain.visible import exact
 
     async with client:

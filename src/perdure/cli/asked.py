@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perdure.cli.texts import short
 from perdure.domain.input_requests import AnswerInput, InputRequest
 from perdure.domain.visible import exact
 
@@ -18,8 +19,6 @@ ADVICE = "Enter waits for it, /answer answers, /decline refuses. Your next messa
 
 def asked_lines(request: InputRequest) -> list[str]:
     """Say what a server asks for, and what to do."""
-    from perdure.cli.render import short  # the client, which --help must not import
-
     server, said = exact(request.server), short(request.message, 500)
     match request.mode:
         case "sign_in":
@@ -66,8 +65,6 @@ def _fields(request: InputRequest) -> list[tuple[str, JsonObject]]:
 
 def _about(field: JsonObject) -> str:
     """The kind of a field's values: what to enter."""
-    from perdure.cli.render import short  # the client, which --help must not import
-
     items = field.get("items")
     choices = (items if isinstance(items, dict) else field).get("enum")
     kind = str(field.get("type", "string"))

@@ -24,12 +24,13 @@ from perdure.cli.render import (
     narrations,
     parked_text,
     question_of,
-    short,
     waits_for,
 )
 from perdure.cli.sessions import last_messages, print_messages, print_session
 from perdure.cli.terminal import Screen, complain
+from perdure.cli.texts import short
 from perdure.client import ApiError, Client, WireEvent, data_of, turn_failure
+from perdure.client.trees import OPEN
 from perdure.client.turns import until_turn_ends
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
@@ -43,6 +44,7 @@ from perdure.domain.visible import exact
 
 if TYPE_CHECKING:
     from perdure.domain.sessions import Session
+    from perdure.domain.tasks import SessionTask
 
 HELP = """\
 /new             start a new session
@@ -53,7 +55,8 @@ HELP = """\
 /help            show this help
 /quit            exit, as Ctrl-D does; the session remains
 Ctrl-C during an answer cancels the turn. While a tool waits for a callback, Ctrl-C returns to the
-prompt and leaves the tool waiting; Enter without a message goes on watching it."""
+prompt and leaves the tool waiting; Enter without a message goes on watching it, or tasks that go on in
+the background. `perdure tasks` and `perdure sessions tree` show what sub-agents do."""
 
 
 def chat(
@@ -109,6 +112,10 @@ class Chat:
         """The names of the tools that wait for callbacks, by the ids of their calls. `MODEL` has none."""
         self.rests = False
         """Whether the turn does nothing but wait for callbacks, as far as was seen."""
+        self.tasks: dict[str, str] = {}
+        """The names of the tasks in the background that go on, by their ids."""
+        self.in_turn = False
+        """Whether a turn runs, as far as was seen."""
 
     def choices(self) -> str:
         """Say what a person can do about a turn that waits."""
@@ -132,12 +139,18 @@ class Chat:
                 self.rests = bool(self.parked)
             case "reason.started":
                 self.rests = False
+            case "turn.started":
+                self.in_turn = True
+            case "task.created" if data_of(event).task.mode == "background":
+                self.tasks[data_of(event).task.id] = data_of(event).task.display_name
+            case "task.updated" if data_of(event).task.ended:
+                self.tasks.pop(data_of(event).task.id, None)
             case kind if kind in ENDED_TURN:
-                self.parked, self.rests = {}, False
+                self.parked, self.rests, self.in_turn = {}, False, False
 
     async def renew(self) -> None:
         """Continue in a new session, with the same agent and model."""
-        self.parked, self.rests = {}, False
+        self.parked, self.rests, self.tasks, self.in_turn = {}, False, {}, False
         self.session = await self.client.create_session(
             agent_name=self.agent, agent_id=self._agent_id(), source="chat", variables=self.variables
         )
@@ -237,7 +250,7 @@ def _converse(runner: asyncio.Runner, talk: Chat, screen: Screen) -> int:
             return 0
         if line in ("/quit", "/exit"):
             return 0
-        if line or talk.rests:
+        if line or talk.rests or talk.tasks:
             try:
                 if line in ("/answer", "/decline"):
                     _reply(runner, talk, line == "/answer", printer, screen)
@@ -303,12 +316,25 @@ async def _show_asked(talk: Chat, printer: TurnPrinter) -> None:
 
 async def _line(talk: Chat, line: str, printer: TurnPrinter) -> None:
     if not line:
-        printer.wait(", ".join(talk.parked.values()))
-        await _watch(talk, until_turn_ends(_follow(talk, talk.seen)), printer)
+        printer.wait(", ".join((*talk.parked.values(), *talk.tasks.values())))
+        await _watch(talk, _until_quiet(talk, _follow(talk, talk.seen)), printer)
     elif line.startswith("/"):
         await _command(talk, line, printer)
     else:
         await _turn(talk, line, printer)
+
+
+async def _until_quiet(
+    talk: Chat, events: AsyncGenerator[WireEvent, None]
+) -> AsyncGenerator[WireEvent, None]:
+    """The events up to the end of a turn, or of the last task if that starts no turn."""
+    async with aclosing(until_turn_ends(events)) as followed:
+        async for event in followed:
+            yield event
+            if event.type == "task.updated" and not (talk.tasks or talk.in_turn):
+                task: SessionTask = data_of(event).task
+                if task.ended and task.wake_policy == "silent":
+                    return
 
 
 async def _greet(talk: Chat, printer: TurnPrinter) -> None:
@@ -323,6 +349,10 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
             "if the agent calls one, your next message continues without its result.",
             "yellow",
         )
+    open_tasks = await talk.client.list_tasks(session.id, state=OPEN)
+    talk.tasks = {task.id: task.display_name for task in open_tasks if task.mode == "background"}
+    talk.seen = since
+    _tell_tasks(talk, printer)
     # The status is read after the log's end, so that the end of a turn that runs now cannot be missed.
     session = talk.session = await talk.client.get_session(session.id)
     waits = any(call.kind in CONSENT for call in session.parked_on)
@@ -345,6 +375,13 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
         )
         await _watch(talk, _only(request), printer)
         talk.seen = since
+
+
+def _tell_tasks(talk: Chat, printer: TurnPrinter) -> None:
+    """Say what goes on in the background."""
+    if talk.tasks:
+        names = ", ".join(map(exact, talk.tasks.values()))
+        printer.note(f"{names} go{'es' if len(talk.tasks) == 1 else ''} on. Enter without a message waits.")
 
 
 async def _only(event: WireEvent) -> AsyncGenerator[WireEvent, None]:
@@ -390,12 +427,15 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
     """Print a turn's events until it ends, or waits for approvals or client-side tools.
 
     Ctrl-C cancels the turn. If it only waits for callbacks, which can take days, Ctrl-C leaves it waiting.
+    Between turns, Ctrl-C leaves tasks at work.
     """
     try:
         async with aclosing(events):
             async for event in events:
                 printer.show(event)
                 talk.note(event)
+                if event.type in ENDED_TURN:
+                    _tell_tasks(talk, printer)
                 if event.type in ("act.completed", "turn.parked") and talk.rests:
                     await _show_asked(talk, printer)
                     printer.note("Ctrl-C returns to the prompt and leaves it waiting.")
@@ -415,6 +455,8 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
             task.uncancel()
         if talk.rests:
             printer.note(talk.choices(), "yellow")
+        elif talk.tasks and not talk.in_turn:
+            _tell_tasks(talk, printer)
         else:
             printer.note((await _cancel(talk)), "yellow")
     finally:

@@ -8,7 +8,8 @@ from perdure.cli.argument_editor import arguments_of, edit, is_same, text_of
 from perdure.cli.call_texts import call_lines, is_long, printed
 from perdure.cli.common import CommandFailed
 from perdure.cli.failures import explain
-from perdure.cli.render import QUESTION_LIMIT, exact_value
+from perdure.cli.render import QUESTION_LIMIT
+from perdure.cli.texts import exact_value
 from perdure.domain.call_views import has_view
 from perdure.domain.decisions import MAX_REASON, Decision
 from perdure.domain.tools import ApprovalDecision, ApprovalQuestion

@@ -29,9 +29,10 @@ from msgspec import Struct
 from perdure.cli.common import DEFAULT_URL, CommandFailed
 from perdure.cli.demo_server import DemoServer
 from perdure.cli.local_model import cache_folder, start_local_model
-from perdure.cli.render import TurnPrinter, duration
+from perdure.cli.render import TurnPrinter
 from perdure.cli.sessions import print_session
 from perdure.cli.terminal import Screen
+from perdure.cli.texts import duration
 from perdure.client import CapabilityRef, Client, Controls, WireEvent, data_of, turn_failure
 from perdure.domain.events import ENDED_TURN
 from perdure.domain.messages import text_of

@@ -56,6 +56,8 @@ def explain(error: PerdureError) -> str:
         return f"{message}\n{advice}"
     if error.code == "session_not_found":
         return f"{message}; `perdure sessions list` lists them."
+    if error.code == "task_not_found":
+        return f"{message}; `perdure tasks list SESSION_ID` lists them."
     if error.code == "missing_variable":
         return f"{message}\nThe option --var NAME=VALUE gives a value."
     if error.code == "not_an_approval":

@@ -45,6 +45,7 @@ _GROUPS = {
     "callbacks": ("answers", "callbacks"),
     "feedback": ("feedback", "app"),
     "inputs": ("inputs", "app"),
+    "tasks": ("tasks", "app"),
 }
 """Groups of commands, with the module and the name in it."""
 

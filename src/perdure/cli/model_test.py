@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from perdure.cli.render import duration, model_trouble, short
+from perdure.cli.render import model_trouble
 from perdure.cli.terminal import Part, Screen
+from perdure.cli.texts import duration, short
 from perdure.client import Client, ClientSideTool, data_of, turn_failure
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, LlmGenerationData, TurnParkedData

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from rich.cells import cell_len
 
+from perdure.cli.task_lines import STYLES, begins, changed, task_text
+from perdure.cli.texts import duration, exact_value, short
 from perdure.client import data_of, turn_failure
 from perdure.domain.events import ToolCall, WireEvent
 from perdure.domain.messages import Message, TextPart, ToolCallPart, text_of
 from perdure.domain.parked import deadline_of
+from perdure.domain.tasks import text_of_message
 from perdure.domain.times import from_rfc3339, to_rfc3339
 from perdure.domain.tools import APPROVE, ApprovalQuestion
 from perdure.domain.visible import exact, visible
@@ -26,32 +29,6 @@ _UNSETTLED = "\r\u200c\u200d"
 
 QUESTION_LIMIT = 2000
 """Characters of a call that a question shows at first."""
-
-
-def short(value: object, limit: int = 100) -> str:
-    """Format a JSON value or a text as one line of its first characters; a cut says how many are missing."""
-    text = _text(value)
-    line = " ".join(visible(text[:limit]).split())
-    return line + _cut_mark(len(text) - limit)
-
-
-def exact_value(value: object, limit: int | None = None) -> str:
-    """Format a JSON value so that everything in it can be seen; a cut says how much is missing.
-
-    A run of spaces counts as what is shown of it, so that it cannot move what follows out of sight.
-    """
-    text = _text(value)
-    if limit is None:
-        return exact(text)
-    end, shown = 0, ""
-    while end < len(text) and len(shown) < limit:
-        end = _end_of_spaces(text, end + limit - len(shown))
-        shown = exact(text[:end])
-    return shown + _cut_mark(len(text) - end)
-
-
-def _end_of_spaces(text: str, start: int) -> int:
-    return len(text) - len(text[start:].lstrip(" ")) if text[start - 1 : start] == " " else start
 
 
 def question_of(call: ToolCall) -> ApprovalQuestion:
@@ -72,26 +49,6 @@ def narrations(request: WireEvent) -> list[str]:
     """
     said = [each.narration for each in data_of(request).tool_summaries or () if each.name == APPROVE]
     return [text for text in said if text and not text.endswith(" run?")]
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _cut_mark(missing: int) -> str:
-    return f"… {missing:,} more characters" if missing > 0 else ""
-
-
-def duration(millis: float | None) -> str:
-    """Format a duration for people: `0.4 ms`, `12 ms`, `3.4 s`, `2 min 5 s`."""
-    if millis is None:
-        return ""
-    if millis < 1:
-        return f"{millis:.1f} ms"
-    if millis < 1000:
-        return f"{millis:.0f} ms"
-    seconds = millis / 1000
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 
 def outcome(message: Message) -> str:
@@ -138,11 +95,16 @@ def brief(event: WireEvent) -> str:
             return f"{data.rating or 'none'} {data.message_id} {short(data.comment or '')}".strip()
         case "file.written":
             return f"{data.path} {data.size_bytes} bytes"
+        case "task.created" | "task.updated":
+            return task_text(data.task)
+        case "task.message.sent" | "task.message.received":
+            return short(text_of_message(data.message), 160)
     failure = turn_failure(event)
     return "" if failure is None else f"{short(failure.message)} ({failure.code})"
 
 
 _WAITS_FOR = {
+    "child": "what it has begun",
     "sign_in": "a sign-in",
     "input": "an answer to its server's question",
 }
@@ -251,6 +213,8 @@ class TurnPrinter:
         self._style = ""
         self._thought = False
         self._line_open = False
+        self._told: dict[str, str | None] = {}
+        """What was said last of each task: later events may say the same again."""
 
     def wait(self, label: str = "thinking") -> None:
         """Show a spinner until there is something to print. Terminals only."""
@@ -299,6 +263,12 @@ class TurnPrinter:
                 self.note(f"‖ {model_trouble(event)}", "yellow")
             case "output.message.withdrawn" if self._line_open:
                 self.note(f"‖ {model_trouble(event)}", "yellow")
+            case "task.created":
+                self.note(begins(data.task), "cyan")
+            case "task.updated" if (told := changed(data.task)) != self._told.get(data.task.id):
+                self._told[data.task.id] = told
+                if told is not None:
+                    self.note(told, STYLES[data.task.state])
             case "tool.progress":
                 self.note(f"  {data.tool_name}: {short(data.message)}")
             case "tool.call_requested":

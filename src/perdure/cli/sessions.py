@@ -90,7 +90,7 @@ async def _list(client: Client, limit: int, filters: dict[str, Any], as_json: bo
 
 
 def _print_table(sessions: list[Session]) -> None:
-    from perdure.cli.render import short
+    from perdure.cli.texts import short
 
     screen = Screen()
     if not sessions:
@@ -179,6 +179,8 @@ def print_session(session: Session) -> None:
         ),
         "archived": session.archived_at and f"{session.archived_at} ({ago(session.archived_at)})",
         "metadata": ", ".join(f"{name}={text}" for name, text in session.metadata.items()),
+        "parent": session.parent_session_id,
+        "task": session.task_id,
         "agent": session.agent_id,
         "model": session.model_id,
         "capabilities": ", ".join(capability.ref for capability in session.capabilities),
@@ -201,6 +203,21 @@ def print_messages(events: Iterable[WireEvent]) -> None:
     for event in events:
         message = data_of(event).message
         screen.line((f"{message.role:>5}  ", "bold" if message.role == "user" else "dim"), outcome(message))
+
+
+@app.command()
+def tree(
+    session_id: SessionId,
+    watches: Annotated[bool, typer.Option("--watch", "-w", help="Follow it until all have ended.")] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Draw a session with all below it: the sub-agents that it has begun, and theirs."""
+    from perdure.cli.session_trees import show_tree
+
+    enter(show_tree(connect(url, token, org), session_id, watches=watches, as_json=as_json))
 
 
 @app.command()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from perdure.domain.log_lines import LogFormatter
@@ -127,6 +128,27 @@ class Screen:
         from rich.text import Text
 
         return self._console.status(Text(visible_line(label), style="dim"), spinner="dots")
+
+    @contextmanager
+    def live(self) -> Iterator[Callable[[Sequence[Sequence[Part]]], None] | None]:
+        """Give a function that draws lines in place of those before; None without a terminal.
+
+        The lines are removed at the end.
+        """
+        if self._console is None or not self.is_terminal:
+            yield None
+            return
+        from rich.live import Live
+        from rich.text import Text
+
+        def draw(lines: Sequence[Sequence[Part]]) -> None:
+            cells = [
+                (part, "") if isinstance(part, str) else part for line in lines for part in (*line, "\n")
+            ]
+            live.update(Text.assemble(*((visible(text), style) for text, style in cells)), refresh=True)
+
+        with Live(console=self._console, transient=True, auto_refresh=False) as live:
+            yield draw
 
     def read_answer(self, question: str) -> str:
         """Read a line from the person at the terminal.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 
@@ -22,6 +22,46 @@ from perdure.domain.sessions import CreateSession, ForkSession, ListOrder, Sessi
 _SESSION = "/v1/sessions/{}"
 _ARCHIVE = f"{_SESSION}/archive"
 _PARTICIPANTS = f"{_SESSION}/participants"
+
+
+class SessionFilters(TypedDict, total=False):
+    """Which sessions to list, and in which order.
+
+    Attributes:
+        agent_id: only sessions of this agent.
+        search: a part of the title, case-insensitive.
+        tags: only sessions that have all these tags.
+        status: only sessions with this status, or one of these.
+        pinned: only sessions that the calling user has pinned, or has not.
+        created_after: an RFC 3339 time.
+        created_before: an RFC 3339 time.
+        source: only sessions from this source (`chat`, `api`, `subagent`), or one of these.
+        metadata: only sessions that have all these entries.
+        mine: only sessions that the calling user created.
+        feedback: only sessions with a message that somebody has rated so.
+        parent_session_id: only sessions that this one has begun as sub-agents.
+        root_session_id: only sessions below this one, which is at the top of its tree.
+        include_archived: archived sessions as well.
+        archived_only: archived sessions only.
+        order: `last_activity` for the last changed first.
+    """
+
+    agent_id: str | None
+    search: str | None
+    tags: Iterable[str]
+    status: Status | Iterable[Status]
+    pinned: bool | None
+    created_after: str | None
+    created_before: str | None
+    source: str | Iterable[str]
+    metadata: Mapping[str, str] | None
+    mine: bool | None
+    feedback: Rating | None
+    parent_session_id: str | None
+    root_session_id: str | None
+    include_archived: bool | None
+    archived_only: bool | None
+    order: ListOrder | None
 
 
 class SessionMethods(Caller):
@@ -119,63 +159,16 @@ class SessionMethods(Caller):
             raise BadAnswer(f"the export of {session_id} is not valid: {error}") from error
 
     async def list_sessions(
-        self,
-        *,
-        agent_id: str | None = None,
-        search: str | None = None,
-        tags: Iterable[str] = (),
-        status: Status | Iterable[Status] = (),
-        pinned: bool | None = None,
-        created_after: str | None = None,
-        created_before: str | None = None,
-        source: str | Iterable[str] = (),
-        metadata: Mapping[str, str] | None = None,
-        mine: bool | None = None,
-        feedback: Rating | None = None,
-        include_archived: bool | None = None,
-        archived_only: bool | None = None,
-        order: ListOrder | None = None,
-        offset: int = 0,
-        limit: int = 20,
+        self, *, offset: int = 0, limit: int = 20, **filters: Unpack[SessionFilters]
     ) -> Page[Session]:
         """List sessions, newest first, without archived ones.
 
         Args:
-            agent_id: only sessions of this agent.
-            search: a part of the title, case-insensitive.
-            tags: only sessions that have all these tags.
-            status: only sessions with this status, or one of these.
-            pinned: only sessions that the calling user has pinned, or has not.
-            created_after: an RFC 3339 time.
-            created_before: an RFC 3339 time.
-            source: only sessions from this source (`chat`, `api`), or one of these.
-            metadata: only sessions that have all these entries.
-            mine: only sessions that the calling user created.
-            feedback: only sessions with a message that somebody has rated so.
-            include_archived: archived sessions as well.
-            archived_only: archived sessions only.
-            order: `last_activity` for the last changed first.
             offset: how many sessions to skip.
             limit: the page size, 1 to 100.
+            filters: see `SessionFilters`.
         """
-        params = _filters(
-            agent_id=agent_id,
-            search=search,
-            tags=tags,
-            status=status,
-            source=source,
-            metadata=metadata,
-            mine=mine,
-            feedback=feedback,
-            include_archived=include_archived,
-            archived_only=archived_only,
-            order=order,
-            pinned=pinned,
-            created_after=created_after,
-            created_before=created_before,
-            offset=offset,
-            limit=limit,
-        )
+        params = [*_filters(**filters), ("offset", offset), ("limit", limit)]
         return await self.call("GET", "/v1/sessions", Page[Session], params=params)
 
     def iterate_sessions(self, **filters: Any) -> AsyncGenerator[Session, None]:

@@ -15,6 +15,8 @@ from perdure.client.events import data_of
 from perdure.client.outputs import Schema, schema_of, value_of, with_schema
 from perdure.client.own_tools import OwnTool, Runnable, runnable_tools
 from perdure.client.routes import path_of
+from perdure.client.tasks import TaskMethods
+from perdure.client.trees import Open, TreeFollower
 from perdure.domain.events import ENDED_TURN, WireEvent
 from perdure.domain.ids import sequence_of
 from perdure.domain.messages import Controls, InputMessage, InputPart, JsonObject, JsonValue, text_of
@@ -48,6 +50,17 @@ class TurnOptions(TypedDict, total=False):
     client_message_id: str | None
 
 
+class FollowOptions(TurnOptions, total=False):
+    """How the turn of `run(session_id, ...)` runs, and what is told of it.
+
+    Attributes:
+        tree: also yield the events of the sessions below this one: of the sub-agents that work for it, and of
+            theirs. `session_id` of an event says whose it is. `tools` also answer the calls of sub-agents.
+    """
+
+    tree: bool
+
+
 class RunFields(TypedDict, total=False):
     """The fields of `CreateRun`, apart from the message and the schema.
 
@@ -66,12 +79,12 @@ class RunFields(TypedDict, total=False):
     idempotency_key: str | None
 
 
-class TurnMethods(ConversationMethods):
+class TurnMethods(ConversationMethods, TaskMethods):
     """The client's methods that run turns."""
 
     @overload
     def run(
-        self, session_id: str, content: str | Sequence[InputPart], **options: Unpack[TurnOptions]
+        self, session_id: str, content: str | Sequence[InputPart], **options: Unpack[FollowOptions]
     ) -> AsyncGenerator[WireEvent, None]: ...
     @overload
     def run(
@@ -102,7 +115,7 @@ class TurnMethods(ConversationMethods):
         Args:
             session_id: the session's id.
             content: text, or parts.
-            options: of the first form: see `TurnOptions`. Of the second: `message`, `schema` as for `ask`,
+            options: of the first form: see `FollowOptions`. Of the second: `message`, `schema` as for `ask`,
                 and `RunFields`.
         """
         if session_id is not None:
@@ -262,6 +275,7 @@ class TurnMethods(ConversationMethods):
         controls: Controls | None = None,
         idempotency_key: str | None = None,
         client_message_id: str | None = None,
+        tree: bool = False,
     ) -> AsyncGenerator[WireEvent, None]:
         """Send a message, and yield the events of its turn."""
         own = runnable_tools(tools)
@@ -275,25 +289,51 @@ class TurnMethods(ConversationMethods):
         )
         if since is not None and message.sequence is not None and message.sequence <= sequence_of(since):
             since = await self._event_before(session_id, message.sequence)
-        async with aclosing(self._until_end(session_id, message.id, since, own)) as events:
+        turn = self._until_end(session_id, message.id, since, own)
+        if tree:
+            turn = TreeFollower(self, session_id, self._opened(own)).merged(turn, since)
+        async with aclosing(turn) as events:
             async for event in events:
                 yield event
+
+    def follow_tree(self, session_id: str, since_id: str | None = None) -> AsyncGenerator[WireEvent, None]:
+        """Yield the events of a session after `since_id`, and those of all sessions below it, endlessly.
+
+        `session_id` of an event says whose it is; those of each session come in order. Of sub-agents that are
+        at work already, the events from now on are yielded. It leaves out `llm.generation`, as `run` does.
+
+        Args:
+            session_id: the session's id.
+            since_id: the id of the last event of this session that the caller has seen.
+        """
+        opened = self._opened({})
+        return TreeFollower(self, session_id, opened).merged(opened(session_id, since_id), since_id)
+
+    def _opened(self, own: Mapping[str, Runnable]) -> Open:
+        """Follow a session, and answer the calls of these tools."""
+
+        async def opened(session_id: str, since_id: str | None) -> AsyncGenerator[WireEvent, None]:
+            # The server adds the whole prompt to each `llm.generation` that it sends; callers rarely need it.
+            followed = self.follow(session_id, since_id, exclude=("llm.generation",))
+            async with aclosing(followed):
+                answered = self.own_calls.answering(session_id, followed, own) if own else followed
+                async with aclosing(answered) as events:
+                    async for event in events:
+                        yield event
+
+        return opened
 
     async def _until_end(
         self, session_id: str, message_id: str, since: str | None, own: Mapping[str, Runnable]
     ) -> AsyncGenerator[WireEvent, None]:
         """Yield the events from a message to the end of its turn, and answer the calls of these tools."""
         watch = TurnWatch(message_id)
-        # The server adds the whole prompt to each `llm.generation` that it sends; callers rarely need it.
-        followed = self.follow(session_id, since, exclude=("llm.generation",))
-        async with aclosing(followed):
-            answered = self.own_calls.answering(session_id, followed, own) if own else followed
-            async with aclosing(answered) as events:
-                async for event in events:
-                    if watch.take(event):
-                        yield event
-                        if watch.is_last(event):
-                            return
+        async with aclosing(self._opened(own)(session_id, since)) as events:
+            async for event in events:
+                if watch.take(event):
+                    yield event
+                    if watch.is_last(event):
+                        return
 
     async def _event_before(self, session_id: str, sequence: int) -> str | None:
         before = await self.list_events(session_id, before_sequence=sequence, newest_first=True, limit=1)

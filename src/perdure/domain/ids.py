@@ -214,6 +214,11 @@ class NewId(Protocol):
     def __call__(self, prefix: Prefix) -> str: ...
 
 
+def millis_of(text: str) -> int:
+    """Return when an id was generated: Unix time in milliseconds."""
+    return int(text.rpartition("_")[2][:12], 16)
+
+
 def event_id(sequence: int, millis: int, noise: int) -> EventId:
     """Build the id of the event with this sequence; `noise` must have at least 34 random bits."""
     tail = (sequence & (1 << _SEQUENCE_BITS) - 1) << _TAIL_BITS | noise & (1 << _TAIL_BITS) - 1

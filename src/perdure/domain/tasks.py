@@ -203,6 +203,21 @@ class SessionTaskDetail(Struct, frozen=True):
     ]
 
 
+class PostTaskMessage(Struct, frozen=True, omit_defaults=True):
+    """A message to a task: a text, or parts."""
+
+    text: Annotated[
+        Annotated[str, Meta(max_length=MAX_INSTRUCTIONS)] | None, Meta(description="The text.")
+    ] = None
+    content: Annotated[
+        Annotated[tuple[TaskPart, ...], Meta(max_length=100)] | None,
+        Meta(description="The parts, instead of `text`."),
+    ] = None
+    in_reply_to: Annotated[
+        Annotated[str, Meta(max_length=100)] | None, Meta(description="The message that it answers.")
+    ] = None
+
+
 def text_of_message(message: TaskMessage) -> str:
     """What a message says, as text."""
     parts = (

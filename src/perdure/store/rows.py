@@ -131,12 +131,17 @@ def listed_columns(row: type[Struct], dialect: str, column: str, hidden: Sequenc
     Args:
         hidden: the names of these members. A shorter column may still have them.
     """
-    shorter = _SHORTENED[dialect].format(
+    shorter = json_without(dialect, column, hidden)
+    return columns(row).replace(column, f"{if_long(column, shorter)} AS {column}", 1)
+
+
+def json_without(dialect: str, column: str, hidden: Sequence[str]) -> str:
+    """Return the expression for a column of JSON objects without the members with these names."""
+    return _SHORTENED[dialect].format(
         column=column,
         paths=", ".join(f"'$.{name}'" for name in hidden),
         without=" ".join(f"- '{name}'" for name in hidden),
     )
-    return columns(row).replace(column, f"{if_long(column, shorter)} AS {column}", 1)
 
 
 def if_long(column: str, instead: str) -> str:

@@ -67,6 +67,9 @@ class SessionFilter(Struct, frozen=True):
     created_before: Micros | None = None
     archived: Literal["without", "with", "only"] = "without"
     feedback: Rating | None = None
+    parent_id: SessionId | None = None
+    root_id: SessionId | None = None
+    """Only sessions below this one, at any depth."""
 
     def slow(self) -> bool:
         """Whether the conditions are compared with many sessions, because no index has them."""
@@ -75,6 +78,10 @@ class SessionFilter(Struct, frozen=True):
     def few(self) -> bool:
         """Whether an index has only the sessions in these statuses, which are few at any time."""
         return bool(self.statuses) and set(self.statuses) <= set(BUSY_STATUSES)
+
+    def in_tree(self) -> bool:
+        """Whether an index has only the sessions of a tree."""
+        return self.parent_id is not None or self.root_id is not None
 
 
 def _where(org_id: OrgId, filters: SessionFilter, *, indexed: bool = True) -> tuple[str, list[Value]]:
@@ -89,6 +96,8 @@ def _where(org_id: OrgId, filters: SessionFilter, *, indexed: bool = True) -> tu
     plain: list[tuple[str, Value]] = [
         ("agent_id = ?", filters.agent_id),
         ("owner_id = ?", filters.owner_id),
+        ("parent_session_id = ?", filters.parent_id),
+        ("root_session_id = ?", filters.root_id),
         ("created_at > ?", filters.created_after),
         ("created_at < ?", filters.created_before),
         (
@@ -261,7 +270,7 @@ async def _search(
     where, args = _where(org_id, filters, indexed=False)
     enough = max(offset + limit, EXACT) + 1
     newest_first = f"ORDER BY created_at DESC, id DESC LIMIT {enough}"
-    if filters.pinned_by is not None or filters.few():
+    if filters.pinned_by is not None or filters.few() or filters.in_tree():
         # These sessions are few, and have indexes of their own.
         keys = _keys(await tx.all(f"SELECT created_at, id FROM sessions WHERE {where} {newest_first}", *args))
         total = len(keys)

@@ -14,7 +14,7 @@ from perdure.domain.ids import ExecId, OrgId, SessionId, TaskId, ToolCallId, Tur
 from perdure.domain.tasks import SessionTask, TaskKind, TaskMessage, TaskState
 from perdure.domain.times import Micros
 from perdure.store.database import Purged, Tx, Value
-from perdure.store.rows import columns, from_json, insert, to_json, values
+from perdure.store.rows import LIST_BYTES, columns, from_json, insert, to_json, values
 
 Wish = Literal["cancel", "delete"]
 Need = Literal["all", "any"]
@@ -234,13 +234,16 @@ async def remove_waits_of_turn(tx: Tx, session_id: SessionId, turn_id: TurnId) -
 
 
 async def add_task_message(tx: Tx, org_id: OrgId, message: TaskMessage) -> None:
-    """Store a message of a task."""
+    """Store a message of a task, after its others. The caller appends to the log of the task's session."""
     await tx.run(
-        "INSERT INTO task_messages (id, org_id, task_id, message) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO task_messages (id, org_id, task_id, place, message)"
+        " SELECT ?, ?, ?, COALESCE(MAX(place), 0) + 1, ? FROM task_messages WHERE task_id = ?"
+        " ON CONFLICT DO NOTHING",
         message.id,
         org_id,
         message.task_id,
         to_json(message),
+        message.task_id,
     )
 
 
@@ -250,10 +253,26 @@ async def has_task_message(tx: Tx, task_id: TaskId, message_id: str) -> bool:
     return await tx.one(sql, message_id, task_id) is not None
 
 
-async def task_messages(tx: Tx, task_id: TaskId, after: str, limit: int) -> list[TaskMessage]:
-    """Return a task's messages with ids after this one, oldest first."""
-    rows = await tx.all(
-        "SELECT message FROM task_messages WHERE task_id = ? AND id > ? ORDER BY id LIMIT ?",
+async def task_messages(tx: Tx, task_id: TaskId, after_id: str | None, limit: int) -> list[TaskMessage]:
+    """Return a task's messages in the order of the log, after the one with this id.
+
+    They hold at most `LIST_BYTES` together.
+
+    Raises:
+        NotFound: the task has no such message.
+    """
+    after = 0
+    if after_id is not None:
+        found = await tx.one(
+            "SELECT place FROM task_messages WHERE task_id = ? AND id = ?", task_id, after_id
+        )
+        if found is None:
+            raise NotFound("task message")
+        after = found[0]
+    rows, _ = await tx.within(
+        LIST_BYTES,
+        ("message",),
+        "SELECT message FROM task_messages WHERE task_id = ? AND place > ? ORDER BY place LIMIT ?",
         task_id,
         after,
         limit,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from perdure.app.context import App
 from perdure.app.session_ends import carry_out, stop_task
@@ -49,19 +51,30 @@ class TaskSweep:
         if purge:
             await self._purge(now)
         wished = await app.database.read(lambda tx: wished_tasks(tx, AT_ONCE))
-        for task in wished:
-            await carry_out(app, task)
         due = await app.database.read(lambda tx: due_tasks(tx, now, AT_ONCE))
-        for task in due:
-            try:
-                await stop_task(app, task.org_id, task.session_id, task.id, "its time limit has passed")
-            except NotFound:
-                log.debug("the session of the task %s is gone", task.id)
         news = await app.database.read(lambda tx: sessions_with_news(tx, AT_ONCE))
+        for task in wished:
+            await _seen_to(f"the task {task.id}", carry_out(app, task))
+        for task in due:
+            said = "its time limit has passed"
+            stopped = stop_task(app, task.org_id, task.session_id, task.id, said)
+            await _seen_to(f"the task {task.id}", stopped)
         for session_id in news:
-            await deliver(app, session_id)
+            await _seen_to(f"the session {session_id}", deliver(app, session_id))
         return len(wished) + len(due) + len(news)
 
     async def _purge(self, now: Micros) -> None:
         while (await self._app.database.write(lambda tx: purge_tasks(tx, now - KEPT))).more:
             pass
+
+
+async def _seen_to(what: str, work: Coroutine[Any, Any, object]) -> None:
+    """See to one of many. What fails, such as one that is damaged, must not keep the others waiting."""
+    try:
+        await work
+    except NotFound:
+        log.debug("%s is gone", what)
+    except PerdureError as error:
+        log.warning("the sweep of tasks cannot see to %s: %s", what, error.message)
+    except Exception:
+        log.exception("the sweep of tasks cannot see to %s", what)

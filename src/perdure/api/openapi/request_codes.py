@@ -9,6 +9,11 @@ INVALID = (
         "Remove a participant first.",
     ),
     (
+        "task_reads_no_messages",
+        "A task of a sub-agent, or of a tool that runs in the background, reads no messages of users.",
+        "Send the message to the sub-agent's session, which the error names.",
+    ),
+    (
         "provider_key_refused",
         "The provider's vendor refused the API key, so it was not stored.",
         "Correct the key. `?check=false` stores it without asking the vendor.",
@@ -203,6 +208,16 @@ MISSING = (
         "participant_not_found",
         "The session has no such participant.",
         "See `GET /v1/sessions/{session_id}/participants`.",
+    ),
+    (
+        "task_not_found",
+        "The session has no such task, or the task ended more than 30 days ago.",
+        "See `GET /v1/sessions/{session_id}/tasks`.",
+    ),
+    (
+        "task_message_not_found",
+        "The task has no message with the id in `after_id`.",
+        "Take the id from the task's `messages`.",
     ),
     (
         "message_not_found",

@@ -17,6 +17,10 @@ TAGS: dict[str, str] = {
     "session schedules": "Messages that the server sends to a session at given times.",
     "session databases": "SQLite databases that belong to a session.",
     "messages": "Messages of a session, and the clients' answers to its tool calls: results and approvals.",
+    "tasks": (
+        "A task is work that a session has begun and does not do in its own turn: by a sub-agent, or by a "
+        "tool that runs in the background. It ends once."
+    ),
     "inbox": "What sessions wait for that a person decides, in all sessions of the organization.",
     "events": "A session's log of events: read it in pages or follow it live.",
     "agents": "An agent is a named configuration: a prompt, a model and capabilities.",

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from perdure.api.kernel.call import Call, Chunked
 from perdure.api.kernel.route import route
-from perdure.app import context_reports, forks, session_exports, session_lists, session_marks
+from perdure.app import context_reports, forks, session_exports, session_lists, session_marks, session_trees
 from perdure.app import session_ends as ends
 from perdure.app import sessions as use
 from perdure.domain.accounts import Caller
@@ -16,9 +16,10 @@ from perdure.domain.cancels import CancelledTurn
 from perdure.domain.context_reports import SessionContextReport
 from perdure.domain.errors import InvalidInput
 from perdure.domain.feedback import Rating
-from perdure.domain.ids import AgentIdText, SessionId, check_id
+from perdure.domain.ids import AgentIdText, SessionId, check_id, id_schema
 from perdure.domain.paging import Page
 from perdure.domain.session_counts import SessionFacets, SessionStats
+from perdure.domain.session_trees import SessionTree
 from perdure.domain.sessions import CreateSession, ForkSession, ListOrder, Session, Status, UpdateSession
 from perdure.domain.times import Micros, Timestamp, from_rfc3339
 from perdure.store.session_lists import SessionFilter
@@ -76,6 +77,19 @@ class FilterSessions(Struct, frozen=True):
         Rating | None,
         Meta(description="Return only sessions with a message that somebody has rated `up` or `down`."),
     ] = None
+    parent_session_id: Annotated[
+        Annotated[str, id_schema("session")] | None,
+        Meta(description="Return only sessions that this session has begun as sub-agents."),
+    ] = None
+    root_session_id: Annotated[
+        Annotated[str, id_schema("session")] | None,
+        Meta(
+            description=(
+                "Return only sessions below this one at any depth. It must be at the top of its tree: other "
+                "sessions have one above them, and `tree` shows what is below them."
+            )
+        ),
+    ] = None
     include_archived: Annotated[bool, Meta(description="Whether to return archived sessions as well.")] = (
         False
     )
@@ -103,6 +117,8 @@ class FilterSessions(Struct, frozen=True):
             created_before=parse_time(self.created_before, "created_before"),
             archived="only" if self.archived_only else archived,
             feedback=self.feedback,
+            parent_id=_session_in(self.parent_session_id, "parent_session_id"),
+            root_id=_session_in(self.root_session_id, "root_session_id"),
         )
 
 
@@ -115,6 +131,10 @@ class ListSessions(FilterSessions, frozen=True):
     ] = "created_at"
     offset: Offset = 0
     limit: Limit = 20
+
+
+def _session_in(text: str | None, field: str) -> SessionId | None:
+    return None if text is None else check_id(text, "session", field)
 
 
 def separated(texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -310,6 +330,17 @@ async def get_session_context_report(call: Call, session_id: SessionId) -> Sessi
     return await context_reports.context_report(call.app, call.caller, session_id)
 
 
+@route("GET", "/v1/sessions/{session_id}/tree", "sessions", errors=(404,))
+async def get_session_tree(call: Call, session_id: SessionId) -> SessionTree:
+    """Get the tree of sessions below a session.
+
+    The session itself comes first, and each session before its sub-agents, the oldest first. At most 1,000
+    sessions are returned: those nearest to the session, and of these the newest. `truncated` says if there
+    are more. `root_session_id` is the session at the top, whose tree is the whole one.
+    """
+    return await session_trees.read_tree(call.app, call.caller, session_id)
+
+
 @route("GET", "/v1/sessions/stats", "sessions")
 async def get_session_stats(call: Call) -> SessionStats:
     """Count sessions by status.
@@ -338,6 +369,7 @@ ROUTES = (
     fork_session,
     export_session_jsonl,
     get_session_context_report,
+    get_session_tree,
     get_session,
     update_session,
     delete_session,
