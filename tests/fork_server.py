@@ -43,6 +43,7 @@ _IMPORTED = (
     "perdure.cli.sessions",
     "perdure.cli.storage",
     "perdure.client",
+    "perdure.routing",
     "perdure.wiring",
     "perdure.server",
     "perdure.store.postgres.bus",
@@ -265,8 +266,8 @@ def _report(running: dict[int, int]) -> None:
 def _compute_types() -> None:
     """Make the decoders of all routes once: msgspec remembers what it computes about each type."""
     from perdure.api.kernel.router import Router
+    from perdure.routing import all_routes
     from perdure.settings import Settings
-    from perdure.wiring import all_routes
 
     Router(all_routes(Settings(), asyncio.Event(), lambda: 0))
 

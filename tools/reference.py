@@ -21,7 +21,7 @@ from perdure.domain.events import EVENT_DATA, LIVE_TYPES, RESERVED_TYPES
 from perdure.settings import Settings, described, plain
 from perdure.tools.built_in import catalogue
 from perdure.tools.tool_approval import TOOL_APPROVAL
-from perdure.wiring import all_routes
+from perdure.routing import all_routes
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 

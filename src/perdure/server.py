@@ -32,12 +32,13 @@ from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden, Unavailable
 from perdure.domain.log_lines import LogFormatter
 from perdure.domain.visible import visible_line
+from perdure.routing import all_routes, door_routes
 from perdure.sandbox.confinement import hide_memory, landlock_version
 from perdure.settings import Settings
 from perdure.stopping import Stopping
 from perdure.store.parked_turns import complete_parked
 from perdure.store.providers import has_usable_model
-from perdure.wiring import Parts, all_routes, door_routes, load_tools, open_parts
+from perdure.wiring import Parts, load_tools, open_parts
 from perdure.worker.consent import Resumer
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter

@@ -16,8 +16,8 @@ import requests
 
 from perdure import __version__
 from perdure.api.openapi.document import build_document
+from perdure.routing import all_routes
 from perdure.settings import Settings
-from perdure.wiring import all_routes
 from tests.command import perdure
 from tests.server import Server
 from tests.soak import SOAKING

@@ -22,11 +22,12 @@ from perdure.domain.ids import SessionId, ToolCallId, TurnId, WorkspaceId
 from perdure.domain.redaction import Redactor
 from perdure.domain.schedules import MAX_ACTIVE, MAX_KEPT
 from perdure.domain.storage import MAX_KEYS, MAX_SECRETS, MAX_SECRETS_SIZE
+from perdure.routing import all_routes
 from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.storage import secret_sizes, set_value
 from perdure.store.workspaces import get_workspace
-from perdure.wiring import Parts, all_routes, open_parts
+from perdure.wiring import Parts, open_parts
 from tests.talk import Json
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -14,8 +14,8 @@ import httpx
 
 from perdure.api.kernel.route import Route
 from perdure.domain.ids import new_id
+from perdure.routing import all_routes
 from perdure.settings import Settings
-from perdure.wiring import all_routes
 from tests.error_codes import EXPLAINED
 from tests.server import Server, post
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from perdure.client import Client, PerdureError, ToolCallResult
+from perdure.routing import all_routes
 from perdure.settings import Settings
-from perdure.wiring import all_routes
 from tests.unit.fake_server import FakeServer, Request, answers
 
 LEFT_OUT = {

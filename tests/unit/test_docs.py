@@ -17,9 +17,9 @@ from perdure.capabilities.registry import Registry
 from perdure.domain import errors
 from perdure.domain.events import EVENT_DATA, KNOWN_TYPES
 from perdure.engine.turn_events import ADVICE
+from perdure.routing import all_routes
 from perdure.settings import Settings
 from perdure.tools.built_in import catalogue
-from perdure.wiring import all_routes
 from tests.error_codes import EXPLAINED, INTERNAL_SIGNALS
 from tools import reference
 

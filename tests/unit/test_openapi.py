@@ -24,8 +24,8 @@ from perdure.api.openapi.tags import TAGS
 from perdure.domain.errors import InvalidInput, NotFound, PerdureError
 from perdure.domain.events import EVENT_DATA
 from perdure.domain.visible import LABEL_PATTERN
+from perdure.routing import all_routes
 from perdure.settings import Settings
-from perdure.wiring import all_routes
 
 METHODS = ("get", "put", "post", "delete", "patch")
 

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from perdure.api.openapi.document import build_document
+from perdure.routing import all_routes
 from perdure.settings import Settings
-from perdure.wiring import all_routes
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "openapi_0_1_0.json.xz"
 

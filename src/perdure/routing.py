@@ -1,0 +1,102 @@
+"""All routes of the server, put together from the files that have them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from perdure import __version__
+from perdure.api.kernel.route import Route
+from perdure.api.routes import accounts as account_routes
+from perdure.api.routes import agent_versions as agent_version_routes
+from perdure.api.routes import agents as agent_routes
+from perdure.api.routes import callbacks as callback_routes
+from perdure.api.routes import capabilities as capability_routes
+from perdure.api.routes import commands as command_routes
+from perdure.api.routes import connections as connection_routes
+from perdure.api.routes import databases as database_routes
+from perdure.api.routes import feedback as feedback_routes
+from perdure.api.routes import harnesses as harness_routes
+from perdure.api.routes import inbox as inbox_routes
+from perdure.api.routes import inbox_links as inbox_link_routes
+from perdure.api.routes import input_requests as input_request_routes
+from perdure.api.routes import invitations as invitation_routes
+from perdure.api.routes import mcp_servers as mcp_routes
+from perdure.api.routes import mcp_tools as mcp_tool_routes
+from perdure.api.routes import messages as message_routes
+from perdure.api.routes import participants as participant_routes
+from perdure.api.routes import providers as provider_routes
+from perdure.api.routes import runs as run_routes
+from perdure.api.routes import schedules as schedule_routes
+from perdure.api.routes import sessions as session_routes
+from perdure.api.routes import sign_ins as sign_in_routes
+from perdure.api.routes import storage as storage_routes
+from perdure.api.routes import tasks as task_routes
+from perdure.api.routes import workspaces as workspace_routes
+from perdure.api.routes.files import file_routes
+from perdure.api.routes.system import document_routes, health_route
+from perdure.domain.messages import JsonObject
+from perdure.doors.mcp.route import mcp_route
+from perdure.settings import Settings
+
+
+def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[], int]) -> tuple[Route, ...]:
+    """Return all routes of the server.
+
+    Args:
+        closing: set when the server shuts down, so that live streams end.
+        running: returns the number of sessions that this process is working on.
+    """
+    stream = message_routes.StreamSettings(closing, settings.stream_cycle_seconds, settings.heartbeat_seconds)
+    cached: JsonObject = {}
+
+    def document() -> JsonObject:
+        if not cached:
+            from perdure.api.openapi.document import build_document  # few servers are asked for it
+
+            cached.update(build_document(routes, __version__))
+        return cached
+
+    routes: tuple[Route, ...] = (
+        *session_routes.ROUTES,
+        *message_routes.ROUTES,
+        *run_routes.ROUTES,
+        *callback_routes.ROUTES,
+        *connection_routes.ROUTES,
+        *input_request_routes.ROUTES,
+        *feedback_routes.ROUTES,
+        *participant_routes.ROUTES,
+        *inbox_routes.ROUTES,
+        inbox_routes.inbox_stream_route(stream),
+        *inbox_link_routes.ROUTES,
+        *sign_in_routes.ROUTES,
+        message_routes.stream_route(stream),
+        *agent_routes.ROUTES,
+        *agent_version_routes.ROUTES,
+        *harness_routes.ROUTES,
+        *capability_routes.ROUTES,
+        *account_routes.ROUTES,
+        *invitation_routes.ROUTES,
+        *command_routes.ROUTES,
+        *task_routes.ROUTES,
+        *storage_routes.ROUTES,
+        *schedule_routes.ROUTES,
+        *database_routes.ROUTES,
+        *workspace_routes.ROUTES,
+        *file_routes(settings.max_file_bytes),
+        *provider_routes.ROUTES,
+        *mcp_routes.ROUTES,
+        *mcp_tool_routes.ROUTES,
+        health_route(running, None if settings.database_url else settings.data_folder),
+        *document_routes(document),
+    )
+    return routes
+
+
+def door_routes(closing: asyncio.Event) -> tuple[Route, ...]:
+    """Return the routes of other protocols, which the OpenAPI document does not describe.
+
+    Args:
+        closing: set when the server shuts down.
+    """
+    return (mcp_route(closing),)
