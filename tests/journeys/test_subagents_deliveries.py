@@ -1,0 +1,119 @@
+"""Deliveries of what happens to sub-agents: lost, repeated and at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from perdure.app.accounts import bootstrap
+from perdure.app.children import Spawn, spawn
+from perdure.app.messages import post_message
+from perdure.app.models import create_model
+from perdure.app.providers import create_provider
+from perdure.app.sessions import create_session
+from perdure.app.task_news import deliver
+from perdure.capabilities.port import ToolContext
+from perdure.domain.errors import InvalidInput
+from perdure.domain.events import Event
+from perdure.domain.ids import SessionId
+from perdure.domain.messages import CreateMessage, InputMessage, TextPart
+from perdure.domain.providers import CreateModel, CreateProvider
+from perdure.domain.redaction import Redactor
+from perdure.domain.sessions import CreateSession
+from perdure.domain.subagents import Subagents, subagents_of
+from perdure.domain.tools import CapabilityRef, ClientSideTool
+from perdure.settings import Settings
+from perdure.store.events import events_after
+from perdure.store.sessions import look_session
+from perdure.store.tasks import sessions_with_news
+from perdure.wiring import Parts, open_parts
+from perdure.worker.tasks import TaskSweep
+from perdure.worker.worker import Worker
+from tests.journeys.family import begin, calls
+from tests.talk import PATIENCE, call, script, when
+
+REPORTS = 3
+
+
+async def nothing(session_id: SessionId) -> None:
+    """Lose each delivery of the worker."""
+
+
+async def log_of(parts: Parts, session_id: SessionId) -> list[Event]:
+    return await parts.database.read(lambda tx: events_after(tx, session_id, 0, limit=1000))
+
+
+async def at_rest(parts: Parts, session_id: SessionId, status: str = "idle") -> None:
+    async def idle() -> bool:
+        row = await parts.database.read(lambda tx: look_session(tx, session_id))
+        return row is not None and row.status == status
+
+    await when(idle)
+
+
+@pytest.mark.parametrize("how", ["at once", "by the sweep"])
+async def test_deliveries_at_the_same_time_tell_everything_once(
+    database_url: str, tmp_path: Path, how: str
+) -> None:
+    settings = Settings(data=str(tmp_path), database_url=database_url)
+    async with asyncio.timeout(PATIENCE), open_parts(settings) as parts:
+        app, owner = parts.app, await bootstrap(parts.app)
+        provider = await create_provider(app, owner, CreateProvider("Simulated", "llmsim"))
+        await create_model(app, owner, provider.id, CreateModel("simulated", "Simulated"))
+        ask = ClientSideTool("ask", "Ask.", {"type": "object"})
+        body = CreateSession(capabilities=(CapabilityRef("subagents"),), tools=(ask,))
+        session = await create_session(app, owner, body)
+        worker = Worker(parts.engine, nothing)
+        await worker.start()
+        reports = [call("report_to_parent", message=f"Report {n}.") for n in range(REPORTS)]
+        told = begin("talker", calls(*reports), calls(call("ask")), mode="background")
+        text = script(calls(told), {"text": "Begun."})
+        await post_message(app, owner, session.id, CreateMessage(InputMessage((TextPart(text),))))
+        await at_rest(parts, session.id)
+        log = await log_of(parts, session.id)
+        child_id = next(e.decoded().task.links.child_session_id for e in log if e.type == "task.created")  # type: ignore[attr-defined]
+        await at_rest(parts, child_id, "waiting_for_tool_results")
+        if how == "at once":
+            await asyncio.gather(*(deliver(app, child_id) for _ in range(8)))
+        else:
+            sweep = TaskSweep(app, parts.engine.clock)
+            assert await sweep.once() == 1
+            assert await sweep.once() == 0
+        await at_rest(parts, session.id)
+        kinds = [event.type for event in await log_of(parts, session.id)]
+        assert kinds.count("task.message.received") == REPORTS
+        assert kinds.count("task.updated") == 1
+        assert kinds.count("input.message") == 1
+        assert await parts.database.read(lambda tx: sessions_with_news(tx, 10)) == []
+        await check_choices(parts, owner.organization_id, session.id)
+        await worker.drain(0)
+
+
+async def check_choices(parts: Parts, org_id: object, session_id: SessionId) -> None:
+    """What is not offered cannot be chosen, whatever a caller of the use case asks for."""
+    row = await parts.database.read(lambda tx: look_session(tx, session_id))
+    assert row is not None
+    context = ToolContext(
+        org_id=row.org_id,
+        session_id=row.id,
+        workspace_id=row.workspace(),
+        turn_id=parts.app.new_id("turn"),
+        tool_call_id="c1",  # type: ignore[arg-type]
+        now=parts.app.now,
+        progress=lambda line: None,
+        output=lambda stream, text: None,
+        redactor=Redactor({}),
+    )
+    plain = Spawn("x", "Work.", "background", 60)
+    agent = Spawn("x", "Work.", "background", 60, agent="somebody")
+    blueprint = Spawn("x", "Work.", "background", 60, blueprint="nothing")
+    config = subagents_of({"agents": ["a"], "blueprints": {"own": {"description": "x", "agent": "b"}}})
+    both = Spawn("x", "Work.", "background", 60, agent="a", blueprint="own", config=config)
+    for what, said in ((agent, "cannot choose"), (blueprint, "no blueprint"), (both, "agent of its own")):
+        with pytest.raises(InvalidInput, match=said):
+            await spawn(parts.app, context, what)
+    with pytest.raises(Exception, match="only in the turn of a session"):
+        await spawn(parts.app, context, plain)
+    assert subagents_of({"agents": 7}) == Subagents()
