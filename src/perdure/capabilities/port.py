@@ -135,6 +135,8 @@ class ToolContext(Struct, frozen=True):
             capabilities share.
         log: appends events to the session's log, and changes rows in the same transaction. It may run twice.
             It fails if the turn was cancelled or the call has ended. Only for tools of this package.
+        in_background: whether the call runs as a task, beside the turn. Its steps are not recorded then, it
+            has no callbacks, and what it sends to `output` is not shown.
     """
 
     org_id: OrgId
@@ -156,6 +158,7 @@ class ToolContext(Struct, frozen=True):
     act_as: Callable[[ActedAs], None] = nobody
     provided_by: Callable[[str, str], None] = by_one
     log: Callable[[Sequence[EventData], Callable[[Tx], Awaitable[None]]], Awaitable[None]] = no_log
+    in_background: bool = False
 
     @property
     def organization_id(self) -> OrgId:
@@ -268,6 +271,8 @@ class Tool(Struct, frozen=True):
             definition does not apply. None for a tool whose definition does not change.
         changed: whether its definition is not the one that was accepted. Approval requests say so.
         deferred: the model is not offered the tool before it has found it with `tool_search`.
+        background: where the capability `background_tools` is active, the model may have a call run in the
+            background: the tool receives no argument for that, and its result comes later as a message.
     """
 
     name: str
@@ -288,6 +293,7 @@ class Tool(Struct, frozen=True):
     definition: str | None = None
     changed: bool = False
     deferred: bool = False
+    background: bool = False
 
 
 class Discovered(Struct, frozen=True):
@@ -366,6 +372,18 @@ class ToolSearchRules(Struct, frozen=True):
     always: tuple[str, ...] = ()
 
 
+class BackgroundRules(Struct, frozen=True):
+    """Which tools the model may have run in the background.
+
+    Attributes:
+        tools: the names of further tools, besides those that say that they may.
+        time_limit: the seconds that a tool may take there, if its own timeout is shorter.
+    """
+
+    tools: tuple[str, ...] = ()
+    time_limit: float = 0.0
+
+
 class Behaviour(Struct, frozen=True):
     """How the turn's loop behaves. None means the loop's default.
 
@@ -375,6 +393,7 @@ class Behaviour(Struct, frozen=True):
         output_head: the share of them from the output's beginning; the rest is from its end.
         compaction: when to summarize the history. None for never: the oldest part is then left out.
         tool_search: which tools the model has to search for.
+        background: which tools may run in the background; None for none.
     """
 
     prompt_caching: bool | None = None
@@ -385,6 +404,7 @@ class Behaviour(Struct, frozen=True):
     output_head: float = 0.5
     compaction: Compaction | None = None
     tool_search: ToolSearchRules = ToolSearchRules()
+    background: BackgroundRules | None = None
 
 
 def no_behaviour(config: Any, behaviour: Behaviour) -> Behaviour:

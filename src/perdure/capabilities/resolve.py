@@ -14,7 +14,14 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.agent_cache import AgentCache, Resolved
-from perdure.capabilities.bound_tools import BoundTool, Standing, add_definitions, add_discovered, decided
+from perdure.capabilities.bound_tools import (
+    BoundTool,
+    Standing,
+    add_definitions,
+    add_discovered,
+    decided,
+    in_background,
+)
 from perdure.capabilities.deferred_tools import IDENTIFIER, LABEL, DeferredTool, DeferredTools, deferred_of
 from perdure.capabilities.discovery import discover
 from perdure.capabilities.guards import guards_of
@@ -191,6 +198,7 @@ def _merge(
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
+    bound = {name: in_background(each, behaviour.background) for name, each in bound.items()}
     those = {name: DeferredTool(each.tool, each.capability_name) for name, each in bound.items()}
     deferred = deferred_of(those, found, {*bound, *client}, behaviour.tool_search)
     if deferred is not None:

@@ -272,7 +272,7 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
                 run.announced.update(call.id for call in calls if not isinstance(call.status, Started))
                 run.unlogged = await run_tools(run, agent, tuple(call.id for call in calls))
                 await _refresh_secrets(run)
-                if run.unlogged[-1].get(ActCompletedData) is not None:
+                if run.unlogged and run.unlogged[-1].get(ActCompletedData) is not None:
                     # The layers may have changed while tools ran; the next model call uses the current ones.
                     run.prepared = None
         case AskApproval():
