@@ -1,0 +1,309 @@
+"""Tools in the background, on both databases: each task ends once, and its session hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from msgspec.structs import replace
+
+from perdure.app.approvals import submit_approvals
+from perdure.app.background_tools import begin_attempt
+from perdure.app.session_ends import cancel_turn, delete_session, stop_task
+from perdure.app.storage import put_secrets
+from perdure.app.task_news import settle
+from perdure.app.task_reports import Report
+from perdure.domain.effects import NOT_DONE, UNKNOWN, Verified, done
+from perdure.domain.inbox import Decider
+from perdure.domain.messages import text_of
+from perdure.domain.storage import SetSecrets
+from perdure.domain.tasks import MAX_OPEN
+from perdure.domain.tools import ApprovalDecision, CapabilityRef, SubmitApprovals
+from tests.conformance.background import House, SlowTools, background, house_on
+from tests.conformance.places import Place, eventually, soon
+from tests.talk import call
+
+SECRET = "tops3cret-value"
+
+
+@pytest.fixture
+def tools() -> SlowTools:
+    return SlowTools()
+
+
+@pytest_asyncio.fixture
+async def house(place: Place, tmp_path: Path, tools: SlowTools) -> AsyncIterator[House]:
+    async with house_on(place, tmp_path / "data", tools) as house:
+        yield house
+
+
+async def test_calls_run_beside_the_turn_and_each_end_reaches_the_session_once(
+    house: House, tools: SlowTools
+) -> None:
+    session = await house.session(CapabilityRef("session_file_system"))
+    ways = ("text", "value", "refuse", "break", "long", "page", "later", "file")
+    calls = [background("work", way, how=way) for way in ways]
+    ids = await house.begin(session, *calls, background("short", "late"))
+    results = await house.results(session)
+    said = [json.loads(text_of(each.result or ())) for each in results]
+    assert said == [{"task_id": id_, "state": "running"} for id_ in ids]
+    await asyncio.gather(*(soon(tools.start(way).wait()) for way in ways))
+    for way in ways:
+        tools.gate(way).set()
+
+    tasks = {name: await house.end(id_) for name, id_ in zip((*ways, "late"), ids, strict=True)}
+    errors = {name: (task.error.kind, task.error.message) for name, task in tasks.items() if task.error}
+    unsure = "It may or may not have taken effect; check the current state before you try again."
+    assert errors["refuse"] == ("tool_error", "no refuse today")
+    assert errors["break"] == ("tool_failed", f"The tool failed: ZeroDivisionError. {unsure}")
+    assert errors["late"] == ("time_limit", f"The tool did not finish within 0.2 seconds. {unsure}")
+    assert errors["later"][1].startswith("The tool's result comes later, from a person or another service")
+    assert {task.state for name, task in tasks.items() if name in errors} == {"failed"}
+    assert {task.state for name, task in tasks.items() if name not in errors} == {"succeeded"}
+    assert {task.attempt for task in tasks.values()} == {1}
+    assert tasks["text"].summary == "text is done"
+    assert tasks["value"].output == {"name": "value", "numbers": [1, 2]}
+    assert tasks["page"].output == "page " + "y" * 5_000 + " end"
+    assert [(each.name, each.path) for each in tasks["file"].artifacts] == [("made.txt", "/made.txt")]
+    assert tasks["long"].result_path is not None
+    long = str(tasks["long"].output)
+    assert (long[:5], long[-4:], len(long) < 70_000) == ("long ", " end", True)
+
+    await eventually(lambda: house.told(session), lambda told: len(told) == len(ids) + 1)
+    told = await house.told(session)
+    assert told[ids[0]].endswith("which has succeeded:]\ntext is done")
+    assert told[ids[2]].endswith("failed: no refuse today]")
+    for id_ in ids:
+        assert [task.ended for task in await house.history(session, id_)] == [False, True]
+    written = [event.data for event in await house.events(session) if event.type == "file.written"]
+    assert len(written) == 2  # the tool's own file, and that of the long result
+
+
+async def test_a_model_waits_for_a_task_and_looks_at_it(house: House, tools: SlowTools) -> None:
+    session = await house.session()
+    await house.say(
+        session,
+        {"tool_calls": [background("work", "a", how="page"), background("work", "b")]},
+        {"tool_calls": [call("wait_tasks")]},
+        {"tool_calls": [call("list_tasks")]},
+        {"text": "Done."},
+    )
+    await house.until(session, "tool.parked")
+    tools.gate("a").set()
+    tools.gate("b").set()
+    await house.until(session, "session.idled")
+    *_, waited, listed = await house.results(session)
+    a, b = json.loads(text_of(waited.result or ()))
+    assert (a["state"], a["output"]) == ("succeeded", "a " + "y" * 5_000 + " end")
+    assert (b["state"], b["answer"]) == ("succeeded", "b is done")
+    first = json.loads(text_of(listed.result or ()))["tasks"][0]
+    assert first["answer"].endswith("characters are left out: `get_task` has more.]")
+    assert not {a["task_id"], b["task_id"]} & set(await house.told(session))  # they were waited for
+
+
+async def test_what_stops_a_task_stops_its_tool_and_later_results_are_dropped(
+    house: House, tools: SlowTools
+) -> None:
+    by_tool, by_turn, by_delete, by_time = [await house.session() for _ in range(4)]
+    app, owner, org = house.parts.app, house.owner, house.owner.organization_id
+    tasks = {}
+    for name, session in (("tool", by_tool), ("turn", by_turn), ("delete", by_delete), ("time", by_time)):
+        (tasks[name],) = await house.begin(session, background("look" if name == "time" else "work", name))
+        await soon(tools.start(name).wait())
+    assert (await stop_task(app, org, by_tool, tasks["tool"], "not needed")).state == "canceled"
+    assert (await stop_task(app, org, by_tool, tasks["tool"])).state == "canceled"
+    await cancel_turn(app, owner, by_turn)
+    await house.parts.database.write(
+        lambda tx: tx.run("UPDATE tasks SET deadline = 1 WHERE id = ?", tasks["time"])
+    )
+    await house.sweep.once()
+    await delete_session(app, owner, by_delete)
+
+    async def all_stopped() -> bool:
+        return sorted(tools.stopped) == ["delete", "time", "tool", "turn"]
+
+    await eventually(all_stopped)
+    for name in ("tool", "turn", "time"):
+        late = Report("succeeded", attempt=1, answer="too late")
+        assert not await settle(app, tasks[name], late)
+    unsure = "It may or may not have taken effect; check the current state before you try again."
+    ends = {name: await house.end(tasks[name]) for name in ("tool", "turn", "time")}
+    said = {name: (end.state, end.error.kind, end.error.message) for name, end in ends.items() if end.error}
+    assert said == {
+        "tool": ("canceled", "canceled", f"It was canceled: not needed {unsure}"),
+        "turn": ("canceled", "canceled", f"It was canceled. {unsure}"),
+        "time": ("failed", "time_limit", "The time limit has passed."),
+    }
+    assert len(await house.told(by_tool)) == 2
+    history = await house.history(by_tool, tasks["tool"])
+    assert [task.state for task in history] == ["running", "running", "canceled"]
+
+
+async def test_after_a_crash_a_tool_runs_again_or_its_outcome_is_looked_up_or_unknown(
+    house: House, tools: SlowTools
+) -> None:
+    cases: dict[str, tuple[str, Verified]] = {
+        "work": ("work", UNKNOWN),
+        "again": ("again", UNKNOWN),
+        "look": ("look", UNKNOWN),
+        "done": ("asked", done("it is done")),
+        "unknown": ("asked", UNKNOWN),
+        "not done": ("asked", NOT_DONE),
+    }
+    session = await house.session()
+    ids = dict(
+        zip(
+            cases,
+            await house.begin(session, *(background(tool, name) for name, (tool, _) in cases.items())),
+            strict=True,
+        )
+    )
+    await asyncio.gather(*(soon(tools.start(name).wait()) for name in cases))
+    tools.outcomes = {name: outcome for name, (_, outcome) in cases.items()}
+    await house.crash()
+    await house.long_ago(ids["not done"])
+    assert {(await house.row(id_)).state for id_ in ids.values()} == {"running"}
+    for name in cases:
+        tools.start(name).clear()
+    await house.take_up(*ids.values())
+    for name in ("again", "look", "not done"):
+        await soon(tools.start(name).wait())
+        tools.gate(name).set()
+    ends = {name: await house.end(id_) for name, id_ in ids.items()}
+    assert {name: end.state for name, end in ends.items()} == {
+        "work": "failed",
+        "again": "succeeded",
+        "look": "succeeded",
+        "done": "succeeded",
+        "unknown": "failed",
+        "not done": "succeeded",
+    }
+    assert ends["done"].summary == "it is done"
+    for name in ("work", "unknown"):
+        error = ends[name].error
+        assert error is not None
+        assert error.kind == "interrupted"
+        assert "may or may not have taken effect" in error.message
+    assert {name: len(runs) for name, runs in tools.runs.items()} == {
+        "work": 1,
+        "again": 2,
+        "look": 2,
+        "done": 1,
+        "unknown": 1,
+        "not done": 2,
+    }
+    assert all(len(set(keys)) == 1 for keys in tools.runs.values())
+    assert ends["again"].attempt == 2
+
+
+async def test_a_tool_that_dies_with_its_server_again_and_again_fails(house: House, tools: SlowTools) -> None:
+    session = await house.session()
+    (task_id,) = await house.begin(session, background("again", "a"))
+    for number in range(1, 5):
+        await soon(tools.start("a").wait())
+        tools.start("a").clear()
+        assert (await house.row(task_id)).attempt == number
+        await house.crash()
+        await house.take_up(task_id)
+    end = await house.end(task_id)
+    assert end.error is not None
+    assert end.error.message.startswith("It was interrupted 4 times")
+    assert len(tools.runs["a"]) == 4
+
+
+async def test_only_the_newest_attempt_ends_a_task(house: House, tools: SlowTools) -> None:
+    session = await house.session()
+    (task_id,) = await house.begin(session, background("again", "a"))
+    await soon(tools.start("a").wait())
+    taken = await begin_attempt(house.parts.app, await house.row(task_id), "another worker", 60)
+    assert taken is not None
+    assert await begin_attempt(house.parts.app, replace(taken, attempt=1), "a third one", 60) is None
+
+    async def stopped() -> bool:
+        return tools.stopped == ["a"]
+
+    await eventually(stopped)  # by its look at the rows: nobody has sent it a signal
+    assert not await settle(house.parts.app, task_id, Report("succeeded", attempt=1, answer="old"))
+    assert await settle(house.parts.app, task_id, Report("succeeded", attempt=2, answer="new"))
+    assert (await house.end(task_id)).summary == "new"
+
+
+async def test_progress_is_logged_and_secrets_are_redacted(house: House, tools: SlowTools) -> None:
+    session = await house.session()
+    await put_secrets(house.parts.app, house.owner, session, SetSecrets({"TOKEN": SECRET}))
+    (task_id,) = await house.begin(session, background("look", "a", how="found"))
+    tools.found = SECRET
+    await soon(tools.start("a").wait())
+    for line in ("one", f"two {SECRET}", "three"):
+        tools.contexts["a"].progress(line)
+
+    async def labels() -> list[str | None]:
+        history = await house.history(session, task_id)
+        return [each.progress.label for each in history if each.progress is not None]
+
+    await eventually(labels)
+    tools.gate("a").set()
+    end = await house.end(task_id)
+    assert (await labels())[0] == "three"
+    assert end.summary is not None
+    assert end.summary.startswith("found ")
+    await house.until(session, "session.idled", 2)
+    assert all(SECRET not in event.data for event in await house.events(session))
+    assert SECRET not in (await house.row(task_id)).task
+
+
+async def test_arguments_that_are_secret_cannot_wait_in_the_background(
+    house: House, tools: SlowTools
+) -> None:
+    session = await house.session()
+    await house.say(
+        session,
+        {"tool_calls": [call("foreground", note="first")]},
+        {"tool_calls": [background("keeper", "a", how="swordfish-1234"), background("work", SECRET)]},
+        {"text": "Done."},
+    )
+    await soon(tools.start("first").wait())
+    await put_secrets(house.parts.app, house.owner, session, SetSecrets({"TOKEN": SECRET}))
+    tools.gate("first").set()
+    await house.until(session, "session.idled")
+    errors = [each.error for each in (await house.results(session))[1:]]
+    assert [(error or "")[:29] for error in errors] == ["The arguments contain a secre"] * 2
+    assert list(tools.runs) == ["first"]
+    assert not await house.tasks(session)
+
+
+async def test_a_call_that_needs_approval_begins_once_it_has_it(house: House, tools: SlowTools) -> None:
+    session = await house.session()
+    await house.say(
+        session, {"tool_calls": [{**background("gated", "a", how="now"), "id": "c1"}]}, {"text": "Done."}
+    )
+    await house.until(session, "tool.call_requested")
+    assert not await house.tasks(session)
+    decision = SubmitApprovals((ApprovalDecision("c1", "allow"),))
+    await submit_approvals(house.parts.app, Decider(house.owner), session, decision)
+    await house.until(session, "task.created")
+    (task,) = await house.tasks(session)
+    assert (await house.end(task.id)).summary == "a is done"
+
+
+async def test_a_server_that_stops_puts_back_what_may_run_again(house: House, tools: SlowTools) -> None:
+    session = await house.session()
+    again, work = await house.begin(session, background("again", "a"), background("work", "b"))
+    await asyncio.gather(*(soon(tools.start(name).wait()) for name in "ab"))
+    await house.worker.drain(0)
+    rows = [await house.row(again), await house.row(work)]
+    assert [(row.state, row.attempt) for row in rows] == [("queued", 0), ("running", 1)]
+
+
+async def test_no_more_tasks_begin_than_may_be_open(house: House, tools: SlowTools) -> None:
+    session = await house.session()
+    tasks = await house.begin(session, *(background("look", str(n)) for n in range(MAX_OPEN + 1)))
+    assert len(tasks) == MAX_OPEN
+    (error,) = [each.error for each in await house.results(session) if each.error]
+    assert error.startswith(f"{MAX_OPEN} tasks of this session have not ended")
+    await cancel_turn(house.parts.app, house.owner, session)
+    assert {(await house.end(task)).state for task in tasks} == {"canceled"}
