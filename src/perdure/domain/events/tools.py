@@ -74,8 +74,8 @@ class ToolStartedData(EventData, frozen=True, omit_defaults=True):
         bool,
         Meta(
             description=(
-                "Whether the call may run again after a crash, because the tool is read-only or idempotent or "
-                "because the call only begins a task."
+                "Whether the call may run again after a crash, because the tool is read-only or idempotent, "
+                "or because the call only begins a task."
             )
         ),
     ] = False
