@@ -29,7 +29,7 @@ from perdure.capabilities.port import (
 )
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller
-from perdure.domain.effects import UNKNOWN, Verified
+from perdure.domain.effects import UNKNOWN, Verified, key_here
 from perdure.domain.errors import ToolError
 from perdure.domain.events import (
     Event,
@@ -40,7 +40,7 @@ from perdure.domain.events import (
     ToolCompletedData,
 )
 from perdure.domain.ids import SessionId, TaskId
-from perdure.domain.messages import CreateMessage, InputMessage, JsonObject, TextPart, text_of
+from perdure.domain.messages import CreateMessage, ImagePart, InputMessage, JsonObject, TextPart, text_of
 from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tasks import SessionTask
@@ -109,6 +109,9 @@ class SlowTools:
         self.runs.setdefault(name, []).append(context.effect_key)
         self.contexts[name] = context
         self.start(name).set()
+        if how == "steps":
+            said = [await context.step(each, partial(self._part, each)) for each in ("one", "two")]
+            return ToolOutcome(said)
         if how == "now":
             return ToolOutcome(f"{name} is done")
         try:
@@ -118,12 +121,19 @@ class SlowTools:
                 self.stopped.append(name)
         return self._end(name, how)
 
+    async def _part(self, name: str) -> JsonObject:
+        return {"part": name, "key": key_here("none")}
+
     def _end(self, name: str, how: str | None) -> ToolOutcome | Later:
         match how:
             case "refuse":
                 raise ToolError(f"no {name} today")
             case "break":
                 raise ZeroDivisionError
+            case "picture":
+                return ToolOutcome("", images=(ImagePart(base64="aGk=", media_type="image/png"),))
+            case "nothing":
+                return ToolOutcome(None)
             case "found":
                 return ToolOutcome(f"found {self.found}")
             case "value":
@@ -146,10 +156,11 @@ class SlowTools:
 class House:
     """A server in this process: `crash` loses what it runs, as `kill -9` does."""
 
-    def __init__(self, parts: Parts, owner: Caller) -> None:
+    def __init__(self, parts: Parts, owner: Caller, *, runs_tools: bool) -> None:
         self.parts, self.owner = parts, owner
         self.tools = BackgroundTools(parts.engine, parts.app)
-        self.worker = Worker(parts.engine, partial(deliver, parts.app), self.tools)
+        runner = self.tools if runs_tools else None
+        self.worker = Worker(parts.engine, partial(deliver, parts.app), runner)
         self.sweep = TaskSweep(parts.app, parts.engine.clock)
 
     async def crash(self) -> None:
@@ -248,7 +259,9 @@ def background(tool: str, note: str, **more: Any) -> JsonObject:
 
 
 @asynccontextmanager
-async def house_on(place: Place, folder: Path, tools: SlowTools) -> AsyncIterator[House]:
+async def house_on(
+    place: Place, folder: Path, tools: SlowTools, *, runs_tools: bool = True
+) -> AsyncIterator[House]:
     """A server on a database, with these tools."""
     url = place.url if place.kind == "postgres" else ""
     async with open_parts(Settings(data=str(folder), database_url=url, master_key=KEY)) as opened:
@@ -258,7 +271,7 @@ async def house_on(place: Place, folder: Path, tools: SlowTools) -> AsyncIterato
         if not await parts.database.read(lambda tx: tx.one("SELECT 1 FROM providers LIMIT 1")):
             provider = await create_provider(parts.app, owner, CreateProvider("Simulated", "llmsim"))
             await create_model(parts.app, owner, provider.id, CreateModel("simulated", "Simulated"))
-        house = House(parts, owner)
+        house = House(parts, owner, runs_tools=runs_tools)
         await house.worker.start()
         yield house
         await house.worker.drain(0)

@@ -17,12 +17,19 @@ from perdure.app.session_ends import cancel_turn, delete_session, stop_task
 from perdure.app.storage import put_secrets
 from perdure.app.task_news import settle
 from perdure.app.task_reports import Report
-from perdure.domain.effects import NOT_DONE, UNKNOWN, Verified, done
+from perdure.domain.effects import NOT_DONE, UNKNOWN, Verified, done, part_key
+from perdure.domain.errors import ToolError
+from perdure.domain.events import ActCompletedData
 from perdure.domain.inbox import Decider
 from perdure.domain.messages import text_of
 from perdure.domain.storage import SetSecrets
 from perdure.domain.tasks import MAX_OPEN
 from perdure.domain.tools import ApprovalDecision, CapabilityRef, SubmitApprovals
+from perdure.engine.advance import advance
+from perdure.store.sessions import look_session
+from perdure.store.standing_approvals import set_standing_approval
+from perdure.store.tasks import TaskRow
+from perdure.worker import background as module
 from tests.conformance.background import House, SlowTools, background, house_on
 from tests.conformance.places import Place, eventually, soon
 from tests.talk import call
@@ -51,6 +58,8 @@ async def test_calls_run_beside_the_turn_and_each_end_reaches_the_session_once(
     results = await house.results(session)
     said = [json.loads(text_of(each.result or ())) for each in results]
     assert said == [{"task_id": id_, "state": "running"} for id_ in ids]
+    (acted,) = [e.read(ActCompletedData) for e in await house.events(session) if e.type == "act.completed"]
+    assert (acted.completed, acted.success_count, acted.error_count) == (True, len(ids), 0)
     await asyncio.gather(*(soon(tools.start(way).wait()) for way in ways))
     for way in ways:
         tools.gate(way).set()
@@ -288,6 +297,134 @@ async def test_a_call_that_needs_approval_begins_once_it_has_it(house: House, to
     await house.until(session, "task.created")
     (task,) = await house.tasks(session)
     assert (await house.end(task.id)).summary == "a is done"
+
+
+async def test_a_crash_before_the_append_begins_the_task_once(
+    house: House, tools: SlowTools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks, reached = house.parts.engine.arguments, asyncio.Event()
+
+    async def hang(*args: object) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    session = await house.session()
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "check", hang)  # the last thing before the append
+        await house.say(session, {"tool_calls": [background("work", "a", how="now")]}, {"text": "Done."})
+        await soon(reached.wait())
+        assert not await house.tasks(session)
+        await house.worker.drain(0)
+    await advance(house.parts.engine, session, again=True)
+    (task,) = await house.tasks(session)
+    assert (await house.row(task.id)).state == "queued"
+    kinds = [event.type for event in await house.events(session)]
+    assert kinds.count("tool.started") == kinds.count("tool.completed") == 1
+    assert kinds.index("tool.completed") == kinds.index("task.created") + 1
+
+
+async def test_what_a_tool_cannot_pass_on_in_the_background_is_said(house: House, tools: SlowTools) -> None:
+    session = await house.session()
+    names = ("picture", "nothing", "steps")
+    picture, nothing, steps = await house.begin(
+        session, *(background("work", name, how=name) for name in names)
+    )
+    await asyncio.gather(*(soon(tools.start(name).wait()) for name in names))
+    for name in names:
+        tools.gate(name).set()
+    assert (await house.end(picture)).summary == (
+        "[The images of the result are left out: they are shown only in the turn.]"
+    )
+    assert (await house.end(nothing)).summary == "null"
+    (key,) = tools.runs["steps"]
+    assert (await house.end(steps)).output == [
+        {"part": name, "key": part_key(key, name)} for name in ("one", "two")
+    ]
+    with pytest.raises(ToolError):
+        await tools.contexts["steps"].callback(60)
+
+
+async def test_a_task_whose_tool_cannot_be_run_fails(
+    house: House, tools: SlowTools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = {name: await house.session() for name in ("gone", "lost", "rejected", "broken", "damaged")}
+    tasks = {}
+    for name, session in sessions.items():
+        (tasks[name],) = await house.begin(session, background("again", name))
+        await soon(tools.start(name).wait())
+    await house.crash()
+    run = house.parts.database.write
+    nothing = '{"capabilities": []}'
+    for name in ("gone", "lost"):
+        await run(
+            lambda tx, id_=sessions[name]: tx.run("UPDATE sessions SET config = ? WHERE id = ?", nothing, id_)
+        )
+    await run(lambda tx: tx.run("UPDATE tasks SET attempt = 0 WHERE id = ?", tasks["gone"]))
+    damaged = "UPDATE events SET data = '{}' WHERE session_id = ? AND type = 'tool.started'"
+    await run(lambda tx: tx.run(damaged, sessions["damaged"]))
+    rejected = await house.parts.database.read(lambda tx: look_session(tx, sessions["rejected"]))
+    assert rejected is not None
+    await run(lambda tx: set_standing_approval(tx, rejected, "again", "reject_always"))
+    prepare = module.prepare
+
+    async def broken(engine: object, task: TaskRow) -> object:
+        if task.id == tasks["broken"]:
+            raise ZeroDivisionError
+        return await prepare(engine, task)
+
+    monkeypatch.setattr(module, "prepare", broken)
+    await house.take_up(*tasks.values())
+    ends = {name: await house.end(task) for name, task in tasks.items()}
+    assert {name: end.error and end.error.kind for name, end in ends.items()} == {
+        "gone": "unknown_tool",
+        "lost": "interrupted",
+        "rejected": "rejected",
+        "broken": "internal_error",
+        "damaged": "unreadable",
+    }
+    for end in ends.values():
+        assert end.error is not None
+        assert ("may or may not have taken effect" in end.error.message) == (end.id != tasks["gone"])
+
+
+async def test_a_task_waits_for_a_server_that_runs_tools(
+    place: Place, tmp_path: Path, tools: SlowTools
+) -> None:
+    async with house_on(place, tmp_path / "data", tools, runs_tools=False) as house:
+        session = await house.session()
+        again, stopped = await house.begin(session, background("again", "a"), background("work", "b"))
+        org = house.owner.organization_id
+        end = await stop_task(house.parts.app, org, session, stopped, "no need")
+        assert end.error is not None
+        assert end.error.message == "It was canceled: no need"
+        late = await house.row(stopped)
+        assert await begin_attempt(house.parts.app, late, "too late", 60) is None
+        assert (await house.row(again)).state == "queued"
+    async with house_on(place, tmp_path / "data", tools) as house:
+        await house.take_up(again)
+        await soon(tools.start("a").wait())
+        await delete_session(house.parts.app, house.owner, session)
+        await eventually(lambda: _stopped(tools, "a"))
+    assert "b" not in tools.runs
+
+
+async def _stopped(tools: SlowTools, name: str) -> bool:
+    return name in tools.stopped
+
+
+async def test_a_task_outlives_its_server(place: Place, tmp_path: Path, tools: SlowTools) -> None:
+    async with house_on(place, tmp_path / "data", tools) as house:
+        session = await house.session()
+        again, work = await house.begin(session, background("again", "a"), background("work", "b"))
+        await asyncio.gather(*(soon(tools.start(name).wait()) for name in "ab"))
+        tools.start("a").clear()
+    async with house_on(place, tmp_path / "data", tools) as house:
+        await house.take_up(again, work)
+        await soon(tools.start("a").wait())
+        tools.gate("a").set()
+        assert (await house.end(again)).summary == "a is done"
+        assert (await house.end(again)).attempt == 1
+        assert (await house.end(work)).state == "failed"
 
 
 async def test_a_server_that_stops_puts_back_what_may_run_again(house: House, tools: SlowTools) -> None:
