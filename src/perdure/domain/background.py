@@ -62,7 +62,7 @@ def with_flag(parameters: JsonObject) -> JsonObject | None:
     A tool that has a parameter of this name means something else by it.
     """
     properties = parameters.get("properties", {})
-    if parameters.get("type") != "object" or not isinstance(properties, dict) or FLAG in properties:
+    if parameters.get("type", "object") != "object" or not isinstance(properties, dict) or FLAG in properties:
         return None
     return {**parameters, "properties": {**properties, FLAG: _FLAG}}
 

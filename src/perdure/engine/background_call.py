@@ -297,7 +297,7 @@ async def _fitted(call: BackgroundCall, output: RawOutput) -> CallEnd:
     """The output as the task keeps it: as long as that of a call in a turn, with the whole in a file."""
     spec, turn_id = call.spec, call.task.turn_id
     if output.images:
-        note = f"[{len(output.images)} images are left out: they are shown only in the turn.]"
+        note = "[The images of the result are left out: they are shown only in the turn.]"
         text = "\n".join(filter(None, (output.text.strip(), note)))
         output = RawOutput(text, text, output.files)
     made = CallState(spec.tool_call_id, spec.tool, call.arguments)

@@ -18,6 +18,8 @@ from perdure.app.background_tools import begin_attempt, put_back
 from perdure.app.context import Services
 from perdure.app.task_news import settle
 from perdure.app.task_reports import Report
+from perdure.domain.background import read_spec
+from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import PerdureError
 from perdure.domain.ids import SessionId, TaskId
 from perdure.domain.tasks import MAX_SUMMARY, TaskArtifact, TaskError, TaskProgress
@@ -115,7 +117,7 @@ class BackgroundTools:
         if call is None:
             return
         if isinstance(call, CallEnd):
-            await self._end(seen, call)
+            await self._end(seen, _unsure(seen, call))
             return
         began = await outlast(
             engine, session_id, partial(begin_attempt, self._app, seen, self._worker_id, call.patience)
@@ -240,6 +242,14 @@ def _given_up(call: BackgroundCall) -> CallEnd | None:
         often = f"It was interrupted {attempts} times: the server stopped each time while it ran."
         return CallEnd(error=TaskError("interrupted", often))
     return None
+
+
+def _unsure(row: TaskRow, end: CallEnd) -> CallEnd:
+    """Say of a call that cannot be made again that it may have taken effect before."""
+    error = end.error
+    if not row.attempt or read_spec(row.struct().spec).reads or error is None or UNCERTAIN in error.message:
+        return end
+    return CallEnd(error=TaskError(error.kind, f"{error.message} {UNCERTAIN}"))
 
 
 def _report(row: TaskRow, end: CallEnd) -> Report:
