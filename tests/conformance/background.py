@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,7 @@ from perdure.domain.tasks import SessionTask
 from perdure.domain.times import to_rfc3339
 from perdure.domain.tools import CapabilityRef
 from perdure.settings import Settings
+from perdure.store.database import Database
 from perdure.store.events import events_after
 from perdure.store.rows import to_json
 from perdure.store.tasks import TaskRow, find_task, put_task
@@ -260,12 +261,18 @@ def background(tool: str, note: str, **more: Any) -> JsonObject:
 
 @asynccontextmanager
 async def house_on(
-    place: Place, folder: Path, tools: SlowTools, *, runs_tools: bool = True
+    place: Place,
+    folder: Path,
+    tools: SlowTools,
+    *,
+    runs_tools: bool = True,
+    wrap: Callable[[Database], Any] = lambda database: database,
 ) -> AsyncIterator[House]:
-    """A server on a database, with these tools."""
+    """A server on a database, with these tools. `wrap`: makes another database of the real one."""
     url = place.url if place.kind == "postgres" else ""
     async with open_parts(Settings(data=str(folder), database_url=url, master_key=KEY)) as opened:
         mine: dict[str, Any] = {"registry": Registry((*built_in(opened.app), tools.capability))}
+        mine["database"] = wrap(opened.database)
         parts = replace(opened, app=replace(opened.app, **mine), engine=replace(opened.engine, **mine))
         owner = await bootstrap(parts.app)
         if not await parts.database.read(lambda tx: tx.one("SELECT 1 FROM providers LIMIT 1")):

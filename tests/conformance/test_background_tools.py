@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -26,12 +27,14 @@ from perdure.domain.storage import SetSecrets
 from perdure.domain.tasks import MAX_OPEN
 from perdure.domain.tools import ApprovalDecision, CapabilityRef, SubmitApprovals
 from perdure.engine.advance import advance
+from perdure.store.database import Database
 from perdure.store.sessions import look_session
 from perdure.store.standing_approvals import set_standing_approval
 from perdure.store.tasks import TaskRow
 from perdure.worker import background as module
 from tests.conformance.background import House, SlowTools, background, house_on
 from tests.conformance.places import Place, eventually, soon
+from tests.journeys.test_outages import Faulty
 from tests.talk import call
 
 SECRET = "tops3cret-value"
@@ -228,8 +231,10 @@ async def test_only_the_newest_attempt_ends_a_task(house: House, tools: SlowTool
     session = await house.session()
     (task_id,) = await house.begin(session, background("again", "a"))
     await soon(tools.start("a").wait())
-    taken = await begin_attempt(house.parts.app, await house.row(task_id), "another worker", 60)
+    seen = await house.row(task_id)
+    taken = await begin_attempt(house.parts.app, seen, "another worker", 60)
     assert taken is not None
+    assert await begin_attempt(house.parts.app, seen, "another worker", 60) == taken
     assert await begin_attempt(house.parts.app, replace(taken, attempt=1), "a third one", 60) is None
 
     async def stopped() -> bool:
@@ -385,6 +390,34 @@ async def test_a_task_whose_tool_cannot_be_run_fails(
     for end in ends.values():
         assert end.error is not None
         assert ("may or may not have taken effect" in end.error.message) == (end.id != tasks["gone"])
+
+
+async def test_a_result_outlasts_an_outage_of_the_database(
+    place: Place, tmp_path: Path, tools: SlowTools
+) -> None:
+    down = asyncio.Event()
+    faulty: list[Faulty] = []
+
+    def wrap(database: Database) -> Any:
+        faulty.append(Faulty(database, lambda kind, number: "before" if down.is_set() else None))
+        return faulty[0]
+
+    async with house_on(place, tmp_path / "data", tools, wrap=wrap) as house:
+        session = await house.session()
+        (task_id,) = await house.begin(session, background("work", "a"))
+        await soon(tools.start("a").wait())
+        down.set()
+        tools.contexts["a"].progress("Nobody hears this.")
+
+        async def looked(times: int) -> bool:
+            return faulty[0].faults >= times
+
+        await eventually(lambda: looked(2))  # the progress, and a look at the rows
+        tools.gate("a").set()
+        await eventually(lambda: looked(4))
+        down.clear()
+        end = await house.end(task_id)
+        assert (end.state, end.summary, end.attempt) == ("succeeded", "a is done", 1)
 
 
 async def test_a_task_waits_for_a_server_that_runs_tools(

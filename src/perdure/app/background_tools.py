@@ -29,10 +29,11 @@ SLACK = 60.0
 
 
 async def begin_attempt(app: Services, seen: TaskRow, worker_id: str, seconds: float) -> TaskRow | None:
-    """Begin an attempt.
+    """Begin an attempt. Idempotent: a caller that did not hear of its success receives the same one.
 
     Args:
         seen: the task as the caller has read it.
+        worker_id: who begins it; one who runs the task once at a time.
         seconds: how long the attempt may take.
 
     Returns:
@@ -52,7 +53,7 @@ async def begin_attempt(app: Services, seen: TaskRow, worker_id: str, seconds: f
             deadline=_after(now, seconds + SLACK),
         )
 
-    return await _change(app, seen, begun, seconds + SLACK)
+    return await _change(app, seen, begun, seconds + SLACK, worker_id)
 
 
 async def put_back(app: Services, taken: TaskRow) -> None:
@@ -73,9 +74,18 @@ async def put_back(app: Services, taken: TaskRow) -> None:
 
 
 async def _change(
-    app: Services, seen: TaskRow, change: Callable[[SessionTask, Micros], SessionTask], seconds: float
+    app: Services,
+    seen: TaskRow,
+    change: Callable[[SessionTask, Micros], SessionTask],
+    seconds: float,
+    worker_id: str | None = None,
 ) -> TaskRow | None:
-    """Change a task that has not changed hands since it was read. `seconds`: until its new deadline."""
+    """Change a task that has not changed hands since it was read.
+
+    Args:
+        seconds: until its new deadline.
+        worker_id: whose next attempt is taken for the change, made before.
+    """
 
     async def work(tx: Tx) -> TaskRow | None:
         try:
@@ -86,7 +96,8 @@ async def _change(
         if task_row is None or task_row.finished_at is not None or task_row.wish is not None:
             return None
         if task_row.attempt != seen.attempt:
-            return None
+            own = task_row.attempt == seen.attempt + 1 and task_row.struct().worker_id == worker_id
+            return task_row if own else None
         now = app.now()
         task = replace(change(task_row.struct(), now), updated_at=to_rfc3339(now))
         changed = replace(task_row.changed(task, now), deadline=now + round(seconds * 1_000_000))
