@@ -18,6 +18,12 @@ _FLAG: JsonObject = {
     ),
 }
 
+LATER = (
+    "The tool's result comes later, from a person or another service: it cannot run in the background. Make "
+    "the call without `run_in_background`; the turn waits for it then."
+)
+"""Why a call fails that has to wait for somebody."""
+
 MAX_SHOWN, MAX_ARGUMENTS = 200, 20
 """Characters of an argument that the task's `spec` shows, and the most arguments; the log has all of them."""
 

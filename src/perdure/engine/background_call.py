@@ -21,7 +21,7 @@ from perdure.capabilities.containment import contain
 from perdure.capabilities.layers import SessionLayers, load_layers
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent, resolve_session
-from perdure.domain.background import ToolTask, read_spec
+from perdure.domain.background import LATER, ToolTask, read_spec
 from perdure.domain.calls import CallState
 from perdure.domain.effects import Verified, effects_under, part_key
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, UnreadableEvent
@@ -45,10 +45,6 @@ from perdure.store.tool_lists import read_tool_list
 
 log = logging.getLogger("perdure.act")
 
-LATER = (
-    "The tool's result comes later, from a person or another service: it cannot run in the background. Make "
-    "the call without `run_in_background`; the turn waits for it then."
-)
 _KINDS = {"timeout": "time_limit", "interrupted": "interrupted", "rejected": REJECTED}
 """The kinds of a task's error, by how the call failed; `tool_failed` for others."""
 
