@@ -383,7 +383,5 @@ async def _park(
             await add_input_request(tx, row)
 
     await services.database.write(work)
-    requests = tuple(
-        each.asked(request_id, services.public.url) for request_id, each in zip(ids, asked, strict=True)
-    )
+    requests = tuple(each.asked(id_, services.public.url) for id_, each in zip(ids, asked, strict=True))
     return Later(kind, now + WAIT, requests[0].message or None, requests)
