@@ -18,10 +18,10 @@ from perdure.api.openapi.error_codes import PROGRAMS, RESPONSES, TOOLS, TURNS, E
 from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.registry import Registry
 from perdure.domain.events import EVENT_DATA, LIVE_TYPES, RESERVED_TYPES
+from perdure.routing import all_routes
 from perdure.settings import Settings, described, plain
 from perdure.tools.built_in import catalogue
 from perdure.tools.tool_approval import TOOL_APPROVAL
-from perdure.routing import all_routes
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 

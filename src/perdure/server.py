@@ -39,6 +39,7 @@ from perdure.stopping import Stopping
 from perdure.store.parked_turns import complete_parked
 from perdure.store.providers import has_usable_model
 from perdure.wiring import Parts, load_tools, open_parts
+from perdure.worker.background import BackgroundTools
 from perdure.worker.consent import Resumer
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
@@ -114,7 +115,8 @@ async def _serve(
         if not settings.database_url:
             await set_local_model(parts.app, owner.organization_id, local_model)
         authenticate = await _prepare(settings, parts, owner)
-        worker = Worker(parts.engine, partial(deliver, parts.app))
+        background = BackgroundTools(parts.engine, parts.app)
+        worker = Worker(parts.engine, partial(deliver, parts.app), background)
         sweep = Sweep(parts.engine, worker)
         closing = asyncio.Event()
         routes = all_routes(settings, closing, lambda: worker.running)

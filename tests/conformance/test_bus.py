@@ -345,8 +345,9 @@ async def test_a_stop_reaches_the_workers_of_other_processes(buses: Buses) -> No
     one, two = await buses.open(), await buses.open()
     heard: asyncio.Queue[Stop] = asyncio.Queue()
     two.on_stop(heard.put_nowait)
-    one.publish(Stop("s", 3))
-    assert await soon(heard.get()) == Stop("s", 3)
+    for stop in (Stop("s", 3), Stop("s", 0, task_id="t")):
+        one.publish(stop)
+        assert await soon(heard.get()) == stop
 
 
 async def test_the_first_listener_of_a_process_joins_in_the_middle(buses: Buses) -> None:

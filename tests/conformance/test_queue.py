@@ -119,6 +119,17 @@ async def test_a_job_exists_exactly_if_its_transaction_commits(queues: Queues) -
     assert desk.seen == {"kept": 1}
 
 
+async def test_a_job_of_a_task_is_none_of_its_session(queues: Queues) -> None:
+    database, queue = await queues.open()
+    job = Job("org_1", "s1", again=True, task_id="t1")
+    await database.write(lambda tx: queue.enqueue(tx, job))
+    assert await live(database, queue, "t1")
+    assert not await live(database, queue, "s1")
+    desk = Desk()
+    await queue.start(desk)
+    assert await desk.next() == job
+
+
 async def test_jobs_that_wait_are_handed_out_at_the_start(queues: Queues) -> None:
     database, queue = await queues.open()
     await put(database, queue, *(f"s{number}" for number in range(30)))

@@ -45,7 +45,7 @@ class Tools:
     """The tools of one process."""
 
     def __init__(self, world: Path, marks: Path, *, hangs: bool) -> None:
-        from perdure.capabilities import UNKNOWN, Capability, Tool, Verified, schema
+        from perdure.capabilities import UNKNOWN, Capability, Tool, ToolHints, Verified, schema
 
         self._world, self._marks, self._hangs = world, marks, hangs
         words = {name: {"type": "string"} for name in ("hang", "how")}
@@ -71,6 +71,7 @@ class Tools:
                 tool("failing", self._charge, verify=_fail),
                 tool("hanging", self._charge, verify=_wait_forever),
                 tool("clueless", self._charge, verify=clueless),
+                tool("repeatable", self._charge, hints=ToolHints(readonly=False, idempotent=True)),
                 tool("guessing", self._charge, verify=guessing),
                 tool("order", self._order, timeout=600.0),
                 tool("resumable", self._order, timeout=600.0, resumable=True),

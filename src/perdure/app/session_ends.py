@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.at_head import write_at_head
+from perdure.app.background_tools import stopped_report
 from perdure.app.context import Services
 from perdure.app.running_turns import cancel_events, stop_turn
 from perdure.app.task_news import deliver, settle
@@ -21,7 +22,7 @@ from perdure.domain.cancels import CancelledTurn
 from perdure.domain.errors import NotFound
 from perdure.domain.events import Event
 from perdure.domain.ids import OrgId, SessionId, TaskId
-from perdure.domain.tasks import SessionTask, TaskError
+from perdure.domain.tasks import SessionTask
 from perdure.domain.times import Micros
 from perdure.store.bus import Appended, Stop
 from perdure.store.database import Tx
@@ -39,7 +40,6 @@ from perdure.store.tasks import (
 from perdure.store.tool_lists import drop_tool_lists
 from perdure.store.workspaces import orphaned_workspace
 
-CANCELED = TaskError("canceled", "It was canceled.")
 AT_ONCE = 100
 """How many sessions of a tree a request ends itself; the sweep ends the others."""
 
@@ -175,7 +175,8 @@ async def carry_out(app: Services, row: TaskRow) -> list[TaskRow]:
     below: list[TaskRow] = []
     if row.child_session_id is None:
         if row.wish != "delete":
-            await settle(app, row.id, Report("canceled", error=CANCELED))
+            await settle(app, row.id, stopped_report(row, app.now()))
+        app.bus.publish(Stop(row.session_id, 0, task_id=row.id))
     else:
         try:
             end = _delete if row.wish == "delete" else _cancel_child

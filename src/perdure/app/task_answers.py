@@ -35,12 +35,19 @@ class Answer(Struct, frozen=True):
     output: Any = None
 
 
-def answer_text(text: str, output: object, limit: int = MAX_ANSWER) -> str:
-    """The answer as the parent's model reads it: the typed one, if there is one."""
-    whole = text if output is None else to_json(output)
+IN_SESSION = "are in the sub-agent's session"
+
+
+def answer_text(text: str, output: object, limit: int = MAX_ANSWER, rest: str = IN_SESSION) -> str:
+    """The answer as the parent's model reads it: the typed one, if there is one.
+
+    Args:
+        rest: where the rest of a longer one is.
+    """
+    whole = output if isinstance(output, str) else text if output is None else to_json(output)
     if len(whole) <= limit:
         return whole or "(no text)"
-    return f"{whole[:limit]}\n[{len(whole) - limit} more characters are in the sub-agent's session.]"
+    return f"{whole[:limit]}\n[{len(whole) - limit} more characters {rest}.]"
 
 
 async def answer_of(tx: Tx, row: TaskRow) -> Answer:
@@ -100,7 +107,10 @@ async def described(tx: Tx, row: TaskRow, limit: int = MAX_ANSWER) -> JsonObject
         if fits:
             shown["output"] = answer.output
         else:
-            shown["answer"] = answer_text(answer.text, answer.output, limit)
+            rest = IN_SESSION if row.child_session_id is not None else "are left out: `get_task` has more"
+            shown["answer"] = answer_text(answer.text, answer.output, limit, rest)
+    if task.result_path is not None:
+        shown["result_path"] = task.result_path
     if task.error is not None:
         shown["error"] = task.error.message
     if task.progress is not None:

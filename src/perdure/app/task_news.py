@@ -119,6 +119,7 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
     for message in report.messages:
         await add_task_message(tx, row.org_id, message)
         events.append(NewEvent(TaskMessageReceivedData(task.id, message), EventContext(), now))
+    events += [NewEvent(each, EventContext(), now) for each in report.files]
     if task is not before:
         events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
     ends, awaited = await _ends_of_waits(app, tx, row, new_row, now) if task.ended else ([], False)
@@ -158,6 +159,7 @@ def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
         progress=report.progress or task.progress,
         summary=report.answer[:MAX_SUMMARY] or None,
         output=report.output,
+        result_path=report.result_path,
         started_at=task.started_at or (to_rfc3339(report.started_at) if report.started_at else None),
     )
     if new == task:

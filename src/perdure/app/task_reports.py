@@ -10,6 +10,7 @@ from perdure.domain.errors import UnreadableEvent
 from perdure.domain.events import (
     ENDED_TURN,
     Event,
+    FileWrittenData,
     TaskReportedData,
     TurnCancelledData,
     TurnCompletedData,
@@ -47,6 +48,8 @@ class Report(Struct, frozen=True):
             `since`, it is not read from a log.
         attempt: the attempt that it is about; None if only one can be.
         answer: with `succeeded`: the whole answer.
+        result_path: the file with the whole answer, if it is cut.
+        files: what a tool has written, for the log of the session itself.
     """
 
     state: TaskState
@@ -62,6 +65,8 @@ class Report(Struct, frozen=True):
     messages: tuple[TaskMessage, ...] = ()
     progress: TaskProgress | None = None
     artifacts: tuple[TaskArtifact, ...] = ()
+    result_path: str | None = None
+    files: tuple[FileWrittenData, ...] = ()
 
 
 class News(Struct, frozen=True):

@@ -3,11 +3,11 @@
 Authors of capabilities import everything they need from here.
 """
 
+from perdure.capabilities.behaviour import Behaviour
 from perdure.capabilities.port import (
     ONCE,
     READ_ONLY,
     REPEATABLE,
-    Behaviour,
     Callback,
     Capability,
     Discovered,

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 from msgspec import Struct
 
-from perdure.capabilities.port import Discovered, Tool
+from perdure.capabilities.behaviour import BackgroundRules
+from perdure.capabilities.port import Discovered, Later, Tool, ToolContext, ToolOutcome, ToolRun, Verify
 from perdure.capabilities.registry import Active, Registry
+from perdure.domain.background import with_flag, without_flag
+from perdure.domain.effects import Verified
 from perdure.domain.errors import InvalidInput
+from perdure.domain.messages import JsonObject
 from perdure.domain.tools import BuiltinTool, ClientSideTool, ToolDefinition
 
 
@@ -19,6 +24,8 @@ class BoundTool(Struct, frozen=True):
     Attributes:
         gated: whether each call needs approval.
         rejected: whether every call is rejected.
+        background: whether its calls may run in the background. Its parameters have the one that asks for
+            it then, which `tool.run` and `tool.verify` do not pass on.
     """
 
     tool: Tool
@@ -26,6 +33,7 @@ class BoundTool(Struct, frozen=True):
     capability_name: str
     gated: bool = False
     rejected: bool = False
+    background: bool = False
 
 
 class Standing(Struct, frozen=True):
@@ -113,3 +121,28 @@ def decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) 
     if bound.tool.approval or any(each.gates(bound.tool) for each in active):
         return msgspec.structs.replace(bound, gated=True)
     return bound
+
+
+def in_background(bound: BoundTool, rules: BackgroundRules | None) -> BoundTool:
+    """The tool with the parameter that asks for the background, if its calls may run there."""
+    tool = bound.tool
+    if rules is None or not (tool.background or tool.name in rules.tools):
+        return bound
+    parameters = with_flag(tool.parameters)
+    if parameters is None:
+        return bound
+    flagged = msgspec.structs.replace(
+        tool,
+        parameters=parameters,
+        run=partial(_run, tool.run),
+        verify=None if tool.verify is None else partial(_verify, tool.verify),
+    )
+    return msgspec.structs.replace(bound, tool=flagged, background=True)
+
+
+async def _run(run: ToolRun, context: ToolContext, arguments: JsonObject) -> ToolOutcome | Later:
+    return await run(context, without_flag(arguments))
+
+
+async def _verify(verify: Verify, context: ToolContext, arguments: JsonObject) -> Verified:
+    return await verify(context, without_flag(arguments))

@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct
 
-from perdure.capabilities.port import READ_ONLY, Tool, ToolContext, ToolOutcome, ToolSearchRules, schema
+from perdure.capabilities.behaviour import ToolSearchRules
+from perdure.capabilities.port import READ_ONLY, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.messages import JsonObject
 from perdure.domain.texts import one_line
 from perdure.domain.tool_ranking import MAX_QUERY, ToolRanking

@@ -46,6 +46,7 @@ def as_tool(function: ToolFunction[..., Any]) -> Tool:
         verify=None if options.verify is None else partial(_verify, function, options.verify, signature),
         resumable=options.resumable,
         deferred=options.deferred,
+        background=options.background,
     )
 
 

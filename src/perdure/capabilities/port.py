@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
-from perdure.domain.compaction import Compaction
+from perdure.capabilities.behaviour import Behaviour
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.effects import IDEMPOTENCY_KEY, StepRunner, Verified, no_steps, part_key
 from perdure.domain.errors import ToolError
@@ -143,6 +143,8 @@ class ToolContext(Struct, frozen=True):
             twice. It fails if the turn was cancelled or the call has ended. Only for tools of this package.
         agent: the agent whose call it is; None if it is not one of a session's turn.
         check_agent: checks that another agent can continue the turn. Raises PerdureError.
+        in_background: whether the call runs as a task, beside the turn. Its steps are not recorded then, it
+            has no callbacks, and what it sends to `output` is not shown.
     """
 
     org_id: OrgId
@@ -167,6 +169,7 @@ class ToolContext(Struct, frozen=True):
     log: Callable[[Sequence[EventData], Callable[[Tx], Awaitable[None]]], Awaitable[None]] = no_log
     agent: AgentAt | None = None
     check_agent: Callable[[AgentAt], Awaitable[None]] = any_agent
+    in_background: bool = False
 
     @property
     def organization_id(self) -> OrgId:
@@ -279,6 +282,8 @@ class Tool(Struct, frozen=True):
             definition does not apply. None for a tool whose definition does not change.
         changed: whether its definition is not the one that was accepted. Approval requests say so.
         deferred: the model is not offered the tool before it has found it with `tool_search`.
+        background: where the capability `background_tools` is active, the model may have a call run in the
+            background: the tool receives no argument for that, and its result comes later as a message.
     """
 
     name: str
@@ -299,6 +304,7 @@ class Tool(Struct, frozen=True):
     definition: str | None = None
     changed: bool = False
     deferred: bool = False
+    background: bool = False
 
 
 class Discovered(Struct, frozen=True):
@@ -360,42 +366,6 @@ def any_member(config: Any) -> Approvers:
 def later(before: Any, after: Any) -> Any:
     """The default: the configuration of the later layer wins."""
     return after
-
-
-class ToolSearchRules(Struct, frozen=True):
-    """Which tools are deferred: the model finds them with `tool_search` instead of being offered them.
-
-    Attributes:
-        mode: `auto` defers the tools that say so, and all discovered ones above the threshold. `always`
-            defers all discovered ones. `never` defers none.
-        threshold: the most discovered tools that an agent is offered in the mode `auto`.
-        always: the names of tools that are offered in any case.
-    """
-
-    mode: Literal["auto", "always", "never"] = "auto"
-    threshold: int = 30
-    always: tuple[str, ...] = ()
-
-
-class Behaviour(Struct, frozen=True):
-    """How the turn's loop behaves. None means the loop's default.
-
-    Attributes:
-        loop_limit: repetitions of the same calls before the agent is warned; 0 for never.
-        output_limit: characters of a tool's output that the model sees; None for all that are kept.
-        output_head: the share of them from the output's beginning; the rest is from its end.
-        compaction: when to summarize the history. None for never: the oldest part is then left out.
-        tool_search: which tools the model has to search for.
-    """
-
-    prompt_caching: bool | None = None
-    parallel_tool_calls: bool | None = None
-    loop_limit: int = 0
-    repair_tool_calls: bool = False
-    output_limit: int | None = None
-    output_head: float = 0.5
-    compaction: Compaction | None = None
-    tool_search: ToolSearchRules = ToolSearchRules()
 
 
 def no_behaviour(config: Any, behaviour: Behaviour) -> Behaviour:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.agent_cache import AgentCache, Resolved
+from perdure.capabilities.behaviour import Behaviour
 from perdure.capabilities.bound_tools import (
     BoundTool,
     Standing,
@@ -21,12 +22,13 @@ from perdure.capabilities.bound_tools import (
     add_discovered,
     decided,
     gated_ones,
+    in_background,
 )
 from perdure.capabilities.deferred_tools import IDENTIFIER, LABEL, DeferredTool, DeferredTools, deferred_of
 from perdure.capabilities.discovery import discover
 from perdure.capabilities.guards import guards_of
 from perdure.capabilities.layers import Layer, SessionLayers
-from perdure.capabilities.port import Behaviour, Discovered, DiscoveryContext, Tool
+from perdure.capabilities.port import Discovered, DiscoveryContext, Tool
 from perdure.capabilities.registry import Active, Registry
 from perdure.capabilities.sections import (
     Section,
@@ -199,6 +201,7 @@ def _merge(
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
+    bound = {name: in_background(each, behaviour.background) for name, each in bound.items()}
     those = {name: DeferredTool(each.tool, each.capability_name) for name, each in bound.items()}
     deferred = deferred_of(those, found, {*bound, *client}, behaviour.tool_search)
     if deferred is not None:

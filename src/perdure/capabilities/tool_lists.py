@@ -66,6 +66,7 @@ class StoredTool(Struct, frozen=True, omit_defaults=True):
     definition: str | None = None
     changed: bool = False
     deferred: bool = False
+    background: bool = False
 
 
 class StoredDiscovery(Struct, frozen=True, omit_defaults=True):

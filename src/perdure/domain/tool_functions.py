@@ -49,6 +49,7 @@ class ToolOptions(Struct, frozen=True, kw_only=True):
     verify: Callable[..., Coroutine[Any, Any, Verified]] | None = None
     resumable: bool = False
     deferred: bool = False
+    background: bool = False
 
 
 class ToolFunction(Generic[P, R]):
@@ -87,6 +88,7 @@ def tool(
     verify: Callable[..., Coroutine[Any, Any, Verified]] | None = None,
     resumable: bool = False,
     deferred: bool = False,
+    background: bool = False,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], ToolFunction[P, R]]: ...
 
 
@@ -106,7 +108,8 @@ def tool(function: Any = None, /, **options: Any) -> Any:
             function that finds out, by `ctx.effect_key`, whether an interrupted call took effect; of the
             tool's arguments, it takes those that it names. `resumable`: all effects of the tool are in its
             steps (`ctx.step`), so that it may continue after a crash. `deferred`: the model is not offered
-            the tool before it has found it with `tool_search`.
+            the tool before it has found it with `tool_search`. `background`: the model may have it run
+            beside the turn, where `background_tools` is active.
     """
     if isinstance(function, str):
         raise TypeError(f"@tool takes options only: write `@tool(name={function[:64]!r})`")

@@ -21,6 +21,7 @@ from perdure.domain.messages import JsonObject
 from perdure.domain.steps import Started, Step
 from perdure.domain.times import Micros
 from perdure.engine.run import Run
+from perdure.engine.site import Site
 from perdure.engine.tool_output import json_of
 
 log = logging.getLogger("perdure.act")
@@ -73,7 +74,7 @@ async def look_up(run: Run, tool: Tool | None, call: CallState, context: ToolCon
 
 
 async def ask_until_late(
-    run: Run, name: str, verify: Callable[[], Awaitable[Verified]], began_at: Micros, timeout: float
+    run: Site, name: str, verify: Callable[[], Awaitable[Verified]], began_at: Micros, timeout: float
 ) -> Verified:
     """Ask whether an effect took place; if it did not yet, ask again once its request has timed out.
 
@@ -91,7 +92,7 @@ async def ask_until_late(
     return await _ask(run, name, verify)
 
 
-async def _ask(run: Run, name: str, verify: Callable[[], Awaitable[Verified]]) -> Verified:
+async def _ask(run: Site, name: str, verify: Callable[[], Awaitable[Verified]]) -> Verified:
     """Ask once. A tool that fails or hangs does not know."""
     try:
         with effects_under(None):  # it changes nothing, and its requests must not be taken for the call's

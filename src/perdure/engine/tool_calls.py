@@ -6,21 +6,17 @@ Each call has a timeout, and ends with a result or with an error that the model 
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
 from functools import partial
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.capabilities.arguments import INVALID_SCHEMA
 from perdure.capabilities.bound_tools import BoundTool
-from perdure.capabilities.containment import Escaped, contain
+from perdure.capabilities.containment import contain
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState, Done, Parked, key_of
-from perdure.domain.effects import UNCERTAIN
-from perdure.domain.errors import OutcomeUnknown, PerdureError, Unavailable
+from perdure.domain.errors import PerdureError
 from perdure.domain.events import (
     ActCompletedData,
     FileWrittenData,
@@ -28,18 +24,17 @@ from perdure.domain.events import (
     ToolCompletedData,
     ToolParkedData,
     ToolsLoadedData,
-    ToolStatus,
 )
 from perdure.domain.ids import ToolCallId
 from perdure.domain.input_requests import ActedAs
-from perdure.domain.log_lines import TRACE
-from perdure.domain.messages import ImagePart, TextPart, storable
+from perdure.domain.messages import ImagePart, TextPart
 from perdure.domain.redaction import is_mark
 from perdure.domain.spans import act_context, tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import Calling
 from perdure.domain.turn_queries import agent_ahead, next_controls
+from perdure.engine.background import begin_task, begins_task
 from perdure.engine.deferred import Callbacks, parked_call, promised
 from perdure.engine.handoffs import check_agent, log_for
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
@@ -47,14 +42,10 @@ from perdure.engine.live import ToolText
 from perdure.engine.loading import loaded_by
 from perdure.engine.run import Run
 from perdure.engine.steps import Steps
-from perdure.engine.tool_output import RawOutput, fit_output, json_of
+from perdure.engine.tool_outcomes import REFUSED, REJECTED, Failure, as_raw_output, error_text, failure_of
+from perdure.engine.tool_output import RawOutput, fit_output
 from perdure.store.bus import Live, LiveKind
 from perdure.store.rows import to_json
-
-log = logging.getLogger("perdure.act")
-
-MAX_ERROR = 2_000
-"""Characters of an error that the model receives."""
 
 MAX_NAMED = 40
 """The number of tools to list for a model that called an unknown one."""
@@ -65,17 +56,6 @@ MAX_NAME = 100
 
 _LASTING = FileWrittenData | ToolsLoadedData
 """What a call changed, whatever its result is."""
-
-REJECTED = "rejected"
-"""The error code of a call of a tool that a person has rejected for the whole session."""
-
-
-class _Failure(Struct, frozen=True):
-    """How a call failed. `unknown`: nobody knows whether it took effect."""
-
-    status: ToolStatus
-    error: str
-    unknown: bool = False
 
 
 class _Acting:
@@ -127,14 +107,15 @@ async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...])
         done += 1
     for call in calls[:done]:
         run.tools.pop(call.id, None)
-    return events if done < len(calls) else await end_batch(run, state, events)
+    # Calls that began tasks are done in the log already.
+    return events if done < len(calls) else await end_batch(run, run.phase(Calling), events)
 
 
 async def end_batch(run: Run, state: Calling, events: list[NewEvent]) -> list[NewEvent]:
     """The events of the batch's last outcomes, and its end.
 
     Args:
-        state: the state before `events`.
+        state: the state before `events`, with what the log has of other calls.
 
     A tool may still be running although its call is done, because its result came from outside: the batch
     ends after it.
@@ -174,15 +155,17 @@ async def _run_call(
     bound = agent.bound.get(call.name)
     begun, acting = run.engine.clock.elapsed(), _Acting(bound)
     output: RawOutput | None = None
-    failure: _Failure | None = None
+    failure: Failure | None = None
     try:
         outcome = await _attempt_or_wait(run, agent, bound, state, call, acting)
         if isinstance(outcome, Later):
             parked = parked_call(run, bound, state, call, outcome)
             return [*_loads(run, agent, state, call, None), parked]
+        if outcome is None:
+            return _loads(run, agent, state, call, None)
         output = outcome
     except Exception as error:  # noqa: BLE001 (a bug in a tool fails the call, not the turn)
-        failure = _any_failure_of(run, bound, call, error)
+        failure = failure_of(run.redactor, bound, call.name, error)
         if failure.unknown and not isinstance(error, Interrupted):
             output = await _looked_up(run, agent, bound, state, call)
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
@@ -223,55 +206,12 @@ def _offer(agent: ResolvedAgent, call: CallState) -> str:
     return " You are shown this tool with its parameters from now on." if call.name in agent.hidden else ""
 
 
-def _error_text(run: Run, message: str) -> str:
-    """An error message, redacted and then truncated: half a secret would not be recognized."""
-    text = run.redactor.text(storable(message))
-    return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]} ..."
-
-
-def _any_failure_of(run: Run, bound: BoundTool | None, call: CallState, error: Exception) -> _Failure:
-    """As `_failure_of`, also for an exception that fails when it is looked at: its class is the author's."""
-    try:
-        return _failure_of(run, bound, call, error)
-    except Exception as odd:
-        log.exception("the tool %s raised an exception that cannot be read", call.name)
-        return _failure_of(run, bound, call, RuntimeError(type(odd).__name__))
-
-
-def _failure_of(run: Run, bound: BoundTool | None, call: CallState, error: Exception) -> _Failure:
-    """What the model and the log say about a call that raised this.
-
-    Unless the tool says that it failed, a tool that changes something may have done so.
-    """
-    effects = bound is not None and not bound.tool.hints.readonly
-    uncertain = f" {UNCERTAIN}" if effects else ""
-    if isinstance(error, TimeoutError):
-        seconds = bound.tool.timeout if bound else 0
-        text = f"The tool did not finish within {seconds:g} seconds.{uncertain}"
-        return _Failure("timeout", text, effects)
-    if isinstance(error, Interrupted):
-        return _Failure("interrupted", _error_text(run, error.message), True)
-    if isinstance(error, OutcomeUnknown):
-        return _Failure("error", f"{_error_text(run, error.message)}{uncertain}", effects)
-    if isinstance(error, PerdureError):
-        text = _error_text(run, error.message)
-        if isinstance(error, Unavailable) and error.retryable:
-            # The database became unavailable, possibly after the call had taken effect.
-            return _Failure("interrupted", f"{text}. {UNCERTAIN}", effects)
-        return _Failure("rejected" if error.code == REJECTED else "error", text)
-    trace = run.redactor.text("".join(traceback.format_exception(error)))
-    # `log.exception` would print the secrets that were just redacted.
-    log.error("tool %s failed", call.name, extra={TRACE: trace})
-    what = str(error) if isinstance(error, Escaped) else type(error).__name__
-    return _Failure("error", f"The tool failed: {what}.{uncertain}", effects)
-
-
 async def _looked_up(
     run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState
 ) -> RawOutput | None:
     """The result of a call that broke in the middle, if its tool finds that it is done in spite of that."""
     found = await look_up(run, bound.tool if bound else None, call, _tool_context(run, agent, state, call))
-    return _as_raw_output(ToolOutcome(found.value)) if found.outcome == "done" else None
+    return as_raw_output(ToolOutcome(found.value)) if found.outcome == "done" else None
 
 
 async def _after_crash(
@@ -283,13 +223,13 @@ async def _after_crash(
         Interrupted: it must not run, because nobody knows whether it took effect.
     """
     found = await settle(run, bound.tool if bound else None, call, _tool_context(run, agent, state, call))
-    return None if found is None else _as_raw_output(ToolOutcome(found.value))
+    return None if found is None else as_raw_output(ToolOutcome(found.value))
 
 
 async def _attempt_or_wait(
     run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState, acting: _Acting
-) -> RawOutput | Later:
-    """Make the call. If it was interrupted, it waits for its open callback, whose URL somebody may have."""
+) -> RawOutput | Later | None:
+    """As `_attempt`. If it was interrupted, it waits for its open callback, whose URL somebody may have."""
     try:
         return await _attempt(run, agent, bound, state, call, acting)
     except Interrupted:
@@ -301,8 +241,8 @@ async def _attempt_or_wait(
 
 async def _attempt(
     run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState, acting: _Acting
-) -> RawOutput | Later:
-    """Check the call and run its tool, within the tool's timeout."""
+) -> RawOutput | Later | None:
+    """Check the call and run its tool, within the tool's timeout; None if it only begins a task."""
     if isinstance(call.status, Started) and not call.status.replayable and call.id not in run.announced:
         # Before all other checks, because the call may have run.
         known = await _after_crash(run, agent, bound, state, call)
@@ -314,7 +254,7 @@ async def _attempt(
     arguments = await run.engine.arguments.check(_owners(run), bound.tool.parameters, written)
     _check_secret_arguments(run, bound, call)
     if bound.rejected:
-        raise PerdureError("The user does not allow this tool to be called in this session.", code=REJECTED)
+        raise PerdureError(REFUSED, code=REJECTED)
     repeats = state.turn.repeats
     if 0 < agent.rules.loop_limit <= repeats:
         raise PerdureError(
@@ -322,6 +262,9 @@ async def _attempt(
             "Use the results you have, or try something else.",
             code="repeated_call",
         )
+    if begins_task(bound, arguments):
+        await begin_task(run, agent, bound, state, call, arguments)
+        return None
     live, callbacks = _tool_text(run, state, call), Callbacks(run, state, call)
     steps = Steps(run, call, bound.tool.timeout)
     context = replace(
@@ -343,7 +286,7 @@ async def _attempt(
             f"the tool {tool.name}",
             limited=steps.limited,
         )
-        return await callbacks.checked(outcome) if isinstance(outcome, Later) else _as_raw_output(outcome)
+        return await callbacks.checked(outcome) if isinstance(outcome, Later) else as_raw_output(outcome)
     finally:
         steps.over = callbacks.over = True
         live.finish()
@@ -365,23 +308,6 @@ def _unknown_tool(name: str, agent: ResolvedAgent) -> str:
     rest = len(agent.faults) - MAX_FAULTS
     also = f"; and {rest} more" if rest > 0 else ""
     return f"{told.rstrip('.')}. Their tools are unavailable now: {some}{also}. Continue without them."
-
-
-def _as_raw_output(outcome: ToolOutcome) -> RawOutput:
-    """The outcome with its value as text that the database can store. Raises TypeError."""
-    value, files = outcome.value, tuple(outcome.files)
-    if not all(isinstance(file, FileWrittenData) for file in files):
-        raise TypeError("`files` of a ToolOutcome are FileWrittenData")
-    loads = tuple(outcome.loads)
-    if not all(isinstance(name, str) for name in loads):
-        raise TypeError("`loads` of a ToolOutcome are names of tools")
-    images = tuple(outcome.images)
-    if not all(isinstance(image, ImagePart) for image in images):
-        raise TypeError("`images` of a ToolOutcome are ImageParts")
-    if isinstance(value, str):
-        value = storable(value)
-        return RawOutput(value, value, files, loads, images)
-    return RawOutput(value, json_of(value), files, loads, images)
 
 
 def _parts(text: str, images: tuple[ImagePart, ...]) -> tuple[TextPart | ImagePart, ...]:
@@ -421,7 +347,7 @@ async def refuse_invalid_calls(
             call.name,
             False,
             "error",
-            error=_error_text(run, problem.message),
+            error=error_text(run.redactor, problem.message),
             display_name=agent.client[call.name].display_name,
         )
         events.append(NewEvent(data, tool_context(state, call.id), now))

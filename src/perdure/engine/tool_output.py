@@ -26,6 +26,7 @@ from perdure.domain.turn_totals import Turn
 from perdure.engine.budget import conversation_budget
 from perdure.engine.outages import outlast
 from perdure.engine.run import Run
+from perdure.engine.site import Site
 from perdure.store.blobs import send_ahead
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, write_file
@@ -69,7 +70,7 @@ class FittedOutput(Struct, frozen=True):
 
 
 async def fit_output(
-    run: Run,
+    run: Site,
     agent: ResolvedAgent,
     bound: BoundTool | None,
     turn_id: TurnId,
@@ -157,7 +158,7 @@ def _unlogged_texts(run: Run) -> list[str]:
     return [text_of(data.result) for data in results if data is not None and data.result is not None]
 
 
-async def _spill(run: Run, path: str, text: str) -> tuple[FileWrittenData, ...]:
+async def _spill(run: Site, path: str, text: str) -> tuple[FileWrittenData, ...]:
     """Write the whole output to a file; returns nothing if that fails, for example on a full workspace."""
     engine, row = run.engine, run.row
     content = await asyncio.to_thread(lambda: content_of(text.encode(errors="replace")))

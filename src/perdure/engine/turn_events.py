@@ -38,6 +38,7 @@ from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tools import APPROVE, question_id
 from perdure.domain.turn import Answered, Calling
 from perdure.domain.turn_totals import Turn
+from perdure.engine.background import begins_task
 from perdure.engine.deferred import continued, is_callback, wait_ended
 from perdure.engine.patience import diverted
 from perdure.engine.run import Run
@@ -143,7 +144,10 @@ def begin_tools(run: Run, agent: ResolvedAgent, action: RunTools) -> list[NewEve
     for call in fresh:
         bound = agent.bound.get(call.name)
         hints = bound.tool.hints if bound else None
-        replayable = bool(hints and (hints.readonly or hints.idempotent))
+        # A call that only begins a task does so once, however often it runs.
+        replayable = bool(hints and (hints.readonly or hints.idempotent)) or begins_task(
+            bound, run.arguments_of(call)
+        )
         data = ToolStartedData(
             as_tool_call(call),
             _display_name(agent, call.name),

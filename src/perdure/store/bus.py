@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from perdure.domain.events import Event
-from perdure.domain.ids import SessionId, TurnId
+from perdure.domain.ids import SessionId, TaskId, TurnId
 
 LiveKind = Literal["text", "thinking", "stdout", "stderr", "progress"]
 
@@ -58,12 +58,15 @@ class Live(Struct):
 class Stop(Struct, frozen=True):
     """Runners of this session with an older epoch must stop: it was cancelled, deleted or claimed again.
 
-    `gone`: it was deleted.
+    Attributes:
+        gone: it was deleted.
+        task_id: what must stop is only the tool that runs in the background for this task of the session.
     """
 
     session_id: SessionId
     epoch: int
     gone: bool = False
+    task_id: TaskId | None = None
 
 
 Signal = Appended | Live | Stop

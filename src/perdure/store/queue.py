@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from perdure.domain.ids import OrgId, SessionId
+from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.store.database import Tx
 
 log = logging.getLogger("perdure.store")
@@ -24,11 +24,22 @@ CLOSE_SECONDS = 5.0
 
 
 class Job(Struct, frozen=True):
-    """A session to advance. `again`: an earlier attempt may have died or failed; it counts as a recovery."""
+    """A session to advance, or a tool of it to run in the background.
+
+    Attributes:
+        again: an earlier attempt may have died or failed; it counts as a recovery.
+        task_id: the task of the tool; None for the session itself.
+    """
 
     org_id: OrgId
     session_id: SessionId
     again: bool = False
+    task_id: TaskId | None = None
+
+    @property
+    def key(self) -> SessionId | TaskId:
+        """What the job is for: one of a task is none of its session."""
+        return self.task_id or self.session_id
 
 
 Handler = Callable[[Job], Awaitable[None]]
@@ -61,8 +72,8 @@ class Queue(Protocol):
         """Stop, cancel the running handlers, put their jobs back, and release all resources."""
         ...
 
-    async def has_live_job(self, tx: Tx, session_id: SessionId) -> bool:
-        """Return whether a job of this session waits or is held by a live worker."""
+    async def has_live_job(self, tx: Tx, key: SessionId | TaskId) -> bool:
+        """Return whether a job with this key waits or is held by a live worker."""
         ...
 
     def depth(self) -> int:
@@ -81,7 +92,7 @@ class LocalQueue:
         self._spawn = spawn
         self._waiting: deque[Job] = deque()
         self._handler: Handler | None = None
-        self._known: Counter[SessionId] = Counter()
+        self._known: Counter[SessionId | TaskId] = Counter()
         self._running: set[asyncio.Task[object]] = set()
 
     async def enqueue(self, tx: Tx, job: Job) -> None:
@@ -89,7 +100,7 @@ class LocalQueue:
 
     def put(self, job: Job) -> None:
         """Add a job whose transaction has committed."""
-        self._known[job.session_id] += 1
+        self._known[job.key] += 1
         self._dispatch(job)
 
     def _dispatch(self, job: Job) -> None:
@@ -107,12 +118,12 @@ class LocalQueue:
         except PutBack:
             pass  # no other process exists; the next one finds the session by its row
         except Exception:
-            log.exception("the handler of a job for session %s failed", job.session_id)
+            log.exception("the handler of a job for %s failed", job.key)
         finally:
             self._running.discard(task)
-            self._known[job.session_id] -= 1
-            if self._known[job.session_id] <= 0:
-                del self._known[job.session_id]
+            self._known[job.key] -= 1
+            if self._known[job.key] <= 0:
+                del self._known[job.key]
 
     async def start(self, handler: Handler) -> None:
         self._handler = handler
@@ -129,8 +140,8 @@ class LocalQueue:
         if self._running:
             await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
 
-    async def has_live_job(self, tx: Tx, session_id: SessionId) -> bool:
-        return session_id in self._known
+    async def has_live_job(self, tx: Tx, key: SessionId | TaskId) -> bool:
+        return key in self._known
 
     def depth(self) -> int:
         return len(self._waiting)

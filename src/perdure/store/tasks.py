@@ -182,6 +182,26 @@ async def due_tasks(tx: Tx, now: Micros, limit: int) -> list[TaskRow]:
     )
 
 
+async def background_tasks(tx: Tx, limit: int) -> list[TaskRow]:
+    """Return the unfinished tasks of tools that nobody has asked to stop."""
+    return await _all(
+        tx,
+        "finished_at IS NULL AND deadline IS NOT NULL AND kind = 'background_tool' AND wish IS NULL"
+        " ORDER BY deadline LIMIT ?",
+        limit,
+    )
+
+
+async def attempts_of(tx: Tx, task_ids: Sequence[TaskId]) -> dict[TaskId, int]:
+    """Return the attempts of these tasks, without those that have ended or were asked to stop."""
+    marks = ", ".join("?" * len(task_ids))
+    rows = await tx.all(
+        f"SELECT id, attempt FROM tasks WHERE finished_at IS NULL AND wish IS NULL AND id IN ({marks})",
+        *task_ids,
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 async def remove_task(tx: Tx, task_id: TaskId) -> None:
     """Remove a task with its messages."""
     await tx.run("DELETE FROM task_messages WHERE task_id = ?", task_id)

@@ -53,7 +53,9 @@ async def _bash(services: Services, context: ToolContext, arguments: JsonObject)
         done = await services.sandbox.run(job, ShellDone, seconds, context.output)
         changes, result = await asyncio.to_thread(_changes, done.differences), done.result
         saved = Saved()
-        fresh = result.state if result.state is not None and result.state != state else None
+        # The next command goes on where the last one of the turn has left off, not where this one does.
+        kept = None if context.in_background else result.state
+        fresh = kept if kept != state else None
         if changes or fresh is not None:
             saved = await after_command(services, context, session_id, held, changes, fresh)
     answer = _answer(result, [*notes, *saved.notes], done.differences, context.redactor)
@@ -124,4 +126,5 @@ def _bash_tool(services: Services) -> Tool:
         run=partial(_bash, services),
         hints=ToolHints(readonly=False, destructive=True, idempotent=False, open_world=True),
         timeout=MAX_TIMEOUT + 20.0,
+        background=True,
     )

@@ -185,4 +185,5 @@ def _tool(run: ToolRun, limits: CodeLimits) -> Tool:
         run=run,
         hints=ToolHints(readonly=False, destructive=True, idempotent=False, open_world=False),
         timeout=longest + WAIT,
+        background=True,
     )

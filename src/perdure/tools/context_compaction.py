@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from perdure.app.context import Services
 from perdure.app.events import EventReader, events_around
-from perdure.capabilities.port import READ_ONLY, Behaviour, Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities.behaviour import Behaviour
+from perdure.capabilities.port import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.compaction import AT, KEEP, MAX_INSTRUCTIONS, Compaction
 from perdure.domain.events import (
     Event,

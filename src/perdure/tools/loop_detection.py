@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from perdure.capabilities.port import Behaviour, Capability, schema
+from perdure.capabilities.behaviour import Behaviour
+from perdure.capabilities.port import Capability, schema
 
 LIMIT = 3
 """Default number of repetitions before the agent is warned; after twice as many, the turn fails."""

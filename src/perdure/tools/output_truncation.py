@@ -9,7 +9,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from perdure.capabilities.port import TOOL_OUTPUT, Behaviour, Capability, schema
+from perdure.capabilities.behaviour import Behaviour
+from perdure.capabilities.port import TOOL_OUTPUT, Capability, schema
 
 SHOWN = 16_000
 """Characters shown by default: about 4,000 tokens."""

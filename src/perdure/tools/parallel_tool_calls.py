@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from perdure.capabilities.port import Behaviour, Capability, schema
+from perdure.capabilities.behaviour import Behaviour
+from perdure.capabilities.port import Capability, schema
 
 MODES = {"auto": None, "prefer": True, "never": False}
 """What each mode asks of the model; `auto` leaves it to the vendor."""

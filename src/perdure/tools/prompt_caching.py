@@ -9,7 +9,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from perdure.capabilities.port import Behaviour, Capability, schema
+from perdure.capabilities.behaviour import Behaviour
+from perdure.capabilities.port import Capability, schema
 
 
 def _behave(config: Any, behaviour: Behaviour) -> Behaviour:

@@ -56,6 +56,11 @@ def subagents(services: Services) -> Capability:
     )
 
 
+def task_tools(services: Services, *names: str) -> tuple[Tool, ...]:
+    """These tools, for other capabilities whose calls begin tasks."""
+    return tuple(tool for make in _TOOLS if (tool := make(services)).name in names)
+
+
 async def _spawn(
     services: Services, config: Subagents, context: ToolContext, arguments: JsonObject
 ) -> ToolOutcome | Later:

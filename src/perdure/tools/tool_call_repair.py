@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from perdure.capabilities.port import Behaviour, Capability
+from perdure.capabilities.behaviour import Behaviour
+from perdure.capabilities.port import Capability
 
 
 def _behave(config: Any, behaviour: Behaviour) -> Behaviour:

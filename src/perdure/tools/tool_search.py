@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from perdure.capabilities.behaviour import Behaviour, ToolSearchRules
 from perdure.capabilities.deferred_tools import IDENTIFIER, LABEL
-from perdure.capabilities.port import Behaviour, Capability, ToolSearchRules, schema
+from perdure.capabilities.port import Capability, schema
 
 DEFAULTS = ToolSearchRules()
 MAX_ALWAYS = 100

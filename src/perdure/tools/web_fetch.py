@@ -238,6 +238,7 @@ WEB_FETCH_TOOL = Tool(
     run=_web_fetch,
     hints=ToolHints(readonly=True, idempotent=True, open_world=True),
     timeout=2 * TIME_LIMIT + 20,  # a page, and the one that it forwards to
+    background=True,
 )
 
 

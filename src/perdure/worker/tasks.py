@@ -1,4 +1,4 @@
-"""Sees to tasks: news that were not delivered, ends that were not carried out, time limits."""
+"""Sees to tasks: news that were not delivered, ends that were not carried out, time limits, lost tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from perdure.domain.errors import NotFound, PerdureError
 from perdure.domain.tasks import KEPT
 from perdure.domain.times import Micros
 from perdure.engine.context import Clock
-from perdure.store.tasks import due_tasks, purge_tasks, sessions_with_news, wished_tasks
+from perdure.store.database import Tx
+from perdure.store.queue import Job
+from perdure.store.tasks import (
+    TaskRow,
+    background_tasks,
+    due_tasks,
+    purge_tasks,
+    sessions_with_news,
+    wished_tasks,
+)
 
 log = logging.getLogger("perdure.tasks")
 
@@ -21,6 +30,10 @@ SWEEP_EVERY = 2.0
 """Seconds between two sweeps."""
 AT_ONCE = 200
 """The most sessions or tasks of a kind that one sweep sees to."""
+LOOK_EVERY = 5
+"""Sweeps between two looks for tools that nobody runs any more, about ten seconds."""
+MOST_TOOLS = 20_000
+"""The most tools in the background that one sweep looks at."""
 PURGE_EVERY = 150
 """Sweeps between two removals of old tasks, about five minutes."""
 
@@ -38,15 +51,20 @@ class TaskSweep:
         while True:
             await self._clock.sleep(SWEEP_EVERY)
             try:
-                await self.once(purge=sweeps % PURGE_EVERY == 0)
+                await self.once(purge=sweeps % PURGE_EVERY == 0, look=sweeps % LOOK_EVERY == 0)
             except PerdureError as error:
                 log.warning("the sweep of tasks failed: %s", error.message)
             except Exception:
                 log.exception("the sweep of tasks failed")
             sweeps += 1
 
-    async def once(self, *, purge: bool = False) -> int:
-        """Sweep once; return how many sessions and tasks it saw to."""
+    async def once(self, *, purge: bool = False, look: bool = True) -> int:
+        """Sweep once; return how many sessions and tasks it saw to.
+
+        Args:
+            purge: also remove old tasks.
+            look: also look for tools in the background that nobody runs.
+        """
         app, now = self._app, self._app.now()
         if purge:
             await self._purge(now)
@@ -61,7 +79,26 @@ class TaskSweep:
             await _seen_to(f"the task {task.id}", stopped)
         for session_id in news:
             await _seen_to(f"the session {session_id}", deliver(app, session_id))
-        return len(wished) + len(due) + len(news)
+        lost = await self._take_up() if look else 0
+        return len(wished) + len(due) + len(news) + lost
+
+    async def _take_up(self) -> int:
+        """Enqueue the tasks of tools that have no job: their process died, or lost the database."""
+        queue = self._app.queue
+
+        async def without_job(tx: Tx) -> list[TaskRow]:
+            rows = await background_tasks(tx, MOST_TOOLS)
+            return [row for row in rows if not await queue.has_live_job(tx, row.id)]
+
+        async def enqueue(tx: Tx) -> None:
+            for row in lost:
+                if not await queue.has_live_job(tx, row.id):
+                    await queue.enqueue(tx, Job(row.org_id, row.session_id, again=True, task_id=row.id))
+
+        lost = await self._app.database.read(without_job)
+        if lost:
+            await self._app.database.write(enqueue)
+        return len(lost)
 
     async def _purge(self, now: Micros) -> None:
         while (await self._app.database.write(lambda tx: purge_tasks(tx, now - KEPT))).more:

@@ -20,6 +20,7 @@ from perdure.engine.context import Engine
 from perdure.store.bus import Stop
 from perdure.store.queue import Job, PutBack
 from perdure.store.working_sessions import epochs_of
+from perdure.worker.background import BackgroundTools
 
 log = logging.getLogger("perdure.worker")
 
@@ -44,11 +45,18 @@ class Worker:
 
     Args:
         report: tells the parent of a sub-agent's session what it has not heard of.
+        background: runs tools in the background; None for a worker that leaves them to others.
     """
 
-    def __init__(self, engine: Engine, report: Callable[[SessionId], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        report: Callable[[SessionId], Awaitable[None]],
+        background: BackgroundTools | None = None,
+    ) -> None:
         self._engine = engine
         self._report = report
+        self._background = background
         self._running: dict[SessionId, asyncio.Task[None]] = {}
         self._telling: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
@@ -69,10 +77,12 @@ class Worker:
     async def start(self) -> None:
         """Start to take jobs."""
         self._watch = asyncio.create_task(self._watch_epochs())
+        if self._background is not None:
+            self._background.start()
         await self._engine.queue.start(self.handle)
 
     async def handle(self, job: Job) -> None:
-        """Advance a session; return when it is idle, parked or lost.
+        """Advance a session, or run a tool of it in the background; return when that is done or lost.
 
         A job for a session that already runs here waits for that runner, then reads the log again, because
         the runner may have missed the job's event.
@@ -80,6 +90,10 @@ class Worker:
         Raises:
             PutBack: this process stops before the session is idle or parked.
         """
+        if job.task_id is not None:
+            if self._background is not None:
+                await self._background.handle(job)
+            return
         session_id = job.session_id
         while (present := self._running.get(session_id)) is not None:
             await asyncio.wait([present])
@@ -147,6 +161,8 @@ class Worker:
             log.warning("the parent of session %s has not heard of it yet: %s", session_id, error.message)
 
     def _on_stop(self, stop: Stop) -> None:
+        if stop.task_id is not None:
+            return
         task, held = self._running.get(stop.session_id), self._engine.claimed_epochs.get(stop.session_id)
         # A runner without a claim is fenced at its first append; the signal does not concern a newer claim.
         if task is not None and held is not None and held < stop.epoch:
@@ -169,13 +185,16 @@ class Worker:
                 self._on_stop(Stop(session_id, epochs.get(session_id, held + 1)))
 
     async def drain(self, grace: float) -> int:
-        """Stop taking jobs, wait up to `grace` seconds for running sessions, then cancel the rest.
+        """Stop taking jobs, wait up to `grace` seconds for what runs, then cancel the rest.
 
         Returns:
             The number of cancelled sessions, which another process resumes.
         """
         self._draining.set()
         await self._engine.queue.stop()
+        background = None
+        if self._background is not None:
+            background = asyncio.create_task(self._background.drain(grace))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
         left = list(self._running.values())
@@ -187,6 +206,8 @@ class Worker:
             task.cancel()
         if self._watch is not None:
             self._watch.cancel()
+        if background is not None:
+            await background
         return len(left)
 
 

@@ -73,7 +73,10 @@ class ToolStartedData(EventData, frozen=True, omit_defaults=True):
     replayable: Annotated[
         bool,
         Meta(
-            description="Whether the tool may run again after a crash, because it is read-only or idempotent."
+            description=(
+                "Whether the call may run again after a crash, because the tool is read-only or idempotent, "
+                "or because the call only begins a task."
+            )
         ),
     ] = False
     effect_key: Annotated[str | None, _EFFECT_KEY] = None

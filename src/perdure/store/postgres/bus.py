@@ -126,7 +126,7 @@ class PostgresBus(LocalBus):
     def publish(self, signal: Signal) -> None:
         super().publish(signal)
         if isinstance(signal, Stop):
-            self._notifier.send(Halt(signal.session_id, signal.epoch, signal.gone))
+            self._notifier.send(Halt(signal.session_id, signal.epoch, signal.gone, signal.task_id))
         elif isinstance(signal, Appended):
             done = completes(signal)
             self._notifier.send(Grown(signal.session_id, signal.head, done))
@@ -165,7 +165,7 @@ class PostgresBus(LocalBus):
                     self._forget(frame.session_id)
                 self.deliver(Appended(frame.session_id, frame.head))
             elif isinstance(frame, Halt):
-                super().publish(Stop(frame.session_id, frame.epoch, frame.gone))
+                super().publish(Stop(frame.session_id, frame.epoch, frame.gone, frame.task_id))
             elif isinstance(frame, Missing):
                 self._resend(frame)
 

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
-from perdure.domain.ids import SessionId, TurnId
+from perdure.domain.ids import SessionId, TaskId, TurnId
 from perdure.store.postgres.database import PostgresDatabase, is_connection_error
 
 CHANNEL = "perdure_1"
@@ -90,11 +90,15 @@ class Missing(Struct, array_like=True, tag="w", frozen=True):
 
 
 class Halt(Struct, array_like=True, tag="s", frozen=True):
-    """Runners of this session with an older epoch must stop. Older releases do not send `gone`."""
+    """Runners of this session with an older epoch must stop, or only the tool of a task.
+
+    Older releases do not send `gone` and `task_id`.
+    """
 
     session_id: SessionId
     epoch: int
     gone: bool = False
+    task_id: TaskId | None = None
 
 
 Frame = Woke | Grown | Said | Missing | Halt

@@ -27,7 +27,7 @@ from pgqueuer.models import Job as PickedJob
 from pgqueuer.models import TableChangedEvent
 from pgqueuer.types import Channel
 
-from perdure.domain.ids import OrgId, SessionId
+from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.store.database import Tx
 from perdure.store.faults import CAUSES, sqlstate_cause
 from perdure.store.postgres.database import PostgresDatabase, PostgresTx, close_pool, is_connection_error
@@ -105,7 +105,9 @@ class PostgresQueue:
         headers: dict[str, str] = {"org_id": job.org_id}
         if job.again:
             headers["again"] = "yes"
-        await queries.enqueue(_ENTRYPOINT, job.session_id.encode(), headers=headers)
+        if job.task_id is not None:
+            headers["session_id"] = job.session_id
+        await queries.enqueue(_ENTRYPOINT, job.key.encode(), headers=headers)
         tx.after_commit(self._announce)
 
     def _announce(self) -> None:
@@ -166,16 +168,16 @@ class PostgresQueue:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a running coroutine has a task
         self._running.add(task)
-        session_id = SessionId((picked.payload or b"").decode())
+        key = (picked.payload or b"").decode()
         try:
-            await handler(_job_of(picked, session_id))
+            await handler(_job_of(picked, key))
         except PutBack:
             return False
         except asyncio.CancelledError:
             task.uncancel()
             return False
         except Exception:
-            log.exception("the handler of a job for session %s failed", session_id)
+            log.exception("the handler of a job for %s failed", key)
         finally:
             self._running.discard(task)
         return True
@@ -210,15 +212,15 @@ class PostgresQueue:
                 raise
         self._notifier.send(Woke())
 
-    async def has_live_job(self, tx: Tx, session_id: SessionId) -> bool:
+    async def has_live_job(self, tx: Tx, key: SessionId | TaskId) -> bool:
         seconds = 2 * HEARTBEAT_SECONDS
-        return await tx.one(_LIVE, session_id.encode(), seconds, seconds, seconds) is not None
+        return await tx.one(_LIVE, key.encode(), seconds, seconds, seconds) is not None
 
     def depth(self) -> int:
         return 0  # jobs wait in the database, where every process sees them
 
 
-def _job_of(picked: PickedJob, session_id: SessionId) -> Job:
+def _job_of(picked: PickedJob, key: str) -> Job:
     """The job as handlers see it.
 
     A job that was put back was tried. PgQueuer does not tell whether it takes a job over from a dead worker.
@@ -228,7 +230,10 @@ def _job_of(picked: PickedJob, session_id: SessionId) -> Job:
     headers = picked.headers or {}
     old = picked.updated - picked.created > _HEARTBEAT
     again = bool(headers.get("again")) or picked.attempts > 0 or old
-    return Job(OrgId(str(headers.get("org_id", ""))), session_id, again)
+    org_id, session_id = OrgId(str(headers.get("org_id", ""))), headers.get("session_id")
+    if session_id is None:
+        return Job(org_id, SessionId(key), again)
+    return Job(org_id, SessionId(str(session_id)), again, TaskId(key))
 
 
 class _WokenDriver(AsyncpgPoolDriver):

@@ -16,6 +16,7 @@ from perdure.app.context import Services
 from perdure.app.grants import Held
 from perdure.app.service_tokens import sign_in_of
 from perdure.capabilities.port import DiscoveryContext, Later, ToolContext
+from perdure.domain.background import LATER
 from perdure.domain.connections import SERVICE, SignInServer, identities_of
 from perdure.domain.errors import ToolError
 from perdure.domain.ids import InputRequestId, OrgId, UserId
@@ -339,8 +340,10 @@ async def _park(
         known_at: when the sign-in was made that does not suffice; 0 without one.
 
     Raises:
-        ToolError: the turn has ended.
+        ToolError: the turn has ended, or the call runs in the background.
     """
+    if context.in_background:
+        raise ToolError(LATER)
     now = services.now()
     kind: Literal["sign_in", "input"] = "sign_in" if asked[0].mode == "sign_in" else "input"
     asked = [replace(each, message=context.redactor.text(each.message)) for each in asked]
@@ -380,7 +383,5 @@ async def _park(
             await add_input_request(tx, row)
 
     await services.database.write(work)
-    requests = tuple(
-        each.asked(request_id, services.public.url) for request_id, each in zip(ids, asked, strict=True)
-    )
+    requests = tuple(each.asked(id_, services.public.url) for id_, each in zip(ids, asked, strict=True))
     return Later(kind, now + WAIT, requests[0].message or None, requests)

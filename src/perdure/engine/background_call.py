@@ -1,0 +1,308 @@
+"""A tool call in the background: it is prepared and made outside of the session's turn.
+
+After a crash it is treated like a call of a turn (promise P5): it runs again if its tool is read-only or
+idempotent, always with the same effect key; otherwise its tool is asked whether it took effect, and if nobody
+knows, the model is told so. Steps are not recorded here, so they do not help.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from perdure.capabilities.bound_tools import BoundTool
+from perdure.capabilities.containment import contain
+from perdure.capabilities.layers import SessionLayers, load_layers
+from perdure.capabilities.port import Later, ToolContext, ToolOutcome
+from perdure.capabilities.resolve import ResolvedAgent, resolve_session
+from perdure.domain.background import LATER, ToolTask, read_spec
+from perdure.domain.calls import CallState
+from perdure.domain.effects import Verified, effects_under, part_key
+from perdure.domain.errors import PerdureError, ToolError, Unavailable, UnreadableEvent
+from perdure.domain.events import Event, FileWrittenData, ToolStartedData
+from perdure.domain.files import Content
+from perdure.domain.messages import JsonValue
+from perdure.domain.redaction import Redactor
+from perdure.domain.tasks import TaskError
+from perdure.domain.times import Micros
+from perdure.engine.context import Engine
+from perdure.engine.interrupted import INTERRUPTED, Interrupted, ask_until_late
+from perdure.engine.outages import outlast
+from perdure.engine.tool_outcomes import REFUSED, REJECTED, Failure, as_raw_output, error_text, failure_of
+from perdure.engine.tool_output import RawOutput, fit_output, json_of
+from perdure.store.database import Tx
+from perdure.store.events import events_within
+from perdure.store.sessions import SessionRow, look_session
+from perdure.store.storage import open_secrets
+from perdure.store.tasks import TaskRow
+from perdure.store.tool_lists import read_tool_list
+
+log = logging.getLogger("perdure.act")
+
+_KINDS = {"timeout": "time_limit", "interrupted": "interrupted", "rejected": REJECTED}
+"""The kinds of a task's error, by how the call failed; `tool_failed` for others."""
+
+
+class CallEnd(Struct, frozen=True):
+    """How a call ended, without the session's secrets: with a text, a value or an error.
+
+    Attributes:
+        files: the files that it wrote.
+        result_path: the file with the whole result, if the text is cut.
+    """
+
+    text: str = ""
+    value: JsonValue = None
+    error: TaskError | None = None
+    files: tuple[FileWrittenData, ...] = ()
+    result_path: str | None = None
+
+
+class BackgroundCall(Struct, frozen=True):
+    """A call that can be made; a `Site`.
+
+    Attributes:
+        bound: the tool as it is now.
+        arguments: as the log has them.
+    """
+
+    engine: Engine
+    row: SessionRow
+    redactor: Redactor
+    task: TaskRow
+    spec: ToolTask
+    agent: ResolvedAgent
+    bound: BoundTool
+    arguments: JsonValue
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the call may run again although it may have taken effect."""
+        hints = self.bound.tool.hints
+        return bool(hints.readonly or hints.idempotent)
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether its tool can find out whether it took effect."""
+        return self.bound.tool.verify is not None
+
+    @property
+    def patience(self) -> float:
+        """The seconds that an attempt may take, with the time in which an old request may still arrive."""
+        waits = self.task.attempt > 0 and not self.repeatable
+        return self.spec.time_limit * (2 if waits else 1)
+
+
+async def prepare(engine: Engine, task: TaskRow) -> BackgroundCall | CallEnd | None:
+    """Resolve the session's tools for a call, as a turn does.
+
+    Returns:
+        How the call ends if it cannot be made; None if the session is deleted.
+
+    Raises:
+        Unavailable: the database is unavailable.
+    """
+    spec, redactor = read_spec(task.struct().spec), Redactor({})
+    try:
+        found = await engine.database.read(lambda tx: _read(engine, tx, task, spec))
+        if found is None:
+            return None
+        layers, secrets, offered, arguments = found
+        redactor.learn(secrets)
+        agent = await resolve_session(
+            layers,
+            engine.registry,
+            now=engine.clock.now,
+            redactor=redactor,
+            model=None,
+            max_iterations=engine.policy.max_iterations,
+            cache=engine.agents,
+            offered=offered,
+            secrets=secrets,
+            private=engine.policy.private_addresses,
+        )
+    except PerdureError as error:
+        if isinstance(error, Unavailable) and error.retryable:
+            raise
+        return CallEnd(error=TaskError(error.code, error_text(redactor, error.message)))
+    bound = agent.bound.get(spec.tool)
+    if bound is None:
+        kind, said = ("interrupted", f"{INTERRUPTED} ") if task.attempt else ("unknown_tool", "")
+        return CallEnd(error=TaskError(kind, f"{said}The tool {spec.tool!r} is no longer available."))
+    redactor.known = agent.names
+    if bound.rejected:
+        return CallEnd(error=TaskError(REJECTED, REFUSED))
+    if arguments is None:
+        return CallEnd(error=TaskError("unreadable", "The call's arguments cannot be read."))
+    return BackgroundCall(engine, layers.session, redactor, task, spec, agent, bound, arguments)
+
+
+async def _read(
+    engine: Engine, tx: Tx, task: TaskRow, spec: ToolTask
+) -> tuple[SessionLayers, dict[str, str], Content | None, JsonValue] | None:
+    row = await look_session(tx, task.session_id)
+    if row is None or row.deleted_at is not None:
+        return None
+    layers = await load_layers(tx, row)
+    secrets = await open_secrets(tx, engine.vault, row.org_id, row.id)
+    offered = None
+    if spec.tool_list is not None:
+        offered = await read_tool_list(tx, row.org_id, row.id, spec.tool_list)
+    return layers, secrets, offered, await _arguments(tx, row, spec)
+
+
+async def _arguments(tx: Tx, row: SessionRow, spec: ToolTask) -> JsonValue:
+    """The call's arguments, as its start in the log has them; None if they cannot be read."""
+    after, more = spec.announced_at, True
+    while more:
+        events, more = await events_within(tx, row.id, after, until=row.head, kinds=(ToolStartedData.kind,))
+        for event in events:
+            after, data = event.sequence, _started(event)
+            if data is not None and data.effect_key == spec.effect_key:
+                return data.tool_call.arguments
+        more = more and bool(events)
+    return None
+
+
+def _started(event: Event) -> ToolStartedData | None:
+    try:
+        data = event.decoded()
+    except UnreadableEvent:
+        return None
+    return data if isinstance(data, ToolStartedData) else None
+
+
+async def make_call(
+    call: BackgroundCall, began_at: Micros | None, progress: Callable[[str], None]
+) -> CallEnd:
+    """Make the call, within its time limit.
+
+    Args:
+        began_at: when the last attempt began, if there was one.
+        progress: receives lines that the tool says about its progress, without secrets.
+
+    Raises:
+        CancelledError: nothing else; whatever the tool raises is how the call ends.
+    """
+    context = _context(call, progress)
+    try:
+        output = await _output(call, context, began_at)
+    except Exception as error:  # noqa: BLE001 (a bug in a tool fails the call, not the worker)
+        await _learn_secrets(call)
+        failure = failure_of(call.redactor, call.bound, call.spec.tool, error, call.spec.time_limit)
+        late = failure.unknown and not isinstance(error, Interrupted)
+        found = await _verified(call, context, began_at=None) if late else None
+        if found is None or found.outcome != "done":
+            return CallEnd(error=_error_of(failure, error))
+        output = as_raw_output(ToolOutcome(found.value))
+    await _learn_secrets(call)
+    return await _fitted(call, output)
+
+
+async def _output(call: BackgroundCall, context: ToolContext, began_at: Micros | None) -> RawOutput:
+    """The tool's output: of this attempt, or of an earlier one that its tool has found."""
+    tool, owners = call.bound.tool, (call.row.org_id, call.row.id)
+    if began_at is not None and not call.repeatable:
+        found = await _verified(call, context, began_at)
+        if found is None or found.outcome == "unknown":
+            raise Interrupted(INTERRUPTED)
+        if found.outcome == "done":
+            return as_raw_output(ToolOutcome(found.value))
+    arguments = await call.engine.arguments.check(owners, tool.parameters, call.arguments)
+    outcome = await contain(
+        partial(tool.run, context, arguments),
+        call.spec.time_limit,
+        f"the tool {tool.name} in the background",
+    )
+    if isinstance(outcome, Later):
+        raise ToolError(LATER)
+    return as_raw_output(outcome)
+
+
+async def _verified(call: BackgroundCall, context: ToolContext, began_at: Micros | None) -> Verified | None:
+    """What the tool says of the call's outcome; None if it cannot say anything.
+
+    Args:
+        began_at: when the request was sent that may still arrive; None not to wait for one.
+    """
+    verify, arguments = call.bound.tool.verify, call.arguments
+    if verify is None or not isinstance(arguments, dict):
+        return None
+    seconds = 0.0 if began_at is None else call.spec.time_limit
+    return await ask_until_late(
+        call, call.spec.tool, lambda: verify(context, arguments), began_at or 0, seconds
+    )
+
+
+def _error_of(failure: Failure, error: Exception) -> TaskError:
+    known = error.code if isinstance(error, PerdureError) else "tool_failed"
+    return TaskError(_KINDS.get(failure.status, known), failure.error)
+
+
+def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolContext:
+    engine, row, task = call.engine, call.row, call.task
+    return ToolContext(
+        org_id=row.org_id,
+        session_id=row.id,
+        workspace_id=row.workspace(),
+        turn_id=task.turn_id,
+        tool_call_id=call.spec.tool_call_id,
+        now=engine.clock.now,
+        progress=lambda line: progress(call.redactor.text(line)),
+        output=lambda stream, text: None,
+        redactor=call.redactor,
+        locale=row.locale,
+        network=replace(call.agent.network, private=engine.policy.private_addresses),
+        effect_key=task.effect_key,
+        step=partial(_step, task.effect_key),
+        exec_id=call.spec.exec_id,
+        tool_name=call.spec.tool,
+        in_background=True,
+    )
+
+
+async def _step(
+    key: str,
+    name: str,
+    work: Callable[[], Awaitable[object]],
+    *,
+    idempotent: bool = False,
+    verify: Callable[[], Awaitable[Verified]] | None = None,
+) -> JsonValue:
+    """Run a step without recording it: it has the same key and the same kind of result as in a turn."""
+    with effects_under(part_key(key, name)):
+        result = await work()
+    value: JsonValue = msgspec.json.decode(json_of(result))
+    return value
+
+
+async def _learn_secrets(call: BackgroundCall) -> None:
+    """Reload the secrets: the tool may have written a new one."""
+    engine, row = call.engine, call.row
+    read = partial(engine.database.read, lambda tx: open_secrets(tx, engine.vault, row.org_id, row.id))
+    call.redactor.learn(await outlast(engine, row.id, read))
+
+
+async def _fitted(call: BackgroundCall, output: RawOutput) -> CallEnd:
+    """The output as the task keeps it: as long as that of a call in a turn, with the whole in a file."""
+    spec, turn_id = call.spec, call.task.turn_id
+    if output.images:
+        note = "[The images of the result are left out: they are shown only in the turn.]"
+        text = "\n".join(filter(None, (output.text.strip(), note)))
+        output = RawOutput(text, text, output.files)
+    made = CallState(spec.tool_call_id, spec.tool, call.arguments)
+    fitted = await fit_output(call, call.agent, call.bound, turn_id, made, output)
+    spilled = fitted.files[len(output.files) :]
+    path = spilled[0].path if spilled else None
+    if fitted.text is output.text and not isinstance(output.value, str):
+        value: JsonValue = call.redactor.value(msgspec.json.decode(output.text))
+        if isinstance(value, dict | list):
+            return CallEnd(value=value, files=fitted.files)
+    text = await asyncio.to_thread(call.redactor.text, fitted.text)
+    return CallEnd(text, files=fitted.files, result_path=path)
