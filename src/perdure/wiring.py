@@ -43,6 +43,7 @@ from perdure.api.routes import schedules as schedule_routes
 from perdure.api.routes import sessions as session_routes
 from perdure.api.routes import sign_ins as sign_in_routes
 from perdure.api.routes import storage as storage_routes
+from perdure.api.routes import webhooks as webhook_routes
 from perdure.api.routes import workspaces as workspace_routes
 from perdure.api.routes.files import file_routes
 from perdure.api.routes.system import document_routes, health_route
@@ -258,14 +259,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             arguments=ArgumentChecks(sandbox),
         )
         engine = Engine(
-            database,
-            queue,
-            bus,
-            registry,
-            vault,
-            drivers.driver_for,
-            ConversationCache(),
-            clock,
+            *(database, queue, bus, registry, vault, drivers.driver_for, ConversationCache(), clock),
             {},
             app.callback_key,
             _policy(settings, limits),
@@ -409,6 +403,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *provider_routes.ROUTES,
         *mcp_routes.ROUTES,
         *mcp_tool_routes.ROUTES,
+        *webhook_routes.ROUTES,
         health_route(running, None if settings.database_url else settings.data_folder),
         *document_routes(document),
     )

@@ -51,6 +51,7 @@ _GROUPS = {
     "callbacks": ("answers", "callbacks"),
     "feedback": ("feedback", "app"),
     "inputs": ("inputs", "app"),
+    "webhooks": ("webhooks", "app"),
 }
 """Groups of commands, with the module and the name in it."""
 

@@ -19,7 +19,7 @@ from perdure.domain.errors import InvalidId
 Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
-    "callback", "mcp", "input", "webhook",
+    "callback", "mcp", "input", "webhook", "pushconfig", "delivery",
 ]  # fmt: skip
 
 
@@ -54,6 +54,7 @@ McpServerId = NewType("McpServerId", Annotated[str, id_schema("mcp")])
 InputRequestId = NewType("InputRequestId", Annotated[str, id_schema("input")])
 TaskId = NewType("TaskId", Annotated[str, id_schema("task")])
 WebhookId = NewType("WebhookId", Annotated[str, id_schema("webhook")])
+PushConfigId = NewType("PushConfigId", Annotated[str, id_schema("pushconfig")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -78,7 +79,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     ModelId: "model", ProviderId: "provider", ScheduleId: "sched", WorkspaceId: "workspace",
     PrincipalId: "principal", FileId: "file", TokenId: "token",
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
-    TaskId: "task", WebhookId: "webhook",
+    TaskId: "task", WebhookId: "webhook", PushConfigId: "pushconfig",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}

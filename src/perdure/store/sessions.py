@@ -44,6 +44,7 @@ from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, noise
 from perdure.store.rows import columns, from_json, insert, to_json, values
+from perdure.store.webhook_deliveries import note_task_events
 
 
 class SessionRow(Struct, frozen=True):
@@ -260,6 +261,8 @@ async def append(
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append events to the session's log, and update the projection in the same statement or transaction.
 
+    Events of tasks are also noted for the webhooks that hear of them, in statements of their own.
+
     Args:
         row: the session as the caller last read it; the append succeeds only at this head and epoch.
         now: the current time, in microseconds.
@@ -284,6 +287,7 @@ async def append(
     rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
     if not await tx.append(_APPEND, _append_args(row, new, now), _INSERT_EVENTS, rows):
         raise await _refusal(tx, row)
+    await note_task_events(tx, row.org_id, row.id, events, row.head + 1, now)
     return new, stored
 
 
