@@ -34,7 +34,7 @@ from perdure.store.tasks import TaskRow, add_task, find_task, put_task
 from perdure.wiring import open_parts
 from perdure.worker.webhooks import Deliverer
 from tests.conformance.places import soon
-from tests.talk import Json
+from tests.talk import Json, script
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 HOUR = 3_600_000_000
@@ -218,8 +218,12 @@ async def office(folder: Path, url: str = "", *, private: bool = True) -> AsyncI
             await made.deliverer.settled()
 
 
+def spawns(name: str, *steps: Json) -> Json:
+    """A call that begins a sub-agent with this script, in the background."""
+    arguments = {"name": name, "mode": "background", "wake_policy": "silent", "instructions": script(*steps)}
+    return {"name": "spawn_agent", "arguments": arguments}
+
+
 def told(deliveries: list[WebhookDelivery]) -> list[tuple[str, int]]:
     """The states and attempts of deliveries."""
     return [(each.state, each.attempts) for each in deliveries]
-
-

@@ -49,20 +49,24 @@ LEASE = 60_000_000
 """Microseconds for which a process takes a line, longer than an attempt takes."""
 GONE = 410
 """The status by which a receiver says that it wants to hear nothing more."""
+LOST = Reply(None, "the event cannot be read any more: its session was deleted, or is damaged")
+"""What becomes of an attempt without an event to send. Nothing follows it."""
+UNSIGNED = Reply(None, "the webhook's secret cannot be decrypted: see the operations guide on master keys")
+"""What becomes of an attempt without a key to sign with, which another process may have."""
 
 
 class Attempt(Struct, frozen=True):
     """An attempt to make.
 
     Attributes:
-        request: what to send; None if that cannot be said any more.
+        request: what to send; without it, what becomes of the attempt.
         failing: whether the webhook's last attempt failed.
     """
 
     line: Line
     delivery: DeliveryRow
     url: str
-    request: Signed | None
+    request: Signed | Reply
     failing: bool
 
 
@@ -95,16 +99,18 @@ async def take_attempt(app: Services, line: Line) -> Attempt | None:
 
 async def _request(
     app: Services, tx: Tx, hook: WebhookRow, delivery: DeliveryRow, now: Micros
-) -> Signed | None:
+) -> Signed | Reply:
     event = await event_data(tx, delivery)
     if event is None:
-        return None
+        return LOST
     data, ts = event
     try:
         secret = await app.vault.open(tx, hook.org_id, hook.secret, binding_of(hook.id))
         body = body_of(delivery, data, ts)
-    except (Unreadable, msgspec.DecodeError):
-        return None
+    except Unreadable:
+        return UNSIGNED
+    except msgspec.DecodeError:
+        return LOST
     return sign(secret, delivery.id, now // 1_000_000, body)
 
 
@@ -124,10 +130,6 @@ def body_of(delivery: DeliveryRow, data: str, ts: Micros) -> bytes:
     return msgspec.json.encode({"type": delivery.type, "timestamp": to_rfc3339(ts), "data": fields})
 
 
-LOST = Reply(None, "the event cannot be read any more: its session was deleted, or is damaged")
-"""What becomes of an attempt without anything to send. Nothing follows it."""
-
-
 async def note_reply(app: Services, attempt: Attempt, reply: Reply) -> Micros | None:
     """Note what became of an attempt; return when the line's next attempt is due."""
     now = app.now()
@@ -139,7 +141,7 @@ async def note_reply(app: Services, attempt: Attempt, reply: Reply) -> Micros | 
             return None
         after = _after(attempt.delivery, reply, now)
         enabled = bool(hook.enabled)
-        if await put_attempt(tx, attempt.delivery, after) and attempt.request is not None:
+        if await put_attempt(tx, attempt.delivery, after) and isinstance(attempt.request, Signed):
             changes = _changes(hook, reply, now)
             if changes:
                 await update_webhook(tx, hook.id, changes)

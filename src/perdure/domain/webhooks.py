@@ -74,12 +74,11 @@ _FILTER = Meta(
         f"Which events to send: types ({', '.join(f'`{each}`' for each in EVENTS)}), or states, which stand "
         f"for every event of a task in them ({', '.join(f'`{each}`' for each in STATES)}). Empty: all."
     ),
-    max_length=20,
 )
 
 HookUrl = Annotated[str, Meta(min_length=1, max_length=2048)]
 HookSecret = Annotated[str, Meta(min_length=1, max_length=512)]
-Filter = tuple[Annotated[str, Meta(max_length=100)], ...]
+Filter = Annotated[tuple[Annotated[str, Meta(max_length=100)], ...], Meta(max_length=20)]
 
 
 class CreateTaskWebhook(Struct, frozen=True):
@@ -117,7 +116,7 @@ class CreatePushConfig(Struct, frozen=True):
 
     url: Annotated[HookUrl, _URL]
     secret: Annotated[HookSecret | None, _NEW_SECRET] = None
-    event_filter: Annotated[Annotated[Filter, _FILTER] | None, _FILTER] = None
+    event_filter: Annotated[Filter | None, _FILTER] = None
 
 
 class TaskPushConfig(Struct, frozen=True, omit_defaults=True):

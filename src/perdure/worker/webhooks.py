@@ -14,9 +14,9 @@ from collections import Counter
 from aiohttp.abc import AbstractResolver
 
 from perdure.app.context import Services
-from perdure.app.webhook_deliveries import LOST, Attempt, free_all, look_due, note_reply, purge, take_attempt
+from perdure.app.webhook_deliveries import Attempt, free_all, look_due, note_reply, purge, take_attempt
 from perdure.domain.errors import PerdureError
-from perdure.domain.webhooks import WebhookKey
+from perdure.domain.webhooks import Signed, WebhookKey
 from perdure.net.addresses import SystemResolver
 from perdure.net.webhook_http import post_signed
 
@@ -121,10 +121,10 @@ class Deliverer:
 
     async def _send(self, attempt: Attempt) -> None:
         try:
-            reply = LOST
-            if attempt.request is not None:
+            reply = attempt.request
+            if isinstance(reply, Signed):
                 reply = await post_signed(
-                    attempt.url, attempt.request, self._app.private_addresses, resolver=self._resolver
+                    attempt.url, reply, self._app.private_addresses, resolver=self._resolver
                 )
             await note_reply(self._app, attempt, reply)
         except PerdureError as error:  # the line is free again after its lease

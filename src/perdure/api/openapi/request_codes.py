@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
+
 INVALID = (
+    *INVALID_WEBHOOKS,
     (
         "provider_key_refused",
         "The provider's vendor refused the API key, so it was not stored.",
@@ -111,6 +114,7 @@ INVALID = (
 )
 
 CONFLICTS = (
+    *WEBHOOK_CONFLICTS,
     (
         "too_many_links",
         "The inbox item has as many links that work as are allowed.",
@@ -184,6 +188,7 @@ CONFLICTS = (
 )
 
 MISSING = (
+    *MISSING_WEBHOOKS,
     (
         "message_not_found",
         "The session has no such message.",
