@@ -19,15 +19,16 @@ from msgspec.structs import replace
 from perdure.app.accounts import bootstrap
 from perdure.app.context import App
 from perdure.app.sessions import create_session
+from perdure.app.webhooks import create_webhook
 from perdure.domain.accounts import Caller
 from perdure.domain.events import EventContext, NewEvent, TaskCreatedData, TaskUpdatedData
 from perdure.domain.ids import SessionId, TaskId, new_id
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tasks import SessionTask, TaskState
 from perdure.domain.times import to_rfc3339
-from perdure.domain.webhooks import WebhookDelivery
+from perdure.domain.webhooks import CreateTaskWebhook, TaskWebhook, WebhookDelivery
 from perdure.settings import Settings
-from perdure.store.database import Database, Tx
+from perdure.store.database import Database, Row, Tx
 from perdure.store.rows import to_json
 from perdure.store.sessions import append, get_session
 from perdure.store.tasks import TaskRow, add_task, find_task, put_task
@@ -216,6 +217,19 @@ async def office(folder: Path, url: str = "", *, private: bool = True) -> AsyncI
             yield made
         finally:
             await made.deliverer.settled()
+
+
+async def hook(office: Office, receiver: Receiver, path: str = "/hook") -> TaskWebhook:
+    return await create_webhook(office.app, office.owner, CreateTaskWebhook(receiver.url(path), SECRET))
+
+
+async def rows(office: Office, sql: str) -> list[Row]:
+    return await office.database.read(lambda tx: tx.all(sql))
+
+
+async def nothing_left(office: Office) -> None:
+    for table in ("webhooks", "webhook_deliveries", "webhook_lines"):
+        assert await rows(office, f"SELECT * FROM {table}") == [], table
 
 
 def spawns(name: str, *steps: Json) -> Json:

@@ -75,4 +75,10 @@ async def test_a_server_that_dies_while_it_sends_loses_no_event(database_url: st
                 if [each["state"] for each in listed] == ["delivered"] * (FAMILIES * CHILDREN):
                     break
                 await asyncio.sleep(0.05)
+        # A server that is asked to stop does not wait for a receiver that hangs.
+        receiver.open.clear()
+        came = len(receiver.came)
+        await _begin(http)
+        await receiver.until(came + 1)
+        assert await server.stop() == 0
     assert "Traceback" not in server.log.read_text()

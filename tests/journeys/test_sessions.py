@@ -110,6 +110,8 @@ IDS = {
     "{callback_id}": new_id("callback"),
     "{input_id}": new_id("input"),
     "{message_id}": new_id("message"),
+    "{task_id}": new_id("task"),
+    "{config_id}": new_id("pushconfig"),
 }
 
 

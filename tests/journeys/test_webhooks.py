@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import pytest_asyncio
 from aiohttp import web
 
 from perdure.client import ApiError, Client
-from tests.command import perdure
 from tests.hooks import SECRET, Receiver, receiving, spawns
 from tests.journeys.keyed import add_member, person, with_login
+from tests.journeys.test_guides import blocks_of
 from tests.server import Server, use_simulated_model
 from tests.talk import Json, Talk, call, new_talk, script, when
 
@@ -127,42 +129,6 @@ async def test_a_task_tells_its_own_webhook(
     assert (late.value.status, late.value.code) == (409, "task_ended")
 
 
-async def test_the_command_manages_webhooks(client: Client, receiver: Receiver, tmp_path: Path) -> None:
-    url = client.transport.base_url
-    done = await perdure("webhooks", "add", receiver.url("/a"), url=url)
-    first, secret = done.out.split()[1], done.out.split()[3]
-    assert secret.startswith("whsec_")
-    assert "not shown again" in done.err
-    file = tmp_path / "secret"
-    file.write_text(SECRET + "\n")
-    done = await perdure("webhooks", "add", receiver.url("/b"), "--secret", str(file), "--json", url=url)
-    second = json.loads(done.out)["id"]
-    assert "secret" not in json.loads(done.out)
-    assert (await perdure("webhooks", "test", first, url=url)).out == (
-        "delivered: the receiver answered 204\n"
-    )
-    assert (await perdure("webhooks", "test", second, "--json", url=url)).status == 0
-    assert receiver.came[0].is_signed_with(secret)
-    assert receiver.came[1].is_signed_with(SECRET)
-    receiver.answer = lambda received: web.Response(status=500)
-    done = await perdure("webhooks", "test", first, url=url)
-    assert (done.status, done.out) == (1, "")
-    assert "the test was not delivered: the receiver answered 500" in done.err
-    rows = [
-        line.split("\t")
-        for line in (await perdure("webhooks", "deliveries", first, url=url)).out.splitlines()
-    ]
-    assert [row[3] for row in rows] == ["STATE", "failed", "delivered"]
-    assert rows[1][-1] == "the receiver answered 500"
-    assert (await perdure("webhooks", "disable", second, url=url)).out == f"disabled {second}\n"
-    listed = (await perdure("webhooks", "list", url=url)).out.splitlines()
-    assert [line.split("\t")[1] for line in listed] == ["STATUS", "enabled", "disabled"]
-    assert (await perdure("webhooks", "enable", second, url=url)).out == f"enabled {second}\n"
-    assert (await perdure("webhooks", "remove", second, url=url)).out == f"removed {second}\n"
-    assert (await perdure("webhooks", "remove", second, url=url)).status == 1
-    assert [each.id for each in await client.list_webhooks()] == [first]
-
-
 async def test_only_admins_manage_them_and_a_repeated_request_shows_no_secret_again(
     server: Server, receiver: Receiver
 ) -> None:
@@ -181,3 +147,34 @@ async def test_only_admins_manage_them_and_a_repeated_request_shows_no_secret_ag
                 method, f"/v1/task-webhooks{path}", json={"url": receiver.url()} if method == "POST" else None
             )
             assert (answer.status_code, answer.json()["code"]) == (403, "role_required")
+
+
+async def test_the_receiver_of_the_guide_takes_what_is_genuine_and_nothing_else(
+    client: Client,
+) -> None:
+    (program,) = (
+        each.text for each in blocks_of("docs/guide/webhooks.md") if "ThreadingHTTPServer" in each.text
+    )
+    assert '("127.0.0.1", 8000), Receiver).serve_forever()' in program
+    program = program.replace(
+        'ThreadingHTTPServer(("127.0.0.1", 8000), Receiver).serve_forever()',
+        'server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)\n'
+        "print(server.server_address[1], flush=True)\nserver.serve_forever()",
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program),
+        env={**os.environ, "WEBHOOK_SECRET": SECRET},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout is not None
+        url = f"http://127.0.0.1:{int(await process.stdout.readline())}/"
+        right = await client.create_webhook(url, SECRET)
+        wrong = await client.create_webhook(url)
+        assert (await client.test_webhook(wrong.id)).error == "the receiver answered 401"
+        assert (await client.test_webhook(right.id)).state == "delivered"
+        assert await process.stdout.readline() == b"webhook.test None\n"
+    finally:
+        process.kill()
+        await process.wait()

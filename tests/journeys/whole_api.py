@@ -87,6 +87,32 @@ async def _waiting_item(http: httpx.AsyncClient, mark: str) -> str:
     return str(item["id"])
 
 
+ASKS = {
+    "type": "client_side",
+    "name": "weather",
+    "description": "The weather in a city.",
+    "parameters": {"type": "object"},
+}
+
+
+async def _waiting_task(http: httpx.AsyncClient, session_id: str, mark: str) -> str:
+    """The id of a task of a session, whose sub-agent waits for a client until the server ends."""
+    talk, waits = Talk(http, session_id), {"tool_calls": [call("weather")]}
+    spawn = {"mode": "background", "wake_policy": "silent", "instructions": script(waits, ask=mark)}
+    await talk.turn(
+        {"tool_calls": [{"name": "spawn_agent", "arguments": {"name": mark, **spawn}}]}, {"text": mark}
+    )
+    (created,) = await talk.events(types="task.created")
+    return str(created["data"]["task"]["id"])
+
+
+async def _hooks(http: httpx.AsyncClient, task: str, mark: str) -> dict[str, str]:
+    url = {"url": f"https://hooks.invalid/{mark}"}
+    webhook = await post(http, "/v1/task-webhooks", url)
+    config = await post(http, f"{task}/push-configs", url)
+    return {"webhook_id": webhook["id"], "config_id": config["id"]}
+
+
 class Place:
     """A server, and an organization of it with one of everything that a path can name.
 
@@ -115,6 +141,7 @@ class Place:
         version = await post(http, f"/v1/agents/{agent['id']}/versions", {}, 200)
         inline = {mark: {"url": "https://mcp.invalid/mcp"}}
         fields = {"title": mark, "tags": [mark], "agent_id": agent["id"], "model_id": model["id"]}
+        fields |= {"tools": [ASKS], "capabilities": [{"ref": "subagents"}]}
         session = await post(http, "/v1/sessions", {**fields, "mcpServers": inline})
         base = f"/v1/sessions/{session['id']}"
         await post(http, f"{base}/messages", body_of(script({"text": mark})))
@@ -127,6 +154,8 @@ class Place:
         await post(http, f"{base}/fs/kept.txt", {"content": mark})
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
         server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
+        task = await _waiting_task(http, session["id"], mark)
+        hooks = await _hooks(http, f"{base}/tasks/{task}", mark)
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
@@ -152,6 +181,8 @@ class Place:
             "path": "kept.txt",
             "item_id": item,
             "provider": server["id"],
+            "task_id": task,
+            **hooks,
         }
         self.marks = {
             value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10

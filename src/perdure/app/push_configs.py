@@ -12,7 +12,7 @@ from perdure.domain.webhooks import MAX_PUSH_CONFIGS, CreatePushConfig, TaskPush
 from perdure.net.webhook_http import check_target
 from perdure.store.database import Tx
 from perdure.store.sessions import get_session
-from perdure.store.tasks import get_task
+from perdure.store.tasks import TaskRow, get_task
 from perdure.store.webhooks import WebhookRow, add_webhook, get_webhook, list_webhooks, remove_webhooks
 
 
@@ -38,6 +38,12 @@ def to_push_config(row: WebhookRow, secret: str | None = None) -> TaskPushConfig
     )
 
 
+async def _task(tx: Tx, caller: Caller, session_id: SessionId, task_id: TaskId) -> TaskRow:
+    """The task of a session that is not deleted. Raises NotFound."""
+    session = await get_session(tx, caller.organization_id, session_id)
+    return await get_task(tx, session.org_id, session.id, task_id)
+
+
 async def create_push_config(
     app: Services, caller: Caller, session_id: SessionId, task_id: TaskId, body: CreatePushConfig
 ) -> TaskPushConfig:
@@ -51,21 +57,22 @@ async def create_push_config(
     secret, shown = made_secret(body.secret)
     wanted = body.event_filter or ()
     check_filter(wanted)
+    await app.database.read(lambda tx: _task(tx, caller, session_id, task_id))
     await check_target(body.url, app.private_addresses)
     hook_id = PushConfigId(app.new_id("pushconfig"))
 
     async def work(tx: Tx) -> TaskPushConfig:
-        session = await get_session(tx, caller.organization_id, session_id, lock=True)
-        task = await get_task(tx, session.org_id, session.id, task_id)
+        await get_session(tx, caller.organization_id, session_id, lock=True)
+        task = await _task(tx, caller, session_id, task_id)
         if task.finished_at is not None:
             raise Conflict(f"the task {task.id} has ended, so nothing more happens to it", code="task_ended")
-        if len(await list_webhooks(tx, session.org_id, task.id)) >= MAX_PUSH_CONFIGS:
+        if len(await list_webhooks(tx, task.org_id, task.id)) >= MAX_PUSH_CONFIGS:
             raise Conflict(
                 f"the task has {MAX_PUSH_CONFIGS} push configurations, and more are not allowed: delete one",
                 code="too_many_push_configs",
             )
-        place = (session.id, task.id)
-        row = await sealed_row(app, tx, session.org_id, place, hook_id, body.url, secret, wanted=wanted)
+        place = (task.session_id, task.id)
+        row = await sealed_row(app, tx, task.org_id, place, hook_id, body.url, secret, wanted=wanted)
         await add_webhook(tx, row)
         return to_push_config(row, shown)
 
@@ -78,9 +85,8 @@ async def all_push_configs(
     """List a task's webhooks, oldest first. Raises NotFound."""
 
     async def work(tx: Tx) -> list[WebhookRow]:
-        session = await get_session(tx, caller.organization_id, session_id)
-        task = await get_task(tx, session.org_id, session.id, task_id)
-        return await list_webhooks(tx, session.org_id, task.id)
+        task = await _task(tx, caller, session_id, task_id)
+        return await list_webhooks(tx, task.org_id, task.id)
 
     return [to_push_config(row) for row in await app.database.read(work)]
 
@@ -91,9 +97,8 @@ async def delete_push_config(
     """Delete a webhook of a task, with everything that is on its way to it. Raises NotFound."""
 
     async def work(tx: Tx) -> None:
-        session = await get_session(tx, caller.organization_id, session_id)
-        task = await get_task(tx, session.org_id, session.id, task_id)
-        row = await get_webhook(tx, session.org_id, task.id, config_id)
+        task = await _task(tx, caller, session_id, task_id)
+        row = await get_webhook(tx, task.org_id, task.id, config_id)
         await remove_webhooks(tx, [row.id])
 
     await app.database.write(work)

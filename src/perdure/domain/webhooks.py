@@ -1,6 +1,7 @@
 """Webhooks: URLs that hear of tasks.
 
-Those of an organization hear of the end of every task, those of a task of all its events. Requests are signed as Standard Webhooks describes (www.standardwebhooks.com; decision 52).
+Those of an organization hear of the end of every task, those of a task of all its events. Requests are
+signed as Standard Webhooks describes (www.standardwebhooks.com; decision 52).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Rows of what is on its way to webhooks.
 
 An append notes a delivery for each webhook that hears of its events, in its own transaction, and marks the
-line of the webhook and the session as due. Whoever sends takes a line for a time (a lease), makes one attempt,
-and notes what became of it. So the first attempts of a session's events are made in the order of its log, and
-what a crash interrupts is repeated with the same id.
+line of the webhook and the session as due. Whoever sends takes a line for a time (a lease), makes one
+attempt, and notes what became of it. So the first attempts of a session's events are made in the order of its
+log, and what a crash interrupts is repeated with the same id.
 """
 
 from __future__ import annotations
