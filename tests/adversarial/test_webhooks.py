@@ -202,3 +202,18 @@ async def test_members_manage_no_webhooks_of_the_organization(tmp_path: Path, re
             await create_webhook(place.app, member, CreateTaskWebhook(receiver.url()))
         with pytest.raises(Forbidden):
             await all_webhooks(place.app, member)
+
+
+async def test_a_webhook_whose_row_is_damaged_keeps_no_other_waiting(
+    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with office(tmp_path) as place:
+        for path in ("/first", "/second"):
+            await create_webhook(place.app, place.owner, CreateTaskWebhook(receiver.url(path), SECRET))
+        damage = "UPDATE webhooks SET secret = 'no bytes' WHERE url LIKE '%/first'"
+        await place.database.write(lambda tx: tx.run(damage))
+        for _ in range(3):
+            await place.change(await place.begin(await place.another_session()), "succeeded")
+        await place.send()
+    assert [each.path for each in receiver.came] == ["/second"] * 3
+    assert "nothing can be sent to the webhook" in caplog.text

@@ -32,7 +32,9 @@ from perdure.domain.webhooks import (
 )
 from perdure.store.session_deletion import purge_deleted
 from perdure.store.tasks import purge_tasks, wished_tasks
-from tests.hooks import HOUR, SECRET, Office, Receiver, hook, nothing_left, rows
+from perdure.worker.webhooks import Deliverer
+from tests.conformance.places import PATIENCE, eventually
+from tests.hooks import HOUR, SECRET, Office, Receiver, hook, nothing_left, rows, told
 
 # --- ends -----------------------------------------------------------------------
 
@@ -128,6 +130,49 @@ async def test_deliveries_are_kept_for_a_week_and_fifty_of_them_are_listed(
     office.clock.move(KEPT)
     await purge(office.app)
     assert await deliveries_of(office.app, office.owner, made.id) == []
+
+
+async def test_an_event_that_is_damaged_has_failed_and_a_damaged_filter_hears_everything(
+    office: Office, receiver: Receiver
+) -> None:
+    task = await office.begin()
+    body = CreatePushConfig(receiver.url(), SECRET, ("failed",))
+    await create_push_config(office.app, office.owner, office.session_id, task, body)
+    await office.database.write(lambda tx: tx.run("UPDATE webhooks SET wanted = '{'"))
+    await office.change(task, "running")
+    broken = await office.change(task, "running")
+    await office.database.write(lambda tx: tx.run("UPDATE events SET data = '{' WHERE sequence = ?", broken))
+    last = await office.change(task, "failed")
+    await office.send()
+    assert [each.sequence for each in receiver.came] == [broken - 1, last]
+    states = await rows(office, "SELECT state FROM webhook_deliveries ORDER BY sequence")
+    assert [row[0] for row in states] == ["delivered", "failed", "delivered"]
+
+
+async def test_the_loop_sends_by_itself_and_outlives_what_fails(
+    office: Office, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, other = await hook(office, receiver, "/broken"), await hook(office, receiver)
+    running = asyncio.create_task(Deliverer(office.app, every=0.01).run())
+    await office.database.write(lambda tx: tx.run("UPDATE webhooks SET secret = ?", b"?"))
+    await office.change(await office.begin(), "succeeded")
+
+    async def unsigned() -> bool:
+        every = [await deliveries_of(office.app, office.owner, each.id) for each in (made, other)]
+        return [told(each) for each in every] == [[("retrying", 1)]] * 2
+
+    await eventually(unsigned)
+    await office.database.write(lambda tx: tx.run("ALTER TABLE webhook_lines RENAME TO elsewhere"))
+    async with asyncio.timeout(PATIENCE):
+        while "cannot be sent to webhooks" not in caplog.text:
+            await asyncio.sleep(0.01)
+    await office.database.write(lambda tx: tx.run("ALTER TABLE elsewhere RENAME TO webhook_lines"))
+    body = CreateTaskWebhook(receiver.url("/third"), SECRET)
+    await create_webhook(office.app, office.owner, body)
+    await office.change(await office.begin(), "succeeded")
+    await receiver.until(1)
+    running.cancel()
+    assert {each.path for each in receiver.came} == {"/third"}
 
 
 # --- rules ----------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from aiohttp import ClientError, InvalidURL
+from aiohttp import ClientError
 from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 
@@ -63,8 +63,6 @@ async def post_signed(
         return Reply(None, _short(error.message))
     except TimeoutError:
         return Reply(None, f"no answer within {seconds:g} seconds")
-    except InvalidURL:
-        return Reply(None, "the URL is not valid")
     except ClientError as error:
         return Reply(None, _short(reason_of(error)))
     if 200 <= status < 300:

@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractResolver
 
 from perdure.app.context import Services
 from perdure.app.webhook_deliveries import Attempt, free_all, look_due, note_reply, purge, take_attempt
-from perdure.domain.errors import PerdureError
+from perdure.domain.errors import PerdureError, Unavailable
 from perdure.domain.webhooks import Signed, WebhookKey
 from perdure.net.addresses import SystemResolver
 from perdure.net.webhook_http import post_signed
@@ -37,10 +37,14 @@ class Deliverer:
 
     Args:
         resolver: resolves the names of receivers; the system's resolver by default.
+        every: seconds between two checks.
     """
 
-    def __init__(self, app: Services, resolver: AbstractResolver | None = None) -> None:
+    def __init__(
+        self, app: Services, resolver: AbstractResolver | None = None, every: float = CHECK_EVERY
+    ) -> None:
         self._app = app
+        self._every = every
         self._resolver = resolver or SystemResolver()
         self._running: set[asyncio.Task[None]] = set()
         self._of_hook: Counter[WebhookKey] = Counter()
@@ -61,7 +65,7 @@ class Deliverer:
         for check in itertools.count():
             await self._safely(purges=check % PURGE_EVERY == 0)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_EVERY):
+                async with asyncio.timeout(self._every):
                     await self._more.wait()
 
     async def _safely(self, *, free: bool = False, purges: bool = False) -> None:
@@ -79,15 +83,22 @@ class Deliverer:
     async def once(self) -> int:
         """Begin the attempts that are due, as far as there are places; return how many."""
         self._more.clear()
-        begun = 0
+        begun, broken = 0, set[WebhookKey]()
         while room := AT_ONCE - len(self._running):
-            busy = tuple(hook for hook in self._of_hook if self._is_busy(hook))
+            busy = (*broken, *(hook for hook in self._of_hook if self._is_busy(hook)))
             taken = 0
             for line in await look_due(self._app, busy, room):
                 if self._is_busy(line.hook_id):
                     continue
-                attempt = await take_attempt(self._app, line)
                 taken += 1
+                try:
+                    attempt = await take_attempt(self._app, line)
+                except Unavailable:
+                    raise
+                except Exception:  # it must not keep others waiting
+                    log.exception("nothing can be sent to the webhook %s", line.hook_id)
+                    broken.add(line.hook_id)
+                    continue
                 if attempt is not None:
                     self._begin(attempt)
                     begun += 1
