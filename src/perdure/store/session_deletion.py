@@ -6,7 +6,6 @@ from perdure.domain.times import Micros
 from perdure.store.database import Purged, Tx
 from perdure.store.events import oldest_events
 from perdure.store.sessions import SessionRow, count_sessions
-from perdure.store.webhooks import remove_webhooks_of_session
 
 
 async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
@@ -36,7 +35,6 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "task_waits",
     ):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
-    await remove_webhooks_of_session(tx, row.org_id, row.id)
     if row.archived_at is None:
         await count_sessions(tx, row.org_id, -1)
 

@@ -110,14 +110,6 @@ async def remove_webhooks(tx: Tx, hook_ids: Sequence[WebhookKey]) -> None:
     await tx.run_many("DELETE FROM webhooks WHERE id = ?", rows)
 
 
-async def remove_webhooks_of_session(tx: Tx, org_id: OrgId, session_id: SessionId) -> None:
-    """Remove the webhooks of a session's tasks."""
-    rows = await tx.all(
-        "SELECT id FROM webhooks WHERE session_id = ? AND session_id <> '' AND org_id = ?", session_id, org_id
-    )
-    await remove_webhooks(tx, [row[0] for row in rows])
-
-
 async def remove_webhooks_of_tasks(tx: Tx, tasks: Sequence[tuple[OrgId, TaskId]]) -> None:
     """Remove the webhooks of tasks that are removed."""
     for org_id, task_id in tasks:

@@ -86,11 +86,10 @@ class Deliverer:
         begun, broken = 0, set[WebhookKey]()
         while room := AT_ONCE - len(self._running):
             busy = (*broken, *(hook for hook in self._of_hook if self._is_busy(hook)))
-            taken = 0
+            before = begun
             for line in await look_due(self._app, busy, room):
                 if self._is_busy(line.hook_id):
                     continue
-                taken += 1
                 try:
                     attempt = await take_attempt(self._app, line)
                 except Unavailable:
@@ -102,7 +101,7 @@ class Deliverer:
                 if attempt is not None:
                     self._begin(attempt)
                     begun += 1
-            if not taken:
+            if begun == before:  # what else there may be is for the next check
                 break
         return begun
 

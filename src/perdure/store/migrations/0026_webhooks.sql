@@ -20,8 +20,6 @@ CREATE TABLE webhooks (
 
 CREATE INDEX webhooks_of_task ON webhooks (org_id, task_id);
 
-CREATE INDEX webhooks_of_session ON webhooks (session_id) WHERE session_id <> '';
-
 -- Events on their way to webhooks. The event itself stays in the log. due_at: of the next attempt; NULL once
 -- it has ended.
 CREATE TABLE webhook_deliveries (
