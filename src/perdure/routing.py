@@ -32,6 +32,7 @@ from perdure.api.routes import sessions as session_routes
 from perdure.api.routes import sign_ins as sign_in_routes
 from perdure.api.routes import storage as storage_routes
 from perdure.api.routes import tasks as task_routes
+from perdure.api.routes import webhooks as webhook_routes
 from perdure.api.routes import workspaces as workspace_routes
 from perdure.api.routes.files import file_routes
 from perdure.api.routes.system import document_routes, health_route
@@ -87,6 +88,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *provider_routes.ROUTES,
         *mcp_routes.ROUTES,
         *mcp_tool_routes.ROUTES,
+        *webhook_routes.ROUTES,
         health_route(running, None if settings.database_url else settings.data_folder),
         *document_routes(document),
     )

@@ -46,6 +46,7 @@ from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import STALE_AFTER, Sweep
 from perdure.worker.tasks import TaskSweep
 from perdure.worker.watchdog import watching
+from perdure.worker.webhooks import Deliverer
 from perdure.worker.worker import Worker
 
 log = logging.getLogger("perdure")
@@ -139,6 +140,7 @@ async def _serve(
         scheduling = asyncio.create_task(Scheduler(parts.app).run())
         resuming = asyncio.create_task(Resumer(parts.app).run())
         telling = asyncio.create_task(TaskSweep(parts.app, parts.engine.clock).run())
+        sending = asyncio.create_task(Deliverer(parts.app).run())
         sorting = asyncio.create_task(Sorter(parts.database).run())
         gc.collect()
         gc.freeze()
@@ -152,6 +154,7 @@ async def _serve(
             scheduling.cancel()
             resuming.cancel()
             telling.cancel()
+            sending.cancel()
             sorting.cancel()
 
 

@@ -62,9 +62,9 @@ class Settings(Struct, frozen=True, kw_only=True):
             seconds; 0: 600, or 1800 for servers on this machine and in private networks.
         client_tool_timeout_seconds: how long a client may take to submit tool results, in seconds.
         approval_timeout_seconds: how long a user may take to approve or reject a tool call, in seconds.
-        private_addresses: whether tools (`web_fetch`, `bash`) and MCP servers may be in private networks and
-            on this machine: true, false, or the networks and addresses that may be reached, separated by
-            commas, such as `10.0.0.0/8,192.168.1.5`.
+        private_addresses: whether tools (`web_fetch`, `bash`), MCP servers and webhooks may be in private
+            networks and on this machine: true, false, or the networks and addresses that may be reached,
+            separated by commas, such as `10.0.0.0/8,192.168.1.5`.
         mcp_servers: a JSON file with MCP servers for every organization: commands that the server runs, and
             URLs, which may be in private networks.
         debuggable: true or false: whether debuggers and core dumps may read the server's memory. Otherwise

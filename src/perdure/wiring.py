@@ -224,14 +224,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             arguments=ArgumentChecks(sandbox),
         )
         engine = Engine(
-            database,
-            queue,
-            bus,
-            registry,
-            vault,
-            drivers.driver_for,
-            ConversationCache(),
-            clock,
+            *(database, queue, bus, registry, vault, drivers.driver_for, ConversationCache(), clock),
             {},
             app.callback_key,
             _policy(settings, limits),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
@@ -13,6 +14,9 @@ from perdure.store.migrate import migrate
 from tests.conformance.desk import Desk
 from tests.conformance.places import Place
 from tests.postgres_server import PostgresServer
+
+if TYPE_CHECKING:
+    from tests.hooks import Office, Receiver
 
 
 @pytest_asyncio.fixture(params=["sqlite", "postgres"])
@@ -51,3 +55,21 @@ async def postgres_place(empty_postgres_url: str) -> AsyncIterator[Place]:
 async def desk(database: Database) -> Desk:
     """A workspace with files, on each of the databases in turn."""
     return await Desk(database).open()
+
+
+@pytest_asyncio.fixture
+async def office(place: Place, database: Database, tmp_path: Path) -> AsyncIterator[Office]:
+    """A session whose tasks webhooks hear of."""
+    from tests.hooks import office as open_office
+
+    async with open_office(tmp_path / "data", place.url if place.kind == "postgres" else "") as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver of webhooks."""
+    from tests.hooks import receiving
+
+    async with receiving() as opened:
+        yield opened

@@ -94,6 +94,10 @@ NOT_RUN = {
     ): "another program's file",
     ("docs/guide/mcp-server.md", '{\n  "inputs"'): "another program's file",
     (
+        "docs/guide/webhooks.md",
+        "import base64\nimport hashlib",
+    ): "a receiver, which goes on until it is stopped; tests/journeys/test_webhooks.py runs it",
+    (
         "docs/guide/secrets.md",
         "perdure keys rotate-master",
     ): "the server has to be stopped; tests/journeys/test_rotate_master.py",

@@ -31,6 +31,8 @@ NEEDS_ADMIN = {
     "update_mcp_server", "delete_mcp_server", "destroy_mcp_server", "set_mcp_tool_label", "accept_mcp_tool",
     "accept_session_mcp_tool",
     "list_organization_connections", "sign_in_organization", "delete_organization_connection",
+    "create_webhook", "list_webhooks", "get_webhook", "update_webhook", "delete_webhook", "test_webhook",
+    "list_webhook_deliveries",
 }  # fmt: skip
 
 

@@ -112,6 +112,7 @@ IDS = {
     "{message_id}": new_id("message"),
     "{participant_id}": new_id("participant"),
     "{task_id}": new_id("task"),
+    "{config_id}": new_id("pushconfig"),
 }
 
 

@@ -99,6 +99,32 @@ async def _family(http: httpx.AsyncClient, mark: str, **fields: Any) -> Json:
     return session
 
 
+ASKS = {
+    "type": "client_side",
+    "name": "weather",
+    "description": "The weather in a city.",
+    "parameters": {"type": "object"},
+}
+
+
+async def _waiting_task(http: httpx.AsyncClient, session_id: str, mark: str) -> str:
+    """The id of a task of a session, whose sub-agent waits for a client until the server ends."""
+    talk, waits = Talk(http, session_id), {"tool_calls": [call("weather")]}
+    spawn = {"mode": "background", "wake_policy": "silent", "instructions": script(waits, ask=mark)}
+    await talk.turn(
+        {"tool_calls": [{"name": "spawn_agent", "arguments": {"name": mark, **spawn}}]}, {"text": mark}
+    )
+    created = (await talk.events(types="task.created"))[-1]
+    return str(created["data"]["task"]["id"])
+
+
+async def _hooks(http: httpx.AsyncClient, task: str, mark: str) -> dict[str, str]:
+    url = {"url": f"https://hooks.invalid/{mark}"}
+    webhook = await post(http, "/v1/task-webhooks", url)
+    config = await post(http, f"{task}/push-configs", url)
+    return {"webhook_id": webhook["id"], "config_id": config["id"]}
+
+
 class Place:
     """A server, and an organization of it with one of everything that a path can name.
 
@@ -125,13 +151,13 @@ class Place:
         harness = await post(http, "/v1/harnesses", {"name": mark})
         agent = await post(http, "/v1/agents", {"name": mark, "system_prompt": mark})
         version = await post(http, f"/v1/agents/{agent['id']}/versions", {}, 200)
-        session = await _family(http, mark, agent_id=agent["id"], model_id=model["id"])
+        family = {"agent_id": agent["id"], "model_id": model["id"], "tools": [ASKS]}
+        session = await _family(http, mark, **family)
         base = f"/v1/sessions/{session['id']}"
         answer = (await Talk(http, session["id"]).messages())[-1]
         guest = await post(http, "/v1/agents", {"name": f"guest-{mark}", "system_prompt": mark})
         joined = await post(http, f"{base}/participants", {"kind": "agent", "agent_id": guest["id"]})
         await http.delete(f"{base}/participants/{joined['id']}")
-        (task,) = (await http.get(f"{base}/tasks")).json()
         item = await _waiting_item(http, mark)
         schedule = await post(http, f"{base}/schedules", {"message": mark, "cron": "0 9 * * *"})
         database = "kept_" + mark[-8:]
@@ -139,6 +165,8 @@ class Place:
         await post(http, f"{base}/fs/kept.txt", {"content": mark})
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
         server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
+        task = await _waiting_task(http, session["id"], mark)
+        hooks = await _hooks(http, f"{base}/tasks/{task}", mark)
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
@@ -156,7 +184,6 @@ class Place:
             "to_version_id": version["id"],
             "session_id": session["id"],
             "message_id": answer["id"],
-            "task_id": task["id"],
             "schedule_id": schedule["id"],
             "name": database,
             "server_id": server["id"],
@@ -167,6 +194,8 @@ class Place:
             "participant_id": joined["id"],
             "guest": guest["id"],
             "provider": server["id"],
+            "task_id": task,
+            **hooks,
         }
         self.marks = {
             value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10

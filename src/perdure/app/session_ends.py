@@ -185,7 +185,7 @@ async def carry_out(app: Services, row: TaskRow) -> list[TaskRow]:
             await settle(app, row.id, Report("canceled", error=DELETED))
         await deliver(app, row.child_session_id)
     if row.wish == "delete":
-        await app.database.write(lambda tx: remove_task(tx, row.id))
+        await app.database.write(lambda tx: remove_task(tx, row.org_id, row.id))
     return below
 
 

@@ -46,6 +46,7 @@ _GROUPS = {
     "feedback": ("feedback", "app"),
     "inputs": ("inputs", "app"),
     "tasks": ("tasks", "app"),
+    "webhooks": ("webhooks", "app"),
 }
 """Groups of commands, with the module and the name in it."""
 

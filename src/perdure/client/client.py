@@ -18,6 +18,7 @@ from perdure.client.own_calls import OwnCalls
 from perdure.client.sessions import SessionMethods
 from perdure.client.transport import PROGRAM, RETRIES, Transport
 from perdure.client.turns import TurnMethods
+from perdure.client.webhooks import WebhookMethods
 from perdure.domain.messages import JsonObject
 
 
@@ -38,6 +39,7 @@ class Client(
     ConnectionMethods,
     InboxMethods,
     InboxLinkMethods,
+    WebhookMethods,
     AccountMethods,
 ):
     """A client of one Perdure server.

@@ -19,7 +19,7 @@ from perdure.domain.errors import InvalidId
 Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
-    "callback", "mcp", "input", "webhook", "participant",
+    "callback", "mcp", "input", "webhook", "participant", "pushconfig", "delivery",
 ]  # fmt: skip
 
 
@@ -55,6 +55,7 @@ InputRequestId = NewType("InputRequestId", Annotated[str, id_schema("input")])
 TaskId = NewType("TaskId", Annotated[str, id_schema("task")])
 WebhookId = NewType("WebhookId", Annotated[str, id_schema("webhook")])
 ParticipantId = NewType("ParticipantId", Annotated[str, id_schema("participant")])
+PushConfigId = NewType("PushConfigId", Annotated[str, id_schema("pushconfig")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -79,7 +80,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     ModelId: "model", ProviderId: "provider", ScheduleId: "sched", WorkspaceId: "workspace",
     PrincipalId: "principal", FileId: "file", TokenId: "token",
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
-    TaskId: "task", WebhookId: "webhook", ParticipantId: "participant",
+    TaskId: "task", WebhookId: "webhook", ParticipantId: "participant", PushConfigId: "pushconfig",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}

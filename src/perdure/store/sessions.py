@@ -44,6 +44,7 @@ from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.rows import columns, from_json, insert, to_json, values
+from perdure.store.webhook_deliveries import note_task_events
 
 
 class SessionRow(Struct, frozen=True):
@@ -329,6 +330,8 @@ async def append(
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append events to the session's log, and update the projection in the same statement or transaction.
 
+    Events of tasks are also noted for the webhooks that hear of them, in statements of their own.
+
     Args:
         row: the session as the caller last read it; the append succeeds only at this head and epoch.
         now: the current time, in microseconds.
@@ -356,6 +359,7 @@ async def append(
     sql = _APPEND if _agents_of(new) == _agents_of(row) else _HAND_OFF
     if not await tx.append(sql, _append_args(row, new, now), _INSERT_EVENTS, rows):
         raise await refusal(tx, row)
+    await note_task_events(tx, row.org_id, row.id, events, row.head + 1, now)
     return new, stored
 
 

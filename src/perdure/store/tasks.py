@@ -15,6 +15,7 @@ from perdure.domain.tasks import SessionTask, TaskKind, TaskMessage, TaskState
 from perdure.domain.times import Micros
 from perdure.store.database import Purged, Tx, Value
 from perdure.store.rows import LIST_BYTES, columns, from_json, insert, to_json, values
+from perdure.store.webhooks import remove_webhooks_of_tasks
 
 Wish = Literal["cancel", "delete"]
 Need = Literal["all", "any"]
@@ -202,15 +203,20 @@ async def attempts_of(tx: Tx, task_ids: Sequence[TaskId]) -> dict[TaskId, int]:
     return {row[0]: row[1] for row in rows}
 
 
-async def remove_task(tx: Tx, task_id: TaskId) -> None:
-    """Remove a task with its messages."""
+async def remove_task(tx: Tx, org_id: OrgId, task_id: TaskId) -> None:
+    """Remove a task with its messages and webhooks."""
+    await remove_webhooks_of_tasks(tx, [(org_id, task_id)])
     await tx.run("DELETE FROM task_messages WHERE task_id = ?", task_id)
     await tx.run("DELETE FROM tasks WHERE id = ?", task_id)
 
 
 async def purge_tasks(tx: Tx, before: Micros, batch: int = 200) -> Purged:
     """Remove a batch of tasks that ended before an instant, in microseconds."""
-    rows = await tx.all("SELECT id FROM tasks WHERE finished_at < ? AND wish IS NULL LIMIT ?", before, batch)
+    found = await tx.all(
+        "SELECT org_id, id FROM tasks WHERE finished_at < ? AND wish IS NULL LIMIT ?", before, batch
+    )
+    await remove_webhooks_of_tasks(tx, [(row[0], row[1]) for row in found])
+    rows = [(row[1],) for row in found]
     await tx.run_many("DELETE FROM task_messages WHERE task_id = ?", rows)
     await tx.run_many("DELETE FROM tasks WHERE id = ?", rows)
     return Purged(len(rows), len(rows) == batch)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
+
 INVALID = (
+    *INVALID_WEBHOOKS,
     (
         "too_many_participants",
         "The session has reached its limit of agents or users.",
@@ -121,6 +124,7 @@ INVALID = (
 )
 
 CONFLICTS = (
+    *WEBHOOK_CONFLICTS,
     (
         "already_participant",
         "The agent or user takes part in the session already.",
@@ -204,6 +208,7 @@ CONFLICTS = (
 )
 
 MISSING = (
+    *MISSING_WEBHOOKS,
     (
         "participant_not_found",
         "The session has no such participant.",

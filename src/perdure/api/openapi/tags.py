@@ -28,6 +28,7 @@ TAGS: dict[str, str] = {
     "capabilities": "The capabilities of this server. A capability gives agents tools, instructions or both.",
     "providers": "Providers are the services that run models: an address, a protocol and a key.",
     "models": "The models of the providers.",
+    "task webhooks": "URLs that hear of tasks: of the end of every task, or of the events of one.",
     "mcp servers": "MCP servers give agents the tools of others. Each is a capability, `mcp:{id}`.",
     "organizations": "Every resource belongs to one organization. Other organizations cannot see it.",
     "connections": "Sign-ins of users, and of organizations, at MCP servers that their agents use.",

@@ -1,0 +1,204 @@
+"""Deliveries to webhooks: what is due, one attempt, and what becomes of it.
+
+An attempt is made outside any transaction. Before it, the line of the webhook and the session is taken for
+`LEASE`. A process that dies in between leaves it to another one, which sends the event again under its id.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw, Struct
+from msgspec.structs import replace
+
+from perdure.app.context import Services
+from perdure.domain.errors import Unreadable
+from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.webhooks import (
+    KEPT,
+    MAX_ERROR,
+    Signed,
+    WebhookKey,
+    is_dead,
+    next_attempt,
+    sign,
+)
+from perdure.net.webhook_http import Reply
+from perdure.store.database import Changes, Tx
+from perdure.store.webhook_deliveries import (
+    DeliveryRow,
+    Line,
+    due_lines,
+    event_data,
+    free_lines,
+    leave_line,
+    lock_line,
+    next_delivery,
+    purge_deliveries,
+    put_attempt,
+    take_line,
+)
+from perdure.store.webhooks import (
+    WebhookRow,
+    binding_of,
+    find_webhook,
+    remove_webhooks,
+    update_webhook,
+)
+
+LEASE = 60_000_000
+"""Microseconds for which a process takes a line, longer than an attempt takes."""
+GONE = 410
+"""The status by which a receiver says that it wants to hear nothing more."""
+LOST = Reply(None, "the event cannot be read any more: its session was deleted, or is damaged")
+"""What becomes of an attempt without an event to send. Nothing follows it."""
+UNSIGNED = Reply(None, "the webhook's secret cannot be decrypted: see the operations guide on master keys")
+"""What becomes of an attempt without a key to sign with, which another process may have."""
+
+
+class Attempt(Struct, frozen=True):
+    """An attempt to make.
+
+    Attributes:
+        request: what to send; without it, what becomes of the attempt.
+        failing: whether the webhook's last attempt failed.
+    """
+
+    line: Line
+    delivery: DeliveryRow
+    url: str
+    request: Signed | Reply
+    failing: bool
+
+
+async def look_due(app: Services, without: tuple[WebhookKey, ...], limit: int) -> list[Line]:
+    """Return lines that are due, except those of some webhooks."""
+    return await app.database.read(lambda tx: due_lines(tx, app.now(), without, limit))
+
+
+async def take_attempt(app: Services, line: Line) -> Attempt | None:
+    """Take a line, and return the attempt to make; None if there is none, or another process has it."""
+    now = app.now()
+
+    async def work(tx: Tx) -> Attempt | None:
+        mine = await take_line(tx, line, now + LEASE)
+        if mine is None:
+            return None
+        hook = await find_webhook(tx, line.hook_id)
+        if hook is None:
+            await remove_webhooks(tx, [line.hook_id])
+            return None
+        delivery = await next_delivery(tx, mine, now) if hook.enabled else None
+        if delivery is None:
+            await leave_line(tx, mine, enabled=bool(hook.enabled))
+            return None
+        request = await _request(app, tx, hook, delivery, now)
+        return Attempt(mine, delivery, hook.url, request, failing=hook.failures > 0)
+
+    return await app.database.write(work)
+
+
+async def _request(
+    app: Services, tx: Tx, hook: WebhookRow, delivery: DeliveryRow, now: Micros
+) -> Signed | Reply:
+    event = await event_data(tx, delivery)
+    if event is None:
+        return LOST
+    data, ts = event
+    try:
+        secret = await app.vault.open(tx, hook.org_id, hook.secret, binding_of(hook.id))
+        body = body_of(delivery, data, ts)
+    except Unreadable:
+        return UNSIGNED
+    except msgspec.DecodeError:
+        return LOST
+    return sign(secret, delivery.id, now // 1_000_000, body)
+
+
+def body_of(delivery: DeliveryRow, data: str, ts: Micros) -> bytes:
+    """The body of a delivery: the event's type, time and data, and where it is in the log.
+
+    Raises:
+        DecodeError: the event is damaged.
+    """
+    fields: dict[str, object] = {
+        **msgspec.json.decode(data, type=dict[str, Raw]),
+        "session_id": delivery.session_id,
+        "task_id": delivery.task_id,
+        "sequence": delivery.sequence,
+        "organization_id": delivery.org_id,
+    }
+    return msgspec.json.encode({"type": delivery.type, "timestamp": to_rfc3339(ts), "data": fields})
+
+
+async def note_reply(app: Services, attempt: Attempt, reply: Reply) -> Micros | None:
+    """Note what became of an attempt; return when the line's next attempt is due."""
+    now = app.now()
+
+    async def work(tx: Tx) -> Micros | None:
+        mine = await lock_line(tx, attempt.line)
+        hook = await find_webhook(tx, attempt.line.hook_id)
+        if hook is None:
+            return None
+        after = _after(attempt.delivery, reply, now)
+        enabled = bool(hook.enabled)
+        if await put_attempt(tx, attempt.delivery, after) and isinstance(attempt.request, Signed):
+            changes = _changes(hook, reply, now)
+            if changes:
+                await update_webhook(tx, hook.id, changes)
+            enabled = enabled and "enabled" not in changes
+        return await leave_line(tx, attempt.line, enabled=enabled) if mine else None
+
+    return await app.database.write(work)
+
+
+def _after(row: DeliveryRow, reply: Reply, now: Micros) -> DeliveryRow:
+    """The delivery after an attempt."""
+    attempts = row.attempts + 1
+    new = replace(
+        row, attempts=attempts, status_code=reply.status, error=reply.error, due_at=None, ended_at=now
+    )
+    if reply.error is None:
+        return replace(new, state="delivered")
+    due = None if reply is LOST else next_attempt(row.created_at, attempts, now, reply.retry_after)
+    if due is None or reply.status == GONE:
+        return replace(new, state="failed")
+    return replace(new, state="retrying", due_at=due, ended_at=None)
+
+
+def _changes(hook: WebhookRow, reply: Reply, now: Micros) -> Changes:
+    """What an attempt changes of its webhook."""
+    if reply.error is None:
+        calm: Changes = {"failures": 0, "failing_since": None, "last_error": None}
+        return calm if hook.failures else {}
+    failures = hook.failures + 1
+    since = hook.failing_since or now
+    changes: Changes = {
+        "failures": failures,
+        "failing_since": since,
+        "last_error": reply.error[:MAX_ERROR],
+    }
+    reason = None
+    if reply.status == GONE:
+        reason = "the receiver answered 410: it wants to hear nothing more"
+    elif is_dead(failures, since, now):
+        reason = f"the last {failures} attempts failed, since {to_rfc3339(since)}: {reply.error}"
+    if reason is not None and hook.enabled:
+        stopped: Changes = {
+            "enabled": 0,
+            "disabled_reason": reason,
+            "updated_at": max(now, hook.updated_at + 1),
+        }
+        changes |= stopped
+    return changes
+
+
+async def free_all(app: Services) -> None:
+    """Take the lines back from the process that ran before, where only one runs at a time."""
+    await app.database.write(free_lines)
+
+
+async def purge(app: Services) -> None:
+    """Remove old deliveries."""
+    before = app.now() - KEPT
+    while (await app.database.write(lambda tx: purge_deliveries(tx, before))).more:
+        pass
