@@ -76,7 +76,7 @@ def to_session(
 ) -> Session:
     """Convert a row to the resource that clients see. Lists leave out the initial files and the hints."""
     config, owner, url = row.config_struct(), _principal(row.owner_id), f"/v1/sessions/{row.id}"
-    return Session(
+    session = Session(
         id=row.id,
         organization_id=row.org_id,
         harness_id=row.harness_id,
@@ -115,10 +115,6 @@ def to_session(
         usage=row.usage_struct(),
         forked_from_session_id=row.forked_from_id,
         forked_from_sequence=row.forked_from_sequence,
-        parent_session_id=row.parent_session_id,
-        blueprint_id=config.blueprint,
-        root_session_id=row.root_session_id,
-        task_id=row.task_id,
         metadata=read_metadata(row.metadata),
         archived_at=maybe_rfc3339(row.archived_at),
         started_at=maybe_rfc3339(row.started_at),
@@ -128,6 +124,17 @@ def to_session(
         effective_owner=owner,
         resolved_owner_user_id=owner.subject_id,
         allowed_actions=action_links(row.id, row.status, bool(pinned)),
+    )
+    return session if row.parent_session_id is None else _in_tree(session, row)
+
+
+def _in_tree(session: Session, row: SessionRow) -> Session:
+    return msgspec.structs.replace(
+        session,
+        parent_session_id=row.parent_session_id,
+        root_session_id=row.root_session_id,
+        task_id=row.task_id,
+        blueprint_id=row.config_struct().blueprint,
     )
 
 
