@@ -151,8 +151,7 @@ class Place:
         harness = await post(http, "/v1/harnesses", {"name": mark})
         agent = await post(http, "/v1/agents", {"name": mark, "system_prompt": mark})
         version = await post(http, f"/v1/agents/{agent['id']}/versions", {}, 200)
-        family = {"agent_id": agent["id"], "model_id": model["id"], "tools": [ASKS]}
-        session = await _family(http, mark, **family)
+        session = await _family(http, mark, agent_id=agent["id"], model_id=model["id"], tools=[ASKS])
         base = f"/v1/sessions/{session['id']}"
         answer = (await Talk(http, session["id"]).messages())[-1]
         guest = await post(http, "/v1/agents", {"name": f"guest-{mark}", "system_prompt": mark})

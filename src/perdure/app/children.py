@@ -11,7 +11,7 @@ from perdure.app.initial_files import write_initial_files
 from perdure.app.output_schemas import checked_output
 from perdure.app.task_answers import SPAWN
 from perdure.capabilities.port import ToolContext
-from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.errors import InvalidInput
 from perdure.domain.events import (
     EventContext,
     InputMessageData,
@@ -24,7 +24,7 @@ from perdure.domain.messages import Controls, JsonObject, Message, TextPart
 from perdure.domain.outputs import OutputSchema
 from perdure.domain.spans import message_context
 from perdure.domain.subagents import Subagents
-from perdure.domain.tasks import SessionTask, TaskLinks, TaskMode, WakePolicy
+from perdure.domain.tasks import SessionTask, TaskLinks, TaskMode, WakePolicy, check_open
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.files import copy_tree
@@ -87,6 +87,8 @@ async def spawn(app: Services, context: ToolContext, what: Spawn) -> TaskRow:
 
     async def plan(tx: Tx) -> tuple[SessionRow, Planned]:
         parent = await get_session(tx, context.org_id, context.session_id)
+        if context.agent is not None:
+            parent = parent.under(context.agent)  # a participant's sub-agent is its own
         return parent, await plan_child(app, tx, parent, wanted)
 
     parent, planned = await app.database.read(plan)
@@ -100,12 +102,7 @@ async def spawn(app: Services, context: ToolContext, what: Spawn) -> TaskRow:
     )
 
     async def also(tx: Tx) -> None:
-        if await count_unfinished(tx, parent.id) >= what.config.max_open:
-            raise Conflict(
-                f"{what.config.max_open} tasks of this session have not ended: wait for some of them, or "
-                "cancel them",
-                code="too_many_tasks",
-            )
+        check_open(await count_unfinished(tx, parent.id), what.config.max_open)
         await add_task(tx, row)
         await _begin(app, tx, context, planned, message, now)
         await _give_files(app, tx, parent, planned, what.files, now)

@@ -221,17 +221,19 @@ def _was_wanted(task: SessionTask) -> bool:
 
 def _wake_text(before: SessionTask, task: SessionTask, report: Report) -> str | None:
     """The message to the session; None if its policy, or nothing new, says that it receives none."""
-    name = f"the task {task.display_name!r} ({task.id})"
+    name = f"task {task.display_name!r} ({task.id})"
     if task.ended:
         if task.wake_policy == "silent" or _was_wanted(task):
             return None
         if task.error is not None:
             verb = "was canceled" if task.state == "canceled" else "failed"
-            return f"[{name.capitalize()} {verb}: {task.error.message}]"
-        return f"[The answer of {name}, which has succeeded:]\n{answer_text(report.answer, report.output)}"
+            return f"[The {name} {verb}: {task.error.message}]"
+        return (
+            f"[The answer of the {name}, which has succeeded:]\n{answer_text(report.answer, report.output)}"
+        )
     if task.wake_policy != "on_activity":
         return None
-    parts = [f"[A message from {name}:]\n{text_of_message(message)}" for message in report.messages]
+    parts = [f"[A message from the {name}:]\n{text_of_message(message)}" for message in report.messages]
     if task.input_request is not None and task.input_request != before.input_request:
-        parts.append(f"[{name.capitalize()} waits for a person: {task.input_request.prompt}]")
+        parts.append(f"[The {name} waits for a person: {task.input_request.prompt}]")
     return "\n\n".join(parts) or None

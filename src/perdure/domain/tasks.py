@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from perdure.domain.errors import Conflict
 from perdure.domain.ids import SessionId, TaskId
 from perdure.domain.messages import JsonObject, JsonValue
 from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
@@ -33,6 +34,17 @@ MAX_ARTIFACTS = 100
 """The most artifacts of a task."""
 KEPT = 30 * 24 * 3600 * 1_000_000
 """How long an ended task is listed, in microseconds. The log keeps its events."""
+
+
+def check_open(unfinished: int, limit: int = MAX_OPEN) -> None:
+    """Check that a session may begin another task. Raises Conflict."""
+    if unfinished >= limit:
+        raise Conflict(
+            f"{unfinished} tasks of this session have not ended, and it may have {limit}: wait for some of them, "
+            "or cancel them",
+            code="too_many_tasks",
+        )
+
 
 TaskState = Literal["queued", "running", "awaiting_input", "succeeded", "failed", "canceled"]
 ENDED: frozenset[TaskState] = frozenset(("succeeded", "failed", "canceled"))

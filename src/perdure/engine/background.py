@@ -10,10 +10,10 @@ from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.background import ToolTask, asks, shown
 from perdure.domain.calls import CallState, key_of
-from perdure.domain.errors import Conflict, ToolError
+from perdure.domain.errors import ToolError
 from perdure.domain.events import TaskCreatedData, ToolCompletedData
 from perdure.domain.messages import JsonObject, JsonValue, TextPart
-from perdure.domain.tasks import MAX_OPEN, MAX_TIME_LIMIT, TIME_LIMIT, SessionTask
+from perdure.domain.tasks import MAX_TIME_LIMIT, TIME_LIMIT, SessionTask, check_open
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import Calling
 from perdure.engine.run import Run
@@ -49,11 +49,7 @@ async def begin_task(
     row = _task_row(run, agent, bound, state, call, arguments)
 
     async def also(tx: Tx) -> None:
-        if await count_unfinished(tx, row.session_id) >= MAX_OPEN:
-            raise Conflict(
-                f"{MAX_OPEN} tasks of this session have not ended: wait for some of them, or cancel them",
-                code="too_many_tasks",
-            )
+        check_open(await count_unfinished(tx, row.session_id))
         await add_task(tx, row)
         await engine.queue.enqueue(tx, Job(row.org_id, row.session_id, task_id=row.id))
 
