@@ -40,8 +40,8 @@ def check_open(unfinished: int, limit: int = MAX_OPEN) -> None:
     """Check that a session may begin another task. Raises Conflict."""
     if unfinished >= limit:
         raise Conflict(
-            f"{unfinished} tasks of this session have not ended, and it may have {limit}: wait for some of them, "
-            "or cancel them",
+            f"{unfinished} tasks of this session have not ended, and it may have {limit}: wait for some of "
+            "them, or cancel them",
             code="too_many_tasks",
         )
 
