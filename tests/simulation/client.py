@@ -66,7 +66,7 @@ class Client:
         if scenario.compaction:
             refs.append(CapabilityRef("context_compaction"))
         if scenario.tree:
-            refs.append(CapabilityRef("subagents"))
+            refs += [CapabilityRef("subagents"), CapabilityRef("background_tools")]
         body = CreateSession(
             harness_name="base",
             capabilities=tuple(refs),

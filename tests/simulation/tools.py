@@ -216,6 +216,7 @@ def _tool(
     timeout: float = TIMEOUT,
     *,
     resumable: bool = False,
+    background: bool = False,
 ) -> Tool:
     return Tool(
         name,
@@ -226,12 +227,13 @@ def _tool(
         timeout=timeout,
         verify=verify,
         resumable=resumable,
+        background=background,
     )
 
 
 TOOLS = (
-    _tool("once", _once, ONCE),
-    _tool("again", _again, REPEATABLE),
+    _tool("once", _once, ONCE, background=True),
+    _tool("again", _again, REPEATABLE, background=True),
     _tool("look", _look, READ_ONLY),
     _tool("refuse", _refuse, ONCE),
     _tool("burst", _burst, ONCE),

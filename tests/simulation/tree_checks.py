@@ -87,6 +87,8 @@ def _check_tasks(world: Any, row: SessionRow, log: list[Event]) -> None:
 
 
 def _check_end(world: Any, task_row: TaskRow, task: SessionTask) -> None:
+    if task_row.child_session_id is None:
+        return
     child = world.store.row(task_row.child_session_id)
     if child.ended is None:
         if child.deleted_at is None or task.state != "canceled":
@@ -115,17 +117,27 @@ def _check_heard(world: Any, log: list[Event], task: SessionTask) -> None:
     ends = [text for text in messages if _is_end(text)]
     if len(ends) > 1:
         world.blame(f"P12: the session was told {len(ends)} times of the end of {task.id}")
+    if task.kind == "background_tool":
+        if not ends and task.cancel_requested_at is None and not _covered(log):
+            world.blame(f"P12: the session was never told of the end of {task.id}")
+        return
     begun = [event.decoded() for event in log if event.type == "tool.started"]
     calls = {each.tool_call.id for each in begun if _begins(each.tool_call, task)}
     results = [event.decoded() for event in log if event.type == "tool.completed"]
     own = [each for each in results if each.tool_call_id in calls and _is_outcome(each)]
     if len(own) > 1 or (own and ends):
         world.blame(f"P12: the session was told of the end of {task.id} by its call and otherwise")
-    waits = [each for each in results if each.tool_name == "wait_tasks"]
-    if ends or own or waits or task.cancel_requested_at is not None:
-        return
-    if not any(event.type in ENDED_TURN and event.type != "turn.completed" for event in log):
+    if not ends and not own and task.cancel_requested_at is None and not _covered(log):
         world.blame(f"P12: the session was never told of the end of {task.id}")
+
+
+def _covered(log: list[Event]) -> bool:
+    """Whether a call that waited for tasks, or a turn that ended otherwise, may be why nothing was told."""
+    return any(
+        (event.type == "tool.completed" and event.decoded().tool_name == "wait_tasks")
+        or (event.type in ENDED_TURN and event.type != "turn.completed")
+        for event in log
+    )
 
 
 def _begins(call: Any, task: SessionTask) -> bool:
@@ -153,6 +165,10 @@ def _check_calls(world: World) -> None:
     for key, times in keys.items():
         if times > 1:
             world.blame(f"P12: the call {key} began {times} tasks")
+    made = Counter(effect.key for effect in world.effects if effect.tool == "once")
+    for name, times in made.items():
+        if times > 1:
+            world.blame(f"P5: the call {name} was made {times} times")
 
 
 def _tasks_before(log: list[Event], sequence: int) -> dict[str, SessionTask]:

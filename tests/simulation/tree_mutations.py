@@ -171,7 +171,23 @@ def a_delivery_locks_the_child_too(patch: Patch) -> None:
     patch.setattr(task_news, "_apply", apply)
 
 
+def an_older_attempt_can_end_a_task(patch: Patch) -> None:
+    real = task_news.settle
+
+    async def settle(app: Any, task_id: Any, report: Any) -> bool:
+        return await real(app, task_id, replace(report, attempt=None))
+
+    patch.setattr("perdure.worker.background.settle", settle)
+
+
+def a_tool_runs_again_although_it_must_not(patch: Patch) -> None:
+    patch.setattr("perdure.worker.background._given_up", lambda call: None)
+    patch.setattr("perdure.engine.background_call.BackgroundCall.repeatable", property(lambda self: True))
+
+
 TREE_MUTATIONS = [
+    an_older_attempt_can_end_a_task,
+    a_tool_runs_again_although_it_must_not,
     an_end_is_forgotten,
     an_end_is_told_as_often_as_it_is_delivered,
     the_note_is_cleared_before_the_delivery,

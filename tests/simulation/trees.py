@@ -54,6 +54,11 @@ def _step(*calls: Call, seconds: float = 0.0) -> Step:
     return Step(calls, seconds=seconds)
 
 
+def beside(tool: str, seconds: float) -> Call:
+    """A call of a tool that runs in the background."""
+    return tool, {"seconds": seconds, "run_in_background": True}
+
+
 LOOK: Call = ("look", {})
 SLOW = Step(seconds=20.0)
 TREES = (
@@ -154,6 +159,21 @@ TREES = (
             Step(seconds=2.0),
             TEXT,
         ),
+    ),
+    _tree(
+        "tools",
+        (
+            _step(beside("once", 3.0), beside("again", 1.0)),
+            _step(beside("again", 2.0), ("wait_tasks", {})),
+            TEXT,
+        ),
+    ),
+    _tree(
+        "tools cancelled",
+        (_step(beside("once", 4.0), beside("again", 4.0), spawn("a", 1)), TEXT),
+        (_step(beside("again", 3.0)), TEXT),
+        (TEXT,),
+        actions=("post 0", "wait 1", "cancel", "rest", "post 2", "rest"),
     ),
     _tree(
         "interrupt",

@@ -26,6 +26,7 @@ from perdure.store.database import Body, T, Tx
 from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import LocalQueue
 from perdure.store.sessions import SessionRow
+from perdure.worker.background import BackgroundTools
 from perdure.worker.sweep import Sweep
 from perdure.worker.tasks import TaskSweep
 from perdure.worker.worker import Worker
@@ -238,7 +239,8 @@ class Process:
             callback_key=SIGNING_KEY,
             turns=turns,
         )
-        self.worker = Worker(self.engine, partial(deliver, self.app))
+        self.background = BackgroundTools(self.engine, self.app)
+        self.worker = Worker(self.engine, partial(deliver, self.app), self.background)
         self.sweep = Sweep(self.engine, self.worker)
         self.task_sweep = TaskSweep(self.app, self)
         self.queue = queue
