@@ -26,7 +26,7 @@ from perdure.domain.events import (
     TaskUpdatedData,
     ToolCompletedData,
 )
-from perdure.domain.ids import SessionId, TaskId
+from perdure.domain.ids import SessionId, TaskId, ToolCallId
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
@@ -107,7 +107,7 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
     if task is not before:
         events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
     ends, awaited = await _ends_of_waits(app, tx, row, new_row, now) if task.ended else ([], False)
-    row = await _append(app, tx, row, [*events, *ends], now, continues=bool(ends))
+    row = await _append(app, tx, row, [*events, *ends], now, ended=bool(ends))
     text = None if awaited else _wake_text(before, task, report)
     if text is not None:
         metadata = {PARENT_TASK: task.id}
@@ -118,16 +118,24 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
 
 
 async def _append(
-    app: Services, tx: Tx, row: SessionRow, events: list[NewEvent], now: Micros, *, continues: bool
+    app: Services, tx: Tx, row: SessionRow, events: list[NewEvent], now: Micros, *, ended: bool
 ) -> SessionRow:
-    """Append, and see to it that somebody continues the turn if a call has ended."""
+    """Append, and see to it that somebody continues the turn if the last call that it waits for has ended."""
     clean = await without_secrets(app, tx, row, events)
+    waits = bool(row.resting) and bool(_still_parked(row, events))
+    continues = ended and not waits
     rests = bool(row.resting) and not continues
-    after, stored = await append(tx, row, clean, now=now, progress=continues, rests=rests)
+    after, stored = await append(tx, row, clean, now=now, progress=ended, rests=rests)
     if continues and (row.resting or after.status == "active"):
         await see_to_runner(app, tx, row, is_new=bool(row.resting))
     tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
     return after
+
+
+def _still_parked(row: SessionRow, events: list[NewEvent]) -> set[ToolCallId]:
+    """The calls that a session at rest still waits for after these events."""
+    ended = {event.data.tool_call_id for event in events if isinstance(event.data, ToolCompletedData)}
+    return {call.tool_call_id for call in row.parked_calls()} - ended
 
 
 def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
