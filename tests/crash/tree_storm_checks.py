@@ -105,6 +105,8 @@ def _check_told(parent: Kept, task: SessionTask) -> None:
     timed_out = task.error is not None and task.error.kind == "time_limit"
     if task.cancel_requested_at is not None and not timed_out:
         return
+    if any(event.type in ("turn.cancelled", "turn.sealed") for event in parent.events):
+        return  # the call that waited has ended with its turn
     if not told and task.wake_policy != "silent":
         raise AssertionError(f"nobody told {parent.row.id} of {task}")
 
@@ -136,6 +138,8 @@ def _results(parent: Kept, task: SessionTask) -> list[str]:
         data = event.decoded()
         said = text_of(data.result or ()) + (data.error or "")
         if data.tool_call_id in begun and _is_end(data, said):
+            found.append(said)
+        if "have ended" in said and task.id in said:
             found.append(said)
         if data.tool_name == "wait_tasks" and said.startswith("["):
             found += [
