@@ -10,7 +10,7 @@ import pytest
 
 from tests.crash.storm import seed
 from tests.crash.test_kills import KEY, prepare
-from tests.crash.tree_storm import TreeStorm, timed
+from tests.crash.tree_storm import DEADLOCKS, TreeStorm, counted, timed
 from tests.crash.tree_storm_checks import check_trees
 from tests.server import Server
 from tests.soak import SCALE, amounts
@@ -22,6 +22,8 @@ async def check(storm: TreeStorm, servers: list[Server]) -> None:
         log = server.log.read_text()
         for trouble in ("Traceback", "deadlock", "40P01"):
             assert trouble not in log, log[max(0, log.index(trouble) - 2000) :][:6000]
+    if servers[0].database_url:
+        assert await counted(servers[0].database_url, DEADLOCKS) == (0,)
     tasks = await check_trees(servers[0].data, servers[0].database_url)
     print(f"{tasks} tasks are left, and {len(storm.roots)} trees were begun")
 

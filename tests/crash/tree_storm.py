@@ -27,6 +27,8 @@ LEFT = (
     " (SELECT COUNT(*) FROM tasks WHERE wish IS NOT NULL)"
 )
 """Counts what is not over yet: sessions at work, ends that parents have not heard of, tasks, and wishes."""
+DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+"""How often PostgreSQL has broken a deadlock: nobody would see one that was tried again."""
 WHAT = ("sessions at work", "news", "tasks", "wishes")
 
 
@@ -141,13 +143,9 @@ class TreeStorm:
             raise
 
     async def _left(self) -> tuple[int, ...]:
-        if not self._database_url:
-            return await asyncio.to_thread(self._left_in_file)
-        connection = await asyncpg.connect(self._database_url)
-        try:
-            return tuple(await connection.fetchrow(LEFT))
-        finally:
-            await connection.close()
+        if self._database_url:
+            return await counted(self._database_url, LEFT)
+        return await asyncio.to_thread(self._left_in_file)
 
     def _left_in_file(self) -> tuple[int, ...]:
         connection = sqlite3.connect(f"file:{self._data / 'perdure.db'}?mode=ro", uri=True)
@@ -155,6 +153,15 @@ class TreeStorm:
             return tuple(connection.execute(LEFT).fetchone())
         finally:
             connection.close()
+
+
+async def counted(database_url: str, query: str) -> tuple[int, ...]:
+    """The numbers that a query of PostgreSQL returns."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        return tuple(await connection.fetchrow(query))
+    finally:
+        await connection.close()
 
 
 def grown(chance: random.Random, name: str, depth: int = 0, *, slow: bool) -> str:
