@@ -15,7 +15,7 @@ from perdure.app.context import Services
 from perdure.app.messages import append_message
 from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import without_secrets
-from perdure.app.task_answers import answer_text, result_of_wait
+from perdure.app.task_answers import Answer, answer_text, result_of_wait
 from perdure.app.task_reports import Report, read_news
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import NotFound
@@ -106,7 +106,7 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
         events.append(NewEvent(TaskMessageReceivedData(task.id, message), EventContext(), now))
     if task is not before:
         events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
-    ends, awaited = await _ends_of_waits(app, tx, row, new_row, now) if task.ended else ([], False)
+    ends, awaited = await _ends_of_waits(app, tx, row, new_row, report) if task.ended else ([], False)
     row = await _append(app, tx, row, [*events, *ends], now, ended=bool(ends))
     text = None if awaited else _wake_text(before, task, report)
     if text is not None:
@@ -160,13 +160,16 @@ def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
 
 
 async def _ends_of_waits(
-    app: Services, tx: Tx, row: SessionRow, ended: TaskRow, now: Micros
+    app: Services, tx: Tx, row: SessionRow, ended: TaskRow, report: Report
 ) -> tuple[list[NewEvent], bool]:
     """The results of calls that waited for the task, and whether any call waits or waited for it."""
-    waits = [wait for wait in await waits_of_session(tx, row.id) if ended.id in wait.task_ids()]
+    every = await waits_of_session(tx, row.id)
+    waits = [wait for wait in every if ended.id in wait.task_ids()]
     if not waits:
         return [], False
-    state = await read_turn(tx, row, app.turns)
+    state, now = await read_turn(tx, row, app.turns), app.now()
+    if len(every) > 1:
+        tx.after_commit(lambda: app.turns.put(row.id, state))  # the next end needs only what is new
     events: list[NewEvent] = []
     awaited = False
     for wait in waits:
@@ -175,12 +178,13 @@ async def _ends_of_waits(
             await remove_waits(tx, row.id, wait.exec_id, (wait.tool_call_id,))  # the turn went on
             continue
         awaited = True
-        rows = await tasks_named(tx, row.id, wait.task_ids())
+        alone = wait.task_ids() == (ended.id,)
+        rows = [ended] if alone else await tasks_named(tx, row.id, wait.task_ids())
         done = [each for each in rows if each.finished_at is not None]
         if not done or (wait.need == "all" and len(done) < len(rows)):
             continue
         await remove_waits(tx, row.id, wait.exec_id, (wait.tool_call_id,))
-        result = await result_of_wait(tx, wait, rows)
+        result = await result_of_wait(tx, wait, rows, Answer(report.answer, report.output))
         data = ToolCompletedData(
             call.id,
             call.name,
