@@ -35,6 +35,8 @@ class Scale(Struct, frozen=True):
     pages: int = 60
     parked_sessions: int = 10_000
     parked_turns: int = 200
+    trees: int = 8
+    parents: int = 1_000
     fallbacks: int = 200
     memory_requests: int = 50_000
     memory_turns: int = 4_000
@@ -60,6 +62,7 @@ QUICK = Scale(
     many_sessions=10_000,
     pages=20,
     parked_turns=40,
+    trees=3,
     fallbacks=40,
     memory_requests=6_000,
     memory_turns=500,
@@ -195,6 +198,20 @@ FIGURES = (
     Figure("fallback_ms", "fallbacks", "last failure of a model to first token of its fallback", "ms", 25),
     Figure("parked_mb", "callbacks", "10,000 parked sessions: memory added", "MB", 2, everywhere=True),
     Figure("parked_cpu_pct", "callbacks", "the same, CPU added", "%", 1, everywhere=True),
+    Figure("spawn_ms", "trees", "a turn that begins a sub-agent and receives its answer", "ms"),
+    Figure("spawn_ratio", "trees", "the same, relative to two text turns", "x", 1.5, everywhere=True),
+    Figure("spawn_cpu_ratio", "trees", "the same, server CPU", "x"),
+    Figure("tree_ms", "trees", "50 sub-agents at once, of two parents: all have ended", "ms"),
+    Figure("tree_ratio", "trees", "the same, relative to 50 separate sessions", "x", 1.3, everywhere=True),
+    Figure(
+        "parents_mb",
+        "trees",
+        "1,000 sessions that wait for sub-agents: memory added",
+        "MB",
+        2,
+        everywhere=True,
+    ),
+    Figure("parents_cpu_pct", "trees", "the same, CPU added", "%", 1, everywhere=True),
     Figure("output_ms", "outputs", "a typed result of 23 fields: added to a turn", "ms", 0.3),
     Figure("output_cpu_ms", "outputs", "the same, server CPU", "ms"),
     Figure("list_page_ms", "scale", "list 50 of 1,000 sessions", "ms"),

@@ -30,6 +30,7 @@ from bench.start import ready
 from bench.streams import LONG
 from bench.tools import CALLS, EMPTY, prepared, script_of, session_body
 from bench.tools import ROUNDS as CALL_ROUNDS
+from bench.trees import CHILDREN, PARENTS, grove
 from bench.turns import ROUNDS, TEXT, TOOLS
 from bench.variant import Stopwatch, Variant
 from bench.wire import Connection, connect
@@ -307,6 +308,20 @@ async def _mcp_round(variant: Variant) -> AsyncIterator[Sample]:
         yield sample
 
 
+@contextlib.asynccontextmanager
+async def _spawn(variant: Variant) -> AsyncIterator[Sample]:
+    """A turn that begins a sub-agent and receives its answer."""
+    async with _site(variant) as site, grove(site) as places:
+        yield lambda: _cost(site, 1, places.spawn())
+
+
+@contextlib.asynccontextmanager
+async def _tree(variant: Variant) -> AsyncIterator[Sample]:
+    """A sub-agent among fifty at once."""
+    async with _site(variant) as site, grove(site) as places:
+        yield lambda: _cost(site, PARENTS * CHILDREN, places.tree())
+
+
 OPERATIONS: dict[str, Operation] = {
     "start": _start,
     "restart": _restart,
@@ -321,6 +336,8 @@ OPERATIONS: dict[str, Operation] = {
     "approval": _approval,
     "mcp_idle": _mcp_idle,
     "mcp_round": _mcp_round,
+    "spawn": _spawn,
+    "tree": _tree,
     "tool_empty": _tool("empty"),
     **{f"tool_{name}": _tool(name) for name in CALLS},
 }

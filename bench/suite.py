@@ -19,6 +19,7 @@ from bench.soak import soak
 from bench.start import start
 from bench.streams import crowd, followers, streams
 from bench.tools import tools
+from bench.trees import trees
 from bench.turns import turns
 from bench.variant import Variant
 
@@ -38,6 +39,7 @@ MEASURES: dict[str, Measure] = {
     "callbacks": callbacks,
     "fallbacks": fallbacks,
     "mcp": mcp,
+    "trees": trees,
     "outputs": outputs,
     "scale": scale,
     "memory": memory,

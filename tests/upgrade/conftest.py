@@ -5,6 +5,7 @@ import pytest
 pytest.register_assert_rewrite(
     "tests.upgrade.checks",
     "tests.upgrade.states_kept",
+    "tests.upgrade.states_tasks",
     "tests.upgrade.states_turns",
     "tests.upgrade.states_waiting",
 )

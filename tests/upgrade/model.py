@@ -134,10 +134,19 @@ def _script_in(messages: list[Json]) -> tuple[Json | None, int]:
     for message in reversed(messages):
         text = _text_of(message)
         if message["role"] == "user" and OPEN in text:
-            script, _ = json.JSONDecoder().raw_decode(text, text.rindex(OPEN) + len(OPEN))
-            return script, answers
+            return _last_script(text), answers
         answers += message["role"] == "assistant"
     return None, answers
+
+
+def _last_script(text: str) -> Json:
+    """The last script of a text. Scripts for sub-agents, which are inside another one, do not count."""
+    script: Json = {}
+    place = text.find(OPEN)
+    while place >= 0:
+        script, end = json.JSONDecoder().raw_decode(text, place + len(OPEN))
+        place = text.find(OPEN, end)
+    return script
 
 
 def _text_of(message: Json) -> str:

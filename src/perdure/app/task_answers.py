@@ -78,18 +78,21 @@ async def answer_at(tx: Tx, row: TaskRow, ended: int) -> Answer:
     return Answer(text, output)
 
 
-async def result_of_wait(tx: Tx, wait: WaitRow, rows: list[TaskRow]) -> WaitResult:
-    """The result of a call whose tasks have ended, all of them or as many as it needs."""
+async def result_of_wait(tx: Tx, wait: WaitRow, rows: list[TaskRow], newest: Answer) -> WaitResult:
+    """The result of a call whose tasks have ended, all of them or as many as it needs.
+
+    Args:
+        newest: the answer of the task that has ended now.
+    """
     if wait.tool_name == SPAWN and len(rows) == 1:
-        return await _result_of_spawn(tx, rows[0])
+        return _result_of_spawn(rows[0], newest)
     share = MAX_ANSWER // max(1, len(rows))
     return WaitResult(to_json([await described(tx, row, share) for row in rows]))
 
 
-async def _result_of_spawn(tx: Tx, row: TaskRow) -> WaitResult:
+def _result_of_spawn(row: TaskRow, answer: Answer) -> WaitResult:
     task = row.struct()
     if task.error is None:
-        answer = await answer_of(tx, row)
         return WaitResult(answer_text(answer.text, answer.output))
     if task.state == "canceled":
         return WaitResult(error=f"The sub-agent was canceled: {task.error.message}", status="cancelled")

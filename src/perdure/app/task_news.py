@@ -15,7 +15,7 @@ from perdure.app.context import Services
 from perdure.app.messages import append_message
 from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import without_secrets
-from perdure.app.task_answers import answer_text, result_of_wait
+from perdure.app.task_answers import Answer, answer_text, result_of_wait
 from perdure.app.task_reports import Report, read_news
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import NotFound
@@ -26,7 +26,7 @@ from perdure.domain.events import (
     TaskUpdatedData,
     ToolCompletedData,
 )
-from perdure.domain.ids import SessionId, TaskId
+from perdure.domain.ids import SessionId, TaskId, ToolCallId
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
@@ -122,8 +122,8 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
     events += [NewEvent(each, EventContext(), now) for each in report.files]
     if task is not before:
         events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
-    ends, awaited = await _ends_of_waits(app, tx, row, new_row, now) if task.ended else ([], False)
-    row = await _append(app, tx, row, [*events, *ends], now, continues=bool(ends))
+    ends, awaited = await _ends_of_waits(app, tx, row, new_row, report) if task.ended else ([], False)
+    row = await _append(app, tx, row, [*events, *ends], now, ended=bool(ends))
     text = None if awaited else _wake_text(before, task, report)
     if text is not None:
         metadata = {PARENT_TASK: task.id}
@@ -134,16 +134,24 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
 
 
 async def _append(
-    app: Services, tx: Tx, row: SessionRow, events: list[NewEvent], now: Micros, *, continues: bool
+    app: Services, tx: Tx, row: SessionRow, events: list[NewEvent], now: Micros, *, ended: bool
 ) -> SessionRow:
-    """Append, and see to it that somebody continues the turn if a call has ended."""
+    """Append, and see to it that somebody continues the turn if the last call that it waits for has ended."""
     clean = await without_secrets(app, tx, row, events)
+    waits = bool(row.resting) and bool(_still_parked(row, events))
+    continues = ended and not waits
     rests = bool(row.resting) and not continues
-    after, stored = await append(tx, row, clean, now=now, progress=continues, rests=rests)
+    after, stored = await append(tx, row, clean, now=now, progress=ended, rests=rests)
     if continues and (row.resting or after.status == "active"):
         await see_to_runner(app, tx, row, is_new=bool(row.resting))
     tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
     return after
+
+
+def _still_parked(row: SessionRow, events: list[NewEvent]) -> set[ToolCallId]:
+    """The calls that a session at rest still waits for after these events."""
+    ended = {event.data.tool_call_id for event in events if isinstance(event.data, ToolCompletedData)}
+    return {call.tool_call_id for call in row.parked_calls()} - ended
 
 
 def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
@@ -169,13 +177,16 @@ def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
 
 
 async def _ends_of_waits(
-    app: Services, tx: Tx, row: SessionRow, ended: TaskRow, now: Micros
+    app: Services, tx: Tx, row: SessionRow, ended: TaskRow, report: Report
 ) -> tuple[list[NewEvent], bool]:
     """The results of calls that waited for the task, and whether any call waits or waited for it."""
-    waits = [wait for wait in await waits_of_session(tx, row.id) if ended.id in wait.task_ids()]
+    every = await waits_of_session(tx, row.id)
+    waits = [wait for wait in every if ended.id in wait.task_ids()]
     if not waits:
         return [], False
-    state = await read_turn(tx, row, app.turns)
+    state, now = await read_turn(tx, row, app.turns), app.now()
+    if len(every) > 1:
+        tx.after_commit(lambda: app.turns.put(row.id, state))  # the next end needs only what is new
     events: list[NewEvent] = []
     awaited = False
     for wait in waits:
@@ -184,12 +195,13 @@ async def _ends_of_waits(
             await remove_waits(tx, row.id, wait.exec_id, (wait.tool_call_id,))  # the turn went on
             continue
         awaited = True
-        rows = await tasks_named(tx, row.id, wait.task_ids())
+        alone = wait.task_ids() == (ended.id,)
+        rows = [ended] if alone else await tasks_named(tx, row.id, wait.task_ids())
         done = [each for each in rows if each.finished_at is not None]
         if not done or (wait.need == "all" and len(done) < len(rows)):
             continue
         await remove_waits(tx, row.id, wait.exec_id, (wait.tool_call_id,))
-        result = await result_of_wait(tx, wait, rows)
+        result = await result_of_wait(tx, wait, rows, Answer(report.answer, report.output))
         data = ToolCompletedData(
             call.id,
             call.name,

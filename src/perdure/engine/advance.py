@@ -39,7 +39,7 @@ from perdure.domain.variables import missing_message
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
-from perdure.engine.deferred import in_background
+from perdure.engine.deferred import ended_tasks, in_background
 from perdure.engine.found_tools import commit_with_tools, is_outdated
 from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
@@ -159,7 +159,8 @@ async def _step(run: Run) -> bool:
             run.prepared = None
         case ExpireCalls():
             also = in_background(run, action.state, action.calls, withdrawn=action.withdrawn)
-            await run.commit(expire_calls(run, action), also=also)
+            ended = await ended_tasks(run, action.state, action.calls)
+            await run.commit(expire_calls(run, action, ended), also=also)
         case EndBatch():
             run.unlogged += await end_batch(run, action.state, [])
             run.prepared = None  # as after any batch

@@ -19,6 +19,7 @@ from perdure.domain.callbacks import (
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import Fenced, ToolError
 from perdure.domain.events import NewEvent, ToolCompletedData, ToolParkedData
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import TextPart, storable
 from perdure.domain.parked import CONSENT
 from perdure.domain.spans import tool_context
@@ -38,7 +39,7 @@ from perdure.store.callbacks import (
 from perdure.store.database import Tx
 from perdure.store.input_requests import open_input, remove_requests_of_call, requests_of_call
 from perdure.store.sessions import get_session
-from perdure.store.tasks import WaitRow, remove_waits, wait_of_call
+from perdure.store.tasks import WaitRow, remove_waits, tasks_named, wait_of_call
 
 
 class Callbacks:
@@ -194,11 +195,38 @@ def waits_for_tasks(call: CallState) -> bool:
     return isinstance(call.status, Parked) and call.status.kind == "child"
 
 
-def wait_ended(call: CallState, why: str) -> ToolCompletedData:
-    """The result of a call that waits no more for tasks, which go on."""
+async def ended_tasks(run: Run, state: Calling, calls: tuple[CallState, ...]) -> dict[ToolCallId, str]:
+    """Read which tasks have ended of those that calls wait for: nobody else tells the session of them."""
+    waiting = [call for call in calls if waits_for_tasks(call)]
+    if not waiting:
+        return {}
+    session_id = run.row.id
+
+    async def body(tx: Tx) -> dict[ToolCallId, str]:
+        found = {}
+        for call in waiting:
+            wait = await wait_of_call(tx, session_id, state.exec_id, call.id)
+            rows = [] if wait is None else await tasks_named(tx, session_id, wait.task_ids())
+            ended = [
+                f"{row.struct().display_name!r} ({row.id})" for row in rows if row.finished_at is not None
+            ]
+            if ended:
+                found[call.id] = ", ".join(ended)
+        return found
+
+    return await outlast(run.engine, session_id, lambda: run.engine.database.read(body))
+
+
+def wait_ended(call: CallState, why: str, ended: str | None) -> ToolCompletedData:
+    """The result of a call that waits no more for tasks, which go on.
+
+    Args:
+        ended: those of them that have ended.
+    """
+    first = "" if ended is None else f" These have ended, and `get_task` shows their answers: {ended}."
     text = (
-        f"{why} The tasks that this call waited for go on. Their answers come as messages; "
-        "`list_tasks` shows where they are."
+        f"{why}{first} The {'other ' if ended else ''}tasks that this call waited for go on. Their answers "
+        "come as messages; `list_tasks` shows where they are."
     )
     return ToolCompletedData(call.id, call.name, True, "success", (TextPart(text),))
 

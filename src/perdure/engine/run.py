@@ -14,7 +14,7 @@ from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState, CallStatus
 from perdure.domain.compaction import ContextCompactingData
-from perdure.domain.errors import Fenced, StaleHead, Unavailable
+from perdure.domain.errors import Fenced, PerdureError, StaleHead, Unavailable
 from perdure.domain.event_data import EventData
 from perdure.domain.events import Event, InputMessageData, NewEvent
 from perdure.domain.history import Conversation
@@ -28,6 +28,7 @@ from perdure.domain.turn import Calling, Reasoning, TurnState, fold
 from perdure.domain.turn_queries import begins_with_append
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
+from perdure.engine.joined_appends import Entry, also_of, joining
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
 from perdure.engine.overtaken import without_overtaken
 from perdure.engine.suspects import Admission
@@ -78,6 +79,8 @@ class Run:
         self.voice = Voice(row.agent_id)
         """The agent of the next model call, once `prepared` is."""
         self._appending = asyncio.Lock()
+        self._entries: list[Entry] = []
+        """What calls that run append, and wait for."""
         self._moved = False
         """Whether a tool's append found events of others, which the next action was not decided on."""
 
@@ -166,22 +169,50 @@ class Run:
         Raises:
             Fenced: another runner has claimed the session.
         """
-        async with self._appending:
-            while isinstance(status_of(self.state, call_id), Started):
-                context = tool_context(self.phase(Calling), call_id)
-                now = self.engine.clock.now()
-                batch = self._redacted([NewEvent(each, context, now) for each in data])
-                began = self.engine.clock.elapsed()
-                try:
-                    await self._append(batch, also=also, progress=progress)
-                except StaleHead:
-                    self._moved = True
-                    await self._catch_up()
-                    continue
-                self._moved = self._moved or self._was_slow(began)
-                await self._check_claim_after(began)
-                return True
-            return False
+        entry = Entry(call_id, data, progress, also)
+        self._entries.append(entry)
+        try:
+            async with self._appending:
+                while entry.logged is None:
+                    await self._log_entries(entry)
+        finally:
+            if entry in self._entries:
+                self._entries.remove(entry)
+        return entry.logged
+
+    async def _log_entries(self, first: Entry) -> None:
+        """Append the events of a call, with those of all calls that may join it, in one transaction."""
+        entries = []
+        for entry in joining(first, self._entries):
+            if isinstance(status_of(self.state, entry.call_id), Started):
+                entries.append(entry)
+            else:
+                entry.logged = False
+        if first.logged is not None:
+            return
+        state, now = self.phase(Calling), self.engine.clock.now()
+        batch = [
+            NewEvent(data, tool_context(state, entry.call_id), now)
+            for entry in entries
+            for data in entry.data
+        ]
+        began = self.engine.clock.elapsed()
+        try:
+            await self._append(self._redacted(batch), also=also_of(entries), progress=first.progress)
+        except StaleHead:
+            self._moved = True
+            await self._catch_up()
+            return
+        except PerdureError:
+            if len(entries) == 1:
+                raise
+            for entry in entries:  # one of them must not fail the others
+                entry.alone = True
+            return
+        for entry in entries:
+            entry.logged = True
+        self._moved = self._moved or self._was_slow(began)
+        await self._check_claim_after(began)
 
     async def _append(
         self, batch: list[NewEvent], *, also: Also | None = None, progress: bool, rests: bool = False

@@ -29,6 +29,7 @@ from perdure.domain.events import (
     TurnFailedData,
     TurnStartedData,
 )
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.parked import CONSENT
 from perdure.domain.pending import first_of, steering
@@ -205,13 +206,13 @@ def _question(agent: ResolvedAgent, call: CallState) -> str:
     return f"May {call.name} run?{CHANGED if changed else ''}"
 
 
-def expire_calls(run: Run, action: ExpireCalls) -> list[NewEvent]:
+def expire_calls(run: Run, action: ExpireCalls, ended: dict[ToolCallId, str]) -> list[NewEvent]:
     """The results of calls without an answer, and an answer to each unanswered request for approval."""
     now, state = run.engine.clock.now(), action.state
     withdrawn = _why_withdrawn(state) if action.withdrawn else None
     events: list[NewEvent] = []
     for call in action.calls:
-        ends = [_expired_call(call, withdrawn)]
+        ends = [_expired_call(call, withdrawn, ended.get(call.id))]
         if _is_approval(call):
             ends.insert(0, _expired_approval(call, withdrawn))
         events += [NewEvent(data, tool_context(state, call.id), now) for data in ends]
@@ -233,11 +234,12 @@ def _why_withdrawn(state: Calling) -> str:
     return SUPERSEDED if any(message.scheduled for message in messages) else OVERTAKEN
 
 
-def _expired_call(call: CallState, withdrawn: str | None) -> ToolCompletedData:
+def _expired_call(call: CallState, withdrawn: str | None, ended: str | None) -> ToolCompletedData:
     approval = _is_approval(call)
     kind = call.status.kind if isinstance(call.status, Parked) else None
     if kind == "child":
-        return wait_ended(call, "The time to wait is over." if withdrawn is None else "A message arrived.")
+        why = "The time to wait is over." if withdrawn is None else "A message arrived."
+        return wait_ended(call, why, ended)
     # What waits for a person has had no effect.
     sent = kind in ("client", "callback")
     if withdrawn is not None:

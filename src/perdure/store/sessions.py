@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from zlib import crc32
 
 import msgspec
 from msgspec import Struct
@@ -281,15 +282,22 @@ _INSERT_EVENTS = f"INSERT INTO events ({', '.join(EVENT_COLUMNS)})"
 async def add_session(tx: Tx, row: SessionRow) -> None:
     """Insert a new session."""
     await tx.run(_INSERT, *values(row))
-    await count_sessions(tx, row.org_id, 1)
+    await count_sessions(tx, row.org_id, 1, row.parent_session_id)
 
 
-async def count_sessions(tx: Tx, org_id: OrgId, more: int) -> None:
+async def count_sessions(tx: Tx, org_id: OrgId, more: int, parent_id: SessionId | None = None) -> None:
     """Add `more` (which may be negative) to the organization's count of sessions that are not archived.
 
     Lists show the total, and counting 100,000 rows for each of them takes too long.
+
+    Args:
+        parent_id: who began the session. One transaction may begin many: with one row for all of them, no
+            two transactions lock two rows in different orders.
     """
-    shard = 0 if tx.dialect == "sqlite" else random.randrange(SHARDS)  # noqa: S311 - spreads the load only
+    shard = 0
+    if tx.dialect != "sqlite":
+        random_shard = random.randrange(SHARDS)  # noqa: S311 - spreads the load only
+        shard = random_shard if parent_id is None else crc32(parent_id.encode()) % SHARDS
     await tx.run(
         "INSERT INTO session_totals (org_id, shard, sessions) VALUES (?, ?, ?) ON CONFLICT (org_id, shard)"
         " DO UPDATE SET sessions = session_totals.sessions + excluded.sessions",

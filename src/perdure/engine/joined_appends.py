@@ -1,0 +1,57 @@
+"""Appends of calls that run side by side: those that change rows as well share a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from perdure.domain.event_data import EventData
+from perdure.domain.ids import ToolCallId
+from perdure.engine.outages import Also
+from perdure.store.database import Tx
+
+
+class Entry(Struct, eq=False):
+    """What a call appends.
+
+    Attributes:
+        progress: whether it shows that the turn gets on.
+        also: what the same transaction changes besides the log.
+        alone: whether it shares no transaction, because one with others has failed.
+        logged: whether it is in the log; None until that is known. It is not if the call has ended.
+    """
+
+    call_id: ToolCallId
+    data: tuple[EventData, ...]
+    progress: bool
+    also: Also | None
+    alone: bool = False
+    logged: bool | None = None
+
+
+def joining(first: Entry, entries: Sequence[Entry]) -> list[Entry]:
+    """Return the entries that are appended together with the first one, in the order in which they came.
+
+    An agent that begins 25 others at once needs two transactions for them, not 25.
+    """
+    if not _joins(first):
+        return [first]
+    return [entry for entry in entries if entry.logged is None and _joins(entry)]
+
+
+def _joins(entry: Entry) -> bool:
+    return entry.also is not None and entry.progress and not entry.alone
+
+
+def also_of(entries: Sequence[Entry]) -> Also | None:
+    """Return what the transaction of these entries changes besides the log."""
+    changes = [entry.also for entry in entries if entry.also is not None]
+    if len(changes) <= 1:
+        return changes[0] if changes else None
+
+    async def also(tx: Tx) -> None:
+        for change in changes:
+            await change(tx)
+
+    return also
