@@ -13,6 +13,8 @@ from perdure.store.tasks import TaskRow
 from tests.simulation.checks import check_log, check_turns
 from tests.simulation.world import World
 
+SOON = 1_800_000_000
+"""Microseconds: half of the shortest time limit that no scenario sets, and more than all stalls together."""
 OUTCOMES = {
     "turn.completed": {"succeeded"},
     "turn.failed": {"failed"},
@@ -88,12 +90,15 @@ def _check_tasks(world: Any, row: SessionRow, log: list[Event]) -> None:
 
 def _check_end(world: Any, task_row: TaskRow, task: SessionTask) -> None:
     if task_row.child_session_id is None:
+        _check_attempt(world, task)
         return
     child = world.store.row(task_row.child_session_id)
     if child.ended is None:
         if child.deleted_at is None or task.state != "canceled":
             world.blame(f"P12: {task.id} is {task.state}, and its child has not ended")
+        _check_delay(world, task_row, child.deleted_at)
         return
+    _check_delay(world, task_row, world.store.events(child.id)[child.ended - 1].ts)
     ends = [
         event.type
         for event in world.store.events(child.id)
@@ -103,6 +108,19 @@ def _check_end(world: Any, task_row: TaskRow, task: SessionTask) -> None:
         world.blame(f"P12: {task.id} is {task.state} after {ends[-1]}")
     if child.news is not None:
         world.blame("P12: a child at rest has news")
+
+
+def _check_attempt(world: Any, task: SessionTask) -> None:
+    """Only the newest attempt ends a task: what it returns names an effect of its own worker."""
+    effect = next((each for each in world.effects if task.summary and each.word == task.summary), None)
+    if effect is not None and effect.worker != task.worker_id:
+        world.blame(f"P12: {task.id} was ended by another attempt than the newest")
+
+
+def _check_delay(world: Any, task_row: TaskRow, ended_at: int | None) -> None:
+    """A parent hears of an end before the time limit makes somebody look."""
+    if ended_at is not None and (task_row.finished_at or 0) - ended_at > SOON:
+        world.blame(f"P12: the parent heard of {task_row.id} long after its end")
 
 
 def _check_heard(world: Any, log: list[Event], task: SessionTask) -> None:

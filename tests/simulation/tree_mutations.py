@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -67,6 +68,7 @@ def a_task_can_end_between_the_look_at_it_and_the_wait(patch: Patch) -> None:
             later.setattr(task_waits, "add_wait", keep)
             found = await real(app, context, *args)
         if kept:
+            await asyncio.sleep(3.0)
             await app.database.write(lambda tx: add(tx, kept[0]))
         return found
 
@@ -155,7 +157,7 @@ def reports_are_told_again(patch: Patch) -> None:
 
     async def read(tx: Any, child_id: Any) -> Any:
         news = await real(tx, child_id)
-        return None if news is None else replace(news, report=replace(news.report, heard=0))
+        return None if news is None else replace(news, report=replace(news.report, since=None))
 
     patch.setattr(task_news, "read_news", read)
 

@@ -82,7 +82,7 @@ class ModelCall:
 
 @dataclass
 class Effect:
-    """An effect of a tool, with its key; `head` and `current` are as in `ModelCall`."""
+    """An effect of a tool, with its key and its process; `head` and `current` are as in `ModelCall`."""
 
     call_id: str
     tool: str
@@ -90,6 +90,7 @@ class Effect:
     head: int
     current: bool
     key: str
+    worker: str
 
 
 @dataclass
@@ -316,7 +317,8 @@ class Process:
         world = self.world
         word = f"{tool} {len(world.effects)}"
         head = world.store.row(world.session_id).head
-        world.effects.append(Effect(call_id, tool, word, head, world.is_current(self), key))
+        worker = self.background._worker_id
+        world.effects.append(Effect(call_id, tool, word, head, world.is_current(self), key, worker))
         world.note(f"{self.name} effect {word} for {call_id}")
         return word
 
