@@ -194,8 +194,8 @@ async def change_webhook(
     async def work(tx: Tx) -> TaskWebhook:
         row = await _get(tx, caller, hook_id, lock=True)
         changes: Changes = {"updated_at": max(now, row.updated_at + 1)}
-        if body.url is not None:
-            changes["url"] = body.url
+        if body.url is not None and body.url != row.url:
+            changes |= {"url": body.url, "failures": 0, "failing_since": None, "last_error": None}
         if body.secret is not None:
             changes["secret"] = await app.vault.seal(tx, row.org_id, body.secret, binding_of(row.id))
         if body.enabled is not None:
