@@ -75,16 +75,35 @@ async def test_what_a_former_receiver_answers_says_nothing_about_the_new_one(
     assert (delivery.state, delivery.attempts) == ("delivered", 2)
 
 
-async def test_a_new_url_has_not_failed_yet(office: Office, receiver: Receiver) -> None:
+async def test_a_new_url_has_not_failed_yet_and_hears_at_once_what_waits(
+    office: Office, receiver: Receiver
+) -> None:
     made = await hook(office, receiver)
     receiver.answer = lambda came: web.Response(status=500)
     await office.change(await office.begin(), "succeeded")
     await office.send()
     same = await change_webhook(office.app, office.owner, made.id, UpdateTaskWebhook(made.url))
     assert same.last_error is not None
+    assert await office.send() == 0
+    receiver.answer = lambda came: web.Response(status=204)
     new = await change_webhook(office.app, office.owner, made.id, UpdateTaskWebhook(receiver.url("/new")))
     assert new.last_error is None
     assert await rows(office, "SELECT failures, failing_since FROM webhooks") == [(0, None)]
+    assert await office.send() == 1
+    assert [each.path for each in receiver.came] == ["/hook", "/new"]
+
+
+async def test_what_waited_for_its_next_attempt_is_sent_once_the_webhook_is_enabled(
+    office: Office, receiver: Receiver
+) -> None:
+    made = await hook(office, receiver)
+    receiver.answer = lambda came: web.Response(status=503, headers={"retry-after": "80000"})
+    await office.change(await office.begin(), "succeeded")
+    assert await office.send() == 1
+    receiver.answer = lambda came: web.Response(status=204)
+    for enabled in (False, True):
+        await change_webhook(office.app, office.owner, made.id, UpdateTaskWebhook(enabled=enabled))
+        assert await office.send() == int(enabled)
 
 
 async def test_failures_at_the_same_time_are_all_counted(office: Office, receiver: Receiver) -> None:

@@ -293,8 +293,13 @@ async def leave_line(tx: Tx, line: Line, *, enabled: bool) -> Micros | None:
 
 
 async def wake_lines(tx: Tx, hook_id: WebhookKey, now: Micros) -> None:
-    """Make the lines of a webhook due that has been enabled."""
-    await tx.run("UPDATE webhook_lines SET due_at = ? WHERE hook_id = ? AND due_at IS NULL", now, hook_id)
+    """Make all that waits for a webhook due, because it has been enabled or has another URL."""
+    later = "hook_id = ? AND due_at > ?"
+    await tx.run(
+        f"UPDATE webhook_lines SET due_at = ? WHERE {later} OR hook_id = ? AND due_at IS NULL",
+        *(now, hook_id, now, hook_id),
+    )
+    await tx.run(f"UPDATE webhook_deliveries SET due_at = ? WHERE {later}", now, hook_id, now)
 
 
 async def free_lines(tx: Tx) -> None:
