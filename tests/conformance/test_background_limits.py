@@ -9,14 +9,21 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from perdure.app.agents import create_agent
+from perdure.app.messages import post_message
+from perdure.app.participants import add_participant
 from perdure.app.session_ends import cancel_turn
+from perdure.app.sessions import create_session
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
-from perdure.domain.messages import JsonObject, text_of
+from perdure.domain.agents import CreateAgent
+from perdure.domain.messages import CreateMessage, InputMessage, JsonObject, TextPart, text_of
+from perdure.domain.participants import AddSessionParticipant
+from perdure.domain.sessions import CreateSession
 from perdure.domain.tools import CapabilityRef
 from perdure.sandbox.pool import SHARES
-from tests.conformance.background import House, SlowTools, background, house_on
-from tests.conformance.places import Place, eventually
-from tests.talk import call
+from tests.conformance.background import BACKGROUND, SLOW, House, SlowTools, background, house_on
+from tests.conformance.places import Place, eventually, soon
+from tests.talk import call, script
 
 RAISED: dict[str, type[BaseException]] = {
     each.__name__: each for each in (SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
@@ -90,3 +97,35 @@ async def test_commands_in_the_background_leave_the_shell_to_the_turn(house: Hou
     assert "quick" in text_of(result)
     await cancel_turn(house.parts.app, house.owner, session)
     assert {(await house.end(task)).state for task in tasks} == {"canceled"}
+
+
+async def test_a_tool_runs_as_the_agent_that_called_it_and_not_as_the_sessions_own(
+    house: House, tools: OddTools
+) -> None:
+    app, owner = house.parts.app, house.owner
+    host, _ = await create_agent(app, owner, CreateAgent("host", "You host."))
+    able = CreateAgent("guest", "You work.", capabilities=(BACKGROUND, SLOW))
+    guest, _ = await create_agent(app, owner, able)
+    session = (await create_session(app, owner, CreateSession(agent_id=host.id))).id
+    there = await add_participant(app, owner, session, AddSessionParticipant("agent", agent_id=guest.id))
+    calls = [background("again", "a"), background("again", "b")]
+    told = CreateMessage(
+        InputMessage((TextPart(script({"tool_calls": calls}, {"text": "Meanwhile."})),)),
+        addressed_participant_id=there.id,
+    )
+    await post_message(app, owner, session, told)
+    await house.until(session, "session.idled")
+    first, second = await house.tasks(session)
+    tools.gate("a").set()
+    assert (await house.end(first.id)).summary == "a is done"
+    await soon(tools.start("b").wait())
+    await house.crash()
+    # Its agent is gone by the time that it could run again.
+    await house.parts.database.write(
+        lambda tx: tx.run("UPDATE agents SET status = 'deleted' WHERE id = ?", guest.id)
+    )
+    await house.take_up(second.id)
+    error = (await house.end(second.id)).error
+    assert error is not None
+    assert error.kind == "interrupted"
+    assert len(tools.runs["b"]) == 1
