@@ -119,6 +119,9 @@ async def test_a_tool_runs_as_the_agent_that_called_it_and_not_as_the_sessions_o
     tools.gate("a").set()
     assert (await house.end(first.id)).summary == "a is done"
     await soon(tools.start("b").wait())
+    agent = tools.contexts["b"].agent
+    assert agent is not None
+    assert agent.agent_id == guest.id
     await house.crash()
     # Its agent is gone by the time that it could run again.
     await house.parts.database.write(

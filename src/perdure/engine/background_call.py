@@ -264,6 +264,7 @@ def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolConte
         step=partial(_step, task.effect_key),
         exec_id=call.spec.exec_id,
         tool_name=call.spec.tool,
+        agent=call.spec.made_by,
         in_background=True,
     )
 
