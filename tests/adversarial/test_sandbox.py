@@ -295,6 +295,29 @@ async def test_a_process_that_has_grown_is_not_reused(sandbox: Sandbox) -> None:
     assert _ours() == [] or small not in _ours() or small.memory_info().rss < sandbox_child.USED_UP
 
 
+async def test_jobs_in_the_background_leave_a_slot_to_turns_of_the_same_session() -> None:
+    sandbox, whose = Sandbox(), ("org", "session")
+    entered, leave = asyncio.Semaphore(0), asyncio.Event()
+
+    async def hold() -> None:
+        async with sandbox.slot(whose, 0, (3, 2), background=True):
+            entered.release()
+            await leave.wait()
+
+    waiting = [asyncio.create_task(hold()) for _ in range(5)]
+    async with asyncio.timeout(PATIENCE):
+        await entered.acquire()
+        async with sandbox.slot(whose, 0, (3, 2)):
+            assert entered.locked()  # no second one has begun
+        async with (
+            sandbox.slot(("org", "another"), 0, (3, 2), background=True),
+            sandbox.slot(("org", "a third"), 0, (3, 2)),
+        ):
+            pass
+        leave.set()
+        await asyncio.gather(*waiting)
+
+
 async def test_a_session_or_organization_at_its_share_does_not_block_others(sandbox: Sandbox) -> None:
     wide = Sandbox()
     first = [asyncio.create_task(placed(wide, "sleep 60", 60, ("a", "s"))) for _ in range(SHARES[1] + 2)]

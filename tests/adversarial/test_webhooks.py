@@ -70,6 +70,13 @@ async def test_what_a_name_resolves_to_decides(
     assert await refusal("https://hooks.test/", private, hooks_test=[address]) == code
 
 
+async def test_a_refusal_does_not_tell_what_a_name_inside_stands_for() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await check_target("https://hooks.test/", False, Names(hooks_test=["10.1.2.3"]))
+    assert "hooks.test is not a public host" in refused.value.message
+    assert "10.1.2.3" not in refused.value.message
+
+
 async def test_a_name_that_turns_inside_after_it_was_accepted_is_not_asked(receiver: Receiver) -> None:
     names = Names(hooks_test=["93.184.215.14", "127.0.0.1"])
     await check_target(receiver.url(host="hooks.test"), False, names)

@@ -48,7 +48,8 @@ async def test_what_is_deleted_hears_nothing_more(office: Office, receiver: Rece
     # An append that did not know of the deletion yet has noted a delivery.
     await office.database.write(
         lambda tx: tx.run(
-            "INSERT INTO webhook_lines VALUES (?, ?, ?, 0)", made.id, office.session_id, office.clock.now()
+            "INSERT INTO webhook_lines VALUES (?, ?, ?, ?, 0)",
+            *(made.id, office.session_id, office.owner.organization_id, office.clock.now()),
         )
     )
     assert await take_attempt(office.app, replace(line, leased_until=0)) is None

@@ -17,6 +17,7 @@ from perdure.domain.background import FLAG, MAX_SHOWN, asks, shown
 from perdure.domain.tool_functions import tool
 from perdure.domain.tools import CapabilityRef
 from perdure.tools.built_in import catalogue
+from perdure.worker.background import PROGRESS_EVERY, pause_after
 
 WORDS = schema({"word": {"type": "string"}}, "word")
 OWN = schema({FLAG: {"type": "string"}})
@@ -110,3 +111,12 @@ def test_a_task_shows_its_arguments_cut_and_without_the_question() -> None:
 def test_only_the_value_true_asks_for_it() -> None:
     assert asks({FLAG: True})
     assert not any(asks(each) for each in ({FLAG: False}, {FLAG: "true"}, {}, "x", None))
+
+
+def test_a_tool_that_runs_for_a_day_tells_of_its_progress_some_hundred_times() -> None:
+    passed, told = 0.0, 0
+    while passed < 24 * 3600:
+        passed += pause_after(round(passed * 1_000_000))
+        told += 1
+    assert pause_after(0) == pause_after(60_000_000) == PROGRESS_EVERY
+    assert 200 < told < 300

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from perdure.app.context import Services
 from perdure.domain.errors import Unreadable
+from perdure.domain.ids import OrgId
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.webhooks import (
     KEPT,
@@ -34,6 +35,7 @@ from perdure.store.webhook_deliveries import (
     lock_line,
     next_delivery,
     purge_deliveries,
+    purge_lines,
     put_attempt,
     take_line,
 )
@@ -70,9 +72,11 @@ class Attempt(Struct, frozen=True):
     failing: bool
 
 
-async def look_due(app: Services, without: tuple[WebhookKey, ...], limit: int) -> list[Line]:
-    """Return lines that are due, except those of some webhooks."""
-    return await app.database.read(lambda tx: due_lines(tx, app.now(), without, limit))
+async def look_due(
+    app: Services, without: tuple[WebhookKey, ...], limit: int, *, without_orgs: tuple[OrgId, ...] = ()
+) -> list[Line]:
+    """Return lines that are due, except those of some webhooks and organizations."""
+    return await app.database.read(lambda tx: due_lines(tx, app.now(), without, without_orgs, limit))
 
 
 async def take_attempt(app: Services, line: Line) -> Attempt | None:
@@ -83,7 +87,7 @@ async def take_attempt(app: Services, line: Line) -> Attempt | None:
         mine = await take_line(tx, line, now + LEASE)
         if mine is None:
             return None
-        hook = await find_webhook(tx, line.hook_id)
+        hook = await _hook(tx, line.hook_id)
         if hook is None:
             await remove_webhooks(tx, [line.hook_id])
             return None
@@ -95,6 +99,18 @@ async def take_attempt(app: Services, line: Line) -> Attempt | None:
         return Attempt(mine, delivery, hook.url, request, failing=hook.failures > 0)
 
     return await app.database.write(work)
+
+
+async def _hook(tx: Tx, hook_id: WebhookKey, *, changes: bool = False) -> WebhookRow | None:
+    """The webhook of a line that is locked.
+
+    Its row is locked, too, if it is changed, has failed or is disabled: whoever enables it at the same time
+    waits for that, or is seen here. Else failures would get lost, or the line would wait without end.
+    """
+    hook = await find_webhook(tx, hook_id)
+    if hook is not None and (changes or hook.failures or not hook.enabled):
+        return await find_webhook(tx, hook_id, lock=True)
+    return hook
 
 
 async def _request(
@@ -136,13 +152,15 @@ async def note_reply(app: Services, attempt: Attempt, reply: Reply) -> Micros | 
 
     async def work(tx: Tx) -> Micros | None:
         mine = await lock_line(tx, attempt.line)
-        hook = await find_webhook(tx, attempt.line.hook_id)
+        hook = await _hook(tx, attempt.line.hook_id, changes=reply.error is not None)
         if hook is None:
             return None
-        after = _after(attempt.delivery, reply, now)
+        # What its former receiver answers says nothing about the one that it has now.
+        moved = hook.url != attempt.url
+        after = _after(attempt.delivery, reply, now, gone=reply.status == GONE and not moved)
         enabled = bool(hook.enabled)
         if await put_attempt(tx, attempt.delivery, after) and isinstance(attempt.request, Signed):
-            changes = _changes(hook, reply, now)
+            changes = {} if moved else _changes(hook, reply, now)
             if changes:
                 await update_webhook(tx, hook.id, changes)
             enabled = enabled and "enabled" not in changes
@@ -151,8 +169,8 @@ async def note_reply(app: Services, attempt: Attempt, reply: Reply) -> Micros | 
     return await app.database.write(work)
 
 
-def _after(row: DeliveryRow, reply: Reply, now: Micros) -> DeliveryRow:
-    """The delivery after an attempt."""
+def _after(row: DeliveryRow, reply: Reply, now: Micros, *, gone: bool) -> DeliveryRow:
+    """The delivery after an attempt. `gone`: whether the receiver wants nothing more."""
     attempts = row.attempts + 1
     new = replace(
         row, attempts=attempts, status_code=reply.status, error=reply.error, due_at=None, ended_at=now
@@ -160,7 +178,7 @@ def _after(row: DeliveryRow, reply: Reply, now: Micros) -> DeliveryRow:
     if reply.error is None:
         return replace(new, state="delivered")
     due = None if reply is LOST else next_attempt(row.created_at, attempts, now, reply.retry_after)
-    if due is None or reply.status == GONE:
+    if due is None or gone:
         return replace(new, state="failed")
     return replace(new, state="retrying", due_at=due, ended_at=None)
 
@@ -198,7 +216,8 @@ async def free_all(app: Services) -> None:
 
 
 async def purge(app: Services) -> None:
-    """Remove old deliveries."""
+    """Remove old deliveries, and the lines in which they were the last."""
     before = app.now() - KEPT
     while (await app.database.write(lambda tx: purge_deliveries(tx, before))).more:
         pass
+    await app.database.write(purge_lines)

@@ -177,7 +177,7 @@ async def _get(tx: Tx, caller: Caller, hook_id: WebhookId, *, lock: bool = False
 async def change_webhook(
     app: Services, caller: Caller, hook_id: WebhookId, body: UpdateTaskWebhook
 ) -> TaskWebhook:
-    """Change a webhook. What was not sent while it was disabled is sent once it is enabled.
+    """Change a webhook. What waits is sent once it is enabled, or has another URL.
 
     Raises:
         Forbidden: the caller is no admin.
@@ -194,15 +194,17 @@ async def change_webhook(
     async def work(tx: Tx) -> TaskWebhook:
         row = await _get(tx, caller, hook_id, lock=True)
         changes: Changes = {"updated_at": max(now, row.updated_at + 1)}
-        if body.url is not None:
+        moved = body.url is not None and body.url != row.url
+        if moved:
             changes["url"] = body.url
         if body.secret is not None:
             changes["secret"] = await app.vault.seal(tx, row.org_id, body.secret, binding_of(row.id))
         if body.enabled is not None:
             changes |= {"enabled": int(body.enabled), "disabled_reason": None}
-            if body.enabled and not row.enabled:
-                changes |= {"failures": 0, "failing_since": None, "last_error": None}
-                await wake_lines(tx, row.id, now)
+        enabled = bool(row.enabled) if body.enabled is None else body.enabled
+        if enabled and (moved or not row.enabled):
+            changes |= {"failures": 0, "failing_since": None, "last_error": None}
+            await wake_lines(tx, row.id, now)
         await update_webhook(tx, row.id, changes)
         return to_webhook(await _get(tx, caller, hook_id))
 

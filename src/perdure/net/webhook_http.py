@@ -94,7 +94,8 @@ async def check_target(url: str, private: PrivateAddresses, resolver: AbstractRe
 def _check(host: str, addresses: Iterable[str], private: PrivateAddresses) -> None:
     seen = list(addresses)
     if seen and not any(is_reachable(each, private) for each in seen):
-        raise _refused(f"{host} ({seen[0]}) is not a public host")
+        # Without the address: it would tell everybody what the names inside stand for.
+        raise _refused(f"{host} is not a public host")
 
 
 def _refused(why: str) -> InvalidInput:

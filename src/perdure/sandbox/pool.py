@@ -80,7 +80,12 @@ class Sandbox:
 
     @contextlib.asynccontextmanager
     async def slot(
-        self, owners: tuple[str, ...], size: int, shares: tuple[int, ...] = SHARES
+        self,
+        owners: tuple[str, ...],
+        size: int,
+        shares: tuple[int, ...] = SHARES,
+        *,
+        background: bool = False,
     ) -> AsyncIterator[None]:
         """Hold a slot for jobs that run one after another, and room for their data.
 
@@ -90,8 +95,14 @@ class Sandbox:
             owners: the organization and the session that the jobs belong to; empty for no share limits.
             size: approximate bytes that the jobs work on.
             shares: the most slots of each owner. Jobs with other shares have to name other owners.
+            background: whether the jobs run beside a turn. Such jobs leave a slot of each owner to turns,
+                which would else wait behind all of them.
         """
-        held_shares = [self._share(owner, count) for owner, count in zip(owners, shares, strict=False)]
+        held_shares = []
+        for owner, count in zip(owners, shares, strict=False):
+            held_shares.append(self._share(owner, count))
+            if background:
+                held_shares.append(self._share(f"{owner} in the background", max(count - 1, 1)))
         async with contextlib.AsyncExitStack() as held:
             # The session's share comes first: a job that waits for it then blocks no other session.
             for share in reversed(held_shares):

@@ -60,6 +60,7 @@ class Line(Struct, frozen=True):
 
     hook_id: WebhookKey
     session_id: SessionId
+    org_id: OrgId
     leased_until: Micros
 
 
@@ -67,7 +68,7 @@ _COLUMNS = columns(DeliveryRow)
 _FILTER = msgspec.json.Decoder(Filter)
 _OF_TASKS = (TaskCreatedData, TaskUpdatedData, TaskMessageSentData, TaskMessageReceivedData)
 _MARK = (
-    "INSERT INTO webhook_lines (hook_id, session_id, due_at, leased_until) VALUES (?, ?, ?, 0)"
+    "INSERT INTO webhook_lines (hook_id, session_id, org_id, due_at, leased_until) VALUES (?, ?, ?, ?, 0)"
     " ON CONFLICT (hook_id, session_id) DO UPDATE SET due_at = CASE WHEN webhook_lines.due_at IS NULL"
     " OR webhook_lines.due_at > excluded.due_at THEN excluded.due_at ELSE webhook_lines.due_at END"
 )
@@ -111,12 +112,11 @@ async def note_task_events(
     if not any(isinstance(event.data, _OF_TASKS) for event in events):
         return
     heard = _heard(events, first)
-    tasks = sorted({each.task_id for each in heard})
+    tasks = ["", *sorted({each.task_id for each in heard})]
     hooks = await tx.all(
-        f"SELECT id, task_id, wanted FROM webhooks WHERE org_id = ? AND task_id IN ({_marks(tasks)})"
+        f"SELECT id, task_id, wanted FROM webhooks WHERE org_id = ? AND task_id IN ({_commas(tasks)})"
         " AND enabled = 1 ORDER BY id",
         org_id,
-        "",
         *tasks,
     )
     rows = [
@@ -127,13 +127,12 @@ async def note_task_events(
     ]
     if rows:
         await tx.run_many(insert("webhook_deliveries", DeliveryRow), [values(row) for row in rows])
-        lines = dict.fromkeys((row.hook_id, session_id, now) for row in rows)
+        lines = dict.fromkeys((row.hook_id, session_id, org_id, now) for row in rows)
         await tx.run_many(_MARK, list(lines))
 
 
-def _marks(tasks: Sequence[TaskId]) -> str:
-    """The marks for these tasks and one more."""
-    return ", ".join("?" * (len(tasks) + 1))
+def _commas(items: Sequence[str]) -> str:
+    return ", ".join("?" * len(items))
 
 
 def _wants(hook: Row, event: _Heard) -> bool:
@@ -194,19 +193,25 @@ async def last_deliveries(tx: Tx, hook_id: WebhookKey, limit: int) -> list[Deliv
     return [DeliveryRow(*row) for row in rows]
 
 
-async def due_lines(tx: Tx, now: Micros, without: Sequence[WebhookKey], limit: int) -> list[Line]:
+async def due_lines(
+    tx: Tx, now: Micros, without: Sequence[WebhookKey], without_orgs: Sequence[OrgId], limit: int
+) -> list[Line]:
     """Return lines that are due and that nobody has, the longest overdue first.
 
     Args:
         without: webhooks to leave out.
+        without_orgs: organizations to leave out.
     """
-    others = f" AND hook_id NOT IN ({', '.join('?' * len(without))})" if without else ""
+    others = f" AND hook_id NOT IN ({_commas(without)})" if without else ""
+    if without_orgs:
+        others += f" AND org_id NOT IN ({_commas(without_orgs)})"
     rows = await tx.all(
-        "SELECT hook_id, session_id, leased_until FROM webhook_lines"
+        "SELECT hook_id, session_id, org_id, leased_until FROM webhook_lines"
         f" WHERE due_at <= ? AND leased_until <= ?{others} ORDER BY due_at LIMIT ?",
         now,
         now,
         *without,
+        *without_orgs,
         limit,
     )
     return [Line(*row) for row in rows]
@@ -288,8 +293,13 @@ async def leave_line(tx: Tx, line: Line, *, enabled: bool) -> Micros | None:
 
 
 async def wake_lines(tx: Tx, hook_id: WebhookKey, now: Micros) -> None:
-    """Make the lines of a webhook due that has been enabled."""
-    await tx.run("UPDATE webhook_lines SET due_at = ? WHERE hook_id = ? AND due_at IS NULL", now, hook_id)
+    """Make all that waits for a webhook due, because it has been enabled or has another URL."""
+    later = "hook_id = ? AND due_at > ?"
+    await tx.run(
+        f"UPDATE webhook_lines SET due_at = ? WHERE {later} OR hook_id = ? AND due_at IS NULL",
+        *(now, hook_id, now, hook_id),
+    )
+    await tx.run(f"UPDATE webhook_deliveries SET due_at = ? WHERE {later}", now, hook_id, now)
 
 
 async def free_lines(tx: Tx) -> None:
@@ -313,3 +323,13 @@ async def purge_deliveries(tx: Tx, before: Micros, batch: int = 500) -> Purged:
     rows = await tx.all("SELECT id FROM webhook_deliveries WHERE created_at < ? LIMIT ?", before, batch)
     await tx.run_many("DELETE FROM webhook_deliveries WHERE id = ?", rows)
     return Purged(len(rows), len(rows) == batch)
+
+
+async def purge_lines(tx: Tx) -> None:
+    """Remove the lines of disabled webhooks of which nothing is left to send."""
+    await tx.run(
+        "DELETE FROM webhook_lines WHERE due_at IS NULL AND NOT EXISTS (SELECT 1 FROM webhook_deliveries"
+        " WHERE webhook_deliveries.hook_id = webhook_lines.hook_id"
+        " AND webhook_deliveries.session_id = webhook_lines.session_id"
+        " AND webhook_deliveries.due_at IS NOT NULL)"
+    )

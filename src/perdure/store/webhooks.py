@@ -64,9 +64,10 @@ async def add_webhook(tx: Tx, row: WebhookRow) -> None:
     await tx.run(insert("webhooks", WebhookRow), *values(row))
 
 
-async def find_webhook(tx: Tx, hook_id: WebhookKey) -> WebhookRow | None:
-    """Return a webhook of any organization, for the server itself."""
-    found = await tx.one(f"SELECT {_COLUMNS} FROM webhooks WHERE id = ?", hook_id)
+async def find_webhook(tx: Tx, hook_id: WebhookKey, *, lock: bool = False) -> WebhookRow | None:
+    """Return a webhook of any organization, for the server itself; `lock` locks its row."""
+    suffix = LOCK_ROW[tx.dialect] if lock else ""
+    found = await tx.one(f"SELECT {_COLUMNS} FROM webhooks WHERE id = ?{suffix}", hook_id)
     return None if found is None else WebhookRow(*found)
 
 

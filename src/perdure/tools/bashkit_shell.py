@@ -47,7 +47,8 @@ async def _bash(services: Services, context: ToolContext, arguments: JsonObject)
     seconds, session_id = float(arguments.get("timeout") or DEFAULT_TIMEOUT), context.session_id
     network, notes = await network_for(context.network, arguments["command"], SystemResolver())
     size = await files_size(services, context, session_id)
-    async with services.sandbox.slot((context.org_id, session_id), size):
+    owners = (context.org_id, session_id)
+    async with services.sandbox.slot(owners, size, background=context.in_background):
         held, state = await before_command(services, context, session_id)
         job = ShellJob(arguments["command"], held.files, held.folders, state, network, seconds)
         done = await services.sandbox.run(job, ShellDone, seconds, context.output)

@@ -79,7 +79,8 @@ async def _run_python(
     if place.has_network and restricted:
         notes.append("the code had no network: this session may not reach every host")
     size = await files_size(services, context, session_id)
-    async with turns.slot((context.org_id, session_id), size, SHARES):
+    owners = (context.org_id, session_id)
+    async with turns.slot(owners, size, SHARES, background=context.in_background):
         held, _ = await before_command(services, context, session_id)
         job = CodeJob(
             arguments["code"],

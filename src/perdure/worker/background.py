@@ -23,7 +23,7 @@ from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import PerdureError
 from perdure.domain.ids import SessionId, TaskId
 from perdure.domain.tasks import MAX_SUMMARY, TaskArtifact, TaskError, TaskProgress
-from perdure.domain.times import from_rfc3339
+from perdure.domain.times import Micros, from_rfc3339
 from perdure.engine.background_call import BackgroundCall, CallEnd, make_call, prepare
 from perdure.engine.context import Engine
 from perdure.engine.interrupted import INTERRUPTED
@@ -37,8 +37,9 @@ log = logging.getLogger("perdure.worker")
 WATCH_EVERY = 0.5
 """Seconds between two looks at the rows of the running tasks: a stop whose signal was lost still takes effect
 within a second."""
-PROGRESS_EVERY = 2.0
-"""The least seconds between two updates of a task's progress in the log."""
+PROGRESS_EVERY, PROGRESS_SHARE = 2.0, 30
+"""The least seconds between two updates of a task's progress in the log. After a minute, it is a share of the
+time that the attempt has taken: a tool that runs for a day adds some 250 updates to the log, not 43,000."""
 MAX_LABEL = 500
 """Characters of a line of progress."""
 STOPPING = 7.0
@@ -220,6 +221,7 @@ class _Progress:
             await asyncio.wait([self._telling])
 
     async def _tell(self) -> None:
+        began = self._engine.clock.now()
         while not self._over.is_set():
             self._ready.clear()
             progress = TaskProgress(label=self._line)
@@ -229,8 +231,13 @@ class _Progress:
             except PerdureError as error:
                 log.warning("the progress of task %s is not logged: %s", self._began.id, error.message)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), PROGRESS_EVERY)
+                await asyncio.wait_for(self._over.wait(), pause_after(self._engine.clock.now() - began))
             await self._ready.wait()
+
+
+def pause_after(passed: Micros) -> float:
+    """The seconds until a task's progress is told again, after so many microseconds of telling it."""
+    return max(PROGRESS_EVERY, passed / 1_000_000 / PROGRESS_SHARE)
 
 
 def _given_up(call: BackgroundCall) -> CallEnd | None:

@@ -16,6 +16,7 @@ from aiohttp.abc import AbstractResolver
 from perdure.app.context import Services
 from perdure.app.webhook_deliveries import Attempt, free_all, look_due, note_reply, purge, take_attempt
 from perdure.domain.errors import PerdureError, Unavailable
+from perdure.domain.ids import OrgId
 from perdure.domain.webhooks import Signed, WebhookKey
 from perdure.net.addresses import SystemResolver
 from perdure.net.webhook_http import post_signed
@@ -25,7 +26,8 @@ log = logging.getLogger("perdure.webhooks")
 CHECK_EVERY = 1.0
 """Seconds between two checks, and so the delay of a first attempt at most."""
 AT_ONCE = 64
-"""The most attempts that a process makes at a time."""
+"""The most attempts that a process makes at a time. An organization has at most as many places as are left
+to others: half of them if it is alone."""
 OF_ONE = 4
 """The most of them for one webhook; one that fails has a single one, so that it holds up no others."""
 PURGE_EVERY = 600
@@ -48,6 +50,7 @@ class Deliverer:
         self._resolver = resolver or SystemResolver()
         self._running: set[asyncio.Task[None]] = set()
         self._of_hook: Counter[WebhookKey] = Counter()
+        self._of_org: Counter[OrgId] = Counter()
         self._failing: set[WebhookKey] = set()
         self._more = asyncio.Event()
 
@@ -86,9 +89,10 @@ class Deliverer:
         begun, broken = 0, set[WebhookKey]()
         while room := AT_ONCE - len(self._running):
             busy = (*broken, *(hook for hook in self._of_hook if self._is_busy(hook)))
+            full = tuple(org for org in self._of_org if self._has_enough(org))
             before = begun
-            for line in await look_due(self._app, busy, room):
-                if self._is_busy(line.hook_id):
+            for line in await look_due(self._app, busy, room, without_orgs=full):
+                if self._is_busy(line.hook_id) or self._has_enough(line.org_id):
                     continue
                 try:
                     attempt = await take_attempt(self._app, line)
@@ -113,16 +117,23 @@ class Deliverer:
     def _is_busy(self, hook: WebhookKey) -> bool:
         return self._of_hook[hook] >= (1 if hook in self._failing else OF_ONE)
 
+    def _has_enough(self, org: OrgId) -> bool:
+        return self._of_org[org] >= AT_ONCE - len(self._running)
+
     def _begin(self, attempt: Attempt) -> None:
-        hook = attempt.line.hook_id
+        hook, org = attempt.line.hook_id, attempt.line.org_id
         self._of_hook[hook] += 1
+        self._of_org[org] += 1
         (self._failing.add if attempt.failing else self._failing.discard)(hook)
         task = asyncio.create_task(self._send(attempt))
         self._running.add(task)
-        task.add_done_callback(lambda done: self._end(done, hook))
+        task.add_done_callback(lambda done: self._end(done, hook, org))
 
-    def _end(self, task: asyncio.Task[None], hook: WebhookKey) -> None:
+    def _end(self, task: asyncio.Task[None], hook: WebhookKey, org: OrgId) -> None:
         self._running.discard(task)
+        self._of_org[org] -= 1
+        if not self._of_org[org]:
+            del self._of_org[org]
         self._of_hook[hook] -= 1
         if not self._of_hook[hook]:
             del self._of_hook[hook]

@@ -51,6 +51,7 @@ CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (created_at);
 CREATE TABLE webhook_lines (
     hook_id TEXT NOT NULL,
     session_id TEXT NOT NULL,
+    org_id TEXT NOT NULL,
     due_at BIGINT,
     leased_until BIGINT NOT NULL,
     PRIMARY KEY (hook_id, session_id)
