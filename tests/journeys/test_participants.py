@@ -16,6 +16,8 @@ from tests.journeys.world import refusal
 from tests.server import Server, post
 from tests.talk import Json, Talk, call, kinds_of, new_talk, script, text_in
 
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
 
 async def add(talk: Talk, agent: Json) -> Json:
     """Add an agent to a session."""
@@ -172,12 +174,24 @@ async def test_messages_are_addressed_to_agents_that_are_there(api: httpx.AsyncC
     assert refusal(await sent(joined["id"]))[0] == 400
     assert refusal(await sent(owner["id"]))[0] == 400
     assert refusal(await sent(archived["id"])) == (400, "agent_archived")
-    assert refusal(await sent(None, f"@{gone['name']} Hello.")) == (400, "agent_archived")
+    to_archived = await sent(None, f"@{gone['name']} Hello.")
+    assert refusal(to_archived) == (400, "agent_archived")
+    assert "is archived and cannot answer" in to_archived.json()["detail"]
     assert refusal(await sent(f"participant_{'0' * 32}")) == (404, "participant_not_found")
     assert refusal(await sent("x"))[0] == 400
     assert kinds_of(await talk.events(types="input.message")) == []
     assert (await sent(own["id"])).status_code == 201
     assert agents_of(await talk.logged_until("session.idled")) == [host["id"]]
+
+
+async def test_an_image_may_come_before_the_name(api: httpx.AsyncClient) -> None:
+    talk, _ = await hosted(api)
+    billing = await new_agent(api)
+    await add(talk, billing)
+    text = script({"text": "A dot."}, ask=f"@{billing['name']}, what is it?")
+    content = [{"type": "image", "base64": DOT, "media_type": "image/png"}, {"type": "text", "text": text}]
+    await post(api, talk.path("/messages"), {"message": {"content": content}})
+    assert agents_of(await talk.logged_until("session.idled")) == [billing["id"]]
 
 
 async def test_of_two_participants_with_one_name_the_active_one_is_addressed(api: httpx.AsyncClient) -> None:

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from perdure.domain.ids import ExecId, ToolCallId
 from perdure.domain.messages import JsonObject, JsonValue
+from perdure.domain.speakers import AgentAt
 
 FLAG = "run_in_background"
 """The argument with which a model asks for it. The tool itself never sees it."""
@@ -39,6 +40,7 @@ class ToolTask(Struct, frozen=True, omit_defaults=True):
         announced_at: a sequence of the log before that of the call's start, which has the whole arguments.
         reads: whether the tool only reads.
         tool_list: the digest of the discovered tools that the model was offered.
+        agent: the agent that made the call, whose tool it is.
     """
 
     tool: str
@@ -50,6 +52,7 @@ class ToolTask(Struct, frozen=True, omit_defaults=True):
     announced_at: int
     reads: bool = False
     tool_list: str | None = None
+    agent: AgentAt = AgentAt()
 
     def spec(self) -> JsonObject:
         """The task's `spec`."""

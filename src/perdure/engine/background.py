@@ -16,6 +16,7 @@ from perdure.domain.messages import JsonObject, JsonValue, TextPart
 from perdure.domain.tasks import MAX_TIME_LIMIT, TIME_LIMIT, SessionTask, check_open
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import Calling
+from perdure.domain.turn_queries import agent_ahead
 from perdure.engine.run import Run
 from perdure.store.database import Tx
 from perdure.store.queue import Job
@@ -85,6 +86,7 @@ def _task_row(
         call.announced_at,
         bool(bound.tool.hints.readonly),
         None if found is None else found.digest,
+        agent_ahead(state, row.own_agent()),
     )
     # Until a worker begins, it only has to be taken up in time.
     deadline = now + round(max(TIME_LIMIT, seconds) * 1_000_000)

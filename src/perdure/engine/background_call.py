@@ -149,7 +149,7 @@ async def _read(
     row = await look_session(tx, task.session_id)
     if row is None or row.deleted_at is not None:
         return None
-    layers = await load_layers(tx, row)
+    layers = await load_layers(tx, row.under(spec.agent))  # the session may have another one by now
     secrets = await open_secrets(tx, engine.vault, row.org_id, row.id)
     offered = None
     if spec.tool_list is not None:
@@ -264,6 +264,7 @@ def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolConte
         exec_id=call.spec.exec_id,
         tool_name=call.spec.tool,
         in_background=True,
+        agent=call.spec.agent,
     )
 
 
