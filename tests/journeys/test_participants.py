@@ -267,6 +267,8 @@ async def test_the_policies_of_the_sessions_agent_bind_its_participants(api: htt
     message = await talk.say(script(step, {"text": "Gone."}, ask=f"@{billing['name']}"))
     await talk.logged_until("tool.call_requested", after=message["sequence"])
     (item,) = (await get(api, "/v1/inbox", session_id=talk.id))["data"]
+    assert (item["agent"], item["asked_by"]["agent_name"]) == (host["name"], billing["name"])
+    assert (await get(api, item["links"]["self"]))["asked_by"] == item["asked_by"]
     assert (await get(api, item["links"]["self"]))["schema"]["properties"].keys() >= {"path"}
     report = await get(api, talk.path("/context-report"))
     assert "delete_file" in report["policy"]["approval_required"]
