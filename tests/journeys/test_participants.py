@@ -12,6 +12,7 @@ from perdure.domain.participants import MAX_AGENTS
 from tests.journeys.keyed import add_member, person, with_login
 from tests.journeys.people import fresh, get, new_agent, patch
 from tests.journeys.test_handoff import ASK_USER, agents_of, passing, seen_last, to
+from tests.journeys.test_schedules import soon
 from tests.journeys.world import refusal
 from tests.server import Server, post
 from tests.talk import Json, Talk, call, kinds_of, new_talk, script, text_in
@@ -301,6 +302,32 @@ async def test_a_fork_has_the_participants_and_a_deleted_session_has_none(api: h
     assert (await api.delete(talk.path())).status_code in (200, 204)
     assert (await api.get(talk.path("/participants"))).status_code == 404
     assert len(await there(fork)) == 3
+
+
+async def test_a_fork_from_before_a_handoff_has_the_participant_that_is_now_the_host(
+    api: httpx.AsyncClient,
+) -> None:
+    billing = await new_agent(api)
+    host = await new_agent(api, capabilities=[to(billing)])
+    talk = await new_talk(api, agent_id=host["id"])
+    await add(talk, billing)
+    before = (await talk.turn({"text": "Hello."}))[-1]["sequence"]
+    await talk.turn(passing(billing), {"text": "Here."})
+    fork = Talk(api, (await post(api, talk.path("/fork"), {"from_sequence": before}))["id"])
+    agents = [(each["agent_id"], each["role"]) for each in await there(fork) if each["kind"] == "agent"]
+    assert agents == [(host["id"], "host"), (billing["id"], "member")]
+
+
+async def test_a_schedule_may_address_a_participant(api: httpx.AsyncClient) -> None:
+    talk, host = await hosted(api)
+    billing = await new_agent(api)
+    await add(talk, billing)
+    message = {"message": script({"text": "Three."}, ask=f"@{billing['name']}, what is the total?")}
+    for agent in (billing, host):
+        last = (await talk.events())[-1]["sequence"]
+        await post(api, talk.path("/schedules"), {**message, "at": soon(0.3)})
+        assert agents_of(await talk.logged_until("session.idled", after=last)) == [agent["id"]]
+        await patch(api, billing["self_url"], {"status": "archived"})  # then the session's own agent answers
 
 
 async def test_members_join_for_themselves(server: Server) -> None:

@@ -220,13 +220,27 @@ async def addressee(tx: Tx, row: SessionRow, participant_id: str | None, text: s
     known = await list_participants(tx, row)
     if participant_id is not None:
         return await _by_id(tx, row, known, check_id(participant_id, "participant", _FIELD))
+    named = await _named(tx, row, known, name)
+    return None if named is None else _speaker(*named)
+
+
+async def named_agent(tx: Tx, row: SessionRow, text: str) -> Speaker | None:
+    """As `addressee`, for a message that nobody can correct now: one to an archived agent is for the own."""
+    name = mentioned(text)
+    named = None if name is None else await _named(tx, row, await list_participants(tx, row), name)
+    return None if named is None or named[0].status != "active" else _speaker(*named)
+
+
+async def _named(
+    tx: Tx, row: SessionRow, known: list[ParticipantRow], name: str | None
+) -> tuple[AgentRow, ParticipantRow] | None:
+    """The participant of this name, in lower case, with its agent."""
     agents = [each for each in _members(row, known) if each.agent_id is not None]
     names = await _names(tx, row, agents)
     those = [each for each in agents if each.agent_id and names.get(each.agent_id, "").lower() == name]
     rows = [(await get_agent(tx, row.org_id, AgentId(each.subject)), each) for each in those]
     # Of several with the same name, all but one have been archived.
-    rows.sort(key=lambda pair: pair[0].status != "active")
-    return _speaker(*rows[0]) if rows else None
+    return min(rows, key=lambda pair: pair[0].status != "active", default=None)
 
 
 async def _by_id(
@@ -281,6 +295,9 @@ async def _was_handed_off(tx: Tx, row: SessionRow, turn_id: TurnId, after: int) 
 
 async def fork_participants(app: App, tx: Tx, source: SessionRow, target: SessionRow, now: Micros) -> None:
     """Give a session's copy the participants that the session has."""
-    for each in _members(source, await list_participants(tx, source)):
+    for each in await list_participants(tx, source):
+        if each.left_at is not None:
+            continue
+        # The host is copied, too: at the point of the copy, another agent may have been it.
         copy = replace(each, session_id=target.id, id=app.new_id("participant"), joined_at=now)
         await save_participant(tx, copy)
