@@ -40,7 +40,7 @@ class ToolTask(Struct, frozen=True, omit_defaults=True):
         announced_at: a sequence of the log before that of the call's start, which has the whole arguments.
         reads: whether the tool only reads.
         tool_list: the digest of the discovered tools that the model was offered.
-        agent: the agent that made the call, whose tool it is.
+        made_by: the agent whose call it is, which may be another one than the session's own.
     """
 
     tool: str
@@ -52,7 +52,7 @@ class ToolTask(Struct, frozen=True, omit_defaults=True):
     announced_at: int
     reads: bool = False
     tool_list: str | None = None
-    agent: AgentAt = AgentAt()
+    made_by: AgentAt | None = None
 
     def spec(self) -> JsonObject:
         """The task's `spec`."""

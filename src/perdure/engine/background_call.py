@@ -131,7 +131,7 @@ async def prepare(engine: Engine, task: TaskRow) -> BackgroundCall | CallEnd | N
         if isinstance(error, Unavailable) and error.retryable:
             raise
         return CallEnd(error=TaskError(error.code, error_text(redactor, error.message)))
-    bound = agent.bound.get(spec.tool)
+    bound = None if layers.stopped_agent(begun=True) else agent.bound.get(spec.tool)
     if bound is None:
         kind, said = ("interrupted", f"{INTERRUPTED} ") if task.attempt else ("unknown_tool", "")
         return CallEnd(error=TaskError(kind, f"{said}The tool {spec.tool!r} is no longer available."))
@@ -149,7 +149,8 @@ async def _read(
     row = await look_session(tx, task.session_id)
     if row is None or row.deleted_at is not None:
         return None
-    layers = await load_layers(tx, row.under(spec.agent))  # the session may have another one by now
+    # Another agent, with other tools and policies, may work in the session by now, or be its own.
+    layers = await load_layers(tx, row if spec.made_by is None else row.under(spec.made_by))
     secrets = await open_secrets(tx, engine.vault, row.org_id, row.id)
     offered = None
     if spec.tool_list is not None:
@@ -263,8 +264,8 @@ def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolConte
         step=partial(_step, task.effect_key),
         exec_id=call.spec.exec_id,
         tool_name=call.spec.tool,
+        agent=call.spec.made_by,
         in_background=True,
-        agent=call.spec.agent,
     )
 
 

@@ -95,7 +95,8 @@ def _check(host: str, addresses: Iterable[str], private: PrivateAddresses) -> No
     seen = list(addresses)
     if seen and not any(is_reachable(each, private) for each in seen):
         allowable = any(is_reachable(each, private=True) for each in seen)
-        raise _refused(f"{host} ({seen[0]}) is not a public host", could_be_allowed=allowable)
+        # Without the address: it would tell everybody what the names inside stand for.
+        raise _refused(f"{host} is not a public host", could_be_allowed=allowable)
 
 
 def _is_private(url: str) -> bool:
