@@ -77,6 +77,24 @@ async def test_a_refusal_does_not_tell_what_a_name_inside_stands_for() -> None:
     assert "10.1.2.3" not in refused.value.message
 
 
+@pytest.mark.parametrize(
+    ("url", "hints"),
+    [
+        ("http://10.0.0.1/", True),
+        ("http://inside.test/", True),
+        ("http://169.254.169.254/", False),
+        ("http://metadata.test/", False),
+        ("http://user:word@10.0.0.1/", False),
+        ("ftp://hooks.test/", False),
+    ],
+)
+async def test_the_setting_for_private_networks_is_named_where_it_would_help(url: str, hints: bool) -> None:
+    names = Names(inside_test=["10.0.0.1"], metadata_test=["169.254.169.254"])
+    with pytest.raises(InvalidInput) as refused:
+        await check_target(url, False, names)
+    assert ("PERDURE_PRIVATE_ADDRESSES" in refused.value.message) == hints
+
+
 async def test_a_name_that_turns_inside_after_it_was_accepted_is_not_asked(receiver: Receiver) -> None:
     names = Names(hooks_test=["93.184.215.14", "127.0.0.1"])
     await check_target(receiver.url(host="hooks.test"), False, names)

@@ -87,6 +87,7 @@ async def test_with_a_summary_the_conversation_of_the_other_agent_begins_with_it
     assert kinds_of(events).count("context.compacted") == 1
     first, answer, result = await seen_last(talk)
     assert "They want the total of 4711." in text_in(first)
+    assert "query_history" not in text_in(first)  # the other agent has no such tool
     assert (answer["role"], result["role"]) == ("agent", "tool_result")
     assert "They want the total of 4711." in text_in((await talk.messages())[-1])
     assert len(await talk.messages()) == 6  # the log keeps everything

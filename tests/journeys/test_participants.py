@@ -12,9 +12,12 @@ from perdure.domain.participants import MAX_AGENTS
 from tests.journeys.keyed import add_member, person, with_login
 from tests.journeys.people import fresh, get, new_agent, patch
 from tests.journeys.test_handoff import ASK_USER, agents_of, passing, seen_last, to
+from tests.journeys.test_schedules import soon
 from tests.journeys.world import refusal
 from tests.server import Server, post
 from tests.talk import Json, Talk, call, kinds_of, new_talk, script, text_in
+
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 async def add(talk: Talk, agent: Json) -> Json:
@@ -172,12 +175,24 @@ async def test_messages_are_addressed_to_agents_that_are_there(api: httpx.AsyncC
     assert refusal(await sent(joined["id"]))[0] == 400
     assert refusal(await sent(owner["id"]))[0] == 400
     assert refusal(await sent(archived["id"])) == (400, "agent_archived")
-    assert refusal(await sent(None, f"@{gone['name']} Hello.")) == (400, "agent_archived")
+    to_archived = await sent(None, f"@{gone['name']} Hello.")
+    assert refusal(to_archived) == (400, "agent_archived")
+    assert "is archived and cannot answer" in to_archived.json()["detail"]
     assert refusal(await sent(f"participant_{'0' * 32}")) == (404, "participant_not_found")
     assert refusal(await sent("x"))[0] == 400
     assert kinds_of(await talk.events(types="input.message")) == []
     assert (await sent(own["id"])).status_code == 201
     assert agents_of(await talk.logged_until("session.idled")) == [host["id"]]
+
+
+async def test_an_image_may_come_before_the_name(api: httpx.AsyncClient) -> None:
+    talk, _ = await hosted(api)
+    billing = await new_agent(api)
+    await add(talk, billing)
+    text = script({"text": "A dot."}, ask=f"@{billing['name']}, what is it?")
+    content = [{"type": "image", "base64": DOT, "media_type": "image/png"}, {"type": "text", "text": text}]
+    await post(api, talk.path("/messages"), {"message": {"content": content}})
+    assert agents_of(await talk.logged_until("session.idled")) == [billing["id"]]
 
 
 async def test_of_two_participants_with_one_name_the_active_one_is_addressed(api: httpx.AsyncClient) -> None:
@@ -253,6 +268,8 @@ async def test_the_policies_of_the_sessions_agent_bind_its_participants(api: htt
     message = await talk.say(script(step, {"text": "Gone."}, ask=f"@{billing['name']}"))
     await talk.logged_until("tool.call_requested", after=message["sequence"])
     (item,) = (await get(api, "/v1/inbox", session_id=talk.id))["data"]
+    assert (item["agent"], item["asked_by"]["agent_name"]) == (host["name"], billing["name"])
+    assert (await get(api, item["links"]["self"]))["asked_by"] == item["asked_by"]
     assert (await get(api, item["links"]["self"]))["schema"]["properties"].keys() >= {"path"}
     report = await get(api, talk.path("/context-report"))
     assert "delete_file" in report["policy"]["approval_required"]
@@ -285,6 +302,32 @@ async def test_a_fork_has_the_participants_and_a_deleted_session_has_none(api: h
     assert (await api.delete(talk.path())).status_code in (200, 204)
     assert (await api.get(talk.path("/participants"))).status_code == 404
     assert len(await there(fork)) == 3
+
+
+async def test_a_fork_from_before_a_handoff_has_the_participant_that_is_now_the_host(
+    api: httpx.AsyncClient,
+) -> None:
+    billing = await new_agent(api)
+    host = await new_agent(api, capabilities=[to(billing)])
+    talk = await new_talk(api, agent_id=host["id"])
+    await add(talk, billing)
+    before = (await talk.turn({"text": "Hello."}))[-1]["sequence"]
+    await talk.turn(passing(billing), {"text": "Here."})
+    fork = Talk(api, (await post(api, talk.path("/fork"), {"from_sequence": before}))["id"])
+    agents = [(each["agent_id"], each["role"]) for each in await there(fork) if each["kind"] == "agent"]
+    assert agents == [(host["id"], "host"), (billing["id"], "member")]
+
+
+async def test_a_schedule_may_address_a_participant(api: httpx.AsyncClient) -> None:
+    talk, host = await hosted(api)
+    billing = await new_agent(api)
+    await add(talk, billing)
+    message = {"message": script({"text": "Three."}, ask=f"@{billing['name']}, what is the total?")}
+    for agent in (billing, host):
+        last = (await talk.events())[-1]["sequence"]
+        await post(api, talk.path("/schedules"), {**message, "at": soon(0.3)})
+        assert agents_of(await talk.logged_until("session.idled", after=last)) == [agent["id"]]
+        await patch(api, billing["self_url"], {"status": "archived"})  # then the session's own agent answers
 
 
 async def test_members_join_for_themselves(server: Server) -> None:

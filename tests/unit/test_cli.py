@@ -32,6 +32,7 @@ from perdure.domain.times import to_rfc3339
 from perdure.settings import described
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text("utf-8")
+AGENT = "agent_" + "0" * 32
 TURN = new_id("turn")
 USAGE = {"input_tokens": 1, "output_tokens": 2}
 NOW = "2026-03-14T09:26:53.589793Z"
@@ -326,6 +327,30 @@ def test_times_are_formatted_for_people() -> None:
             "llm.generation",
             {"metadata": {"model": "m", "success": True, "usage": USAGE}, "output": {}},
             "m 1 in, 2 out,",
+        ),
+        (
+            "session.handed_off",
+            {
+                "tool_call_id": "c",
+                "to_agent_id": AGENT,
+                "to_agent_name": "billing",
+                "history": "full",
+                "reason": "A bill.",
+            },
+            "to billing A bill.",
+        ),
+        (
+            "output.message.completed",
+            {
+                "message": {
+                    "id": "message_" + "0" * 32,
+                    "role": "agent",
+                    "content": [{"type": "text", "text": "Three."}],
+                    "created_at": "2026-03-14T09:26:53Z",
+                    "author": {"agent_id": AGENT, "agent_name": "billing"},
+                }
+            },
+            "billing: Three.",
         ),
         ("some.thing.newer", {"a": 1}, ""),
     ],

@@ -6,6 +6,7 @@ from perdure.app.at_head import write_at_head
 from perdure.app.content_checks import check_result
 from perdure.app.context import App
 from perdure.app.messages import append_message, result_event
+from perdure.app.participants import speaker_of_turn
 from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
@@ -96,7 +97,8 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
         await add_callback(tx, callback.answered(answer, now))
         if callback.in_background:
             late = _late_message(app, callback, result, now)
-            await append_message(app, tx, row, late, now, origin="callback")
+            speaker = await speaker_of_turn(tx, row, callback.turn_id)
+            await append_message(app, tx, row, late, now, origin="callback", addressed=speaker)
             return
         state = await read_turn(tx, row, app.turns)
         call = _open_call(state, callback)

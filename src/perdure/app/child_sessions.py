@@ -98,6 +98,10 @@ async def plan_child(app: Services, tx: Tx, parent: SessionRow, wanted: Wanted) 
     config = _config(parent, controls, wanted, blueprint, own_agent=agent is not None)
     if agent is not None or (blueprint is not None and blueprint.capabilities):
         config = replace(config, inherited=(*config.inherited, _policies(parent, limit)))
+    first = parent.first_agent()
+    if first != parent.own_agent() and first.agent_id is not None:
+        bound = Inheritance(parent.harness_id, first.agent_id, first.agent_version_id, max_depth=limit)
+        config = replace(config, inherited=(*config.inherited, bound))
     row = replace(row, config=to_json(config) if config != SessionConfig() else "{}")
     layers = (await load_layers(tx, row)).layers
     if agent is not None and not model_claims(layers):
@@ -189,6 +193,7 @@ def _new(session_id: SessionId, parent: SessionRow, wanted: Wanted, now: Micros)
         source=SOURCE,
         parent_session_id=parent.id,
         metadata="{}",
+        handed_from=None,
         root_session_id=parent.root_session_id or parent.id,
         depth=parent.depth + 1,
     )

@@ -112,7 +112,9 @@ async def hand_off(
     events: list[EventData] = [data]
     if history == "summary":
         events.append(
-            ContextCompactedData("summary", place.before, 2, 0, summary=wish.summary, after=place.begin)
+            ContextCompactedData(
+                "summary", place.before, 2, 0, summary=wish.summary, after=place.begin, handed_off=True
+            )
         )
 
     async def still_there(tx: Tx) -> None:

@@ -9,7 +9,15 @@ from perdure.app.approvals import check_edited, decide_calls, decided_by, is_ove
 from perdure.app.at_head import write_at_head
 from perdure.app.context import App
 from perdure.app.edited_arguments import Edit, check_edits, parameters_of, waiting_agent
-from perdure.app.inbox_items import ItemView, Question, approvers_of, input_requests_for, question_at, view_of
+from perdure.app.inbox_items import (
+    ItemView,
+    Question,
+    approvers_of,
+    asked_by,
+    input_requests_for,
+    question_at,
+    view_of,
+)
 from perdure.app.inbox_outcomes import outcome_of
 from perdure.domain.accounts import Caller
 from perdure.domain.calls import CallState, Parked
@@ -136,9 +144,9 @@ async def _shown(
     names = await names_of_agents(tx, row.org_id, {row.agent_id} if row.agent_id else set())
     requests = () if outcome is not None else await input_requests_for(app, tx, row, question)
     approvers = await approvers_of(tx, row.org_id, row.id, question)
-    view = ItemView(
-        row.id, row.title, row.agent_id, names.get(row.agent_id) if row.agent_id else None, approvers
-    )
+    agent = names.get(row.agent_id) if row.agent_id else None
+    asker = await asked_by(tx, row.org_id, ref, row.agent_id)
+    view = ItemView(row.id, row.title, row.agent_id, agent, approvers, asker)
     allowed = outcome is None and approvers.include(caller, row.owner_id)
     return view_of(ref, question, view, you_may_decide=allowed, requests=requests, outcome=outcome)
 

@@ -8,7 +8,7 @@ from perdure.app.context import App
 from perdure.app.input_requests import input_requests_of
 from perdure.domain.connections import SERVICE
 from perdure.domain.decisions import ANYBODY, Approvers
-from perdure.domain.events import ToolCallRequestedData, ToolCallSummary, ToolParkedData
+from perdure.domain.events import ReasonStartedData, ToolCallRequestedData, ToolCallSummary, ToolParkedData
 from perdure.domain.ids import AgentId, OrgId, SessionId, ToolCallId, UserId
 from perdure.domain.inbox import (
     MAX_SHOWN,
@@ -23,11 +23,12 @@ from perdure.domain.inbox import (
 from perdure.domain.input_requests import InputRequest
 from perdure.domain.messages import JsonValue
 from perdure.domain.parked import deadline_of
+from perdure.domain.speakers import Speaker
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tools import APPROVE, call_of_question
 from perdure.store.database import Tx
-from perdure.store.events import events_after
-from perdure.store.inbox import sign_in_identities
+from perdure.store.events import events_after, events_of_kinds
+from perdure.store.inbox import names_of_agents, sign_in_identities
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow
 
@@ -59,6 +60,17 @@ class ItemView(Struct, frozen=True):
     agent_id: AgentId | None
     agent: str | None
     approvers: Approvers
+    asked_by: Speaker | None = None
+
+
+async def asked_by(tx: Tx, org_id: OrgId, ref: ItemRef, own: AgentId | None) -> Speaker | None:
+    """Return the agent that an item's question comes from; None if it is the session's own."""
+    kinds = (ReasonStartedData.kind,)
+    calls, _ = await events_of_kinds(tx, ref.session_id, kinds, before=ref.sequence, limit=1)
+    agent_id = calls[0].read(ReasonStartedData).agent_id if calls else None
+    if agent_id is None or agent_id == own:
+        return None
+    return Speaker(agent_id, (await names_of_agents(tx, org_id, {agent_id})).get(agent_id, ""))
 
 
 async def question_at(tx: Tx, ref: ItemRef) -> Question | None:
@@ -154,6 +166,7 @@ def view_of(
         view.title,
         view.agent_id,
         view.agent,
+        view.asked_by,
         question.display_name,
         arguments,
         truncated,

@@ -9,7 +9,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.context import App
-from perdure.app.inbox_items import ItemView, Question, for_identity, input_requests_for, question_at, view_of
+from perdure.app.inbox_items import (
+    ItemView,
+    Question,
+    asked_by,
+    for_identity,
+    input_requests_for,
+    question_at,
+    view_of,
+)
 from perdure.domain.accounts import Caller
 from perdure.domain.calls import Parked
 from perdure.domain.decisions import Approvers
@@ -209,13 +217,14 @@ async def views(app: App, tx: Tx, caller: Caller, found: Sequence[Waiting]) -> t
         try:
             question = await question_at(tx, each.ref)
             requests = () if question is None else await _requests(app, tx, org_id, each, question)
+            asker = await asked_by(tx, org_id, each.ref, each.session.agent_id)
         except Damaged:
             continue
         if question is None:
             continue
         session, may = each.session, each.for_caller(caller)
         agent = names.get(session.agent_id) if session.agent_id else None
-        view = ItemView(session.id, session.title, session.agent_id, agent, each.approvers)
+        view = ItemView(session.id, session.title, session.agent_id, agent, each.approvers, asker)
         items.append(view_of(each.ref, question, view, you_may_decide=may, requests=requests, listed=True))
         size += question.size
         if size > LIST_BYTES:

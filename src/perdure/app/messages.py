@@ -32,7 +32,7 @@ from perdure.domain.events import (
     ToolCompletedData,
 )
 from perdure.domain.ids import MAX_SEQUENCE, MessageId, SessionId
-from perdure.domain.messages import ContentPart, Controls, CreateMessage, Message, TextPart, text_of
+from perdure.domain.messages import ContentPart, Controls, CreateMessage, Message, TextPart
 from perdure.domain.queued import check_queue
 from perdure.domain.spans import message_context, tool_context
 from perdure.domain.speakers import Speaker
@@ -83,7 +83,8 @@ async def posting(
     now = app.now()
     message_id = app.new_id("message")
     addressed = body.addressed_participant_id or None
-    text = text_of(content[:1])
+    # An image may come first: what counts is how the text begins.
+    text = next((part.text for part in content if isinstance(part, TextPart)), "")
     client_id = body.client_message_id
     fingerprint = "" if client_id is None else _fingerprint(body)
 

@@ -13,8 +13,23 @@ from perdure.capabilities.resolve import resolve
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
 from perdure.domain.event_data import EventData
-from perdure.domain.events import EventContext, NewEvent, ParticipantJoinedData, ParticipantLeftData
-from perdure.domain.ids import AgentId, AgentVersionId, ParticipantId, PrincipalId, SessionId, check_id
+from perdure.domain.events import (
+    EventContext,
+    NewEvent,
+    ParticipantJoinedData,
+    ParticipantLeftData,
+    SessionHandedOffData,
+    TurnStartedData,
+)
+from perdure.domain.ids import (
+    AgentId,
+    AgentVersionId,
+    ParticipantId,
+    PrincipalId,
+    SessionId,
+    TurnId,
+    check_id,
+)
 from perdure.domain.participants import (
     MAX_AGENTS,
     MAX_USERS,
@@ -28,6 +43,7 @@ from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.store.agents import AgentRow, get_agent
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
+from perdure.store.events import events_of_kinds, start_of_turn
 from perdure.store.inbox import names_of_agents
 from perdure.store.participants import ParticipantRow, list_participants, save_participant
 from perdure.store.sessions import SessionRow, append, get_session
@@ -204,13 +220,27 @@ async def addressee(tx: Tx, row: SessionRow, participant_id: str | None, text: s
     known = await list_participants(tx, row)
     if participant_id is not None:
         return await _by_id(tx, row, known, check_id(participant_id, "participant", _FIELD))
+    named = await _named(tx, row, known, name)
+    return None if named is None else _speaker(*named)
+
+
+async def named_agent(tx: Tx, row: SessionRow, text: str) -> Speaker | None:
+    """As `addressee`, for a message that nobody can correct now: one to an archived agent is for the own."""
+    name = mentioned(text)
+    named = None if name is None else await _named(tx, row, await list_participants(tx, row), name)
+    return None if named is None or named[0].status != "active" else _speaker(*named)
+
+
+async def _named(
+    tx: Tx, row: SessionRow, known: list[ParticipantRow], name: str | None
+) -> tuple[AgentRow, ParticipantRow] | None:
+    """The participant of this name, in lower case, with its agent."""
     agents = [each for each in _members(row, known) if each.agent_id is not None]
     names = await _names(tx, row, agents)
     those = [each for each in agents if each.agent_id and names.get(each.agent_id, "").lower() == name]
     rows = [(await get_agent(tx, row.org_id, AgentId(each.subject)), each) for each in those]
     # Of several with the same name, all but one have been archived.
-    rows.sort(key=lambda pair: pair[0].status != "active")
-    return _speaker(*rows[0]) if rows else None
+    return min(rows, key=lambda pair: pair[0].status != "active", default=None)
 
 
 async def _by_id(
@@ -230,12 +260,44 @@ async def _by_id(
 
 
 def _speaker(agent: AgentRow, participant: ParticipantRow) -> Speaker:
-    check_startable(agent)
+    if agent.status != "active":
+        raise InvalidInput(
+            f"the agent {agent.name!r} is {agent.status} and cannot answer: address another one, or none",
+            code="agent_archived",
+            field=_FIELD,
+        )
     return Speaker(agent.id, agent.name, participant.agent_version_id, participant.id)
+
+
+async def speaker_of_turn(tx: Tx, row: SessionRow, turn_id: TurnId) -> Speaker | None:
+    """Return the participant whose turn this was, to tell it what became of what it began.
+
+    None for the session's own agent, which stands in for a participant that is not there any more.
+    """
+    members = {each.agent_id: each for each in _members(row, await list_participants(tx, row))}
+    start = await start_of_turn(tx, row.id, turn_id) if members else None
+    speaker = None if start is None else start.read(TurnStartedData).speaker
+    found = None if speaker is None else members.get(speaker.agent_id)
+    if start is None or found is None or found.agent_id is None:
+        return None
+    if row.handed_from is not None and await _was_handed_off(tx, row, turn_id, start.sequence):
+        return None
+    agent = await get_agent(tx, row.org_id, found.agent_id)
+    return _speaker(agent, found) if agent.status == "active" else None
+
+
+async def _was_handed_off(tx: Tx, row: SessionRow, turn_id: TurnId, after: int) -> bool:
+    """Whether a participant left its turn to the agent that is now the session's own."""
+    kinds = (SessionHandedOffData.kind,)
+    found, _ = await events_of_kinds(tx, row.id, kinds, before=row.head, after=after)
+    return any(each.context_struct().turn_id == turn_id for each in found)
 
 
 async def fork_participants(app: App, tx: Tx, source: SessionRow, target: SessionRow, now: Micros) -> None:
     """Give a session's copy the participants that the session has."""
-    for each in _members(source, await list_participants(tx, source)):
+    for each in await list_participants(tx, source):
+        if each.left_at is not None:
+            continue
+        # The host is copied, too: at the point of the copy, another agent may have been it.
         copy = replace(each, session_id=target.id, id=app.new_id("participant"), joined_at=now)
         await save_participant(tx, copy)

@@ -12,6 +12,7 @@ from perdure.app.at_head import write_at_head
 from perdure.app.context import App, Scope, Services
 from perdure.app.idempotency import Once, write_once
 from perdure.app.messages import append_message
+from perdure.app.participants import named_agent
 from perdure.domain.errors import InvalidInput, NotFound, Unavailable
 from perdure.domain.ids import ScheduleId, SessionId
 from perdure.domain.messages import Message, TextPart
@@ -276,7 +277,8 @@ async def _fire(app: App, tx: Tx, row: ScheduleRow, now: Micros) -> int:
     message = Message(
         app.new_id("message"), "user", (TextPart(row.message),), to_rfc3339(now), metadata=metadata
     )
-    await append_message(app, tx, session, message, now, origin="schedule")
+    speaker = await named_agent(tx, session, row.message)
+    await append_message(app, tx, session, message, now, origin="schedule", addressed=speaker)
     return 1
 
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from perdure.app.at_head import write_at_head
 from perdure.app.context import Services
 from perdure.app.messages import append_message
+from perdure.app.participants import speaker_of_turn
 from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import without_secrets
 from perdure.app.task_answers import Answer, answer_text, result_of_wait
@@ -129,7 +130,8 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
         metadata = {PARENT_TASK: task.id}
         content, ts = (TextPart(text),), to_rfc3339(now)
         wake = Message(app.new_id("message"), "user", content, ts, metadata=metadata)
-        await append_message(app, tx, row, wake, now, origin="task")
+        speaker = await speaker_of_turn(tx, row, task_row.turn_id)
+        await append_message(app, tx, row, wake, now, origin="task", addressed=speaker)
     return True
 
 

@@ -87,8 +87,9 @@ async def _print(client: Client, item: InboxItem, screen: Screen) -> None:
 
     screen.line((exact(item.summary), "bold"))
     agent = f" of the agent {exact(item.agent)}" if item.agent else ""
+    asker = f", asked by {exact(item.asked_by.agent_name)}" if item.asked_by else ""
     title = f" ({exact(item.session_title)})" if item.session_title else ""
-    screen.line(f"session {item.session_id}{title}{agent}, until {item.expires_at}")
+    screen.line(f"session {item.session_id}{title}{agent}{asker}, until {item.expires_at}")
     if item.kind == "approval":
         lines = await call_lines(client, item.session_id, item.tool_name, item.arguments)
         for row in printed(lines, screen.width, whole=True):

@@ -52,11 +52,13 @@ def narrations(request: WireEvent) -> list[str]:
 
 
 def outcome(message: Message) -> str:
-    """Format a message as one line: its text, its tool calls, the number of other parts."""
+    """Format a message as one line: its author, its text, its tool calls, the number of other parts."""
     calls = [part.name for part in message.content if isinstance(part, ToolCallPart)]
     others = sum(not isinstance(part, TextPart | ToolCallPart) for part in message.content)
     notes = [f"calls {name}" for name in calls] + ([f"{others} more part(s)"] if others else [])
-    return " ".join([short(text_of(message.content), 160), *(f"[{note}]" for note in notes)]).strip()
+    author = [] if message.author is None else [f"{message.author.agent_name}:"]
+    text = short(text_of(message.content), 160)
+    return " ".join([*author, text, *(f"[{note}]" for note in notes)]).strip()
 
 
 def brief(event: WireEvent) -> str:
@@ -79,6 +81,8 @@ def brief(event: WireEvent) -> str:
             )
         case "tool.parked":
             return parked_text(event)
+        case "session.handed_off":
+            return f"to {data.to_agent_name} {short(data.reason or '')}".strip()
         case "reason.fallback" | "turn.parked" | "output.message.withdrawn":
             return model_trouble(event)
         case "tool.step":
@@ -263,6 +267,10 @@ class TurnPrinter:
                 self.note(f"‖ {model_trouble(event)}", "yellow")
             case "output.message.withdrawn" if self._line_open:
                 self.note(f"‖ {model_trouble(event)}", "yellow")
+            case "session.handed_off":
+                self.note(f"→ handed off to the agent {data.to_agent_name}", "cyan")
+            case "turn.started" if data.speaker is not None:
+                self.note(f"→ the agent {data.speaker.agent_name} answers", "cyan")
             case "task.created":
                 self.note(begins(data.task), "cyan")
             case "task.updated" if (told := changed(data.task)) != self._told.get(data.task.id):

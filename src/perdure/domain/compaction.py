@@ -122,6 +122,10 @@ class ContextCompactedData(EventData, frozen=True, omit_defaults=True):
             )
         ),
     ] = None
+    handed_off: Annotated[
+        bool,
+        Meta(description="Whether an agent wrote the summary for the one that it handed the session to."),
+    ] = False
     error: Annotated[str | None, Meta(description="Why no summary was written.")] = None
     error_code: Annotated[
         str | None, Meta(description="The error code of the model call that failed, if one did.")
@@ -197,20 +201,21 @@ def _cut(text: str, limit: int) -> str:
     return without_middle(text, limit, lambda _omitted: " [...] ")
 
 
-def summary_message(summary: str, sequence: int, ts: Micros) -> Message:
+def summary_message(summary: str, sequence: int, ts: Micros, *, handed_off: bool = False) -> Message:
     """Build the message that replaces the summarized messages. The same event gives the same message.
 
     Args:
         summary: the summary.
         sequence: the sequence of the event that contains the summary.
         ts: the time of that event.
+        handed_off: whether the agent before wrote it. The reader may have no tool to search the history.
     """
     identity = blake2b(f"{sequence}/{ts}/summary".encode(), digest_size=16).hexdigest()
-    # This text never changes: readers of old events get it from here, as part of what the model received.
-    text = (
-        "<summary_of_earlier_messages>\n"
-        f"{summary}\n"
-        "</summary_of_earlier_messages>\n"
-        "The messages that this sums up are not shown any more. `query_history` finds them word for word."
-    )
+    # These texts never change: readers of old events get them from here, as part of what the model received.
+    note = "The messages that this sums up are not shown any more. `query_history` finds them word for word."
+    if handed_off:
+        note = (
+            "Another agent worked on this before, and wrote the summary for you. Its messages are not shown."
+        )
+    text = f"<summary_of_earlier_messages>\n{summary}\n</summary_of_earlier_messages>\n{note}"
     return Message(MessageId(f"message_{identity}"), "user", (TextPart(text),), to_rfc3339(ts))

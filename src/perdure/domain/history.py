@@ -425,7 +425,10 @@ class Conversation:
         self.measured.clear()
         after = data.after
         self._entries = [entry for entry in self._entries if entry.begin >= after]
-        self.summary, self.summary_at = summary_message(data.summary, sequence, event.ts), sequence
+        self.summary, self.summary_at = (
+            summary_message(data.summary, sequence, event.ts, handed_off=data.handed_off),
+            sequence,
+        )
         self._tokens = estimate_tokens(self.summary) + _sum_of(self._entries)
         self._hidden = _hidden_in(self._entries)
         steps = groupby(self._entries, key=_step_of)

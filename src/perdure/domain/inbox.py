@@ -18,6 +18,7 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import AgentId, SessionId, ToolCallId, UserId
 from perdure.domain.input_requests import InputRequest
 from perdure.domain.messages import JsonObject, JsonValue
+from perdure.domain.speakers import Speaker
 from perdure.domain.times import Timestamp
 
 InboxItemId = NewType(
@@ -143,6 +144,10 @@ class InboxItem(Struct, frozen=True, omit_defaults=True):
     session_title: Annotated[str | None, Meta(description="The session's title.")] = None
     agent_id: Annotated[AgentId | None, Meta(description="The session's agent, if it has one.")] = None
     agent: Annotated[str | None, Meta(description="The agent's name.")] = None
+    asked_by: Annotated[
+        Speaker | None,
+        Meta(description="The agent that asks, if it is not the session's own: a participant, for example."),
+    ] = None
     display_name: Annotated[str | None, Meta(description="The tool's name, for people.")] = None
     arguments: Annotated[
         JsonValue,

@@ -85,7 +85,7 @@ async def check_target(url: str, private: PrivateAddresses, resolver: AbstractRe
     try:
         host = checked_url(url, rules).raw_host or ""
     except ToolError as error:
-        raise _refused(error.message) from None
+        raise _refused(error.message, could_be_allowed=_is_private(url)) from None
     if plain_address(host) is None:
         found = await look_up_all((host,), resolver or SystemResolver(), LOOK_UP)
         _check(host, found.get(host, ()), private)
@@ -94,13 +94,24 @@ async def check_target(url: str, private: PrivateAddresses, resolver: AbstractRe
 def _check(host: str, addresses: Iterable[str], private: PrivateAddresses) -> None:
     seen = list(addresses)
     if seen and not any(is_reachable(each, private) for each in seen):
+        allowable = any(is_reachable(each, private=True) for each in seen)
         # Without the address: it would tell everybody what the names inside stand for.
-        raise _refused(f"{host} is not a public host")
+        raise _refused(f"{host} is not a public host", could_be_allowed=allowable)
 
 
-def _refused(why: str) -> InvalidInput:
+def _is_private(url: str) -> bool:
+    """Whether a URL is refused only because its host is not public."""
+    try:
+        checked_url(url, NetworkRules(private=True))
+    except ToolError:
+        return False
+    return True
+
+
+def _refused(why: str, *, could_be_allowed: bool) -> InvalidInput:
+    hint = ". The operator can allow private networks with PERDURE_PRIVATE_ADDRESSES"
     return InvalidInput(
-        f"`url`: {why}. The operator can allow private networks with PERDURE_PRIVATE_ADDRESSES",
+        f"`url`: {why}{hint if could_be_allowed else ''}",
         code="invalid_webhook_url",
         field="url",
     )

@@ -7,7 +7,7 @@ import random
 from msgspec import Struct
 
 from perdure.domain.events import Event, NewEvent
-from perdure.domain.ids import MessageId, OrgId, SessionId, event_id, new_event_id
+from perdure.domain.ids import MessageId, OrgId, SessionId, TurnId, event_id, new_event_id
 from perdure.domain.times import Micros
 from perdure.store.database import Tx, Value
 from perdure.store.rows import like_pattern, to_json
@@ -161,6 +161,16 @@ async def events_of_kinds(
         limit,
     )
     return [Event(*row) for row in rows], more or len(rows) == limit
+
+
+async def start_of_turn(tx: Tx, session_id: SessionId, turn_id: TurnId) -> Event | None:
+    """Return the `turn.started` event of a turn."""
+    row = await tx.one(
+        f"SELECT {_READ} FROM events WHERE session_id = ? AND type = 'turn.started' AND turn_id = ?",
+        session_id,
+        turn_id,
+    )
+    return None if row is None else Event(*row)
 
 
 async def last_compaction(tx: Tx, session_id: SessionId, through: int) -> Event | None:
