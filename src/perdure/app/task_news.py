@@ -8,13 +8,15 @@ task that has ended does not change any more, and reports count up to a sequence
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec.structs import replace
 
 from perdure.app.at_head import write_at_head
 from perdure.app.context import Services
 from perdure.app.messages import append_message
 from perdure.app.running_turns import see_to_runner
-from perdure.app.storage import without_secrets
+from perdure.app.storage import redactor_of, without_secrets
 from perdure.app.task_answers import answer_text, result_of_wait
 from perdure.app.task_reports import Report, read_news
 from perdure.domain.calls import CallState, Parked
@@ -28,6 +30,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import SessionId, TaskId
 from perdure.domain.messages import Message, TextPart
+from perdure.domain.redaction import redact_struct
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tasks import (
@@ -107,6 +110,8 @@ async def _settled(app: Services, task_id: TaskId, report: Report) -> bool | Non
 
 async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, report: Report) -> bool:
     now, before = app.now(), task_row.struct()
+    # What a sub-agent says may be a secret of this session: the rows of tasks are read back like the log.
+    report = redact_struct(report, await redactor_of(app, tx, row))
     task = _changed(before, report, now)
     heard = max(task_row.heard, report.heard)
     if task is before and not report.messages:
@@ -124,7 +129,7 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
         events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
     ends, awaited = await _ends_of_waits(app, tx, row, new_row, now) if task.ended else ([], False)
     row = await _append(app, tx, row, [*events, *ends], now, continues=bool(ends))
-    text = None if awaited else _wake_text(before, task, report)
+    text = _wake_text(before, task, report, awaited=awaited)
     if text is not None:
         metadata = {PARENT_TASK: task.id}
         content, ts = (TextPart(text),), to_rfc3339(now)
@@ -219,21 +224,34 @@ def _was_wanted(task: SessionTask) -> bool:
     return task.cancel_requested_at is not None and not timed_out
 
 
-def _wake_text(before: SessionTask, task: SessionTask, report: Report) -> str | None:
-    """The message to the session; None if its policy, or nothing new, says that it receives none."""
-    name = f"task {task.display_name!r} ({task.id})"
-    if task.ended:
-        if task.wake_policy == "silent" or _was_wanted(task):
-            return None
-        if task.error is not None:
-            verb = "was canceled" if task.state == "canceled" else "failed"
-            return f"[The {name} {verb}: {task.error.message}]"
-        return (
-            f"[The answer of the {name}, which has succeeded:]\n{answer_text(report.answer, report.output)}"
-        )
-    if task.wake_policy != "on_activity":
+def _wake_text(before: SessionTask, task: SessionTask, report: Report, *, awaited: bool) -> str | None:
+    """The message to the session; None if its policy, or nothing new, says that it receives none.
+
+    Args:
+        awaited: a call has the end as its result.
+    """
+    if task.wake_policy == "silent" or (task.ended and _was_wanted(task)):
         return None
-    parts = [f"[A message from the {name}:]\n{text_of_message(message)}" for message in report.messages]
-    if task.input_request is not None and task.input_request != before.input_request:
-        parts.append(f"[The {name} waits for a person: {task.input_request.prompt}]")
+    name = f"task {task.display_name!r} ({task.id})"
+    parts: list[str] = []
+    if task.wake_policy == "on_activity":
+        parts += _activity(name, before, task, report)
+    if task.ended and not awaited:
+        parts.append(_end(name, task, report))
     return "\n\n".join(parts) or None
+
+
+def _activity(name: str, before: SessionTask, task: SessionTask, report: Report) -> Iterator[str]:
+    """What a task has said, and that somebody must decide. All of it is as long as an answer at most."""
+    said = "\n\n".join(map(text_of_message, report.messages))
+    if report.messages:
+        yield f"[A message from the {name}:]\n{answer_text(said, None)}"
+    if task.input_request is not None and task.input_request != before.input_request:
+        yield f"[The {name} waits for a person: {task.input_request.prompt}]"
+
+
+def _end(name: str, task: SessionTask, report: Report) -> str:
+    if task.error is not None:
+        verb = "was canceled" if task.state == "canceled" else "failed"
+        return f"[The {name} {verb}: {task.error.message}]"
+    return f"[The answer of the {name}, which has succeeded:]\n{answer_text(report.answer, report.output)}"
