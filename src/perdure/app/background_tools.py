@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from perdure.app.at_head import write_at_head
 from perdure.app.context import Services
 from perdure.app.storage import without_secrets
-from perdure.app.task_reports import Report
+from perdure.app.task_reports import OVERDUE, Report
 from perdure.domain.background import read_spec
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import NotFound
@@ -117,7 +117,7 @@ def _after(now: Micros, seconds: float) -> str:
 def stopped_report(row: TaskRow, now: Micros) -> Report:
     """How the task of a tool ends that is stopped: at its time limit, or because somebody wants it."""
     task = row.struct()
-    late = row.deadline is not None and row.deadline <= now
+    late = task.state_detail == OVERDUE or (row.deadline is not None and row.deadline <= now)
     reason = task.state_detail if task.cancel_requested_at is not None else None
     said = (
         "The time limit has passed."
