@@ -13,7 +13,7 @@ from perdure.app.at_head import write_at_head
 from perdure.app.context import Services
 from perdure.app.storage import without_secrets
 from perdure.app.task_reports import OVERDUE, Report
-from perdure.domain.background import read_spec
+from perdure.domain.background import only_reads, read_spec
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import NotFound
 from perdure.domain.events import EventContext, NewEvent, TaskUpdatedData
@@ -126,6 +126,6 @@ def stopped_report(row: TaskRow, now: Micros) -> Report:
         if reason
         else "It was canceled."
     )
-    unsure = row.attempt > 0 and not read_spec(task.spec).reads
+    unsure = row.attempt > 0 and not only_reads(task.spec)
     error = TaskError("time_limit" if late else "canceled", f"{said} {UNCERTAIN}" if unsure else said)
     return Report("failed" if late else "canceled", error=error)
