@@ -110,3 +110,14 @@ async def test_a_message_that_interrupts_a_sub_agent_does_not_end_its_task(api: 
     events = await talk.logged_until("session.idled")
     assert end_in(events, "worker")["state"] == "succeeded"
     assert text_of_result(result_in(events)) == "The new answer."
+
+
+async def test_a_message_to_a_task_whose_session_was_deleted_says_that_it_has_ended(
+    api: httpx.AsyncClient,
+) -> None:
+    talk = await new_parent(api)
+    await talk.turn(calls(begin("gone", SLOW, mode="background")), {"text": "Begun."})
+    (task,) = (await api.get(talk.path("/tasks"))).json()
+    assert (await api.delete(child_of(talk, task).path(""))).status_code == 204
+    events = await talk.turn(calls(call("message_task", task_id=task["id"], message="Hm.")), {"text": "So."})
+    assert "has ended" in text_of_result(result_in(events, "message_task"))
