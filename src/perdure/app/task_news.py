@@ -19,6 +19,7 @@ from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import redactor_of, without_secrets
 from perdure.app.task_answers import answer_text, result_of_wait
 from perdure.app.task_reports import Report, read_news
+from perdure.app.task_wishes import WANTED
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import NotFound
 from perdure.domain.events import (
@@ -34,6 +35,7 @@ from perdure.domain.redaction import redact_struct
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tasks import (
+    ENDED,
     MAX_ARTIFACTS,
     MAX_SUMMARY,
     PARENT_TASK,
@@ -154,10 +156,11 @@ async def _append(
 def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
     """The task after a report; the same object if it says nothing new."""
     artifacts = (*task.artifacts, *report.artifacts)[:MAX_ARTIFACTS]
+    stops = task.cancel_requested_at is not None and report.state not in ENDED
     new = replace(
         task,
         state=report.state,
-        state_detail=report.detail,
+        state_detail=task.state_detail if stops else report.detail,  # why it is to end
         error=report.error,
         input_request=report.input_request,
         artifacts=artifacts,
@@ -218,19 +221,13 @@ def _open_call(state: TurnState, wait: WaitRow) -> CallState | None:
     return call if waits or isinstance(call.status, Started) else None
 
 
-def _was_wanted(task: SessionTask) -> bool:
-    """Whether the session, or who cancelled its turn, has asked for the end: it is no news."""
-    timed_out = task.error is not None and task.error.kind == "time_limit"
-    return task.cancel_requested_at is not None and not timed_out
-
-
 def _wake_text(before: SessionTask, task: SessionTask, report: Report, *, awaited: bool) -> str | None:
     """The message to the session; None if its policy, or nothing new, says that it receives none.
 
     Args:
         awaited: a call has the end as its result.
     """
-    if task.wake_policy == "silent" or (task.ended and _was_wanted(task)):
+    if task.wake_policy == "silent" or (task.ended and before.state_detail in WANTED):
         return None
     name = f"task {task.display_name!r} ({task.id})"
     parts: list[str] = []
