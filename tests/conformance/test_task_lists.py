@@ -12,10 +12,13 @@ from msgspec.structs import replace
 from perdure.app.accounts import bootstrap
 from perdure.app.session_trees import read_tree
 from perdure.app.sessions import create_session
+from perdure.app.task_lists import LISTED, describe_tasks
 from perdure.app.tasks import list_tasks, post_task_message, read_task
+from perdure.capabilities.port import ToolContext
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound
-from perdure.domain.ids import SessionId, new_id
+from perdure.domain.ids import SessionId, ToolCallId, new_id
+from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tasks import (
     KEPT,
@@ -31,6 +34,7 @@ from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.rows import LIST_BYTES, to_json
 from perdure.store.session_trees import sessions_below
+from perdure.store.sessions import get_session
 from perdure.store.task_lists import TaskFilter
 from perdure.store.tasks import TaskRow, add_task, add_task_message, task_messages, wish_for
 from perdure.wiring import Parts, open_parts
@@ -222,3 +226,24 @@ async def test_a_tree_with_too_many_sessions_shows_the_nearest_and_newest(desk: 
     assert other == []
     tree = await read_tree(desk.app, desk.owner, desk.session_id)
     assert [node.name for node in tree.nodes] == ["Top", "0", "3", "4", "1", "2", "5"]
+
+
+async def test_a_model_is_shown_its_open_tasks_however_many_have_ended_since(desk: Desk) -> None:
+    await desk.task("ended long ago", "succeeded", NOW - 1, NOW)
+    await desk.task("still open", created_at=NOW)
+    for n in range(LISTED):
+        await desk.task(f"n{n}", "canceled", NOW + n + 1, NOW + n + 2)
+    row = await desk.database.read(lambda tx: get_session(tx, desk.owner.organization_id, desk.session_id))
+    context = ToolContext(
+        org_id=row.org_id,
+        session_id=row.id,
+        workspace_id=row.workspace(),
+        turn_id=new_id("turn"),
+        tool_call_id=ToolCallId("c1"),
+        now=desk.app.now,
+        progress=lambda line: None,
+        output=lambda stream, text: None,
+        redactor=Redactor({}),
+    )
+    shown = await describe_tasks(desk.app, context)
+    assert [task["name"] for task in shown] == ["still open", *(f"n{n}" for n in range(LISTED))]

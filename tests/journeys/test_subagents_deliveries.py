@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.app.accounts import bootstrap
 from perdure.app.children import Spawn, spawn
@@ -14,6 +15,7 @@ from perdure.app.models import create_model
 from perdure.app.providers import create_provider
 from perdure.app.sessions import create_session
 from perdure.app.task_news import deliver
+from perdure.app.tasks import list_tasks
 from perdure.capabilities.port import ToolContext
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import Event
@@ -27,6 +29,7 @@ from perdure.domain.tools import CapabilityRef, ClientSideTool
 from perdure.settings import Settings
 from perdure.store.events import events_after
 from perdure.store.sessions import look_session
+from perdure.store.task_lists import TaskFilter
 from perdure.store.tasks import sessions_with_news
 from perdure.wiring import Parts, open_parts
 from perdure.worker.tasks import TaskSweep
@@ -117,3 +120,34 @@ async def check_choices(parts: Parts, org_id: object, session_id: SessionId) -> 
     with pytest.raises(Exception, match="only in the turn of a session"):
         await spawn(parts.app, context, plain)
     assert subagents_of({"agents": 7}) == Subagents()
+
+
+async def test_a_clock_that_goes_back_makes_no_cancel_of_a_time_limit(
+    database_url: str, tmp_path: Path
+) -> None:
+    settings = Settings(data=str(tmp_path), database_url=database_url)
+    async with asyncio.timeout(PATIENCE), open_parts(settings) as parts:
+        app, owner = parts.app, await bootstrap(parts.app)
+        provider = await create_provider(app, owner, CreateProvider("Simulated", "llmsim"))
+        await create_model(app, owner, provider.id, CreateModel("simulated", "Simulated"))
+        ask = ClientSideTool("ask", "Ask.", {"type": "object"})
+        body = CreateSession(capabilities=(CapabilityRef("subagents"),), tools=(ask,))
+        session = await create_session(app, owner, body)
+        worker = Worker(parts.engine, nothing)
+        await worker.start()
+        text = script(calls(begin("slow", calls(call("ask")), mode="background")), {"text": "Begun."})
+        await post_message(app, owner, session.id, CreateMessage(InputMessage((TextPart(text),))))
+        await at_rest(parts, session.id)
+        (task,) = await list_tasks(app, owner, TaskFilter(session_id=session.id), 10)
+        assert task.links.child_session_id is not None
+        await at_rest(parts, task.links.child_session_id, "waiting_for_tool_results")
+        late = app.now() + 3600 * 1_000_000
+        times = iter((late + 1,))  # the sweep looks at the clock, and then it goes back
+        odd = replace(app, now=lambda: next(times, late - 3600 * 1_000_000))
+        await TaskSweep(odd, parts.engine.clock).once()
+        (task,) = await list_tasks(app, owner, TaskFilter(session_id=session.id), 10)
+        assert task.error is not None
+        assert (task.state, task.error.kind) == ("failed", "time_limit")
+        kinds = [event.type for event in await log_of(parts, session.id)]
+        assert kinds.count("input.message") == 2, "the session must hear of it"
+        await worker.drain(0)

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from perdure.app.at_head import write_at_head
 from perdure.app.context import Services
 from perdure.app.storage import without_secrets
-from perdure.app.task_reports import Report
-from perdure.domain.background import read_spec
+from perdure.app.task_reports import OVERDUE, Report
+from perdure.app.task_wishes import WANTED
+from perdure.domain.background import only_reads, read_spec
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import NotFound
 from perdure.domain.events import EventContext, NewEvent, TaskUpdatedData
@@ -117,8 +118,9 @@ def _after(now: Micros, seconds: float) -> str:
 def stopped_report(row: TaskRow, now: Micros) -> Report:
     """How the task of a tool ends that is stopped: at its time limit, or because somebody wants it."""
     task = row.struct()
-    late = row.deadline is not None and row.deadline <= now
-    reason = task.state_detail if task.cancel_requested_at is not None else None
+    late = task.state_detail == OVERDUE or (row.deadline is not None and row.deadline <= now)
+    asked = task.cancel_requested_at is not None and task.state_detail not in WANTED
+    reason = task.state_detail if asked else None
     said = (
         "The time limit has passed."
         if late
@@ -126,6 +128,6 @@ def stopped_report(row: TaskRow, now: Micros) -> Report:
         if reason
         else "It was canceled."
     )
-    unsure = row.attempt > 0 and not read_spec(task.spec).reads
+    unsure = row.attempt > 0 and not only_reads(task.spec)
     error = TaskError("time_limit" if late else "canceled", f"{said} {UNCERTAIN}" if unsure else said)
     return Report("failed" if late else "canceled", error=error)

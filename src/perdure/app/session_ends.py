@@ -16,7 +16,7 @@ from perdure.app.context import Services
 from perdure.app.running_turns import cancel_events, stop_turn
 from perdure.app.task_news import deliver, settle
 from perdure.app.task_reports import DELETED, SESSION_DELETED, Report
-from perdure.app.task_wishes import asked_to_stop
+from perdure.app.task_wishes import SESSION_CANCELLED, asked_to_stop
 from perdure.domain.accounts import Caller
 from perdure.domain.cancels import CancelledTurn
 from perdure.domain.errors import NotFound
@@ -95,7 +95,7 @@ async def _cancel_in(
         whole: also the turns of messages that wait for their own.
     """
     tasks = await wish_for(tx, row.id, "cancel")
-    updates = [await asked_to_stop(tx, each, now) for each in tasks]
+    updates = [await asked_to_stop(tx, each, now, SESSION_CANCELLED) for each in tasks]
     if row.status not in IN_TURN:
         if not updates:
             return _Ended(row, None, tasks, fenced=False)
@@ -198,7 +198,7 @@ async def _cancel_child(app: Services, org_id: OrgId, child_id: SessionId) -> li
         if child.ended is not None:
             return _Ended(child, None, [], fenced=False)
         said = None if task is None else task.struct().state_detail
-        reason = said or "the session that began it has cancelled it"
+        reason = said or SESSION_CANCELLED
         return await _cancel_in(app, tx, child, reason, app.now(), whole=True)
 
     ended = await write_at_head(app, work)

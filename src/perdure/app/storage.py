@@ -39,9 +39,14 @@ from perdure.store.storage import (
 )
 
 
+async def redactor_of(app: Services, tx: Tx, row: SessionRow) -> Redactor:
+    """What redacts the session's secrets."""
+    return Redactor(await open_secrets(tx, app.vault, row.org_id, row.id))
+
+
 async def without_secrets(app: Services, tx: Tx, row: SessionRow, events: list[NewEvent]) -> list[NewEvent]:
     """Redact the session's secrets in the events."""
-    redactor = Redactor(await open_secrets(tx, app.vault, row.org_id, row.id))
+    redactor = await redactor_of(app, tx, row)
     return [redact_event(event, redactor) for event in events] if redactor else events
 
 

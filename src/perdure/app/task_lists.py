@@ -9,18 +9,20 @@ from perdure.domain.ids import TaskId
 from perdure.domain.messages import JsonObject
 from perdure.domain.tasks import MAX_SUMMARY
 from perdure.store.database import Tx
-from perdure.store.tasks import get_task, tasks_of_session
+from perdure.store.tasks import get_task, newest_tasks, open_tasks
 
 LISTED = 100
-"""The most tasks that a model is shown: the newest."""
+"""The most ended tasks that a model is shown: the newest."""
 
 
 async def describe_tasks(app: Services, context: ToolContext) -> list[JsonObject]:
-    """Describe a session's tasks, oldest first, with the beginnings of their answers."""
+    """Describe a session's open and newest tasks, oldest first, with the beginnings of their answers."""
 
     async def work(tx: Tx) -> list[JsonObject]:
-        rows = await tasks_of_session(tx, context.session_id)
-        return [await described(tx, row, MAX_SUMMARY) for row in rows[-LISTED:]]
+        found = {row.id: row for row in await newest_tasks(tx, context.session_id, LISTED)}
+        found |= {row.id: row for row in await open_tasks(tx, context.session_id)}
+        rows = sorted(found.values(), key=lambda row: (row.created_at, row.id))
+        return [await described(tx, row, MAX_SUMMARY) for row in rows]
 
     return await app.database.read(work)
 

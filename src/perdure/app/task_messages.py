@@ -9,7 +9,7 @@ from perdure.app.at_head import write_at_head
 from perdure.app.context import Services
 from perdure.app.messages import append_message
 from perdure.capabilities.port import ToolContext
-from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.errors import Conflict, InvalidInput, NotFound
 from perdure.domain.events import TaskMessageSentData, TaskReportedData
 from perdure.domain.ids import SessionId, TaskId
 from perdure.domain.messages import JsonObject, Message, TextPart
@@ -55,12 +55,16 @@ async def _send(
     """Append the message to the child's log; if that was done before, return the id that it has."""
 
     async def work(tx: Tx) -> str | None:
-        child = await get_session(tx, context.org_id, child_id, lock=True)
+        over = Conflict(f"the task {task_message.task_id} has ended: begin another one", code="task_ended")
+        try:
+            child = await get_session(tx, context.org_id, child_id, lock=True)
+        except NotFound:
+            raise over from None
         before = await sent_message(tx, child, context.effect_key)
         if before is not None:
             return before.fingerprint
         if child.ended is not None:
-            raise Conflict(f"the task {task_message.task_id} has ended: begin another one", code="task_ended")
+            raise over
         now = app.now()
         message = Message(app.new_id("message"), "user", (TextPart(text),), to_rfc3339(now))
         stored = await append_message(app, tx, child, message, now, origin=None)

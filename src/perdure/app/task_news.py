@@ -8,6 +8,8 @@ task that has ended does not change any more, and reports count up to a sequence
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec.structs import replace
 
 from perdure.app.at_head import write_at_head
@@ -15,9 +17,10 @@ from perdure.app.context import Services
 from perdure.app.messages import append_message
 from perdure.app.participants import speaker_of_turn
 from perdure.app.running_turns import see_to_runner
-from perdure.app.storage import without_secrets
+from perdure.app.storage import redactor_of, without_secrets
 from perdure.app.task_answers import Answer, answer_text, result_of_wait
 from perdure.app.task_reports import Report, read_news
+from perdure.app.task_wishes import WANTED
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import NotFound
 from perdure.domain.events import (
@@ -29,9 +32,11 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import SessionId, TaskId, ToolCallId
 from perdure.domain.messages import Message, TextPart
+from perdure.domain.redaction import redact_struct
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tasks import (
+    ENDED,
     MAX_ARTIFACTS,
     MAX_SUMMARY,
     PARENT_TASK,
@@ -108,6 +113,8 @@ async def _settled(app: Services, task_id: TaskId, report: Report) -> bool | Non
 
 async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, report: Report) -> bool:
     now, before = app.now(), task_row.struct()
+    # What a sub-agent says may be a secret of this session: the rows of tasks are read back like the log.
+    report = redact_struct(report, await redactor_of(app, tx, row))
     task = _changed(before, report, now)
     heard = max(task_row.heard, report.heard)
     if task is before and not report.messages:
@@ -125,7 +132,7 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
         events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
     ends, awaited = await _ends_of_waits(app, tx, row, new_row, report) if task.ended else ([], False)
     row = await _append(app, tx, row, [*events, *ends], now, ended=bool(ends))
-    text = None if awaited else _wake_text(before, task, report)
+    text = _wake_text(before, task, report, awaited=awaited)
     if text is not None:
         metadata = {PARENT_TASK: task.id}
         content, ts = (TextPart(text),), to_rfc3339(now)
@@ -159,10 +166,11 @@ def _still_parked(row: SessionRow, events: list[NewEvent]) -> set[ToolCallId]:
 def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
     """The task after a report; the same object if it says nothing new."""
     artifacts = (*task.artifacts, *report.artifacts)[:MAX_ARTIFACTS]
+    stops = task.cancel_requested_at is not None and report.state not in ENDED
     new = replace(
         task,
         state=report.state,
-        state_detail=report.detail,
+        state_detail=task.state_detail if stops else report.detail,  # why it is to end
         error=report.error,
         input_request=report.input_request,
         artifacts=artifacts,
@@ -227,27 +235,34 @@ def _open_call(state: TurnState, wait: WaitRow) -> CallState | None:
     return call if waits or isinstance(call.status, Started) else None
 
 
-def _was_wanted(task: SessionTask) -> bool:
-    """Whether the session, or who cancelled its turn, has asked for the end: it is no news."""
-    timed_out = task.error is not None and task.error.kind == "time_limit"
-    return task.cancel_requested_at is not None and not timed_out
+def _wake_text(before: SessionTask, task: SessionTask, report: Report, *, awaited: bool) -> str | None:
+    """The message to the session; None if its policy, or nothing new, says that it receives none.
 
-
-def _wake_text(before: SessionTask, task: SessionTask, report: Report) -> str | None:
-    """The message to the session; None if its policy, or nothing new, says that it receives none."""
-    name = f"task {task.display_name!r} ({task.id})"
-    if task.ended:
-        if task.wake_policy == "silent" or _was_wanted(task):
-            return None
-        if task.error is not None:
-            verb = "was canceled" if task.state == "canceled" else "failed"
-            return f"[The {name} {verb}: {task.error.message}]"
-        return (
-            f"[The answer of the {name}, which has succeeded:]\n{answer_text(report.answer, report.output)}"
-        )
-    if task.wake_policy != "on_activity":
+    Args:
+        awaited: a call has the end as its result.
+    """
+    if task.wake_policy == "silent" or (task.ended and before.state_detail in WANTED):
         return None
-    parts = [f"[A message from the {name}:]\n{text_of_message(message)}" for message in report.messages]
-    if task.input_request is not None and task.input_request != before.input_request:
-        parts.append(f"[The {name} waits for a person: {task.input_request.prompt}]")
+    name = f"task {task.display_name!r} ({task.id})"
+    parts: list[str] = []
+    if task.wake_policy == "on_activity":
+        parts += _activity(name, before, task, report)
+    if task.ended and not awaited:
+        parts.append(_end(name, task, report))
     return "\n\n".join(parts) or None
+
+
+def _activity(name: str, before: SessionTask, task: SessionTask, report: Report) -> Iterator[str]:
+    """What a task has said, and that somebody must decide. All of it is as long as an answer at most."""
+    said = "\n\n".join(map(text_of_message, report.messages))
+    if report.messages:
+        yield f"[A message from the {name}:]\n{answer_text(said, None)}"
+    if task.input_request is not None and task.input_request != before.input_request:
+        yield f"[The {name} waits for a person: {task.input_request.prompt}]"
+
+
+def _end(name: str, task: SessionTask, report: Report) -> str:
+    if task.error is not None:
+        verb = "was canceled" if task.state == "canceled" else "failed"
+        return f"[The {name} {verb}: {task.error.message}]"
+    return f"[The answer of the {name}, which has succeeded:]\n{answer_text(report.answer, report.output)}"

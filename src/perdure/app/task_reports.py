@@ -36,6 +36,8 @@ from perdure.store.tasks import TaskRow, find_task
 
 SESSION_DELETED = "the session was deleted"
 """Why a deletion cancels a turn."""
+OVERDUE = "its time limit has passed"
+"""Why a task is stopped that takes too long. Clocks may go back meanwhile, or differ."""
 DELETED = TaskError("deleted", "The sub-agent's session was deleted.")
 
 
@@ -127,7 +129,7 @@ async def _ended(tx: Tx, row: SessionRow, task: TaskRow, report: Report, ended: 
         case TurnSealedData(reason=reason, detail=detail):
             said = detail or "The sub-agent's turn was stopped for good."
             return replace(report, state="failed", error=TaskError(reason, said))
-        case TurnCancelledData(reason=reason) if late:
+        case TurnCancelledData(reason=reason) if late or reason == OVERDUE:
             said = reason or "The time limit has passed."
             return replace(report, state="failed", error=TaskError("time_limit", said))
         case TurnCancelledData(reason=reason) if reason == SESSION_DELETED:

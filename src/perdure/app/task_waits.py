@@ -13,7 +13,7 @@ from perdure.domain.times import Micros
 from perdure.store.database import Tx
 from perdure.store.rows import to_json
 from perdure.store.sessions import get_session
-from perdure.store.tasks import Need, TaskRow, WaitRow, add_wait, tasks_named, tasks_of_session
+from perdure.store.tasks import Need, TaskRow, WaitRow, add_wait, open_tasks, tasks_named
 
 
 async def wait_for(
@@ -55,7 +55,7 @@ async def wait_for(
 
 async def _wanted(tx: Tx, context: ToolContext, ids: tuple[TaskId, ...]) -> list[TaskRow]:
     if not ids:
-        return await tasks_of_session(tx, context.session_id, unfinished=True)
+        return await open_tasks(tx, context.session_id)
     rows = await tasks_named(tx, context.session_id, ids)
     missing = set(ids) - {row.id for row in rows}
     if missing:

@@ -11,6 +11,12 @@ from perdure.store.database import Tx
 from perdure.store.sessions import SessionRow
 from perdure.store.tasks import TaskRow, put_task, waits_of_session, wish_for
 
+SESSION_CANCELLED = "the session that began it has cancelled it"
+INTERRUPTED = "the turn that waited for it was interrupted"
+WANTED = frozenset((SESSION_CANCELLED, INTERRUPTED))
+"""Why tasks are stopped with what their session does: a message about their ends would begin its work again.
+"""
+
 
 async def asked_to_stop(tx: Tx, row: TaskRow, now: Micros, detail: str | None = None) -> NewEvent:
     """Note with a task that it was asked to stop; return the event."""
@@ -34,6 +40,5 @@ async def cancel_awaited(tx: Tx, row: SessionRow, turn_id: TurnId, now: Micros) 
     ids = sorted({task_id for wait in waits for task_id in wait.task_ids()})
     if not ids:
         return []
-    detail = "the turn that waited for it was interrupted"
     wished = await wish_for(tx, row.id, "cancel", only=ids)
-    return [await asked_to_stop(tx, each, now, detail) for each in wished]
+    return [await asked_to_stop(tx, each, now, INTERRUPTED) for each in wished]

@@ -65,6 +65,14 @@ def read_spec(spec: JsonObject) -> ToolTask:
     return msgspec.convert(spec, ToolTask)
 
 
+def only_reads(spec: JsonObject) -> bool:
+    """Whether the tool of a task changes nothing. One whose spec cannot be read may change something."""
+    try:
+        return read_spec(spec).reads
+    except msgspec.ValidationError:
+        return False
+
+
 def with_flag(parameters: JsonObject) -> JsonObject | None:
     """A tool's parameters with the one that asks for the background; None if they cannot have it.
 

@@ -8,13 +8,15 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
 import msgspec
 from msgspec import Struct
 
 from perdure.domain.events import NewEvent
+
+S = TypeVar("S", bound=Struct)
 
 MAX_MATCHES = 1_000
 """Places that look like the beginning of a secret, and are looked at one by one."""
@@ -303,6 +305,14 @@ def redact_event(event: NewEvent, redactor: Redactor) -> NewEvent:
     if data is event.data and metadata is event.metadata and tags == event.tags:
         return event
     return msgspec.structs.replace(event, data=data, metadata=metadata, tags=tags)
+
+
+def redact_struct(value: S, redactor: Redactor) -> S:
+    """Redact a struct. Returns the same object if it contains no secret."""
+    if not redactor:
+        return value
+    redacted: S = _redact(value, redactor)
+    return redacted
 
 
 def _redact(value: Any, redactor: Redactor) -> Any:

@@ -371,15 +371,20 @@ async def append(
     return new, stored
 
 
-def _heard(row: SessionRow, events: Sequence[NewEvent]) -> tuple[int | None, int | None]:
-    """When the session was done with its task, and the last event that its parent has not heard of."""
+def _heard(row: SessionRow, events: Sequence[NewEvent], status: Status) -> tuple[int | None, int | None]:
+    """When the session was done with its task, and the last event that its parent has not heard of.
+
+    Args:
+        status: the session's, after the events. A message that interrupts a turn begins another one for the
+            task in the same append, like one that waited for its own.
+    """
     ended, news = row.ended, row.news
     if ended is not None:
         return ended, news  # the parent knows, or will hear, how the task ended: the rest is no part of it
     for sequence, event in enumerate(events, row.head + 1):
         if event.data.kind in NEWS:
             news = sequence
-        if ended is None and event.data.kind in DONE:
+        if ended is None and event.data.kind in DONE and status not in IN_TURN:
             ended = sequence
     return ended, news
 
@@ -395,7 +400,7 @@ def _row_after(
     rests: bool,
 ) -> SessionRow:
     """Return the row as it is after an append."""
-    ended, news = (None, None) if row.task_id is None else _heard(row, events)
+    ended, news = (None, None) if row.task_id is None else _heard(row, events, after.status)
     if row.ended is None and row.task_id is not None and row.started_at and after.status != row.status:
         news = after.head
     if after.handed_to is not None:

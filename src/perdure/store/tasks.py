@@ -125,10 +125,16 @@ async def task_by_key(tx: Tx, session_id: SessionId, effect_key: str) -> TaskRow
     return await _one(tx, "session_id = ? AND effect_key = ?", session_id, effect_key)
 
 
-async def tasks_of_session(tx: Tx, session_id: SessionId, *, unfinished: bool = False) -> list[TaskRow]:
-    """Return a session's tasks, oldest first."""
-    only = " AND finished_at IS NULL" if unfinished else ""
-    return await _all(tx, f"session_id = ?{only} ORDER BY created_at, id", session_id)
+async def open_tasks(tx: Tx, session_id: SessionId) -> list[TaskRow]:
+    """Return a session's tasks that have not ended, oldest first."""
+    return await _all(tx, "session_id = ? AND finished_at IS NULL ORDER BY created_at, id", session_id)
+
+
+async def newest_tasks(tx: Tx, session_id: SessionId, limit: int) -> list[TaskRow]:
+    """Return a session's newest tasks, oldest first."""
+    return (await _all(tx, "session_id = ? ORDER BY created_at DESC, id DESC LIMIT ?", session_id, limit))[
+        ::-1
+    ]
 
 
 async def tasks_named(tx: Tx, session_id: SessionId, ids: Sequence[TaskId]) -> list[TaskRow]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from msgspec import to_builtins
 
@@ -24,8 +25,10 @@ from perdure.capabilities.port import (
     ToolOutcome,
     schema,
 )
+from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import TaskId, check_id
-from perdure.domain.messages import JsonObject
+from perdure.domain.messages import JsonObject, storable
+from perdure.domain.sessions import has_control
 from perdure.domain.subagents import SUBAGENTS, Subagents, subagents_of
 from perdure.domain.tasks import MAX_INSTRUCTIONS, MAX_NAME, MAX_OPEN, MAX_SUMMARY
 from perdure.tools.subagent_settings import CONFIG, choices, describe_agents
@@ -65,9 +68,9 @@ async def _spawn(
     services: Services, config: Subagents, context: ToolContext, arguments: JsonObject
 ) -> ToolOutcome | Later:
     limit = min(float(arguments.get("time_limit") or config.usual_time), config.longest)
-    instructions = context.redactor.text(arguments["instructions"])
+    instructions = _not_blank("instructions", _clean(context, arguments["instructions"]))
     what = Spawn(
-        context.redactor.text(arguments["name"]),
+        _not_blank("name", _line(context, arguments["name"])),
         instructions,
         arguments.get("mode") or "foreground",
         limit,
@@ -75,7 +78,7 @@ async def _spawn(
         arguments.get("files") or "shared",
         arguments.get("agent"),
         arguments.get("blueprint"),
-        arguments.get("output_schema"),
+        context.redactor.value(arguments.get("output_schema")),
         # Each event of the task has this; the child's session has all of it.
         {**_chosen(arguments), "instructions": instructions[:MAX_SUMMARY]},
         config,
@@ -85,6 +88,27 @@ async def _spawn(
         until = context.now() + round((limit + SLACK) * 1_000_000)
         return Later("child", until, f"The sub-agent {what.name!r} works on it.")
     return ToolOutcome({"task_id": row.id, "state": row.state, "session_id": row.child_session_id})
+
+
+def _clean(context: ToolContext, value: Any) -> Any:
+    """What a model says to others: without the session's secrets, and as every database can store it."""
+    if isinstance(value, str):
+        return context.redactor.text(storable(value))
+    if isinstance(value, dict):
+        return {name: _clean(context, each) for name, each in value.items()}
+    return [_clean(context, each) for each in value] if isinstance(value, list) else value
+
+
+def _not_blank(name: str, text: str) -> str:
+    """Check a text that a model gets as a message, or people as a name."""
+    if not text.strip():
+        raise InvalidInput(f"`{name}` must not be blank")
+    return text
+
+
+def _line(context: ToolContext, text: str) -> str:
+    """A text that lists show in a line: without control characters."""
+    return "".join(" " if has_control(each) else each for each in _clean(context, text)).strip()
 
 
 def _chosen(arguments: JsonObject) -> JsonObject:
@@ -103,14 +127,20 @@ async def _get(services: Services, context: ToolContext, arguments: JsonObject) 
 
 async def _message(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     task_id = check_id(arguments["task_id"], "task", "task_id")
-    await message_task(services, context, task_id, context.redactor.text(arguments["message"]))
+    await message_task(
+        services, context, task_id, _not_blank("message", _clean(context, arguments["message"]))
+    )
     return ToolOutcome({"task_id": task_id, "sent": True})
 
 
 async def _cancel(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     task_id = check_id(arguments["task_id"], "task", "task_id")
     task = await stop_task(
-        services, context.org_id, context.session_id, task_id, arguments.get("reason") or None
+        services,
+        context.org_id,
+        context.session_id,
+        task_id,
+        _line(context, arguments.get("reason") or "") or None,
     )
     return ToolOutcome({"task_id": task.id, "state": task.state})
 
@@ -126,7 +156,7 @@ async def _wait(services: Services, context: ToolContext, arguments: JsonObject)
 
 
 async def _report(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    await report_to_parent(services, context, arguments)
+    await report_to_parent(services, context, _clean(context, arguments))
     return ToolOutcome({"reported": True})
 
 

@@ -18,7 +18,7 @@ from perdure.app.background_tools import begin_attempt, put_back
 from perdure.app.context import Services
 from perdure.app.task_news import settle
 from perdure.app.task_reports import Report
-from perdure.domain.background import read_spec
+from perdure.domain.background import only_reads
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import PerdureError
 from perdure.domain.ids import SessionId, TaskId
@@ -254,7 +254,7 @@ def _given_up(call: BackgroundCall) -> CallEnd | None:
 def _unsure(row: TaskRow, end: CallEnd) -> CallEnd:
     """Say of a call that cannot be made again that it may have taken effect before."""
     error = end.error
-    if not row.attempt or read_spec(row.struct().spec).reads or error is None or UNCERTAIN in error.message:
+    if not row.attempt or only_reads(row.struct().spec) or error is None or UNCERTAIN in error.message:
         return end
     return CallEnd(error=TaskError(error.kind, f"{error.message} {UNCERTAIN}"))
 

@@ -9,6 +9,7 @@ from typing import Any
 from perdure.app.context import App
 from perdure.app.session_ends import carry_out, stop_task
 from perdure.app.task_news import deliver
+from perdure.app.task_reports import OVERDUE
 from perdure.domain.errors import NotFound, PerdureError
 from perdure.domain.tasks import KEPT
 from perdure.domain.times import Micros
@@ -74,8 +75,7 @@ class TaskSweep:
         for task in wished:
             await _seen_to(f"the task {task.id}", carry_out(app, task))
         for task in due:
-            said = "its time limit has passed"
-            stopped = stop_task(app, task.org_id, task.session_id, task.id, said)
+            stopped = stop_task(app, task.org_id, task.session_id, task.id, OVERDUE)
             await _seen_to(f"the task {task.id}", stopped)
         for session_id in news:
             await _seen_to(f"the session {session_id}", deliver(app, session_id))
