@@ -13,7 +13,6 @@ from perdure.app.at_head import write_at_head
 from perdure.app.context import Services
 from perdure.app.storage import without_secrets
 from perdure.app.task_reports import OVERDUE, Report
-from perdure.app.task_wishes import WANTED
 from perdure.domain.background import only_reads, read_spec
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import NotFound
@@ -119,7 +118,7 @@ def stopped_report(row: TaskRow, now: Micros) -> Report:
     """How the task of a tool ends that is stopped: at its time limit, or because somebody wants it."""
     task = row.struct()
     late = task.state_detail == OVERDUE or (row.deadline is not None and row.deadline <= now)
-    asked = task.cancel_requested_at is not None and task.state_detail not in WANTED
+    asked = task.cancel_requested_at is not None and task.cancel_requested_by != "turn"
     reason = task.state_detail if asked else None
     said = (
         "The time limit has passed."

@@ -22,7 +22,7 @@ from perdure.domain.cancels import CancelledTurn
 from perdure.domain.errors import NotFound
 from perdure.domain.events import Event
 from perdure.domain.ids import OrgId, SessionId, TaskId
-from perdure.domain.tasks import SessionTask
+from perdure.domain.tasks import Canceller, SessionTask
 from perdure.domain.times import Micros
 from perdure.store.bus import Appended, Stop
 from perdure.store.database import Tx
@@ -95,7 +95,7 @@ async def _cancel_in(
         whole: also the turns of messages that wait for their own.
     """
     tasks = await wish_for(tx, row.id, "cancel")
-    updates = [await asked_to_stop(tx, each, now, SESSION_CANCELLED) for each in tasks]
+    updates = [await asked_to_stop(tx, each, now, detail=SESSION_CANCELLED) for each in tasks]
     if row.status not in IN_TURN:
         if not updates:
             return _Ended(row, None, tasks, fenced=False)
@@ -210,11 +210,17 @@ async def _cancel_child(app: Services, org_id: OrgId, child_id: SessionId) -> li
 
 
 async def stop_task(
-    app: Services, org_id: OrgId, session_id: SessionId, task_id: TaskId, reason: str | None = None
+    app: Services,
+    org_id: OrgId,
+    session_id: SessionId,
+    task_id: TaskId,
+    by: Canceller,
+    reason: str | None = None,
 ) -> SessionTask:
     """Ask a task to stop, and stop it. Idempotent: one that has ended stays as it is.
 
     Args:
+        by: who asks.
         reason: why, for people.
 
     Raises:
@@ -227,7 +233,7 @@ async def stop_task(
         if task_row.finished_at is not None or task_row.wish is not None:
             return _Ended(row, None, [task_row] if task_row.wish is not None else [])
         wished = replace(task_row, wish="cancel")
-        event = await asked_to_stop(tx, wished, app.now(), reason)
+        event = await asked_to_stop(tx, wished, app.now(), by, reason)
         rests = bool(row.resting)
         row, stored = await append(tx, row, [event], now=app.now(), progress=False, rests=rests)
         found = await find_task(tx, task_id)

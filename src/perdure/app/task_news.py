@@ -20,7 +20,6 @@ from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import redactor_of, without_secrets
 from perdure.app.task_answers import Answer, answer_text, result_of_wait
 from perdure.app.task_reports import Report, read_news
-from perdure.app.task_wishes import WANTED
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import NotFound
 from perdure.domain.events import (
@@ -241,7 +240,7 @@ def _wake_text(before: SessionTask, task: SessionTask, report: Report, *, awaite
     Args:
         awaited: a call has the end as its result.
     """
-    if task.wake_policy == "silent" or (task.ended and before.state_detail in WANTED):
+    if task.wake_policy == "silent" or (task.ended and task.cancel_requested_by == "turn"):
         return None
     name = f"task {task.display_name!r} ({task.id})"
     parts: list[str] = []

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from perdure.domain.events import EventContext, NewEvent, TaskUpdatedData
 from perdure.domain.ids import TurnId
+from perdure.domain.tasks import Canceller
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.sessions import SessionRow
@@ -13,17 +14,17 @@ from perdure.store.tasks import TaskRow, put_task, waits_of_session, wish_for
 
 SESSION_CANCELLED = "the session that began it has cancelled it"
 INTERRUPTED = "the turn that waited for it was interrupted"
-WANTED = frozenset((SESSION_CANCELLED, INTERRUPTED))
-"""Why tasks are stopped with what their session does: a message about their ends would begin its work again.
-"""
 
 
-async def asked_to_stop(tx: Tx, row: TaskRow, now: Micros, detail: str | None = None) -> NewEvent:
-    """Note with a task that it was asked to stop; return the event."""
+async def asked_to_stop(
+    tx: Tx, row: TaskRow, now: Micros, by: Canceller = "turn", detail: str | None = None
+) -> NewEvent:
+    """Note with a task that it was asked to stop, and by whom; return the event."""
     task = row.struct()
     asked = replace(
         task,
         cancel_requested_at=task.cancel_requested_at or to_rfc3339(now),
+        cancel_requested_by=task.cancel_requested_by or by,
         state_detail=detail or task.state_detail,
         updated_at=to_rfc3339(now),
     )
@@ -41,4 +42,4 @@ async def cancel_awaited(tx: Tx, row: SessionRow, turn_id: TurnId, now: Micros) 
     if not ids:
         return []
     wished = await wish_for(tx, row.id, "cancel", only=ids)
-    return [await asked_to_stop(tx, each, now, INTERRUPTED) for each in wished]
+    return [await asked_to_stop(tx, each, now, detail=INTERRUPTED) for each in wished]

@@ -57,7 +57,7 @@ async def cancel_task(app: App, caller: Caller, session_id: SessionId, task_id: 
     Raises:
         NotFound: the session or the task does not exist.
     """
-    return await stop_task(app, caller.organization_id, session_id, task_id, "cancelled by a user")
+    return await stop_task(app, caller.organization_id, session_id, task_id, "user", "cancelled by a user")
 
 
 async def post_task_message(

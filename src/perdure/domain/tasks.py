@@ -49,6 +49,7 @@ def check_open(unfinished: int, limit: int = MAX_OPEN) -> None:
 TaskState = Literal["queued", "running", "awaiting_input", "succeeded", "failed", "canceled"]
 ENDED: frozenset[TaskState] = frozenset(("succeeded", "failed", "canceled"))
 """The states in which a task has ended; no other follows."""
+Canceller = Literal["agent", "turn", "user", "time_limit"]
 WakePolicy = Literal["silent", "on_terminal", "on_activity"]
 TaskKind = Literal["subagent", "background_tool"]
 TaskMode = Literal["foreground", "background"]
@@ -168,6 +169,15 @@ class SessionTask(Struct, frozen=True, omit_defaults=True):
     deadline: Annotated[Timestamp | None, Meta(description="The end of its time limit.")] = None
     cancel_requested_at: Annotated[
         Timestamp | None, Meta(description="When it was asked to stop. It has stopped once it is `canceled`.")
+    ] = None
+    cancel_requested_by: Annotated[
+        Canceller | None,
+        Meta(
+            description=(
+                "Who asked it to stop: the `agent` that began it, the end of its `turn` or session, a "
+                "`user`, or its `time_limit`. No message tells the session of what its `turn` has stopped."
+            )
+        ),
     ] = None
     finished_at: Annotated[Timestamp | None, Meta(description="When it ended.")] = None
 

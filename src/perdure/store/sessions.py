@@ -188,13 +188,7 @@ class SessionRow(Struct, frozen=True):
 
     def anew(self, session_id: SessionId, now: Micros) -> SessionRow:
         """The row of a new session with the same settings, an empty log, no parent and its own workspace."""
-        return msgspec.structs.replace(
-            self,
-            **_NEW,
-            id=session_id,
-            created_at=now,
-            updated_at=now - 1,
-        )
+        return msgspec.structs.replace(self, **_NEW, id=session_id, created_at=now, updated_at=now - 1)
 
 
 _NEW: dict[str, object] = {

@@ -140,6 +140,7 @@ async def _cancel(services: Services, context: ToolContext, arguments: JsonObjec
         context.org_id,
         context.session_id,
         task_id,
+        "agent",
         _line(context, arguments.get("reason") or "") or None,
     )
     return ToolOutcome({"task_id": task.id, "state": task.state})

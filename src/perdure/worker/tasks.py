@@ -75,7 +75,7 @@ class TaskSweep:
         for task in wished:
             await _seen_to(f"the task {task.id}", carry_out(app, task))
         for task in due:
-            stopped = stop_task(app, task.org_id, task.session_id, task.id, OVERDUE)
+            stopped = stop_task(app, task.org_id, task.session_id, task.id, "time_limit", OVERDUE)
             await _seen_to(f"the task {task.id}", stopped)
         for session_id in news:
             await _seen_to(f"the session {session_id}", deliver(app, session_id))
