@@ -143,6 +143,10 @@ class House:
                 ear.drain()
 
 
+async def nobody(session_id: str) -> None:
+    """Tell no parent anything: a worker's `report` where no session has one."""
+
+
 @asynccontextmanager
 async def house_with(gate: Holder, folder: Path, catalog: Catalog | None = None) -> AsyncIterator[House]:
     async with open_parts(Settings(data=str(folder))) as opened:

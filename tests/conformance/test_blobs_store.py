@@ -21,6 +21,7 @@ from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
 from tests.conformance.desk import HOUR, NOW, ORG, OTHER, Desk, count
 from tests.conformance.places import Place, soon
+from tests.inside import nobody
 
 
 class Fixed(SystemClock):
@@ -123,7 +124,7 @@ async def test_a_sweep_removes_contents_as_fast_as_they_come(place: Place, tmp_p
         await desk.write_all(*((f"/all/{number}", b"%d" % number) for number in range(1_000)))
         await desk.delete("/all", recursive=True)
         engine = replace(parts.engine, clock=Fixed((NOW // 60_000_000 + 120) * 60_000_000))
-        await Sweep(engine, Worker(engine)).once()
+        await Sweep(engine, Worker(engine, nobody)).once()
         assert await count(parts.database, "blobs") == 0
 
 

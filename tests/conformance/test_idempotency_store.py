@@ -30,6 +30,7 @@ from perdure.wiring import Parts, open_parts
 from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
 from tests.conformance.places import Place
+from tests.inside import nobody
 
 ORG, OTHER = OrgId("org_" + "1" * 32), OrgId("org_" + "2" * 32)
 NOW = 2_000_000_000_000_000
@@ -131,7 +132,7 @@ async def test_a_sweep_purges_all_that_is_over_a_day_old(parts: Parts) -> None:
         await answered(parts.database, f"old-{number}", now - KEPT - 1 - number, b" " * (PURGED // 2 + 1))
     await answered(parts.database, "young", now - KEPT + 1)
     engine = replace(parts.engine, clock=Fixed(now))
-    await Sweep(engine, Worker(engine)).once()
+    await Sweep(engine, Worker(engine, nobody)).once()
     assert await keys(parts.database) == ["young"]
 
 

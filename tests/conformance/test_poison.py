@@ -47,6 +47,7 @@ from perdure.wiring import Parts, open_parts
 from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
 from tests.conformance.places import Place
+from tests.inside import nobody
 from tests.journeys.test_outages import Faulty
 
 PATIENCE = 60.0
@@ -117,7 +118,7 @@ async def house_on(place: Place, folder: Path, raises: Raises) -> AsyncIterator[
         owner = await bootstrap(parts.app)
         provider = await create_provider(parts.app, owner, CreateProvider("Simulated", "llmsim"))
         await create_model(parts.app, owner, provider.id, CreateModel("simulated", "Simulated"))
-        worker = Worker(parts.engine)
+        worker = Worker(parts.engine, nobody)
         await worker.start()
         yield House(parts, owner)
         await worker.drain(0)
@@ -234,7 +235,7 @@ async def test_an_unavailable_database_never_seals(place: Place, database: Datab
     async with house_on(place, tmp_path, raises) as house:
         sessions = [await house.session(CapabilityRef("raises", {"error": name})) for name in errors]
         raises.begin()
-        sweep = Sweep(house.parts.engine, Worker(house.parts.engine))
+        sweep = Sweep(house.parts.engine, Worker(house.parts.engine, nobody))
         for session_id in sessions:
             await house.say(session_id)
         async with asyncio.timeout(PATIENCE):
@@ -300,7 +301,7 @@ async def test_a_clock_that_went_back_strands_no_active_session(
         for session_id in sessions:
             await house.say(session_id)
         await house.break_row("UPDATE sessions SET updated_at = updated_at + ?", offset)
-        worker = Worker(house.parts.engine)
+        worker = Worker(house.parts.engine, nobody)
         if place.kind == "sqlite":  # the queue is in memory: a new process begins with an empty one
             house.parts.queue._waiting.clear()  # type: ignore[attr-defined]
             house.parts.queue._known.clear()  # type: ignore[attr-defined]

@@ -28,6 +28,7 @@ from perdure.store.events import events_after
 from perdure.store.sessions import look_session
 from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
+from tests.inside import nobody
 from tests.journeys.test_discovery import Inside, Shelf, inside, with_shelf
 from tests.journeys.test_parked_turns import another_process, row_of
 
@@ -86,7 +87,7 @@ class Limit(Inside, frozen=True):
     async def sweep(self) -> int:
         """Sweep as another process does, and do what it finds."""
         other = another_process(self)
-        found = await Sweep(other.engine, Worker(other.engine)).once()
+        found = await Sweep(other.engine, Worker(other.engine, nobody)).once()
         await advance(other.engine, self.session.id)
         return found
 

@@ -89,12 +89,12 @@ def a_step_runs_before_its_start_is_logged(patch: Patch) -> None:
 
 
 def lost_outcomes_count_as_failures(patch: Patch) -> None:
-    real = tool_calls._failure_of
+    real = tool_calls.failure_of
 
     def failure(*arguments: Any) -> Any:
         return msgspec.structs.replace(real(*arguments), unknown=False)
 
-    patch.setattr(tool_calls, "_failure_of", failure)
+    patch.setattr(tool_calls, "failure_of", failure)
 
 
 def a_tool_that_found_nothing_is_done(patch: Patch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure.app import messages, running_turns, sessions
+from perdure.app import messages, running_turns, session_ends
 from perdure.domain import actions, turn
 from perdure.domain.ids import TurnId
 from perdure.domain.pending import after_cancel
@@ -35,13 +35,13 @@ def a_cancel_makes_the_session_idle_although_messages_are_queued(patch: Patch) -
 
 
 def nobody_works_on_queued_messages_after_a_cancel(patch: Patch) -> None:
-    real = sessions.stop_turn
+    real = session_ends.stop_turn
 
     async def stop_turn(*given: Any) -> Any:
         events, _ = await real(*given)
         return events, False
 
-    patch.setattr(sessions, "stop_turn", stop_turn)
+    patch.setattr(session_ends, "stop_turn", stop_turn)
 
 
 def queued_messages_are_in_reverse_order(patch: Patch) -> None:

@@ -193,13 +193,13 @@ Direction = Literal["inbound", "outbound"]
 class TaskText(Struct, frozen=True, tag_field="type", tag="text"):
     """A text in a task's message."""
 
-    text: Annotated[str, Meta(description="The text.")]
+    text: Annotated[str, Meta(description="The text.", examples=["Two of the numbers are wrong."])]
 
 
 class TaskData(Struct, frozen=True, tag_field="type", tag="data"):
     """A value in a task's message."""
 
-    data: Annotated[JsonObject, Meta(description="The value.")]
+    data: Annotated[JsonObject, Meta(description="The value.", examples=[{"wrong": 2}])]
 
 
 TaskPart = TaskText | TaskData
@@ -208,7 +208,9 @@ TaskPart = TaskText | TaskData
 class TaskMessage(Struct, frozen=True, omit_defaults=True):
     """A message to a task, or from it."""
 
-    id: Annotated[str, Meta(description="The message's id.")]
+    id: Annotated[
+        str, Meta(description="The message's id.", examples=["message_0192f0c1b2a37b5c8d4e5f60718293a4"])
+    ]
     task_id: Annotated[TaskId, Meta(description="The task.")]
     direction: Annotated[Direction, Meta(description="`inbound`: to the task; `outbound`: from the task.")]
     content: Annotated[tuple[TaskPart, ...], Meta(description="What it says.")]
