@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure.app import sessions as use
+from perdure.app import session_ends
 from perdure.domain import actions, history, turn
 from perdure.domain.actions import Finish, RunTools
 from perdure.domain.errors import Fenced
@@ -62,8 +62,12 @@ def a_first_append_does_not_claim(patch: Patch) -> None:
 
 
 def a_cancel_does_not_fence(patch: Patch) -> None:
-    real = use.append
-    patch.setattr(use, "append", lambda tx, row, events, *, now, fence=False: real(tx, row, events, now=now))
+    real = session_ends.append
+
+    async def append(*given: Any, **more: Any) -> Any:
+        return await real(*given, **{**more, "fence": False})
+
+    patch.setattr(session_ends, "append", append)
 
 
 def tools_run_before_their_announcement_is_committed(patch: Patch) -> None:

@@ -120,7 +120,7 @@ def a_cancel_leaves_callbacks(patch: Patch) -> None:
 
 
 def a_turn_goes_on_and_forgets_its_callbacks(patch: Patch) -> None:
-    patch.setattr(advance, "in_background", lambda *about: None)
+    patch.setattr(advance, "in_background", lambda *about, withdrawn: None)
 
 
 def a_crash_forgets_callbacks(patch: Patch) -> None:

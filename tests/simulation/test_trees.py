@@ -14,8 +14,8 @@ import pytest
 from tests.simulation.scenarios import Scenario
 from tests.simulation.schedule import Violation
 from tests.simulation.store import Store
-from tests.simulation.tree_mutations import TREE_MUTATIONS
-from tests.simulation.trees import TREE_KINDS, TREES, drawn_tree, listed_tree, named_tree
+from tests.simulation.tree_mutations import FOCUS, TREE_MUTATIONS
+from tests.simulation.trees import TREE_KINDS, TREES, drawn_tree, focused_tree, listed_tree, named_tree
 from tests.soak import SCALE, amounts, sampled
 
 SEEDS = 1000
@@ -60,11 +60,13 @@ def test_the_simulation_detects_the_mutation_of_trees(
 ) -> None:
     mutation(monkeypatch)
     with pytest.raises(Violation) as found:
-        _play_all(watched)
+        _play_all(watched, *FOCUS.get(mutation.__name__, ()))
     assert not re.search("TypeError|AttributeError|NameError", str(found.value)), "the mutation is broken"
 
 
-def _play_all(store: Store) -> None:
+def _play_all(store: Store, name: str = "", kinds: tuple[str, ...] = ()) -> None:
+    for seed in range(SEEDS if kinds else 0):
+        focused_tree(name, kinds, seed).play(store)
     for scenario in TREES:
         listed_tree(scenario, {}).play(store)
     _play(range(SEEDS), store)

@@ -50,13 +50,6 @@ def the_note_is_cleared_before_the_delivery(patch: Patch) -> None:
     assert real is not deliver
 
 
-def newer_news_are_cleared_with_older_ones(patch: Patch) -> None:
-    async def told(tx: Any, session_id: Any, news: int) -> None:
-        await tx.run("UPDATE sessions SET news = NULL WHERE id = ?", session_id)
-
-    patch.setattr(task_news, "told_news", told)
-
-
 def a_task_can_end_between_the_look_at_it_and_the_wait(patch: Patch) -> None:
     async def wait_for(app: Any, context: Any, *args: Any) -> Any:
         kept: list[Any] = []
@@ -187,13 +180,18 @@ def a_tool_runs_again_although_it_must_not(patch: Patch) -> None:
     patch.setattr("perdure.engine.background_call.BackgroundCall.repeatable", property(lambda self: True))
 
 
+FOCUS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "reports_are_told_again": ("messages", ("redeliver_late", "redeliver_elsewhere", "linger")),
+    "an_older_attempt_can_end_a_task": ("tools", ("freeze", "stall", "sweep_elsewhere")),
+}
+"""By mutation: the scenario and the kinds of injections that it takes, if few schedules have them."""
+
 TREE_MUTATIONS = [
     an_older_attempt_can_end_a_task,
     a_tool_runs_again_although_it_must_not,
     an_end_is_forgotten,
     an_end_is_told_as_often_as_it_is_delivered,
     the_note_is_cleared_before_the_delivery,
-    newer_news_are_cleared_with_older_ones,
     a_task_can_end_between_the_look_at_it_and_the_wait,
     a_cancel_does_not_go_down,
     what_a_crash_leaves_of_a_cancel_is_forgotten,

@@ -307,11 +307,11 @@ async def sweep_tasks(process: Process) -> None:
 class TreeDrawn:
     """A plan with injections drawn at random, up to a drawn number of them."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, kinds: tuple[str, ...] = ()) -> None:
         self._rng = rng
         self._rate = rng.choice((0.01, 0.02, 0.05, 0.1, 0.3))
         self._left = rng.choice((1, 2, 3, 5, 8, 13))
-        self._kinds = ["linger", *rng.sample(sorted(TREE_KINDS), k=rng.randint(2, 8))]
+        self._kinds = [*kinds] or ["linger", *rng.sample(sorted(TREE_KINDS), k=rng.randint(2, 8))]
         self.gentle = TREE_GENTLE.issuperset(self._kinds)
 
     def at(self, number: int, where: str) -> str | None:
@@ -416,6 +416,13 @@ def drawn_tree(seed: int) -> TreeSchedule:
     rng = random.Random(seed)
     scenario, plan = rng.choice(TREES), TreeDrawn(rng)
     return TreeSchedule(scenario, plan, rng, f"tree {seed}", lossy=rng.random() < 0.3, gentle=plan.gentle)
+
+
+def focused_tree(name: str, kinds: tuple[str, ...], seed: int) -> TreeSchedule:
+    """A schedule of one scenario, with injections of these kinds alone."""
+    rng = random.Random(seed)
+    scenario, plan = next(each for each in TREES if each.name == name), TreeDrawn(rng, kinds)
+    return TreeSchedule(scenario, plan, rng, f"{name} {seed}", lossy=False, gentle=False)
 
 
 def listed_tree(scenario: Scenario, injections: dict[int, str]) -> TreeSchedule:
