@@ -36,7 +36,7 @@ def test_the_simulation_detects_the_mutation(
     mutation: Callable[[pytest.MonkeyPatch], None], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutation(monkeypatch)
-    _check_detected(lambda: _play_all(store))
+    _check_detected(lambda: _play_all(store, RARE.get(mutation.__name__, 0)))
 
 
 @pytest.mark.parametrize("mutation", sampled(EFFECT_MUTATIONS), ids=lambda mutation: mutation.__name__)
