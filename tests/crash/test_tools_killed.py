@@ -75,6 +75,10 @@ async def _inserted(talk: Talk) -> int:
     return int(json.loads(done["result"][0]["text"])["rows"][0][0])
 
 
+async def _spawned(talk: Talk) -> int:
+    return len(await _value(talk, "/tasks"))
+
+
 @dataclass
 class Case:
     """A call of a tool: its arguments, the calls before it, and a function that counts its effects."""
@@ -86,6 +90,7 @@ class Case:
 
 MAKE_TABLE = (("sql_execute", {"database": "db", "sql": "CREATE TABLE t (a)"}),)
 FILE = (("write_file", {"path": "/a", "content": "one"}),)
+NO_TASK = f"task_{'0' * 32}"
 CASES = {
     "bash": Case({"command": "echo line >> /workspace/log"}, effects=_appended),
     "query_history": Case({"query": "please"}),
@@ -107,6 +112,16 @@ CASES = {
     "sql_execute": Case({"database": "db", "sql": "INSERT INTO t VALUES (1)"}, MAKE_TABLE, effects=_inserted),
     "sql_query": Case({"database": "db", "sql": "SELECT * FROM t"}, MAKE_TABLE),
     "sql_schema": Case({"database": "db"}, MAKE_TABLE),
+    "spawn_agent": Case(
+        {"name": "a", "instructions": "Hello.", "mode": "background", "wake_policy": "silent"},
+        effects=_spawned,
+    ),
+    "list_tasks": Case(),
+    "wait_tasks": Case(),
+    "get_task": Case({"task_id": NO_TASK}),
+    "cancel_task": Case({"task_id": NO_TASK}),
+    "message_task": Case({"task_id": NO_TASK, "message": "Hurry."}),
+    "report_to_parent": Case({"message": "Half of it."}),
     "kv_store": Case({"operation": "set", "key": "hive", "value": "seven"}, effects=_kept),
     "secret_store": Case(
         {"operation": "set", "key": "pass", "value": "correct-horse-battery"}, effects=_sealed
@@ -115,8 +130,8 @@ CASES = {
     "web_fetch": Case({"url": "{server}/health"}),
 }
 SECRET_ARGUMENTS = frozenset(name for name, (_, tool) in TOOLS.items() if tool.secret_arguments)
-ALWAYS_FAILS = frozenset({"cancel_schedule"})
-"""Calls that always fail: there is nothing to cancel."""
+ALWAYS_FAILS = frozenset({"cancel_schedule", "get_task", "cancel_task", "message_task", "report_to_parent"})
+"""Calls that always fail: there is nothing to cancel, to look at or to report to."""
 
 
 def test_every_tool_of_the_server_has_a_case() -> None:

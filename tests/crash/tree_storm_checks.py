@@ -17,7 +17,7 @@ from perdure.store.events import events_after
 from perdure.store.postgres.database import open_postgres
 from perdure.store.sessions import SessionRow, look_session
 from perdure.store.sqlite import open_sqlite
-from perdure.store.tasks import TaskRow, tasks_of_session
+from perdure.store.tasks import TaskRow, newest_tasks
 from tests.talk import Json
 
 
@@ -52,7 +52,7 @@ async def _everything(tx: Tx) -> dict[str, Kept]:
         row = await look_session(tx, session_id)
         assert row is not None
         events = await events_after(tx, session_id, 0, limit=1_000_000)
-        found[session_id] = Kept(row, events, await tasks_of_session(tx, session_id))
+        found[session_id] = Kept(row, events, await newest_tasks(tx, session_id, 10_000))
     return found
 
 

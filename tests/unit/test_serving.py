@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,11 @@ STARTED = (
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a fresh interpreter, which prints its modules at its end."""
     code = STARTED.format(arguments=list(arguments))
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    # Measuring coverage imports modules of its own.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
 
 
 @pytest.mark.parametrize(
