@@ -16,7 +16,7 @@ from tests.server import Server
 from tests.wheel import Environment, build_wheel
 
 LIMIT = 17_000_000
-"""Maximum bytes of the client with its dependencies. The wheel has the server's code, too: about half of it."""
+"""Maximum bytes of the client with its dependencies. Much of it is the server's code in the same wheel."""
 
 A_SESSION = """\
 import asyncio
