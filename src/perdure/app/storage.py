@@ -9,7 +9,7 @@ from perdure.app.own_session import check_session
 from perdure.domain.errors import InvalidInput, ToolError
 from perdure.domain.events import NewEvent
 from perdure.domain.ids import SessionId
-from perdure.domain.redaction import Redactor, redact_event
+from perdure.domain.redaction import Redactor, redact_events
 from perdure.domain.storage import (
     MAX_KEYS,
     KeyValue,
@@ -46,8 +46,7 @@ async def redactor_of(app: Services, tx: Tx, row: SessionRow) -> Redactor:
 
 async def without_secrets(app: Services, tx: Tx, row: SessionRow, events: list[NewEvent]) -> list[NewEvent]:
     """Redact the session's secrets in the events."""
-    redactor = await redactor_of(app, tx, row)
-    return [redact_event(event, redactor) for event in events] if redactor else events
+    return redact_events(events, await redactor_of(app, tx, row))
 
 
 # --- key-values -------------------------------------------------------------

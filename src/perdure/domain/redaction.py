@@ -307,6 +307,11 @@ def redact_event(event: NewEvent, redactor: Redactor) -> NewEvent:
     return msgspec.structs.replace(event, data=data, metadata=metadata, tags=tags)
 
 
+def redact_events(events: list[NewEvent], redactor: Redactor) -> list[NewEvent]:
+    """The events without secrets; the same list if there are none to blank."""
+    return [redact_event(event, redactor) for event in events] if redactor else events
+
+
 def redact_struct(value: S, redactor: Redactor) -> S:
     """Redact a struct. Returns the same object if it contains no secret."""
     if not redactor:

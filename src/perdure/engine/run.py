@@ -20,7 +20,7 @@ from perdure.domain.events import Event, InputMessageData, NewEvent
 from perdure.domain.history import Conversation
 from perdure.domain.ids import ModelId, SessionId, ToolCallId
 from perdure.domain.messages import JsonValue
-from perdure.domain.redaction import Redactor, redact_event
+from perdure.domain.redaction import Redactor, redact_events
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros
@@ -276,9 +276,7 @@ class Run:
 
     def _redacted(self, events: list[NewEvent]) -> list[NewEvent]:
         """The events without secrets, so that secrets cannot leak from the log."""
-        if not self.redactor:
-            return events
-        return [redact_event(event, self.redactor) for event in events]
+        return redact_events(events, self.redactor)
 
     def _apply(self, events: Sequence[NewEvent | Event], stored: Sequence[Event]) -> None:
         """Fold events into the conversation and the state; `stored` has their sequences and ids."""
