@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.app.at_head import write_at_head
+from perdure.app.at_head import append_aside, tell_followers, write_at_head
 from perdure.app.content_checks import check_result
 from perdure.app.context import App
 from perdure.app.messages import append_message, result_event
@@ -30,7 +30,6 @@ from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import MAX_RESULT, ToolCallResult
 from perdure.domain.turn import Calling, TurnState
-from perdure.store.bus import Appended
 from perdure.store.callbacks import (
     CallbackRow,
     add_callback,
@@ -147,7 +146,7 @@ async def _complete(app: App, tx: Tx, row: SessionRow, event: NewEvent, now: Mic
     after, stored = await append(tx, row, await without_secrets(app, tx, row, [event]), now=now)
     if row.resting or after.status == "active":
         await see_to_runner(app, tx, row, is_new=bool(row.resting))
-    tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+    tell_followers(app, tx, after, stored)
 
 
 def _late_message(app: App, callback: CallbackRow, result: CallbackResult, now: Micros) -> Message:
@@ -242,6 +241,4 @@ async def _wait_until(
     if not isinstance(call.status, Parked) or call.status.until <= until:
         return
     data = ToolParkedData(call.id, call.name, call.status.kind, (until - now) // 1000)
-    event = NewEvent(data, tool_context(state, call.id), now)
-    after, stored = await append(tx, row, [event], now=now, progress=False, rests=bool(row.resting))
-    tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+    await append_aside(app, tx, row, [NewEvent(data, tool_context(state, call.id), now)], now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from perdure.app.at_head import write_at_head
+from perdure.app.at_head import append_aside, write_at_head
 from perdure.app.context import App
 from perdure.app.searches import search
 from perdure.app.storage import without_secrets
@@ -15,7 +15,6 @@ from perdure.domain.feedback import MessageFeedback, SetFeedback
 from perdure.domain.ids import MessageId, SessionId
 from perdure.domain.paging import Page, page_of
 from perdure.domain.times import Micros, to_rfc3339
-from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds, sequence_of_output
 from perdure.store.feedback import (
@@ -28,7 +27,7 @@ from perdure.store.feedback import (
     remove_feedback,
     save_feedback,
 )
-from perdure.store.sessions import SessionRow, append, get_session
+from perdure.store.sessions import SessionRow, get_session
 
 RECENT = 200
 """Events at the end of a log in which a message is looked for at once: most feedback is about new ones."""
@@ -59,10 +58,8 @@ async def set_feedback(
             return _to_feedback(before or row)
         if before is None and data.rating is None and data.comment is None:
             return _to_feedback(row)  # there is nothing to remove
-        rests = bool(session.resting)  # feedback ends no call that the session waits for
-        after, stored = await append(tx, session, [event], now=now, progress=False, rests=rests)
+        await append_aside(app, tx, session, [event], now)
         await _keep(tx, row)
-        tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
         return _to_feedback(row)
 
     return await write_at_head(app, work)

@@ -9,6 +9,7 @@ from typing import TypeVar
 from msgspec import UNSET, Struct
 from msgspec.structs import asdict
 
+from perdure.app.at_head import append_aside
 from perdure.app.context import Scope, Services
 from perdure.app.file_access import At, change_files, content_of_row, sized, workspace_at
 from perdure.app.file_search import grep
@@ -40,10 +41,9 @@ from perdure.domain.paths import clean_path, file_id, name_of
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.store import file_changes as changes
 from perdure.store.blobs import PART, parts_of, read_part
-from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.files import FileRow, list_children, list_tree, need_entry, need_file
-from perdure.store.sessions import SessionRow, append
+from perdure.store.sessions import SessionRow
 from perdure.store.workspaces import WorkspaceRow
 
 T = TypeVar("T")
@@ -82,10 +82,7 @@ async def _changing(
         result, data = await work(tx, space)
         if data is not None and session is not None:
             events = [NewEvent(data, EventContext(), now)]
-            events = await without_secrets(app, tx, session, events)
-            rests = bool(session.resting)  # a file ends no call that the session waits for
-            row, stored = await append(tx, session, events, now=now, progress=False, rests=rests)
-            tx.after_commit(lambda: app.bus.publish(Appended(row.id, row.head, stored)))
+            await append_aside(app, tx, session, await without_secrets(app, tx, session, events), now)
         return result
 
     return await change_files(app, scope, at, change, content, once)

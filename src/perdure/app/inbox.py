@@ -6,7 +6,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.approvals import check_edited, decide_calls, decided_by, is_overdue, with_standing
-from perdure.app.at_head import write_at_head
+from perdure.app.at_head import tell_followers, write_at_head
 from perdure.app.context import App
 from perdure.app.edited_arguments import Edit, check_edits, parameters_of, waiting_agent
 from perdure.app.inbox_items import (
@@ -25,7 +25,6 @@ from perdure.domain.errors import Conflict, Gone, NotFound, PerdureError
 from perdure.domain.inbox import DecideItem, Decider, InboxItem, InboxOutcome, ItemRef, parse_item_id
 from perdure.domain.messages import JsonObject
 from perdure.domain.turn import Calling, TurnState, parked_calls
-from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.inbox import names_of_agents
 from perdure.store.parked_turns import read_turn
@@ -109,7 +108,7 @@ async def decide_item(app: App, decider: Decider, item_id: str, body: DecideItem
         decided = decided_by(decider, body.decision, body.arguments, body.reason)
         verdicts = with_standing(parked_calls(state, "approval"), {call.id: decided})
         after, stored = await decide_calls(app, tx, row, state, caller, verdicts, now)
-        tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+        tell_followers(app, tx, after, stored)
         made = await outcome_of(tx, after, ref, opened.question)
         return await _shown(app, tx, caller, ref, opened, made)
 

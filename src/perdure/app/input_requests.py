@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from perdure.app.at_head import write_at_head
+from perdure.app.at_head import tell_followers, write_at_head
 from perdure.app.context import App
 from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import without_secrets
@@ -20,7 +20,6 @@ from perdure.domain.spans import tool_context, turn_context
 from perdure.domain.steps import Started
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import Calling, TurnState, parked_calls
-from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.input_requests import (
     InputRequestRow,
@@ -172,7 +171,7 @@ async def _append(app: App, tx: Tx, session: SessionRow, events: list[NewEvent])
     rested = bool(session.resting) or session.status != "active"
     if after.status == "active":
         await see_to_runner(app, tx, session, is_new=rested)
-    tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+    tell_followers(app, tx, after, stored)
 
 
 async def resume_signed_in(app: App) -> int:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
-from perdure.app.at_head import write_at_head
+from perdure.app.at_head import tell_followers, write_at_head
 from perdure.app.content_checks import check_result, checked_content
 from perdure.app.context import App, Services
 from perdure.app.damaged import damaged_message
@@ -187,7 +187,7 @@ async def append_message(
     await _see_to_message(app, tx, row, queued=data.queued, fenced=bool(ended))
     if ended:
         tx.after_commit(lambda: app.bus.publish(Stop(after.id, after.epoch)))
-    tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+    tell_followers(app, tx, after, stored)
     redacted = logged.read(InputMessageData).message
     return msgspec.structs.replace(redacted, sequence=after.head, session_id=after.id)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from perdure.app.at_head import write_at_head
+from perdure.app.at_head import append_aside, write_at_head
 from perdure.app.context import App
 from perdure.app.idempotency import Once
 from perdure.app.sessions import check_startable
@@ -41,12 +41,11 @@ from perdure.domain.participants import (
 from perdure.domain.speakers import AgentAt, Speaker
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.store.agents import AgentRow, get_agent
-from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds, start_of_turn
 from perdure.store.inbox import names_of_agents
 from perdure.store.participants import ParticipantRow, list_participants, save_participant
-from perdure.store.sessions import SessionRow, append, get_session
+from perdure.store.sessions import SessionRow, get_session
 
 _FIELD = "addressed_participant_id"
 
@@ -196,11 +195,8 @@ async def _keep(
     app: App, tx: Tx, row: SessionRow, participant: ParticipantRow, data: EventData, now: Micros
 ) -> None:
     """Append the event, and store the row that follows from it."""
-    event = NewEvent(data, EventContext(), now)
-    rests = bool(row.resting)  # it ends no call that the session waits for
-    after, stored = await append(tx, row, [event], now=now, progress=False, rests=rests)
+    await append_aside(app, tx, row, [NewEvent(data, EventContext(), now)], now)
     await save_participant(tx, participant)
-    tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
 
 
 async def addressee(tx: Tx, row: SessionRow, participant_id: str | None, text: str) -> Speaker | None:

@@ -7,10 +7,12 @@ its own children. What a crash leaves undone is found by the sweep. So no two se
 
 from __future__ import annotations
 
+from collections import deque
+
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.app.at_head import write_at_head
+from perdure.app.at_head import append_aside, tell_followers, write_at_head
 from perdure.app.background_tools import stopped_report
 from perdure.app.context import Services
 from perdure.app.running_turns import cancel_events, stop_turn
@@ -20,7 +22,7 @@ from perdure.app.task_wishes import SESSION_CANCELLED, asked_to_stop
 from perdure.domain.accounts import Caller
 from perdure.domain.cancels import CancelledTurn
 from perdure.domain.errors import NotFound
-from perdure.domain.events import Event
+from perdure.domain.events import NewEvent
 from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.domain.tasks import Canceller, SessionTask
 from perdure.domain.times import Micros
@@ -45,10 +47,9 @@ AT_ONCE = 100
 
 
 class _Ended(Struct, frozen=True):
-    """A session after a cancel or a deletion, the events of it, and the tasks whose children are to end."""
+    """A session after a cancel, the tasks whose children are to end, and whether a turn was cancelled."""
 
     row: SessionRow
-    stored: tuple[Event, ...] | None
     tasks: list[TaskRow]
     fenced: bool = True
 
@@ -97,19 +98,25 @@ async def _cancel_in(
     tasks = await wish_for(tx, row.id, "cancel")
     updates = [await asked_to_stop(tx, each, now, detail=SESSION_CANCELLED) for each in tasks]
     if row.status not in IN_TURN:
-        if not updates:
-            return _Ended(row, None, tasks, fenced=False)
-        row, stored = await append(tx, row, updates, now=now, progress=False)
-        return _Ended(row, stored, tasks, fenced=False)
+        if updates:
+            row = await append_aside(app, tx, row, updates, now)
+        return _Ended(row, tasks, fenced=False)
     events, more = await stop_turn(app, tx, row, reason, now)
-    row, stored = await append(tx, row, [*updates, *events], now=now, fence=True)
+    row = await _fence(app, tx, row, [*updates, *events], now)
     while more and whole:
         events, more = await stop_turn(app, tx, row, reason, now)
-        row, further = await append(tx, row, events, now=now, fence=True)
-        stored = (*stored, *further)
+        row = await _fence(app, tx, row, events, now)
     if more:
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
-    return _Ended(row, stored, tasks)
+    return _Ended(row, tasks)
+
+
+async def _fence(app: Services, tx: Tx, row: SessionRow, events: list[NewEvent], now: Micros) -> SessionRow:
+    """Append the end of a turn and fence its runner; stop it and tell followers, once that is committed."""
+    after, stored = await append(tx, row, events, now=now, fence=True)
+    tx.after_commit(lambda: app.bus.publish(Stop(after.id, after.epoch)))
+    tell_followers(app, tx, after, stored)
+    return after
 
 
 async def delete_session(app: Services, caller: Caller, session_id: SessionId) -> None:
@@ -121,7 +128,7 @@ async def _delete(app: Services, org_id: OrgId, session_id: SessionId) -> list[T
     """Delete a session; return its tasks, whose children are to be deleted, too."""
     now = app.now()
 
-    async def work(tx: Tx) -> _Ended:
+    async def work(tx: Tx) -> tuple[SessionRow, list[TaskRow]]:
         row = await get_session(tx, org_id, session_id, lock=True)
         if row.status in IN_TURN:
             turn_id = row.turn_id or app.new_id("turn")
@@ -134,36 +141,30 @@ async def _delete(app: Services, org_id: OrgId, session_id: SessionId) -> list[T
         space = await orphaned_workspace(tx, row.org_id, row.id, row.workspace())
         if space is not None:
             await remove_files(tx, space, now)
-        return _Ended(row, None, tasks)
+        return row, tasks
 
-    ended = await app.database.write(work)
-    row = ended.row
+    row, tasks = await app.database.write(work)
     app.bus.publish(Stop(row.id, row.epoch + 1, gone=True))
     app.bus.publish(Appended(row.id, 0))
     if row.task_id is not None:
         await deliver(app, row.id)
-    return ended.tasks
+    return tasks
 
 
 async def _after(app: Services, ended: _Ended) -> None:
-    """Tell others of a cancel: the runner, followers, the children and the parent."""
-    row = ended.row
-    if ended.fenced:
-        app.bus.publish(Stop(row.id, row.epoch))
-    if ended.stored is not None:
-        app.bus.publish(Appended(row.id, row.head, ended.stored))
+    """See to the children and the parent of a session after a cancel."""
     await _down(app, ended.tasks)
-    if row.news is not None:
-        await deliver(app, row.id)
+    if ended.row.news is not None:
+        await deliver(app, ended.row.id)
 
 
 async def _down(app: Services, tasks: list[TaskRow]) -> None:
     """End the children of these tasks, and theirs, as far as a request does so itself."""
-    left = tasks[:AT_ONCE]
-    budget = AT_ONCE
-    while left and budget > 0:
-        budget -= 1
-        left += (await carry_out(app, left.pop(0)))[:AT_ONCE]
+    left = deque(tasks)
+    for _ in range(AT_ONCE):
+        if not left:
+            return
+        left += await carry_out(app, left.popleft())
 
 
 async def carry_out(app: Services, row: TaskRow) -> list[TaskRow]:
@@ -192,21 +193,16 @@ async def carry_out(app: Services, row: TaskRow) -> list[TaskRow]:
 async def _cancel_child(app: Services, org_id: OrgId, child_id: SessionId) -> list[TaskRow]:
     """Cancel whatever a child does; return its tasks, whose children are to be cancelled, too."""
 
-    async def work(tx: Tx) -> _Ended:
+    async def work(tx: Tx) -> list[TaskRow]:
         child = await get_session(tx, org_id, child_id, lock=True)
-        task = None if child.task_id is None else await find_task(tx, child.task_id)
         if child.ended is not None:
-            return _Ended(child, None, [], fenced=False)
+            return []
+        task = None if child.task_id is None else await find_task(tx, child.task_id)
         said = None if task is None else task.struct().state_detail
         reason = said or SESSION_CANCELLED
-        return await _cancel_in(app, tx, child, reason, app.now(), whole=True)
+        return (await _cancel_in(app, tx, child, reason, app.now(), whole=True)).tasks
 
-    ended = await write_at_head(app, work)
-    if ended.fenced:
-        app.bus.publish(Stop(child_id, ended.row.epoch))
-    if ended.stored is not None:
-        app.bus.publish(Appended(child_id, ended.row.head, ended.stored))
-    return ended.tasks
+    return await write_at_head(app, work)
 
 
 async def stop_task(
@@ -227,20 +223,15 @@ async def stop_task(
         NotFound: the session or the task does not exist.
     """
 
-    async def work(tx: Tx) -> _Ended:
+    async def work(tx: Tx) -> list[TaskRow]:
         row = await get_session(tx, org_id, session_id, lock=True)
         task_row = await get_task(tx, org_id, session_id, task_id)
         if task_row.finished_at is not None or task_row.wish is not None:
-            return _Ended(row, None, [task_row] if task_row.wish is not None else [])
-        wished = replace(task_row, wish="cancel")
-        event = await asked_to_stop(tx, wished, app.now(), by, reason)
-        rests = bool(row.resting)
-        row, stored = await append(tx, row, [event], now=app.now(), progress=False, rests=rests)
-        found = await find_task(tx, task_id)
-        return _Ended(row, stored, [] if found is None else [found])
+            return [task_row] if task_row.wish is not None else []
+        now = app.now()
+        event = await asked_to_stop(tx, replace(task_row, wish="cancel"), now, by, reason)
+        await append_aside(app, tx, row, [event], now)
+        return [await get_task(tx, org_id, session_id, task_id)]
 
-    ended = await write_at_head(app, work)
-    if ended.stored is not None:
-        app.bus.publish(Appended(ended.row.id, ended.row.head, ended.stored))
-    await _down(app, ended.tasks)
+    await _down(app, await write_at_head(app, work))
     return (await app.database.read(lambda tx: get_task(tx, org_id, session_id, task_id))).struct()

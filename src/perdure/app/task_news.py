@@ -12,12 +12,12 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from perdure.app.at_head import write_at_head
+from perdure.app.at_head import tell_followers, write_at_head
 from perdure.app.context import Services
 from perdure.app.messages import append_message
 from perdure.app.participants import speaker_of_turn
 from perdure.app.running_turns import see_to_runner
-from perdure.app.storage import redactor_of, without_secrets
+from perdure.app.storage import redactor_of
 from perdure.app.task_answers import Answer, answer_text, result_of_wait
 from perdure.app.task_reports import Report, read_news
 from perdure.domain.calls import CallState, Parked
@@ -31,7 +31,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import SessionId, TaskId, ToolCallId
 from perdure.domain.messages import Message, TextPart
-from perdure.domain.redaction import redact_struct
+from perdure.domain.redaction import redact_events, redact_struct
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tasks import (
@@ -44,7 +44,6 @@ from perdure.domain.tasks import (
 )
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Calling, TurnState
-from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn
 from perdure.store.sessions import SessionRow, append, get_session
@@ -113,7 +112,8 @@ async def _settled(app: Services, task_id: TaskId, report: Report) -> bool | Non
 async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, report: Report) -> bool:
     now, before = app.now(), task_row.struct()
     # What a sub-agent says may be a secret of this session: the rows of tasks are read back like the log.
-    report = redact_struct(report, await redactor_of(app, tx, row))
+    redactor = await redactor_of(app, tx, row)
+    report = redact_struct(report, redactor)
     task = _changed(before, report, now)
     heard = max(task_row.heard, report.heard)
     if task is before and not report.messages:
@@ -130,7 +130,9 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
     if task is not before:
         events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
     ends, awaited = await _ends_of_waits(app, tx, row, new_row, report) if task.ended else ([], False)
-    row = await _append(app, tx, row, [*events, *ends], now, ended=bool(ends))
+    # The results of calls also have what other sub-agents have said.
+    clean = redact_events([*events, *ends], redactor)
+    row = await _append(app, tx, row, clean, now, ended=bool(ends))
     text = _wake_text(before, task, report, awaited=awaited)
     if text is not None:
         metadata = {PARENT_TASK: task.id}
@@ -145,14 +147,13 @@ async def _append(
     app: Services, tx: Tx, row: SessionRow, events: list[NewEvent], now: Micros, *, ended: bool
 ) -> SessionRow:
     """Append, and see to it that somebody continues the turn if the last call that it waits for has ended."""
-    clean = await without_secrets(app, tx, row, events)
     waits = bool(row.resting) and bool(_still_parked(row, events))
     continues = ended and not waits
     rests = bool(row.resting) and not continues
-    after, stored = await append(tx, row, clean, now=now, progress=ended, rests=rests)
+    after, stored = await append(tx, row, events, now=now, progress=ended, rests=rests)
     if continues and (row.resting or after.status == "active"):
         await see_to_runner(app, tx, row, is_new=bool(row.resting))
-    tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+    tell_followers(app, tx, after, stored)
     return after
 
 
