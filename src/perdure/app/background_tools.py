@@ -9,19 +9,18 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from perdure.app.at_head import write_at_head
+from perdure.app.at_head import append_aside, write_at_head
 from perdure.app.context import Services
 from perdure.app.storage import without_secrets
-from perdure.app.task_reports import OVERDUE, Report
+from perdure.app.task_reports import Report
 from perdure.domain.background import only_reads, read_spec
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import NotFound
 from perdure.domain.events import EventContext, NewEvent, TaskUpdatedData
 from perdure.domain.tasks import TIME_LIMIT, SessionTask, TaskError
 from perdure.domain.times import Micros, to_rfc3339
-from perdure.store.bus import Appended
 from perdure.store.database import Tx
-from perdure.store.sessions import append, get_session
+from perdure.store.sessions import get_session
 from perdure.store.tasks import TaskRow, find_task, put_task
 
 SLACK = 60.0
@@ -103,8 +102,7 @@ async def _change(
         changed = replace(task_row.changed(task, now), deadline=now + round(seconds * 1_000_000))
         await put_task(tx, changed)
         events = await without_secrets(app, tx, row, [NewEvent(TaskUpdatedData(task), EventContext(), now)])
-        after, stored = await append(tx, row, events, now=now, progress=False, rests=bool(row.resting))
-        tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+        await append_aside(app, tx, row, events, now)
         return changed
 
     return await write_at_head(app, work)
@@ -117,7 +115,7 @@ def _after(now: Micros, seconds: float) -> str:
 def stopped_report(row: TaskRow, now: Micros) -> Report:
     """How the task of a tool ends that is stopped: at its time limit, or because somebody wants it."""
     task = row.struct()
-    late = task.state_detail == OVERDUE or (row.deadline is not None and row.deadline <= now)
+    late = task.cancel_requested_by == "time_limit" or (row.deadline is not None and row.deadline <= now)
     asked = task.cancel_requested_at is not None and task.cancel_requested_by != "turn"
     reason = task.state_detail if asked else None
     said = (

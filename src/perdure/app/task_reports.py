@@ -36,8 +36,6 @@ from perdure.store.tasks import TaskRow, find_task
 
 SESSION_DELETED = "the session was deleted"
 """Why a deletion cancels a turn."""
-OVERDUE = "its time limit has passed"
-"""Why a task is stopped that takes too long. Clocks may go back meanwhile, or differ."""
 DELETED = TaskError("deleted", "The sub-agent's session was deleted.")
 
 
@@ -119,7 +117,9 @@ async def _with_state(tx: Tx, row: SessionRow, task: TaskRow, report: Report) ->
 async def _ended(tx: Tx, row: SessionRow, task: TaskRow, report: Report, ended: int) -> Report:
     found, _ = await events_of_kinds(tx, row.id, tuple(sorted(ENDED_TURN)), before=ended, limit=1)
     data = _decoded(found[0]) if found else None
-    late = task.deadline is not None and bool(found) and found[0].ts >= task.deadline
+    late = task.struct().cancel_requested_by == "time_limit" or (
+        task.deadline is not None and bool(found) and found[0].ts >= task.deadline
+    )
     match data:
         case TurnCompletedData():
             answer = await answer_at(tx, task, ended)
@@ -129,7 +129,7 @@ async def _ended(tx: Tx, row: SessionRow, task: TaskRow, report: Report, ended: 
         case TurnSealedData(reason=reason, detail=detail):
             said = detail or "The sub-agent's turn was stopped for good."
             return replace(report, state="failed", error=TaskError(reason, said))
-        case TurnCancelledData(reason=reason) if late or reason == OVERDUE:
+        case TurnCancelledData(reason=reason) if late:
             said = reason or "The time limit has passed."
             return replace(report, state="failed", error=TaskError("time_limit", said))
         case TurnCancelledData(reason=reason) if reason == SESSION_DELETED:

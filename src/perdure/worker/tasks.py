@@ -9,7 +9,6 @@ from typing import Any
 from perdure.app.context import App
 from perdure.app.session_ends import carry_out, stop_task
 from perdure.app.task_news import deliver
-from perdure.app.task_reports import OVERDUE
 from perdure.domain.errors import NotFound, PerdureError
 from perdure.domain.tasks import KEPT
 from perdure.domain.times import Micros
@@ -35,6 +34,8 @@ LOOK_EVERY = 5
 """Sweeps between two looks for tools that nobody runs any more, about ten seconds."""
 MOST_TOOLS = 20_000
 """The most tools in the background that one sweep looks at."""
+OVERDUE = "its time limit has passed"
+"""Why a task is stopped that takes too long, for people."""
 PURGE_EVERY = 150
 """Sweeps between two removals of old tasks, about five minutes."""
 
