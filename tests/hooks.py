@@ -35,6 +35,7 @@ from perdure.store.tasks import TaskRow, add_task, find_task, put_task
 from perdure.wiring import open_parts
 from perdure.worker.webhooks import Deliverer
 from tests.conformance.places import soon
+from tests.sites import listening
 from tests.talk import Json, script
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -118,15 +119,11 @@ class Receiver:
 @contextlib.asynccontextmanager
 async def receiving() -> AsyncIterator[Receiver]:
     receiver = Receiver()
-    runner = web.ServerRunner(web.Server(receiver))
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    receiver.port = runner.addresses[0][1]
-    try:
-        yield receiver
-    finally:
-        receiver.open.set()
-        await runner.cleanup()
+    async with listening(receiver) as receiver.port:
+        try:
+            yield receiver
+        finally:
+            receiver.open.set()
 
 
 class Clock:

@@ -14,6 +14,7 @@ from perdure.domain.network import NetworkRules
 INSIDE = NetworkRules(private=True)
 PUBLIC = NetworkRules()
 
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -37,16 +38,22 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def serving() -> AsyncIterator[Site]:
-    site = Site()
-    runner = web.ServerRunner(web.Server(site))
+async def listening(handler: Handler) -> AsyncIterator[int]:
+    """Have a handler answer all requests to a port of this machine; yields the port."""
+    runner = web.ServerRunner(web.Server(handler))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    site.port = runner.addresses[0][1]
     try:
-        yield site
+        yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[Site]:
+    site = Site()
+    async with listening(site) as site.port:
+        yield site
 
 
 class Names(AbstractResolver):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,13 +19,14 @@ from perdure.app.sessions import create_session
 from perdure.app.task_news import deliver
 from perdure.app.tasks import list_tasks
 from perdure.capabilities.port import ToolContext
+from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import Event
 from perdure.domain.ids import SessionId
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.redaction import Redactor
-from perdure.domain.sessions import CreateSession
+from perdure.domain.sessions import CreateSession, Session
 from perdure.domain.subagents import Subagents, subagents_of
 from perdure.domain.tools import CapabilityRef, ClientSideTool
 from perdure.settings import Settings
@@ -56,11 +59,10 @@ async def at_rest(parts: Parts, session_id: SessionId, status: str = "idle") -> 
     await when(idle)
 
 
-@pytest.mark.parametrize("how", ["at once", "by the sweep"])
-async def test_deliveries_at_the_same_time_tell_everything_once(
-    database_url: str, tmp_path: Path, how: str
-) -> None:
-    settings = Settings(data=str(tmp_path), database_url=database_url)
+@asynccontextmanager
+async def at_work(database_url: str, folder: Path) -> AsyncIterator[tuple[Parts, Caller, Session]]:
+    """A session that may begin sub-agents, whose worker tells parents nothing."""
+    settings = Settings(data=str(folder), database_url=database_url)
     async with asyncio.timeout(PATIENCE), open_parts(settings) as parts:
         app, owner = parts.app, await bootstrap(parts.app)
         provider = await create_provider(app, owner, CreateProvider("Simulated", "llmsim"))
@@ -70,6 +72,16 @@ async def test_deliveries_at_the_same_time_tell_everything_once(
         session = await create_session(app, owner, body)
         worker = Worker(parts.engine, nothing)
         await worker.start()
+        yield parts, owner, session
+        await worker.drain(0)
+
+
+@pytest.mark.parametrize("how", ["at once", "by the sweep"])
+async def test_deliveries_at_the_same_time_tell_everything_once(
+    database_url: str, tmp_path: Path, how: str
+) -> None:
+    async with at_work(database_url, tmp_path) as (parts, owner, session):
+        app = parts.app
         reports = [call("report_to_parent", message=f"Report {n}.") for n in range(REPORTS)]
         told = begin("talker", calls(*reports), calls(call("ask")), mode="background")
         text = script(calls(told), {"text": "Begun."})
@@ -91,7 +103,6 @@ async def test_deliveries_at_the_same_time_tell_everything_once(
         assert kinds.count("input.message") == 1
         assert await parts.database.read(lambda tx: sessions_with_news(tx, 10)) == []
         await check_choices(parts, owner.organization_id, session.id)
-        await worker.drain(0)
 
 
 async def check_choices(parts: Parts, org_id: object, session_id: SessionId) -> None:
@@ -125,16 +136,8 @@ async def check_choices(parts: Parts, org_id: object, session_id: SessionId) -> 
 async def test_a_clock_that_goes_back_makes_no_cancel_of_a_time_limit(
     database_url: str, tmp_path: Path
 ) -> None:
-    settings = Settings(data=str(tmp_path), database_url=database_url)
-    async with asyncio.timeout(PATIENCE), open_parts(settings) as parts:
-        app, owner = parts.app, await bootstrap(parts.app)
-        provider = await create_provider(app, owner, CreateProvider("Simulated", "llmsim"))
-        await create_model(app, owner, provider.id, CreateModel("simulated", "Simulated"))
-        ask = ClientSideTool("ask", "Ask.", {"type": "object"})
-        body = CreateSession(capabilities=(CapabilityRef("subagents"),), tools=(ask,))
-        session = await create_session(app, owner, body)
-        worker = Worker(parts.engine, nothing)
-        await worker.start()
+    async with at_work(database_url, tmp_path) as (parts, owner, session):
+        app = parts.app
         text = script(calls(begin("slow", calls(call("ask")), mode="background")), {"text": "Begun."})
         await post_message(app, owner, session.id, CreateMessage(InputMessage((TextPart(text),))))
         await at_rest(parts, session.id)
@@ -150,4 +153,3 @@ async def test_a_clock_that_goes_back_makes_no_cancel_of_a_time_limit(
         assert (task.state, task.error.kind) == ("failed", "time_limit")
         kinds = [event.type for event in await log_of(parts, session.id)]
         assert kinds.count("input.message") == 2, "the session must hear of it"
-        await worker.drain(0)
