@@ -14,7 +14,7 @@ from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
 from perdure.app.mcp_checks import check_inline
 from perdure.app.output_schemas import changed_output, checked_output
-from perdure.app.ref_checks import check_refs
+from perdure.app.ref_checks import check_configs, check_refs
 from perdure.app.searches import search
 from perdure.app.sessions import check_fallbacks, check_model, find_harness
 from perdure.app.tool_definitions import check_tools
@@ -264,6 +264,7 @@ async def _check_parts(
 ) -> None:
     if capabilities is not UNSET:
         app.registry.check(capabilities)
+        await check_configs(app, capabilities)
     if tools is not UNSET:
         await check_tools(tools)
     if files is not UNSET:

@@ -14,7 +14,7 @@ from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.mcp_checks import check_inline
-from perdure.app.ref_checks import check_refs
+from perdure.app.ref_checks import check_configs, check_refs
 from perdure.app.searches import search
 from perdure.app.sessions import check_model
 from perdure.domain.accounts import Caller
@@ -153,6 +153,7 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness, once: On
     require_manager(caller, "harness")
     tags = clean_tags(body.tags)
     app.registry.check(body.capabilities)
+    await check_configs(app, body.capabilities)
     check_files(body.initial_files)
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
@@ -282,6 +283,7 @@ async def change_harness(
     require_manager(caller, "harness")
     if body.capabilities is not UNSET:
         app.registry.check(body.capabilities)
+        await check_configs(app, body.capabilities)
     if body.initial_files is not UNSET:
         check_files(body.initial_files)
     check_network(body.network_access)

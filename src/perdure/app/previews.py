@@ -10,7 +10,7 @@ import msgspec
 
 from perdure.app.context import App
 from perdure.app.mcp_checks import check_inline
-from perdure.app.ref_checks import check_refs
+from perdure.app.ref_checks import check_configs, check_refs
 from perdure.app.sessions import find_harness
 from perdure.app.tool_definitions import ToolChecks, are_large
 from perdure.capabilities.layers import Layer, harness_layer
@@ -148,6 +148,7 @@ async def _about_servers(app: App, caller: Caller, body: PreviewAgent) -> list[F
 
 
 async def _check_refs(app: App, caller: Caller, refs: tuple[CapabilityRef, ...]) -> None:
+    await check_configs(app, refs)
     await app.database.read(lambda tx: check_refs(app, tx, caller.organization_id, refs))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 from msgspec import UnsetType
@@ -21,6 +21,22 @@ from perdure.store.providers import get_model
 CODE = "invalid_capability_config"
 
 
+async def check_configs(
+    app: App, refs: Iterable[CapabilityRef] | UnsetType, field: str = "capabilities"
+) -> None:
+    """Check what is in configurations that match their schemas, before the transaction that stores them.
+
+    Raises:
+        InvalidInput: the schema of a blueprint's answers, or one of its capabilities, is not valid.
+    """
+    for where, config in _subagents_of(app, refs, field):
+        for name, blueprint in config.blueprints.items():
+            own = f"{where}.blueprints.{name}"
+            await checked_output(blueprint.output_schema, None, f"{own}.")
+            app.registry.check(blueprint.capabilities, f"{own}.capabilities")
+            await check_configs(app, blueprint.capabilities, f"{own}.capabilities")
+
+
 async def check_refs(
     app: App,
     tx: Tx,
@@ -28,7 +44,7 @@ async def check_refs(
     refs: Iterable[CapabilityRef] | UnsetType,
     field: str = "capabilities",
 ) -> None:
-    """Check what capabilities name. Their configurations match their schemas.
+    """Check what capabilities name. Their configurations are checked.
 
     Raises:
         InvalidInput: an MCP server, an agent or a model does not exist.
@@ -37,21 +53,26 @@ async def check_refs(
         return
     refs = tuple(refs)
     await check_mcp_refs(app, tx, org_id, refs, field)
-    for index, ref in enumerate(refs):
+    for where, config in _subagents_of(app, refs, field):
+        for index, name in enumerate(config.agents):
+            await _check_agent(tx, org_id, name, f"{where}.agents[{index}]")
+        for name, blueprint in config.blueprints.items():
+            await _check_blueprint(app, tx, org_id, blueprint, f"{where}.blueprints.{name}")
+
+
+def _subagents_of(
+    app: App, refs: Iterable[CapabilityRef] | UnsetType, field: str
+) -> Iterator[tuple[str, Subagents]]:
+    """The configurations of sub-agents among these capabilities, with their paths. Raises InvalidInput."""
+    for index, ref in enumerate(() if isinstance(refs, UnsetType) else refs):
         capability = None if ref.config is None else app.registry.get(ref.ref)
-        if capability is not None and capability.id == SUBAGENTS:
-            await _check_subagents(app, tx, org_id, ref, f"{field}[{index}].config")
-
-
-async def _check_subagents(app: App, tx: Tx, org_id: OrgId, ref: CapabilityRef, where: str) -> None:
-    try:
-        config = msgspec.convert(ref.config, Subagents)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"`{where}`: {error}", code=CODE, field=where) from None
-    for index, name in enumerate(config.agents):
-        await _check_agent(tx, org_id, name, f"{where}.agents[{index}]")
-    for name, blueprint in config.blueprints.items():
-        await _check_blueprint(app, tx, org_id, blueprint, f"{where}.blueprints.{name}")
+        if capability is None or capability.id != SUBAGENTS:
+            continue
+        where = f"{field}[{index}].config"
+        try:
+            yield where, msgspec.convert(ref.config, Subagents)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"`{where}`: {error}", code=CODE, field=where) from None
 
 
 async def _check_blueprint(app: App, tx: Tx, org_id: OrgId, blueprint: Blueprint, where: str) -> None:
@@ -59,9 +80,6 @@ async def _check_blueprint(app: App, tx: Tx, org_id: OrgId, blueprint: Blueprint
         await _check_agent(tx, org_id, blueprint.agent, f"{where}.agent")
     if blueprint.model_id is not None:
         await _check_model(tx, org_id, blueprint.model_id, f"{where}.model_id")
-    if blueprint.output_schema is not None:
-        await checked_output(blueprint.output_schema, None, f"{where}.")
-    app.registry.check(blueprint.capabilities, f"{where}.capabilities")
     await check_refs(app, tx, org_id, blueprint.capabilities, f"{where}.capabilities")
 
 

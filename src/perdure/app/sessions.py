@@ -15,7 +15,7 @@ from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
 from perdure.app.mcp_checks import check_inline
 from perdure.app.output_schemas import checked_output
-from perdure.app.ref_checks import check_refs
+from perdure.app.ref_checks import check_configs, check_refs
 from perdure.app.tool_definitions import check_tools
 from perdure.app.variables import check_session_values, config_with_values
 from perdure.capabilities.features import Features, SessionFeatures
@@ -175,6 +175,7 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
     """Check a session, and return the part of a transaction that creates it."""
     tags, title = clean_tags(body.tags), clean_title(body.title)
     app.registry.check(body.capabilities)
+    await check_configs(app, body.capabilities)
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
     await check_tools(body.tools)
