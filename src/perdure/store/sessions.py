@@ -380,6 +380,8 @@ def _heard(row: SessionRow, events: Sequence[NewEvent], status: Status) -> tuple
             news = sequence
         if ended is None and event.data.kind in DONE and status not in IN_TURN:
             ended = sequence
+    if row.started_at and status != row.status:
+        news = row.head + len(events)
     return ended, news
 
 
@@ -395,8 +397,6 @@ def _row_after(
 ) -> SessionRow:
     """Return the row as it is after an append."""
     ended, news = (None, None) if row.task_id is None else _heard(row, events, after.status)
-    if row.ended is None and row.task_id is not None and row.started_at and after.status != row.status:
-        news = after.head
     if after.handed_to is not None:
         row = msgspec.structs.replace(
             row,
