@@ -10,6 +10,7 @@ from perdure.app.context import App
 from perdure.app.session_ends import carry_out, stop_task
 from perdure.app.task_news import deliver
 from perdure.domain.errors import NotFound, PerdureError
+from perdure.domain.ids import SessionId
 from perdure.domain.tasks import KEPT
 from perdure.domain.times import Micros
 from perdure.engine.context import Clock
@@ -70,9 +71,12 @@ class TaskSweep:
         app, now = self._app, self._app.now()
         if purge:
             await self._purge(now)
-        wished = await app.database.read(lambda tx: wished_tasks(tx, AT_ONCE))
-        due = await app.database.read(lambda tx: due_tasks(tx, now, AT_ONCE))
-        news = await app.database.read(lambda tx: sessions_with_news(tx, AT_ONCE))
+
+        async def candidates(tx: Tx) -> tuple[list[TaskRow], list[TaskRow], list[SessionId]]:
+            wished, due = await wished_tasks(tx, AT_ONCE), await due_tasks(tx, now, AT_ONCE)
+            return wished, due, await sessions_with_news(tx, AT_ONCE)
+
+        wished, due, news = await app.database.read(candidates)
         for task in wished:
             await _seen_to(f"the task {task.id}", carry_out(app, task))
         for task in due:
