@@ -23,6 +23,8 @@ OPEN: tuple[TaskState, ...] = ("queued", "running", "awaiting_input")
 """The states of tasks that go on."""
 DONE = ("session.idled", "turn.sealed")
 """The types of event with which a sub-agent is done with its task."""
+BEGUN = ("input.message", "turn.started")
+"""The types of event with which a sub-agent has work again."""
 AHEAD = 100
 """How many events are read ahead of whoever takes them."""
 
@@ -37,7 +39,9 @@ class _End(Struct, frozen=True):
 
 
 class TreeFollower:
-    """Merges the events of the sessions of a tree. Those of each session come in order.
+    """Merges the events of the sessions of a tree.
+
+    Those of each session come in order, and those of a sub-agent's task before its end is told above it.
 
     Args:
         client: lists what had been begun before.
@@ -55,6 +59,8 @@ class TreeFollower:
         """The sessions whose tasks have ended, as their parents say."""
         self._read: set[str] = set()
         """The sessions whose events up to the end of the task were returned, or that are gone."""
+        self._reads: dict[str, asyncio.Event] = {}
+        """Those events of sub-agents were returned, by session."""
 
     async def merged(
         self, events: AsyncGenerator[WireEvent, None], since_id: str | None
@@ -77,7 +83,7 @@ class TreeFollower:
                 item = await self._events.get()
                 if isinstance(item, _End):
                     await self._followers[item.session_id]
-                    self._read.add(item.session_id)
+                    self._has_read(item.session_id)
                     continue
                 self._note(item)
                 yield item
@@ -103,9 +109,23 @@ class TreeFollower:
             try:
                 last = await self._client.last_event_id(child_id)
                 self._begin(child_id, self._open(child_id, last))
+                if await self._is_done(child_id, last):
+                    self._has_read(child_id)  # its end is on the way to its parent
                 await self._adopt(child_id, last)
             except NotFound:
                 continue  # deleted meanwhile
+
+    async def _is_done(self, session_id: str, last_id: str | None) -> bool:
+        """Whether a sub-agent was done with its task at this event."""
+        after = 0 if last_id is None else sequence_of(last_id)
+        found = await self._client.list_events(
+            session_id, types=(*DONE, *BEGUN), before_sequence=after + 1, newest_first=True, limit=1
+        )
+        return bool(found) and found[0].type in DONE
+
+    def _has_read(self, session_id: str) -> None:
+        self._read.add(session_id)
+        self._reads.setdefault(session_id, asyncio.Event()).set()
 
     def _begin(self, session_id: str, events: AsyncGenerator[WireEvent, None]) -> None:
         follower = self._follow_top(events) if session_id == self._top else self._follow(events)
@@ -115,7 +135,7 @@ class TreeFollower:
         """Follow a sub-agent that begins; remember what has ended."""
         if event.type in DONE:
             if event.session_id != self._top:
-                self._read.add(event.session_id)
+                self._has_read(event.session_id)
         elif event.type in ("task.created", "task.updated"):
             task: SessionTask = data_of(event).task
             child_id = task.links.child_session_id
@@ -139,7 +159,19 @@ class TreeFollower:
     async def _follow_top(self, events: AsyncGenerator[WireEvent, None]) -> None:
         async with aclosing(events):
             async for event in events:
-                await self._events.put(event)
+                await self._put(event)
+
+    async def _put(self, event: WireEvent) -> None:
+        """Pass on an event, the end of a sub-agent's task after the sub-agent's own events."""
+        if event.type in ("task.created", "task.updated"):
+            task: SessionTask = data_of(event).task
+            child_id = task.links.child_session_id
+            if child_id is not None and task.session_id == event.session_id:
+                if event.type == "task.created":
+                    self._reads.setdefault(child_id, asyncio.Event())
+                elif task.ended and child_id in self._reads:
+                    await self._reads[child_id].wait()
+        await self._events.put(event)
 
     async def _follow(self, events: AsyncGenerator[WireEvent, None]) -> None:
         """Pass on the events of a sub-agent until it is done and nothing that it has begun goes on."""
@@ -147,7 +179,7 @@ class TreeFollower:
         with suppress(NotFound):  # it was deleted
             async with aclosing(events):
                 async for event in events:
-                    await self._events.put(event)
+                    await self._put(event)
                     if life.is_over_with(event):
                         return
 
@@ -163,7 +195,7 @@ class _Life:
         """Note the event; return whether none that matters follows."""
         if event.type in DONE:
             self._idle = True
-        elif event.type in ("input.message", "turn.started"):
+        elif event.type in BEGUN:
             self._idle = False
         elif event.type == "task.created":
             self._tasks.add(data_of(event).task.id)
