@@ -174,7 +174,8 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
             return Fail(state, state.code, state.message)
         case Waiting():
             # A person who writes may know that the wait is over.
-            asked = any(not (each.scheduled or each.late) for each in steering(state.pending))
+            newer = steering(state.pending)[state.known :]
+            asked = any(not (each.scheduled or each.late) for each in newer)
             return Resume(state) if asked or now >= state.until else Nothing()
         case Answered() if not steering(state.pending):
             return Finish(state)

@@ -199,6 +199,15 @@ class Fenced(PerdureError):
         super().__init__("this runner has lost its claim on the session")
 
 
+class OverBudget(PerdureError):
+    """Another model call was faster to reserve the rest of a budget: plan the call again."""
+
+    code = "over_budget"
+
+    def __init__(self, budget_id: str) -> None:
+        super().__init__(f"the budget {budget_id} has changed since the call was planned")
+
+
 class ModelError(PerdureError):
     """A model call failed.
 

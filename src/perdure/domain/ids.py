@@ -19,7 +19,8 @@ from perdure.domain.errors import InvalidId
 Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
-    "callback", "mcp", "input", "webhook", "participant", "pushconfig", "delivery",
+    "callback", "mcp", "input", "webhook", "participant", "pushconfig", "delivery", "budget", "entry",
+    "hold",
 ]  # fmt: skip
 
 
@@ -56,6 +57,7 @@ TaskId = NewType("TaskId", Annotated[str, id_schema("task")])
 WebhookId = NewType("WebhookId", Annotated[str, id_schema("webhook")])
 ParticipantId = NewType("ParticipantId", Annotated[str, id_schema("participant")])
 PushConfigId = NewType("PushConfigId", Annotated[str, id_schema("pushconfig")])
+BudgetId = NewType("BudgetId", Annotated[str, id_schema("budget")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -81,6 +83,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     PrincipalId: "principal", FileId: "file", TokenId: "token",
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
     TaskId: "task", WebhookId: "webhook", ParticipantId: "participant", PushConfigId: "pushconfig",
+    BudgetId: "budget",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}

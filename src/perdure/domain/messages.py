@@ -340,6 +340,19 @@ class Usage(Struct, frozen=True, omit_defaults=True):
             else (self.estimated_cost_usd or 0.0) + (other.estimated_cost_usd or 0.0),
         )
 
+    def minus(self, part: Usage) -> Usage:
+        """Return the rest of the usage without a part of it; its cost is not computed."""
+        return Usage(
+            max(0, self.input_tokens - part.input_tokens),
+            max(0, self.output_tokens - part.output_tokens),
+            _rest(self.cache_read_tokens, part.cache_read_tokens),
+            _rest(self.cache_creation_tokens, part.cache_creation_tokens),
+        )
+
+
+def _rest(whole: int | None, part: int | None) -> int | None:
+    return None if whole is None else max(0, whole - (part or 0))
+
 
 def _add(left: int | None, right: int | None) -> int | None:
     return None if left is None and right is None else (left or 0) + (right or 0)

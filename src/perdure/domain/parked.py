@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -25,19 +25,26 @@ PARKED_KIND = Meta(
         "`client`: a client runs it; `approval`: a person approves it; `callback`: a URL is called; "
         "`sign_in`: somebody signs in at the tool's server; `input`: somebody gives what the tool asks for; "
         "`child`: tasks of the session end; "
-        "`rate_limit`: the model can be called again."
+        "`rate_limit`: the model can be called again; `budget`: a budget has money again; "
+        "`reservation`: calls that are under way release the rest of a budget."
     )
 )
 
 
-AwaitedKind = ParkedKind | Literal["rate_limit"]
-"""What a session waits for: that of a parked call, or the end of its model's rate limit."""
+ParkedTurnKind = Literal["rate_limit", "budget", "reservation"]
+"""What a parked turn waits for: the end of its model's rate limit, money in a budget, or calls that are under
+way and hold the rest of a budget."""
+
+PARKED_TURNS: tuple[ParkedTurnKind, ...] = get_args(ParkedTurnKind)
+
+AwaitedKind = ParkedKind | ParkedTurnKind
+"""What a session waits for: that of a parked call, or of a parked turn."""
 
 
 class ParkedCall(Struct, frozen=True, omit_defaults=True):
     """A parked call, as the session's row has it.
 
-    A turn that waits for the end of a rate limit has an entry, too: without a tool.
+    A parked turn has an entry, too: without a tool.
 
     Attributes:
         until: its deadline.
@@ -61,25 +68,25 @@ class ParkedCall(Struct, frozen=True, omit_defaults=True):
         return ParkedOn(self.kind, self.tool_call_id, self.tool_name, to_rfc3339(self.until))
 
 
-def limited(until: Micros) -> ParkedCall:
-    """The entry of a turn that waits for the end of a rate limit."""
-    return ParkedCall("rate_limit", ToolCallId(""), "", until)
+def parked_turn(kind: ParkedTurnKind, until: Micros) -> ParkedCall:
+    """The entry of a turn that waits."""
+    return ParkedCall(kind, ToolCallId(""), "", until)
 
 
 class ParkedOn(Struct, frozen=True):
-    """What a session waits for: a tool call, or the end of its model's rate limit."""
+    """What a session waits for: a tool call, or what its parked turn waits for."""
 
     kind: Annotated[AwaitedKind, PARKED_KIND]
     tool_call_id: Annotated[
         ToolCallId,
-        Meta(description="The tool call's id, as the model wrote it. Empty with `rate_limit`."),
+        Meta(description="The tool call's id, as the model wrote it. Empty for a parked turn."),
     ]
-    tool_name: Annotated[str, Meta(description="The name of the tool. Empty with `rate_limit`.")]
+    tool_name: Annotated[str, Meta(description="The name of the tool. Empty for a parked turn.")]
     until: Annotated[
         Timestamp,
         Meta(
             description=(
-                "The deadline, after which the call fails. With `rate_limit`: when the model is called again."
+                "The deadline, after which the call fails. Of a parked turn: when the model is called again."
             )
         ),
     ]

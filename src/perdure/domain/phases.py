@@ -6,6 +6,7 @@ Idle -> Ready -> Reasoning -> Calling -> Reasoning -> ... -> Answered -> Idle
                                                an answer that does not match its schema: back to Ready
                      +-> Failed -> Ready       another model is called
                      +-> Failed -> Waiting -> Ready     the model is called again later
+Ready, Calling, Answered -> Waiting -> Ready    no money for the next model call: it is made later
 """
 
 from __future__ import annotations
@@ -118,9 +119,15 @@ class Failed(_Running, frozen=True, kw_only=True):
 
 
 class Waiting(_Running, frozen=True, kw_only=True):
-    """The turn is parked: its model can be called again at a time that is far away."""
+    """The turn is parked: its next model call is made later.
+
+    Attributes:
+        known: how many messages that steer the turn it knew when it was parked. A newer one is a reason to
+            try at once.
+    """
 
     until: Micros
+    known: int = 0
 
 
 RunningTurn = Ready | Reasoning | Calling | Answered | Failed | Waiting

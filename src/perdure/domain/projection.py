@@ -11,6 +11,7 @@ from perdure.domain.decisions import ANYBODY
 from perdure.domain.events import (
     LATE,
     ActCompletedData,
+    BudgetResumedData,
     InputMessageData,
     LlmGenerationData,
     NewEvent,
@@ -36,7 +37,15 @@ from perdure.domain.events import (
 from perdure.domain.ids import ToolCallId, TurnId
 from perdure.domain.loaded_tools import with_loaded
 from perdure.domain.messages import Message, Usage, preview_of, text_of
-from perdure.domain.parked import ASKED, CONSENT, ParkedCall, deadline_of, limited, next_deadline
+from perdure.domain.parked import (
+    ASKED,
+    CONSENT,
+    PARKED_TURNS,
+    ParkedCall,
+    deadline_of,
+    next_deadline,
+    parked_turn,
+)
 from perdure.domain.queued import Queue, QueuedMessage, size_of, without_turn
 from perdure.domain.sessions import Status
 from perdure.domain.speakers import AgentAt
@@ -96,7 +105,7 @@ def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
     if data.queued:
         waiting = _queued(old.queued, event, message)  # it waits for its own turn
         return replace(old, preview=preview, queued=waiting)
-    if old.status in ("active", "waiting_for_tool_results"):
+    if old.status in ("active", "waiting_for_tool_results", "paused"):
         return replace(_with_parked(old, old.parked), status="active", preview=preview)
     turn_id = event.context.turn_id
     return replace(old, status="active", turn_id=turn_id, turn_after=head - 1, preview=preview)
@@ -218,11 +227,13 @@ def _activated(old: Projection, event: NewEvent, head: int) -> Projection:
 
 
 def _turn_parked(old: Projection, event: NewEvent, head: int) -> Projection:
-    return _with_parked(old, (*old.parked, limited(from_rfc3339(event.read(TurnParkedData).until))))
+    data = event.read(TurnParkedData)
+    waits = _with_parked(old, (*old.parked, parked_turn(data.parked_kind, from_rfc3339(data.until))))
+    return replace(waits, status="paused") if data.parked_kind == "budget" else waits
 
 
 def _turn_resumed(old: Projection, event: NewEvent, head: int) -> Projection:
-    return _with_parked(old, tuple(each for each in old.parked if each.kind != "rate_limit"))
+    return _active(_with_parked(old, tuple(each for each in old.parked if each.kind not in PARKED_TURNS)))
 
 
 def _turn_sealed(old: Projection, event: NewEvent, head: int) -> Projection:
@@ -231,7 +242,7 @@ def _turn_sealed(old: Projection, event: NewEvent, head: int) -> Projection:
 
 def _turn_ended(old: Projection, event: NewEvent, head: int) -> Projection:
     # Without `session.idled`, a message is left that begins the next turn.
-    status: Status = "active" if old.status == "waiting_for_tool_results" else old.status
+    status: Status = "active" if old.status in ("waiting_for_tool_results", "paused") else old.status
     return replace(_with_parked(old, ()), turn_id=None, status=status)
 
 
@@ -259,6 +270,7 @@ _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
     SessionHandedOffData.kind: _handed_off,
     TurnParkedData.kind: _turn_parked,
     TurnResumedData.kind: _turn_resumed,
+    BudgetResumedData.kind: _activated,
     TurnSealedData.kind: _turn_sealed,
     TurnCompletedData.kind: _turn_ended,
     TurnFailedData.kind: _turn_ended,

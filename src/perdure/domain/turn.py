@@ -21,6 +21,7 @@ from perdure.domain.events import (
     ActCompletedData,
     ActStartedData,
     AnyEvent,
+    BudgetResumedData,
     InputMessageData,
     LlmGenerationData,
     OutputAcceptedData,
@@ -309,18 +310,31 @@ def _uncounted(turn: Turn) -> Turn:
 
 
 def _parked(state: TurnState, event: AnyEvent, head: int) -> TurnState:
-    if not isinstance(state, Failed):
+    if isinstance(state, Idle | Waiting):
         return state
-    since = state.turn.parked_since
-    turn = replace(_uncounted(state.turn), fallback=None, parked_since=event.ts if since is None else since)
+    # Another call takes the place of one that failed; one that was not begun was not counted.
+    failed = isinstance(state, Failed)
+    turn = _uncounted(state.turn) if failed else state.turn
+    since = turn.parked_since
+    turn = replace(
+        turn,
+        fallback=None,
+        interruptions=turn.interruptions if failed else interruptions_of(state),
+        parked_since=event.ts if since is None else since,
+    )
     until = from_rfc3339(event.read(TurnParkedData).until)
-    return Waiting(pending=state.pending, controls=state.controls, turn=turn, until=until)
+    known = len(steering(state.pending))
+    return Waiting(pending=state.pending, controls=state.controls, turn=turn, until=until, known=known)
 
 
 def _resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Waiting):
         return state
     return Ready(pending=state.pending, controls=state.controls, turn=state.turn)
+
+
+def _budget_resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    return replace(state, until=event.ts) if isinstance(state, Waiting) else state
 
 
 def _act_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -437,6 +451,7 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     ReasonFallbackData.kind: _fallback,
     TurnParkedData.kind: _parked,
     TurnResumedData.kind: _resumed,
+    BudgetResumedData.kind: _budget_resumed,
     ActStartedData.kind: _act_started,
     ActCompletedData.kind: _act_completed,
     ToolStartedData.kind: _tool_started,

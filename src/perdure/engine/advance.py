@@ -25,18 +25,20 @@ from perdure.domain.actions import (
     TurnRules,
     next_action,
 )
-from perdure.domain.errors import Fenced, PerdureError
-from perdure.domain.events import ActCompletedData, InputMessageData
+from perdure.domain.errors import Fenced, OverBudget, PerdureError
+from perdure.domain.events import ActCompletedData, InputMessageData, NewEvent
 from perdure.domain.files import Content
 from perdure.domain.ids import SessionId
 from perdure.domain.messages import Message
 from perdure.domain.pending import steering
+from perdure.domain.spending import Refusal
 from perdure.domain.steps import Started
 from perdure.domain.turn import Answered, Calling, Idle, Reasoning, TurnState, Waiting
 from perdure.domain.turn_queries import next_controls, offered_tools, only_waits
 from perdure.domain.turn_totals import Turn
 from perdure.domain.variables import missing_message
 from perdure.engine.attempt import Attempt, is_interruption
+from perdure.engine.budget import estimated_input
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.deferred import ended_tasks, in_background
@@ -46,6 +48,7 @@ from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
 from perdure.engine.patience import admits, fallback_of, instead_of_resuming, resumed, was_given_up
 from perdure.engine.run import Run
+from perdure.engine.spending import parked_by, plan_money, reopen, settle_rest, unpriced
 from perdure.engine.tool_calls import end_batch, refuse_invalid_calls, run_tools
 from perdure.engine.tool_output import spill_results
 from perdure.engine.turn_events import (
@@ -59,6 +62,7 @@ from perdure.engine.turn_events import (
     request_results,
 )
 from perdure.engine.voices import voice_of
+from perdure.store.budgets import standings_of
 from perdure.store.database import Tx
 from perdure.store.events import events_after
 from perdure.store.storage import open_secrets
@@ -116,6 +120,7 @@ async def advance(
             _stop_tools(run)
             if not finished:
                 engine.bus.discard(session_id)
+            await settle_rest(run)
         await attempt.close(run, interrupted=interrupted)
 
 
@@ -200,6 +205,7 @@ async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
     begun = ahead.turn if isinstance(ahead, Reasoning) else None
 
     async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None, dict[str, str]]:
+        run.standings = await standings_of(tx, run.row, row.agent_id)
         controls = next_controls(run.state)
         layers = await load_layers(tx, row, controls.variables if controls else None)
         secrets = await open_secrets(tx, engine.vault, row.org_id, row.id)
@@ -239,6 +245,8 @@ async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
     problem = _problem_of(layers, agent, begun=_has_begun(ahead))
     if choice is None or problem is not None:
         return problem or ("model_not_configured", "No model is configured for this session.")
+    if run.standings and (problem := await unpriced(run, choice)) is not None:
+        return problem
     run.redactor.known = agent.names
     run.voice = voice_of(run.row, row, layers.layers, ahead)
     run.prepared = (agent, choice)
@@ -265,8 +273,8 @@ async def _start(run: Run, action: StartTurn) -> None:
     agent, choice = run.prepared
     if is_full(run, agent, choice, queued):
         await run.commit(opening)  # the next step compacts the history first
-    elif await commit_with_tools(run, agent, opening + begin_model_call(run, turn, agent, choice)):
-        run.unlogged = await call_model(run, agent, choice)
+    else:
+        await _call(run, turn, agent, choice, opening)
 
 
 async def _queued_message(run: Run, action: StartTurn) -> Message | None:
@@ -288,7 +296,7 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
             if lost := instead_of_resuming(run, choice):
                 run.unlogged, run.prepared = lost, None
             elif await run.commit([]):
-                run.unlogged = await call_model(run, agent, choice)
+                run.unlogged = await reopen(run, agent, choice) or await call_model(run, agent, choice)
                 run.prepared = None  # a message since the call's start may have chosen another model
         case CallModel(state=state):
             await _begin_call(run, state.turn, agent, choice)
@@ -316,8 +324,34 @@ async def _begin_call(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelC
         await run.commit(files)
     elif is_full(run, agent, choice):
         await compact(run, turn, agent, choice, "proactive_budget")
-    elif await commit_with_tools(run, agent, begin_model_call(run, turn, agent, choice)):
-        run.unlogged = await call_model(run, agent, choice)
+    else:
+        await _call(run, turn, agent, choice, [])
+
+
+async def _call(
+    run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoice, before: list[NewEvent]
+) -> None:
+    """Make the next model call, or park the turn if its budgets have no money for it.
+
+    Args:
+        before: the events that the same append writes before those of the call.
+    """
+    while True:
+        money = await plan_money(run, choice, estimated_input(run, agent, choice))
+        if isinstance(money, Refusal):
+            events, also = parked_by(run, turn, money)
+            await run.commit([*before, *events], also=also)
+            run.prepared = None
+            return
+        opening = [*before, *begin_model_call(run, turn, agent, choice)]
+        try:
+            begun = await commit_with_tools(run, agent, opening, None if money is None else money.hold)
+        except OverBudget:
+            continue  # others were faster: plan again
+        if begun:
+            run.money = money
+            run.unlogged = await call_model(run, agent, choice)
+        return
 
 
 async def _refresh_secrets(run: Run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
@@ -27,12 +27,15 @@ _NUDGE_ID = MessageId("message_00000000000000000000000000000000")
 
 
 async def generate_with_content(
-    driver: Driver, request: ModelRequest, on_delta: OnDelta, restart: Callable[[], None]
+    driver: Driver,
+    request: ModelRequest,
+    on_delta: OnDelta,
+    begin_again: Callable[[Usage | None], Awaitable[None]],
 ) -> ModelResponse:
     """Make a model call, and once more if the answer has no content.
 
     Args:
-        restart: called before the second call, to take back what followers have seen of the first answer.
+        begin_again: called before the second call, with the usage of the first one.
 
     Returns:
         The last answer, with the usage of both. It can be empty again: see `problem_of`.
@@ -43,7 +46,7 @@ async def generate_with_content(
     response = await driver.generate(request, on_delta)
     if not _lacks_content(response):
         return response
-    restart()
+    await begin_again(response.usage)
     # The same prompt would often get the same answer. The note is not part of the conversation.
     nudge = _NUDGES.get(response.finish_reason, _NUDGE)
     note = Message(_NUDGE_ID, "user", (TextPart(nudge),), "")

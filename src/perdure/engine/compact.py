@@ -37,17 +37,18 @@ from perdure.domain.events import (
     ToolCompletedData,
 )
 from perdure.domain.history import Conversation, Entry, estimate_tokens
-from perdure.domain.messages import Message
+from perdure.domain.messages import Message, Usage
 from perdure.domain.result_sizes import share_of
 from perdure.domain.spans import compaction_context, summary_context
 from perdure.domain.tokens import text_tokens
 from perdure.domain.turn import Idle
 from perdure.domain.turn_totals import Turn
 from perdure.engine.budget import conversation_budget, smallest_budget, with_cost
-from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
+from perdure.engine.generation import Attempts, Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.patience import patience_with
 from perdure.engine.recoveries import adaptation_of, refused_by
 from perdure.engine.run import Run
+from perdure.engine.spending import side_money
 from perdure.llm.driver import DeltaKind, ModelRequest
 
 MIN_SHARE = 0.1
@@ -271,14 +272,29 @@ class _Summarizer:
             return bool(refused)
 
         began = engine.clock.elapsed()
-        attempts = await call_with_retries(
-            engine,
-            lambda: driver.generate(request, _ignore_delta),
-            recover,
-            redactor=self.run.redactor,
-            patience=patience_with(engine, self.choice),
-        )
-        response = attempts.response
+        try:
+            money = await side_money(self.run, self.choice, _prompt_tokens(request))
+        except ModelError as error:
+            return Outcome(None, error, 0, 0.0, 0.0, None, prompt)
+        if money is not None:
+            money.send()
+            request = msgspec.structs.replace(request, max_output_tokens=money.output)
+        attempts = Attempts(None, None, 0, 0.0)
+        try:
+            attempts = await call_with_retries(
+                engine,
+                lambda: driver.generate(request, _ignore_delta),
+                recover,
+                redactor=self.run.redactor,
+                patience=patience_with(engine, self.choice),
+            )
+        finally:
+            response = attempts.response
+            if money is not None:
+                refused = response is None and attempts.error is not None
+                usage = None if response is None else response.usage
+                usage = Usage(0, 0) if refused else usage
+                self.run.settling.append(money.settlement(usage))
         if response is not None:
             profile = await engine.catalog.profile(served_model(self.choice))
             response = msgspec.structs.replace(
@@ -293,6 +309,10 @@ class _Summarizer:
             None,
             prompt,
         )
+
+
+def _prompt_tokens(request: ModelRequest) -> int:
+    return text_tokens(request.system) + sum(map(estimate_tokens, request.messages))
 
 
 def _ignore_delta(kind: DeltaKind, text: str) -> None:

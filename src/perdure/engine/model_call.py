@@ -30,6 +30,7 @@ from perdure.domain.messages import (
     Message,
     TextPart,
     ToolCallPart,
+    Usage,
     preview_of,
 )
 from perdure.domain.model_profiles import ModelProfile
@@ -55,7 +56,9 @@ from perdure.engine.patience import instead_of_failing, patience_with
 from perdure.engine.recoveries import adaptation_of, logged_adaptation, recover
 from perdure.engine.run import Run
 from perdure.engine.secret_arguments import redact_response, redact_secret_arguments
+from perdure.engine.settlements import Money
 from perdure.engine.shorten import Room
+from perdure.engine.spending import Refused, parked_instead, renew
 from perdure.llm.adaptations import adapted
 from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
 from perdure.llm.outputs import RESULT_TOOL
@@ -90,6 +93,9 @@ class _Call:
             context=to_json(self.context),
             redactor=run.redactor,
         )
+        self.money = run.money
+        self.paid_for: Usage | None = None
+        """What an empty answer has used, which is part of the usage of the one after it."""
         self.output = output
         self.shown = None if output is None else LiveAnswer(self.live, wrapped=output.wrapped)
         self.started = self.clock.elapsed()
@@ -103,6 +109,8 @@ class _Call:
         self.sent: ModelRequest
 
     def on_delta(self, kind: DeltaKind, text: str) -> None:
+        if self.money is not None:
+            self.money.receive(text)
         if self.first is None:
             self.first = self.clock.elapsed() - self.started
         if self.shown is None:
@@ -122,6 +130,11 @@ class _Call:
         told = RESULT_TOOL not in self.adaptation.parameters_left_out and not self.state.turn.rejected
         return system if output is None or told else f"{system}\n\n{output.instruction()}".lstrip()
 
+    def _longest_answer(self) -> int | None:
+        """The tokens of the answer to ask for: what the model gives, and what its budgets have money for."""
+        limits = [self.room.max_output, None if self.money is None else self.money.output]
+        return min((each for each in limits if each is not None), default=None)
+
     def request(self) -> tuple[ModelRequest, PromptRef]:
         conversation = self.run.conversation
         messages, after = self.room.prompt()
@@ -139,7 +152,7 @@ class _Call:
             tools=self.agent.specs,
             reasoning_effort=effort,
             parallel_tool_calls=self.agent.parallel_tool_calls,
-            max_output_tokens=self.room.max_output,
+            max_output_tokens=self._longest_answer(),
             cache_key=self.run.row.id,
             prompt_caching=self.agent.behaviour.prompt_caching,
             changes=frozenset(self.adaptation.changes),
@@ -185,9 +198,40 @@ class _Call:
         )
 
     async def _generate(self) -> ModelResponse:
+        if self.money is not None and self.money.is_owed:
+            await self._renew(self.money)  # the attempt before broke off, and has to be paid for
         self.sent, self.prompt = self.request()
-        response = await generate_with_content(self.driver, self.sent, self.on_delta, self.restart)
+        if self.money is not None:
+            self.money.send()
+        response = await generate_with_content(self.driver, self.sent, self.on_delta, self._begin_again)
         return response if self.output is None else as_answer(response, self.output)
+
+    async def _begin_again(self, used: Usage | None) -> None:
+        """Take back an empty answer, which has been paid for, before the call is made once more."""
+        self.restart()
+        if self.money is not None:
+            self.paid_for = used
+            await self._renew(self.money, used)
+
+    async def _renew(self, money: Money, used: Usage | None = None) -> None:
+        self.money = None
+        self.money = await renew(self.run, self.agent, self.choice, money, used)
+        if self.money is not None:
+            self.money.send()
+
+    def settle(self, outcome: Outcome) -> list[NewEvent]:
+        """Have the next append settle the call; returns the events of the limits that it has reached."""
+        money, self.money, self.run.money = self.money, None, None
+        if money is None:
+            return []
+        used = None if outcome.response is None else outcome.response.usage
+        if outcome.response is None and not money.is_owed:
+            used = Usage(0, 0)  # it was refused
+        elif used is not None and self.paid_for is not None:
+            used = used.minus(self.paid_for)
+        settlement = money.settlement(used)
+        self.run.settling.append(settlement)
+        return settlement.events(self.state.turn, self.clock.now())
 
     async def _recover(self, error: ModelError) -> bool:
         self.restart()
@@ -242,19 +286,29 @@ async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> lis
     try:
         call = _Call(run, state, agent, choice, budget, output)
         outcome = await call.make()
+        reached = call.settle(outcome)
         if outcome.response is None:
-            return _failure_events(call, outcome)
+            return await _instead_of_failing(call, outcome, reached)
         outcome.response = _response_with_cost(outcome.response, profile if lookup is None else await lookup)
     finally:
         if lookup is not None:
             lookup.cancel()
     outcome.error = problem_of(outcome.response)
     if outcome.error is not None:
-        return _unusable_events(call, outcome, outcome.response)
+        return [*reached, *_unusable_events(call, outcome, outcome.response)]
     verdict = None
     if output is not None and not outcome.response.tool_calls:
         verdict = await judge(run, output, outcome.response)
-    return _answer_events(call, outcome, outcome.response, verdict)
+    return [*reached, *_answer_events(call, outcome, outcome.response, verdict)]
+
+
+async def _instead_of_failing(call: _Call, outcome: Outcome, reached: list[NewEvent]) -> list[NewEvent]:
+    """The events of a call without an answer. One without money for another attempt parks its turn."""
+    error = outcome.error
+    if not isinstance(error, Refused):
+        return [*reached, *_failure_events(call, outcome)]
+    failure = [*reached, *_failed_call(call, outcome, error)]
+    return await parked_instead(call.run, call.message_id, error.refusal, failure)
 
 
 async def _reread_if_cut(run: Run, budget: int) -> None:
@@ -287,8 +341,13 @@ def _unusable_events(call: _Call, outcome: Outcome, response: ModelResponse) -> 
 
 
 def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
-    now = call.clock.now()
     error = outcome.error or ModelError("no answer", code="provider_bad_response")
+    failure = _failed_call(call, outcome, error)
+    return instead_of_failing(call.run, call.choice, call.message_id, error, failure)
+
+
+def _failed_call(call: _Call, outcome: Outcome, error: ModelError) -> list[NewEvent]:
+    now = call.clock.now()
     completed = ReasonCompletedData(
         success=False,
         has_tool_calls=False,
@@ -299,11 +358,10 @@ def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
         usage=outcome.response.usage if outcome.response else None,
         adaptation=call.logged_adaptation(),
     )
-    failure = [
+    return [
         NewEvent(generation_data(call.choice, outcome), generation_context(call.state), now),
         NewEvent(completed, call.context, now),
     ]
-    return instead_of_failing(call.run, call.choice, call.message_id, error, failure)
 
 
 def _answer_events(

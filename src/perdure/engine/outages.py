@@ -57,6 +57,18 @@ async def outlast(
                 log.warning("session %s waits, with its last step in memory: %s", session_id, error.message)
 
 
+def both(first: Also, second: Also | None) -> Also:
+    """Return what a transaction changes besides the log if it changes what both of these do."""
+    if second is None:
+        return first
+
+    async def also(tx: Tx) -> None:
+        await first(tx)
+        await second(tx)
+
+    return also
+
+
 async def append_also(
     tx: Tx,
     row: SessionRow,

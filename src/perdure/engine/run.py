@@ -22,6 +22,7 @@ from perdure.domain.ids import ModelId, SessionId, ToolCallId
 from perdure.domain.messages import JsonValue
 from perdure.domain.redaction import Redactor, redact_events
 from perdure.domain.spans import tool_context
+from perdure.domain.spending import Standing
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros
 from perdure.domain.turn import Calling, Reasoning, TurnState, fold
@@ -31,6 +32,7 @@ from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.joined_appends import Entry, also_of, joining
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
 from perdure.engine.overtaken import without_overtaken
+from perdure.engine.settlements import Money, Settlement, settled_also
 from perdure.engine.suspects import Admission
 from perdure.engine.voices import Voice
 from perdure.store.bus import Appended
@@ -78,6 +80,12 @@ class Run:
         """The agent and model for the next steps; None if they have to be resolved anew."""
         self.voice = Voice(row.agent_id)
         """The agent of the next model call, once `prepared` is."""
+        self.standings: tuple[Standing, ...] | None = None
+        """The budgets of the next model call, as `prepared` read them; None if they have to be read anew."""
+        self.money: Money | None = None
+        """What the model call that is under way holds of its budgets."""
+        self.settling: list[Settlement] = []
+        """The model calls that have ended, and that the next append settles."""
         self._appending = asyncio.Lock()
         self._entries: list[Entry] = []
         """What calls that run append, and wait for."""
@@ -218,8 +226,11 @@ class Run:
         self, batch: list[NewEvent], *, also: Also | None = None, progress: bool, rests: bool = False
     ) -> None:
         """Append these events, and apply them. Raises as `commit` does, and StaleHead."""
-        row, claims, single = self.row, not self.claimed, also is None
         now = self.engine.clock.now()
+        settling = tuple(self.settling)
+        if settling:
+            also = settled_also(settling, also, now)
+        row, claims, single = self.row, not self.claimed, also is None
         write = partial(append_also, row=row, batch=batch, also=also, now=now, progress=progress, rests=rests)
         try:
             self.row, stored = await self.engine.database.write(partial(write, claim=claims), single=single)
@@ -227,6 +238,7 @@ class Run:
             if claims or not error.retryable:
                 raise  # nothing was paid for yet
             self.row, stored = await append_after_outage(self.engine, row, batch, write, single=single)
+        del self.settling[: len(settling)]
         if claims:
             self.claimed = True
             self.engine.claimed_epochs[self.row.id] = self.row.epoch

@@ -168,14 +168,14 @@ class SimulatedDriver:
             if step.cut_after is not None and self._due(key, number, "cut", step.cut_times)
             else None
         )
-        text = await self._say(step, cut, on_delta)
+        text, whole = await self._say(step, cut, on_delta, request.max_output_tokens)
         calls = tuple(_call(call, key, number, index) for index, call in enumerate(step.tool_calls))
         return ModelResponse(
             text=text,
             tool_calls=calls,
             thinking=step.thinking or None,
             usage=_usage(request, step, text, self._cached(request)),
-            finish_reason=step.finish_reason or ("tool_calls" if calls else "stop"),
+            finish_reason=step.finish_reason or ("tool_calls" if calls else "stop" if whole else "length"),
             response_id=f"llmsim_{_digest(key, number)}",
             model=request.model,
         )
@@ -220,13 +220,17 @@ class SimulatedDriver:
                 return Step(text=step.text, output=step.output)
         return Step(text="Done.")
 
-    async def _say(self, step: Step, cut: int | None, on_delta: OnDelta) -> str:
+    async def _say(
+        self, step: Step, cut: int | None, on_delta: OnDelta, limit: int | None
+    ) -> tuple[str, bool]:
+        """Say the step's words, at most `limit`; return them, and whether these are all."""
         words = _words_of(step.text)
         if step.tokens:
             gap = [" "] if words and not words[-1][-1].isspace() else []
             words += [*gap, *("word " for _ in range(step.tokens - 1)), "END."]
+        said = words[:limit]
         delay = step.delay_ms / 1000
-        for count, word in enumerate(words):
+        for count, word in enumerate(said):
             if count == cut:
                 break
             if delay or count % _YIELD_EVERY == 0:
@@ -234,7 +238,7 @@ class SimulatedDriver:
             on_delta("text", word)
         if cut is not None:
             raise ModelError("simulated: the stream was cut", code="provider_bad_response", transient=True)
-        return "".join(words)
+        return "".join(said), len(said) == len(words)
 
     def _due(self, message: str, number: int, what: str, times: int | None) -> bool:
         """Count this attempt; return whether it is one of the first `times`."""

@@ -22,7 +22,7 @@ from perdure.store.rows import (
     to_json,
 )
 from perdure.store.search import candidates, searched_terms, segments_by_age
-from perdure.store.sessions import BUSY, BUSY_STATUSES, SessionRow
+from perdure.store.sessions import BUSY, IN_TURN, SessionRow
 
 EXACT = 200
 """Matches of a search that are counted exactly; beyond, the count is a lower bound."""
@@ -77,7 +77,7 @@ class SessionFilter(Struct, frozen=True):
 
     def few(self) -> bool:
         """Whether an index has only the sessions in these statuses, which are few at any time."""
-        return bool(self.statuses) and set(self.statuses) <= set(BUSY_STATUSES)
+        return bool(self.statuses) and set(self.statuses) <= set(IN_TURN)
 
     def in_tree(self) -> bool:
         """Whether an index has only the sessions of a tree."""

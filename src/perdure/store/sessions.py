@@ -236,11 +236,8 @@ SHARDS = 16
 """The number of rows that one organization's session count is split over on PostgreSQL, where an updated row
 stays locked until the commit."""
 
-IN_TURN = ("active", "waiting_for_tool_results")
-"""Statuses of a session whose turn runs, or waits for a client or a person."""
-
-BUSY_STATUSES = ("active", "waiting_for_tool_results", "paused")
-"""Statuses that few sessions have at any time."""
+IN_TURN = ("active", "waiting_for_tool_results", "paused")
+"""Statuses of a session whose turn runs, or waits for a client, a person or a budget."""
 
 BUSY = "status IN ('active', 'waiting_for_tool_results', 'paused')"
 """The condition of the partial index on such sessions. SQLite uses the index only for a statement that

@@ -19,6 +19,14 @@ from perdure.domain.events.agents import (
     ParticipantLeftData,
     SessionHandedOffData,
 )
+from perdure.domain.events.budgets import (
+    BudgetEventData,
+    BudgetExceededData,
+    BudgetExhaustedData,
+    BudgetPausedData,
+    BudgetResumedData,
+    BudgetWarningData,
+)
 from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
 from perdure.domain.events.messages import (
     LATE,
@@ -103,6 +111,12 @@ __all__ = [
     "ActCompletedData",
     "ActStartedData",
     "AnyEvent",
+    "BudgetEventData",
+    "BudgetExceededData",
+    "BudgetExhaustedData",
+    "BudgetPausedData",
+    "BudgetResumedData",
+    "BudgetWarningData",
     "ContextCompactedData",
     "ContextCompactingData",
     "Event",
@@ -241,6 +255,11 @@ _CLASSES: tuple[type[EventData], ...] = (
     TaskMessageSentData,
     TaskMessageReceivedData,
     TaskReportedData,
+    BudgetWarningData,
+    BudgetExceededData,
+    BudgetExhaustedData,
+    BudgetPausedData,
+    BudgetResumedData,
 )
 
 EVENT_DATA = {data.kind: data for data in _CLASSES}
@@ -255,7 +274,6 @@ LIVE_TYPES = frozenset(
 RESERVED_TYPES = frozenset(
     f"{family}.{name}"
     for family, names in {
-        "budget": ("warning", "exceeded", "paused", "resumed"),
         "reason": ("item", "recovered"),
         "transcript": ("repaired",),
         "capability": ("usage",),

@@ -10,6 +10,7 @@ from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import TURN_ID
 from perdure.domain.events.messages import ModelMetadata
 from perdure.domain.ids import MessageId, TurnId
+from perdure.domain.parked import ParkedTurnKind
 from perdure.domain.times import Timestamp
 
 CIRCUIT_OPEN = "circuit_open"
@@ -66,7 +67,7 @@ class ReasonFallbackData(EventData, frozen=True, omit_defaults=True):
 
 
 class TurnParkedData(EventData, frozen=True):
-    """The turn waits, and occupies no worker: its model can be called again at a time that is far away.
+    """The turn waits, and occupies no worker, until its model can be called again.
 
     The same model call is then made anew. A message makes the turn try at once.
     """
@@ -74,9 +75,22 @@ class TurnParkedData(EventData, frozen=True):
     kind = "turn.parked"
     turn_id: Annotated[TurnId, TURN_ID]
     parked_kind: Annotated[
-        Literal["rate_limit"], Meta(description="`rate_limit`: the provider named the time.")
+        ParkedTurnKind,
+        Meta(
+            description=(
+                "`rate_limit`: the provider named the time; `budget`: a budget is used up, and the session "
+                "is `paused`; `reservation`: calls that are under way hold the rest of a budget."
+            )
+        ),
     ] = field(name="kind")
-    until: Annotated[Timestamp, Meta(description="When the model is called again.")]
+    until: Annotated[
+        Timestamp,
+        Meta(
+            description=(
+                "When the model is called again, at the latest. More money in a budget makes it sooner."
+            )
+        ),
+    ]
     error_code: Annotated[str, _ERROR_CODE]
     error: Annotated[str, _ERROR]
 

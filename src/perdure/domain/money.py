@@ -1,0 +1,43 @@
+"""Amounts of money as integers: billionths of a US dollar. A token of the cheapest models costs a few."""
+
+from __future__ import annotations
+
+import math
+
+from perdure.domain.messages import Usage
+from perdure.domain.model_profiles import TOKENS_PER_PRICE, CostTier, ModelCost, cost_of
+
+NANOS = 1_000_000_000
+"""Billionths per US dollar."""
+MAX_AMOUNT = 1_000_000_000 * NANOS
+"""The largest amount: a billion US dollars. Sums of a few of them fit into 64 bits."""
+
+
+def to_nanos(usd: float) -> int:
+    """Convert US dollars to billionths, rounded up: money is never lost by rounding."""
+    # Round first: 0.1 + 0.2 is a little more than 0.3, which is not another billionth.
+    return math.ceil(round(usd * NANOS, 3))
+
+
+def to_usd(nanos: int) -> float:
+    """Convert billionths to US dollars."""
+    return nanos / NANOS
+
+
+def charge_of(cost: ModelCost, usage: Usage) -> int:
+    """Return what a call costs, in billionths of a US dollar."""
+    return to_nanos(cost_of(cost, usage))
+
+
+def highest_prices(cost: ModelCost, input_tokens: int) -> tuple[float, float]:
+    """Return the most that a token of input and one of output can cost, in billionths of a US dollar.
+
+    Args:
+        input_tokens: the estimated size of the prompt. A tier that begins just above it may apply, too.
+    """
+    price: ModelCost | CostTier = cost
+    for tier in cost.cost_tiers:
+        if input_tokens * 1.25 > tier.above_tokens:
+            price = tier
+    per_input = max(price.input, price.cache_write or 0.0)
+    return per_input * NANOS / TOKENS_PER_PRICE, price.output * NANOS / TOKENS_PER_PRICE

@@ -1,0 +1,43 @@
+"""Sees to budgets: turns that wait for money which is there now, and what lost model calls hold."""
+
+from __future__ import annotations
+
+import logging
+
+from perdure.app.budget_waits import resume_waiting, settle_left_holds
+from perdure.app.context import App
+from perdure.domain.errors import PerdureError
+from perdure.engine.context import Clock
+
+log = logging.getLogger("perdure.budgets")
+
+SWEEP_EVERY = 2.0
+"""Seconds between two sweeps."""
+LOOK_EVERY = 10
+"""Sweeps between two looks for what lost calls hold, about 20 seconds."""
+
+
+class BudgetSweep:
+    """Runs beside a worker, in every process that has one."""
+
+    def __init__(self, app: App, clock: Clock) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        sweeps = 0
+        while True:
+            await self._clock.sleep(SWEEP_EVERY)
+            try:
+                await self.once(look=sweeps % LOOK_EVERY == 0)
+            except PerdureError as error:
+                log.warning("the sweep of budgets failed: %s", error.message)
+            except Exception:
+                log.exception("the sweep of budgets failed")
+            sweeps += 1
+
+    async def once(self, *, look: bool = True) -> int:
+        """Sweep once; return how many turns and lost calls it saw to. `look`: also look for lost calls."""
+        resumed = await resume_waiting(self._app)
+        return resumed + (await settle_left_holds(self._app) if look else 0)
