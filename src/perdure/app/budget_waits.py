@@ -13,7 +13,8 @@ from perdure.domain.ids import BudgetId, OrgId, SessionId
 from perdure.domain.spans import turn_context
 from perdure.domain.spending import said_of
 from perdure.domain.turn import Waiting
-from perdure.store.budgets import left_holds, settle_lost, standing_of, wait_no_more, waits_with_money
+from perdure.store.budget_holds import left_holds, settle_lost
+from perdure.store.budgets import standing_of, wait_no_more, waits_with_money
 from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn
 from perdure.store.sessions import append, get_session
@@ -51,7 +52,8 @@ async def resume_turn(app: Services, org_id: OrgId, session_id: SessionId) -> bo
             await wait_no_more(tx, session_id)
             return False
         waited = await wait_no_more(tx, session_id)
-        if row.status != "paused" or waited is None:
+        # A message that waits with the turn may have made the session active.
+        if waited is None or not any(each.kind == "budget" for each in row.parked_calls()):
             return False
         state = await read_turn(tx, row, app.turns)
         if not isinstance(state, Waiting):

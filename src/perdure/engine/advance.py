@@ -38,7 +38,7 @@ from perdure.domain.turn_queries import next_controls, offered_tools, only_waits
 from perdure.domain.turn_totals import Turn
 from perdure.domain.variables import missing_message
 from perdure.engine.attempt import Attempt, is_interruption
-from perdure.engine.budget import estimated_input
+from perdure.engine.budget import expected_input
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.deferred import ended_tasks, in_background
@@ -48,7 +48,7 @@ from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
 from perdure.engine.patience import admits, fallback_of, instead_of_resuming, resumed, was_given_up
 from perdure.engine.run import Run
-from perdure.engine.spending import parked_by, plan_money, reopen, settle_rest, unpriced
+from perdure.engine.spending import parked_by, plan_money, reopen, settle_dead, settle_rest, unpriced
 from perdure.engine.tool_calls import end_batch, refuse_invalid_calls, run_tools
 from perdure.engine.tool_output import spill_results
 from perdure.engine.turn_events import (
@@ -274,7 +274,7 @@ async def _start(run: Run, action: StartTurn) -> None:
     if is_full(run, agent, choice, queued):
         await run.commit(opening)  # the next step compacts the history first
     else:
-        await _call(run, turn, agent, choice, opening)
+        await _call(run, turn, agent, choice, opening, queued)
 
 
 async def _queued_message(run: Run, action: StartTurn) -> Message | None:
@@ -293,6 +293,7 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
     agent, choice = run.prepared
     match action:
         case CallModel(resumed=True):
+            await settle_dead(run)
             if lost := instead_of_resuming(run, choice):
                 run.unlogged, run.prepared = lost, None
             elif await run.commit([]):
@@ -329,28 +330,37 @@ async def _begin_call(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelC
 
 
 async def _call(
-    run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoice, before: list[NewEvent]
+    run: Run,
+    turn: Turn,
+    agent: ResolvedAgent,
+    choice: ModelChoice,
+    before: list[NewEvent],
+    queued: Message | None = None,
 ) -> None:
     """Make the next model call, or park the turn if its budgets have no money for it.
 
     Args:
         before: the events that the same append writes before those of the call.
+        queued: the message of the turn, if it waited for that: the history does not have it yet.
     """
     while True:
-        money = await plan_money(run, choice, estimated_input(run, agent, choice))
+        run.money = None
+        money = await plan_money(run, choice, expected_input(run, agent, choice, queued))
         if isinstance(money, Refusal):
-            events, also = parked_by(run, turn, money)
-            await run.commit([*before, *events], also=also)
+            events, awaited = parked_by(run, turn, money)
+            await run.commit([*before, *events], also=None if awaited is None else awaited.note)
             run.prepared = None
             return
         opening = [*before, *begin_model_call(run, turn, agent, choice)]
+        run.money = money  # from now on: if the answer of the append is lost, the run's end releases it
         try:
-            begun = await commit_with_tools(run, agent, opening, None if money is None else money.hold)
+            begun = await commit_with_tools(run, agent, opening, money)
         except OverBudget:
             continue  # others were faster: plan again
         if begun:
-            run.money = money
             run.unlogged = await call_model(run, agent, choice)
+        else:
+            run.money = None
         return
 
 

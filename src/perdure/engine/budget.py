@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec.structs import replace
 
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
-from perdure.domain.messages import Usage
+from perdure.domain.derived_messages import correction_message, result_message
+from perdure.domain.events import (
+    NewEvent,
+    OutputMessageCompletedData,
+    OutputRejectedData,
+    ToolCompletedData,
+)
+from perdure.domain.history import Conversation, estimate_tokens
+from perdure.domain.messages import Message, Usage
 from perdure.domain.model_profiles import ModelProfile, cost_of, window_of
 from perdure.domain.turn_queries import schema_ahead
 from perdure.engine.generation import served_model
@@ -107,6 +117,47 @@ def estimated_input(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> int:
     """Estimate the input tokens of a call with the whole conversation."""
     fixed = _fixed_tokens(run, agent)
     return int((fixed + run.conversation.tokens()) * _factor(run, choice, fixed))
+
+
+def expected_input(run: Run, agent: ResolvedAgent, choice: ModelChoice, queued: Message | None = None) -> int:
+    """Estimate the input tokens of the next call: with what it adds, and without what has no room.
+
+    Args:
+        queued: the message of the next turn, if it waited for that: the history does not have it yet.
+    """
+    added = added_tokens(run) + (0 if queued is None else estimate_tokens(queued))
+    budget = conversation_budget(run, agent, choice)
+    history = min(run.conversation.tokens() + added, max(budget, added))
+    fixed = _fixed_tokens(run, agent)
+    return counted(run, choice, fixed + history, fixed)
+
+
+def counted(run: Run, choice: ModelChoice, tokens: int, fixed: int = 0) -> int:
+    """Return about how many tokens a model's vendor counts.
+
+    Args:
+        tokens: the estimate, which does not know the vendor.
+        fixed: those of the system prompt and the tools of the session's calls.
+    """
+    return math.ceil(tokens * _factor(run, choice, fixed))
+
+
+def added_tokens(run: Run) -> int:
+    """Estimate the tokens that the next model call adds to the history."""
+    conversation = run.conversation
+    unlogged = sum(_tokens_of(event, conversation) for event in run.unlogged)
+    return conversation.waiting_tokens() + unlogged
+
+
+def _tokens_of(event: NewEvent, conversation: Conversation) -> int:
+    match event.data:
+        case ToolCompletedData():
+            return conversation.result_tokens(result_message(event.data, 0))
+        case OutputMessageCompletedData(error_code=None):
+            return estimate_tokens(event.data.message)
+        case OutputRejectedData():
+            return estimate_tokens(correction_message(event.data, 0))
+    return 0
 
 
 def typed_output(run: Run, agent: ResolvedAgent) -> TypedOutput | None:

@@ -26,30 +26,27 @@ from perdure.domain.compaction import (
     summary_message,
     summary_request,
 )
-from perdure.domain.derived_messages import correction_message, result_message
 from perdure.domain.errors import ModelError
 from perdure.domain.events import (
     EventContext,
     NewEvent,
-    OutputMessageCompletedData,
-    OutputRejectedData,
     PromptRef,
-    ToolCompletedData,
 )
-from perdure.domain.history import Conversation, Entry, estimate_tokens
+from perdure.domain.history import Entry, estimate_tokens
 from perdure.domain.messages import Message, Usage
 from perdure.domain.result_sizes import share_of
 from perdure.domain.spans import compaction_context, summary_context
 from perdure.domain.tokens import text_tokens
 from perdure.domain.turn import Idle
 from perdure.domain.turn_totals import Turn
-from perdure.engine.budget import conversation_budget, smallest_budget, with_cost
+from perdure.engine.budget import added_tokens, conversation_budget, counted, smallest_budget, with_cost
 from perdure.engine.generation import Attempts, Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.patience import patience_with
 from perdure.engine.recoveries import adaptation_of, refused_by
 from perdure.engine.run import Run
+from perdure.engine.settlements import Money
 from perdure.engine.spending import side_money
-from perdure.llm.driver import DeltaKind, ModelRequest
+from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
 
 MIN_SHARE = 0.1
 """Share of the budget that a compaction must free to be worth its model call, if the history still fits."""
@@ -99,20 +96,7 @@ def is_full(run: Run, agent: ResolvedAgent, choice: ModelChoice, queued: Message
 
 def _load(run: Run) -> int:
     """The tokens of the conversation with everything that the next model call adds."""
-    conversation = run.conversation
-    unlogged = sum(_tokens_of(event, conversation) for event in run.unlogged)
-    return conversation.tokens() + conversation.waiting_tokens() + unlogged
-
-
-def _tokens_of(event: NewEvent, conversation: Conversation) -> int:
-    match event.data:
-        case ToolCompletedData():
-            return conversation.result_tokens(result_message(event.data, 0))
-        case OutputMessageCompletedData(error_code=None):
-            return estimate_tokens(event.data.message)
-        case OutputRejectedData():
-            return estimate_tokens(correction_message(event.data, 0))
-    return 0
+    return run.conversation.tokens() + added_tokens(run)
 
 
 def _older_part(run: Run, rules: Compaction, budget: int) -> tuple[list[Entry], int] | None:
@@ -272,29 +256,36 @@ class _Summarizer:
             return bool(refused)
 
         began = engine.clock.elapsed()
-        try:
-            money = await side_money(self.run, self.choice, _prompt_tokens(request))
-        except ModelError as error:
-            return Outcome(None, error, 0, 0.0, 0.0, None, prompt)
-        if money is not None:
+        money: Money | None = None
+
+        async def generate() -> ModelResponse:
+            nonlocal money
+            if money is None or money.is_owed:  # the attempt before broke off, and has to be paid for
+                self._settle(money, None)
+                money = None
+                money = await side_money(
+                    self.run, self.choice, counted(self.run, self.choice, _prompt_tokens(request))
+                )
+            if money is None:
+                return await driver.generate(request, _ignore_delta)
             money.send()
-            request = msgspec.structs.replace(request, max_output_tokens=money.output)
+            asked = msgspec.structs.replace(request, max_output_tokens=money.output)
+            return await driver.generate(asked, money.note_delta)
+
         attempts = Attempts(None, None, 0, 0.0)
         try:
             attempts = await call_with_retries(
                 engine,
-                lambda: driver.generate(request, _ignore_delta),
+                generate,
                 recover,
                 redactor=self.run.redactor,
                 patience=patience_with(engine, self.choice),
             )
         finally:
             response = attempts.response
-            if money is not None:
-                refused = response is None and attempts.error is not None
-                usage = None if response is None else response.usage
-                usage = Usage(0, 0) if refused else usage
-                self.run.settling.append(money.settlement(usage))
+            refused = attempts.error is not None and (money is None or not money.is_owed)
+            usage = None if response is None else response.usage
+            self._settle(money, Usage(0, 0) if refused else usage)
         if response is not None:
             profile = await engine.catalog.profile(served_model(self.choice))
             response = msgspec.structs.replace(
@@ -309,6 +300,10 @@ class _Summarizer:
             None,
             prompt,
         )
+
+    def _settle(self, money: Money | None, usage: Usage | None) -> None:
+        if money is not None:
+            self.run.settling.append(money.settlement(usage))
 
 
 def _prompt_tokens(request: ModelRequest) -> int:

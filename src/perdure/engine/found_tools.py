@@ -9,13 +9,13 @@ from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.events import NewEvent
 from perdure.domain.turn import TurnState
 from perdure.domain.turn_queries import offered_tools
-from perdure.engine.outages import Also, both
 from perdure.engine.run import Run
+from perdure.engine.settlements import Money
 from perdure.store.tool_lists import keep_tool_list
 
 
 async def commit_with_tools(
-    run: Run, agent: ResolvedAgent, opening: Sequence[NewEvent], also: Also | None = None
+    run: Run, agent: ResolvedAgent, opening: Sequence[NewEvent], money: Money | None = None
 ) -> bool:
     """Append the events that start a model call, and store the tools that it is offered.
 
@@ -23,21 +23,21 @@ async def commit_with_tools(
     then a single statement, which PostgreSQL commits by itself.
 
     Args:
-        also: what the same transaction changes besides.
+        money: what the model call holds.
 
     Returns:
-        As `Run.commit`.
+        As `Run.commit`, which also says what it raises.
     """
     found = agent.found_tools
     if found is None or found.restored:
-        return await run.commit(opening, also=also)
+        return await run.commit(opening, money=money)
     digest = found.content.hash
     if run.conversation.kept_tools == digest:
-        done = await run.commit(opening, also=also)
+        done = await run.commit(opening, money=money)
     else:
         row, now = run.row, run.engine.clock.now()
         keep = partial(keep_tool_list, org_id=row.org_id, session_id=row.id, tools=found.content, now=now)
-        done = await run.commit(opening, also=both(keep, also))
+        done = await run.commit(opening, also=keep, money=money)
     if done:
         run.conversation.kept_tools = digest
     return done

@@ -200,6 +200,7 @@ class _Call:
     async def _generate(self) -> ModelResponse:
         if self.money is not None and self.money.is_owed:
             await self._renew(self.money)  # the attempt before broke off, and has to be paid for
+        self.paid_for = None
         self.sent, self.prompt = self.request()
         if self.money is not None:
             self.money.send()

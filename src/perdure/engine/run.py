@@ -32,7 +32,7 @@ from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.joined_appends import Entry, also_of, joining
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
 from perdure.engine.overtaken import without_overtaken
-from perdure.engine.settlements import Money, Settlement, settled_also
+from perdure.engine.settlements import Awaited, Money, Settlement, settled_also
 from perdure.engine.suspects import Admission
 from perdure.engine.voices import Voice
 from perdure.store.bus import Appended
@@ -84,8 +84,8 @@ class Run:
         """The budgets of the next model call, as `prepared` read them; None if they have to be read anew."""
         self.money: Money | None = None
         """What the model call that is under way holds of its budgets."""
-        self.settling: list[Settlement] = []
-        """The model calls that have ended, and that the next append settles."""
+        self.settling: list[Settlement | Awaited] = []
+        """The model calls that have ended, and that the next append settles; what a turn then waits for."""
         self._appending = asyncio.Lock()
         self._entries: list[Entry] = []
         """What calls that run append, and wait for."""
@@ -125,13 +125,19 @@ class Run:
         return self.state
 
     async def commit(
-        self, opening: Sequence[NewEvent], *, also: Also | None = None, rests: bool = False
+        self,
+        opening: Sequence[NewEvent],
+        *,
+        also: Also | None = None,
+        rests: bool = False,
+        money: Money | None = None,
     ) -> bool:
         """Append `unlogged` and the events that begin the next step, in one batch.
 
         Args:
             also: what the same transaction changes besides the log.
             rests: as for `append`.
+            money: what the model call holds that the events begin.
 
         Returns:
             False if the log had moved: the run has caught up, `unlogged` has what still holds of it, and the
@@ -142,6 +148,7 @@ class Run:
         Raises:
             Fenced: another runner has claimed the session.
             Unavailable: the database is unavailable, and the session is not claimed yet.
+            OverBudget: the money is not there any more.
         """
         async with self._appending:
             if self._moved:
@@ -154,7 +161,7 @@ class Run:
             # Each attempt at a summary begins with such an event.
             progress = batch[-1].type != ContextCompactingData.kind
             try:
-                await self._append(batch, also=also, progress=progress, rests=rests)
+                await self._append(batch, also=also, progress=progress, rests=rests, money=money)
             except StaleHead:
                 await self._catch_up()
                 return False
@@ -223,13 +230,18 @@ class Run:
         await self._check_claim_after(began)
 
     async def _append(
-        self, batch: list[NewEvent], *, also: Also | None = None, progress: bool, rests: bool = False
+        self,
+        batch: list[NewEvent],
+        *,
+        also: Also | None = None,
+        progress: bool,
+        rests: bool = False,
+        money: Money | None = None,
     ) -> None:
         """Append these events, and apply them. Raises as `commit` does, and StaleHead."""
         now = self.engine.clock.now()
         settling = tuple(self.settling)
-        if settling:
-            also = settled_also(settling, also, now)
+        also = settled_also(settling, money, also, now)
         row, claims, single = self.row, not self.claimed, also is None
         write = partial(append_also, row=row, batch=batch, also=also, now=now, progress=progress, rests=rests)
         try:

@@ -9,15 +9,19 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.events import BudgetEventData, BudgetExceededData, BudgetWarningData, NewEvent
+from perdure.domain.ids import BudgetId
 from perdure.domain.messages import Usage
 from perdure.domain.spans import turn_context
-from perdure.domain.spending import Reservation, SpentOn, Standing, charge, said_of, shown
+from perdure.domain.spending import Held, Reservation, SpentOn, Standing, charge, said_of, shown
 from perdure.domain.times import Micros
 from perdure.domain.turn_totals import Turn
 from perdure.engine.outages import Also, both
-from perdure.store.budgets import Charge, HoldRow, hold, mark_warned, settle_hold
+from perdure.llm.driver import DeltaKind
+from perdure.store.budget_holds import Charge, HoldRow, Settled, mark_warned, move_money
+from perdure.store.budgets import wait_for_budget
 from perdure.store.database import Tx
 from perdure.store.rows import to_json
+from perdure.store.sessions import SessionRow
 
 CHARACTERS = 4
 """Characters per token, for the part of an answer that was received when its call was given up."""
@@ -53,15 +57,27 @@ class Money:
         self._sent = False
         self._received = 0
 
-    async def hold(self, tx: Tx) -> None:
-        """Hold it, in the transaction that opens the call. Raises OverBudget: others were faster."""
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """What it holds of each budget."""
+        return self._held
+
+    def row(self) -> HoldRow:
+        """What is stored of it while the call is under way."""
         on, held = self._on, to_json(self._held)
-        row = HoldRow(self._id, on.org_id, on.session_id, self._epoch, held, to_json(on), self._now)
-        await hold(tx, row, self._held)
+        return HoldRow(self._id, on.org_id, on.session_id, self._epoch, held, to_json(on), self._now)
+
+    async def hold(self, tx: Tx) -> None:
+        """Hold it, in a transaction that opens no call in the log. Raises OverBudget: others were faster."""
+        await move_money(tx, [], self._now, self.row(), self._held)
 
     def send(self) -> None:
         """Note that the call leaves: from now on, its prompt has to be paid for."""
         self._sent = True
+
+    def note_delta(self, kind: DeltaKind, text: str) -> None:
+        """Note a piece of an answer that nobody follows."""
+        self.receive(text)
 
     def receive(self, text: str) -> None:
         """Note a piece of the answer, in case its end never arrives."""
@@ -97,18 +113,13 @@ class Settlement(Struct, frozen=True):
     after: tuple[Standing, ...] = ()
     """The budgets that had money left when the call was planned, as they are now."""
 
-    async def settle(self, tx: Tx, now: Micros) -> None:
-        """Settle it. Only the first time counts."""
-        held = await settle_hold(
-            *(tx, self.on.org_id, self.hold_id, self.charges),
-            session_id=self.on.session_id,
-            source="model",
-            ref_id=self.hold_id,
-            now=now,
-        )
-        warned = [each.id for each in self.after if _reached_soft_limit(each)]
-        if held and warned:
-            await mark_warned(tx, self.on.org_id, warned)
+    def warned(self) -> list[BudgetId]:
+        """The budgets of which the call has reached the soft limit."""
+        return [each.id for each in self.after if _reached_soft_limit(each)]
+
+    def settled(self) -> Settled:
+        """What ends it in the database."""
+        return Settled(self.on.org_id, self.on.session_id, self.hold_id, self.charges)
 
     def events(self, turn: Turn, now: Micros) -> list[NewEvent]:
         """The events of the limits that the call has reached."""
@@ -129,11 +140,42 @@ def _reached_soft_limit(standing: Standing) -> bool:
     return standing.soft_limit is not None and standing.spent >= standing.soft_limit and not standing.warned
 
 
-def settled_also(settling: Sequence[Settlement], also: Also | None, now: Micros) -> Also:
-    """Return what a transaction changes besides the log if it settles these calls, too."""
+class Awaited(Struct, frozen=True):
+    """A budget that a turn waits for, which an append of the turn parks."""
+
+    row: SessionRow
+    budget_id: BudgetId
+    needed: int
+    since: Micros
+
+    async def note(self, tx: Tx) -> None:
+        """Note it in the transaction that parks the turn."""
+        await wait_for_budget(tx, self.row, self.budget_id, self.needed, self.since)
+
+
+def settled_also(
+    owed: Sequence[Settlement | Awaited], money: Money | None, also: Also | None, now: Micros
+) -> Also | None:
+    """Return what a transaction changes besides the log.
+
+    Args:
+        owed: the calls that it settles, and what a turn that it parks waits for.
+        money: what the call holds that it opens.
+        also: what it changes in addition.
+    """
+    if not owed and money is None:
+        return also
+    ended = [each for each in owed if isinstance(each, Settlement)]
+    waits = [each for each in owed if isinstance(each, Awaited)]
 
     async def settled(tx: Tx) -> None:
-        for each in settling:
-            await each.settle(tx, now)
+        if warned := {each for end in ended for each in end.warned()}:
+            await mark_warned(tx, ended[0].on.org_id, warned)
+        if money is None:
+            await move_money(tx, [each.settled() for each in ended], now)
+        else:
+            await move_money(tx, [each.settled() for each in ended], now, money.row(), money.held)
+        for wait in waits:
+            await wait.note(tx)
 
-    return both(settled, also)
+    return settled if also is None else both(also, settled)

@@ -36,20 +36,12 @@ from perdure.domain.spending import (
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import Reasoning
 from perdure.domain.turn_totals import Turn
-from perdure.engine.budget import estimated_input, learned_limits
+from perdure.engine.budget import expected_input, learned_limits
 from perdure.engine.generation import served_model
-from perdure.engine.outages import Also
 from perdure.engine.run import Run
-from perdure.engine.settlements import Money
-from perdure.store.budgets import (
-    holds_of,
-    lease,
-    roll_budget,
-    settle_lost,
-    standings_of,
-    wait_for_budget,
-)
-from perdure.store.database import Tx
+from perdure.engine.settlements import Awaited, Money, Settlement, settled_also
+from perdure.store.budget_holds import holds_of, settle_lost
+from perdure.store.budgets import lease, roll_budget, standings_of
 from perdure.store.sessions import look_session
 
 TRIES = 8
@@ -60,6 +52,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds until a turn tries again while calls that are under way hold the rest of its budget."""
 EXHAUSTED = "budget_exhausted"
 UNPRICED = "model_price_unknown"
+_CODES = {"paused": "budget_paused", "unpriced": UNPRICED}
 
 _SECOND = 1_000_000
 
@@ -162,8 +155,8 @@ async def _lease(run: Run, standings: Sequence[Standing], held: Sequence[Held]) 
     return True
 
 
-def parked_by(run: Run, turn: Turn, refusal: Refusal) -> tuple[list[NewEvent], Also | None]:
-    """The events that park a turn without money, and what their transaction changes besides the log."""
+def parked_by(run: Run, turn: Turn, refusal: Refusal) -> tuple[list[NewEvent], Awaited | None]:
+    """The events that park a turn without money, and what their transaction notes besides."""
     now, standing = run.engine.clock.now(), refusal.standing
     context = turn_context(turn)
     if refusal.why == "reserved":
@@ -179,14 +172,12 @@ def parked_by(run: Run, turn: Turn, refusal: Refusal) -> tuple[list[NewEvent], A
     if refusal.why == "exhausted":
         needed = amount_of(standing.currency, refusal.needed)
         data.append(BudgetExhaustedData(*said_of(standing), error, needed))
-    code = "budget_paused" if refusal.why == "paused" else EXHAUSTED
+    code = _CODES.get(refusal.why, EXHAUSTED)
     parked = TurnParkedData(turn.id, "budget", to_rfc3339(max(until, now + _SECOND)), code, error)
     data += [BudgetPausedData(*said_of(standing), error), parked]
 
-    async def also(tx: Tx) -> None:
-        await wait_for_budget(tx, run.row, standing.id, refusal.needed, now)
-
-    return [NewEvent(each, context, now) for each in data], also
+    awaited = Awaited(run.row, standing.id, refusal.needed, now)
+    return [NewEvent(each, context, now) for each in data], awaited
 
 
 def _refused(refusal: Refusal) -> str:
@@ -194,6 +185,8 @@ def _refused(refusal: Refusal) -> str:
     standing = refusal.standing
     if refusal.why == "paused":
         return f"The budget {standing.id} is paused."
+    if refusal.why == "unpriced":  # it is newer than the choice of the model, which fails the turn
+        return f"The budget {standing.id} does not permit models whose prices are not known."
     left, needed = shown(standing.currency, standing.balance), shown(standing.currency, refusal.needed)
     limit = shown(standing.currency, standing.limit)
     return (
@@ -202,8 +195,20 @@ def _refused(refusal: Refusal) -> str:
     )
 
 
+async def settle_dead(run: Run) -> None:
+    """Settle what dead attempts of the session hold, as if it was spent: nobody knows how far they came."""
+    if run.standings == ():
+        return  # no budget applies: a sweep sees to those that did
+    row, now, database = run.row, run.engine.clock.now(), run.engine.database
+    left = await database.read(lambda tx: holds_of(tx, row.id, row.epoch))
+    for each in left:
+        await database.write(partial(settle_lost, left=each, new_id=run.engine.new_id, now=now))
+    if left:
+        run.standings = None
+
+
 async def reopen(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> list[NewEvent]:
-    """Hold the money of a call that an earlier runner began; what that one held counts as spent.
+    """Hold the money of a call that an earlier runner began: see `settle_dead` for what that one held.
 
     Returns:
         The events that end the call, if there is no money for making it again.
@@ -213,13 +218,11 @@ async def reopen(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> list[Ne
     """
     if run.standings == ():
         return []
-    row, now, database = run.row, run.engine.clock.now(), run.engine.database
-    for left in await database.read(lambda tx: holds_of(tx, row.id, row.epoch)):
-        await database.write(partial(settle_lost, left=left, new_id=run.engine.new_id, now=now))
+    row, database = run.row, run.engine.database
     run.standings = None
     state = run.phase(Reasoning)
     try:
-        run.money = await side_money(run, choice, estimated_input(run, agent, choice))
+        run.money = await side_money(run, choice, expected_input(run, agent, choice))
     except Refused as error:
         return await _given_up(run, state, error.refusal)
     current = await database.read(lambda tx: look_session(tx, row.id))
@@ -253,9 +256,9 @@ async def parked_instead(
     """
     state, now = run.phase(Reasoning), run.engine.clock.now()
     withdrawn = OutputMessageWithdrawnData(state.turn.id, message_id, "parked")
-    events, also = parked_by(run, state.turn, refusal)
-    if also is not None:
-        await run.engine.database.write(also)
+    events, awaited = parked_by(run, state.turn, refusal)
+    if awaited is not None:
+        run.settling.append(awaited)  # the append that parks the turn notes it: nobody wakes it before
     return [NewEvent(withdrawn, reason_context(state.turn, state.exec_id), now), *failure, *events]
 
 
@@ -264,15 +267,11 @@ async def settle_rest(run: Run) -> None:
     if run.money is not None:
         run.settling.append(run.money.settlement(None))
         run.money = None
-    settling, run.settling = run.settling, []
-    if not settling:
+    ended = [each for each in run.settling if isinstance(each, Settlement)]
+    run.settling = []
+    work = settled_also(ended, None, None, run.engine.clock.now())
+    if work is None:
         return
-    now = run.engine.clock.now()
-
-    async def work(tx: Tx) -> None:
-        for each in settling:
-            await each.settle(tx, now)
-
     try:
         await run.engine.database.write(work)
     except PerdureError as error:
@@ -305,10 +304,14 @@ async def side_money(run: Run, choice: ModelChoice, prompt: int) -> Money | None
             raise Refused(money)
         if money is None:
             return None
+        unsent = money.settlement(Usage(0, 0))
+        run.settling.append(unsent)  # in case the run ends while the money is held
         try:
             await run.engine.database.write(money.hold)
         except OverBudget:
+            run.settling.remove(unsent)
             continue
+        run.settling.remove(unsent)
         return money
 
 
@@ -323,7 +326,10 @@ async def renew(
     Raises:
         ModelError: `budget_exhausted`.
     """
-    run.money, now = None, run.engine.clock.now()
-    await run.engine.database.write(partial(money.settlement(used).settle, now=now))
-    run.money = await side_money(run, choice, estimated_input(run, agent, choice))
+    settlement = money.settlement(used)
+    run.money, run.settling = None, [*run.settling, settlement]
+    if (work := settled_also([settlement], None, None, run.engine.clock.now())) is not None:
+        await run.engine.database.write(work)
+    run.settling.remove(settlement)
+    run.money = await side_money(run, choice, expected_input(run, agent, choice))
     return run.money

@@ -2,14 +2,12 @@
 
 A budget's row would be locked by every model call of its organization until the commit. So it leases its
 money to shards, in parts: a call holds money of its session's shard, in the append that opens it. Lock order:
-a session, then shards by budget; or a budget, then its own shards. Nothing that has locked a shard locks a
-budget.
+a session, then budgets by id, then shards by budget. Nothing that has locked a shard locks a budget, and
+nothing that has locked a budget locks a session.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
 from zlib import crc32
 
 import msgspec
@@ -17,13 +15,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.domain.budget_periods import BudgetPeriod, RollingPeriod, span_at, still_counted
-from perdure.domain.errors import NotFound, OverBudget
+from perdure.domain.errors import NotFound
 from perdure.domain.ids import AgentId, BudgetId, OrgId, SessionId
 from perdure.domain.model_profiles import ModelCost
 from perdure.domain.spending import BudgetStatus, Currency, Held, Standing
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Row, Tx
-from perdure.store.rows import among, assignments, columns, from_json, insert, to_json, values
+from perdure.store.rows import assignments, columns, from_json, insert, to_json
 from perdure.store.sessions import SessionRow
 
 SHARDS = 16
@@ -80,30 +78,11 @@ class EntryRow(Struct, frozen=True):
     created_at: Micros
 
 
-class HoldRow(Struct, frozen=True):
-    """What a model call holds of its budgets until it is settled, which removes the row."""
-
-    id: str
-    org_id: OrgId
-    session_id: SessionId
-    epoch: int
-    held: str
-    call: str
-    created_at: Micros
-
-    def held_structs(self) -> tuple[Held, ...]:
-        """What it holds of each budget."""
-        return from_json(_HELD, self.held, f"the hold {self.id}")
-
-
 _PERIOD: msgspec.json.Decoder[BudgetPeriod] = msgspec.json.Decoder(BudgetPeriod)
 _COST = msgspec.json.Decoder(ModelCost)
-_HELD = msgspec.json.Decoder(tuple[Held, ...])
 _BUCKETS = msgspec.json.Decoder(tuple[tuple[int, int], ...])
 _COLUMNS = columns(BudgetRow)
 _BUDGET_COLUMNS = columns(BudgetRow, alias="budgets")
-_HOLD_COLUMNS = columns(HoldRow)
-_INSERT_HOLD = insert("budget_holds", HoldRow)
 INSERT_ENTRY = insert("budget_entries", EntryRow)
 _SUM = "(SELECT CAST(COALESCE(SUM({name}), 0) AS BIGINT) FROM budget_shards WHERE budget_id = budgets.id)"
 SPENT_IN_SHARDS = _SUM.format(name="spent")
@@ -209,8 +188,8 @@ async def roll(tx: Tx, row: BudgetRow, now: Micros) -> BudgetRow:
     if isinstance(period, RollingPeriod):
         before = () if row.buckets is None else from_json(_BUCKETS, row.buckets, f"the budget {row.id}")
         newest = row.spent - sum(amount for _, amount in before)
-        began = row.period_started_at or row.created_at
-        parts = still_counted((*before, (began, newest)) if newest else before, period, now)
+        last = await _last_spent(tx, row, now)
+        parts = still_counted((*before, (last, newest)) if newest else before, period, now)
         row = replace(row, spent=sum(amount for _, amount in parts), buckets=to_json(parts))
         fresh = row.soft_limit is None or row.spent < row.soft_limit
     else:
@@ -223,6 +202,12 @@ async def roll(tx: Tx, row: BudgetRow, now: Micros) -> BudgetRow:
     )
     await save_budget(tx, row)
     return row
+
+
+async def _last_spent(tx: Tx, row: BudgetRow, now: Micros) -> Micros:
+    """When a budget was charged last. A call may end long after the part in which it began."""
+    found = await tx.one("SELECT MAX(created_at) FROM budget_entries WHERE budget_id = ?", row.id)
+    return now if found is None or found[0] is None else min(found[0], now)
 
 
 async def roll_budget(tx: Tx, org_id: OrgId, budget_id: BudgetId, now: Micros) -> None:
@@ -245,14 +230,15 @@ async def lease(tx: Tx, org_id: OrgId, held: Held, now: Micros) -> bool:
         return False  # it was deleted: the call is planned without it
     if row.status != "active":
         return row.status == "disabled"
-    free = row.limit_amount + row.credit - row.spent - row.leased
-    if free < held.amount:
-        row = await reclaim(tx, row)
+    needed, overrun = await _lacking(tx, held)
+    free = row.limit_amount + row.credit - row.spent - row.leased - overrun
+    if free < needed:
+        row, needed = await reclaim(tx, row), held.amount
         free = row.limit_amount + row.credit - row.spent - row.leased
-        if free < held.amount:
+        if free < needed:
             return False
     parts = 1 if tx.dialect == "sqlite" else LEASES
-    more = max(held.amount, free // parts)
+    more = max(needed, free // parts)
     await save_budget(tx, replace(row, leased=row.leased + more))
     await tx.run(
         "INSERT INTO budget_shards (budget_id, shard, leased, spent, reserved) VALUES (?, ?, ?, 0, 0)"
@@ -264,154 +250,16 @@ async def lease(tx: Tx, org_id: OrgId, held: Held, now: Micros) -> bool:
     return True
 
 
-_HOLD_EACH = (
-    "UPDATE budget_shards SET reserved = reserved + ?"
-    " WHERE budget_id = ? AND shard = ? AND leased - spent - reserved >= ?"
-)
-_HOLD_ALL = (
-    "WITH wanted AS (SELECT * FROM unnest(CAST(? AS TEXT[]), CAST(? AS BIGINT[]))"
-    " AS given (budget_id, amount)),"
-    " locked AS (SELECT each.budget_id, wanted.amount FROM budget_shards AS each"
-    " JOIN wanted ON wanted.budget_id = each.budget_id WHERE each.shard = ?"
-    " AND each.leased - each.spent - each.reserved >= wanted.amount"
-    " ORDER BY each.budget_id FOR UPDATE OF each)"
-    " UPDATE budget_shards SET reserved = reserved + locked.amount FROM locked"
-    " WHERE budget_shards.budget_id = locked.budget_id AND budget_shards.shard = ?"
-)
+async def _lacking(tx: Tx, held: Held) -> tuple[int, int]:
+    """What a shard lacks to hold this, and what the others have spent beyond what they had leased.
 
-
-async def hold(tx: Tx, row: HoldRow, held: Sequence[Held]) -> None:
-    """Hold the money of a model call, in the transaction that opens it.
-
-    Raises:
-        OverBudget: another call was faster. The money has to be planned and leased again.
+    The latter happens when calls cost more than they held: the budget has that much less left.
     """
-    if tx.dialect == "sqlite":
-        for each in held:
-            if not await tx.run(_HOLD_EACH, each.amount, each.budget_id, each.shard, each.amount):
-                raise OverBudget(each.budget_id)
-    elif held:
-        ids, amounts = [each.budget_id for each in held], [each.amount for each in held]
-        if await tx.run(_HOLD_ALL, ids, amounts, held[0].shard, held[0].shard) != len(held):
-            raise OverBudget(held[0].budget_id)
-    await tx.run(_INSERT_HOLD, *values(row))
-
-
-class Charge(Struct, frozen=True):
-    """What a call has cost one budget of which it held `held`; `entry_id` is that of its entry."""
-
-    held: Held
-    amount: int
-    entry_id: str
-
-
-_SETTLE_EACH = (
-    "UPDATE budget_shards SET reserved = reserved - ?, spent = spent + ? WHERE budget_id = ? AND shard = ?"
-)
-_SETTLE_ALL = (
-    "WITH given AS (SELECT * FROM unnest(CAST(? AS TEXT[]), CAST(? AS BIGINT[]), CAST(? AS BIGINT[]))"
-    " AS given (budget_id, held, amount)),"
-    " locked AS (SELECT each.budget_id, given.held, given.amount FROM budget_shards AS each"
-    " JOIN given ON given.budget_id = each.budget_id WHERE each.shard = ?"
-    " ORDER BY each.budget_id FOR UPDATE OF each)"
-    " UPDATE budget_shards SET reserved = reserved - locked.held, spent = spent + locked.amount FROM locked"
-    " WHERE budget_shards.budget_id = locked.budget_id AND budget_shards.shard = ?"
-)
-
-
-async def settle_hold(
-    tx: Tx,
-    org_id: OrgId,
-    hold_id: str,
-    charges: Sequence[Charge],
-    *,
-    session_id: SessionId,
-    source: str,
-    ref_id: str,
-    now: Micros,
-) -> bool:
-    """Settle what a call holds: its costs are spent, the rest is free again. Only the first time counts.
-
-    Args:
-        source: what was metered, for the budget's entries.
-        ref_id: the call.
-
-    Returns:
-        Whether it was still held.
-    """
-    if not await tx.run("DELETE FROM budget_holds WHERE id = ? AND org_id = ?", hold_id, org_id):
-        return False
-    if not charges:
-        return True
-    if tx.dialect == "sqlite":
-        for each in charges:
-            held = each.held
-            await tx.run(_SETTLE_EACH, held.amount, each.amount, held.budget_id, held.shard)
-    else:
-        ids, shard = [each.held.budget_id for each in charges], charges[0].held.shard
-        held_amounts, amounts = [each.held.amount for each in charges], [each.amount for each in charges]
-        await tx.run(_SETTLE_ALL, ids, held_amounts, amounts, shard, shard)
-    entries = [
-        EntryRow(
-            each.entry_id,
-            org_id,
-            each.held.budget_id,
-            each.amount,
-            source,
-            session_id,
-            "model_call",
-            ref_id,
-            None,
-            now,
-        )
-        for each in charges
-    ]
-    await tx.run_many(INSERT_ENTRY, [values(entry) for entry in entries])
-    return True
-
-
-async def settle_lost(tx: Tx, left: HoldRow, new_id: Callable[[Literal["entry"]], str], now: Micros) -> bool:
-    """Settle what a dead attempt holds: all of it counts as spent, because nobody knows how far it came."""
-    charges = [Charge(each, each.amount, new_id("entry")) for each in left.held_structs()]
-    return await settle_hold(
-        *(tx, left.org_id, left.id, charges),
-        session_id=left.session_id,
-        source="lost_call",
-        ref_id=left.id,
-        now=now,
+    found = await tx.all(
+        "SELECT shard, leased - spent - reserved FROM budget_shards WHERE budget_id = ?", held.budget_id
     )
-
-
-async def holds_of(tx: Tx, session_id: SessionId, before_epoch: int) -> list[HoldRow]:
-    """Return what dead attempts of a session still hold."""
-    rows = await tx.all(
-        f"SELECT {_HOLD_COLUMNS} FROM budget_holds WHERE session_id = ? AND epoch < ? ORDER BY id",
-        session_id,
-        before_epoch,
-    )
-    return [HoldRow(*row) for row in rows]
-
-
-async def left_holds(tx: Tx, before: Micros, limit: int = 100) -> list[HoldRow]:
-    """Return holds from before a time whose model calls nobody makes any more."""
-    rows = await tx.all(
-        f"SELECT {columns(HoldRow, alias='budget_holds')} FROM budget_holds"
-        " LEFT JOIN sessions ON sessions.id = budget_holds.session_id"
-        " WHERE budget_holds.created_at < ? AND (sessions.id IS NULL OR sessions.deleted_at IS NOT NULL"
-        " OR sessions.status <> 'active' OR sessions.epoch <> budget_holds.epoch)"
-        " ORDER BY budget_holds.created_at LIMIT ?",
-        before,
-        limit,
-    )
-    return [HoldRow(*row) for row in rows]
-
-
-async def mark_warned(tx: Tx, org_id: OrgId, ids: Sequence[BudgetId]) -> None:
-    """Note that these budgets have reached their soft limits in this period."""
-    chosen, choices = among(tx.dialect, "id", "TEXT", ids)
-    await tx.run(
-        f"UPDATE budgets SET warned = 1 WHERE {chosen} AND org_id = ? AND warned = 0", choices, org_id
-    )
+    free = next((left for shard, left in found if shard == held.shard), 0)
+    return max(0, held.amount - free), sum(max(0, -left) for shard, left in found if shard != held.shard)
 
 
 async def wait_for_budget(tx: Tx, row: SessionRow, budget_id: BudgetId, needed: int, now: Micros) -> None:
@@ -454,11 +302,14 @@ async def waits_with_money(
     """
     only, args = ("", ()) if budget_id is None else (" AND budget_waits.budget_id = ?", (budget_id,))
     rows = await tx.all(
-        "SELECT budget_waits.org_id, budget_waits.session_id FROM budget_waits"
-        " LEFT JOIN budgets ON budgets.id = budget_waits.budget_id"
-        " WHERE (budgets.id IS NULL OR budgets.status = 'disabled' OR (budgets.status = 'active'"
-        " AND (budgets.rolls_at <= ? OR budgets.limit_amount + budgets.credit - budgets.spent"
-        f" - {SPENT_IN_SHARDS} >= budget_waits.needed))){only} ORDER BY budget_waits.created_at LIMIT ?",
+        "WITH awaited AS MATERIALIZED (SELECT id, status, rolls_at,"
+        f" limit_amount + credit - spent - {SPENT_IN_SHARDS} AS balance FROM budgets"
+        " WHERE id IN (SELECT budget_id FROM budget_waits))"
+        " SELECT budget_waits.org_id, budget_waits.session_id FROM budget_waits"
+        " LEFT JOIN awaited ON awaited.id = budget_waits.budget_id"
+        " WHERE (awaited.id IS NULL OR awaited.status = 'disabled' OR (awaited.status = 'active'"
+        f" AND (awaited.rolls_at <= ? OR awaited.balance >= budget_waits.needed))){only}"
+        " ORDER BY budget_waits.created_at, budget_waits.session_id LIMIT ?",
         now,
         *args,
         limit,

@@ -33,6 +33,7 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "input_requests",
         "feedback",
         "task_waits",
+        "budget_waits",
         "participants",
     ):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)

@@ -1,0 +1,248 @@
+"""What model calls hold of their budgets: from the append that opens a call to the one that ends it.
+
+One transaction may do both. Locks are taken in one order, so that nobody waits in a circle: the session, then
+budgets that have to be marked, then shards by budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from perdure.domain.errors import OverBudget
+from perdure.domain.ids import BudgetId, OrgId, SessionId
+from perdure.domain.spending import Held
+from perdure.domain.times import Micros
+from perdure.store.budgets import INSERT_ENTRY, EntryRow
+from perdure.store.database import Tx, Value
+from perdure.store.rows import columns, from_json, insert, values
+
+
+class HoldRow(Struct, frozen=True):
+    """What a model call holds of its budgets until it is settled, which removes the row."""
+
+    id: str
+    org_id: OrgId
+    session_id: SessionId
+    epoch: int
+    held: str
+    call: str
+    created_at: Micros
+
+    def held_structs(self) -> tuple[Held, ...]:
+        """What it holds of each budget."""
+        return from_json(_HELD, self.held, f"the hold {self.id}")
+
+
+class Charge(Struct, frozen=True):
+    """What a call has cost one budget of which it held `held`; `entry_id` is that of its entry."""
+
+    held: Held
+    amount: int
+    entry_id: str
+
+
+class Settled(Struct, frozen=True):
+    """The end of a call: its costs are spent, and the rest of what it held is free again.
+
+    Attributes:
+        source: what was metered, for the budgets' entries.
+    """
+
+    org_id: OrgId
+    session_id: SessionId
+    hold_id: str
+    charges: Sequence[Charge]
+    source: str = "model"
+
+    def entries(self, now: Micros) -> list[EntryRow]:
+        """The entries of the budgets that it has cost something."""
+        return [
+            EntryRow(
+                each.entry_id,
+                self.org_id,
+                each.held.budget_id,
+                each.amount,
+                self.source,
+                self.session_id,
+                "model_call",
+                self.hold_id,
+                None,
+                now,
+            )
+            for each in self.charges
+            if each.amount
+        ]
+
+
+_HELD = msgspec.json.Decoder(tuple[Held, ...])
+_HOLD_COLUMNS = columns(HoldRow)
+_INSERT_HOLD = insert("budget_holds", HoldRow)
+_DELETE_HOLD = "DELETE FROM budget_holds WHERE id = ? AND org_id = ?"
+_SETTLE = (
+    "UPDATE budget_shards SET reserved = reserved - ?, spent = spent + ? WHERE budget_id = ? AND shard = ?"
+)
+_HOLD = (
+    "UPDATE budget_shards SET reserved = reserved + ?"
+    " WHERE budget_id = ? AND shard = ? AND leased - spent - reserved >= ?"
+)
+
+
+async def move_money(
+    tx: Tx, settled: Sequence[Settled], now: Micros, row: HoldRow | None = None, held: Sequence[Held] = ()
+) -> list[bool]:
+    """Settle calls, and hold the money of another one, in the transaction that ends or opens them.
+
+    Args:
+        row: the call that is opened, if there is one.
+        held: what it holds.
+
+    Returns:
+        For each call, whether it was still held: only the first time counts.
+
+    Raises:
+        OverBudget: another call was faster. The money has to be planned and leased again.
+    """
+    if tx.dialect == "postgres":
+        return await _move_at_once(tx, settled, now, row, held)
+    done = [bool(await tx.run(_DELETE_HOLD, each.hold_id, each.org_id)) for each in settled]
+    entries = []
+    for each in (each for each, was_held in zip(settled, done, strict=True) if was_held):
+        for charge in each.charges:
+            part = charge.held
+            await tx.run(_SETTLE, part.amount, charge.amount, part.budget_id, part.shard)
+        entries += each.entries(now)
+    if entries:
+        await tx.run_many(INSERT_ENTRY, [values(entry) for entry in entries])
+    if row is not None:
+        for part in held:
+            if not await tx.run(_HOLD, part.amount, part.budget_id, part.shard, part.amount):
+                raise OverBudget(part.budget_id)
+        await tx.run(_INSERT_HOLD, *values(row))
+    return done
+
+
+# One statement, whatever there is to do. `change` has one row for each shard; `locked` locks them in their
+# order and has their newest values, also those that were committed while it waited.
+_MOVE = f"""
+WITH gone AS (
+  DELETE FROM budget_holds WHERE id = ANY(CAST(? AS TEXT[])) RETURNING id
+), charged AS (
+  SELECT given.* FROM unnest(CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS INT[]), CAST(? AS BIGINT[]),
+    CAST(? AS BIGINT[])) AS given (hold_id, budget_id, shard, held, amount)
+  JOIN gone ON gone.id = given.hold_id
+), change AS (
+  SELECT budget_id, shard, CAST(SUM(held) AS BIGINT) AS freed, CAST(SUM(amount) AS BIGINT) AS paid,
+    CAST(SUM(wanted) AS BIGINT) AS wanted
+  FROM (SELECT budget_id, shard, held, amount, 0 AS wanted FROM charged
+    UNION ALL SELECT given.budget_id, given.shard, 0, 0, given.wanted
+    FROM unnest(CAST(? AS TEXT[]), CAST(? AS INT[]), CAST(? AS BIGINT[])) AS given (budget_id, shard, wanted)
+  ) AS moved GROUP BY budget_id, shard
+), locked AS (
+  SELECT change.*, each.leased - each.spent - each.reserved + freed - paid AS free
+  FROM change JOIN budget_shards AS each ON each.budget_id = change.budget_id AND each.shard = change.shard
+  ORDER BY each.budget_id, each.shard FOR UPDATE OF each
+), moved AS (
+  UPDATE budget_shards AS each SET reserved = each.reserved - freed + wanted, spent = each.spent + paid
+  FROM locked WHERE each.budget_id = locked.budget_id AND each.shard = locked.shard
+), entered AS (
+  INSERT INTO budget_entries ({columns(EntryRow)})
+  SELECT added.* FROM unnest(CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS BIGINT[]),
+    CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]),
+    CAST(? AS BIGINT[])) AS added ({columns(EntryRow)})
+  JOIN gone ON gone.id = added.ref_id
+), opened AS (
+  INSERT INTO budget_holds ({_HOLD_COLUMNS})
+  SELECT * FROM unnest(CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS INT[]),
+    CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS BIGINT[]))
+)
+SELECT ARRAY(SELECT id FROM gone),
+  ARRAY(SELECT budget_id FROM locked WHERE wanted > 0 AND free >= wanted)
+"""
+
+
+async def _move_at_once(
+    tx: Tx, settled: Sequence[Settled], now: Micros, row: HoldRow | None, held: Sequence[Held]
+) -> list[bool]:
+    if not settled and row is None:
+        return []
+    charges = [(each.hold_id, charge) for each in settled for charge in each.charges]
+    entries = [values(entry) for each in settled for entry in each.entries(now)]
+    wanted = [each for each in held if each.amount > 0]
+    found = await tx.one(
+        _MOVE,
+        [each.hold_id for each in settled],
+        [hold_id for hold_id, _ in charges],
+        [charge.held.budget_id for _, charge in charges],
+        [charge.held.shard for _, charge in charges],
+        [charge.held.amount for _, charge in charges],
+        [charge.amount for _, charge in charges],
+        [each.budget_id for each in wanted],
+        [each.shard for each in wanted],
+        [each.amount for each in wanted],
+        *_arrays(entries, len(EntryRow.__struct_fields__)),
+        *_arrays([] if row is None else [values(row)], len(HoldRow.__struct_fields__)),
+    )
+    if found is None:
+        raise AssertionError("a SELECT without FROM has a row")
+    if len(found[1]) != len(wanted):
+        raise OverBudget(next(each.budget_id for each in wanted if each.budget_id not in found[1]))
+    return [each.hold_id in found[0] for each in settled]
+
+
+def _arrays(rows: Sequence[Sequence[Value]], width: int) -> list[list[Value]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+async def settle_lost(tx: Tx, left: HoldRow, new_id: Callable[[Literal["entry"]], str], now: Micros) -> bool:
+    """Settle what a dead attempt holds: all of it counts as spent, because nobody knows how far it came.
+
+    Returns:
+        Whether it was still held.
+    """
+    charges = [Charge(each, each.amount, new_id("entry")) for each in left.held_structs()]
+    settled = Settled(left.org_id, left.session_id, left.id, charges, "lost_call")
+    (done,) = await move_money(tx, [settled], now)
+    return done
+
+
+async def holds_of(tx: Tx, session_id: SessionId, before_epoch: int) -> list[HoldRow]:
+    """Return what dead attempts of a session still hold."""
+    rows = await tx.all(
+        f"SELECT {_HOLD_COLUMNS} FROM budget_holds WHERE session_id = ? AND epoch < ? ORDER BY id",
+        session_id,
+        before_epoch,
+    )
+    return [HoldRow(*row) for row in rows]
+
+
+async def left_holds(tx: Tx, before: Micros, limit: int = 100) -> list[HoldRow]:
+    """Return holds from before a time whose model calls nobody makes any more.
+
+    A call that is under way is never among them, however long it takes: its session is active, and has the
+    epoch of its runner.
+    """
+    rows = await tx.all(
+        f"SELECT {columns(HoldRow, alias='budget_holds')} FROM budget_holds"
+        " LEFT JOIN sessions ON sessions.id = budget_holds.session_id"
+        " WHERE budget_holds.created_at < ? AND (sessions.id IS NULL OR sessions.deleted_at IS NOT NULL"
+        " OR sessions.status <> 'active' OR sessions.epoch <> budget_holds.epoch)"
+        " ORDER BY budget_holds.created_at LIMIT ?",
+        before,
+        limit,
+    )
+    return [HoldRow(*row) for row in rows]
+
+
+async def mark_warned(tx: Tx, org_id: OrgId, ids: Iterable[BudgetId]) -> None:
+    """Note that these budgets have reached their soft limits in this period.
+
+    This locks them, so nothing in the same transaction may have locked a shard before.
+    """
+    for budget_id in sorted(ids):
+        await tx.run(
+            "UPDATE budgets SET warned = 1 WHERE id = ? AND org_id = ? AND warned = 0", budget_id, org_id
+        )
