@@ -92,11 +92,12 @@ def span_at(period: BudgetPeriod, began: Micros, now: Micros) -> Span:
 
 def _calendar(period: CalendarPeriod, now: Micros) -> Span:
     zone = zone_of(period.time_zone)
-    local = datetime.fromtimestamp(now / SECOND, zone).replace(minute=0, second=0, microsecond=0, fold=0)
+    local = datetime.fromtimestamp(now // SECOND, zone)
     if period.unit == "hour":  # a clock that goes back repeats one, but no hour lasts longer than an hour
-        start = now - now % (3_600 * SECOND)
+        offset = local.utcoffset() or timedelta()  # in some zones, hours begin half an hour later
+        start = now - (now + round(offset.total_seconds()) * SECOND) % (3_600 * SECOND)
         return Span(start, start + 3_600 * SECOND)
-    day = local.replace(hour=0)
+    day = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     match period.unit:
         case "day":
             first, after = day, day + timedelta(days=1)
@@ -120,6 +121,6 @@ def _micros(local: datetime) -> Micros:
 def still_counted(
     buckets: tuple[tuple[Micros, int], ...], period: RollingPeriod, now: Micros
 ) -> tuple[tuple[Micros, int], ...]:
-    """Return the parts of a rolling window that began within it: (when it began, what was spent)."""
+    """Return the parts of a rolling window that count: (when something was spent last, what was spent)."""
     oldest = now - window_seconds(period) * SECOND
-    return tuple((began, amount) for began, amount in buckets if began > oldest)
+    return tuple((last, amount) for last, amount in buckets if last > oldest)

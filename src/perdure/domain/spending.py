@@ -131,9 +131,9 @@ def plan_call(
         least = LEAST_OUTPUT if most_output is None else min(LEAST_OUTPUT, most_output)
         needed = fixed + math.ceil(least * per_output)
         room = standing.balance - standing.reserved
-        if needed > standing.balance or (standing.balance <= 0 and standing.limit >= 0 and needed > 0):
+        if needed > max(0, standing.balance):  # a call that costs nothing needs nothing
             return Refusal(standing, "exhausted", needed)
-        if needed > room:
+        if needed > max(0, room):
             return Refusal(standing, "reserved", needed)
         rates.append((standing, price, fixed, per_output))
         if per_output > 0:

@@ -84,10 +84,11 @@ async def plan_money(run: Run, choice: ModelChoice, prompt: int) -> Money | Refu
             profile = await run.engine.catalog.profile(served_model(choice))
             cost = None if profile is None else profile.cost
             plan = plan_call(standings, cost, prompt, _most_output(run, choice, profile))
-            if isinstance(plan, Refusal):
-                return plan
-            if await _lease(run, standings, plan.held):
+            if not isinstance(plan, Refusal) and await _lease(run, standings, plan.held):
                 return _money(run, choice, plan, standings, prompt)
+            # What an ended call of this session still holds may be missing.
+            if not await settle_ended(run) and isinstance(plan, Refusal):
+                return plan
         tries += 1
         if tries == TRIES:
             return Refusal(standings[0], "reserved")
@@ -148,7 +149,7 @@ async def _lease(run: Run, standings: Sequence[Standing], held: Sequence[Held]) 
     free = {each.id: each.free for each in standings}
     now, org_id = run.engine.clock.now(), run.row.org_id
     for each in held:
-        if free[each.budget_id] < each.amount:
+        if each.amount > 0 and free[each.budget_id] < each.amount:
             leased = await run.engine.database.write(partial(lease, org_id=org_id, held=each, now=now))
             if not leased:
                 return False
@@ -262,18 +263,24 @@ async def parked_instead(
     return [NewEvent(withdrawn, reason_context(state.turn, state.exec_id), now), *failure, *events]
 
 
+async def settle_ended(run: Run) -> bool:
+    """Settle the calls that have ended before an append does; return whether there were any."""
+    ended = [each for each in run.settling if isinstance(each, Settlement)]
+    work = settled_also(ended, None, None, run.engine.clock.now())
+    if work is None:
+        return False
+    await run.engine.database.write(work)
+    run.settling = [each for each in run.settling if each not in ended]
+    return True
+
+
 async def settle_rest(run: Run) -> None:
     """Settle what the run's calls hold when it ends without an append that does; else a sweep would."""
     if run.money is not None:
         run.settling.append(run.money.settlement(None))
         run.money = None
-    ended = [each for each in run.settling if isinstance(each, Settlement)]
-    run.settling = []
-    work = settled_also(ended, None, None, run.engine.clock.now())
-    if work is None:
-        return
     try:
-        await run.engine.database.write(work)
+        await settle_ended(run)
     except PerdureError as error:
         log.warning("session %s: what a model call has cost is settled later: %s", run.row.id, error.message)
 
@@ -326,10 +333,7 @@ async def renew(
     Raises:
         ModelError: `budget_exhausted`.
     """
-    settlement = money.settlement(used)
-    run.money, run.settling = None, [*run.settling, settlement]
-    if (work := settled_also([settlement], None, None, run.engine.clock.now())) is not None:
-        await run.engine.database.write(work)
-    run.settling.remove(settlement)
+    run.money, run.settling = None, [*run.settling, money.settlement(used)]
+    await settle_ended(run)
     run.money = await side_money(run, choice, expected_input(run, agent, choice))
     return run.money

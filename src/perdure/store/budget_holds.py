@@ -118,7 +118,7 @@ async def move_money(
     if entries:
         await tx.run_many(INSERT_ENTRY, [values(entry) for entry in entries])
     if row is not None:
-        for part in held:
+        for part in (each for each in held if each.amount > 0):
             if not await tx.run(_HOLD, part.amount, part.budget_id, part.shard, part.amount):
                 raise OverBudget(part.budget_id)
         await tx.run(_INSERT_HOLD, *values(row))
