@@ -8,6 +8,7 @@ from perdure.domain.compaction import SYSTEM
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import Message, ToolCallPart, Usage, text_of
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta
+from tests.simulation.meters import metered
 from tests.simulation.scenarios import Step
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class ScriptedDriver:
         number = world.begin_call(process, request)
         await process.point("model.before")
         message, position = _position(request)
+        used = metered(process, request, message, Usage(10 + number, 2))
         step = self._step(message, position)
         if step.seconds:
             await process.pause(step.seconds)
@@ -59,6 +61,9 @@ class ScriptedDriver:
             raise ModelError(
                 "simulated", code="provider_rate_limited", transient=True, retry_after=step.retry_after
             )
+        if step.empty and attempts == 1:
+            world.empty[request.cache_key or ""] = used
+            return ModelResponse("", (), usage=used, finish_reason="stop")
         on_delta("text", f"{ANSWER} ")
         await process.point("model.during")
         on_delta("text", str(number))
@@ -71,15 +76,16 @@ class ScriptedDriver:
         finish = "length" if step.cut else "stop"
         typed = request.output is not None and not calls and not step.wrong
         text = f'{{"value": {number}}}' if typed else f"{ANSWER} {number}"
-        return ModelResponse(text, calls, usage=Usage(10 + number, 2), finish_reason=finish)
+        return ModelResponse(text, calls, usage=used, finish_reason=finish)
 
     async def _summarize(self, request: ModelRequest) -> ModelResponse:
         process, world = self._process, self._process.world
         await process.point("model.before")
         world.summaries.append("".join(text_of(message.content) for message in request.messages))
         number = len(world.summaries) - 1
+        used = metered(process, request, None, Usage(5, 1))
         await process.point("model.after")
-        return ModelResponse(f"{SUMMARY} {number}", usage=Usage(5, 1))
+        return ModelResponse(f"{SUMMARY} {number}", usage=used)
 
     def _step(self, message: Message, position: int) -> Step:
         before, _, name = text_of(message.content).rpartition(" ")

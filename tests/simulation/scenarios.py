@@ -21,6 +21,7 @@ class Step:
         wrong: the answer does not match the schema that is set for it.
         retry_after: seconds that the model asks to wait after a transient error.
         spare_failures: as `failures`, of the fallback model.
+        empty: the first answer has no content.
     """
 
     calls: tuple[tuple[str, Any], ...] = ()
@@ -30,6 +31,7 @@ class Step:
     wrong: bool = False
     retry_after: float = 1.0
     spare_failures: int = 0
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Scenario:
         typed: messages that begin turns set a schema for the final answer.
         fallback: the session has a fallback model.
         tree: the session may begin sub-agents.
+        budget: the tokens that the session's budget has; the organization and the user have plenty.
         history: the session has an agent, which hands off to another one with this history; both take part.
     """
 
@@ -65,6 +68,7 @@ class Scenario:
     fallback: bool = False
     tree: bool = False
     history: str | None = None
+    budget: int | None = None
 
 
 def _calls(*names: str) -> Step:

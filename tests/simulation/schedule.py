@@ -233,7 +233,7 @@ def at_rest(row: SessionRow, now: int) -> bool:
     """Whether the session has nothing to do now."""
     if row.deleted_at is not None or row.status in {"idle", "started"}:
         return True
-    parked = row.status == "waiting_for_tool_results" or (row.status == "active" and row.resting)
+    parked = row.status in {"waiting_for_tool_results", "paused"} or (row.status == "active" and row.resting)
     return parked and row.wake_at is not None and row.wake_at > now
 
 

@@ -179,7 +179,8 @@ class Store:
         for each in self.below(session_id):
             self.forget(each)
         self.forget(session_id)
-        for table in ("tasks", "task_waits", "task_messages"):
+        budgets = ("budgets", "budget_shards", "budget_holds", "budget_entries", "budget_waits")
+        for table in ("tasks", "task_waits", "task_messages", *budgets):
             self.writer.execute(f"DELETE FROM {table}")
 
     def forget(self, session_id: str) -> None:

@@ -302,6 +302,9 @@ async def sweep_tasks(process: Process) -> None:
     await sweep(process)
     with contextlib.suppress(PerdureError):
         await process.task_sweep.once()
+    if process.world.budgets:
+        with contextlib.suppress(PerdureError):
+            await process.budget_sweep.once()
 
 
 class TreeDrawn:

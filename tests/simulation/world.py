@@ -15,8 +15,8 @@ from perdure.app.context import App
 from perdure.app.task_news import deliver
 from perdure.domain.errors import InvalidInput, ModelError, Unavailable
 from perdure.domain.events import Event
-from perdure.domain.ids import Prefix, SessionId
-from perdure.domain.messages import JsonObject, Message
+from perdure.domain.ids import BudgetId, Prefix, SessionId
+from perdure.domain.messages import JsonObject, Message, Usage
 from perdure.domain.turn import Calling, Idle, TurnState, fold
 from perdure.engine.context import Engine, Policy
 from perdure.engine.conversation_cache import ConversationCache
@@ -27,6 +27,7 @@ from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import LocalQueue
 from perdure.store.sessions import SessionRow
 from perdure.worker.background import BackgroundTools
+from perdure.worker.budgets import BudgetSweep
 from perdure.worker.sweep import Sweep
 from perdure.worker.tasks import TaskSweep
 from perdure.worker.worker import Worker
@@ -134,6 +135,14 @@ class World:
         self.unplugged = 0
         """How often from now on the creation of a driver fails."""
         self.skews: list[int] = []
+        self.budgets: list[BudgetId] = []
+        """Those of the organization, the user and the session, if the scenario has any."""
+        self.meter: Any = None
+        """The witness of their money."""
+        self.empty: dict[str, Usage] = {}
+        """By session: what its last empty answer used."""
+        self.parts: dict[tuple[int, int], list[int]] = {}
+        """By the tokens of an answer that was asked for twice: the tokens of each."""
         self.counting = False
         self.inject: Callable[[Process, str, str], Coroutine[Any, Any, None]] | None = None
         loop.set_task_factory(_owned_task)  # type: ignore[arg-type]
@@ -244,6 +253,7 @@ class Process:
         self.worker = Worker(self.engine, partial(deliver, self.app), self.background)
         self.sweep = Sweep(self.engine, self.worker)
         self.task_sweep = TaskSweep(self.app, self)
+        self.budget_sweep = BudgetSweep(self.app, self)
         self.queue = queue
 
     def now(self) -> int:
@@ -417,6 +427,8 @@ class _Port:
                 world.witness.check(self._role, who)
             for witness in world.witnesses.values():
                 witness.check(self._role, who)
+            if world.meter is not None:
+                world.meter.check()
 
         result, callbacks = world.store.commit(body, look)
         if len(world.store.locks) > 1:
