@@ -39,7 +39,8 @@ from tests.simulation.world import BEGIN, Process, World
 CALL = 1_500
 """Tokens: about what a call of the simulation holds at least."""
 PLENTY = 10**9
-PERIOD = 3_600
+PERIOD = 600
+"""Seconds. Deleted sessions are purged an hour later, which is no part of this."""
 
 
 def _budgeted(
@@ -88,9 +89,10 @@ BUDGETED = (
     ),
     _budgeted(
         "periods",
-        (_step(LOOK), Step((LOOK,), seconds=5_000.0), TEXT),
-        limit=2,
-        actions=("post 0", "rest", "wait 3700", "rest", "post 0", "rest"),
+        (_step(background("a", 1), LOOK), TEXT),
+        (Step(seconds=900.0), TEXT),
+        limit=3,
+        actions=("post 0", "rest", "post 0", "wait 700", "post 0", "rest", "wait 700", "rest"),
     ),
     _budgeted(
         "trouble",
