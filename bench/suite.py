@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+from bench.budgets import budgets
 from bench.callbacks import callbacks
 from bench.fallbacks import fallbacks
 from bench.figures import Once, Scale
@@ -41,6 +42,7 @@ MEASURES: dict[str, Measure] = {
     "mcp": mcp,
     "trees": trees,
     "outputs": outputs,
+    "budgets": budgets,
     "scale": scale,
     "memory": memory,
     "soak": soak,
