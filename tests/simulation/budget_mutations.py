@@ -34,7 +34,7 @@ def money_is_released_twice(patch: Patch) -> None:
 
 def a_call_is_settled_as_often_as_it_is_told(patch: Patch) -> None:
     patch.setattr(
-        budget_holds, "_DELETE_HOLD", "UPDATE budget_holds SET epoch = epoch WHERE id = ? AND org_id = ?"
+        budget_holds, "_DELETE_HOLD", "UPDATE budget_holds SET epoch = epoch WHERE session_id = ? AND id = ?"
     )
 
 

@@ -24,6 +24,7 @@ from tests.simulation.scenarios import TEXT, Scenario, Step
 from tests.simulation.schedule import Listed
 from tests.simulation.tree_checks import check_tree
 from tests.simulation.trees import (
+    Call,
     TREE_GENTLE,
     TREE_KINDS,
     TreeDrawn,
@@ -36,7 +37,7 @@ from tests.simulation.trees import (
 )
 from tests.simulation.world import BEGIN, Process, World
 
-CALL = 1_500
+LEAST = 1_500
 """Tokens: about what a call of the simulation holds at least."""
 PLENTY = 10**9
 PERIOD = 600
@@ -50,14 +51,14 @@ def _budgeted(
     actions: tuple[str, ...] = ("post 0", "rest"),
     **more: Any,
 ) -> Scenario:
-    return Scenario(name, scripts, actions, tree=True, budget=limit * CALL, **more)
+    return Scenario(name, scripts, actions, tree=True, budget=limit * LEAST, **more)
 
 
 def _step(*calls: Any, **more: Any) -> Step:
     return Step(calls, **more)
 
 
-LOOK = ("look", {})
+LOOK: Call = ("look", {})
 WORK = (_step(LOOK), TEXT)
 CRUMBS = (_step(*(spawn(f"c{number}", 2) for number in range(19))), TEXT)
 BUDGETED = (
@@ -92,7 +93,7 @@ BUDGETED = (
         (_step(background("a", 1), LOOK), TEXT),
         (Step(seconds=900.0), TEXT),
         limit=3,
-        actions=("post 0", "rest", "post 0", "wait 700", "post 0", "rest", "wait 700", "rest"),
+        actions=("post 0", "rest", "post 0", "wait 700", "sweep", "post 0", "rest", "wait 700", "rest"),
     ),
     _budgeted(
         "trouble",
@@ -184,9 +185,9 @@ async def _changed(tx: Any, world: World, what: str) -> None:
     limit, status = row.limit_amount, row.status
     match what:
         case "raise":
-            limit += 3 * CALL
+            limit += 3 * LEAST
         case "lower":
-            limit -= min(limit, 2 * CALL)
+            limit -= min(limit, 2 * LEAST)
         case "plenty":
             limit, status = PLENTY, "active"
         case "stop":
@@ -244,6 +245,8 @@ class BudgetSchedule(TreeSchedule):
             verb, _, what = action.partition(" ")
             if verb == "child":
                 await act(world, what)
+            elif verb == "sweep":
+                await asyncio.wait([process.spawn(sweep_tasks(process)) for process in world.live()])
             elif verb in ("raise", "lower", "stop", "go"):
                 await change(world, verb)
             else:

@@ -81,7 +81,7 @@ class Settled(Struct, frozen=True):
 _HELD = msgspec.json.Decoder(tuple[Held, ...])
 _HOLD_COLUMNS = columns(HoldRow)
 _INSERT_HOLD = insert("budget_holds", HoldRow)
-_DELETE_HOLD = "DELETE FROM budget_holds WHERE id = ? AND org_id = ?"
+_DELETE_HOLD = "DELETE FROM budget_holds WHERE session_id = ? AND id = ?"
 _SETTLE = (
     "UPDATE budget_shards SET reserved = reserved - ?, spent = spent + ? WHERE budget_id = ? AND shard = ?"
 )
@@ -97,6 +97,7 @@ async def move_money(
     """Settle calls, and hold the money of another one, in the transaction that ends or opens them.
 
     Args:
+        settled: the calls that end, all of one session.
         row: the call that is opened, if there is one.
         held: what it holds.
 
@@ -108,7 +109,7 @@ async def move_money(
     """
     if tx.dialect == "postgres":
         return await _move_at_once(tx, settled, now, row, held)
-    done = [bool(await tx.run(_DELETE_HOLD, each.hold_id, each.org_id)) for each in settled]
+    done = [bool(await tx.run(_DELETE_HOLD, each.session_id, each.hold_id)) for each in settled]
     entries = []
     for each in (each for each, was_held in zip(settled, done, strict=True) if was_held):
         for charge in each.charges:
@@ -129,7 +130,7 @@ async def move_money(
 # order and has their newest values, also those that were committed while it waited.
 _MOVE = f"""
 WITH gone AS (
-  DELETE FROM budget_holds WHERE id = ANY(CAST(? AS TEXT[])) RETURNING id
+  DELETE FROM budget_holds WHERE session_id = ? AND id = ANY(CAST(? AS TEXT[])) RETURNING id
 ), charged AS (
   SELECT given.* FROM unnest(CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS INT[]), CAST(? AS BIGINT[]),
     CAST(? AS BIGINT[])) AS given (hold_id, budget_id, shard, held, amount)
@@ -174,6 +175,7 @@ async def _move_at_once(
     wanted = [each for each in held if each.amount > 0]
     found = await tx.one(
         _MOVE,
+        settled[0].session_id if settled else "",
         [each.hold_id for each in settled],
         [hold_id for hold_id, _ in charges],
         [charge.held.budget_id for _, charge in charges],

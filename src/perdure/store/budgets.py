@@ -8,6 +8,7 @@ nothing that has locked a budget locks a session.
 
 from __future__ import annotations
 
+from functools import cache
 from zlib import crc32
 
 import msgspec
@@ -93,14 +94,21 @@ _FREE = (
 )
 _STANDINGS = (
     f"SELECT {_BUDGET_COLUMNS}, {SPENT_IN_SHARDS}, {_RESERVED_IN_SHARDS}, {_FREE} FROM budgets"
-    " WHERE org_id = ? AND status <> 'disabled' AND subject_id IN (?, ?, ?, ?, ?, ?, ?,"
-    " (SELECT parent_session_id FROM sessions WHERE id = ?)) ORDER BY id"
+    " WHERE org_id = ? AND status <> 'disabled' AND subject_id IN ({subjects}) ORDER BY id"
 )
+_ABOVE = ", (SELECT parent_session_id FROM sessions WHERE id = ?)"
 
 
 def shard_of(session_id: SessionId, dialect: str) -> int:
     """Return the shard whose money a session uses."""
     return 0 if dialect == "sqlite" else crc32(session_id.encode()) % SHARDS
+
+
+@cache
+def _standings_among(count: int, *, above: bool) -> str:
+    """The statement for so many ids; `above`: the last one is the parent's, whose own parent counts, too."""
+    marks = ", ".join("?" * (count - above))
+    return _STANDINGS.format(subjects=marks + (_ABOVE if above else ""))
 
 
 async def standings_of(tx: Tx, row: SessionRow, agent_id: AgentId | None) -> tuple[Standing, ...]:
@@ -109,14 +117,14 @@ async def standings_of(tx: Tx, row: SessionRow, agent_id: AgentId | None) -> tup
     Those of the session and of all above it, of the agent that works and of the one that the session was
     created with, of the user and of the organization.
     """
-    first, parent = row.first_agent().agent_id, row.parent_session_id
+    parent = row.parent_session_id
     shard = shard_of(row.id, tx.dialect)
+    agents = {agent_id, row.first_agent().agent_id} - {None}
     # A session is at most three levels below its root: its own id, its parent, the parent's, and the root.
-    found = await tx.all(
-        _STANDINGS,
-        *(shard, row.org_id, row.org_id, row.owner_id, agent_id or "", first or ""),
-        *(row.id, row.root_session_id or "", parent or "", parent or ""),
-    )
+    ids = [row.org_id, row.owner_id, row.id, *sorted(filter(None, agents))]
+    if parent is not None:
+        ids += [row.root_session_id or parent, parent, parent]
+    found = await tx.all(_standings_among(len(ids), above=parent is not None), shard, row.org_id, *ids)
     return tuple(_standing(each, shard) for each in found)
 
 

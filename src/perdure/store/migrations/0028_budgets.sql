@@ -38,23 +38,21 @@ CREATE TABLE budget_shards (
 );
 
 -- What a model call that is under way holds of its budgets. held: as JSON; call: what the ledger says of it.
+-- Every model call inserts a row and deletes it, and there are few at any time: one index has to do.
 CREATE TABLE budget_holds (
-    id TEXT PRIMARY KEY,
+    id TEXT NOT NULL,
     org_id TEXT NOT NULL,
     session_id TEXT NOT NULL,
     epoch INTEGER NOT NULL,
     held TEXT NOT NULL,
     call TEXT NOT NULL,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (session_id, id)
 );
-
-CREATE INDEX budget_holds_of_session ON budget_holds (session_id);
-
-CREATE INDEX budget_holds_by_age ON budget_holds (created_at);
 
 -- What was charged to budgets, and credited (negative amounts). Rows are never changed.
 CREATE TABLE budget_entries (
-    id TEXT PRIMARY KEY,
+    id TEXT NOT NULL,
     org_id TEXT NOT NULL,
     budget_id TEXT NOT NULL,
     amount BIGINT NOT NULL,
@@ -63,10 +61,9 @@ CREATE TABLE budget_entries (
     ref_type TEXT,
     ref_id TEXT,
     description TEXT,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (budget_id, created_at, id)
 );
-
-CREATE INDEX budget_entries_of_budget ON budget_entries (budget_id, created_at, id);
 
 -- Sessions whose turns wait for a budget.
 CREATE TABLE budget_waits (
