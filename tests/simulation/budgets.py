@@ -24,9 +24,9 @@ from tests.simulation.scenarios import TEXT, Scenario, Step
 from tests.simulation.schedule import Listed
 from tests.simulation.tree_checks import check_tree
 from tests.simulation.trees import (
-    Call,
     TREE_GENTLE,
     TREE_KINDS,
+    Call,
     TreeDrawn,
     TreeInjections,
     TreeSchedule,

@@ -17,6 +17,7 @@ from perdure.domain.money import MAX_AMOUNT, NANOS, charge_of, highest_prices, t
 from perdure.domain.spending import (
     FAIR_OUTPUT,
     LEAST_OUTPUT,
+    UNKNOWN_OUTPUT,
     Refusal,
     Reservation,
     Standing,
@@ -169,6 +170,13 @@ def test_one_call_leaves_others_a_part_of_a_large_budget() -> None:
     assert plan.output is not None
     assert plan.output >= FAIR_OUTPUT
     assert plan.held[0].amount <= 10 * NANOS // 4 + 1
+
+
+def test_a_long_answer_of_an_unknown_model_is_limited_however_much_is_left() -> None:
+    plan = plan_call([standing(limit=10**6 * NANOS)], CHEAP, 0, None)
+    assert isinstance(plan, Reservation)
+    assert plan.output == UNKNOWN_OUTPUT
+    assert plan.held[0].amount == to_nanos(UNKNOWN_OUTPUT * 0.4 / 1e6)
 
 
 def test_a_free_model_is_called_whatever_is_left() -> None:

@@ -334,7 +334,7 @@ OF_A_TURN = sorted(
     kind
     for kind in EVENT_DATA
     if kind.startswith(("reason.", "output.message.", "output.a", "output.r", "llm.", "act.", "tool."))
-    or kind in ("turn.parked", "turn.resumed")
+    or kind == "turn.resumed"
 )
 
 

@@ -22,6 +22,8 @@ LEAST_OUTPUT = 512
 """Tokens of answer that a budget must have money for. With less, a call would be paid for in vain."""
 FAIR_OUTPUT = 8_192
 """Tokens of answer that a call may always reserve, if there is money for them."""
+UNKNOWN_OUTPUT = 32_768
+"""Tokens of answer that a call asks for at most, of a model whose longest answer is not known."""
 FAIR_SHARE = 4
 """Beyond that, one call reserves at most a quarter of what is left, so that others can go on."""
 
@@ -117,7 +119,7 @@ def plan_call(
         most_output: the longest answer that the model gives, in tokens; None if that is not known.
     """
     rates: list[tuple[Standing, ModelCost | None, int, float]] = []
-    output: float = math.inf if most_output is None else most_output
+    output = UNKNOWN_OUTPUT if most_output is None else most_output
     limited = False
     for standing in standings:
         if standing.status == "disabled":
@@ -140,14 +142,13 @@ def plan_call(
             left = room - fixed
             fair = max(min(left, FAIR_OUTPUT * per_output), left / FAIR_SHARE)
             affordable = max(least, math.floor(fair / per_output))
-            if affordable < output:
-                output, limited = affordable, True
-    tokens = 0 if math.isinf(output) else int(output)
+            limited = limited or most_output is None or affordable < output
+            output = min(output, affordable)
     held = tuple(
-        Held(each.id, each.shard, each.currency, fixed + math.ceil(tokens * per), price)
+        Held(each.id, each.shard, each.currency, fixed + math.ceil(output * per), price)
         for each, price, fixed, per in rates
     )
-    return Reservation(held, tokens if limited else None)
+    return Reservation(held, output if limited else None)
 
 
 def _rates(currency: Currency, price: ModelCost | None, input_tokens: int) -> tuple[int, float]:
