@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from perdure import __version__
-from perdure.cli import participants, sessions
+from perdure.cli import participants, sessions, spend
 from perdure.cli.common import (
     DEFAULT_URL,
     Org,
@@ -87,6 +87,7 @@ keys = typer.Typer(help="Manage access tokens and the master key.", no_args_is_h
 sessions.app.add_typer(participants.app, name="participants")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys, name="keys")
+app.command()(spend.spend)
 
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")]
 DatabaseUrl = Annotated[

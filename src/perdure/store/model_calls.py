@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from msgspec import Struct
 
@@ -11,12 +10,11 @@ from perdure.domain.events import Event, LlmGenerationData, NewEvent
 from perdure.domain.ids import AgentId, OrgId, SessionId, UserId
 from perdure.domain.messages import Usage
 from perdure.domain.money import to_nanos
+from perdure.domain.spend import CallKind, SpendKey
 from perdure.domain.spending import SpentOn
 from perdure.domain.times import Micros
-from perdure.store.database import Tx, Value
+from perdure.store.database import Row, Tx, Value
 from perdure.store.rows import columns, insert, to_json, values
-
-CallKind = Literal["turn", "summary", "lost"]
 
 
 class ModelCallRow(Struct, frozen=True):
@@ -105,3 +103,96 @@ async def add_lost_call(
         None,
     )
     await tx.run(_INSERT, *values(row))
+
+
+class CallFilter(Struct, frozen=True):
+    """The conditions for calls; None means any. `begin` is included, `end` is not."""
+
+    begin: Micros | None = None
+    end: Micros | None = None
+    session_id: SessionId | None = None
+    root_session_id: SessionId | None = None
+    agent_id: AgentId | None = None
+    user_id: UserId | None = None
+    model: str | None = None
+
+    def where(self, org_id: OrgId) -> tuple[str, list[Value]]:
+        """Return the condition, and its arguments."""
+        parts, args = ["org_id = ?"], list[Value]([org_id])
+        plain: list[tuple[str, Value]] = [
+            ("created_at >= ?", self.begin),
+            ("created_at < ?", self.end),
+            ("session_id = ?", self.session_id),
+            ("root_session_id = ?", self.root_session_id),
+            ("agent_id = ?", self.agent_id),
+            ("user_id = ?", self.user_id),
+            ("model = ?", self.model),
+        ]
+        for sql, value in plain:
+            if value is not None:
+                parts.append(sql)
+                args.append(value)
+        return " AND ".join(parts), args
+
+
+DAY = 86_400_000_000
+"""Microseconds."""
+_KEYS: dict[SpendKey, str] = {
+    "model": "model",
+    "provider": "COALESCE(provider, '')",
+    "day": f"created_at / {DAY}",
+    "session": "session_id",
+    "root_session": "root_session_id",
+    "agent": "COALESCE(agent_id, '')",
+    "user": "user_id",
+    "kind": "kind",
+}
+_SUMS = (
+    "COUNT(*), "
+    + ", ".join(
+        f"CAST(COALESCE(SUM({name}), 0) AS BIGINT)"
+        for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cost")
+    )
+    + ", CAST(COALESCE(SUM(CASE WHEN cost IS NULL THEN 1 ELSE 0 END), 0) AS BIGINT)"
+)
+
+
+async def sums_of_calls(
+    tx: Tx, org_id: OrgId, filters: CallFilter, by: SpendKey, limit: int
+) -> tuple[list[Row], Row]:
+    """Return the groups of calls, and the sum of all.
+
+    A group has its key (of a day: its number since 1970), then what `SpendSum` has, the cost in billionths.
+    """
+    where, args = filters.where(org_id)
+    order = "1" if by == "day" else "7 DESC, 3 DESC, 1"
+    groups = await tx.all(
+        f"SELECT {_KEYS[by]}, {_SUMS} FROM model_calls WHERE {where} GROUP BY 1 ORDER BY {order} LIMIT ?",
+        *args,
+        limit,
+    )
+    total = await tx.one(f"SELECT {_SUMS} FROM model_calls WHERE {where}", *args)
+    return groups, total or (0,) * 7
+
+
+async def list_calls(
+    tx: Tx, org_id: OrgId, filters: CallFilter, before: tuple[Micros, str] | None, limit: int
+) -> list[ModelCallRow]:
+    """Return the newest calls that match, newest first; only those before one that ended then."""
+    where, args = filters.where(org_id)
+    if before is not None:
+        where += " AND (created_at < ? OR (created_at = ? AND id < ?))"
+        args += [before[0], before[0], before[1]]
+    rows = await tx.all(
+        f"SELECT {columns(ModelCallRow)} FROM model_calls WHERE {where}"
+        " ORDER BY created_at DESC, id DESC LIMIT ?",
+        *args,
+        limit,
+    )
+    return [ModelCallRow(*row) for row in rows]
+
+
+async def time_of_call(tx: Tx, org_id: OrgId, call_id: str) -> Micros | None:
+    """Return when a call ended; None if there is no such call."""
+    found = await tx.one("SELECT created_at FROM model_calls WHERE id = ? AND org_id = ?", call_id, org_id)
+    return None if found is None else int(found[0])
