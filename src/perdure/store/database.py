@@ -79,7 +79,7 @@ class Tx(Protocol):
         This is a single statement on PostgreSQL.
 
         Args:
-            update: an UPDATE that affects at most one row.
+            update: an UPDATE that affects at most one row, or an INSERT of one.
             args: the arguments of `update`.
             insert: `INSERT INTO table (columns ...)`, without VALUES.
             rows: the rows to insert, with these columns.
