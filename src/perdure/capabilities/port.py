@@ -8,7 +8,7 @@ function. The author must declare correctly what the tool does (`ToolHints`), be
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from msgspec import Struct
 
@@ -105,7 +105,19 @@ async def no_callback(seconds: float) -> Callback:
     raise ToolError("callbacks are not available here")
 
 
-async def no_log(data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]]) -> None:
+class Log(Protocol):
+    """Appends events of a call to its session's log, and changes rows in the same transaction."""
+
+    async def __call__(
+        self, data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]], later: Later | None = None
+    ) -> None:
+        """Append. With `later`, which the tool returns then, the call is parked by the same append."""
+        ...
+
+
+async def no_log(
+    data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]], later: Later | None = None
+) -> None:
     """Refuse to append: the call is not one of a session's turn."""
     raise ToolError("this tool works only in the turn of a session")
 
@@ -166,7 +178,7 @@ class ToolContext(Struct, frozen=True):
     act_as: Callable[[ActedAs], None] = nobody
     provided_by: Callable[[str, str], None] = by_one
     controls: Controls | None = None
-    log: Callable[[Sequence[EventData], Callable[[Tx], Awaitable[None]]], Awaitable[None]] = no_log
+    log: Log = no_log
     agent: AgentAt | None = None
     check_agent: Callable[[AgentAt], Awaitable[None]] = any_agent
     in_background: bool = False
