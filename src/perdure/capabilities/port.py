@@ -23,6 +23,7 @@ from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import Controls, ImagePart, JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.parked import ParkedKind
+from perdure.domain.policy_hooks import Hook
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile
 from perdure.domain.speakers import AgentAt
@@ -363,6 +364,11 @@ def any_member(config: Any) -> Approvers:
     return ANYBODY
 
 
+def no_hooks(config: Any) -> tuple[Hook, ...]:
+    """The default: no hook is asked."""
+    return ()
+
+
 def later(before: Any, after: Any) -> Any:
     """The default: the configuration of the later layer wins."""
     return after
@@ -408,6 +414,8 @@ class Capability(Struct, frozen=True):
             configuration of every layer, and each may require approval: a layer cannot loosen another's.
         approvers: who may approve calls, of any capability's tools. It is asked like `gate`, and whoever
             approves must be among those of every layer.
+        hooks: the policy hooks of a layer's configuration. Those of every layer are asked, so that a layer
+            can only add some.
         merge: the configuration that two layers result in, the lower layer's first. A policy returns the
             tighter one.
     """
@@ -434,12 +442,13 @@ class Capability(Struct, frozen=True):
     gate: Callable[[Any, Tool], bool] = no_gate
     approvers: Callable[[Any], Approvers] = any_member
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
+    hooks: Callable[[Any], tuple[Hook, ...]] = no_hooks
     merge: Callable[[Any, Any], Any] = later
 
     @property
     def is_policy(self) -> bool:
-        """Whether it decides which calls need approval."""
-        return self.gate is not no_gate
+        """Whether it decides which calls need approval, or has others decide about calls."""
+        return self.gate is not no_gate or self.hooks is not no_hooks
 
     @property
     def has_instructions(self) -> bool:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from perdure.capabilities.port import Capability, Tool
+from perdure.capabilities.port import Capability, Tool, no_hooks
 from perdure.capabilities.shared_discoveries import SharedDiscoveries
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.errors import InvalidInput
 from perdure.domain.mcp_servers import MCP_REF
 from perdure.domain.messages import JsonObject
+from perdure.domain.policy_hooks import Hook
 from perdure.domain.schema_cost import Cost, cost_of
 from perdure.domain.tools import CapabilityRef
 
@@ -52,6 +53,10 @@ class Active(Struct, frozen=True):
     def approvers(self) -> Approvers:
         """Who may approve calls, after the configurations of all layers."""
         return reduce(Approvers.both, map(self.capability.approvers, self.policies), ANYBODY)
+
+    def hooks(self) -> tuple[Hook, ...]:
+        """The policy hooks of all layers' configurations, lowest layer first. Raises InvalidInput."""
+        return tuple(hook for config in self.policies for hook in self.capability.hooks(config))
 
     def instructions(self) -> frozenset[str]:
         """The files with instructions in any layer's configuration, and in the default one.
@@ -145,6 +150,12 @@ class Registry:
                     code="unknown_capability",
                     field=location,
                 )
+            if ref.config is None and capability.hooks is not no_hooks:
+                raise InvalidInput(
+                    f"`{location}.config` is missing: a policy hook needs a `url` and a `secret`",
+                    code="invalid_capability_config",
+                    field=location,
+                )
             if ref.config is None or capability.config_schema is None:
                 continue
             validator, cost = self._validator(capability.id, capability.config_schema)
@@ -158,8 +169,10 @@ class Registry:
             error = next(iter(validator.iter_errors(ref.config)), None)
             if error is not None:
                 path = "".join(f"[{step!r}]" for step in error.instance_path)
+                # The library's message has the value.
+                what = "must be a text" if "secret" in error.instance_path else error.message[:200]
                 raise InvalidInput(
-                    f"`{location}.config{path}`: {error.message[:200]}",
+                    f"`{location}.config{path}`: {what}",
                     code="invalid_capability_config",
                     field=location,
                 )

@@ -47,6 +47,7 @@ from perdure.domain.guards import Guard
 from perdure.domain.mcp_servers import MAX_MCP_SERVERS, is_mcp
 from perdure.domain.network import NetworkRules, PrivateAddresses, combine
 from perdure.domain.outputs import OutputSchema
+from perdure.domain.policy_hooks import MAX_HOOKS, Hook
 from perdure.domain.redaction import Redactor
 from perdure.domain.times import Micros
 from perdure.domain.tools import ClientSideTool
@@ -76,6 +77,7 @@ class ResolvedAgent(Struct, frozen=True):
         missing: the names of the prompt's variables that have no value, which a turn needs.
         approvers: who may approve calls.
         faults: which capabilities could not find their tools, and why.
+        hooks: the policy hooks to ask, in order.
     """
 
     sections: tuple[Section, ...]
@@ -100,6 +102,7 @@ class ResolvedAgent(Struct, frozen=True):
     missing: tuple[str, ...] = ()
     approvers: Approvers = ANYBODY
     faults: tuple[str, ...] = ()
+    hooks: tuple[Hook, ...] = ()
 
 
 DEFAULT_RULES = TurnRules()
@@ -235,7 +238,23 @@ def _merge(
         missing=tuple(name for layer in layers for name in missing_of(_values(layer, layers))),
         approvers=approvers_of(active),
         faults=tuple(_faults(active, discovered)),
+        hooks=_hooks(active),
     )
+
+
+def _hooks(active: tuple[Active, ...]) -> tuple[Hook, ...]:
+    """The policy hooks of all layers, the highest layer's first.
+
+    So a hook of a lower layer, which binds more sessions, sees what those above it have modified.
+    """
+    hooks = [hook for each in active for hook in each.hooks()]
+    if len(hooks) > MAX_HOOKS:
+        raise InvalidInput(
+            f"the session has {len(hooks)} policy hooks, with those of its harness and agent, and may have "
+            f"at most {MAX_HOOKS}: remove some",
+            code="too_many_policy_hooks",
+        )
+    return tuple(reversed(hooks))
 
 
 def _faults(active: tuple[Active, ...], discovered: Mapping[str, Discovered]) -> Iterable[str]:

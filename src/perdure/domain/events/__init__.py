@@ -52,6 +52,7 @@ from perdure.domain.events.patience import (
     TurnParkedData,
     TurnResumedData,
 )
+from perdure.domain.events.policies import ChangedText, HookDecidedData
 from perdure.domain.events.tasks import (
     TaskCreatedData,
     TaskMessageReceivedData,
@@ -103,12 +104,14 @@ __all__ = [
     "ActCompletedData",
     "ActStartedData",
     "AnyEvent",
+    "ChangedText",
     "ContextCompactedData",
     "ContextCompactingData",
     "Event",
     "EventContext",
     "FileWrittenData",
     "HistoryAdaptation",
+    "HookDecidedData",
     "InputMessageData",
     "LlmGenerationData",
     "LlmGenerationMetadata",
@@ -233,6 +236,7 @@ _CLASSES: tuple[type[EventData], ...] = (
     ToolCallRepairedData,
     ToolsLoadedData,
     LlmGenerationData,
+    HookDecidedData,
     ContextCompactingData,
     ContextCompactedData,
     FileWrittenData,
