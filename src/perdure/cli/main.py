@@ -48,6 +48,7 @@ _GROUPS = {
     "inputs": ("inputs", "app"),
     "tasks": ("tasks", "app"),
     "webhooks": ("webhooks", "app"),
+    "hooks": ("hooks", "app"),
 }
 """Groups of commands, with the module and the name in it."""
 
