@@ -125,9 +125,9 @@ async def _begin(
     """Create the child's session with its first message and its job."""
     child = planned.row
     await add_session(tx, child)
-    events = [
-        NewEvent(SessionStartedData(child.harness_id, child.agent_id, child.model_id), EventContext(), now)
-    ]
+    # Its first message is the parent's, who may repeat what it has read.
+    started = SessionStartedData(child.harness_id, child.agent_id, child.model_id, child.external_sources())
+    events = [NewEvent(started, EventContext(), now)]
     if planned.loaded:
         loaded = ToolsLoadedData(context.tool_call_id, planned.loaded)
         events.append(NewEvent(loaded, EventContext(), now))

@@ -254,6 +254,8 @@ async def _copied_row(
         parked=to_json(projection.parked) if projection.parked else None,
         queued=to_json(projection.queued) if projection.queued else None,
         loaded_tools=to_json(projection.loaded_tools) if projection.loaded_tools else None,
+        # What the log of an older release has from outside is not marked in it.
+        external=source.external if source.external is None else to_json(projection.external),
         handed_from=handed_from,
     )
 

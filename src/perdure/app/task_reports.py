@@ -6,6 +6,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.task_answers import answer_at
+from perdure.domain.data_flow import External
 from perdure.domain.errors import UnreadableEvent
 from perdure.domain.events import (
     ENDED_TURN,
@@ -50,6 +51,7 @@ class Report(Struct, frozen=True):
         answer: with `succeeded`: the whole answer.
         result_path: the file with the whole answer, if it is cut.
         files: what a tool has written, for the log of the session itself.
+        external: where text from outside that reaches the session with it came from.
     """
 
     state: TaskState
@@ -67,6 +69,7 @@ class Report(Struct, frozen=True):
     artifacts: tuple[TaskArtifact, ...] = ()
     result_path: str | None = None
     files: tuple[FileWrittenData, ...] = ()
+    external: tuple[External, ...] = ()
 
 
 class News(Struct, frozen=True):
@@ -99,6 +102,7 @@ async def read_report(tx: Tx, row: SessionRow, task: TaskRow) -> Report:
         messages=messages,
         progress=progress,
         artifacts=artifacts,
+        external=row.external_sources(),
     )
     return await _with_state(tx, row, task, report)
 

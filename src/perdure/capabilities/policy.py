@@ -24,12 +24,14 @@ class Policy(Struct, frozen=True):
         gates: the active capabilities that decide which calls need approval.
         gated: the tools whose definitions require approval.
         approvers: who may approve calls.
+        watches_data: whether calls that can send data out need approval after text from outside.
     """
 
     gates: tuple[Active, ...]
     gated: frozenset[str]
     network: NetworkRules
     approvers: Approvers = ANYBODY
+    watches_data: bool = False
 
     def asks(self, tool: Tool) -> bool:
         """Whether calls of a tool need approval."""
@@ -51,12 +53,15 @@ def policy_of(layers: Sequence[Layer], registry: Registry) -> Policy:
         ),
         combine(layer.network for layer in layers),
         approvers_of(active),
+        any(each.watches_data() for each in active),
     )
 
 
 def loosens(before: Policy, after: Policy, registry: Registry) -> bool:
     """Whether something that the first policy refuses or asks about passes the second."""
     if not after.network.within(before.network) or not after.approvers.within(before.approvers):
+        return True
+    if before.watches_data and not after.watches_data:
         return True
     return any(before.asks(tool) and not after.asks(tool) for tool in _tools(registry))
 

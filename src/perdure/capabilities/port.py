@@ -13,11 +13,13 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from perdure.capabilities.behaviour import Behaviour
+from perdure.domain.data_flow import Flow
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.effects import IDEMPOTENCY_KEY, StepRunner, Verified, no_steps, part_key
 from perdure.domain.errors import ToolError
 from perdure.domain.event_data import EventData
 from perdure.domain.events import FileWrittenData
+from perdure.domain.guards import GuardedFiles
 from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import Controls, ImagePart, JsonObject
@@ -100,6 +102,10 @@ def by_one(capability_id: str, capability_name: str) -> None:
     """Note nothing: the call is not one of a session's turn."""
 
 
+def from_nobody(source: str) -> None:
+    """Note nothing: the call is not one of a session's turn."""
+
+
 async def no_callback(seconds: float) -> Callback:
     """Refuse a callback: the call is not one of a session's turn."""
     raise ToolError("callbacks are not available here")
@@ -143,6 +149,9 @@ class ToolContext(Struct, frozen=True):
             twice. It fails if the turn was cancelled or the call has ended. Only for tools of this package.
         agent: the agent whose call it is; None if it is not one of a session's turn.
         check_agent: checks that another agent can continue the turn. Raises PerdureError.
+        heard_from: notes a host or server whose text is in the result, if it is not the one of the arguments.
+        guarded: files of the session that the call must not change, because that needs an approval of its
+            own.
         in_background: whether the call runs as a task, beside the turn. Its steps are not recorded then, it
             has no callbacks, and what it sends to `output` is not shown.
     """
@@ -169,6 +178,8 @@ class ToolContext(Struct, frozen=True):
     log: Callable[[Sequence[EventData], Callable[[Tx], Awaitable[None]]], Awaitable[None]] = no_log
     agent: AgentAt | None = None
     check_agent: Callable[[AgentAt], Awaitable[None]] = any_agent
+    heard_from: Callable[[str], None] = from_nobody
+    guarded: GuardedFiles | None = None
     in_background: bool = False
 
     @property
@@ -282,6 +293,9 @@ class Tool(Struct, frozen=True):
             definition does not apply. None for a tool whose definition does not change.
         changed: whether its definition is not the one that was accepted. Approval requests say so.
         deferred: the model is not offered the tool before it has found it with `tool_search`.
+        flow: what its calls exchange with the world outside. Without it, a tool with the hint `open_world`
+            does both, and others do not. Tools of MCP servers always do.
+        persistent: whether its calls change what later turns do, as a schedule does.
         background: where the capability `background_tools` is active, the model may have a call run in the
             background: the tool receives no argument for that, and its result comes later as a message.
     """
@@ -305,6 +319,8 @@ class Tool(Struct, frozen=True):
     changed: bool = False
     deferred: bool = False
     background: bool = False
+    flow: Flow | None = None
+    persistent: bool = False
 
 
 class Discovered(Struct, frozen=True):
@@ -363,6 +379,11 @@ def any_member(config: Any) -> Approvers:
     return ANYBODY
 
 
+def no_watch(config: Any) -> bool:
+    """The default: data may go out."""
+    return False
+
+
 def later(before: Any, after: Any) -> Any:
     """The default: the configuration of the later layer wins."""
     return after
@@ -408,6 +429,8 @@ class Capability(Struct, frozen=True):
             configuration of every layer, and each may require approval: a layer cannot loosen another's.
         approvers: who may approve calls, of any capability's tools. It is asked like `gate`, and whoever
             approves must be among those of every layer.
+        watches_data: whether calls that can send data out need approval once there is text from outside in
+            the context. It is asked like `gate`.
         merge: the configuration that two layers result in, the lower layer's first. A policy returns the
             tighter one.
     """
@@ -433,6 +456,7 @@ class Capability(Struct, frozen=True):
     instructions: Callable[[Any], tuple[str, ...]] = no_instructions
     gate: Callable[[Any, Tool], bool] = no_gate
     approvers: Callable[[Any], Approvers] = any_member
+    watches_data: Callable[[Any], bool] = no_watch
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
     merge: Callable[[Any, Any], Any] = later
 

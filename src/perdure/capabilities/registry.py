@@ -49,6 +49,10 @@ class Active(Struct, frozen=True):
         """Whether any layer's configuration requires approval for calls of a tool."""
         return any(self.capability.gate(config, tool) for config in self.policies)
 
+    def watches_data(self) -> bool:
+        """Whether any layer's configuration requires approval for calls that can send data out."""
+        return any(map(self.capability.watches_data, self.policies))
+
     def approvers(self) -> Approvers:
         """Who may approve calls, after the configurations of all layers."""
         return reduce(Approvers.both, map(self.capability.approvers, self.policies), ANYBODY)

@@ -23,6 +23,7 @@ from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.background import LATER, ToolTask, read_spec
 from perdure.domain.calls import CallState
+from perdure.domain.data_flow import External
 from perdure.domain.effects import Verified, effects_under, part_key
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, UnreadableEvent
 from perdure.domain.events import Event, FileWrittenData, ToolStartedData
@@ -32,6 +33,7 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.tasks import TaskError
 from perdure.domain.times import Micros
 from perdure.engine.context import Engine
+from perdure.engine.data_flow import external_of
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, ask_until_late
 from perdure.engine.outages import outlast
 from perdure.engine.tool_outcomes import REFUSED, REJECTED, Failure, as_raw_output, error_text, failure_of
@@ -55,6 +57,7 @@ class CallEnd(Struct, frozen=True):
     Attributes:
         files: the files that it wrote.
         result_path: the file with the whole result, if the text is cut.
+        external: where it comes from, if that is outside.
     """
 
     text: str = ""
@@ -62,6 +65,7 @@ class CallEnd(Struct, frozen=True):
     error: TaskError | None = None
     files: tuple[FileWrittenData, ...] = ()
     result_path: str | None = None
+    external: tuple[External, ...] = ()
 
 
 class BackgroundCall(Struct, frozen=True):
@@ -200,10 +204,15 @@ async def make_call(
         late = failure.unknown and not isinstance(error, Interrupted)
         found = await _verified(call, context, began_at=None) if late else None
         if found is None or found.outcome != "done":
-            return CallEnd(error=_error_of(failure, error))
+            return CallEnd(error=_error_of(failure, error), external=_external(call))
         output = as_raw_output(ToolOutcome(found.value))
     await _learn_secrets(call)
-    return await _fitted(call, output)
+    return replace(await _fitted(call, output), external=_external(call))
+
+
+def _external(call: BackgroundCall) -> tuple[External, ...]:
+    source = external_of(call.bound, call.agent.network, call.arguments, None)
+    return () if source is None else (source,)
 
 
 async def _output(call: BackgroundCall, context: ToolContext, began_at: Micros | None) -> RawOutput:
@@ -265,6 +274,7 @@ def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolConte
         exec_id=call.spec.exec_id,
         tool_name=call.spec.tool,
         agent=call.spec.made_by,
+        guarded=call.agent.rules.guarded_files,
         in_background=True,
     )
 

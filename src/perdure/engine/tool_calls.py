@@ -16,6 +16,7 @@ from perdure.capabilities.containment import contain
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState, Done, Parked, key_of
+from perdure.domain.data_flow import MAX_SOURCE
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import (
     ActCompletedData,
@@ -35,6 +36,7 @@ from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import Calling
 from perdure.domain.turn_queries import agent_ahead, next_controls
 from perdure.engine.background import begin_task, begins_task
+from perdure.engine.data_flow import external_of
 from perdure.engine.deferred import Callbacks, parked_call, promised
 from perdure.engine.handoffs import check_agent, log_for
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
@@ -59,14 +61,22 @@ _LASTING = FileWrittenData | ToolsLoadedData
 
 
 class _Acting:
-    """Whose sign-in a call used, and the capability that it is of: its id and name."""
+    """Whose sign-in a call used, the capability that it is of (its id and name), and whom it has heard from.
+
+    `ran`: whether its tool has run, so that its result, or its error, is the tool's.
+    """
 
     def __init__(self, bound: BoundTool | None) -> None:
         self.identity: ActedAs | None = None
+        self.heard: str | None = None
+        self.ran = False
         self.capability = (bound.capability_id, bound.capability_name) if bound else (None, None)
 
     def note(self, identity: ActedAs) -> None:
         self.identity = identity
+
+    def heard_from(self, source: str) -> None:
+        self.heard = source[:MAX_SOURCE]
 
     def provided_by(self, capability_id: str, capability_name: str) -> None:
         self.capability = (capability_id, capability_name)
@@ -166,6 +176,7 @@ async def _run_call(
         output = outcome
     except Exception as error:  # noqa: BLE001 (a bug in a tool fails the call, not the turn)
         failure = failure_of(run.redactor, bound, call.name, error)
+        acting.ran = acting.ran and not isinstance(error, Interrupted)
         if failure.unknown and not isinstance(error, Interrupted):
             output = await _looked_up(run, agent, bound, state, call)
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
@@ -186,6 +197,7 @@ async def _run_call(
         capability_name=acting.capability[1],
         outcome_unknown=failure is not None and output is None and failure.unknown,
         acted_as=acting.identity,
+        external=external_of(bound, agent.network, call.arguments, acting.heard) if acting.ran else None,
     )
     files = [] if fitted is None else [NewEvent(written, context, now) for written in fitted.files]
     return [*files, *_loads(run, agent, state, call, output), NewEvent(data, context, now)]
@@ -246,6 +258,7 @@ async def _attempt(
     if isinstance(call.status, Started) and not call.status.replayable and call.id not in run.announced:
         # Before all other checks, because the call may have run.
         known = await _after_crash(run, agent, bound, state, call)
+        acting.ran = known is not None
         if known is not None:
             return known
     if bound is None:
@@ -275,11 +288,12 @@ async def _attempt(
         step=steps,
         act_as=acting.note,
         provided_by=acting.provided_by,
+        heard_from=acting.heard_from,
         log=partial(log_for, run, call),
         check_agent=partial(check_agent, run),
     )
     try:
-        tool = bound.tool
+        tool, acting.ran = bound.tool, True
         outcome = await contain(
             partial(tool.run, context, arguments),
             tool.timeout,
@@ -336,7 +350,9 @@ async def refuse_invalid_calls(
     The model receives the errors, and the client is not asked to run these calls. If a tool's schema is not
     valid, the client has to check the arguments.
     """
-    problems = await asyncio.gather(*(_problem_of(run, agent.client[call.name], call) for call in calls))
+    problems = await asyncio.gather(
+        *(_problem_of(run, agent, agent.client[call.name], call) for call in calls)
+    )
     now = run.engine.clock.now()
     events = []
     for call, problem in zip(calls, problems, strict=True):
@@ -346,7 +362,7 @@ async def refuse_invalid_calls(
             call.id,
             call.name,
             False,
-            "error",
+            "rejected" if problem.code == REJECTED else "error",
             error=error_text(run.redactor, problem.message),
             display_name=agent.client[call.name].display_name,
         )
@@ -354,7 +370,11 @@ async def refuse_invalid_calls(
     return events
 
 
-async def _problem_of(run: Run, tool: ClientSideTool, call: CallState) -> PerdureError | None:
+async def _problem_of(
+    run: Run, agent: ResolvedAgent, tool: ClientSideTool, call: CallState
+) -> PerdureError | None:
+    if tool.name in agent.rules.rejected:
+        return PerdureError(REFUSED, code=REJECTED)
     try:
         await run.engine.arguments.check(_owners(run), tool.parameters, call.arguments)
     except PerdureError as problem:
@@ -410,4 +430,5 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         tool_name=call.name,
         controls=next_controls(state),
         agent=agent_ahead(state, row.own_agent()),
+        guarded=agent.rules.guarded_files,
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from zlib import crc32
 
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.data_flow import UNKNOWN, External
 from perdure.domain.errors import Damaged, Fenced, NotFound, StaleHead
 from perdure.domain.events import (
     Event,
@@ -45,6 +44,7 @@ from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.rows import columns, from_json, insert, to_json, values
+from perdure.store.session_totals import count_sessions
 from perdure.store.webhook_deliveries import note_task_events
 
 
@@ -106,6 +106,9 @@ class SessionRow(Struct, frozen=True):
     """The sequence of the last event that the parent has not heard of; None if it has heard of everything."""
     handed_from: str | None = None
     """The agent that the session was created with, as JSON, if its agent is another one now."""
+    external: str | None = "[]"
+    """Where text from outside in the session came from, as JSON; None if an older release began it, and
+    nothing has been appended since. Part of the projection."""
 
     def own_agent(self) -> AgentAt:
         """The session's own agent."""
@@ -150,6 +153,7 @@ class SessionRow(Struct, frozen=True):
             self.queued_messages(),
             self.loaded_names(),
             None if self.handed_from is None else self.own_agent(),
+            self.external_sources(),
         )
 
     def parked_calls(self) -> tuple[ParkedCall, ...]:
@@ -170,6 +174,16 @@ class SessionRow(Struct, frozen=True):
             return () if self.loaded_tools is None else from_json(_NAMES, self.loaded_tools, "")
         except Damaged:
             return ()
+
+    def external_sources(self) -> tuple[External, ...]:
+        """Where text from outside came from. What an older release has read is not known, so it counts."""
+        if self.external == "[]":
+            return ()
+        try:
+            unknown = () if self.status == "started" else (UNKNOWN,)
+            return unknown if self.external is None else from_json(_EXTERNAL, self.external, "")
+        except Damaged:
+            return (UNKNOWN,)
 
     def usage_struct(self) -> Usage | None:
         """The usage so far; None if it is damaged, too: a turn must end, whatever was counted before."""
@@ -219,11 +233,13 @@ _NEW: dict[str, object] = {
     "task_id": None,
     "ended": None,
     "news": None,
+    "external": "[]",
 }
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
 _AGENT = msgspec.json.Decoder(AgentAt)
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
+_EXTERNAL = msgspec.json.Decoder(tuple[External, ...])
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
 _QUEUED = msgspec.json.Decoder(Queue)
 _NO_CONFIG = SessionConfig()
@@ -231,10 +247,6 @@ _COLUMNS = columns(SessionRow)
 _INSERT = insert("sessions", SessionRow)
 _GET = f"SELECT {_COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
 _LOOK = f"SELECT {_COLUMNS} FROM sessions WHERE id = ?"
-
-SHARDS = 16
-"""The number of rows that one organization's session count is split over on PostgreSQL, where an updated row
-stays locked until the commit."""
 
 IN_TURN = ("active", "waiting_for_tool_results")
 """Statuses of a session whose turn runs, or waits for a client or a person."""
@@ -253,7 +265,7 @@ _SET = (
     "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
     " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
     f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, queued = ?,"
-    f" loaded_tools = ?, ended = ?, news = COALESCE(?, news), {LATER}"
+    f" loaded_tools = ?, external = ?, ended = ?, news = COALESCE(?, news), {LATER}"
 )
 _AT_HEAD = " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 _APPEND = f"{_SET}{_AT_HEAD}"
@@ -277,28 +289,6 @@ async def add_session(tx: Tx, row: SessionRow) -> None:
     """Insert a new session."""
     await tx.run(_INSERT, *values(row))
     await count_sessions(tx, row.org_id, 1, row.parent_session_id)
-
-
-async def count_sessions(tx: Tx, org_id: OrgId, more: int, parent_id: SessionId | None = None) -> None:
-    """Add `more` (which may be negative) to the organization's count of sessions that are not archived.
-
-    Lists show the total, and counting 100,000 rows for each of them takes too long.
-
-    Args:
-        parent_id: who began the session. One transaction may begin many: with one row for all of them, no
-            two transactions lock two rows in different orders.
-    """
-    shard = 0
-    if tx.dialect != "sqlite":
-        random_shard = random.randrange(SHARDS)  # noqa: S311 - spreads the load only
-        shard = random_shard if parent_id is None else crc32(parent_id.encode()) % SHARDS
-    await tx.run(
-        "INSERT INTO session_totals (org_id, shard, sessions) VALUES (?, ?, ?) ON CONFLICT (org_id, shard)"
-        " DO UPDATE SET sessions = session_totals.sessions + excluded.sessions",
-        org_id,
-        shard,
-        more,
-    )
 
 
 async def get_session(tx: Tx, org_id: OrgId, session_id: SessionId, *, lock: bool = False) -> SessionRow:
@@ -422,6 +412,7 @@ def _row_after(
         resting=int(rests),
         queued=to_json(after.queued) if after.queued else None,
         loaded_tools=to_json(after.loaded_tools) if after.loaded_tools else None,
+        external=to_json(after.external) if after.external else "[]",
         ended=ended,
         news=news,
         updated_at=max(now, row.updated_at + 1),
@@ -451,6 +442,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.resting,
         new.queued,
         new.loaded_tools,
+        new.external,
         new.ended,
         None if new.news == row.news else new.news,  # others note what the parent has heard of
         now,

@@ -328,6 +328,7 @@ def _delete_file_tool(services: Services) -> Tool:
         run=partial(_delete_file, services),
         hints=ToolHints(readonly=False, destructive=True, idempotent=True),
         display_name="Delete file",
+        writes="path",
     )
 
 
