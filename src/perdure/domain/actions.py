@@ -79,7 +79,9 @@ class TurnRules(Struct, frozen=True):
         guard = self.guarded.get(call.name)
         if guard is not None and guard.covers(call.arguments):
             path = guard.path_of(call.arguments)
-            said = f"It changes {path}, which agents take for instructions, in later turns as well."
+            said = (
+                f"It changes {str(path)[:200]!r}, which agents take for instructions in later turns as well."
+            )
             yield AskReason("persistent_change", said)
         outlet = self.outlets.get(call.name) if self.sources and call.id not in self.cleared else None
         if outlet is not None:

@@ -6,6 +6,7 @@ may be somebody else's wish, for as long as the session lives: a summary or an a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -126,10 +127,19 @@ def exfiltration(sources: tuple[External, ...], receiver: str) -> AskReason:
     return AskReason("exfiltration", said)
 
 
+_HOST = re.compile(r"[a-z0-9_.:-]{1,200}")
+
+
 def host_of(url: str) -> str | None:
-    """The host of a URL, for people; None if it has none."""
+    """The host of a URL, for people; None if it has none that all readers of URLs agree on.
+
+    Whoever writes a URL must not be able to write a sentence into a question that people answer.
+    """
+    if "\\" in url:
+        return None
     try:
-        host = urlsplit(url.strip()).hostname
+        host = urlsplit(url.strip()).hostname or ""
+        name = host if host.isascii() else host.encode("idna").decode()
     except ValueError:
         return None
-    return host[:MAX_SOURCE] if host else None
+    return name if _HOST.fullmatch(name) else None

@@ -21,6 +21,8 @@ def is_given(url: str, messages: Iterable[Message]) -> bool:
     A URL that only begins like one of a message can carry data in the rest of it.
     """
     wanted = url.strip()
+    if not wanted:
+        return False
     for message in messages:
         if message.role != "user" or not _RELAYED.isdisjoint(message.metadata or ()):
             continue

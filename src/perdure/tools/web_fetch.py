@@ -66,13 +66,13 @@ async def _web_fetch(
     max_bytes = arguments.get("max_bytes") or MAX_BYTES
     output_format = arguments.get("format") or "markdown"
     page = await fetch(url, context.network, max_bytes=max_bytes, resolver=names)
-    context.heard_from(host_of(page.url) or page.url)
+    context.heard_from(host_of(page.url) or "")
     reading, forwarded = await _read(page, output_format), None
     if reading.target is not None:
         context.progress(f"Fetching {reading.target}")
         try:
             following = await fetch(reading.target, context.network, max_bytes=max_bytes, resolver=names)
-            context.heard_from(host_of(following.url) or following.url)
+            context.heard_from(host_of(following.url) or "")
             forwarded, page, reading = page.url, following, await _read(following, output_format)
             # One step is what people's pages need; more of them may go in circles.
             note = None if reading.target is None else f"the page forwards again, to {reading.target}"
