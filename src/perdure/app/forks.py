@@ -19,6 +19,7 @@ from perdure.capabilities.features import SessionFeatures
 from perdure.capabilities.layers import load_layers
 from perdure.capabilities.resolve import resolve
 from perdure.domain.accounts import Caller
+from perdure.domain.data_flow import UNKNOWN, External, with_sources
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.ids import SessionId, check_id
@@ -254,10 +255,15 @@ async def _copied_row(
         parked=to_json(projection.parked) if projection.parked else None,
         queued=to_json(projection.queued) if projection.queued else None,
         loaded_tools=to_json(projection.loaded_tools) if projection.loaded_tools else None,
-        # What the log of an older release has from outside is not marked in it.
-        external=source.external if source.external is None else to_json(projection.external),
+        external=to_json(_external_then(source, projection)),
         handed_from=handed_from,
     )
+
+
+def _external_then(source: SessionRow, projection: Projection) -> tuple[External, ...]:
+    """Return where text from outside came from, up to that point: an older release did not mark it."""
+    unknown = (UNKNOWN,) if UNKNOWN in source.external_sources() else ()
+    return with_sources(unknown, projection.external)
 
 
 def _agent_then(source: SessionRow, projection: Projection) -> tuple[AgentAt, str | None]:
