@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -247,6 +248,35 @@ async def test_a_fork_has_the_text_that_its_part_of_the_log_has(api: httpx.Async
         kinds = ("session.idled", "tool.call_requested")
         end = (await fork.logged_until(*kinds, after=message["sequence"]))[-1]
         assert (end["type"] == "tool.call_requested") is (through is None)
+
+
+async def test_text_from_outside_travels_in_files_that_sessions_share(api: httpx.AsyncClient) -> None:
+    space = (await post(api, "/v1/workspaces", {"name": f"shared-{uuid4().hex}"}))["id"]
+    writer, reader = [await new_talk(api, **watched("session_file_system"), workspace_id=space) for _ in "ab"]
+
+    def write(call_id: str) -> Json:
+        return {"tool_calls": [call("write_file", call_id, path=f"/{call_id}", content="x")]}
+
+    read = {"tool_calls": [call("read_file", "read", path="/before")]}
+    await turn(writer, write("before"))
+    await turn(reader, read, fetch("free"))
+    assert await marks(reader) == [None, HERE]
+    other = await new_talk(api, **watched("session_file_system"), workspace_id=space)
+    await turn(writer, fetch("outside"), write("after"))
+    # The whole workspace counts: nobody knows which file has the text. Names of files do, too.
+    lists = {"tool_calls": [call("list_directory", "list")]}
+    assert reasons(await begin(other, lists, fetch("asks"))) == ["exfiltration"]
+    source = {"source": "a file of a session that has read 127.0.0.1", "tool": "list_directory"}
+    assert await marks(other) == [source]
+    # A session's own files are no news to it. In a copy of them, they are.
+    own = await new_talk(api, **watched("session_file_system"))
+    await turn(own, write("before"), fetch("outside"), write("after"), read)
+    assert await marks(own) == [None, HERE, None, None]
+    first = (await own.events(types="session.idled"))[0]["sequence"]
+    for through in (first, 1):
+        fork = Talk(api, (await post(api, own.path("/fork"), {"from_sequence": through}))["id"])
+        await turn(fork, read)
+        assert (await marks(fork))[-1]["source"] == "a file of a session that has read 127.0.0.1"
 
 
 def client_tool(name: str, **hints: bool) -> Json:

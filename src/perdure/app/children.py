@@ -39,7 +39,7 @@ from perdure.store.tasks import (
     count_unfinished,
     task_by_key,
 )
-from perdure.store.workspaces import get_workspace, hold_workspace
+from perdure.store.workspaces import external_of_files, get_workspace, hold_workspace, note_external
 
 
 class Spawn(Struct, frozen=True):
@@ -147,7 +147,8 @@ async def _give_files(
         # From now on, it does not depend on the parent's session whether the workspace exists.
         await hold_workspace(tx, parent.org_id, parent.workspace())
     elif files == "fork" and space.file_count:
-        await hold_workspace(tx, child.org_id, child.workspace())
+        copy = await hold_workspace(tx, child.org_id, child.workspace())
+        await note_external(tx, copy, await external_of_files(tx, space.org_id, space.id))
         await copy_tree(tx, child.org_id, space.id, child.workspace(), now)
     await write_initial_files(app, tx, child, planned.files, now)
 

@@ -45,7 +45,7 @@ from perdure.store.sessions import SessionRow, add_session, append, get_session
 from perdure.store.shell_states import copy_shell_state
 from perdure.store.storage import copy_storage
 from perdure.store.tool_lists import copy_tool_lists
-from perdure.store.workspaces import get_workspace, hold_workspace
+from perdure.store.workspaces import external_of_files, get_workspace, hold_workspace, note_external
 
 MAX_FORK = 100_000
 """The most events that a fork copies."""
@@ -203,8 +203,10 @@ async def _complete(
 
 async def _copy_files(tx: Tx, source: SessionRow, row: SessionRow, now: Micros) -> None:
     """Create a workspace for the copy with the same files; their contents are shared."""
-    if (await get_workspace(tx, source.org_id, source.workspace())).file_count:
-        await hold_workspace(tx, row.org_id, row.workspace())
+    space = await get_workspace(tx, source.org_id, source.workspace())
+    if space.file_count:
+        copy = await hold_workspace(tx, row.org_id, row.workspace())
+        await note_external(tx, copy, await external_of_files(tx, space.org_id, space.id))
         await copy_tree(tx, row.org_id, source.workspace(), row.workspace(), now)
 
 

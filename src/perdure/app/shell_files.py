@@ -22,7 +22,7 @@ from perdure.store.file_changes import FileWrite, Written, remove_entries, write
 from perdure.store.files import FileRow, children_of, get_entries, list_tree
 from perdure.store.sessions import SessionRow, get_session
 from perdure.store.shell_states import read_shell_state, write_shell_state
-from perdure.store.workspaces import WorkspaceRow, hold_for_writing, workspace_size
+from perdure.store.workspaces import WorkspaceRow, hold_for_writing, note_external, workspace_size
 
 
 class Snapshot(Struct, frozen=True):
@@ -156,6 +156,7 @@ async def _save(
     """Write a command's changes. The caller holds the session's row."""
     try:
         space = await hold_for_writing(tx, session.org_id, session.workspace())
+        await note_external(tx, space, session.external_sources())
     except Conflict as error:
         return Saved(notes=(f"no file was changed: {error.message}",))
     current = await get_entries(

@@ -295,6 +295,7 @@ class Tool(Struct, frozen=True):
         deferred: the model is not offered the tool before it has found it with `tool_search`.
         flow: what its calls exchange with the world outside. Without it, a tool with the hint `open_world`
             does both, and others do not. Tools of MCP servers always do.
+        reads_files: whether its results can contain text of the session's files.
         persistent: whether its calls change what later turns do, as a schedule does.
         background: where the capability `background_tools` is active, the model may have a call run in the
             background: the tool receives no argument for that, and its result comes later as a message.
@@ -320,6 +321,7 @@ class Tool(Struct, frozen=True):
     deferred: bool = False
     background: bool = False
     flow: Flow | None = None
+    reads_files: bool = False
     persistent: bool = False
 
 

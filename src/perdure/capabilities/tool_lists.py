@@ -69,6 +69,7 @@ class StoredTool(Struct, frozen=True, omit_defaults=True):
     deferred: bool = False
     background: bool = False
     flow: Flow | None = None
+    reads_files: bool = False
     persistent: bool = False
 
 

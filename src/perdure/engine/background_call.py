@@ -33,7 +33,7 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.tasks import TaskError
 from perdure.domain.times import Micros
 from perdure.engine.context import Engine
-from perdure.engine.data_flow import external_of
+from perdure.engine.data_flow import external_of, note_written
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, ask_until_late
 from perdure.engine.outages import outlast
 from perdure.engine.tool_outcomes import REFUSED, REJECTED, Failure, as_raw_output, error_text, failure_of
@@ -204,14 +204,17 @@ async def make_call(
         late = failure.unknown and not isinstance(error, Interrupted)
         found = await _verified(call, context, began_at=None) if late else None
         if found is None or found.outcome != "done":
-            return CallEnd(error=_error_of(failure, error), external=_external(call))
+            return CallEnd(error=_error_of(failure, error), external=await _external(call, ()))
         output = as_raw_output(ToolOutcome(found.value))
     await _learn_secrets(call)
-    return replace(await _fitted(call, output), external=_external(call))
+    end = await _fitted(call, output)
+    return replace(end, external=await _external(call, end.files))
 
 
-def _external(call: BackgroundCall) -> tuple[External, ...]:
-    source = external_of(call.bound, call.agent.network, call.arguments, None)
+async def _external(call: BackgroundCall, files: tuple[FileWrittenData, ...]) -> tuple[External, ...]:
+    """Where the result comes from, if that is outside; the files that the call has written may have it."""
+    source = await external_of(call, call.bound, call.agent.network, call.arguments)
+    await note_written(call, source, wrote=bool(files))
     return () if source is None else (source,)
 
 

@@ -36,7 +36,7 @@ from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import Calling
 from perdure.domain.turn_queries import agent_ahead, next_controls
 from perdure.engine.background import begin_task, begins_task
-from perdure.engine.data_flow import external_of
+from perdure.engine.data_flow import external_of, note_written
 from perdure.engine.deferred import Callbacks, parked_call, promised
 from perdure.engine.handoffs import check_agent, log_for
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
@@ -183,6 +183,10 @@ async def _run_call(
     now = run.engine.clock.now()
     context = tool_context(state, call.id)
     fitted = None if output is None else await fit_output(run, agent, bound, state.turn.id, call, output)
+    external = None
+    if acting.ran:
+        external = await external_of(run, bound, agent.network, call.arguments, acting.heard)
+        await note_written(run, external, wrote=fitted is not None and bool(fitted.files))
     result = None if fitted is None or output is None else _parts(fitted.text, output.images)
     data = ToolCompletedData(
         tool_call_id=call.id,
@@ -197,7 +201,7 @@ async def _run_call(
         capability_name=acting.capability[1],
         outcome_unknown=failure is not None and output is None and failure.unknown,
         acted_as=acting.identity,
-        external=external_of(bound, agent.network, call.arguments, acting.heard) if acting.ran else None,
+        external=external,
     )
     files = [] if fitted is None else [NewEvent(written, context, now) for written in fitted.files]
     return [*files, *_loads(run, agent, state, call, output), NewEvent(data, context, now)]

@@ -130,4 +130,5 @@ def _bash_tool(services: Services) -> Tool:
         timeout=MAX_TIMEOUT + 20.0,
         background=True,
         flow=Flow(where="named_hosts"),
+        reads_files=True,
     )

@@ -190,4 +190,5 @@ def _tool(run: ToolRun, limits: CodeLimits) -> Tool:
         hints=ToolHints(readonly=False, destructive=True, idempotent=False, open_world=False),
         timeout=longest + WAIT,
         background=True,
+        reads_files=True,
     )
