@@ -19,6 +19,7 @@ from perdure.domain.callbacks import (
     late_metadata,
 )
 from perdure.domain.calls import CallState, Parked
+from perdure.domain.data_flow import CALLBACK, External
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import Gone, NotFound, TooLarge
 from perdure.domain.events import NewEvent, ToolCompletedData, ToolParkedData
@@ -97,16 +98,25 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
         if callback.in_background:
             late = _late_message(app, callback, result, now)
             speaker = await speaker_of_turn(tx, row, callback.turn_id)
-            await append_message(app, tx, row, late, now, origin="callback", addressed=speaker)
+            await append_message(
+                *(app, tx, row, late, now),
+                origin="callback",
+                addressed=speaker,
+                external=(External(CALLBACK, callback.tool_name),),
+            )
             return
         state = await read_turn(tx, row, app.turns)
         call = _open_call(state, callback)
         if call is None or not isinstance(state, Calling):
             raise _gone()
         submitted = ToolCallResult(call.id, result.value, result.error)
-        await _complete(app, tx, row, result_event(state, call, submitted, now), now)
+        await _complete(app, tx, row, _event(state, call, submitted, now), now)
 
     await write_at_head(app, work)
+
+
+def _event(state: Calling, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
+    return result_event(state, call, result, now, External(CALLBACK, call.name))
 
 
 async def _find(tx: Tx, digest: str, answer: str) -> CallbackRow | None:

@@ -39,7 +39,7 @@ from perdure.store.tasks import (
     count_unfinished,
     task_by_key,
 )
-from perdure.store.workspaces import get_workspace, hold_workspace
+from perdure.store.workspaces import external_of_files, get_workspace, hold_workspace, note_external
 
 
 class Spawn(Struct, frozen=True):
@@ -130,9 +130,9 @@ async def _begin(
 ) -> None:
     """Create the child's session with its first message and its job."""
     child = planned.row
-    events = [
-        NewEvent(SessionStartedData(child.harness_id, child.agent_id, child.model_id), EventContext(), now)
-    ]
+    # Its first message is the parent's, who may repeat what it has read.
+    started = SessionStartedData(child.harness_id, child.agent_id, child.model_id, child.external_sources())
+    events = [NewEvent(started, EventContext(), now)]
     if planned.loaded:
         loaded = ToolsLoadedData(context.tool_call_id, planned.loaded)
         events.append(NewEvent(loaded, EventContext(), now))
@@ -153,7 +153,8 @@ async def _give_files(
     elif files == "fork":
         space = await get_workspace(tx, parent.org_id, parent.workspace())
         if space.file_count:
-            await hold_workspace(tx, child.org_id, child.workspace())
+            copy = await hold_workspace(tx, child.org_id, child.workspace())
+            await note_external(tx, copy, await external_of_files(tx, space.org_id, space.id))
             await copy_tree(tx, child.org_id, space.id, child.workspace(), now)
     await write_initial_files(app, tx, child, planned.files, now)
 

@@ -20,7 +20,8 @@ from perdure.app.storage import without_secrets
 from perdure.app.task_wishes import cancel_awaited
 from perdure.app.variables import check_message_values, with_variables
 from perdure.domain.accounts import Caller
-from perdure.domain.calls import CallState
+from perdure.domain.calls import CallState, Parked
+from perdure.domain.data_flow import External
 from perdure.domain.derived_messages import result_message
 from perdure.domain.errors import Conflict, InvalidInput, UnreadableEvent
 from perdure.domain.events import (
@@ -143,6 +144,7 @@ async def append_message(
     *,
     origin: MessageOrigin | None = None,
     addressed: Speaker | None = None,
+    external: tuple[External, ...] = (),
 ) -> Message:
     """Append a user's message to a session whose row is locked.
 
@@ -152,6 +154,7 @@ async def append_message(
     Args:
         origin: what sends the message; None for a client.
         addressed: the participant that it is for; None for the session's own agent.
+        external: where text from outside in it, or in its sender's context, came from.
 
     Returns:
         The message as stored: with the session's secrets redacted, if it contains any.
@@ -172,7 +175,9 @@ async def append_message(
         ended = [*wished, *cancelled]
     running = row.turn_id if busy and policy not in ("queue", "interrupt") else None
     context = message_context(running or app.new_id("turn"), message.id)
-    data = InputMessageData(message, queued=policy == "queue", origin=origin, addressed=addressed)
+    data = InputMessageData(
+        message, queued=policy == "queue", origin=origin, addressed=addressed, external=external
+    )
     event = NewEvent(data, context, now, message.metadata, message.tags)
     (logged,) = await without_secrets(app, tx, row, [event])
     after, stored = await append(
@@ -316,8 +321,20 @@ def _matched(
     return [(call, by_call[call.id]) for call in calls]
 
 
-def result_event(state: Calling, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
-    """The event that ends a call with a result from outside."""
+def result_event(
+    state: Calling,
+    call: CallState,
+    result: ToolCallResult,
+    now: Micros,
+    external: External | None = None,
+) -> NewEvent:
+    """The event that ends a call with what a client or a callback brings.
+
+    Args:
+        external: where the text in it came from, if not from the session's client.
+    """
+    if external is None and isinstance(call.status, Parked):
+        external = call.status.external
     succeeded = result.error is None
     text = result.result if isinstance(result.result, str) else to_json(result.result)
     content = content_of_result(result.result) or (TextPart(text),)
@@ -328,5 +345,6 @@ def result_event(state: Calling, call: CallState, result: ToolCallResult, now: M
         "success" if succeeded else "error",
         content if succeeded else None,
         result.error,
+        external=external,
     )
     return NewEvent(data, tool_context(state, call.id), now)

@@ -21,6 +21,7 @@ from perdure.app.storage import redactor_of
 from perdure.app.task_answers import Answer, answer_text, result_of_wait
 from perdure.app.task_reports import Report, read_news
 from perdure.domain.calls import CallState, Parked
+from perdure.domain.data_flow import with_sources
 from perdure.domain.errors import NotFound
 from perdure.domain.events import (
     EventContext,
@@ -146,7 +147,9 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
         content, ts = (TextPart(text),), to_rfc3339(now)
         wake = Message(app.new_id("message"), "user", content, ts, metadata=metadata)
         speaker = await speaker_of_turn(tx, row, task_row.turn_id)
-        await append_message(app, tx, row, wake, now, origin="task", addressed=speaker)
+        await append_message(
+            *(app, tx, row, wake, now), origin="task", addressed=speaker, external=task.external
+        )
     return True
 
 
@@ -185,6 +188,7 @@ def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
         summary=report.answer[:MAX_SUMMARY] or None,
         output=report.output,
         result_path=report.result_path,
+        external=with_sources(task.external, report.external),
         started_at=task.started_at or (to_rfc3339(report.started_at) if report.started_at else None),
     )
     if new == task:

@@ -6,6 +6,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.task_answers import answer_in, end_at
+from perdure.domain.data_flow import External
 from perdure.domain.errors import UnreadableEvent
 from perdure.domain.events import (
     ENDED_TURN,
@@ -52,6 +53,7 @@ class Report(Struct, frozen=True):
         result_path: the file with the whole answer, if it is cut.
         files, decided: what a tool has written, and what policy hooks have decided about its result, for the
             log of the session itself.
+        external: where text from outside that reaches the session with it came from.
     """
 
     state: TaskState
@@ -70,6 +72,7 @@ class Report(Struct, frozen=True):
     result_path: str | None = None
     files: tuple[FileWrittenData, ...] = ()
     decided: tuple[HookDecidedData, ...] = ()
+    external: tuple[External, ...] = ()
 
 
 class News(Struct, frozen=True):
@@ -107,6 +110,7 @@ async def read_report(tx: Tx, row: SessionRow, task: TaskRow) -> Report:
         messages=messages,
         progress=progress,
         artifacts=artifacts,
+        external=row.external_sources(),
     )
     return await _with_state(tx, row, task, report)
 

@@ -35,6 +35,7 @@ from perdure.domain.events import (
     SessionHandedOffData,
     SessionIdledData,
     ToolCallRequestedData,
+    ToolCallSummary,
     ToolCompletedData,
     ToolParkedData,
     ToolResumedData,
@@ -405,12 +406,16 @@ def _call_requested(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         return state
     data = event.read(ToolCallRequestedData)
     until = deadline_of(event.ts, data.timeout_ms)
+    summaries = data.tool_summaries or ()
     for index, call in enumerate(data.tool_calls):
+        about = summaries[index] if index < len(summaries) else ToolCallSummary(call.id, call.name)
         if call.name == APPROVE:
-            asks = Parked("approval", until, head, index, data.approvers or ANYBODY)
+            reasons = tuple(each.code for each in about.reasons)
+            asks = Parked("approval", until, head, index, data.approvers or ANYBODY, reasons)
             state = _with_status(state, call_of_question(call.id), asks)
         else:
-            state = _with_status(state, call.id, Parked("client", until, head, index))
+            waits = Parked("client", until, head, index, external=about.external)
+            state = _with_status(state, call.id, waits)
     return state
 
 

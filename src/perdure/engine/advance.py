@@ -42,6 +42,7 @@ from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.budget import estimated_input
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
+from perdure.engine.data_flow import rules_ahead
 from perdure.engine.deferred import ended_tasks, in_background
 from perdure.engine.found_tools import commit_with_tools, is_outdated
 from perdure.engine.hooks import vet_calls, vet_model_call
@@ -139,9 +140,9 @@ async def _step(run: Run) -> bool:
         problem = await (
             outlast(run.engine, run.row.id, lambda: _prepare(run, state)) if outage else _prepare(run, state)
         )
-    rules = (
-        run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
-    )
+    rules = TurnRules(max_iterations=run.engine.policy.max_iterations)
+    if run.prepared is not None:
+        rules = rules_ahead(run, run.prepared[0].rules, state)
     action = next_action(state, rules, run.engine.clock.now())
     if problem is not None and isinstance(action, CallModel | RunTools | AskApproval | AwaitClient):
         action = Fail(action.state, *problem)
@@ -311,8 +312,9 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
                 if any(event.get(ActCompletedData) is not None for event in run.unlogged):
                     # The layers may have changed while tools ran; the next model call uses the current ones.
                     run.prepared = None
-        case AskApproval():
-            await run.commit(request_approvals(run, agent, action))
+        case AskApproval(state=state):
+            rules = rules_ahead(run, agent.rules, state)
+            await run.commit(request_approvals(run, agent, action, rules))
         case AwaitClient(state=state, calls=calls):
             refusals = await refuse_invalid_calls(run, agent, state, calls)
             await run.commit(refusals or request_results(run, agent, action))

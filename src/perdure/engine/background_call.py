@@ -23,6 +23,7 @@ from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.background import LATER, ToolTask, read_spec
 from perdure.domain.calls import CallState
+from perdure.domain.data_flow import External
 from perdure.domain.effects import Verified, effects_under, part_key
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, UnreadableEvent
 from perdure.domain.events import Event, FileWrittenData, HookDecidedData, ToolStartedData
@@ -33,6 +34,7 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.tasks import TaskError
 from perdure.domain.times import Micros
 from perdure.engine.context import Engine
+from perdure.engine.data_flow import external_of, note_written
 from perdure.engine.hook_questions import AskedCall
 from perdure.engine.hooks import review, reviews
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, ask_until_late
@@ -59,6 +61,7 @@ class CallEnd(Struct, frozen=True):
         files: the files that it wrote.
         result_path: the file with the whole result, if the text is cut.
         decided: what policy hooks have decided about the outcome.
+        external: where it comes from, if that is outside.
     """
 
     text: str = ""
@@ -67,6 +70,7 @@ class CallEnd(Struct, frozen=True):
     files: tuple[FileWrittenData, ...] = ()
     result_path: str | None = None
     decided: tuple[HookDecidedData, ...] = ()
+    external: tuple[External, ...] = ()
 
 
 class BackgroundCall(Struct, frozen=True):
@@ -212,7 +216,8 @@ async def make_call(
         if found is not None and found.outcome == "done":
             output = as_raw_output(ToolOutcome(found.value))
     await _learn_secrets(call)
-    return await _reviewed(call, output, failure, kind)
+    end = await _reviewed(call, output, failure, kind)
+    return replace(end, external=await _external(call, end.files))
 
 
 async def _reviewed(
@@ -238,6 +243,13 @@ async def _reviewed(
     files = () if output is None else output.files
     error = TaskError(BLOCKED if withheld else kind, said)
     return CallEnd(error=error, files=files, decided=reviewed.records)
+
+
+async def _external(call: BackgroundCall, files: tuple[FileWrittenData, ...]) -> tuple[External, ...]:
+    """Where the result comes from, if that is outside; the files that the call has written may have it."""
+    source = await external_of(call, call.bound, call.agent.network, call.arguments)
+    await note_written(call, source, wrote=bool(files))
+    return () if source is None else (source,)
 
 
 async def _output(call: BackgroundCall, context: ToolContext, began_at: Micros | None) -> RawOutput:
@@ -300,6 +312,7 @@ def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolConte
         exec_id=call.spec.exec_id,
         tool_name=call.spec.tool,
         agent=call.spec.made_by,
+        guarded=call.agent.rules.guarded_files,
         in_background=True,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.data_flow import UNKNOWN, External
 from perdure.domain.errors import Damaged, Fenced, NotFound, StaleHead
 from perdure.domain.events import (
     Event,
@@ -106,6 +107,9 @@ class SessionRow(Struct, frozen=True):
     """The sequence of the last event that the parent has not heard of; None if it has heard of everything."""
     handed_from: str | None = None
     """The agent that the session was created with, as JSON, if its agent is another one now."""
+    external: str | None = "[]"
+    """Where text from outside in the session came from, as JSON; None if an older release began it, and
+    nothing has been appended since. Part of the projection."""
 
     def own_agent(self) -> AgentAt:
         """The session's own agent."""
@@ -150,6 +154,7 @@ class SessionRow(Struct, frozen=True):
             self.queued_messages(),
             self.loaded_names(),
             None if self.handed_from is None else self.own_agent(),
+            self.external_sources(),
         )
 
     def parked_calls(self) -> tuple[ParkedCall, ...]:
@@ -170,6 +175,16 @@ class SessionRow(Struct, frozen=True):
             return () if self.loaded_tools is None else from_json(_NAMES, self.loaded_tools, "")
         except Damaged:
             return ()
+
+    def external_sources(self) -> tuple[External, ...]:
+        """Where text from outside came from. What an older release has read is not known, so it counts."""
+        if self.external == "[]":
+            return ()
+        try:
+            unknown = () if self.status == "started" else (UNKNOWN,)
+            return unknown if self.external is None else from_json(_EXTERNAL, self.external, "")
+        except Damaged:
+            return (UNKNOWN,)
 
     def usage_struct(self) -> Usage | None:
         """The usage so far; None if it is damaged, too: a turn must end, whatever was counted before."""
@@ -219,11 +234,13 @@ _NEW: dict[str, object] = {
     "task_id": None,
     "ended": None,
     "news": None,
+    "external": "[]",
 }
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
 _AGENT = msgspec.json.Decoder(AgentAt)
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
+_EXTERNAL = msgspec.json.Decoder(tuple[External, ...])
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
 _QUEUED = msgspec.json.Decoder(Queue)
 _NO_CONFIG = SessionConfig()
@@ -246,7 +263,7 @@ _SET = (
     "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
     " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
     f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, queued = ?,"
-    f" loaded_tools = ?, ended = ?, news = COALESCE(?, news), {LATER}"
+    f" loaded_tools = ?, external = ?, ended = ?, news = COALESCE(?, news), {LATER}"
 )
 _AT_HEAD = " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 _APPEND = f"{_SET}{_AT_HEAD}"
@@ -408,6 +425,7 @@ def _row_after(
         resting=int(rests),
         queued=to_json(after.queued) if after.queued else None,
         loaded_tools=to_json(after.loaded_tools) if after.loaded_tools else None,
+        external=to_json(after.external) if after.external else "[]",
         ended=ended,
         news=news,
         updated_at=max(now, row.updated_at + 1),
@@ -437,6 +455,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.resting,
         new.queued,
         new.loaded_tools,
+        new.external,
         new.ended,
         None if new.news == row.news else new.news,  # others note what the parent has heard of
         now,
