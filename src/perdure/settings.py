@@ -88,6 +88,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         code_memory_bytes: maximum memory of one run in bytes, without its files.
         code_processes: maximum number of processes and threads of one run.
         code_output_bytes: maximum output of one run in bytes; the rest is discarded.
+        max_turns: maximum number of turns that a process runs at a time; others wait, and organizations take
+            turns.
         log_level: the lowest level to log: debug, info, warning or error.
     """
 
@@ -127,6 +129,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     code_memory_bytes: int = 536_870_912
     code_processes: int = 32
     code_output_bytes: int = 262_144
+    max_turns: int = 1_000
     log_level: str = "info"
 
     @property

@@ -304,7 +304,7 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
         database: Database = await open_sqlite(settings.data_folder / "perdure.db")
         stack.push_async_callback(database.close)
         await migrate(database)
-        return database, LocalBus(), LocalQueue(_Spawner())
+        return database, LocalBus(), LocalQueue(_Spawner(), settings.max_turns)
     try:
         from perdure.store.postgres.bus import PostgresBus
         from perdure.store.postgres.database import open_postgres
@@ -320,7 +320,7 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
     stack.push_async_callback(notifier.close)
     bus = PostgresBus(postgres, notifier)
     stack.push_async_callback(bus.close)
-    queue = await open_postgres_queue(postgres, notifier)
+    queue = await open_postgres_queue(postgres, notifier, settings.max_turns)
     stack.push_async_callback(queue.close)
     return postgres, bus, queue
 
