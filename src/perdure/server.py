@@ -41,6 +41,7 @@ from perdure.store.providers import has_usable_model
 from perdure.wiring import Parts, load_tools, open_parts
 from perdure.worker.background import BackgroundTools
 from perdure.worker.consent import Resumer
+from perdure.worker.limits import LimitSweep
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import STALE_AFTER, Sweep
@@ -140,6 +141,7 @@ async def _serve(
         scheduling = asyncio.create_task(Scheduler(parts.app).run())
         resuming = asyncio.create_task(Resumer(parts.app).run())
         telling = asyncio.create_task(TaskSweep(parts.app, parts.engine.clock).run())
+        limiting = asyncio.create_task(LimitSweep(parts.app).run())
         sending = asyncio.create_task(Deliverer(parts.app).run())
         sorting = asyncio.create_task(Sorter(parts.database).run())
         gc.collect()
@@ -154,6 +156,7 @@ async def _serve(
             scheduling.cancel()
             resuming.cancel()
             telling.cancel()
+            limiting.cancel()
             sending.cancel()
             sorting.cancel()
 

@@ -50,6 +50,7 @@ from perdure.store.master_key import (
     read_key_files,
     stage_key,
 )
+from perdure.store.meter import Meter
 from perdure.store.migrate import migrate
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
@@ -213,6 +214,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             private_addresses=settings.private_addresses,
             local_mcp=local_mcp,
             mcp=mcp,
+            meter=Meter(settings.limits(), alone=not settings.database_url),
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
         app = App(
@@ -233,6 +235,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             public=services.public,
             turns=app.turns,
             breakers=app.breakers,
+            meter=app.meter,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))

@@ -173,8 +173,10 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
         case Failed():
             return Fail(state, state.code, state.message)
         case Waiting():
-            # A person who writes may know that the wait is over.
-            asked = any(not (each.scheduled or each.late) for each in steering(state.pending))
+            # A person who writes may know that the wait for a model is over.
+            asked = state.kind == "rate_limit" and any(
+                not (each.scheduled or each.late) for each in steering(state.pending)
+            )
             return Resume(state) if asked or now >= state.until else Nothing()
         case Answered() if not steering(state.pending):
             return Finish(state)

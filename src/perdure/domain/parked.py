@@ -25,19 +25,28 @@ PARKED_KIND = Meta(
         "`client`: a client runs it; `approval`: a person approves it; `callback`: a URL is called; "
         "`sign_in`: somebody signs in at the tool's server; `input`: somebody gives what the tool asks for; "
         "`child`: tasks of the session end; "
-        "`rate_limit`: the model can be called again."
+        "`rate_limit`: the model can be called again; "
+        "`active_turns`: other turns of the organization or the user end; "
+        "`tokens_per_minute`: the organization or the user may use tokens again."
     )
 )
 
 
-AwaitedKind = ParkedKind | Literal["rate_limit"]
-"""What a session waits for: that of a parked call, or the end of its model's rate limit."""
+LimitKind = Literal["rate_limit", "active_turns", "tokens_per_minute"]
+"""What a parked turn waits for: the end of its model's rate limit, or room under a limit of its organization
+or user."""
+LIMITS: tuple[LimitKind, ...] = ("rate_limit", "active_turns", "tokens_per_minute")
+LimitScope = Literal["organization", "user"]
+"""Whose limit it is."""
+
+AwaitedKind = ParkedKind | LimitKind
+"""What a session waits for: that of a parked call, or of a parked turn."""
 
 
 class ParkedCall(Struct, frozen=True, omit_defaults=True):
     """A parked call, as the session's row has it.
 
-    A turn that waits for the end of a rate limit has an entry, too: without a tool.
+    A turn that waits for a limit has an entry, too: without a tool.
 
     Attributes:
         until: its deadline.
@@ -61,25 +70,25 @@ class ParkedCall(Struct, frozen=True, omit_defaults=True):
         return ParkedOn(self.kind, self.tool_call_id, self.tool_name, to_rfc3339(self.until))
 
 
-def limited(until: Micros) -> ParkedCall:
-    """The entry of a turn that waits for the end of a rate limit."""
-    return ParkedCall("rate_limit", ToolCallId(""), "", until)
+def limited(until: Micros, kind: LimitKind = "rate_limit") -> ParkedCall:
+    """The entry of a turn that waits for a limit."""
+    return ParkedCall(kind, ToolCallId(""), "", until)
 
 
 class ParkedOn(Struct, frozen=True):
-    """What a session waits for: a tool call, or the end of its model's rate limit."""
+    """What a session waits for: a tool call, or room under a limit."""
 
     kind: Annotated[AwaitedKind, PARKED_KIND]
     tool_call_id: Annotated[
         ToolCallId,
-        Meta(description="The tool call's id, as the model wrote it. Empty with `rate_limit`."),
+        Meta(description="The tool call's id, as the model wrote it. Empty with a limit."),
     ]
-    tool_name: Annotated[str, Meta(description="The name of the tool. Empty with `rate_limit`.")]
+    tool_name: Annotated[str, Meta(description="The name of the tool. Empty with a limit.")]
     until: Annotated[
         Timestamp,
         Meta(
             description=(
-                "The deadline, after which the call fails. With `rate_limit`: when the model is called again."
+                "The deadline, after which the call fails. With a limit: when the turn goes on at the latest."
             )
         ),
     ]

@@ -6,6 +6,8 @@ Idle -> Ready -> Reasoning -> Calling -> Reasoning -> ... -> Answered -> Idle
                                                an answer that does not match its schema: back to Ready
                      +-> Failed -> Ready       another model is called
                      +-> Failed -> Waiting -> Ready     the model is called again later
+
+A turn also waits before a model call, while a limit of its organization or user is reached.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from perdure.domain.calls import Batch, CallState, Done, Parked
 from perdure.domain.events.messages import ModelMetadata
 from perdure.domain.ids import ExecId, MessageId
 from perdure.domain.messages import Controls, JsonValue
-from perdure.domain.parked import ParkedKind
+from perdure.domain.parked import LimitKind, ParkedKind
 from perdure.domain.pending import PendingMessage
 from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
@@ -118,9 +120,14 @@ class Failed(_Running, frozen=True, kw_only=True):
 
 
 class Waiting(_Running, frozen=True, kw_only=True):
-    """The turn is parked: its model can be called again at a time that is far away."""
+    """The turn is parked: its model can be called again at a time that is far away.
+
+    Attributes:
+        kind: what it waits for.
+    """
 
     until: Micros
+    kind: LimitKind = "rate_limit"
 
 
 RunningTurn = Ready | Reasoning | Calling | Answered | Failed | Waiting

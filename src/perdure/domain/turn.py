@@ -309,12 +309,24 @@ def _uncounted(turn: Turn) -> Turn:
 
 
 def _parked(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    data = event.read(TurnParkedData)
+    if data.parked_kind != "rate_limit":
+        return _held_back(state, data)
     if not isinstance(state, Failed):
         return state
     since = state.turn.parked_since
     turn = replace(_uncounted(state.turn), fallback=None, parked_since=event.ts if since is None else since)
-    until = from_rfc3339(event.read(TurnParkedData).until)
+    until = from_rfc3339(data.until)
     return Waiting(pending=state.pending, controls=state.controls, turn=turn, until=until)
+
+
+def _held_back(state: TurnState, data: TurnParkedData) -> TurnState:
+    """The turn waits for a limit before its next model call: what came before that is over."""
+    if not isinstance(state, Ready | Calling | Answered):
+        return state
+    turn = replace(state.turn, interruptions=interruptions_of(state))
+    until, kind = from_rfc3339(data.until), data.parked_kind
+    return Waiting(pending=state.pending, controls=state.controls, turn=turn, until=until, kind=kind)
 
 
 def _resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:

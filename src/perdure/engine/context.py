@@ -29,6 +29,7 @@ from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
+from perdure.store.meter import Meter
 from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import Queue
 
@@ -121,3 +122,4 @@ class Engine(Struct, frozen=True):
     turns: ParkedTurns = field(default_factory=ParkedTurns)
     breakers: Breakers = field(default_factory=Breakers)
     fit: FitProviders = field(default_factory=FitProviders)
+    meter: Meter = field(default_factory=Meter)

@@ -45,6 +45,7 @@ from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.rows import columns, from_json, insert, to_json, values
+from perdure.store.turn_slots import slot_after
 from perdure.store.webhook_deliveries import note_task_events
 
 
@@ -106,6 +107,7 @@ class SessionRow(Struct, frozen=True):
     """The sequence of the last event that the parent has not heard of; None if it has heard of everything."""
     handed_from: str | None = None
     """The agent that the session was created with, as JSON, if its agent is another one now."""
+    turn_slot: int = 0  # see turn_slots.py
 
     def own_agent(self) -> AgentAt:
         """The session's own agent."""
@@ -219,6 +221,7 @@ _NEW: dict[str, object] = {
     "task_id": None,
     "ended": None,
     "news": None,
+    "turn_slot": 0,
 }
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
@@ -253,7 +256,7 @@ _SET = (
     "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
     " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
     f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, queued = ?,"
-    f" loaded_tools = ?, ended = ?, news = COALESCE(?, news), {LATER}"
+    f" turn_slot = ?, loaded_tools = ?, ended = ?, news = COALESCE(?, news), {LATER}"
 )
 _AT_HEAD = " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 _APPEND = f"{_SET}{_AT_HEAD}"
@@ -421,6 +424,7 @@ def _row_after(
         parked=to_json(after.parked) if after.parked else None,
         resting=int(rests),
         queued=to_json(after.queued) if after.queued else None,
+        turn_slot=slot_after(row.turn_slot, events, after.status, rests=rests),
         loaded_tools=to_json(after.loaded_tools) if after.loaded_tools else None,
         ended=ended,
         news=news,
@@ -450,6 +454,7 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.parked,
         new.resting,
         new.queued,
+        new.turn_slot,
         new.loaded_tools,
         new.ended,
         None if new.news == row.news else new.news,  # others note what the parent has heard of

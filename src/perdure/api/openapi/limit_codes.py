@@ -52,6 +52,16 @@ TOO_MANY = (
         "The organization runs as many searches, or forks of long sessions, as it may at a time.",
         "Wait for `Retry-After` seconds.",
     ),
+    (
+        "requests_per_minute_limit",
+        "The organization or the user has sent as many requests as it may in a minute.",
+        "Wait for `Retry-After` seconds. An admin can look at `GET /v1/orgs/{org}/limits`.",
+    ),
+    (
+        "open_sessions_limit",
+        "The organization or the user has as many open sessions as it may.",
+        "Archive or delete some. An admin can raise a limit that is below the server's.",
+    ),
 )
 
 BUSY = (
