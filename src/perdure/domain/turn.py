@@ -309,6 +309,8 @@ def _uncounted(turn: Turn) -> Turn:
 
 
 def _parked(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    if isinstance(state, Idle | Reasoning | Waiting):
+        return state
     data = event.read(TurnParkedData)
     if data.parked_kind != "rate_limit":
         return _held_back(state, data)
