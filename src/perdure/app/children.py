@@ -126,7 +126,7 @@ async def _begin(
     """Create the child's session with its first message and its job."""
     child = planned.row
     if reached := await room_for_session(app, tx, child.org_id, child.owner_id):
-        raise Conflict(f"{reached.message()}: archive or delete some", code="open_sessions_limit")
+        raise Conflict(f"{reached.message()}: archive or delete some", code="too_many_sessions")
     await add_session(tx, child)
     events = [
         NewEvent(SessionStartedData(child.harness_id, child.agent_id, child.model_id), EventContext(), now)

@@ -35,7 +35,7 @@ def set_limits(
     values: Annotated[
         list[str],
         typer.Argument(
-            help=f"NAME=NUMBER, or NAME={SERVER} for the server's; names: {', '.join(LIMIT_NAMES)}.",
+            help=f"NAME=NUMBER, or NAME={SERVER} for the server's value.",
             show_default=False,
         ),
     ],
@@ -45,7 +45,7 @@ def set_limits(
     token: Token = None,
     org: Org = None,
 ) -> None:
-    """Change limits.
+    """Change limits: active_turns, open_sessions, requests_per_minute, tokens_per_minute.
 
     Example: perdure limits set --user active_turns=20 tokens_per_minute=400000
     """

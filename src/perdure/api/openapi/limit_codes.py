@@ -93,6 +93,18 @@ TOO_MANY_CALLBACKS = (
     "Wait for some of them, or cancel them.",
 )
 
+LIMIT_TOO_HIGH = (
+    "limit_too_high",
+    "The organization's limit would be above the server's.",
+    "Set a lower one. The operator can raise the server's.",
+)
+
+TOO_MANY_SESSIONS = (
+    "too_many_sessions",
+    "The organization or the user has as many open sessions as it may, so no sub-agent can begin.",
+    "Archive or delete some sessions.",
+)
+
 GONE = (
     (
         "item_expired",

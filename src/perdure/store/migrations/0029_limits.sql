@@ -1,5 +1,5 @@
--- Limits of organizations and users. subject: organization, for all of it, or user, for each of its users. A value that is
--- NULL is the server's.
+-- Limits of organizations and users. subject: organization, for all of it, or user, for each of its users. A
+-- value that is NULL is the server's.
 CREATE TABLE limits (
     org_id TEXT NOT NULL,
     subject TEXT NOT NULL,
@@ -13,8 +13,8 @@ CREATE TABLE limits (
 
 CREATE INDEX limits_by_change ON limits (updated_at);
 
--- What each process has counted in a minute since the epoch, for those who have a limit. what: requests or tokens.
--- user_id: empty for the whole organization.
+-- What each process has counted in a minute since the epoch, for those who have a limit. what: requests or
+-- tokens. user_id: empty for the whole organization.
 CREATE {{unlogged}} minute_counts (
     minute BIGINT NOT NULL,
     process TEXT NOT NULL,
@@ -25,8 +25,8 @@ CREATE {{unlogged}} minute_counts (
     PRIMARY KEY (minute, process, what, org_id, user_id)
 );
 
--- turn_slot: 1 while the session's turn counts as active, 2 while it waits because its organization has as many as it may,
--- 3 because its user has. Otherwise 0.
+-- turn_slot: 1 while the session's turn counts as active, 2 while it waits because its organization has as many
+-- as it may, 3 because its user has. Otherwise 0.
 ALTER TABLE sessions ADD COLUMN turn_slot INTEGER NOT NULL DEFAULT 0;
 
 CREATE INDEX sessions_by_turn_slot ON sessions (org_id, turn_slot, owner_id, wake_at)
