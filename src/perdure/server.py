@@ -132,6 +132,7 @@ async def _serve(
         if not parts.engine.public.url:
             parts.engine.public.url = _url_of(listener)
         await complete_parked(parts.database)
+        await parts.app.meter.refresh(parts.database, parts.app.now())
         await worker.start()
         # On SQLite this is the only process, so nobody can be running what is active now.
         left = await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else STALE_AFTER)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from perdure.domain.times import from_rfc3339
-from tests.server import Server, post
+from tests.server import Server, post, use_simulated_model
 from tests.talk import Json, Talk, body_of, call, kinds_of, new_talk, script, when
 
+SAME_KEY = {"PERDURE_MASTER_KEY": base64.b64encode(b"k" * 32).decode()}
 SLOW: Json = {"text": "Done.", "first_ms": 20}
 
 
@@ -209,3 +212,19 @@ async def test_a_limit_cannot_be_above_the_servers(http: httpx.AsyncClient) -> N
     assert (answer.status_code, answer.json()["code"]) == (400, "limit_too_high")
     assert answer.json()["field"] == "organization.active_turns"
     assert (await limits(http))["set_organization"]["active_turns"] is None
+
+
+async def test_two_processes_share_the_limit_of_active_turns(postgres_url: str, tmp_path: Path) -> None:
+    one, two = (
+        Server(tmp_path / name, database_url=postgres_url, environment=SAME_KEY) for name in ("one", "two")
+    )
+    async with one, httpx.AsyncClient(base_url=one.url, timeout=30) as first:
+        await use_simulated_model(first)
+        await set_limits(first, organization={"active_turns": 2})
+        async with two, httpx.AsyncClient(base_url=two.url, timeout=30) as second:
+            talks = [await new_talk(http) for http in (first, second) * 8]
+            await asyncio.gather(*(talk.say(script(SLOW)) for talk in talks))
+            logs = await asyncio.gather(*(log_of_turn(talk) for talk in talks))
+        assert all(kinds_of(log).count("turn.completed") == 1 for log in logs)
+        assert active_at_once(list(logs)) <= 2
+        assert any("turn.parked" in kinds_of(log) for log in logs)
