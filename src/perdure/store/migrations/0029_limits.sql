@@ -25,8 +25,8 @@ CREATE {{unlogged}} minute_counts (
     PRIMARY KEY (minute, process, what, org_id, user_id)
 );
 
--- turn_slot: 1 while the session's turn counts as active, 2 while it waits because its organization has as many
--- as it may, 3 because its user has. Otherwise 0.
+-- turn_slot: 1 while the session's turn counts as active, 2 while it waits because its organization has as
+-- many as it may, 3 because its user has. Otherwise 0.
 ALTER TABLE sessions ADD COLUMN turn_slot INTEGER NOT NULL DEFAULT 0;
 
 CREATE INDEX sessions_by_turn_slot ON sessions (org_id, turn_slot, owner_id, wake_at)
