@@ -51,6 +51,7 @@ from perdure.store.master_key import (
     read_key_files,
     stage_key,
 )
+from perdure.store.meter import Meter
 from perdure.store.migrate import migrate
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
@@ -216,6 +217,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             private_addresses=settings.private_addresses,
             local_mcp=local_mcp,
             mcp=mcp,
+            meter=Meter(settings.limits(), alone=not settings.database_url),
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
         app = App(
@@ -237,6 +239,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             turns=app.turns,
             breakers=app.breakers,
             hooks=hooks,
+            meter=app.meter,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))
@@ -308,7 +311,7 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
         database: Database = await open_sqlite(settings.data_folder / "perdure.db")
         stack.push_async_callback(database.close)
         await migrate(database)
-        return database, LocalBus(), LocalQueue(_Spawner())
+        return database, LocalBus(), LocalQueue(_Spawner(), settings.max_turns)
     try:
         from perdure.store.postgres.bus import PostgresBus
         from perdure.store.postgres.database import open_postgres
@@ -324,7 +327,7 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
     stack.push_async_callback(notifier.close)
     bus = PostgresBus(postgres, notifier)
     stack.push_async_callback(bus.close)
-    queue = await open_postgres_queue(postgres, notifier)
+    queue = await open_postgres_queue(postgres, notifier, settings.max_turns)
     stack.push_async_callback(queue.close)
     return postgres, bus, queue
 

@@ -9,9 +9,10 @@ from perdure.app.child_sessions import Files, Planned, Wanted, plan_child
 from perdure.app.context import Services
 from perdure.app.initial_files import write_initial_files
 from perdure.app.output_schemas import checked_output
+from perdure.app.session_room import room_for_session
 from perdure.app.task_answers import SPAWN
 from perdure.capabilities.port import Later, ToolContext
-from perdure.domain.errors import InvalidInput
+from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.events import (
     EventContext,
     InputMessageData,
@@ -130,6 +131,8 @@ async def _begin(
 ) -> None:
     """Create the child's session with its first message and its job."""
     child = planned.row
+    if reached := await room_for_session(app, tx, child.org_id, child.owner_id):
+        raise Conflict(f"{reached.message()}: archive or delete some", code="too_many_sessions")
     # Its first message is the parent's, who may repeat what it has read.
     started = SessionStartedData(child.harness_id, child.agent_id, child.model_id, child.external_sources())
     events = [NewEvent(started, EventContext(), now)]

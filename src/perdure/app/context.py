@@ -31,6 +31,7 @@ from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
+from perdure.store.meter import Meter
 from perdure.store.parked_turns import ParkedTurns
 from perdure.store.providers import ProviderRow
 from perdure.store.queue import Queue
@@ -87,6 +88,7 @@ class Services(Struct, frozen=True):
         local_mcp: the MCP servers of the operator's file, by id.
         mcp: the client of MCP servers.
         turns: the turns that this process has parked.
+        meter: limits, and what is used of them.
     """
 
     database: Database
@@ -105,6 +107,7 @@ class Services(Struct, frozen=True):
     local_mcp: dict[str, LocalMcpServer] = {}
     mcp: LazyHosts = field(default_factory=LazyHosts)
     turns: ParkedTurns = field(default_factory=ParkedTurns)
+    meter: Meter = field(default_factory=Meter)
 
 
 class App(Services, frozen=True, kw_only=True):

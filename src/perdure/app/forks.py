@@ -13,6 +13,7 @@ from perdure.app.feedback import fork_feedback
 from perdure.app.idempotency import Once, write_once
 from perdure.app.participants import fork_participants
 from perdure.app.running_turns import cancel_events
+from perdure.app.session_room import check_room_for_session
 from perdure.app.sessions import check_model, check_startable, to_session
 from perdure.app.variables import with_fork_values
 from perdure.capabilities.features import SessionFeatures
@@ -118,6 +119,7 @@ async def _copy_at_once(
     projection = await _completed(tx, source, begun, through)
     row = await _copied_row(tx, caller, source, copy, body, projection, through, now)
     await check_fork_kept(app, tx, caller, source, row)
+    await check_room_for_session(app, tx, row.org_id, row.owner_id)
     await add_session(tx, row)
     done = 0
     while done < through:
@@ -165,6 +167,7 @@ async def _copy_in_parts(
 
     async def end(tx: Tx) -> Session:
         current = await get_session(tx, source.org_id, source.id)
+        await check_room_for_session(app, tx, row.org_id, row.owner_id)
         await show(tx, row)
         return await _complete(app, tx, current, row, body, now)
 

@@ -15,6 +15,7 @@ from perdure.app.idempotency import Once
 from perdure.app.output_schemas import checked_controls
 from perdure.app.participants import addressee
 from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
+from perdure.app.session_room import check_room_for_session
 from perdure.app.sessions import check_model
 from perdure.app.storage import without_secrets
 from perdure.app.task_wishes import cancel_awaited
@@ -100,6 +101,7 @@ async def posting(
         spoken_to = row if speaker is None or steers else row.under(speaker.at())
         await check_message_values(tx, spoken_to, body.controls)
         if row.archived_at is not None:
+            await check_room_for_session(app, tx, row.org_id, row.owner_id)
             row = await set_archived(tx, row, now, archived=False)
         message = _message(body, controls, content, message_id, now)
         message = await append_message(app, tx, row, message, now, addressed=speaker)

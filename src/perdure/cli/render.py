@@ -112,8 +112,11 @@ _WAITS_FOR = {
     "sign_in": "a sign-in",
     "input": "an answer to its server's question",
 }
-RATE_LIMITED = "rate limit: the provider asks to wait"
-"""What a turn waits for whose model is not called for now."""
+_LIMITED = {
+    "rate_limit": "rate limit: the provider asks to wait",
+    "active_turns": "limit of active turns: it waits for others to end",
+    "tokens_per_minute": "limit of tokens per minute: it waits",
+}
 
 
 def model_trouble(event: WireEvent) -> str:
@@ -127,8 +130,13 @@ def model_trouble(event: WireEvent) -> str:
             said = f"{exact(data.from_.model)} does not answer: {short(data.error)}"
             return f"{said} → {exact(data.to.model)}{skipped}"
         case "turn.parked":
-            return f"{RATE_LIMITED} until {data.until}: {short(data.error)}"
+            return f"{limit_text(data.parked_kind)} until {data.until}: {short(data.error)}"
     return "the text above is withdrawn"
+
+
+def limit_text(kind: str) -> str:
+    """Say which limit a parked turn waits for."""
+    return _LIMITED.get(kind, f"limit: {kind}")
 
 
 def waits_for(kind: str) -> str:

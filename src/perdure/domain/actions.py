@@ -12,7 +12,7 @@ from perdure.domain.data_flow import NO_OUTLETS, AskReason, External, Outlet, ex
 from perdure.domain.guards import Guard, GuardedFiles
 from perdure.domain.ids import MessageId, ToolCallId, TurnId
 from perdure.domain.outputs import MAX_CORRECTIONS
-from perdure.domain.parked import ASKED
+from perdure.domain.parked import ASKED, ASKED_LIMITS
 from perdure.domain.pending import first_of, steering
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros
@@ -202,9 +202,9 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
         case Failed():
             return Fail(state, state.code, state.message)
         case Waiting():
-            # A person who writes may know that the wait is over.
+            # A person who writes may know that the wait for a model or for money is over.
             newer = steering(state.pending)[state.known :]
-            asked = any(not (each.scheduled or each.late) for each in newer)
+            asked = state.kind in ASKED_LIMITS and any(not (each.scheduled or each.late) for each in newer)
             return Resume(state) if asked or now >= state.until else Nothing()
         case Answered() if not steering(state.pending):
             return Finish(state)

@@ -71,6 +71,8 @@ from perdure.domain.phases import (
     interruptions_of,
     parked_calls,
     requested_model,
+    uncounted,
+    waiting_after,
 )
 from perdure.domain.steps import Started, started_after
 from perdure.domain.times import from_rfc3339
@@ -302,31 +304,17 @@ def _fallback(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         return replace(
             state, turn=replace(turn, fallback=fallen_back(turn.fallback, requested_model(state), data))
         )
-    turn = replace(_uncounted(turn), fallback=fallen_back(turn.fallback, turn.requested, data))
+    turn = replace(uncounted(turn), fallback=fallen_back(turn.fallback, turn.requested, data))
     return Ready(pending=state.pending, controls=state.controls, turn=turn)
 
 
-def _uncounted(turn: Turn) -> Turn:
-    """The turn without its last model call, whose place another one takes."""
-    return replace(turn, iterations=turn.iterations - 1)
-
-
 def _parked(state: TurnState, event: AnyEvent, head: int) -> TurnState:
-    if isinstance(state, Idle | Waiting):
+    if isinstance(state, Idle | Reasoning | Waiting):
         return state
-    # Another call takes the place of one that failed; one that was not begun was not counted.
-    failed = isinstance(state, Failed)
-    turn = _uncounted(state.turn) if failed else state.turn
-    since = turn.parked_since
-    turn = replace(
-        turn,
-        fallback=None,
-        interruptions=turn.interruptions if failed else interruptions_of(state),
-        parked_since=event.ts if since is None else since,
-    )
-    until = from_rfc3339(event.read(TurnParkedData).until)
-    known = len(steering(state.pending))
-    return Waiting(pending=state.pending, controls=state.controls, turn=turn, until=until, known=known)
+    data = event.read(TurnParkedData)
+    if data.parked_kind == "rate_limit" and not isinstance(state, Failed):
+        return state
+    return waiting_after(state, data.parked_kind, from_rfc3339(data.until), event.ts)
 
 
 def _resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:

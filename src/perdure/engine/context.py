@@ -30,6 +30,7 @@ from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
+from perdure.store.meter import Meter
 from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import Queue
 
@@ -123,3 +124,4 @@ class Engine(Struct, frozen=True):
     breakers: Breakers = field(default_factory=Breakers)
     fit: FitProviders = field(default_factory=FitProviders)
     hooks: HookClient = field(default_factory=HookClient)
+    meter: Meter = field(default_factory=Meter)

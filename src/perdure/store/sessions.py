@@ -44,8 +44,9 @@ from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Rows, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.model_calls import INSERT_CALLS, calls_in
-from perdure.store.rows import columns, from_json, insert, to_json, values
+from perdure.store.rows import assignments, columns, from_json, insert, to_json, values
 from perdure.store.session_counts import count_sessions
+from perdure.store.turn_slots import slot_after
 from perdure.store.webhook_deliveries import note_task_events
 
 
@@ -110,6 +111,7 @@ class SessionRow(Struct, frozen=True):
     external: str | None = "[]"
     """Where text from outside in the session came from, as JSON; None if an older release began it, and
     nothing has been appended since. Part of the projection."""
+    turn_slot: int = 0  # see turn_slots.py
 
     def own_agent(self) -> AgentAt:
         """The session's own agent."""
@@ -235,6 +237,7 @@ _NEW: dict[str, object] = {
     "ended": None,
     "news": None,
     "external": "[]",
+    "turn_slot": 0,
 }
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
@@ -259,12 +262,13 @@ contains the same condition verbatim."""
 LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 """Makes `updated_at` grow strictly with every change, even when the clock goes backwards."""
 
-_SET = (
-    "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
-    " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
-    f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, queued = ?,"
-    f" loaded_tools = ?, external = ?, ended = ?, news = COALESCE(?, news), {LATER}"
-)
+_FOLDED = (
+    "head", "epoch", "recoveries", "status", "turn_id", "turn_after", "wake_at", "preview", "output_preview",
+    "usage", "started_at", "finished_at", "parked", "resting", "queued", "turn_slot", "loaded_tools",
+    "external", "ended",
+)  # fmt: skip
+"""The columns that an append sets."""
+_SET = f"UPDATE sessions SET {assignments(_FOLDED)}, news = COALESCE(?, news), {LATER}"
 _AT_HEAD = " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 _APPEND = f"{_SET}{_AT_HEAD}"
 # The search index has the agent, too.
@@ -424,6 +428,7 @@ def _row_after(
         parked=to_json(after.parked) if after.parked else None,
         resting=int(rests),
         queued=to_json(after.queued) if after.queued else None,
+        turn_slot=slot_after(row.turn_slot, events, after.status, rests=rests),
         loaded_tools=to_json(after.loaded_tools) if after.loaded_tools else None,
         external=to_json(after.external) if after.external else "[]",
         ended=ended,
@@ -439,24 +444,7 @@ def _agents_of(row: SessionRow) -> tuple[str | None, ...]:
 def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, ...]:
     """Return the arguments of `_APPEND` or `_HAND_OFF`: the new values, then the expected ones."""
     return (
-        new.head,
-        new.epoch,
-        new.recoveries,
-        new.status,
-        new.turn_id,
-        new.turn_after,
-        new.wake_at,
-        new.preview,
-        new.output_preview,
-        new.usage,
-        new.started_at,
-        new.finished_at,
-        new.parked,
-        new.resting,
-        new.queued,
-        new.loaded_tools,
-        new.external,
-        new.ended,
+        *(getattr(new, name) for name in _FOLDED),
         None if new.news == row.news else new.news,  # others note what the parent has heard of
         now,
         now,

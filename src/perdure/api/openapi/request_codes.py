@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
+    LIMIT_TOO_HIGH,
     *INVALID_WEBHOOKS,
     (
         "too_many_participants",
@@ -129,6 +131,7 @@ INVALID = (
 )
 
 CONFLICTS = (
+    TOO_MANY_SESSIONS,
     *WEBHOOK_CONFLICTS,
     (
         "already_participant",
