@@ -56,7 +56,7 @@ class TurnRules(Struct, frozen=True):
     def asks(self, call: CallState) -> bool:
         """Whether the call requires approval."""
         guard = self.guarded.get(call.name)
-        return call.name in self.gated or (guard is not None and guard.covers(call.arguments))
+        return call.asks or call.name in self.gated or (guard is not None and guard.covers(call.arguments))
 
 
 class Nothing(Struct, frozen=True):
@@ -228,7 +228,7 @@ def _with_calls(state: Calling, undone: tuple[CallState, ...], rules: TurnRules,
     unasked = tuple(call for call in undone if not isinstance(call.status, Parked))
     if asked or not unasked:
         return Nothing()
-    gated = tuple(call for call in unasked if rules.asks(call))
+    gated = tuple(call for call in unasked if isinstance(call.status, Announced) and rules.asks(call))
     return AskApproval(state, gated) if gated else AwaitClient(state, unasked)
 
 

@@ -64,9 +64,12 @@ ALLOWED = Allowed()
 
 
 class CallState(Struct, frozen=True):
-    """One tool call of the model's last answer, the event `announced_at`; `index` counts its calls from 0.
+    """One tool call of the model's last answer.
 
-    `edited`: a person has replaced the arguments, which are no longer the model's.
+    Attributes:
+        announced_at: the event of that answer; `index` counts its calls from 0.
+        edited: a person has replaced the arguments, which are no longer the model's.
+        asks: a guardrail wants a person to approve it.
     """
 
     id: ToolCallId
@@ -76,6 +79,7 @@ class CallState(Struct, frozen=True):
     announced_at: int = 0
     index: int = 0
     edited: bool = False
+    asks: bool = False
 
 
 class Batch(Struct, frozen=True):

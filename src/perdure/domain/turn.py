@@ -21,6 +21,7 @@ from perdure.domain.events import (
     ActCompletedData,
     ActStartedData,
     AnyEvent,
+    GuardrailHitData,
     InputMessageData,
     LlmGenerationData,
     OutputAcceptedData,
@@ -323,6 +324,15 @@ def _resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     return Ready(pending=state.pending, controls=state.controls, turn=state.turn)
 
 
+def _guardrail_hit(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    """A check may want a person to approve a call that has not begun."""
+    data = event.read(GuardrailHitData)
+    if not isinstance(state, Calling) or data.action != "ask":
+        return state
+    calls = (replace(call, asks=True) if call.id == data.tool_call_id else call for call in state.calls)
+    return replace(state, calls=tuple(calls))
+
+
 def _act_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Calling):
         return state
@@ -437,6 +447,7 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     ReasonFallbackData.kind: _fallback,
     TurnParkedData.kind: _parked,
     TurnResumedData.kind: _resumed,
+    GuardrailHitData.kind: _guardrail_hit,
     ActStartedData.kind: _act_started,
     ActCompletedData.kind: _act_completed,
     ToolStartedData.kind: _tool_started,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
+from perdure.domain.held_text import HeldText
 from perdure.domain.ids import MessageId, SessionId, TurnId
 from perdure.domain.messages import MAX_TEXT, storable
 from perdure.domain.redaction import Redactor, StreamRedactor
@@ -95,6 +96,9 @@ class LiveText:
     """Publishes the text of one message while the model writes it.
 
     Publishes the first piece at once, and then collects pieces for `interval` seconds.
+
+    Args:
+        hold: makes what holds back the text of a kind until it is checked; None if nothing is checked.
     """
 
     def __init__(
@@ -108,8 +112,11 @@ class LiveText:
         interval: float,
         context: str,
         redactor: Redactor,
+        hold: Callable[[], HeldText] | None = None,
     ) -> None:
         self._bus = bus
+        self._hold = hold
+        self._holds: dict[TextKind, HeldText] = {}
         self._session_id = session_id
         self._turn_id = turn_id
         self._message_id = message_id
@@ -143,38 +150,45 @@ class LiveText:
 
     def _flush(self, *, final: bool = False) -> None:
         for kind, pieces in self._pending.items():
-            before = self._accumulated.get(kind, "")
-            if kind not in self._streams:
-                self._streams[kind] = StreamRedactor(self._redactor)
             # What the log will not contain is not published.
-            text = storable("".join(pieces)) if len(before) < MAX_TEXT else ""
-            accumulated = before + self._streams[kind].feed(text, last=final)
-            self._accumulated[kind] = accumulated
-            if len(accumulated) > len(before):
-                live = Live(
-                    self._session_id,
-                    self._turn_id,
-                    self._message_id,
-                    kind,
-                    self.sequence,
-                    len(before),
-                    accumulated[len(before) :],
-                    accumulated,
-                )
-                live.context = self._context
-                self._bus.publish(live)
+            short = len(self._accumulated.get(kind, "")) < MAX_TEXT
+            text = storable("".join(pieces)) if short else ""
+            if self._hold is not None:
+                if kind not in self._holds:
+                    self._holds[kind] = self._hold()
+                text = self._holds[kind].feed(text)
+            self._publish(kind, text, final=final)
         self._pending.clear()
+
+    def _publish(self, kind: TextKind, text: str, *, final: bool) -> None:
+        before = self._accumulated.get(kind, "")
+        if kind not in self._streams:
+            self._streams[kind] = StreamRedactor(self._redactor)
+        accumulated = before + self._streams[kind].feed(text, last=final)
+        self._accumulated[kind] = accumulated
+        if len(accumulated) > len(before):
+            live = Live(
+                self._session_id,
+                self._turn_id,
+                self._message_id,
+                kind,
+                self.sequence,
+                len(before),
+                accumulated[len(before) :],
+                accumulated,
+            )
+            live.context = self._context
+            self._bus.publish(live)
 
     def take_back(self, kind: TextKind) -> None:
         """Start over with one kind of text."""
-        for kept in (self._pending, self._streams, self._accumulated):
+        for kept in (self._pending, self._streams, self._accumulated, self._holds):
             kept.pop(kind, None)
 
     def restart(self) -> None:
         """Start over, for the next attempt."""
-        self._pending.clear()
-        self._streams.clear()
-        self._accumulated.clear()
+        for kept in (self._pending, self._streams, self._accumulated, self._holds):
+            kept.clear()
 
     def finish(self) -> None:
         """Publish the rest at once."""
@@ -184,6 +198,20 @@ class LiveText:
         for kind in self._streams:
             self._pending.setdefault(kind, [])
         self._flush(final=True)
+
+    def finish_checked(self, texts: Mapping[TextKind, str]) -> None:
+        """Publish the rest of the texts, which are checked: as the log will have them.
+
+        What followers have seen of a text that continues differently is taken back.
+        """
+        self.stop()
+        for kind, text in texts.items():
+            hold = self._holds.get(kind)
+            shown = "" if hold is None else hold.shown
+            if not text.startswith(shown):
+                self.take_back(kind)
+                shown = ""
+            self._publish(kind, text[len(shown) :], final=True)
 
     def stop(self) -> None:
         """Publish nothing more, and discard the rest."""

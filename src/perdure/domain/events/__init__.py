@@ -20,6 +20,7 @@ from perdure.domain.events.agents import (
     SessionHandedOffData,
 )
 from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
+from perdure.domain.events.guardrails import GuardrailHitData, OutputMessageReplacedData
 from perdure.domain.events.messages import (
     LATE,
     InputMessageData,
@@ -108,6 +109,7 @@ __all__ = [
     "Event",
     "EventContext",
     "FileWrittenData",
+    "GuardrailHitData",
     "HistoryAdaptation",
     "InputMessageData",
     "LlmGenerationData",
@@ -121,6 +123,7 @@ __all__ = [
     "OutputAcceptedData",
     "OutputMessageCompletedData",
     "OutputMessageDeltaData",
+    "OutputMessageReplacedData",
     "OutputMessageStartedData",
     "OutputMessageWithdrawnData",
     "OutputRejectedData",
@@ -199,6 +202,8 @@ _CLASSES: tuple[type[EventData], ...] = (
     OutputAcceptedData,
     OutputRejectedData,
     OutputMessageWithdrawnData,
+    OutputMessageReplacedData,
+    GuardrailHitData,
     MessageFeedbackData,
     SessionStartedData,
     SessionActivatedData,
@@ -259,7 +264,6 @@ RESERVED_TYPES = frozenset(
         "reason": ("item", "recovered"),
         "transcript": ("repaired",),
         "capability": ("usage",),
-        "output.message": ("replaced",),
     }.items()
     for name in names
 )

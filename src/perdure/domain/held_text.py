@@ -1,0 +1,121 @@
+"""Text that is checked while it streams: a piece is let go once no match can begin in it any more.
+
+A match has at most `window` characters. So a match that is not seen yet begins in the last `window`
+characters, and what is before them can be shown. Only the text that is held back is searched again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from msgspec import Struct
+
+STEP = 32
+"""The least characters that are let go at once: a search for each token would cost more than it shows."""
+
+MAX_CHAIN = 20_000
+"""Characters of matches that overlap each other in a row. More are held back until the text is complete."""
+
+
+class Cut(Struct, frozen=True):
+    """A match: where it is, and what takes its place. None: the whole text must not be shown."""
+
+    begin: int
+    end: int
+    mask: str | None = None
+
+
+Search = Callable[[str], Sequence[Cut]]
+"""Finds all matches in a text, in any order."""
+
+
+def masked(text: str, cuts: Iterable[Cut]) -> str:
+    """The text with masks in place of these matches. Of overlapping ones, the first mask stands for all."""
+    pieces: list[str] = []
+    done = 0
+    for cut in sorted(cuts, key=lambda cut: (cut.begin, -cut.end)):
+        if cut.begin >= done:
+            pieces += (text[done : cut.begin], cut.mask or "")
+        done = max(done, cut.end)
+    return "".join((*pieces, text[done:]))
+
+
+class HeldText:
+    """One stream of text.
+
+    Args:
+        search: the checks.
+        window: the characters of the longest match; None to hold everything back.
+
+    Attributes:
+        shown: what was let go so far, with masks.
+    """
+
+    def __init__(self, search: Search, window: int | None) -> None:
+        self._search, self._window = search, window
+        self._step = 0 if window is None else max(STEP, window // 2)
+        self._held = ""
+        self._context = ""
+        """The character before the held ones: whether a word begins there depends on it."""
+        self._pieces: list[str] = []
+        self._closed = window is None
+
+    @property
+    def shown(self) -> str:
+        return "".join(self._pieces)
+
+    def feed(self, text: str) -> str:
+        """Add a piece; return what can be shown now."""
+        if self._closed or self._window is None:
+            return ""
+        self._held += text
+        # A match is certain once the character after the longest form of it is known.
+        ready = len(self._held) - self._window - 1
+        if ready < self._step:
+            return ""
+        out = self._let_go(ready)
+        if out:
+            self._pieces.append(out)
+        return out
+
+    def _let_go(self, ready: int) -> str:
+        held, shift = self._held, len(self._context)
+        cuts = [
+            Cut(max(cut.begin - shift, 0), cut.end - shift, cut.mask)
+            for cut in self._search(self._context + held)
+            if cut.end > max(shift, cut.begin)
+        ]
+        certain, end = [], ready
+        for cluster in _clusters(cuts):
+            if cluster[0].begin >= ready:
+                break
+            if any(cut.begin >= ready for cut in cluster):
+                end = cluster[0].begin  # it may go on: no search may begin in the middle of it
+                break
+            if any(cut.mask is None for cut in cluster):
+                self._closed = True
+                self._held = ""
+                return ""
+            certain += cluster
+            end = max(end, *(cut.end for cut in cluster))
+        if len(held) - end > self._window + self._step + MAX_CHAIN:
+            self._closed = True
+            self._held = ""
+            return ""
+        if end > 0:
+            self._context, self._held = held[end - 1], held[end:]
+        return masked(held[:end], certain)
+
+
+def _clusters(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:
+    """The cuts in order, those that overlap in one list."""
+    cluster: list[Cut] = []
+    end = 0
+    for cut in sorted(cuts, key=lambda cut: (cut.begin, -cut.end)):
+        if cluster and cut.begin >= end:
+            yield cluster
+            cluster = []
+        cluster.append(cut)
+        end = max(end, cut.end)
+    if cluster:
+        yield cluster

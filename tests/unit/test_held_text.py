@@ -1,0 +1,139 @@
+"""What is shown of a streamed text before all of it is there, and checked."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from perdure.domain import held_text
+from perdure.domain.held_text import Cut, HeldText, Search, masked
+
+
+@pytest.fixture(autouse=True)
+def every_character_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let go as early as is safe, so that short texts show what longer ones do."""
+    monkeypatch.setattr(held_text, "STEP", 1)
+
+
+def searching(*checks: tuple[str, str | None]) -> Search:
+    """Finds all matches of these patterns, each with its mask."""
+    patterns = [(re.compile(pattern), mask) for pattern, mask in checks]
+
+    def search(text: str) -> Sequence[Cut]:
+        return [Cut(*m.span(), mask) for pattern, mask in patterns for m in pattern.finditer(text)]
+
+    return search
+
+
+def shown(pieces: Iterable[str], search: Search, window: int | None) -> str:
+    """What is let go of a text in these pieces."""
+    hold = HeldText(search, window)
+    hold._step = 1
+    let_go = "".join([hold.feed(piece) for piece in pieces])
+    assert let_go == hold.shown
+    return let_go
+
+
+def splits(text: str) -> Iterable[list[str]]:
+    """All ways to cut a text into pieces."""
+    for cuts in itertools.product((False, True), repeat=len(text) - 1):
+        pieces = [text[0]]
+        for cut, letter in zip(cuts, text[1:], strict=True):
+            if cut:
+                pieces.append(letter)
+            else:
+                pieces[-1] += letter
+        yield pieces
+
+
+def test_no_piece_of_a_blocked_word_is_shown_however_the_text_is_split() -> None:
+    search = searching(("secret", None))
+    for pieces in splits("ab secret cde fg"):
+        let_go = shown(pieces, search, 6)
+        assert "ab secret cde fg".startswith(let_go)
+        assert len(let_go) <= 3, pieces
+
+
+def test_a_masked_match_is_shown_as_its_mask_however_the_text_is_split() -> None:
+    search = searching((r"\d{2,4}", "#"))
+    text = "a 12345 b 1 c 99"
+    whole = masked(text, search(text))
+    assert whole == "a #5 b 1 c #"
+    for pieces in splits(text):
+        assert whole.startswith(shown(pieces, search, 4)), pieces
+
+
+def test_text_without_a_match_is_shown_but_for_the_window() -> None:
+    hold = HeldText(searching(("secret", None)), 6)
+    hold._step = 1
+    assert "".join(map(hold.feed, "nothing of interest in it")) == "nothing of interes"
+
+
+def test_a_word_that_goes_on_is_no_match_of_the_whole_word() -> None:
+    search = searching((r"\bcat\b", None))
+    for text in ("a catalogue of all that", "concatenated by it all", "scat scat scat scat"):
+        assert len(shown(text, search, 3)) == len(text) - 4
+    assert shown("a cat sleeps on the mat", search, 3) == "a " or shown("a cat sleeps", search, 3) == ""
+
+
+def test_the_beginning_of_the_text_is_not_the_beginning_of_every_search() -> None:
+    search = searching((r"^b", None), (r"(?m)^z", "#"))
+    assert shown("a b b b b b b b b", search, 1) == "a b b b b b b b"
+    assert shown("a z\nz zz\nz zzzzzz", search, 1) == "a z\n# zz\n# zzzz"
+
+
+def test_matches_that_overlap_are_masked_as_in_the_whole_text() -> None:
+    rng = random.Random(15)
+    checks = (("ab+a?", "<1>"), ("ba{1,3}", "<2>"), ("cab", "<3>"), ("aa", "<4>"))
+    search = searching(*checks)
+
+    def limited(text: str) -> Sequence[Cut]:
+        return [cut for cut in search(text) if cut.end - cut.begin <= 6]
+
+    for _ in range(3_000):
+        text = "".join(rng.choice("aabbc ") for _ in range(rng.randrange(4, 40)))
+        if len(limited(text)) != len(search(text)):
+            continue  # longer than what the window was declared for
+        pieces = re.findall(".{1,%d}" % rng.randrange(1, 9), text)
+        whole = masked(text, limited(text))
+        assert whole.startswith(shown(pieces, limited, 6)), (text, pieces)
+
+
+def test_a_match_of_unknown_length_holds_everything_back() -> None:
+    assert shown(["a", "b" * 100], searching(("x", None)), None) == ""
+
+
+def test_matches_without_end_are_held_back_and_not_searched_again_and_again() -> None:
+    searched = 0
+    inner = searching(("aa", "#"), ("a{1,2}", "+"))
+
+    def search(text: str) -> Sequence[Cut]:
+        nonlocal searched
+        searched += len(text)
+        # Each match overlaps the next one, so there is never a place to begin anew.
+        return [Cut(at, at + 2, "#") for at in range(0, len(text) - 1)] if text else inner(text)
+
+    hold = HeldText(search, 2)
+    for _ in range(4_000):
+        hold.feed("a" * 50)
+    assert hold.shown == ""
+    assert searched < 20_000_000
+
+
+def test_searching_costs_as_much_as_the_text_is_long() -> None:
+    searched = 0
+
+    def search(text: str) -> Sequence[Cut]:
+        nonlocal searched
+        searched += len(text)
+        return ()
+
+    hold = HeldText(search, 40)
+    for _ in range(1_000):
+        hold.feed("word ")
+    assert len(hold.shown) > 4_900
+    assert searched < 20_000
