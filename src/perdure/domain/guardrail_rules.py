@@ -1,0 +1,237 @@
+"""The rules that the local checks of guardrails compile to."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+from perdure.domain.errors import InvalidInput
+from perdure.domain.guardrail_checks import (
+    MAX_WINDOW,
+    AnyCheck,
+    BlocklistCheck,
+    RegexCheck,
+    ToolPatternCheck,
+)
+from perdure.domain.guardrail_text import STRETCH, Bytes, Subject, folded_word
+from perdure.domain.match_length import longest_match
+
+MAX_PROGRAM = 5_000
+"""Size of a compiled pattern in RE2 instructions."""
+MAX_LIST_PROGRAM = 20_000
+"""As `MAX_PROGRAM`, of a block list: one for each letter."""
+CALL = 40_000_000
+"""Instructions times bytes in one call of RE2: about 0.5 s at its slowest (11 ns each)."""
+SHORTEST = 4_096
+"""Bytes that one call searches at least."""
+MEMORY = 8 * 1024 * 1024
+"""Bytes that RE2 may use for its fast DFA; above them it falls back to the slow NFA."""
+
+Found = tuple[int, int, str | None]
+"""Where a match begins and ends, in characters, and the reason if the rule has its own."""
+
+
+class Rule(Protocol):
+    """What finds the matches of a check.
+
+    Attributes:
+        width: the most characters of a match; None if there is no limit.
+        shows: whether the text that matched is shown.
+    """
+
+    width: int | None
+    shows: bool
+
+    def find(self, subject: Subject, start: int, expired: Callable[[], bool]) -> Iterator[Found]:
+        """Find the matches from a place on, in order. Raises TimeoutError: the time is up."""
+        ...
+
+
+def compile_rule(check: AnyCheck) -> Rule | None:
+    """Compile a check; None for one that a service makes. Raises InvalidInput, with `field` in the check."""
+    match check:
+        case RegexCheck():
+            return RegexRule(check.pattern, ignore_case=check.ignore_case, max_length=check.max_length)
+        case BlocklistCheck():
+            return BlocklistRule(check)
+        case ToolPatternCheck():
+            return ToolRule(check)
+    return None
+
+
+class RegexRule:
+    """The matches of a regular expression."""
+
+    shows = True
+
+    def __init__(self, pattern: str, *, ignore_case: bool = False, max_length: int | None = None) -> None:
+        self._regex = compile_re2(pattern, ignore_case=ignore_case)
+        longest = longest_match(pattern)
+        if longest == 0 or any(_is_empty(self._regex.search(probe)) for probe in (b"", b"a", b" a1 \n")):
+            raise InvalidInput(
+                "matches an empty text, so it would match everywhere: use `+` instead of `*`", field="pattern"
+            )
+        own = longest if longest is not None and longest <= MAX_WINDOW else None
+        self.width = own if own is not None else max_length
+        self._bound = own
+        self._piece = max(SHORTEST, 16 * (own or 0), CALL // self._regex.programsize)
+
+    def find(self, subject: Subject, start: int, expired: Callable[[], bool]) -> Iterator[Found]:
+        """Find the matches. A long text is searched in pieces if the pattern has a limit."""
+        text = subject.bytes
+        for begin, end in self._spans(text, text.byte(start), expired):
+            yield text.char(begin), text.char(end), None
+
+    def _spans(self, text: Bytes, at: int, expired: Callable[[], bool]) -> Iterator[tuple[int, int]]:
+        data, size = text.data, len(text.data)
+        margin = None if self._bound is None else 4 * (self._bound + 2)
+        while at <= size:
+            if expired():
+                raise TimeoutError
+            end = size if margin is None else min(at + self._piece, size)
+            match = self._regex.search(data, at, end)
+            if match is None:
+                if end == size or margin is None:
+                    return
+                at = end - margin
+            elif margin is not None and end < size and match.start() > max(at, end - margin):
+                at = match.start()  # it may go on after the piece
+            else:
+                if match.end() > match.start():
+                    yield match.start(), match.end()
+                at = max(match.end(), match.start() + 1)
+
+
+def _is_empty(match: Any) -> bool:
+    return match is not None and match.end() == match.start()
+
+
+class BlocklistRule:
+    """The words of a list."""
+
+    shows = True
+
+    def __init__(self, check: BlocklistCheck) -> None:
+        self._ignore_case, self._whole = check.ignore_case, check.whole_words
+        words = {folded_word(word, ignore_case=check.ignore_case) for word in check.words}
+        if "" in words:
+            raise InvalidInput("has an entry without a visible character: remove it", field="words")
+        self._words = words
+        self._lengths = sorted({len(word) for word in words}, reverse=True)
+        self.width: int | None = STRETCH * self._lengths[0]
+        alternatives = "|".join(map(_quoted, sorted(words, key=len, reverse=True)))
+        self._regex = compile_re2(alternatives, limit=MAX_LIST_PROGRAM, field="words")
+
+    def find(self, subject: Subject, start: int, expired: Callable[[], bool]) -> Iterator[Found]:
+        """Find the words; where several begin, the longest."""
+        folded = subject.folded(ignore_case=self._ignore_case)
+        view = Subject(folded.text).bytes
+        at = view.byte(folded.at(start))
+        while not expired():
+            match = self._regex.search(view.data, at)
+            if match is None:
+                return
+            begin = view.char(match.start())
+            end = self._end(folded.text, begin)
+            if end is None:
+                at = match.start() + 1
+                while at < len(view.data) and view.data[at] & 0xC0 == 0x80:
+                    at += 1
+                continue
+            yield folded.place(begin), folded.end(end), None
+            at = view.byte(end)
+        raise TimeoutError
+
+    def _end(self, text: str, begin: int) -> int | None:
+        """Where the longest word ends that begins here and is a word of its own."""
+        if self._whole and begin and _joined(text[begin - 1], text[begin]):
+            return None
+        for length in self._lengths:
+            end = begin + length
+            if text[begin:end] in self._words and not (
+                self._whole and end < len(text) and _joined(text[end - 1], text[end])
+            ):
+                return end
+        return None
+
+
+def _joined(before: str, after: str) -> bool:
+    """Whether two characters are of one word. Scripts without spaces between words have no such limits."""
+    return _in_word(before) and (_in_word(after) or unicodedata.category(after)[0] == "M")
+
+
+def _in_word(ch: str) -> bool:
+    if ch.isascii():
+        return ch.isalnum() or ch == "_"
+    if unicodedata.category(ch)[0] not in "LNM":
+        return False
+    name = unicodedata.name(ch, "")
+    return not name.startswith(_UNSPACED)
+
+
+_UNSPACED = (
+    "CJK",
+    "HIRAGANA",
+    "KATAKANA",
+    "THAI",
+    "LAO",
+    "KHMER",
+    "MYANMAR",
+    "BOPOMOFO",
+    "TIBETAN",
+    "HANGUL",
+)
+
+
+class ToolRule:
+    """The calls or the results of tools."""
+
+    def __init__(self, check: ToolPatternCheck) -> None:
+        self._tool = check.tool
+        self.shows = check.pattern is not None
+        self._rule = (
+            None if check.pattern is None else RegexRule(check.pattern, ignore_case=check.ignore_case)
+        )
+        self.width = None
+
+    def find(self, subject: Subject, start: int, expired: Callable[[], bool]) -> Iterator[Found]:
+        """Find the pattern, or, without one, all of the text."""
+        if subject.tool_name is None or not fnmatchcase(subject.tool_name, self._tool):
+            return
+        if self._rule is None:
+            yield 0, len(subject.text), None
+        else:
+            yield from self._rule.find(subject, start, expired)
+
+
+def compile_re2(
+    pattern: str, *, ignore_case: bool = False, limit: int = MAX_PROGRAM, field: str = "pattern"
+) -> Any:
+    """Compile a pattern. Raises InvalidInput, with the field: RE2 refuses it, or it is too large."""
+    import re2  # imported here because loading it is slow
+
+    options = re2.Options()
+    options.case_sensitive, options.log_errors, options.max_mem = not ignore_case, False, MEMORY
+    options.never_capture = True
+    try:
+        regex = re2.compile(pattern, options)
+    except UnicodeEncodeError:
+        raise InvalidInput("cannot be encoded as UTF-8", field=field) from None
+    except re2.error as error:
+        reason = error.args[0]
+        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        raise InvalidInput(f"is not a valid RE2 regular expression: {text[:200]}", field=field) from None
+    finally:
+        re2.purge()  # the library would keep the patterns of all organizations
+    if regex.programsize > limit:
+        raise InvalidInput(
+            f"compiles to {regex.programsize} instructions, more than {limit}: use fewer or smaller repetitions",
+            field=field,
+        )
+    return regex
+
+
+def _quoted(word: str) -> str:
+    return "".join(f"\\{ch}" if ch.isascii() and not ch.isalnum() and ch not in "_ " else ch for ch in word)
