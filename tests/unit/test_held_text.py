@@ -6,11 +6,18 @@ import itertools
 import random
 import re
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import pytest
 
 from perdure.domain import held_text
-from perdure.domain.held_text import Cut, HeldText, Search, masked
+from perdure.domain.held_text import Cut, HeldText, masked
+
+
+class Find(Protocol):
+    """A `Search` that begins at the beginning by default."""
+
+    def __call__(self, text: str, start: int = 0, /) -> Sequence[Cut]: ...
 
 
 @pytest.fixture(autouse=True)
@@ -19,17 +26,17 @@ def every_character_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_text, "STEP", 1)
 
 
-def searching(*checks: tuple[str, str | None]) -> Search:
+def searching(*checks: tuple[str, str | None]) -> Find:
     """Finds all matches of these patterns, each with its mask."""
     patterns = [(re.compile(pattern), mask) for pattern, mask in checks]
 
-    def search(text: str) -> Sequence[Cut]:
-        return [Cut(*m.span(), mask) for pattern, mask in patterns for m in pattern.finditer(text)]
+    def search(text: str, start: int = 0) -> Sequence[Cut]:
+        return [Cut(*m.span(), mask) for pattern, mask in patterns for m in pattern.finditer(text, start)]
 
     return search
 
 
-def shown(pieces: Iterable[str], search: Search, window: int | None) -> str:
+def shown(pieces: Iterable[str], search: Find, window: int | None) -> str:
     """What is let go of a text in these pieces."""
     hold = HeldText(search, window)
     hold._step = 1
@@ -77,7 +84,8 @@ def test_a_word_that_goes_on_is_no_match_of_the_whole_word() -> None:
     search = searching((r"\bcat\b", None))
     for text in ("a catalogue of all that", "concatenated by it all", "scat scat scat scat"):
         assert len(shown(text, search, 3)) == len(text) - 4
-    assert shown("a cat sleeps on the mat", search, 3) == "a " or shown("a cat sleeps", search, 3) == ""
+    assert "a cat sleeps on the mat".startswith(shown("a cat sleeps on the mat", search, 3))
+    assert len(shown("a cat sleeps on the mat", search, 3)) <= 2
 
 
 def test_the_beginning_of_the_text_is_not_the_beginning_of_every_search() -> None:
@@ -91,14 +99,14 @@ def test_matches_that_overlap_are_masked_as_in_the_whole_text() -> None:
     checks = (("ab+a?", "<1>"), ("ba{1,3}", "<2>"), ("cab", "<3>"), ("aa", "<4>"))
     search = searching(*checks)
 
-    def limited(text: str) -> Sequence[Cut]:
-        return [cut for cut in search(text) if cut.end - cut.begin <= 6]
+    def limited(text: str, start: int = 0) -> Sequence[Cut]:
+        return [cut for cut in search(text, start) if cut.end - cut.begin <= 6]
 
     for _ in range(3_000):
         text = "".join(rng.choice("aabbc ") for _ in range(rng.randrange(4, 40)))
         if len(limited(text)) != len(search(text)):
             continue  # longer than what the window was declared for
-        pieces = re.findall(".{1,%d}" % rng.randrange(1, 9), text)
+        pieces = re.findall(f".{{1,{rng.randrange(1, 9)}}}", text)
         whole = masked(text, limited(text))
         assert whole.startswith(shown(pieces, limited, 6)), (text, pieces)
 
@@ -109,25 +117,24 @@ def test_a_match_of_unknown_length_holds_everything_back() -> None:
 
 def test_matches_without_end_are_held_back_and_not_searched_again_and_again() -> None:
     searched = 0
-    inner = searching(("aa", "#"), ("a{1,2}", "+"))
 
-    def search(text: str) -> Sequence[Cut]:
+    def search(text: str, start: int) -> Sequence[Cut]:
         nonlocal searched
         searched += len(text)
         # Each match overlaps the next one, so there is never a place to begin anew.
-        return [Cut(at, at + 2, "#") for at in range(0, len(text) - 1)] if text else inner(text)
+        return [Cut(at, at + 2, "#") for at in range(start, len(text) - 1)]
 
     hold = HeldText(search, 2)
-    for _ in range(4_000):
-        hold.feed("a" * 50)
+    for _ in range(1_000):
+        hold.feed("a" * 1_000)
     assert hold.shown == ""
-    assert searched < 20_000_000
+    assert searched < 1_000_000
 
 
 def test_searching_costs_as_much_as_the_text_is_long() -> None:
     searched = 0
 
-    def search(text: str) -> Sequence[Cut]:
+    def search(text: str, start: int) -> Sequence[Cut]:
         nonlocal searched
         searched += len(text)
         return ()

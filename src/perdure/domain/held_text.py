@@ -25,8 +25,9 @@ class Cut(Struct, frozen=True):
     mask: str | None = None
 
 
-Search = Callable[[str], Sequence[Cut]]
-"""Finds all matches in a text, in any order."""
+Search = Callable[[str, int], Sequence[Cut]]
+"""Finds all matches in a text from a place on, in any order. What is before the place decides only whether a
+word or a line begins there."""
 
 
 def masked(text: str, cuts: Iterable[Cut]) -> str:
@@ -46,17 +47,18 @@ class HeldText:
     Args:
         search: the checks.
         window: the characters of the longest match; None to hold everything back.
+        context: the characters before and after a match that decide whether it is one.
 
     Attributes:
         shown: what was let go so far, with masks.
     """
 
-    def __init__(self, search: Search, window: int | None) -> None:
-        self._search, self._window = search, window
+    def __init__(self, search: Search, window: int | None, context: int = 1) -> None:
+        self._search, self._window, self._size = search, window, context
         self._step = 0 if window is None else max(STEP, window // 2)
         self._held = ""
         self._context = ""
-        """The character before the held ones: whether a word begins there depends on it."""
+        """The characters before the held ones."""
         self._pieces: list[str] = []
         self._closed = window is None
 
@@ -69,8 +71,8 @@ class HeldText:
         if self._closed or self._window is None:
             return ""
         self._held += text
-        # A match is certain once the character after the longest form of it is known.
-        ready = len(self._held) - self._window - 1
+        # A match is certain once what follows the longest form of it is known.
+        ready = len(self._held) - self._window - self._size
         if ready < self._step:
             return ""
         out = self._let_go(ready)
@@ -81,9 +83,9 @@ class HeldText:
     def _let_go(self, ready: int) -> str:
         held, shift = self._held, len(self._context)
         cuts = [
-            Cut(max(cut.begin - shift, 0), cut.end - shift, cut.mask)
-            for cut in self._search(self._context + held)
-            if cut.end > max(shift, cut.begin)
+            Cut(cut.begin - shift, cut.end - shift, cut.mask)
+            for cut in self._search(self._context + held, shift)
+            if cut.end > cut.begin
         ]
         certain, end = [], ready
         for cluster in _clusters(cuts):
@@ -102,8 +104,7 @@ class HeldText:
             self._closed = True
             self._held = ""
             return ""
-        if end > 0:
-            self._context, self._held = held[end - 1], held[end:]
+        self._context, self._held = (self._context + held[:end])[-self._size :], held[end:]
         return masked(held[:end], certain)
 
 

@@ -1,0 +1,288 @@
+"""Checks texts and JSON values with a session's guardrails: the local checks here, others by services."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.capabilities.guard_services import Checked, GuardServices, OwnModel
+from perdure.capabilities.layers import Layer
+from perdure.domain.errors import InvalidInput
+from perdure.domain.events import LlmGenerationData
+from perdure.domain.guardrail_checks import GuardrailsConfig, GuardrailStage
+from perdure.domain.guardrails import (
+    BLOCKED,
+    CONTEXT,
+    SLOW_SCAN,
+    Guardrails,
+    Hit,
+    arguments_text,
+    replaced,
+)
+from perdure.domain.held_text import Cut, HeldText
+from perdure.domain.ids import OrgId
+from perdure.domain.messages import JsonValue
+from perdure.domain.redaction import Redactor
+from perdure.domain.tools import CapabilityRef
+
+GUARDRAILS = "guardrails"
+"""The id of the capability."""
+
+SCAN_SECONDS = 10.0
+"""Seconds that the local checks of one text may take. What is not searched by then counts as a hit."""
+
+MAX_LEAVES = 1_000
+"""Texts in a JSON value that are searched one by one. More are searched as one text."""
+
+
+def guardrails_of(layers: Iterable[Layer]) -> Guardrails | None:
+    """The guardrails of all layers, also of those of which only the policies apply; None without any.
+
+    Raises:
+        InvalidInput: a configuration is not valid.
+    """
+    refs = [ref for layer in layers for ref in layer.capabilities if ref.ref == GUARDRAILS]
+    configs = tuple(map(_config_of, refs))
+    if not any(config.checks for config in configs):
+        return None
+    return _compiled(configs)
+
+
+def _config_of(ref: CapabilityRef) -> GuardrailsConfig:
+    try:
+        return msgspec.convert(ref.config or {}, GuardrailsConfig)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(
+            f"the configuration of `{GUARDRAILS}` is not valid: {error}", code="invalid_guardrails"
+        ) from None
+
+
+@lru_cache(maxsize=1_000)
+def _compiled(configs: tuple[GuardrailsConfig, ...]) -> Guardrails:
+    return Guardrails.of(configs)
+
+
+class Verdict(Struct, frozen=True):
+    """What became of a text or a value.
+
+    Attributes:
+        value: the text or the value with masks; whatever it is if `blocked` is set, it must not be used.
+        hits: one for each check and what it does; `counts` says how many places each has found.
+        blocked: the hit that blocks it.
+        calls: the model calls that were made, for the log.
+    """
+
+    value: Any
+    hits: tuple[Hit, ...] = ()
+    counts: tuple[int, ...] = ()
+    blocked: Hit | None = None
+    calls: tuple[LlmGenerationData, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether it may not be used as it was."""
+        return self.blocked is not None or any(hit.action == "replace" for hit in self.hits)
+
+
+class Guard:
+    """A session's guardrails, with what makes those of services.
+
+    Args:
+        own: finds the session's own model, which judges if a check names no other.
+        redactor: redacts the session's secrets from what services receive.
+    """
+
+    def __init__(
+        self,
+        rules: Guardrails,
+        services: GuardServices | None,
+        org_id: OrgId,
+        own: OwnModel,
+        redactor: Redactor,
+    ) -> None:
+        self.rules = rules
+        self._services, self._org_id, self._own, self._redactor = services, org_id, own, redactor
+
+    def has(self, stage: GuardrailStage) -> bool:
+        """Whether there is a check of this stage."""
+        return self.rules.has(stage)
+
+    def hold(self, stage: GuardrailStage, tool_name: str | None = None, *, whole: bool = False) -> HeldText:
+        """What holds back a stream of text.
+
+        Args:
+            whole: nothing is let go before the text is complete.
+        """
+        return holding(self.rules, stage, tool_name, whole=whole)
+
+    async def text(self, stage: GuardrailStage, text: str, tool_name: str | None = None) -> Verdict:
+        """Check a text."""
+        if not text or not self.rules.has(stage):
+            return Verdict(text)
+        hits = await scanned(self.rules, stage, text, tool_name)
+        verdict = _verdict(replaced(text, hits), hits)
+        if verdict.blocked is not None:
+            return verdict
+        return await self._with_services(stage, text, verdict)
+
+    async def value(self, stage: GuardrailStage, value: JsonValue, tool_name: str | None = None) -> Verdict:
+        """Check a JSON value: its JSON, and each text in it as it is, because JSON escapes some characters.
+
+        A check that replaces masks the texts. If it matches what only the JSON has, it blocks.
+        """
+        if isinstance(value, str):
+            return await self.text(stage, value, tool_name)
+        if not self.rules.has(stage):
+            return Verdict(value)
+        written = arguments_text(value)
+        verdict = await _in_thread(
+            len(written), lambda expired: _checked_value(self.rules, stage, value, tool_name, expired)
+        )
+        if verdict.blocked is not None:
+            return verdict
+        return await self._with_services(stage, written, verdict)
+
+    async def _with_services(self, stage: GuardrailStage, text: str, verdict: Verdict) -> Verdict:
+        """Also ask the services, if they have something to read. Their hits are of the whole text."""
+        remote = self.rules.remote(stage)
+        if not remote or not text.strip():
+            return verdict
+        clean = self._redactor.text(text)
+        if self._services is None:
+            checked = Checked(tuple(each.hit(stage, clean, "not_checked") for each in remote))
+        else:
+            checked = await self._services.check(self._org_id, remote, stage, clean, self._own)
+        if not checked.hits:
+            return msgspec.structs.replace(verdict, calls=checked.calls)
+        whole = next((hit for hit in checked.hits if hit.action == "replace"), None)
+        after = _verdict(verdict.value if whole is None else whole.replacement or "", checked.hits)
+        return Verdict(
+            after.value,
+            (*verdict.hits, *after.hits),
+            (*verdict.counts, *after.counts),
+            after.blocked,
+            checked.calls,
+        )
+
+
+def holding(
+    rules: Guardrails, stage: GuardrailStage, tool_name: str | None = None, *, whole: bool = False
+) -> HeldText:
+    """What holds back a stream of text for these checks."""
+
+    def search(text: str, start: int) -> Sequence[Cut]:
+        return [
+            Cut(hit.start, hit.end, hit.replacement or "" if hit.action == "replace" else None)
+            for hit in rules.scan(stage, text, tool_name, start=start)
+            if hit.action != "log"
+        ]
+
+    return HeldText(search, None if whole else rules.window(stage), CONTEXT)
+
+
+async def scanned(
+    rules: Guardrails, stage: GuardrailStage, text: str, tool_name: str | None = None
+) -> tuple[Hit, ...]:
+    """What the local checks find, without holding up the event loop."""
+    return await _in_thread(len(text), lambda expired: rules.scan(stage, text, tool_name, expired=expired))
+
+
+async def _in_thread(size: int, work: Callable[[Callable[[], bool]], Any]) -> Any:
+    end = time.monotonic() + SCAN_SECONDS
+
+    def expired() -> bool:
+        return time.monotonic() > end
+
+    return work(expired) if size < SLOW_SCAN else await asyncio.to_thread(work, expired)
+
+
+def _verdict(value: Any, hits: Sequence[Hit]) -> Verdict:
+    kinds: dict[tuple[int, str], tuple[Hit, int]] = {}
+    for hit in hits:
+        first, count = kinds.get((hit.check_index, hit.reason_code), (hit, 0))
+        kinds[hit.check_index, hit.reason_code] = (first, count + 1)
+    blocked = next((hit for hit in hits if hit.action == "block"), None)
+    firsts = tuple(first for first, _ in kinds.values())
+    return Verdict(value, firsts, tuple(count for _, count in kinds.values()), blocked)
+
+
+def _checked_value(
+    rules: Guardrails,
+    stage: GuardrailStage,
+    value: JsonValue,
+    tool_name: str | None,
+    expired: Callable[[], bool],
+) -> Verdict:
+    """Check a value with the local checks."""
+
+    def scan(text: str) -> tuple[Hit, ...]:
+        return rules.scan(stage, text, tool_name, expired=expired)
+
+    of_json = scan(arguments_text(value))
+    texts = list(_texts_of(value))
+    many = len(texts) > MAX_LEAVES
+    of_texts: list[Hit] = []
+    masks: dict[str, str] = {}
+    for text in ("\n".join(texts),) if many else dict.fromkeys(texts):
+        hits = scan(text)
+        of_texts += hits
+        if not many and any(hit.action == "replace" for hit in hits):
+            masks[text] = replaced(text, hits)
+    # A check finds the same place in the JSON and in the text: it counts once.
+    known = {hit.check_index for hit in of_texts}
+    verdict = _verdict(value, (*of_texts, *(hit for hit in of_json if hit.check_index not in known)))
+    if verdict.blocked is not None or not any(hit.action == "replace" for hit in verdict.hits):
+        return verdict
+    masked = value if many else _with_masks(value, masks)
+    left = next((hit for hit in scan(arguments_text(masked)) if _remains(hit, masked)), None)
+    return msgspec.structs.replace(verdict, value=masked, blocked=left)
+
+
+def _remains(hit: Hit, masked: JsonValue) -> bool:
+    """Whether a check that replaces still finds something in a value with masks."""
+    return hit.action == "replace" and not (hit.replacement and hit.matched == hit.replacement)
+
+
+def _texts_of(value: JsonValue) -> Iterable[str]:
+    """The texts in a value, its keys included. Works without recursion, at any nesting depth."""
+    waiting: list[Any] = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict):
+            yield from each
+            waiting += each.values()
+        elif isinstance(each, list | tuple):
+            waiting += each
+
+
+def _with_masks(value: JsonValue, masks: dict[str, str]) -> JsonValue:
+    """The value with these texts replaced."""
+    root: list[Any] = [value]
+    waiting: list[tuple[Any, Any]] = [(root, 0)]
+    while waiting:
+        holder, key = waiting.pop()
+        before = holder[key]
+        after: Any = before
+        if isinstance(before, str):
+            after = masks.get(before, before)
+        elif isinstance(before, dict):
+            after = {masks.get(name, name): each for name, each in before.items()}
+            waiting += [(after, name) for name in after]
+        elif isinstance(before, list | tuple):
+            after = list(before)
+            waiting += [(after, index) for index in range(len(after))]
+        holder[key] = after
+    return root[0]
+
+
+def replacement_of(hit: Hit, default: str) -> str:
+    """The text that takes the place of what a check has blocked."""
+    return hit.replacement if hit.replacement and hit.replacement != BLOCKED else default
