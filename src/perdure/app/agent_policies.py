@@ -39,7 +39,7 @@ async def check_policy_kept(app: App, tx: Tx, caller: Caller, before: AgentRow, 
     action = "archive, delete or rename it" if freed else "loosen its policies"
     raise Forbidden(
         f"only the creator of the agent {before.name!r} and admins may {action}, because it has policies "
-        "(tool calls that need approval, or hosts that tools may reach): change a copy of it instead",
+        "(guardrails, approvals, or hosts that tools may reach): change a copy of it instead",
         code="policy_protected",
     )
 

@@ -18,6 +18,7 @@ from perdure.domain.effects import IDEMPOTENCY_KEY, StepRunner, Verified, no_ste
 from perdure.domain.errors import ToolError
 from perdure.domain.event_data import EventData
 from perdure.domain.events import FileWrittenData
+from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import Controls, ImagePart, JsonObject
@@ -363,6 +364,11 @@ def any_member(config: Any) -> Approvers:
     return ANYBODY
 
 
+def no_checks(config: Any) -> tuple[AnyCheck, ...]:
+    """The default: nothing is checked."""
+    return ()
+
+
 def later(before: Any, after: Any) -> Any:
     """The default: the configuration of the later layer wins."""
     return after
@@ -408,6 +414,7 @@ class Capability(Struct, frozen=True):
             configuration of every layer, and each may require approval: a layer cannot loosen another's.
         approvers: who may approve calls, of any capability's tools. It is asked like `gate`, and whoever
             approves must be among those of every layer.
+        checks: the guardrails' checks. All of those of every layer apply.
         merge: the configuration that two layers result in, the lower layer's first. A policy returns the
             tighter one.
     """
@@ -434,12 +441,13 @@ class Capability(Struct, frozen=True):
     gate: Callable[[Any, Tool], bool] = no_gate
     approvers: Callable[[Any], Approvers] = any_member
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
+    checks: Callable[[Any], tuple[AnyCheck, ...]] = no_checks
     merge: Callable[[Any, Any], Any] = later
 
     @property
     def is_policy(self) -> bool:
-        """Whether it decides which calls need approval."""
-        return self.gate is not no_gate
+        """Whether it decides which calls need approval, or checks texts and calls."""
+        return self.gate is not no_gate or self.checks is not no_checks
 
     @property
     def has_instructions(self) -> bool:

@@ -14,6 +14,7 @@ from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.shared_discoveries import SharedDiscoveries
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.errors import InvalidInput
+from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.mcp_servers import MCP_REF
 from perdure.domain.messages import JsonObject
 from perdure.domain.schema_cost import Cost, cost_of
@@ -52,6 +53,11 @@ class Active(Struct, frozen=True):
     def approvers(self) -> Approvers:
         """Who may approve calls, after the configurations of all layers."""
         return reduce(Approvers.both, map(self.capability.approvers, self.policies), ANYBODY)
+
+    def checks(self) -> tuple[AnyCheck, ...]:
+        """The guardrails' checks of every layer, each once: a layer adds checks and takes none away."""
+        found = (check for config in self.policies for check in self.capability.checks(config))
+        return tuple(dict.fromkeys(found))
 
     def instructions(self) -> frozenset[str]:
         """The files with instructions in any layer's configuration, and in the default one.

@@ -9,6 +9,9 @@ from msgspec import Meta, Struct
 GuardrailStage = Literal["output", "tool_use", "tool_output"]
 GuardrailAction = Literal["block", "log", "replace", "ask"]
 
+GUARDRAILS = "guardrails"
+"""The id of the capability."""
+
 MAX_CHECKS = 50
 """Checks of one configuration."""
 MAX_WORDS, MAX_WORD = 1_000, 100
@@ -24,8 +27,9 @@ MAX_POLICY = 8_000
 _Stages = Annotated[tuple[GuardrailStage, ...], Meta(min_length=1, max_length=3)]
 _STAGE = Meta(
     description=(
-        "What is checked: `output`: the model's answer, with its thinking; `tool_use`: the arguments of a "
-        "tool call, before it runs; `tool_output`: a tool's result, before the model reads it. Several: a list."
+        "What is checked: `output`: the model's answer, with its thinking; `tool_use`: the arguments of "
+        "a tool call, before it runs; `tool_output`: a tool's result, before the model reads it. A list: "
+        "each of them."
     ),
     examples=["output"],
 )
@@ -36,32 +40,25 @@ _ACTION = Meta(
         "(only for `tool_use`)."
     )
 )
+_Id = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}$(?!\n)")]
 _ID = Meta(
-    description="What events and hits call the check; without it, its type and its place in the list.",
-    pattern=r"^[a-zA-Z0-9_.-]{1,64}$(?!\n)",
+    description="What events and hits call the check; by default its type and its place in the list.",
     examples=["no_card_numbers"],
 )
-_REPLACEMENT = Meta(
-    description="The text that takes the place of what was blocked or replaced.", max_length=1000
-)
-_REASON = Meta(
-    description="A stable word for programs, which events and hits carry; by default one of the check's type.",
-    pattern=r"^[a-z0-9_.-]{1,64}$(?!\n)",
-)
+_Replacement = Annotated[str, Meta(max_length=1000)]
+_REPLACEMENT = Meta(description="The text that takes the place of what was blocked or replaced.")
+_Reason = Annotated[str, Meta(pattern=r"^[a-z0-9_.-]{1,64}$(?!\n)")]
+_REASON = Meta(description="A stable word for programs, in events and hits; by default the type says it.")
 _IGNORE_CASE = Meta(description="Whether upper and lower case are the same.")
+_Pattern = Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN)]
 _PATTERN = Meta(
-    description="A regular expression in the syntax of RE2 (no look-around, no back-references).",
-    min_length=1,
-    max_length=MAX_PATTERN,
+    description="A regular expression in the syntax of RE2, which has no look-around and no back-references."
 )
 _MAX_LENGTH = Meta(
     description=(
-        "The most characters that a match has to be found with, for a pattern without an own limit (`.*`): an "
-        "answer is held back by so many characters while it streams. Without it, such a pattern holds back "
-        "all of the answer until it is complete."
-    ),
-    ge=1,
-    le=MAX_WINDOW,
+        "The longest match that must be found, in characters, for a pattern without a limit (`.*`). An "
+        " answer is held back by so much while it streams; without it, until it is complete."
+    )
 )
 
 PiiKind = Literal["credit_card", "iban", "national_id", "email", "phone", "ip_address"]
@@ -74,9 +71,9 @@ class Check(
 
     stage: Annotated[GuardrailStage | _Stages, _STAGE] = "output"
     action: Annotated[GuardrailAction, _ACTION] = "block"
-    id: Annotated[Annotated[str, _ID] | None, Meta(description="The check's id.")] = None
-    replacement: Annotated[Annotated[str, _REPLACEMENT] | None, Meta(description="The replacement.")] = None
-    reason_code: Annotated[Annotated[str, _REASON] | None, Meta(description="The reason.")] = None
+    id: Annotated[_Id | None, _ID] = None
+    replacement: Annotated[_Replacement | None, _REPLACEMENT] = None
+    reason_code: Annotated[_Reason | None, _REASON] = None
 
     @property
     def stages(self) -> tuple[GuardrailStage, ...]:
@@ -87,9 +84,9 @@ class Check(
 class RegexCheck(Check, frozen=True, omit_defaults=True, kw_only=True, tag="regex"):
     """Text that matches a regular expression."""
 
-    pattern: Annotated[str, _PATTERN]
+    pattern: Annotated[_Pattern, _PATTERN]
     ignore_case: Annotated[bool, _IGNORE_CASE] = False
-    max_length: Annotated[Annotated[int, _MAX_LENGTH] | None, Meta(description="A match's limit.")] = None
+    max_length: Annotated[Annotated[int, Meta(ge=1, le=MAX_WINDOW)] | None, _MAX_LENGTH] = None
 
 
 class BlocklistCheck(Check, frozen=True, omit_defaults=True, kw_only=True, tag="blocklist"):
@@ -117,7 +114,7 @@ class ToolPatternCheck(Check, frozen=True, omit_defaults=True, kw_only=True, tag
         ),
     ]
     pattern: Annotated[
-        Annotated[str, _PATTERN] | None,
+        _Pattern | None,
         Meta(description="Only calls whose arguments (as JSON), or results whose text, match this pattern."),
     ] = None
     ignore_case: Annotated[bool, _IGNORE_CASE] = False
@@ -155,7 +152,7 @@ _ON_FAILURE = Meta(
 
 
 class ModerationCheck(Check, frozen=True, omit_defaults=True, kw_only=True, tag="moderation"):
-    """A moderation service of the shape of OpenAI's: `POST` with `input` and `model`; `results` in the answer."""
+    """A moderation service that is called like OpenAI's."""
 
     url: Annotated[
         Annotated[str, Meta(max_length=2000)] | None,
@@ -215,3 +212,8 @@ class GuardrailsConfig(Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     """The configuration of `guardrails`. Layers add checks; none removes those of another."""
 
     checks: Annotated[tuple[AnyCheck, ...], Meta(description="The checks.", max_length=MAX_CHECKS)] = ()
+
+
+def type_of(check: AnyCheck) -> str:
+    """The type of a check: `regex` ..."""
+    return str(check.__struct_config__.tag)

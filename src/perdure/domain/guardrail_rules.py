@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, Protocol
 
 from perdure.domain.errors import InvalidInput
@@ -12,6 +13,7 @@ from perdure.domain.guardrail_checks import (
     MAX_WINDOW,
     AnyCheck,
     BlocklistCheck,
+    LocalCheck,
     RegexCheck,
     ToolPatternCheck,
 )
@@ -26,7 +28,9 @@ CALL = 40_000_000
 """Instructions times bytes in one call of RE2: about 0.5 s at its slowest (11 ns each)."""
 SHORTEST = 4_096
 """Bytes that one call searches at least."""
-MEMORY = 8 * 1024 * 1024
+MAX_RULES = 128
+"""Compiled checks that are kept."""
+MEMORY = 2 * 1024 * 1024
 """Bytes that RE2 may use for its fast DFA; above them it falls back to the slow NFA."""
 
 Found = tuple[int, int, str | None]
@@ -37,28 +41,46 @@ class Rule(Protocol):
     """What finds the matches of a check.
 
     Attributes:
-        width: the most characters of a match; None if there is no limit.
         shows: whether the text that matched is shown.
+        size: of the compiled pattern, in RE2 instructions.
     """
 
-    width: int | None
     shows: bool
+    size: int
 
     def find(self, subject: Subject, start: int, expired: Callable[[], bool]) -> Iterator[Found]:
         """Find the matches from a place on, in order. Raises TimeoutError: the time is up."""
         ...
 
 
-def compile_rule(check: AnyCheck) -> Rule | None:
-    """Compile a check; None for one that a service makes. Raises InvalidInput, with `field` in the check."""
+def width_of(check: AnyCheck) -> int | None:
+    """The most characters of a match of a check; None if it has no limit or a service makes it."""
     match check:
         case RegexCheck():
-            return RegexRule(check.pattern, ignore_case=check.ignore_case, max_length=check.max_length)
+            return _limit(check.pattern, check.max_length)
+        case BlocklistCheck():
+            return STRETCH * max(len(word) for word in _folded_words(check))
+        case ToolPatternCheck():
+            return None
+    return None
+
+
+@lru_cache(maxsize=MAX_RULES)
+def compile_rule(check: LocalCheck) -> Rule:
+    """Compile a check. Raises InvalidInput, with the `field` of the check."""
+    match check:
+        case RegexCheck():
+            return RegexRule(check.pattern, ignore_case=check.ignore_case)
         case BlocklistCheck():
             return BlocklistRule(check)
         case ToolPatternCheck():
             return ToolRule(check)
-    return None
+    raise NotImplementedError
+
+
+def _limit(pattern: str, declared: int | None) -> int | None:
+    longest = longest_match(pattern)
+    return longest if longest is not None and longest <= MAX_WINDOW else declared
 
 
 class RegexRule:
@@ -66,17 +88,16 @@ class RegexRule:
 
     shows = True
 
-    def __init__(self, pattern: str, *, ignore_case: bool = False, max_length: int | None = None) -> None:
+    def __init__(self, pattern: str, *, ignore_case: bool = False) -> None:
         self._regex = compile_re2(pattern, ignore_case=ignore_case)
         longest = longest_match(pattern)
         if longest == 0 or any(_is_empty(self._regex.search(probe)) for probe in (b"", b"a", b" a1 \n")):
             raise InvalidInput(
                 "matches an empty text, so it would match everywhere: use `+` instead of `*`", field="pattern"
             )
-        own = longest if longest is not None and longest <= MAX_WINDOW else None
-        self.width = own if own is not None else max_length
-        self._bound = own
-        self._piece = max(SHORTEST, 16 * (own or 0), CALL // self._regex.programsize)
+        self.size = int(self._regex.programsize)
+        self._bound = _limit(pattern, None)
+        self._piece = max(SHORTEST, 16 * (self._bound or 0), CALL // self.size)
 
     def find(self, subject: Subject, start: int, expired: Callable[[], bool]) -> Iterator[Found]:
         """Find the matches. A long text is searched in pieces if the pattern has a limit."""
@@ -115,14 +136,14 @@ class BlocklistRule:
 
     def __init__(self, check: BlocklistCheck) -> None:
         self._ignore_case, self._whole = check.ignore_case, check.whole_words
-        words = {folded_word(word, ignore_case=check.ignore_case) for word in check.words}
+        words = _folded_words(check)
         if "" in words:
             raise InvalidInput("has an entry without a visible character: remove it", field="words")
         self._words = words
         self._lengths = sorted({len(word) for word in words}, reverse=True)
-        self.width: int | None = STRETCH * self._lengths[0]
         alternatives = "|".join(map(_quoted, sorted(words, key=len, reverse=True)))
         self._regex = compile_re2(alternatives, limit=MAX_LIST_PROGRAM, field="words")
+        self.size = int(self._regex.programsize)
 
     def find(self, subject: Subject, start: int, expired: Callable[[], bool]) -> Iterator[Found]:
         """Find the words; where several begin, the longest."""
@@ -155,6 +176,10 @@ class BlocklistRule:
             ):
                 return end
         return None
+
+
+def _folded_words(check: BlocklistCheck) -> frozenset[str]:
+    return frozenset(folded_word(word, ignore_case=check.ignore_case) for word in check.words)
 
 
 def _joined(before: str, after: str) -> bool:
@@ -194,7 +219,7 @@ class ToolRule:
         self._rule = (
             None if check.pattern is None else RegexRule(check.pattern, ignore_case=check.ignore_case)
         )
-        self.width = None
+        self.size = 0 if self._rule is None else self._rule.size
 
     def find(self, subject: Subject, start: int, expired: Callable[[], bool]) -> Iterator[Found]:
         """Find the pattern, or, without one, all of the text."""
@@ -227,7 +252,7 @@ def compile_re2(
         re2.purge()  # the library would keep the patterns of all organizations
     if regex.programsize > limit:
         raise InvalidInput(
-            f"compiles to {regex.programsize} instructions, more than {limit}: use fewer or smaller repetitions",
+            f"has {regex.programsize} instructions, more than {limit}: use fewer or smaller repetitions",
             field=field,
         )
     return regex

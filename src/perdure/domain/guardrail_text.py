@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left
 from functools import lru_cache
 
 _INVISIBLE = frozenset(
@@ -41,8 +42,10 @@ class Bytes:
 
 
 class Folded:
-    """A text without differences of looks: width, ligatures, accents' encoding, invisible characters, runs of
-    spaces, and, if wanted, case.
+    """A text without differences that are hard to see.
+
+    These are width, ligatures, the encoding of accents, invisible characters, runs of spaces, and, if wanted,
+    case.
 
     Attributes:
         text: the folded text.
@@ -72,9 +75,7 @@ class Folded:
         """The first place in the folded text that is not before this one in the original text."""
         if self._places is None:
             return place
-        import bisect
-
-        return bisect.bisect_left(self._places, place)
+        return bisect_left(self._places, place)
 
 
 def folded_word(word: str, *, ignore_case: bool) -> str:

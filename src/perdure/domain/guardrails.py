@@ -1,36 +1,38 @@
 """Guardrails: the compiled checks of a session's texts and tool calls.
 
-    guardrails = Guardrails.of(config, ...)        the configurations of the layers, lowest first
+    guardrails = Guardrails(checks)                the checks of all layers, those of the lowest first
     guardrails.scan("output", text)                what the local checks find
     guardrails.remote("output")                    the checks that a service makes
 
-Streams. A text that is still growing is scanned with `final=False`: only hits that start more than `window`
-characters before its end are returned (so each is complete), and what is before that point and before the
-first hit may be shown. Keep the last `CONTEXT` shown characters at the beginning of the next text, and say with
-`start` how many there are.
+Streams. In a text that is still growing, a hit is certain if it begins more than `window` characters before
+the end: with `final=False`, only those are returned. What is before that point and before the first hit may
+be shown. Keep the last shown character at the beginning of the next text, and say so with `start=1`:
+otherwise `^` would match there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.errors import InvalidInput
 from perdure.domain.guardrail_checks import (
     AnyCheck,
     GuardrailAction,
-    GuardrailsConfig,
     GuardrailStage,
     JudgeCheck,
+    LocalCheck,
     ModerationCheck,
     RemoteCheck,
+    type_of,
 )
-from perdure.domain.guardrail_rules import Rule, compile_rule
+from perdure.domain.guardrail_rules import Found, compile_rule, width_of
 from perdure.domain.guardrail_text import Subject
 from perdure.domain.messages import JsonValue
 
-CONTEXT = 2
+CONTEXT = 1
 """Characters before and after a match that decide whether it is one."""
 MAX_MATCHED = 200
 """Characters of a match that a hit shows."""
@@ -38,6 +40,8 @@ MAX_HITS = 20
 """Hits of one check in one text. A check that replaces has up to `MAX_REPLACED`."""
 MAX_REPLACED = 1_000
 """Matches that are replaced one by one. What follows them counts as one more match."""
+NOT_CHECKED = "not_checked"
+"""The reason of a hit that stands for what could not be checked."""
 BLOCKED = "This answer was withheld because it violates a rule."
 REPLACED = "[removed]"
 SLOW_SCAN = 16_384
@@ -75,15 +79,12 @@ class Remote(Struct, frozen=True):
     check: RemoteCheck
 
     def hit(self, stage: GuardrailStage, text: str, reason_code: str | None = None) -> Hit:
-        """The hit of the whole text."""
-        return _hit(_Compiled(self.index, self.id, self.check, None), stage, 0, len(text), None, reason_code)
+        """The hit of the whole text.
 
-
-class _Compiled(Struct, frozen=True):
-    index: int
-    id: str
-    check: AnyCheck
-    rule: Rule | None
+        Args:
+            reason_code: what the service says, if the check has no reason of its own; or `not_checked`.
+        """
+        return _hit(self.index, self.check, stage, (0, len(text), reason_code), None)
 
 
 def never() -> bool:
@@ -92,26 +93,22 @@ def never() -> bool:
 
 
 class Guardrails:
-    """The compiled checks of one session, of all its layers."""
+    """The checks of one session, of all its layers. Rules are compiled when they are first used.
 
-    def __init__(self, checks: Iterable[AnyCheck]) -> None:
-        """Compile checks. Raises InvalidInput: one of them is invalid."""
-        self._checks = tuple(
-            _Compiled(index, check_id(check, index), check, compile_rule(check))
-            for index, check in enumerate(checks)
-        )
+    Args:
+        checks: those of lower layers first.
+    """
 
-    @classmethod
-    def of(cls, configs: Iterable[GuardrailsConfig]) -> Guardrails:
-        """Compile the configurations of layers, lowest first: their checks add up."""
-        return cls(tightest(configs).checks)
+    def __init__(self, checks: Iterable[AnyCheck] = ()) -> None:
+        self._checks = tuple(enumerate(checks))
+        self._widths = tuple(width_of(check) for _, check in self._checks)
 
     def __bool__(self) -> bool:
         return bool(self._checks)
 
     def has(self, stage: GuardrailStage) -> bool:
         """Whether there is a check of this stage."""
-        return any(stage in each.check.stages for each in self._checks)
+        return any(stage in check.stages for _, check in self._checks)
 
     def window(self, stage: GuardrailStage) -> int | None:
         """The characters by which a stream is held back for the checks of this stage.
@@ -119,19 +116,19 @@ class Guardrails:
         It is the longest match of a local check, and its neighbours. None: one of them needs the whole text.
         """
         longest = 0
-        for each in self._at(stage):
-            width = None if each.rule is None else each.rule.width
-            if width is None:
-                return None
-            longest = max(longest, width)
-        return longest + CONTEXT if self.has(stage) else 0
+        for (_, check), width in zip(self._checks, self._widths, strict=True):
+            if stage in check.stages:
+                if width is None:
+                    return None
+                longest = max(longest, width + CONTEXT)
+        return longest
 
     def remote(self, stage: GuardrailStage) -> tuple[Remote, ...]:
         """The checks of this stage that a service makes."""
         return tuple(
-            Remote(each.index, each.id, each.check)
-            for each in self._at(stage)
-            if isinstance(each.check, ModerationCheck | JudgeCheck)
+            Remote(index, check_id(check, index), check)
+            for index, check in self._checks
+            if isinstance(check, ModerationCheck | JudgeCheck) and stage in check.stages
         )
 
     def scan(
@@ -156,60 +153,55 @@ class Guardrails:
             expired: whether the time is up. A check that is not done then counts as a hit, with the reason
                 `not_checked`, from where it stopped to the end of the text.
         """
-        found: list[Hit] = []
         subject = Subject(text, tool_name)
-        for each in self._at(stage):
-            if each.rule is not None:
-                found += _hits(each, stage, subject, start, final, expired)
+        found: list[Hit] = []
+        for (index, check), width in zip(self._checks, self._widths, strict=True):
+            if stage in check.stages and not isinstance(check, ModerationCheck | JudgeCheck):
+                last = len(text) if final or width is None else len(text) - width - CONTEXT
+                found += _hits(index, check, stage, subject, range(start, last + 1), expired)
         return tuple(found)
-
-    def _at(self, stage: GuardrailStage) -> Iterable[_Compiled]:
-        return (each for each in self._checks if stage in each.check.stages)
 
 
 def _hits(
-    each: _Compiled,
+    index: int,
+    check: LocalCheck,
     stage: GuardrailStage,
     subject: Subject,
-    start: int,
-    final: bool,
+    begins: range,
     expired: Callable[[], bool],
-) -> list[Hit]:
-    rule, text = each.rule, subject.text
-    assert rule is not None
-    last = len(text) if final or rule.width is None else len(text) - rule.width - CONTEXT
-    limit = MAX_REPLACED if each.check.action == "replace" else MAX_HITS
-    found: list[Hit] = []
-    end = start
+) -> Iterator[Hit]:
+    """The hits of one check that begin in a range."""
+    size = len(subject.text)
+    limit = MAX_REPLACED if check.action == "replace" else MAX_HITS
+    end = begins.start
     try:
-        for begin, end, reason in rule.find(subject, start, expired):
-            if begin > last:
-                break
-            if len(found) == limit:
-                if each.check.action == "replace":
-                    found.append(_hit(each, stage, begin, len(text), text))
-                break
-            found.append(_hit(each, stage, begin, end, text if rule.shows else None, reason))
-    except TimeoutError:
-        found.append(_hit(each, stage, end, len(text), None, "not_checked"))
-    return found
+        rule = compile_rule(check)
+        for count, found in enumerate(rule.find(subject, begins.start, expired)):
+            begin, end, reason = found
+            if begin not in begins or (count == limit and check.action != "replace"):
+                return
+            shown = subject.text if rule.shows else None
+            if count == limit:
+                yield _hit(index, check, stage, (begin, size, reason), shown)
+                return
+            yield _hit(index, check, stage, found, shown)
+    except (TimeoutError, InvalidInput):  # a pattern that an older release accepted may be invalid
+        yield _hit(index, check, stage, (end, size, NOT_CHECKED), None)
 
 
-def _hit(
-    each: _Compiled, stage: GuardrailStage, start: int, end: int, text: str | None, reason: str | None = None
-) -> Hit:
-    check = each.check
+def _hit(index: int, check: AnyCheck, stage: GuardrailStage, found: Found, text: str | None) -> Hit:
+    start, end, reason = found
     default = {"block": BLOCKED, "replace": REPLACED}.get(check.action)
-    kind = str(check.__struct_config__.tag)
+    kind = type_of(check)
     return Hit(
-        each.index,
-        each.id,
+        index,
+        check_id(check, index),
         stage,
         kind,
         check.action,
-        reason if reason == "not_checked" else check.reason_code or reason or f"{kind}_match",
+        NOT_CHECKED if reason == NOT_CHECKED else check.reason_code or reason or f"{kind}_match",
         None if text is None else text[start : min(end, start + MAX_MATCHED)],
-        check.replacement if check.replacement is not None and default is not None else default,
+        default if default is None or check.replacement is None else check.replacement,
         start,
         end,
     )
@@ -217,12 +209,10 @@ def _hit(
 
 def check_id(check: AnyCheck, index: int) -> str:
     """The check's own id, or one that its type and its place make."""
-    return check.id or f"{check.__struct_config__.tag}_{index + 1}"
+    return check.id or f"{type_of(check)}_{index + 1}"
 
 
-def tightest(configs: Iterable[GuardrailsConfig]) -> GuardrailsConfig:
-    """All checks of several configurations, each once: a layer adds checks and takes none away."""
-    return GuardrailsConfig(tuple(dict.fromkeys(check for each in configs for check in each.checks)))
+NO_GUARDRAILS = Guardrails()
 
 
 def blocks(hits: Iterable[Hit]) -> bool:
@@ -243,5 +233,5 @@ def replaced(text: str, hits: Sequence[Hit]) -> str:
 
 
 def arguments_text(arguments: JsonValue) -> str:
-    """The arguments of a tool call as the text that is scanned: compact JSON, with its characters unescaped."""
+    """The arguments of a tool call as the text that is scanned: compact JSON, characters unescaped."""
     return msgspec.json.encode(arguments).decode()
