@@ -18,6 +18,7 @@ from perdure.app.accounts import bootstrap
 from perdure.app.context import App, Services
 from perdure.app.login import create_token
 from perdure.capabilities.arguments import ArgumentChecks
+from perdure.capabilities.guard_services import GuardServices
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.port import Capability
 from perdure.capabilities.public_url import PublicUrl
@@ -213,6 +214,11 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             private_addresses=settings.private_addresses,
             local_mcp=local_mcp,
             mcp=mcp,
+            guard=GuardServices(
+                *(database, vault, drivers.driver_for, drivers.config_for),
+                catalog=catalog,
+                private=settings.private_addresses,
+            ),
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
         app = App(
@@ -233,6 +239,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             public=services.public,
             turns=app.turns,
             breakers=app.breakers,
+            guard=services.guard,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))

@@ -37,8 +37,8 @@ def searching(*checks: tuple[str, str | None]) -> Find:
 
 
 def shown(pieces: Iterable[str], search: Find, window: int | None) -> str:
-    """What is let go of a text in these pieces."""
-    hold = HeldText(search, window)
+    """What is let go of a text in these pieces. `window`: the characters of the longest match."""
+    hold = HeldText(search, None if window is None else window + 1)
     hold._step = 1
     let_go = "".join([hold.feed(piece) for piece in pieces])
     assert let_go == hold.shown
@@ -75,7 +75,7 @@ def test_a_masked_match_is_shown_as_its_mask_however_the_text_is_split() -> None
 
 
 def test_text_without_a_match_is_shown_but_for_the_window() -> None:
-    hold = HeldText(searching(("secret", None)), 6)
+    hold = HeldText(searching(("secret", None)), 6 + 1)
     hold._step = 1
     assert "".join(map(hold.feed, "nothing of interest in it")) == "nothing of interes"
 

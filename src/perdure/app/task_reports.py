@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from perdure.app.task_answers import answer_at
 from perdure.domain.errors import UnreadableEvent
+from perdure.domain.event_data import EventData
 from perdure.domain.events import (
     ENDED_TURN,
     Event,
@@ -50,6 +51,8 @@ class Report(Struct, frozen=True):
         answer: with `succeeded`: the whole answer.
         result_path: the file with the whole answer, if it is cut.
         files: what a tool has written, for the log of the session itself.
+        found: the events of what guardrails have found in it, for that log, too.
+        withheld: whether it is not what the task has said: a guardrail has changed it.
     """
 
     state: TaskState
@@ -67,6 +70,21 @@ class Report(Struct, frozen=True):
     artifacts: tuple[TaskArtifact, ...] = ()
     result_path: str | None = None
     files: tuple[FileWrittenData, ...] = ()
+    found: tuple[EventData, ...] = ()
+    withheld: bool = False
+
+    @property
+    def says_something(self) -> bool:
+        """Whether it has words of the task, which guardrails check."""
+        return bool(
+            self.answer
+            or self.output is not None
+            or self.error
+            or self.messages
+            or self.progress
+            or self.artifacts
+            or self.input_request
+        )
 
 
 class News(Struct, frozen=True):

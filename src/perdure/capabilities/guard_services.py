@@ -21,7 +21,7 @@ from perdure.capabilities.model_choice import DriverSource
 from perdure.domain.errors import PerdureError, ToolError
 from perdure.domain.events import LlmGenerationData, LlmGenerationMetadata, LlmGenerationOutput
 from perdure.domain.guardrail_checks import GuardrailStage, JudgeCheck, ModerationCheck
-from perdure.domain.guardrails import Hit, Remote
+from perdure.domain.guardrails import NOT_CHECKED, Hit, Remote
 from perdure.domain.ids import MessageId, OrgId, ProviderId
 from perdure.domain.messages import Message, TextPart, storable
 from perdure.domain.model_profiles import cost_of
@@ -47,8 +47,6 @@ MAX_LABEL = 200
 """Characters of the finish reason."""
 COST_DIGITS = 10
 """Decimal places of a cost in US dollars."""
-NOT_CHECKED = "not_checked"
-"""The reason of a hit that stands for a check that could not be made."""
 
 _MODERATIONS = "https://api.openai.com/v1"
 _HEADERS = {"User-Agent": "perdure (guardrails)", "Accept-Encoding": "identity"}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -14,11 +13,12 @@ from msgspec import Struct
 from perdure.capabilities.guard_services import Checked, GuardServices, OwnModel
 from perdure.capabilities.layers import Layer
 from perdure.domain.errors import InvalidInput
-from perdure.domain.events import LlmGenerationData
-from perdure.domain.guardrail_checks import GuardrailsConfig, GuardrailStage
+from perdure.domain.events import EventContext, GuardrailHitData, LlmGenerationData, NewEvent
+from perdure.domain.guardrail_checks import GUARDRAILS, GuardrailsConfig, GuardrailStage
 from perdure.domain.guardrails import (
     BLOCKED,
     CONTEXT,
+    NOT_CHECKED,
     SLOW_SCAN,
     Guardrails,
     Hit,
@@ -26,13 +26,12 @@ from perdure.domain.guardrails import (
     replaced,
 )
 from perdure.domain.held_text import Cut, HeldText
-from perdure.domain.ids import OrgId
+from perdure.domain.ids import MessageId, OrgId, ToolCallId, TurnId
 from perdure.domain.messages import JsonValue
 from perdure.domain.redaction import Redactor
+from perdure.domain.spans import generation_span
+from perdure.domain.times import Micros
 from perdure.domain.tools import CapabilityRef
-
-GUARDRAILS = "guardrails"
-"""The id of the capability."""
 
 SCAN_SECONDS = 10.0
 """Seconds that the local checks of one text may take. What is not searched by then counts as a hit."""
@@ -41,17 +40,22 @@ MAX_LEAVES = 1_000
 """Texts in a JSON value that are searched one by one. More are searched as one text."""
 
 
+T = TypeVar("T")
+
+Part = Literal["text", "thinking", "call", "result"]
+
+
 def guardrails_of(layers: Iterable[Layer]) -> Guardrails | None:
     """The guardrails of all layers, also of those of which only the policies apply; None without any.
+
+    It is what `resolve.py` finds for an agent, without its tools, for results that come from outside.
 
     Raises:
         InvalidInput: a configuration is not valid.
     """
-    refs = [ref for layer in layers for ref in layer.capabilities if ref.ref == GUARDRAILS]
-    configs = tuple(map(_config_of, refs))
-    if not any(config.checks for config in configs):
-        return None
-    return _compiled(configs)
+    refs = (ref for layer in layers for ref in layer.capabilities if ref.ref == GUARDRAILS)
+    found = Guardrails(dict.fromkeys(check for ref in refs for check in _config_of(ref).checks))
+    return found or None
 
 
 def _config_of(ref: CapabilityRef) -> GuardrailsConfig:
@@ -59,13 +63,21 @@ def _config_of(ref: CapabilityRef) -> GuardrailsConfig:
         return msgspec.convert(ref.config or {}, GuardrailsConfig)
     except msgspec.ValidationError as error:
         raise InvalidInput(
-            f"the configuration of `{GUARDRAILS}` is not valid: {error}", code="invalid_guardrails"
+            f"the configuration of `{GUARDRAILS}` is not valid: {error}; change it",
+            code="invalid_capability_config",
         ) from None
 
 
-@lru_cache(maxsize=1_000)
-def _compiled(configs: tuple[GuardrailsConfig, ...]) -> Guardrails:
-    return Guardrails.of(configs)
+class About(Struct, frozen=True):
+    """What was checked, for the events of hits."""
+
+    turn_id: TurnId | None = None
+    message_id: MessageId | None = None
+    tool_call_id: ToolCallId | None = None
+    tool_name: str | None = None
+
+
+NOTHING = About()
 
 
 class Verdict(Struct, frozen=True):
@@ -88,6 +100,19 @@ class Verdict(Struct, frozen=True):
     def changed(self) -> bool:
         """Whether it may not be used as it was."""
         return self.blocked is not None or any(hit.action == "replace" for hit in self.hits)
+
+    def events(
+        self, part: Part, context: EventContext, now: Micros, about: About = NOTHING
+    ) -> list[NewEvent]:
+        """The events of the model calls that were made, and of the hits."""
+        found = [
+            NewEvent(call, generation_span(context, f"{part}/{number}"), now)
+            for number, call in enumerate(self.calls)
+        ]
+        for hit, count in zip(self.hits, self.counts, strict=True):
+            data = hit_data(hit, part, count, about, blocked=self.blocked is not None)
+            found.append(NewEvent(data, context, now))
+        return found
 
 
 class Guard:
@@ -113,13 +138,21 @@ class Guard:
         """Whether there is a check of this stage."""
         return self.rules.has(stage)
 
-    def hold(self, stage: GuardrailStage, tool_name: str | None = None, *, whole: bool = False) -> HeldText:
-        """What holds back a stream of text.
+    def holds(
+        self, stage: GuardrailStage, tool_name: str | None = None, *, whole: bool = False
+    ) -> Callable[[], HeldText] | None:
+        """Return what makes the holder of a stream of text; None if nothing of this stage is checked.
 
         Args:
             whole: nothing is let go before the text is complete.
         """
-        return holding(self.rules, stage, tool_name, whole=whole)
+        if not self.rules.has(stage):
+            return None
+        return lambda: holding(self.rules, stage, tool_name, whole=whole)
+
+    async def scan(self, stage: GuardrailStage, text: str) -> tuple[Hit, ...]:
+        """What the local checks find."""
+        return await scanned(self.rules, stage, text)
 
     async def text(self, stage: GuardrailStage, text: str, tool_name: str | None = None) -> Verdict:
         """Check a text."""
@@ -155,7 +188,7 @@ class Guard:
             return verdict
         clean = self._redactor.text(text)
         if self._services is None:
-            checked = Checked(tuple(each.hit(stage, clean, "not_checked") for each in remote))
+            checked = Checked(tuple(each.hit(stage, clean, NOT_CHECKED) for each in remote))
         else:
             checked = await self._services.check(self._org_id, remote, stage, clean, self._own)
         if not checked.hits:
@@ -193,7 +226,7 @@ async def scanned(
     return await _in_thread(len(text), lambda expired: rules.scan(stage, text, tool_name, expired=expired))
 
 
-async def _in_thread(size: int, work: Callable[[Callable[[], bool]], Any]) -> Any:
+async def _in_thread(size: int, work: Callable[[Callable[[], bool]], T]) -> T:
     end = time.monotonic() + SCAN_SECONDS
 
     def expired() -> bool:
@@ -241,7 +274,11 @@ def _checked_value(
         return verdict
     masked = value if many else _with_masks(value, masks)
     left = next((hit for hit in scan(arguments_text(masked)) if _remains(hit, masked)), None)
-    return msgspec.structs.replace(verdict, value=masked, blocked=left)
+    if left is None:
+        return msgspec.structs.replace(verdict, value=masked)
+    blocked = msgspec.structs.replace(left, action="block")
+    others = (blocked if hit.check_index == left.check_index else hit for hit in verdict.hits)
+    return msgspec.structs.replace(verdict, hits=tuple(others), blocked=blocked)
 
 
 def _remains(hit: Hit, masked: JsonValue) -> bool:
@@ -263,7 +300,7 @@ def _texts_of(value: JsonValue) -> Iterable[str]:
             waiting += each
 
 
-def _with_masks(value: JsonValue, masks: dict[str, str]) -> JsonValue:
+def _with_masks(value: Any, masks: dict[str, str]) -> Any:
     """The value with these texts replaced."""
     root: list[Any] = [value]
     waiting: list[tuple[Any, Any]] = [(root, 0)]
@@ -281,6 +318,74 @@ def _with_masks(value: JsonValue, masks: dict[str, str]) -> JsonValue:
             waiting += [(after, index) for index in range(len(after))]
         holder[key] = after
     return root[0]
+
+
+def hit_data(
+    hit: Hit, part: Part, count: int = 1, about: About = NOTHING, *, blocked: bool = False
+) -> GuardrailHitData:
+    """The data of the event of a hit.
+
+    Args:
+        blocked: what was checked is blocked, so nobody is asked about it.
+    """
+    return GuardrailHitData(
+        GUARDRAILS,
+        hit.check_id,
+        hit.stage,
+        "log" if blocked and hit.action == "ask" else hit.action,
+        hit.reason_code,
+        hit.rule_type,
+        part,
+        count,
+        about.turn_id,
+        about.message_id,
+        about.tool_call_id,
+        about.tool_name,
+    )
+
+
+class Masker(Redactor):
+    """Masks what the local checks find in the texts of a struct, with the interface of a redactor.
+
+    A text that a check blocks is replaced as a whole.
+
+    Attributes:
+        hits: what was found.
+    """
+
+    def __init__(self, rules: Guardrails, stage: GuardrailStage, tool_name: str | None = None) -> None:
+        super().__init__({})
+        self._rules, self._stage, self._tool = rules, stage, tool_name
+        self.hits: list[Hit] = []
+
+    def __bool__(self) -> bool:
+        return self._rules.has(self._stage)
+
+    def text(self, text: str, *, cut: bool = False) -> str:
+        """The text with masks; the same object if nothing is found."""
+        hits = self._rules.scan(self._stage, text, self._tool)
+        if not hits:
+            return text
+        self.hits += hits
+        verdict = _verdict(text, hits)
+        if verdict.blocked is not None:
+            return withheld(verdict.blocked)
+        return replaced(text, hits) if verdict.changed else text
+
+    def value(self, value: Any) -> Any:
+        """The value with masks in its texts; the same object if nothing is found."""
+        masks = {text: self.text(text) for text in dict.fromkeys(_texts_of(value))}
+        changed = {text: mask for text, mask in masks.items() if mask != text}
+        return _with_masks(value, changed) if changed else value
+
+    def verdict(self) -> Verdict:
+        """What was found in all texts so far."""
+        return _verdict(None, self.hits)
+
+
+def withheld(hit: Hit) -> str:
+    """What stands for a tool's output that a check has blocked."""
+    return replacement_of(hit, f"[withheld by a guardrail: {hit.reason_code}]")
 
 
 def replacement_of(hit: Hit, default: str) -> str:

@@ -114,10 +114,11 @@ class Guardrails:
         """The characters by which a stream is held back for the checks of this stage.
 
         It is the longest match of a local check, and its neighbours. None: one of them needs the whole text.
+        A check that only logs holds nothing back.
         """
         longest = 0
         for (_, check), width in zip(self._checks, self._widths, strict=True):
-            if stage in check.stages:
+            if stage in check.stages and check.action != "log":
                 if width is None:
                     return None
                 longest = max(longest, width + CONTEXT)

@@ -46,8 +46,8 @@ class HeldText:
 
     Args:
         search: the checks.
-        window: the characters of the longest match; None to hold everything back.
-        context: the characters before and after a match that decide whether it is one.
+        window: the characters of the longest match, and its neighbours; None to hold everything back.
+        context: how many neighbours before a match decide whether it is one.
 
     Attributes:
         shown: what was let go so far, with masks.
@@ -72,15 +72,16 @@ class HeldText:
             return ""
         self._held += text
         # A match is certain once what follows the longest form of it is known.
-        ready = len(self._held) - self._window - self._size
+        ready = len(self._held) - self._window
         if ready < self._step:
             return ""
-        out = self._let_go(ready)
+        out = self._let_go(ready, self._window + self._step + MAX_CHAIN)
         if out:
             self._pieces.append(out)
         return out
 
-    def _let_go(self, ready: int) -> str:
+    def _let_go(self, ready: int, most: int) -> str:
+        """Let go of what is before `ready`, and keep at most so many characters."""
         held, shift = self._held, len(self._context)
         cuts = [
             Cut(cut.begin - shift, cut.end - shift, cut.mask)
@@ -100,7 +101,7 @@ class HeldText:
                 return ""
             certain += cluster
             end = max(end, *(cut.end for cut in cluster))
-        if len(held) - end > self._window + self._step + MAX_CHAIN:
+        if len(held) - end > most:
             self._closed = True
             self._held = ""
             return ""

@@ -18,13 +18,16 @@ from msgspec.structs import replace
 
 from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.containment import contain
+from perdure.capabilities.guarding import Guard
 from perdure.capabilities.layers import SessionLayers, load_layers
+from perdure.capabilities.model_choice import find_model
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.background import LATER, ToolTask, read_spec
 from perdure.domain.calls import CallState
 from perdure.domain.effects import Verified, effects_under, part_key
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, UnreadableEvent
+from perdure.domain.event_data import EventData
 from perdure.domain.events import Event, FileWrittenData, ToolStartedData
 from perdure.domain.files import Content
 from perdure.domain.messages import JsonValue
@@ -32,6 +35,7 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.tasks import TaskError
 from perdure.domain.times import Micros
 from perdure.engine.context import Engine
+from perdure.engine.guarded_results import check_result, progress_line
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, ask_until_late
 from perdure.engine.outages import outlast
 from perdure.engine.tool_outcomes import REFUSED, REJECTED, Failure, as_raw_output, error_text, failure_of
@@ -55,6 +59,7 @@ class CallEnd(Struct, frozen=True):
     Attributes:
         files: the files that it wrote.
         result_path: the file with the whole result, if the text is cut.
+        found: the events of what guardrails have found.
     """
 
     text: str = ""
@@ -62,6 +67,7 @@ class CallEnd(Struct, frozen=True):
     error: TaskError | None = None
     files: tuple[FileWrittenData, ...] = ()
     result_path: str | None = None
+    found: tuple[EventData, ...] = ()
 
 
 class BackgroundCall(Struct, frozen=True):
@@ -70,6 +76,7 @@ class BackgroundCall(Struct, frozen=True):
     Attributes:
         bound: the tool as it is now.
         arguments: as the log has them.
+        guard: checks the output.
     """
 
     engine: Engine
@@ -80,6 +87,7 @@ class BackgroundCall(Struct, frozen=True):
     agent: ResolvedAgent
     bound: BoundTool
     arguments: JsonValue
+    guard: Guard | None = None
 
     @property
     def repeatable(self) -> bool:
@@ -91,6 +99,11 @@ class BackgroundCall(Struct, frozen=True):
     def verifiable(self) -> bool:
         """Whether its tool can find out whether it took effect."""
         return self.bound.tool.verify is not None
+
+    @property
+    def made(self) -> CallState:
+        """The call as a turn has it."""
+        return CallState(self.spec.tool_call_id, self.spec.tool, self.arguments)
 
     @property
     def patience(self) -> float:
@@ -140,7 +153,17 @@ async def prepare(engine: Engine, task: TaskRow) -> BackgroundCall | CallEnd | N
         return CallEnd(error=TaskError(REJECTED, REFUSED))
     if arguments is None:
         return CallEnd(error=TaskError("unreadable", "The call's arguments cannot be read."))
-    return BackgroundCall(engine, layers.session, redactor, task, spec, agent, bound, arguments)
+    guard = _guard_of(engine, layers, agent, redactor)
+    return BackgroundCall(engine, layers.session, redactor, task, spec, agent, bound, arguments, guard)
+
+
+def _guard_of(
+    engine: Engine, layers: SessionLayers, agent: ResolvedAgent, redactor: Redactor
+) -> Guard | None:
+    if not agent.guardrails.has("tool_output"):
+        return None
+    own = partial(find_model, loaded=layers)
+    return Guard(agent.guardrails, engine.guard, layers.session.org_id, own, redactor)
 
 
 async def _read(
@@ -200,7 +223,8 @@ async def make_call(
         late = failure.unknown and not isinstance(error, Interrupted)
         found = await _verified(call, context, began_at=None) if late else None
         if found is None or found.outcome != "done":
-            return CallEnd(error=_error_of(failure, error))
+            checked = await check_result(call.guard, call.made, None, failure)
+            return CallEnd(error=_error_of(checked.failure or failure, error), found=checked.found)
         output = as_raw_output(ToolOutcome(found.value))
     await _learn_secrets(call)
     return await _fitted(call, output)
@@ -255,7 +279,7 @@ def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolConte
         turn_id=task.turn_id,
         tool_call_id=call.spec.tool_call_id,
         now=engine.clock.now,
-        progress=lambda line: progress(call.redactor.text(line)),
+        progress=lambda line: progress(_line_of(call, line)),
         output=lambda stream, text: None,
         redactor=call.redactor,
         locale=row.locale,
@@ -267,6 +291,10 @@ def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolConte
         agent=call.spec.made_by,
         in_background=True,
     )
+
+
+def _line_of(call: BackgroundCall, line: str) -> str:
+    return call.redactor.text(line if call.guard is None else progress_line(call.guard, call.spec.tool, line))
 
 
 async def _step(
@@ -293,18 +321,19 @@ async def _learn_secrets(call: BackgroundCall) -> None:
 
 async def _fitted(call: BackgroundCall, output: RawOutput) -> CallEnd:
     """The output as the task keeps it: as long as that of a call in a turn, with the whole in a file."""
-    spec, turn_id = call.spec, call.task.turn_id
+    turn_id = call.task.turn_id
     if output.images:
         note = "[The images of the result are left out: they are shown only in the turn.]"
         text = "\n".join(filter(None, (output.text.strip(), note)))
         output = RawOutput(text, text, output.files)
-    made = CallState(spec.tool_call_id, spec.tool, call.arguments)
-    fitted = await fit_output(call, call.agent, call.bound, turn_id, made, output)
+    checked = await check_result(call.guard, call.made, output, None)
+    output = checked.output or output
+    fitted = await fit_output(call, call.agent, call.bound, turn_id, call.made, output)
     spilled = fitted.files[len(output.files) :]
     path = spilled[0].path if spilled else None
     if fitted.text is output.text and not isinstance(output.value, str):
         value: JsonValue = call.redactor.value(msgspec.json.decode(output.text))
         if isinstance(value, dict | list):
-            return CallEnd(value=value, files=fitted.files)
+            return CallEnd(value=value, files=fitted.files, found=checked.found)
     text = await asyncio.to_thread(call.redactor.text, fitted.text)
-    return CallEnd(text, files=fitted.files, result_path=path)
+    return CallEnd(text, files=fitted.files, result_path=path, found=checked.found)

@@ -34,11 +34,21 @@ class ToolText:
     Args:
         publish: publishes a piece: its kind, its offset in the stream in characters, and its text. It is
             called in the event loop's thread only, although a tool may write from others.
+        hold: makes what holds back a stream until it is checked; None if nothing is checked.
+        line: checks a line of progress.
     """
 
-    def __init__(self, redactor: Redactor, publish: Callable[[LiveKind, int, str], None]) -> None:
+    def __init__(
+        self,
+        redactor: Redactor,
+        publish: Callable[[LiveKind, int, str], None],
+        hold: Callable[[], HeldText] | None = None,
+        line: Callable[[str], str] | None = None,
+    ) -> None:
         self._redactor = redactor
         self._publish = publish
+        self._hold, self._line = hold, line
+        self._holds: dict[LiveKind, HeldText] = {}
         self._streams: dict[LiveKind, StreamRedactor] = {}
         self._sent: dict[LiveKind, int] = {}
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
@@ -66,15 +76,21 @@ class ToolText:
         publish(*args)
 
     def _progress(self, text: str) -> None:
+        if self._line is not None:
+            text = self._line(text)
         self._send("progress", self._redactor.text(text, cut=len(text) > MAX_LINE)[:MAX_LINE])
 
     def _output(self, kind: LiveKind, text: str) -> None:
         if kind not in self._streams:
             self._streams[kind] = StreamRedactor(self._redactor)
+        if self._hold is not None:
+            if kind not in self._holds:
+                self._holds[kind] = self._hold()
+            text = self._holds[kind].feed(text)
         self._send(kind, self._streams[kind].feed(text))
 
     def finish(self) -> None:
-        """Publish what was held back."""
+        """Publish what was held back, but for what is not checked: the result will have it."""
         for kind, stream in self._streams.items():
             self._send(kind, stream.feed("", last=True, cut=True))
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from perdure.capabilities.arguments import INVALID_SCHEMA
 from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.containment import contain
+from perdure.capabilities.guarding import Guard
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState, Done, Parked, key_of
@@ -36,6 +37,8 @@ from perdure.domain.turn import Calling
 from perdure.domain.turn_queries import agent_ahead, next_controls
 from perdure.engine.background import begin_task, begins_task
 from perdure.engine.deferred import Callbacks, parked_call, promised
+from perdure.engine.guarded import guard_of
+from perdure.engine.guarded_results import check_edited, check_result, masked_event, progress_line
 from perdure.engine.handoffs import check_agent, log_for
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
 from perdure.engine.live import ToolText
@@ -159,7 +162,7 @@ async def _run_call(
     try:
         outcome = await _attempt_or_wait(run, agent, bound, state, call, acting)
         if isinstance(outcome, Later):
-            parked = parked_call(run, bound, state, call, outcome)
+            parked = masked_event(guard_of(run, agent), call, parked_call(run, bound, state, call, outcome))
             return [*_loads(run, agent, state, call, None), parked]
         if outcome is None:
             return _loads(run, agent, state, call, None)
@@ -169,8 +172,9 @@ async def _run_call(
         if failure.unknown and not isinstance(error, Interrupted):
             output = await _looked_up(run, agent, bound, state, call)
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
-    now = run.engine.clock.now()
     context = tool_context(state, call.id)
+    checked = await check_result(guard_of(run, agent), call, output, failure)
+    output, failure, now = checked.output, checked.failure, run.engine.clock.now()
     fitted = None if output is None else await fit_output(run, agent, bound, state.turn.id, call, output)
     result = None if fitted is None or output is None else _parts(fitted.text, output.images)
     data = ToolCompletedData(
@@ -188,7 +192,8 @@ async def _run_call(
         acted_as=acting.identity,
     )
     files = [] if fitted is None else [NewEvent(written, context, now) for written in fitted.files]
-    return [*files, *_loads(run, agent, state, call, output), NewEvent(data, context, now)]
+    found = checked.events(context, now)
+    return [*files, *_loads(run, agent, state, call, output), *found, NewEvent(data, context, now)]
 
 
 def _loads(
@@ -255,6 +260,8 @@ async def _attempt(
     _check_secret_arguments(run, bound, call)
     if bound.rejected:
         raise PerdureError(REFUSED, code=REJECTED)
+    if call.edited:
+        await check_edited(guard_of(run, agent), call)
     repeats = state.turn.repeats
     if 0 < agent.rules.loop_limit <= repeats:
         raise PerdureError(
@@ -265,8 +272,9 @@ async def _attempt(
     if begins_task(bound, arguments):
         await begin_task(run, agent, bound, state, call, arguments)
         return None
-    live, callbacks = _tool_text(run, state, call), Callbacks(run, state, call)
-    steps = Steps(run, call, bound.tool.timeout)
+    guard = guard_of(run, agent)
+    live, callbacks = _tool_text(run, guard, state, call), Callbacks(run, state, call)
+    steps = Steps(run, call, bound.tool.timeout, guard)
     context = replace(
         _tool_context(run, agent, state, call),
         progress=live.progress,
@@ -367,7 +375,7 @@ def _owners(run: Run) -> tuple[str, ...]:
     return run.row.org_id, run.row.id
 
 
-def _tool_text(run: Run, state: Calling, call: CallState) -> ToolText:
+def _tool_text(run: Run, guard: Guard | None, state: Calling, call: CallState) -> ToolText:
     session_id, turn_id, bus = run.row.id, state.turn.id, run.engine.bus
     context = to_json(tool_context(state, call.id))
 
@@ -387,7 +395,10 @@ def _tool_text(run: Run, state: Calling, call: CallState) -> ToolText:
             )
         )
 
-    return ToolText(run.redactor, publish)
+    if guard is None or not guard.has("tool_output"):
+        return ToolText(run.redactor, publish)
+    hold = guard.holds("tool_output", call.name)
+    return ToolText(run.redactor, publish, hold, partial(progress_line, guard, call.name))
 
 
 def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallState) -> ToolContext:
