@@ -14,25 +14,25 @@ from perdure.domain.guardrail_checks import (
     AnyCheck,
     BlocklistCheck,
     LocalCheck,
+    PiiCheck,
     RegexCheck,
     ToolPatternCheck,
+    UrlAllowlistCheck,
 )
 from perdure.domain.guardrail_text import STRETCH, Bytes, Subject, folded_word
+from perdure.domain.linear_regex import compile_re2
 from perdure.domain.match_length import longest_match
+from perdure.domain.pii import PiiRule, kinds_of
+from perdure.domain.url_allowlist import UrlRule, url_width
 
-MAX_PROGRAM = 5_000
-"""Size of a compiled pattern in RE2 instructions."""
 MAX_LIST_PROGRAM = 20_000
-"""As `MAX_PROGRAM`, of a block list: one for each letter."""
+"""Size of a compiled block list, in RE2 instructions: one for each letter."""
 CALL = 40_000_000
 """Instructions times bytes in one call of RE2: about 0.5 s at its slowest (11 ns each)."""
 SHORTEST = 4_096
 """Bytes that one call searches at least."""
 MAX_RULES = 128
 """Compiled checks that are kept."""
-MEMORY = 2 * 1024 * 1024
-"""Bytes that RE2 may use for its fast DFA; above them it falls back to the slow NFA."""
-
 Found = tuple[int, int, str | None]
 """Where a match begins and ends, in characters, and the reason if the rule has its own."""
 
@@ -60,9 +60,11 @@ def width_of(check: AnyCheck) -> int | None:
             return _limit(check.pattern, check.max_length)
         case BlocklistCheck():
             return STRETCH * max(len(word) for word in _folded_words(check))
-        case ToolPatternCheck():
-            return None
-    return None
+        case PiiCheck():
+            return max(kind.width for kind in kinds_of(check))
+        case UrlAllowlistCheck():
+            return url_width(check)
+    return None  # calls are checked as a whole
 
 
 @lru_cache(maxsize=MAX_RULES)
@@ -75,7 +77,10 @@ def compile_rule(check: LocalCheck) -> Rule:
             return BlocklistRule(check)
         case ToolPatternCheck():
             return ToolRule(check)
-    raise NotImplementedError
+        case PiiCheck():
+            return PiiRule(check)
+        case UrlAllowlistCheck():
+            return UrlRule(check)
 
 
 def _limit(pattern: str, declared: int | None) -> int | None:
@@ -229,33 +234,6 @@ class ToolRule:
             yield 0, len(subject.text), None
         else:
             yield from self._rule.find(subject, start, expired)
-
-
-def compile_re2(
-    pattern: str, *, ignore_case: bool = False, limit: int = MAX_PROGRAM, field: str = "pattern"
-) -> Any:
-    """Compile a pattern. Raises InvalidInput, with the field: RE2 refuses it, or it is too large."""
-    import re2  # imported here because loading it is slow
-
-    options = re2.Options()
-    options.case_sensitive, options.log_errors, options.max_mem = not ignore_case, False, MEMORY
-    options.never_capture = True
-    try:
-        regex = re2.compile(pattern, options)
-    except UnicodeEncodeError:
-        raise InvalidInput("cannot be encoded as UTF-8", field=field) from None
-    except re2.error as error:
-        reason = error.args[0]
-        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
-        raise InvalidInput(f"is not a valid RE2 regular expression: {text[:200]}", field=field) from None
-    finally:
-        re2.purge()  # the library would keep the patterns of all organizations
-    if regex.programsize > limit:
-        raise InvalidInput(
-            f"has {regex.programsize} instructions, more than {limit}: use fewer or smaller repetitions",
-            field=field,
-        )
-    return regex
 
 
 def _quoted(word: str) -> str:

@@ -110,6 +110,27 @@ def _folded(ch: str, ignore_case: bool) -> str:
     return unicodedata.normalize("NFKD", plain.casefold()) if ignore_case else plain
 
 
+def _plain(text: str) -> str:
+    return text if text.isascii() else "".join(map(_plain_one, text))
+
+
+@lru_cache(maxsize=4096)
+def _plain_one(ch: str) -> str:
+    if ch.isascii():
+        return ch
+    if ch in _INVISIBLE:
+        return "\0"
+    if ch.isspace():
+        return " "
+    if unicodedata.category(ch) == "Pd" or ch == "\u2212":
+        return "-"
+    digit = unicodedata.decimal(ch, None)
+    if digit is not None:
+        return str(digit)
+    simple = unicodedata.normalize("NFKC", ch)
+    return simple if len(simple) == 1 else ch
+
+
 class Subject:
     """A text that is scanned, in the forms that rules ask for. Each form is made once."""
 
@@ -118,6 +139,7 @@ class Subject:
         self.tool_name = tool_name
         self._bytes: Bytes | None = None
         self._folded: dict[bool, Folded] = {}
+        self._plain: Bytes | None = None
 
     @property
     def bytes(self) -> Bytes:
@@ -125,6 +147,16 @@ class Subject:
         if self._bytes is None:
             self._bytes = Bytes(self.text)
         return self._bytes
+
+    @property
+    def plain(self) -> Bytes:
+        """The text with plain digits, hyphens, spaces and letters, each in its place.
+
+        Invisible characters are U+0000.
+        """
+        if self._plain is None:
+            self._plain = Bytes(_plain(self.text))
+        return self._plain
 
     def folded(self, *, ignore_case: bool) -> Folded:
         """The folded text."""
