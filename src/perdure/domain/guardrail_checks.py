@@ -75,6 +75,10 @@ class Check(
     replacement: Annotated[_Replacement | None, _REPLACEMENT] = None
     reason_code: Annotated[_Reason | None, _REASON] = None
 
+    def __post_init__(self) -> None:
+        if self.action == "ask" and self.stages != ("tool_use",):
+            raise ValueError('the action `ask` needs the stage "tool_use": only a call can wait for approval')
+
     @property
     def stages(self) -> tuple[GuardrailStage, ...]:
         """The stages at which the check applies."""
@@ -118,6 +122,11 @@ class ToolPatternCheck(Check, frozen=True, omit_defaults=True, kw_only=True, tag
         Meta(description="Only calls whose arguments (as JSON), or results whose text, match this pattern."),
     ] = None
     ignore_case: Annotated[bool, _IGNORE_CASE] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "output" in self.stages:
+            raise ValueError('it is about tools: set `stage` to "tool_use", "tool_output", or both')
 
 
 class PiiCheck(Check, frozen=True, omit_defaults=True, kw_only=True, tag="pii"):
@@ -180,6 +189,14 @@ class ModerationCheck(Check, frozen=True, omit_defaults=True, kw_only=True, tag=
     ] = None
     timeout: Annotated[float, _TIMEOUT] = 5.0
     on_failure: Annotated[Literal["block", "allow"], _ON_FAILURE] = "block"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.url is None) == (self.provider_id is None):
+            # Of both, the provider's key would be sent to the URL.
+            raise ValueError("set either `url` or `provider_id`")
+        if self.url is not None and not self.url.startswith(("https://", "http://")):
+            raise ValueError("`url` must begin with https:// or http://")
 
 
 class JudgeCheck(Check, frozen=True, omit_defaults=True, kw_only=True, tag="judge"):

@@ -5,9 +5,8 @@
     guardrails.remote("output")                    the checks that a service makes
 
 Streams. In a text that is still growing, a hit is certain if it begins more than `window` characters before
-the end: with `final=False`, only those are returned. What is before that point and before the first hit may
-be shown. Keep the last shown character at the beginning of the next text, and say so with `start=1`:
-otherwise `^` would match there.
+the end. What is before that point and before the first hit may be shown. Keep the last shown character at the
+beginning of the next text, and say so with `start=1`: otherwise `^` would match there.
 """
 
 from __future__ import annotations
@@ -139,7 +138,6 @@ class Guardrails:
         tool_name: str | None = None,
         *,
         start: int = 0,
-        final: bool = True,
         expired: Callable[[], bool] = never,
     ) -> tuple[Hit, ...]:
         """What the local checks find in a text, in the order of the checks and, of each, of the text.
@@ -149,17 +147,14 @@ class Guardrails:
         Args:
             tool_name: the tool whose arguments (JSON, as of `arguments_text`) or result the text is.
             start: characters at the beginning that are context only.
-            final: whether the text is complete. Otherwise, hits that begin in the last `window` characters
-                are left out; they are found when more of the text is there.
             expired: whether the time is up. A check that is not done then counts as a hit, with the reason
                 `not_checked`, from where it stopped to the end of the text.
         """
         subject = Subject(text, tool_name)
         found: list[Hit] = []
-        for (index, check), width in zip(self._checks, self._widths, strict=True):
+        for index, check in self._checks:
             if stage in check.stages and not isinstance(check, ModerationCheck | JudgeCheck):
-                last = len(text) if final or width is None else len(text) - width - CONTEXT
-                found += _hits(index, check, stage, subject, range(start, last + 1), expired)
+                found += _hits(index, check, stage, subject, start, expired)
         return tuple(found)
 
 
@@ -168,24 +163,24 @@ def _hits(
     check: LocalCheck,
     stage: GuardrailStage,
     subject: Subject,
-    begins: range,
+    start: int,
     expired: Callable[[], bool],
 ) -> Iterator[Hit]:
-    """The hits of one check that begin in a range."""
+    """The hits of one check."""
     size = len(subject.text)
     limit = MAX_REPLACED if check.action == "replace" else MAX_HITS
-    end = begins.start
+    end = start
     try:
         rule = compile_rule(check)
-        for count, found in enumerate(rule.find(subject, begins.start, expired)):
+        for count, found in enumerate(rule.find(subject, start, expired)):
             begin, end, reason = found
-            if begin not in begins or (count == limit and check.action != "replace"):
-                return
             shown = subject.text if rule.shows else None
-            if count == limit:
+            if count < limit:
+                yield _hit(index, check, stage, found, shown)
+                continue
+            if check.action == "replace":
                 yield _hit(index, check, stage, (begin, size, reason), shown)
-                return
-            yield _hit(index, check, stage, found, shown)
+            return
     except (TimeoutError, InvalidInput):  # a pattern that an older release accepted may be invalid
         yield _hit(index, check, stage, (end, size, NOT_CHECKED), None)
 

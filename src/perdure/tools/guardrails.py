@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from perdure.capabilities.port import Capability, schema
-from perdure.domain.errors import InvalidInput
-from perdure.domain.guardrail_checks import GUARDRAILS, AnyCheck, GuardrailsConfig
+from perdure.domain.guardrail_checks import GUARDRAILS
+from perdure.domain.guardrail_config import stored_checks
 from perdure.domain.guardrail_schema import checks_schema
 from perdure.domain.messages import JsonObject
-
-
-def _checks(config: Any) -> tuple[AnyCheck, ...]:
-    """The checks of a configuration. Raises InvalidInput: a release with other checks has stored it."""
-    try:
-        return msgspec.convert(config or {}, GuardrailsConfig).checks
-    except msgspec.ValidationError as error:
-        raise InvalidInput(
-            f"the configuration of `{GUARDRAILS}` is not valid: {error}; change it",
-            code="invalid_capability_config",
-        ) from None
 
 
 def _both(before: Any, after: Any) -> JsonObject:
@@ -40,6 +27,6 @@ GUARDRAILS_CAPABILITY = Capability(
     ),
     category="safety",
     config_schema=schema({"checks": checks_schema()}),
-    checks=_checks,
+    checks=stored_checks,
     merge=_both,
 )
