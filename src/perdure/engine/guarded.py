@@ -235,8 +235,11 @@ async def check_calls(
 
     async def one(call: ToolCallPart) -> tuple[Verdict, bool]:
         async with room:
-            named = call.name in known or not (await guard.text("tool_use", call.name)).changed
-            return await guard.value("tool_use", call.arguments, call.name), named
+            if call.name not in known:
+                name = await guard.text("tool_use", call.name)
+                if name.changed:
+                    return replace(name, blocked=next(hit for hit in name.hits if hit.action != "log")), False
+            return await guard.value("tool_use", call.arguments, call.name), True
 
     verdicts = await asyncio.gather(*map(one, calls))
     checked: list[ToolCallPart] = []
