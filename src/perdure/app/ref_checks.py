@@ -31,7 +31,7 @@ async def check_configs(
     """Check what is in configurations that match their schemas, before the transaction that stores them.
 
     Raises:
-        InvalidInput: a guardrail, the schema of a blueprint's answers, or one of its capabilities is not valid.
+        InvalidInput: a guardrail, a blueprint's schema of answers, or one of its capabilities is not valid.
     """
     for where, config in _configs_of(app, refs, field, GUARDRAILS):
         await asyncio.to_thread(check_config, config, where)

@@ -64,7 +64,7 @@ def width_of(check: AnyCheck) -> int | None:
             return max(kind.width for kind in kinds_of(check))
         case UrlAllowlistCheck():
             return url_width(check)
-    return None  # calls are checked as a whole
+    return None
 
 
 @lru_cache(maxsize=MAX_RULES)
