@@ -136,7 +136,7 @@ async def test_a_blocked_call_does_not_start_and_the_model_is_told_why(
     api: httpx.AsyncClient, shared_server: Server
 ) -> None:
     talk = await guarded_talk(api, checked(stage="tool_use"), tools=[WEATHER])
-    bad = call("write_todos", "c1", todos=[{"content": BAD, "activeForm": "x", "status": "pending"}])
+    bad = call("write_todos", "c1", todos=[{"content": BAD, "status": "pending"}])
     step = {"tool_calls": [bad, call("weather", "c2", city=BAD), call(f"no {BAD}", "c3")]}
     frames = await guarded_turn(talk, step, {"text": "I cannot."})
     results = of_kind(frames, "tool.completed")
@@ -171,7 +171,7 @@ async def test_arguments_are_masked_before_the_client_gets_them(
 async def test_a_check_can_ask_a_person_about_a_call(api: httpx.AsyncClient, tool: str) -> None:
     asks = {"type": "regex", "pattern": "Rome", "stage": "tool_use", "action": "ask", "id": "cities"}
     talk = await guarded_talk(api, asks, tools=[WEATHER])
-    arguments: Json = {"todos": [{"content": "Rome", "activeForm": "See Rome", "status": "pending"}]}
+    arguments: Json = {"todos": [{"content": "See Rome", "status": "pending"}]}
     frames = await guarded_turn(
         talk, {"tool_calls": [call(tool, "c1", **arguments)]}, {"text": "Done."}, until="tool.call_requested"
     )
