@@ -149,23 +149,6 @@ async def test_sub_agents_are_bound_by_the_checks_above_them(
         await assert_nowhere(place, parent)
 
 
-async def test_the_answer_of_a_sub_agent_is_the_output_of_a_tool_for_its_parent(
-    client: httpx.AsyncClient,
-) -> None:
-    talk = await guarded_talk(client, RESULTS, more=(SUBAGENTS,))
-    said = hidden({"text": f"I saw {BAD}."})
-    for mode in ("foreground", "background"):
-        begun = spawned(name=mode, mode=mode, instructions=said)
-        await guarded_turn(talk, {"tool_calls": [begun]}, {"text": "Begun."}, {"text": "Done."})
-        task = await ended_task(talk, mode)
-        assert task["summary"] == "[withheld by a guardrail: bird_name]"
-        assert task["withheld"]
-        looks = {"tool_calls": [call("get_task", "c2", task_id=task["id"])]}
-        await guarded_turn(talk, looks, {"text": "Done."})
-    for path in ("/events?limit=1000", "/messages", "/tasks"):
-        assert_clean((await client.get(talk.path(path))).text, path)
-
-
 # --- services -----------------------------------------------------------------
 
 
@@ -245,3 +228,23 @@ async def test_a_turn_that_is_cancelled_cancels_its_checks(client: httpx.AsyncCl
         await asyncio.wait_for(vendor.left.wait(), PATIENCE)
         for path in ("/events?limit=1000", "/messages"):
             assert_clean((await client.get(talk.path(path))).text, path)
+
+
+# The last one: what a sub-agent's session has, which nothing forbids there, would be found by the others.
+
+
+async def test_the_answer_of_a_sub_agent_is_the_output_of_a_tool_for_its_parent(
+    client: httpx.AsyncClient,
+) -> None:
+    talk = await guarded_talk(client, RESULTS, more=(SUBAGENTS,))
+    said = hidden({"text": f"I saw {BAD}."})
+    for mode in ("foreground", "background"):
+        begun = spawned(name=mode, mode=mode, instructions=said)
+        await guarded_turn(talk, {"tool_calls": [begun]}, {"text": "Begun."}, {"text": "Done."})
+        task = await ended_task(talk, mode)
+        assert task["summary"] == "[withheld by a guardrail: bird_name]"
+        assert task["withheld"]
+        looks = {"tool_calls": [call("get_task", "c2", task_id=task["id"])]}
+        await guarded_turn(talk, looks, {"text": "Done."})
+    for path in ("/events?limit=1000", "/messages", "/tasks"):
+        assert_clean((await client.get(talk.path(path))).text, path)
