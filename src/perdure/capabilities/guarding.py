@@ -25,7 +25,7 @@ from perdure.domain.guardrails import (
     arguments_text,
     replaced,
 )
-from perdure.domain.held_text import Cut, HeldText
+from perdure.domain.held_text import NOTED, Cut, HeldText
 from perdure.domain.ids import MessageId, OrgId, ToolCallId, TurnId
 from perdure.domain.messages import JsonValue
 from perdure.domain.redaction import Redactor
@@ -154,11 +154,17 @@ class Guard:
         """What the local checks find."""
         return await scanned(self.rules, stage, text)
 
-    async def text(self, stage: GuardrailStage, text: str, tool_name: str | None = None) -> Verdict:
-        """Check a text."""
+    async def text(
+        self, stage: GuardrailStage, text: str, tool_name: str | None = None, *, clean: int = 0
+    ) -> Verdict:
+        """Check a text.
+
+        Args:
+            clean: characters at its beginning in which no match begins: they were searched already.
+        """
         if not text or not self.rules.has(stage):
             return Verdict(text)
-        hits = await scanned(self.rules, stage, text, tool_name)
+        hits = await scanned(self.rules, stage, text, tool_name, clean)
         verdict = _verdict(replaced(text, hits), hits)
         if verdict.blocked is not None:
             return verdict
@@ -211,19 +217,25 @@ def holding(
 
     def search(text: str, start: int) -> Sequence[Cut]:
         return [
-            Cut(hit.start, hit.end, hit.replacement or "" if hit.action == "replace" else None)
-            for hit in rules.scan(stage, text, tool_name, start=start)
-            if hit.action != "log"
+            Cut(hit.start, hit.end, _mask_of(hit)) for hit in rules.scan(stage, text, tool_name, start=start)
         ]
 
     return HeldText(search, None if whole else rules.window(stage), CONTEXT)
 
 
+def _mask_of(hit: Hit) -> str | None:
+    if hit.action == "log":
+        return NOTED
+    return hit.replacement or "" if hit.action == "replace" else None
+
+
 async def scanned(
-    rules: Guardrails, stage: GuardrailStage, text: str, tool_name: str | None = None
+    rules: Guardrails, stage: GuardrailStage, text: str, tool_name: str | None = None, start: int = 0
 ) -> tuple[Hit, ...]:
-    """What the local checks find, without holding up the event loop."""
-    return await _in_thread(len(text), lambda expired: rules.scan(stage, text, tool_name, expired=expired))
+    """What the local checks find from a place on, without holding up the event loop."""
+    return await _in_thread(
+        len(text) - start, lambda expired: rules.scan(stage, text, tool_name, start=start, expired=expired)
+    )
 
 
 async def _in_thread(size: int, work: Callable[[Callable[[], bool]], T]) -> T:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
 
-STEP = 32
-"""The least characters that are let go at once: a search for each token would cost more than it shows."""
+STEPS = (16, 64)
+"""The least characters that are let go at once: at first, so that the text begins to show, and later, when a
+search for each token would cost more than it shows."""
 
 MAX_CHAIN = 20_000
 """Characters of matches that overlap each other in a row. More are held back until the text is complete."""
@@ -24,6 +25,9 @@ class Cut(Struct, frozen=True):
     end: int
     mask: str | None = None
 
+
+NOTED = "\x00"
+"""The mask of a match that changes nothing: it only means that the text is not without matches."""
 
 Search = Callable[[str, int], Sequence[Cut]]
 """Finds all matches in a text from a place on, in any order. What is before the place decides only whether a
@@ -48,19 +52,29 @@ class HeldText:
         search: the checks.
         window: the characters of the longest match, and its neighbours; None to hold everything back.
         context: how many neighbours before a match decide whether it is one.
+        steps: by default, as `STEPS`, or up to the window if that is longer.
 
     Attributes:
         shown: what was let go so far, with masks.
+        clean: the characters from the beginning in which no match begins; 0 if one does.
     """
 
-    def __init__(self, search: Search, window: int | None, context: int = 1) -> None:
+    def __init__(
+        self,
+        search: Search,
+        window: int | None,
+        context: int = 1,
+        steps: tuple[int, int] | None = None,
+    ) -> None:
         self._search, self._window, self._size = search, window, context
-        self._step = 0 if window is None else max(STEP, window // 2)
+        self._step, self._longest_step = steps or (STEPS[0], max(STEPS[1], window or 0))
         self._held = ""
         self._context = ""
         """The characters before the held ones."""
         self._pieces: list[str] = []
         self._closed = window is None
+        self.clean = 0
+        self._found = False
 
     @property
     def shown(self) -> str:
@@ -75,6 +89,7 @@ class HeldText:
         ready = len(self._held) - self._window
         if ready < self._step:
             return ""
+        self._step = min(2 * self._step, self._longest_step)
         out = self._let_go(ready, self._window + self._step + MAX_CHAIN)
         if out:
             self._pieces.append(out)
@@ -83,30 +98,38 @@ class HeldText:
     def _let_go(self, ready: int, most: int) -> str:
         """Let go of what is before `ready`, and keep at most so many characters."""
         held, shift = self._held, len(self._context)
-        cuts = [
-            Cut(cut.begin - shift, cut.end - shift, cut.mask)
-            for cut in self._search(self._context + held, shift)
-            if cut.end > cut.begin
-        ]
-        certain, end = [], ready
-        for cluster in _clusters(cuts):
+        found = self._search(self._context + held, shift)
+        if found:
+            return self._let_go_of(
+                [Cut(cut.begin - shift, cut.end - shift, cut.mask) for cut in found], ready, most
+            )
+        return self._moved(held, ready, held[:ready])
+
+    def _let_go_of(self, cuts: list[Cut], ready: int, most: int) -> str:
+        held, certain, end = self._held, [], ready
+        self._found = self._found or any(cut.begin < ready for cut in cuts)
+        for cluster in _clusters(cut for cut in cuts if cut.end > cut.begin and cut.mask != NOTED):
             if cluster[0].begin >= ready:
                 break
             if any(cut.begin >= ready for cut in cluster):
                 end = cluster[0].begin  # it may go on: no search may begin in the middle of it
                 break
             if any(cut.mask is None for cut in cluster):
-                self._closed = True
-                self._held = ""
-                return ""
+                return self._close()
             certain += cluster
             end = max(end, *(cut.end for cut in cluster))
         if len(held) - end > most:
-            self._closed = True
-            self._held = ""
-            return ""
+            return self._close()
+        return self._moved(held, end, masked(held[:end], certain))
+
+    def _moved(self, held: str, end: int, out: str) -> str:
         self._context, self._held = (self._context + held[:end])[-self._size :], held[end:]
-        return masked(held[:end], certain)
+        self.clean = 0 if self._found else self.clean + end
+        return out
+
+    def _close(self) -> str:
+        self._closed, self._held, self.clean = True, "", 0
+        return ""
 
 
 def _clusters(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:

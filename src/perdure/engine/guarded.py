@@ -63,12 +63,18 @@ class CheckedAnswer(Struct, frozen=True):
 
 
 class Writing(Struct, frozen=True):
-    """The message that is checked: its turn, its id, the context of its events, and whether it is JSON."""
+    """The message that is checked.
+
+    Attributes:
+        typed: whether its text is JSON.
+        clean: how many characters at the beginning of its text and of its thinking were searched already.
+    """
 
     turn_id: TurnId
     message_id: MessageId
     context: EventContext
     typed: bool
+    clean: tuple[int, int] = (0, 0)
 
 
 async def check_answer(
@@ -87,8 +93,8 @@ async def check_answer(
         return CheckedAnswer(response)
     about = About(writing.turn_id, writing.message_id)
     text, thinking, kept = await asyncio.gather(
-        _checked_text(guard, response.text, typed=writing.typed and not response.tool_calls),
-        guard.text("output", response.thinking or ""),
+        _checked_text(guard, response, writing),
+        guard.text("output", response.thinking or "", clean=writing.clean[1]),
         _may_keep_reasoning(guard, response),
     )
     context = writing.context
@@ -163,8 +169,9 @@ def _replaced(response: ModelResponse, replacement: str) -> ModelResponse:
     )
 
 
-async def _checked_text(guard: Guard, text: str, *, typed: bool) -> Verdict:
+async def _checked_text(guard: Guard, response: ModelResponse, writing: Writing) -> Verdict:
     """Check a text; one that is JSON as the value that it means, because JSON can escape any character."""
+    text, typed = response.text, writing.typed and not response.tool_calls
     value: JsonValue = text
     if typed:
         try:
@@ -172,7 +179,7 @@ async def _checked_text(guard: Guard, text: str, *, typed: bool) -> Verdict:
         except ValueError:
             typed = False
     if not typed or isinstance(value, str | int | float | None):
-        return await guard.text("output", text)
+        return await guard.text("output", text, clean=writing.clean[0])
     verdict = await guard.value("output", value)
     return replace(verdict, value=to_json(verdict.value) if verdict.changed else text)
 

@@ -154,7 +154,7 @@ class LiveText:
         if self._timer is None:
             loop = asyncio.get_running_loop()
             if kind not in self._accumulated:
-                self._flush()
+                self.flush()
             size = max((len(accumulated) for accumulated in self._accumulated.values()), default=0)
             self._timer = loop.call_later(
                 max(self._interval, size / MAX_ACCUMULATED_PER_SECOND), self._on_timer
@@ -162,9 +162,10 @@ class LiveText:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._flush()
+        self.flush()
 
-    def _flush(self, *, final: bool = False) -> None:
+    def flush(self, *, final: bool = False) -> None:
+        """Publish what has been collected, but for what is held back."""
         for kind, pieces in self._pending.items():
             # What the log will not contain is not published.
             short = len(self._accumulated.get(kind, "")) < MAX_TEXT
@@ -213,7 +214,12 @@ class LiveText:
             self._timer = None
         for kind in self._streams:
             self._pending.setdefault(kind, [])
-        self._flush(final=True)
+        self.flush(final=True)
+
+    def clean(self, kind: TextKind, text: str) -> int:
+        """The characters at the beginning of a text that were searched while it streamed, without a match."""
+        hold = self._holds.get(kind)
+        return hold.clean if hold is not None and hold.clean and text.startswith(hold.shown) else 0
 
     def finish_checked(self, texts: Mapping[TextKind, str]) -> None:
         """Publish the rest of the texts, which are checked: as the log will have them.

@@ -212,16 +212,19 @@ class _Call:
 
     async def check(self, response: ModelResponse) -> CheckedAnswer:
         """Check an answer, and show what was held back of it."""
+        thinking = response.thinking or ""
+        clean = self.live.clean("text", response.text), self.live.clean("thinking", thinking)
+        writing = msgspec.structs.replace(self.writing, clean=clean)
         try:
-            checked = await check_answer(self.guard, response, self.writing, self.clock.now(), self.cut)
+            checked = await check_answer(self.guard, response, writing, self.clock.now(), self.cut)
         except BaseException:
             self.live.stop()
             raise
         if checked.replaced:
             self.live.stop()
         elif self.guard is not None:
-            thinking = checked.response.thinking or ""
-            self.live.finish_checked({"thinking": thinking, "text": checked.response.text})
+            response = checked.response
+            self.live.finish_checked({"thinking": response.thinking or "", "text": response.text})
         return checked
 
     async def _recover(self, error: ModelError) -> bool:
