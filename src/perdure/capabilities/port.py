@@ -387,6 +387,8 @@ class Capability(Struct, frozen=True):
         dependencies: ids of capabilities that this one activates as well.
         aliases: other ids of this capability.
         config_schema: a JSON Schema of its configuration; None when it takes none.
+        read: reads a configuration, of which it gets the path for errors, and raises InvalidInput if it is
+            not valid. The schema is only for clients then: it may cost too much to validate with.
         tools, prompt: pure functions of the configuration.
         discover: a coroutine function for a prompt or tools that depend on more than the configuration. It
             runs before each model call, outside any transaction. It should be fast, and must not change
@@ -427,6 +429,7 @@ class Capability(Struct, frozen=True):
     dependencies: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     config_schema: JsonObject | None = None
+    read: Callable[[Any, str], object] | None = None
     tools: Callable[[Any], tuple[Tool, ...]] = no_tools
     prompt: Callable[[Any], str | None] = no_prompt
     discover: Discover | None = None
@@ -447,7 +450,12 @@ class Capability(Struct, frozen=True):
     @property
     def is_policy(self) -> bool:
         """Whether it decides which calls need approval, or checks texts and calls."""
-        return self.gate is not no_gate or self.checks is not no_checks
+        return self.gate is not no_gate or self.is_guardrail
+
+    @property
+    def is_guardrail(self) -> bool:
+        """Whether it checks texts and calls."""
+        return self.checks is not no_checks
 
     @property
     def has_instructions(self) -> bool:

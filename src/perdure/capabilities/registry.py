@@ -131,7 +131,7 @@ class Registry:
         return self.get(ref) if family is None or family.public else None
 
     def check(self, refs: Iterable[CapabilityRef], field: str = "capabilities") -> None:
-        """Check that the capabilities are known and that their configurations match their schemas.
+        """Check that the capabilities are known and that their configurations are valid.
 
         Args:
             field: the name of the field that holds the references, for the error.
@@ -152,6 +152,9 @@ class Registry:
                     field=location,
                 )
             if ref.config is None or capability.config_schema is None:
+                continue
+            if capability.read is not None:
+                capability.read(ref.config, f"{location}.config")
                 continue
             validator, cost = self._validator(capability.id, capability.config_schema)
             share += cost.share_of(ref.config)

@@ -42,9 +42,9 @@ def check(
 
     Example: echo "Pay to 4111 1111 1111 1111" | perdure guardrails check checks.json
     """
-    given, found = _config(config), _stage(stage)
     if str(config) == str(text) == "-":
         raise typer.BadParameter("the configuration and the text cannot both be standard input")
+    given, found = _config(config), _stage(stage)
     enter(_check(connect(url, token, org), given, found, read_text(text, "TEXT"), tool, as_json))
 
 

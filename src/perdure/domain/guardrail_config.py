@@ -43,6 +43,8 @@ def read_config(config: Any, where: str) -> GuardrailsConfig:
         problem, path = (found["problem"], found["path"] or "") if found else (str(error), "")
         index = _INDEX.match(path)
         name = "" if index is None else _name_of(config, int(index[1]))
+        if problem.startswith(("Invalid", "Expected", "Object contains unknown")):
+            problem += "; the `config_schema` of GET /v1/capabilities/guardrails has what is possible"
         raise _refused(f"{where}{path}", name, problem) from None
 
 

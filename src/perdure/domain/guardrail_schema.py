@@ -1,7 +1,7 @@
-"""The JSON Schema of the checks of guardrails, for clients and for the first validation.
+"""The JSON Schema of the checks of guardrails, for clients.
 
-It is flat: one object with the fields of all types. So an error names the field that is wrong, instead of
-saying that a check is none of seven kinds.
+It is flat: one object with the fields of all types. So forms can be made of it, and an error of a validator
+names the field that is wrong, instead of saying that a check is none of seven kinds.
 """
 
 from __future__ import annotations

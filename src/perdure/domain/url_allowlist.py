@@ -37,11 +37,11 @@ _START = "|".join(
 )
 _BEFORE = rf"(?:{_START})(?:{_SLASH}){{0,4}}|www\."
 _BEFORE_HOST = 100
-_HOSTS = re.compile(rf"[^{_END}]{{0,{_HOST}}}")
+_HOSTS = re.compile(rf"(?:[^{_END}]|\[[0-9a-fA-F:.]{{2,45}}\]){{0,{_HOST}}}")
 _REST = re.compile(r"[^\s\"'`<>)\]|]*")
-_USUAL = re.compile(r"(?:[^\W_]|[._-])+")
+_USUAL = re.compile(r"(?:[^\W_]|[._-])+|\[[0-9a-fA-F:.]+\]")
 _PORT = re.compile(r":[0-9]{0,5}$")
-_AFTER = ".,;:!*_~&"
+_AFTER = ".,;:!*_~"
 """Punctuation of the text, not of the URL at whose end it is."""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from perdure.capabilities.port import Capability, schema
 from perdure.domain.guardrail_checks import GUARDRAILS
-from perdure.domain.guardrail_config import stored_checks
+from perdure.domain.guardrail_config import read_config, stored_checks
 from perdure.domain.guardrail_schema import checks_schema
 from perdure.domain.messages import JsonObject
 
@@ -27,6 +27,7 @@ GUARDRAILS_CAPABILITY = Capability(
     ),
     category="safety",
     config_schema=schema({"checks": checks_schema()}),
+    read=read_config,
     checks=stored_checks,
     merge=_both,
 )
