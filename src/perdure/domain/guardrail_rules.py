@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Protocol
 
+import msgspec
+
 from perdure.domain.errors import InvalidInput
 from perdure.domain.guardrail_checks import (
     MAX_WINDOW,
@@ -68,6 +70,11 @@ def width_of(check: AnyCheck) -> int | None:
 
 
 @lru_cache(maxsize=MAX_RULES)
+def compiled_rule(check: bytes) -> Rule:
+    """Compile a check that is given as JSON, or return what it was compiled to. Raises InvalidInput."""
+    return compile_rule(msgspec.json.decode(check, type=LocalCheck))
+
+
 def compile_rule(check: LocalCheck) -> Rule:
     """Compile a check. Raises InvalidInput, with the `field` of the check."""
     match check:

@@ -12,6 +12,7 @@ beginning of the next text, and say so with `start=1`: otherwise `^` would match
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import msgspec
 from msgspec import Struct
@@ -27,7 +28,7 @@ from perdure.domain.guardrail_checks import (
     RemoteCheck,
     type_of,
 )
-from perdure.domain.guardrail_rules import Found, compile_rule, width_of
+from perdure.domain.guardrail_rules import Found, Rule, compiled_rule, width_of
 from perdure.domain.guardrail_text import Subject
 from perdure.domain.messages import JsonValue
 
@@ -101,6 +102,8 @@ class Guardrails:
     def __init__(self, checks: Iterable[AnyCheck] = ()) -> None:
         self._checks = tuple(enumerate(checks))
         self._widths = tuple(width_of(check) for _, check in self._checks)
+        # Rules are kept by the checks' JSON: its hash is computed once, that of a struct each time.
+        self._keys = tuple(msgspec.json.encode(check) for _, check in self._checks)
 
     def __bool__(self) -> bool:
         return bool(self._checks)
@@ -152,15 +155,16 @@ class Guardrails:
         """
         subject = Subject(text, tool_name)
         found: list[Hit] = []
-        for index, check in self._checks:
+        for (index, check), key in zip(self._checks, self._keys, strict=True):
             if stage in check.stages and not isinstance(check, ModerationCheck | JudgeCheck):
-                found += _hits(index, check, stage, subject, start, expired)
+                found += _hits(index, check, partial(compiled_rule, key), stage, subject, start, expired)
         return tuple(found)
 
 
 def _hits(
     index: int,
     check: LocalCheck,
+    compiled: Callable[[], Rule],
     stage: GuardrailStage,
     subject: Subject,
     start: int,
@@ -171,7 +175,7 @@ def _hits(
     limit = MAX_REPLACED if check.action == "replace" else MAX_HITS
     end = start
     try:
-        rule = compile_rule(check)
+        rule = compiled()
         for count, found in enumerate(rule.find(subject, start, expired)):
             begin, end, reason = found
             shown = subject.text if rule.shows else None
