@@ -221,3 +221,23 @@ async def test_a_check_that_logs_changes_nothing(api: httpx.AsyncClient) -> None
     frames = await guarded_turn(talk, {"text": "It is sunny."})
     assert hits_in(frames) == [("weather", "log", "text", "regex_match")]
     assert of_kind(frames, "output.message.delta")[-1]["accumulated"] == "It is sunny."
+
+
+async def test_arguments_that_a_person_edits_are_checked_like_the_models(
+    api: httpx.AsyncClient, shared_server: Server
+) -> None:
+    asks = {"type": "tool_pattern", "tool": "weather", "stage": "tool_use", "action": "ask", "id": "always"}
+    talk = await guarded_talk(api, asks, checked(stage="tool_use"), tools=[WEATHER])
+    step = {"tool_calls": [call("weather", "c1", city="Rome")]}
+    frames = await guarded_turn(talk, step, {"text": "Done."}, until="tool.call_requested")
+    decision: Json = {"tool_call_id": "c1", "decision": "allow"}
+    for city, status in ((BAD, 400), ("Oslo", 200)):
+        body = {"decisions": [{**decision, "arguments": {"city": city}}]}
+        decided = await api.post(talk.path("/tool-approvals"), json=body)
+        assert decided.status_code == status, decided.text
+        if status == 400:
+            assert decided.json()["code"] == "guardrail_blocked"
+    async with talk.follow(after_sequence=frames[-1].data["sequence"]) as stream:
+        asked = (await stream.until("tool.call_requested"))[-1].data["data"]
+    assert asked["tool_calls"][0]["arguments"] == {"city": "Oslo"}
+    await assert_nowhere(shared_server, talk)

@@ -10,7 +10,7 @@ import pytest
 from perdure.capabilities.guarding import Guard, Masker, Verdict, guardrails_of
 from perdure.capabilities.layers import Layer
 from perdure.domain.calls import CallState
-from perdure.domain.errors import InvalidInput
+from perdure.domain.errors import InvalidInput, ModelError
 from perdure.domain.events import EventContext, GuardrailHitData, OutputMessageReplacedData
 from perdure.domain.guardrail_checks import AnyCheck, GuardrailsConfig
 from perdure.domain.guardrails import Guardrails
@@ -25,11 +25,12 @@ from perdure.engine.guarded import (
     before_cut,
     check_answer,
     check_calls,
+    checked_failure,
     checked_summary,
 )
 from perdure.engine.guarded_results import check_result, progress_line
 from perdure.engine.tool_outcomes import MAX_ERROR, Failure
-from perdure.engine.tool_output import RawOutput
+from perdure.engine.tool_output import RawOutput, json_of
 from perdure.llm.driver import ModelResponse
 from perdure.store.database import Tx
 
@@ -124,6 +125,24 @@ async def test_a_summary_has_masks_in_place_of_what_is_blocked() -> None:
     assert await checked_summary(None, "They saw a heron.") == "They saw a heron."
 
 
+@pytest.mark.parametrize(
+    ("message", "pattern", "said"),
+    [
+        ("bad: a heron", "heron", "[withheld by a guardrail: no_birds]"),
+        ("bad: a crow", "heron", "bad: a crow"),
+        (f"{'x' * 497}her", "heron", "x"),
+        ("bad: a crow", "her.*on", "The message is withheld."),
+    ],
+)
+def test_the_message_of_a_failed_call_is_checked(message: str, pattern: str, said: str) -> None:
+    error = ModelError(message, code="provider_bad_response", transient=True, status=500)
+    checked = checked_failure(guard_with(pattern=pattern), error)
+    assert checked is not None
+    assert "her" not in checked.message
+    assert checked.message.startswith(said)
+    assert (checked.code, checked.transient, checked.status) == ("provider_bad_response", True, 500)
+
+
 # --- calls --------------------------------------------------------------------
 
 
@@ -201,7 +220,7 @@ CALL = CallState(ToolCallId("c1"), "look", {})
 async def test_a_blocked_result_is_withheld_and_the_call_has_succeeded() -> None:
     guard = guard_with(stage="tool_output")
     for value in ("A heron.", {"seen": ["heron"]}):
-        output = RawOutput(value, str(value), loads=("more",))
+        output = RawOutput(value, value if isinstance(value, str) else json_of(value), loads=("more",))
         checked = await check_result(guard, CALL, output, None)
         assert checked.output == RawOutput(*["[withheld by a guardrail: no_birds]"] * 2, loads=("more",))
 

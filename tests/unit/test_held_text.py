@@ -150,3 +150,11 @@ def test_what_was_searched_without_a_match_need_not_be_searched_again() -> None:
         assert hold.clean == 0
         if mask == NOTED:
             assert hold.shown.startswith("word " * 50 + "xword")
+
+
+def test_the_end_of_a_text_shows_the_rest_unless_it_is_blocked() -> None:
+    for text, mask, rest in (("ab x", "#", "ab #"), ("ab x", None, ""), ("ab", None, "ab"), ("", None, "")):
+        hold = HeldText(searching(("x", mask)), 9)
+        assert hold.feed(text) == ""
+        assert hold.finish() == rest
+    assert HeldText(searching(("x", None)), None).finish() == ""

@@ -18,7 +18,6 @@ from perdure.app.task_reports import Report
 from perdure.capabilities.guarding import About, Guard, Masker, Verdict, guardrails_of, withheld
 from perdure.capabilities.layers import load_layers
 from perdure.capabilities.model_choice import find_model
-from perdure.domain.background import read_spec
 from perdure.domain.events import EventContext, NewEvent
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import ImagePart, TextPart
@@ -117,10 +116,13 @@ def _value_of(verdict: Verdict) -> object:
 
 
 async def checked_report(guard: Guard | None, task: TaskRow, report: Report) -> Report:
-    """Check what a task says. Its answer may need services; the rest is checked here."""
-    if guard is None or report.withheld:
+    """Check what a sub-agent says. Its answer may need services; the rest is checked here.
+
+    What a tool in the background says was checked where it ran.
+    """
+    if guard is None or task.child_session_id is None:
         return report
-    name = SPAWN if task.child_session_id is not None else read_spec(task.struct().spec).tool
+    name = SPAWN
     masker = Masker(guard.rules, "tool_output", name)
     clean = redact_struct(replace(report, answer="", output=None, found=()), masker)
     answer = await guard.text("tool_output", report.answer, name)

@@ -95,6 +95,10 @@ class HeldText:
             self._pieces.append(out)
         return out
 
+    def finish(self) -> str:
+        """End the text; return what can be shown of the rest."""
+        return "" if self._closed else self._let_go(len(self._held) + 1, len(self._held))
+
     def _let_go(self, ready: int, most: int) -> str:
         """Let go of what is before `ready`, and keep at most so many characters."""
         held, shift = self._held, len(self._context)

@@ -46,7 +46,7 @@ from perdure.domain.turn import Idle
 from perdure.domain.turn_totals import Turn
 from perdure.engine.budget import conversation_budget, smallest_budget, with_cost
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
-from perdure.engine.guarded import checked_summary, guard_of
+from perdure.engine.guarded import checked_failure, checked_summary, guard_of
 from perdure.engine.patience import patience_with
 from perdure.engine.recoveries import adaptation_of, refused_by
 from perdure.engine.run import Run
@@ -290,7 +290,7 @@ class _Summarizer:
             response = msgspec.structs.replace(response, text=text, usage=usage, tool_calls=())
         return Outcome(
             response,
-            attempts.error,
+            checked_failure(self.guard, attempts.error),
             attempts.count,
             attempts.waited,
             engine.clock.elapsed() - began,

@@ -7,8 +7,9 @@ import asyncio
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.capabilities.guarding import About, Guard, Verdict, hit_data, replacement_of
+from perdure.capabilities.guarding import About, Guard, Masker, Verdict, hit_data, replacement_of
 from perdure.capabilities.resolve import ResolvedAgent
+from perdure.domain.errors import ModelError
 from perdure.domain.events import (
     EventContext,
     GuardrailHitData,
@@ -32,6 +33,9 @@ CALLS_AT_ONCE = 8
 
 CODE = "guardrail_blocked"
 """The error code of a call that a check has blocked."""
+
+MAX_SAID = 500
+"""Characters of the message of a `ModelError`."""
 
 _OPAQUE = frozenset({"encrypted_content", "signature", "data", "id"})
 """Fields of reasoning blocks that nobody but the vendor can read."""
@@ -140,6 +144,25 @@ async def before_cut(guard: Guard | None, response: ModelResponse) -> tuple[Mode
     if any(hit.action != "log" for hit in of_thinking):
         response = replace(response, thinking=None, reasoning_items=(), thinking_signature=None)
     return response, next((hit for hit in hits if hit.action == "block"), None)
+
+
+def checked_failure(guard: Guard | None, error: ModelError | None) -> ModelError | None:
+    """Why a model call failed, without what the local checks find: a server may quote what it wrote."""
+    if guard is None or error is None or not guard.has("output"):
+        return error
+    said, window = error.message, guard.rules.window("output")
+    if window is None or len(said) >= MAX_SAID:  # no half of a match must stay at the end of a long one
+        said = f"{said[: MAX_SAID - window]} ..." if window is not None else "The message is withheld."
+    text = Masker(guard.rules, "output").text(said)
+    if text == error.message:
+        return error
+    return ModelError(
+        text,
+        code=error.code,
+        transient=error.transient,
+        retry_after=error.retry_after,
+        status=error.status,
+    )
 
 
 async def checked_summary(guard: Guard | None, text: str) -> str:

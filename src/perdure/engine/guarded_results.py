@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -50,7 +51,7 @@ async def check_result(
     if guard is None or not guard.has("tool_output"):
         return CheckedResult(call, output, failure)
     if output is not None:
-        verdict = await guard.value("tool_output", output.value, call.name)
+        verdict = await guard.value("tool_output", _plain(output), call.name)
         if verdict.changed:
             value = verdict.value if verdict.blocked is None else withheld(verdict.blocked)
             text = value if isinstance(value, str) else json_of(value)
@@ -65,6 +66,17 @@ async def check_result(
         error = f"{error[: -4 - window]} ..." if window is not None else withheld_error()
     verdict = await guard.text("tool_output", error, call.name)
     return CheckedResult(call, output, replace(failure, error=_text_of(verdict)), verdict)
+
+
+def _plain(output: RawOutput) -> JsonValue:
+    """The output's value as JSON has it, whatever objects the tool has returned."""
+    if isinstance(output.value, str):
+        return output.value
+    try:
+        value: JsonValue = msgspec.json.decode(output.text)
+    except RecursionError:  # too deep to be looked at in parts
+        return output.text
+    return value
 
 
 def _text_of(verdict: Verdict) -> str:

@@ -92,7 +92,8 @@ class ToolText:
     def finish(self) -> None:
         """Publish what was held back, but for what is not checked: the result will have it."""
         for kind, stream in self._streams.items():
-            self._send(kind, stream.feed("", last=True, cut=True))
+            hold = self._holds.get(kind)
+            self._send(kind, stream.feed("" if hold is None else hold.finish(), last=True, cut=True))
 
     def _send(self, kind: LiveKind, text: str) -> None:
         if text:
@@ -226,6 +227,9 @@ class LiveText:
 
         What followers have seen of a text that continues differently is taken back.
         """
+        if self._hold is None:
+            self.finish()
+            return
         self.stop()
         for kind, text in texts.items():
             hold = self._holds.get(kind)

@@ -15,6 +15,8 @@ from perdure.domain.times import Micros
 from perdure.engine.answers import TRUNCATED
 from perdure.engine.call_limit import cut_calls
 from perdure.engine.guarded import CheckedCalls, Writing, check_calls
+from perdure.engine.run import Run
+from perdure.engine.secret_arguments import redact_secret_arguments
 from perdure.llm.driver import ModelResponse
 
 
@@ -32,12 +34,15 @@ class MadeCalls(Struct, frozen=True):
 
 
 async def made_calls(
-    agent: ResolvedAgent, guard: Guard | None, response: ModelResponse, writing: Writing, now: Micros
+    run: Run, agent: ResolvedAgent, guard: Guard | None, response: ModelResponse, writing: Writing
 ) -> MadeCalls:
     """Repair and check the calls of an answer."""
+    now = run.engine.clock.now()
     parts = _with_distinct_ids(cut_calls(response).tool_calls)
     truncated = response.finish_reason == TRUNCATED
     calls, repairs = _repair_calls(agent, parts, writing, now, truncated=truncated)
+    if guard is not None and guard.rules.remote("tool_use"):
+        redact_secret_arguments(run, agent, calls)  # services must not get what the redactor learns here
     checked = await check_calls(guard, calls, agent.names, writing, now)
     return MadeCalls(len(response.tool_calls), checked, repairs)
 

@@ -52,6 +52,7 @@ from perdure.engine.guarded import (
     Writing,
     before_cut,
     check_answer,
+    checked_failure,
     guard_of,
 )
 from perdure.engine.live import LiveText
@@ -301,7 +302,7 @@ async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> lis
 
 
 async def _calls_of(call: _Call, response: ModelResponse) -> MadeCalls:
-    return await made_calls(call.agent, call.guard, response, call.writing, call.clock.now())
+    return await made_calls(call.run, call.agent, call.guard, response, call.writing)
 
 
 async def _reread_if_cut(run: Run, budget: int) -> None:
@@ -335,6 +336,7 @@ def _unusable_events(call: _Call, outcome: Outcome, response: ModelResponse) -> 
 
 def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
     now = call.clock.now()
+    outcome.error = checked_failure(call.guard, outcome.error)
     error = outcome.error or ModelError("no answer", code="provider_bad_response")
     completed = ReasonCompletedData(
         success=False,
