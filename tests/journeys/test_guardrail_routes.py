@@ -159,6 +159,15 @@ async def test_a_change_and_a_blueprint_are_checked_too(api: httpx.AsyncClient) 
     assert ".blueprints.helper.capabilities[1].config.checks[0].pattern" in problem["detail"]
 
 
+@pytest.mark.parametrize("check", [{"type": "regex", "pattern": "[a"}, {"type": "none"}])
+async def test_a_preview_has_one_finding_about_a_bad_check(api: httpx.AsyncClient, check: Json) -> None:
+    body = {"name": "a", "system_prompt": "You help people with orders.", "capabilities": guarded(check)}
+    found = (await post(api, "/v1/agents/preview", body, 200))["findings"]
+    assert [each["rule_id"] for each in found if "checks[0]" in each["message"]] == [
+        "invalid_capability_config"
+    ]
+
+
 async def test_a_model_and_a_provider_of_another_organization_are_unknown(api: httpx.AsyncClient) -> None:
     model = (await get(api, "/v1/models"))["data"][0]
     judge = {"type": "judge", "policy": "Be kind.", "model_id": model["id"]}

@@ -92,7 +92,7 @@ def test_a_check_of_another_shape_is_refused(check: Any, field: str, says: str) 
 
 
 def test_the_schema_for_clients_accepts_what_is_accepted_and_names_what_is_wrong() -> None:
-    validator = jsonschema_rs.validator_for(GUARDRAILS_CAPABILITY.config_schema)
+    validator = jsonschema_rs.validator_for(GUARDRAILS_CAPABILITY.config_schema or {})
     assert all(validator.is_valid(each.config) for each in guardrail_examples().examples)
     for wrong, says in (
         ({"type": "regexp"}, "regexp"),
