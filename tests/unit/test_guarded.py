@@ -39,8 +39,13 @@ WRITING = Writing(TurnId("turn_1"), MessageId("message_1"), EventContext(TurnId(
 
 def guard_with(**fields: Any) -> Guard:
     """A guard with one check of the word `heron`."""
-    check = {"type": "regex", "pattern": "heron", "id": "bird", "reason_code": "no_birds", **fields}
-    rules = Guardrails(msgspec.convert({"checks": [check]}, GuardrailsConfig).checks)
+    return guard_of_checks(
+        {"type": "regex", "pattern": "heron", "id": "bird", "reason_code": "no_birds", **fields}
+    )
+
+
+def guard_of_checks(*checks: Any) -> Guard:
+    rules = Guardrails(msgspec.convert({"checks": checks}, GuardrailsConfig).checks)
 
     async def no_model(tx: Tx) -> None:
         return None
@@ -105,6 +110,25 @@ async def test_a_masked_thinking_loses_its_signature() -> None:
 async def test_an_answer_of_which_masks_leave_nothing_is_not_empty() -> None:
     checked = await answered(guard_with(action="replace", replacement=""), text="heron")
     assert checked.response.text == "This answer was withheld because it violates a rule."
+
+
+async def test_what_a_mask_joins_is_checked_again() -> None:
+    checks = [
+        {"type": "regex", "pattern": "heron", "id": "bird"},
+        {"type": "regex", "pattern": "[0-9]{2}", "action": "replace", "replacement": "", "stage": "output"},
+        {"type": "regex", "pattern": "heron", "id": "bird", "stage": "tool_use"},
+        {"type": "regex", "pattern": "[0-9]{2}", "action": "replace", "replacement": "", "stage": "tool_use"},
+    ]
+    guard = guard_of_checks(*checks)
+    checked = await answered(guard, text="A her12on.")
+    assert checked.replaced
+    calls = await called(guard, {"at": "her12on"})
+    assert calls.errors
+    assert hits_of(calls) == [("replace", "call"), ("block", "call")]
+    hold = guard.holds("output")
+    assert hold is not None
+    stream = hold()
+    assert "her" not in "".join([stream.feed("her12on "), *(stream.feed("and so on ") for _ in range(40))])
 
 
 async def test_half_of_a_match_at_the_end_of_what_is_stored_is_found_before_the_text_is_cut() -> None:
@@ -247,13 +271,7 @@ async def test_lines_of_progress_are_masked_or_not_shown() -> None:
 
 
 async def test_a_service_that_is_missing_counts_as_a_failed_check() -> None:
-    judge = {"type": "judge", "policy": "No birds.", "stage": "output"}
-    rules = Guardrails(msgspec.convert({"checks": [judge]}, GuardrailsConfig).checks)
-
-    async def no_model(tx: Tx) -> None:
-        return None
-
-    guard = Guard(rules, None, OrgId("org_1"), no_model, Redactor({}))
+    guard = guard_of_checks({"type": "judge", "policy": "No birds.", "stage": "output"})
     verdict = await guard.text("output", "A crow.")
     assert verdict.blocked is not None
     assert verdict.blocked.reason_code == "not_checked"

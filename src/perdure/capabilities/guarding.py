@@ -166,6 +166,12 @@ class Guard:
             return Verdict(text)
         hits = await scanned(self.rules, stage, text, tool_name, clean)
         verdict = _verdict(replaced(text, hits), hits)
+        if verdict.blocked is None and verdict.changed:
+            # What stands beside a mask may be a match with it, or without what was there.
+            again = await scanned(self.rules, stage, verdict.value, tool_name)
+            blocked = next((hit for hit in again if hit.action == "block"), None)
+            if blocked is not None:
+                verdict = _verdict(text, (*hits, blocked))
         if verdict.blocked is not None:
             return verdict
         return await self._with_services(stage, text, verdict)
@@ -285,17 +291,19 @@ def _checked_value(
     if verdict.blocked is not None or not any(hit.action == "replace" for hit in verdict.hits):
         return verdict
     masked = value if many else _with_masks(value, masks)
-    left = next((hit for hit in scan(arguments_text(masked)) if _remains(hit, masked)), None)
+    left = next((hit for hit in scan(arguments_text(masked)) if _remains(hit)), None)
     if left is None:
         return msgspec.structs.replace(verdict, value=masked)
     blocked = msgspec.structs.replace(left, action="block")
-    others = (blocked if hit.check_index == left.check_index else hit for hit in verdict.hits)
-    return msgspec.structs.replace(verdict, hits=tuple(others), blocked=blocked)
+    same = [hit.check_index == left.check_index for hit in verdict.hits]
+    hits = tuple(blocked if each else hit for hit, each in zip(verdict.hits, same, strict=True))
+    more = () if any(same) else (blocked,)
+    return Verdict(masked, (*hits, *more), (*verdict.counts, *(1 for _ in more)), blocked)
 
 
-def _remains(hit: Hit, masked: JsonValue) -> bool:
-    """Whether a check that replaces still finds something in a value with masks."""
-    return hit.action == "replace" and not (hit.replacement and hit.matched == hit.replacement)
+def _remains(hit: Hit) -> bool:
+    """Whether a check still finds something in a value with masks."""
+    return hit.action == "block" or (hit.action == "replace" and hit.matched != hit.replacement)
 
 
 def _texts_of(value: JsonValue) -> Iterable[str]:

@@ -19,7 +19,10 @@ MAX_CHAIN = 20_000
 
 
 class Cut(Struct, frozen=True):
-    """A match: where it is, and what takes its place. None: the whole text must not be shown."""
+    """A match: where it is, and what takes its place.
+
+    None: the whole text must not be shown. If nothing takes its place, what follows is shown at the end.
+    """
 
     begin: int
     end: int
@@ -118,7 +121,8 @@ class HeldText:
             if any(cut.begin >= ready for cut in cluster):
                 end = cluster[0].begin  # it may go on: no search may begin in the middle of it
                 break
-            if any(cut.mask is None for cut in cluster):
+            if not all(cut.mask for cut in cluster):
+                # Without the match, its neighbours may be one: only the whole text says.
                 return self._close()
             certain += cluster
             end = max(end, *(cut.end for cut in cluster))
