@@ -131,6 +131,31 @@ async def test_the_answer_of_a_callback_is_checked_in_time_and_too_late(
     await assert_nowhere(place, talk)
 
 
+async def test_what_a_tool_records_and_says_before_its_result_is_checked_as_well(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    check = {
+        "type": "regex",
+        "pattern": "second|a deliv.ry|The URL",
+        "stage": "tool_output",
+        "action": "replace",
+    }
+    talk = await guarded_talk(client, check, more=({"ref": "deferring"},), harness_name="base")
+    steps = call("in_steps", "c1", desk=str(tmp_path / "none"), note="x")
+    frames = await guarded_turn(talk, {"tool_calls": [steps]}, {"text": "Done."})
+    ended = [each for each in of_kind(frames, "tool.step") if each["status"] == "completed"]
+    assert [(each["name"], each.get("redacted", False), "result" in each) for each in ended] == [
+        ("first", False, True),
+        ("second", True, False),
+    ]
+    (completed,) = of_kind(frames, "tool.completed")
+    assert '"[removed]"' in completed["result"][0]["text"]
+    order = call("order", "c2", desk=str(tmp_path), note="note")
+    frames = await guarded_turn(talk, {"tool_calls": [order]}, until="tool.parked")
+    assert of_kind(frames, "tool.progress")[0]["message"].startswith("[removed] is ")
+    assert of_kind(frames, "tool.parked")[0]["message"].startswith("[removed] to ")
+
+
 async def test_sub_agents_are_bound_by_the_checks_above_them(
     client: httpx.AsyncClient, place: Server
 ) -> None:
