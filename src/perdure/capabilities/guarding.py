@@ -14,7 +14,7 @@ from perdure.capabilities.guard_services import Checked, GuardServices, OwnModel
 from perdure.capabilities.layers import Layer
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import EventContext, GuardrailHitData, LlmGenerationData, NewEvent
-from perdure.domain.guardrail_checks import GUARDRAILS, GuardrailsConfig, GuardrailStage
+from perdure.domain.guardrail_checks import GUARDRAILS, GuardrailAction, GuardrailsConfig, GuardrailStage
 from perdure.domain.guardrails import (
     BLOCKED,
     CONTEXT,
@@ -220,19 +220,21 @@ def holding(
     rules: Guardrails, stage: GuardrailStage, tool_name: str | None = None, *, whole: bool = False
 ) -> HeldText:
     """What holds back a stream of text for these checks."""
+    find = rules.finder(stage, tool_name)
 
     def search(text: str, start: int) -> Sequence[Cut]:
-        return [
-            Cut(hit.start, hit.end, _mask_of(hit)) for hit in rules.scan(stage, text, tool_name, start=start)
-        ]
+        found = find(text, start)
+        return (
+            [Cut(begin, end, _mask_of(action, mask)) for begin, end, action, mask in found] if found else ()
+        )
 
     return HeldText(search, None if whole else rules.window(stage), CONTEXT)
 
 
-def _mask_of(hit: Hit) -> str | None:
-    if hit.action == "log":
+def _mask_of(action: GuardrailAction, replacement: str) -> str | None:
+    if action == "log":
         return NOTED
-    return hit.replacement or "" if hit.action == "replace" else None
+    return replacement if action == "replace" else None
 
 
 async def scanned(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
 
-STEPS = (16, 64)
+STEPS = (16, 96)
 """The least characters that are let go at once: at first, so that the text begins to show, and later, when a
 search for each token would cost more than it shows."""
 

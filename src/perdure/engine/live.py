@@ -175,7 +175,10 @@ class LiveText:
                 if kind not in self._holds:
                     self._holds[kind] = self._hold()
                 text = self._holds[kind].feed(text)
-            self._publish(kind, text, final=final)
+            if text or final:
+                self._publish(kind, text, final=final)
+            else:  # held back
+                self._accumulated.setdefault(kind, "")
         self._pending.clear()
 
     def _publish(self, kind: TextKind, text: str, *, final: bool) -> None:
