@@ -18,14 +18,14 @@ async def test_a_blocked_answer_stays_blocked_whenever_its_server_is_killed(
     async with server, httpx.AsyncClient(base_url=server.url, timeout=30) as http:
         await use_simulated_model(http)
         talk = await guarded_talk(http, OUTPUT)
-        words = " ".join(f"word{n}" for n in range(30))
-        step = {"text": f"{words} {BAD} and {words}", "thinking": f"Is it {BAD}?", "delay_ms": 30}
+        words = " ".join(f"word{n}" for n in range(60))
+        step = {"text": f"{words} {BAD} and {words}", "thinking": f"Is it {BAD}?", "delay_ms": 15}
         async with talk.follow() as stream:
             await talk.say(hidden(step))
             await stream.until("output.message.delta")
         await server.restart()  # killed before the match
         async with talk.follow() as stream:
-            await stream.until("output.message.delta", where=lambda data: "word25" in str(data))
+            await stream.until("output.message.delta", where=lambda data: "word35" in str(data))
         await server.restart()  # killed around the match
         events = await talk.logged_until("session.idled")
         assert kinds_of(events).count("output.message.replaced") == 1
