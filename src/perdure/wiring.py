@@ -18,6 +18,7 @@ from perdure.app.accounts import bootstrap
 from perdure.app.context import App, Services
 from perdure.app.login import create_token
 from perdure.capabilities.arguments import ArgumentChecks
+from perdure.capabilities.guard_services import GuardServices
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.port import Capability
 from perdure.capabilities.public_url import PublicUrl
@@ -218,6 +219,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             local_mcp=local_mcp,
             mcp=mcp,
             meter=Meter(settings.limits(), alone=not settings.database_url),
+            guard=_guard(settings, database, vault, drivers, catalog),
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
         app = App(
@@ -240,10 +242,21 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             breakers=app.breakers,
             hooks=hooks,
             meter=app.meter,
+            guard=services.guard,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))
         yield Parts(database, bus, queue, app, engine)
+
+
+def _guard(
+    settings: Settings, database: Database, vault: Vault, drivers: DriverPool, catalog: Catalog
+) -> GuardServices:
+    return GuardServices(
+        *(database, vault, drivers.driver_for, drivers.config_for),
+        catalog=catalog,
+        private=settings.private_addresses,
+    )
 
 
 def _policy(settings: Settings, limits: FileLimits) -> Policy:

@@ -14,6 +14,7 @@ from perdure.app.shares import Shares
 from perdure.app.waiters import Waiters
 from perdure.capabilities.arguments import ArgumentChecks
 from perdure.capabilities.features import FeatureCache
+from perdure.capabilities.guard_services import GuardServices
 from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Registry
 from perdure.domain.code import CodeBackEnd
@@ -89,6 +90,7 @@ class Services(Struct, frozen=True):
         mcp: the client of MCP servers.
         turns: the turns that this process has parked.
         meter: limits, and what is used of them.
+        guard: makes the guardrails' checks that need a service; without it, they count as not made.
     """
 
     database: Database
@@ -108,6 +110,7 @@ class Services(Struct, frozen=True):
     mcp: LazyHosts = field(default_factory=LazyHosts)
     turns: ParkedTurns = field(default_factory=ParkedTurns)
     meter: Meter = field(default_factory=Meter)
+    guard: GuardServices | None = None
 
 
 class App(Services, frozen=True, kw_only=True):

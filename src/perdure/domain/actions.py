@@ -70,7 +70,7 @@ class TurnRules(Struct, frozen=True):
 
     def asks(self, call: CallState) -> bool:
         """Whether the call requires approval."""
-        return call.name in self.gated or next(self.reasons(call), None) is not None
+        return call.asks or call.name in self.gated or next(self.reasons(call), None) is not None
 
     def reasons(self, call: CallState) -> Iterator[AskReason]:
         """Yield why the call requires approval, beyond that its tool does."""

@@ -69,10 +69,13 @@ ALLOWED = Allowed()
 
 
 class CallState(Struct, frozen=True):
-    """One tool call of the model's last answer, the event `announced_at`; `index` counts its calls from 0.
+    """One tool call of the model's last answer.
 
-    `edited`: a person has replaced the arguments, which are no longer the model's. `vetted`: policy hooks
-    have decided on the arguments as they are.
+    Attributes:
+        announced_at: the event of that answer; `index` counts its calls from 0.
+        edited: a person has replaced the arguments, which are no longer the model's.
+        asks: a guardrail wants a person to approve it.
+        vetted: policy hooks have decided on the arguments as they are.
     """
 
     id: ToolCallId
@@ -83,6 +86,7 @@ class CallState(Struct, frozen=True):
     index: int = 0
     edited: bool = False
     vetted: bool = False
+    asks: bool = False
 
 
 class Batch(Struct, frozen=True):

@@ -168,6 +168,9 @@ class SessionTask(Struct, frozen=True, omit_defaults=True):
         tuple[External, ...],
         Meta(description="Where text from outside in its context, or its result, came from."),
     ] = ()
+    withheld: Annotated[
+        bool, Meta(description="Whether a guardrail has changed its answer: it is not what the task said.")
+    ] = False
     worker_id: Annotated[str | None, Meta(description="Who runs it, if a worker runs it by itself.")] = None
     started_at: Annotated[Timestamp | None, Meta(description="When the work began.")] = None
     heartbeat_at: Annotated[Timestamp | None, Meta(description="When something was last heard of it.")] = None

@@ -22,6 +22,7 @@ from perdure.domain.events import (
     ActStartedData,
     AnyEvent,
     BudgetResumedData,
+    GuardrailHitData,
     HookDecidedData,
     InputMessageData,
     LlmGenerationData,
@@ -327,6 +328,15 @@ def _budget_resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     return replace(state, until=event.ts) if isinstance(state, Waiting) else state
 
 
+def _guardrail_hit(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    """A check may want a person to approve a call that has not begun."""
+    data = event.read(GuardrailHitData)
+    if not isinstance(state, Calling) or data.action != "ask":
+        return state
+    calls = (replace(call, asks=True) if call.id == data.tool_call_id else call for call in state.calls)
+    return replace(state, calls=tuple(calls))
+
+
 def _act_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Calling):
         return state
@@ -466,6 +476,7 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     TurnParkedData.kind: _parked,
     TurnResumedData.kind: _resumed,
     BudgetResumedData.kind: _budget_resumed,
+    GuardrailHitData.kind: _guardrail_hit,
     ActStartedData.kind: _act_started,
     ActCompletedData.kind: _act_completed,
     ToolStartedData.kind: _tool_started,

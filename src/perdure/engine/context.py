@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from perdure.capabilities.agent_cache import AgentCache
 from perdure.capabilities.arguments import ArgumentChecks
+from perdure.capabilities.guard_services import GuardServices
 from perdure.capabilities.model_choice import DriverSource, FitProviders
 from perdure.capabilities.port import TOOL_OUTPUT
 from perdure.capabilities.public_url import PublicUrl
@@ -125,3 +126,5 @@ class Engine(Struct, frozen=True):
     fit: FitProviders = field(default_factory=FitProviders)
     hooks: HookClient = field(default_factory=HookClient)
     meter: Meter = field(default_factory=Meter)
+    guard: GuardServices | None = None
+    """Makes the guardrails' checks that need a service; without it, they count as not made."""

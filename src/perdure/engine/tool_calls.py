@@ -13,10 +13,11 @@ from msgspec.structs import replace
 from perdure.capabilities.arguments import INVALID_SCHEMA
 from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.containment import contain
+from perdure.capabilities.guarding import Guard
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState, Parked, key_of
-from perdure.domain.data_flow import MAX_SOURCE
+from perdure.domain.data_flow import MAX_SOURCE, External
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import (
     FileWrittenData,
@@ -37,6 +38,8 @@ from perdure.engine.background import begin_task, begins_task
 from perdure.engine.batches import act_completed
 from perdure.engine.data_flow import external_of, note_written
 from perdure.engine.deferred import Callbacks, parked_call, promised
+from perdure.engine.guarded import guard_of
+from perdure.engine.guarded_results import check_edited, check_result, masked_event, progress_line
 from perdure.engine.handoffs import check_agent, log_for
 from perdure.engine.hooks import Reviewed, asked_call, review, reviews
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
@@ -168,7 +171,7 @@ async def _run_call(
     try:
         outcome = await _attempt_or_wait(run, agent, bound, state, call, acting)
         if isinstance(outcome, Later):
-            parked = parked_call(run, bound, state, call, outcome)
+            parked = masked_event(guard_of(run, agent), call, parked_call(run, bound, state, call, outcome))
             return [*_loads(run, agent, state, call, None), parked]
         if outcome is None:
             return _loads(run, agent, state, call, None)
@@ -184,12 +187,12 @@ async def _run_call(
         reviewed = await review(run, agent, asked_call(run, bound, state, call), output, failure)
     output, failure = reviewed.output, reviewed.failure
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
+    checked = await check_result(guard_of(run, agent), call, output, failure)
+    output, failure = checked.output, checked.failure
     now, context = run.engine.clock.now(), tool_context(state, call.id)
     fitted = None if output is None else await fit_output(run, agent, bound, state.turn.id, call, output)
-    external = None
-    if acting.ran:
-        external = await external_of(run, bound, agent.network, call.arguments, acting.heard)
-        await note_written(run, external, wrote=fitted is not None and bool(fitted.files))
+    wrote = fitted is not None and bool(fitted.files)
+    external = await _external(run, agent, bound, call, acting, wrote=wrote) if acting.ran else None
     result = None if fitted is None or output is None else _parts(fitted.text, output.images)
     data = ToolCompletedData(
         tool_call_id=call.id,
@@ -207,8 +210,17 @@ async def _run_call(
         external=external,
     )
     also = [*(written if fitted is None else fitted.files), *reviewed.records]
-    events = [NewEvent(each, context, now) for each in also]
-    return [*events, *_loads(run, agent, state, call, output), NewEvent(data, context, now)]
+    events = [*(NewEvent(each, context, now) for each in also), *_loads(run, agent, state, call, output)]
+    return [*events, *checked.events(context, now), NewEvent(data, context, now)]
+
+
+async def _external(
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, call: CallState, acting: _Acting, *, wrote: bool
+) -> External | None:
+    """Where the result comes from, if that is outside; the files that the call has written may have it."""
+    external = await external_of(run, bound, agent.network, call.arguments, acting.heard)
+    await note_written(run, external, wrote=wrote)
+    return external
 
 
 def _loads(
@@ -277,6 +289,8 @@ async def _attempt(
     _check_secret_arguments(run, bound, call)
     if bound.rejected:
         raise PerdureError(REFUSED, code=REJECTED)
+    if call.edited:
+        await check_edited(guard_of(run, agent), call)
     repeats = state.turn.repeats
     if 0 < agent.rules.loop_limit <= repeats:
         raise PerdureError(
@@ -287,8 +301,9 @@ async def _attempt(
     if begins_task(bound, arguments):
         await begin_task(run, agent, bound, state, call, arguments)
         return None
-    live, callbacks = _tool_text(run, state, call), Callbacks(run, state, call)
-    steps = Steps(run, call, bound.tool.timeout)
+    guard = guard_of(run, agent)
+    live, callbacks = _tool_text(run, guard, state, call), Callbacks(run, state, call)
+    steps = Steps(run, call, bound.tool.timeout, guard)
     context = replace(
         _tool_context(run, agent, state, call),
         **({} if reviews(agent, call.name) else {"progress": live.progress, "output": live.output}),
@@ -398,7 +413,7 @@ def _owners(run: Run) -> tuple[str, ...]:
     return run.row.org_id, run.row.id
 
 
-def _tool_text(run: Run, state: Calling, call: CallState) -> ToolText:
+def _tool_text(run: Run, guard: Guard | None, state: Calling, call: CallState) -> ToolText:
     session_id, turn_id, bus = run.row.id, state.turn.id, run.engine.bus
     context = to_json(tool_context(state, call.id))
 
@@ -418,7 +433,10 @@ def _tool_text(run: Run, state: Calling, call: CallState) -> ToolText:
             )
         )
 
-    return ToolText(run.redactor, publish)
+    if guard is None or not guard.has("tool_output"):
+        return ToolText(run.redactor, publish)
+    hold = guard.holds("tool_output", call.name)
+    return ToolText(run.redactor, publish, hold, partial(progress_line, guard, call.name))
 
 
 def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallState) -> ToolContext:

@@ -34,6 +34,11 @@ INVALID = (
         "Decide without `arguments`.",
     ),
     (
+        "guardrail_blocked",
+        "A guardrail of the session forbids the edited arguments.",
+        "Change them, or reject the call. In the log, it is also the reason why a call was not made.",
+    ),
+    (
         "secret_in_arguments",
         "Edited arguments contain a secret of the session, which the log must not have.",
         "Remove the secret from them.",
