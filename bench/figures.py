@@ -225,6 +225,8 @@ FIGURES = (
         "over",
         everywhere=True,
     ),
+    Figure("guardrail_ms", "guardrails", "one check: added to 500 streamed tokens", "ms", 1),
+    Figure("guardrails_ms", "guardrails", "a pattern, a list and card numbers: the same", "ms", 1),
     Figure("list_page_ms", "scale", "list 50 of 1,000 sessions", "ms"),
     Figure("list_ratio", "scale", "the same in 100,000", "x", 2, everywhere=True),
     Figure("search_page_ms", "scale", "search in 1,000 sessions", "ms"),

@@ -10,6 +10,7 @@ from bench.callbacks import callbacks
 from bench.fallbacks import fallbacks
 from bench.figures import Once, Scale
 from bench.files import files
+from bench.guardrails import guardrails
 from bench.history import history
 from bench.mcp import mcp
 from bench.memory import memory
@@ -43,6 +44,7 @@ MEASURES: dict[str, Measure] = {
     "trees": trees,
     "outputs": outputs,
     "budgets": budgets,
+    "guardrails": guardrails,
     "scale": scale,
     "memory": memory,
     "soak": soak,

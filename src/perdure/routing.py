@@ -21,6 +21,7 @@ from perdure.api.routes import inbox as inbox_routes
 from perdure.api.routes import inbox_links as inbox_link_routes
 from perdure.api.routes import input_requests as input_request_routes
 from perdure.api.routes import invitations as invitation_routes
+from perdure.api.routes import limits as limit_routes
 from perdure.api.routes import mcp_servers as mcp_routes
 from perdure.api.routes import mcp_tools as mcp_tool_routes
 from perdure.api.routes import messages as message_routes
@@ -30,6 +31,7 @@ from perdure.api.routes import runs as run_routes
 from perdure.api.routes import schedules as schedule_routes
 from perdure.api.routes import sessions as session_routes
 from perdure.api.routes import sign_ins as sign_in_routes
+from perdure.api.routes import spend as spend_routes
 from perdure.api.routes import storage as storage_routes
 from perdure.api.routes import tasks as task_routes
 from perdure.api.routes import webhooks as webhook_routes
@@ -77,6 +79,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *harness_routes.ROUTES,
         *capability_routes.ROUTES,
         *account_routes.ROUTES,
+        *limit_routes.ROUTES,
         *invitation_routes.ROUTES,
         *command_routes.ROUTES,
         *task_routes.ROUTES,
@@ -89,6 +92,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *mcp_routes.ROUTES,
         *mcp_tool_routes.ROUTES,
         *webhook_routes.ROUTES,
+        *spend_routes.ROUTES,
         health_route(running, None if settings.database_url else settings.data_folder),
         *document_routes(document),
     )

@@ -18,6 +18,7 @@ from perdure.app.accounts import bootstrap
 from perdure.app.context import App, Services
 from perdure.app.login import create_token
 from perdure.capabilities.arguments import ArgumentChecks
+from perdure.capabilities.guard_services import GuardServices
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.port import Capability
 from perdure.capabilities.public_url import PublicUrl
@@ -32,6 +33,7 @@ from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
 from perdure.llm.registry import DriverPool
+from perdure.net.hook_http import HookClient
 from perdure.net.mcp.lazy import LazyHosts
 from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
@@ -50,6 +52,7 @@ from perdure.store.master_key import (
     read_key_files,
     stage_key,
 )
+from perdure.store.meter import Meter
 from perdure.store.migrate import migrate
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
@@ -202,6 +205,8 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         stack.push_async_callback(drivers.close)
         clock, catalog, sandbox, mcp = SystemClock(), Catalog(), Sandbox(), LazyHosts()
         stack.push_async_callback(mcp.close)
+        hooks = HookClient(settings.private_addresses)
+        stack.push_async_callback(hooks.close)
         stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
         services = Services(
@@ -213,6 +218,8 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             private_addresses=settings.private_addresses,
             local_mcp=local_mcp,
             mcp=mcp,
+            meter=Meter(settings.limits(), alone=not settings.database_url),
+            guard=_guard(settings, database, vault, drivers, catalog),
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
         app = App(
@@ -233,10 +240,23 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             public=services.public,
             turns=app.turns,
             breakers=app.breakers,
+            hooks=hooks,
+            meter=app.meter,
+            guard=services.guard,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))
         yield Parts(database, bus, queue, app, engine)
+
+
+def _guard(
+    settings: Settings, database: Database, vault: Vault, drivers: DriverPool, catalog: Catalog
+) -> GuardServices:
+    return GuardServices(
+        *(database, vault, drivers.driver_for, drivers.config_for),
+        catalog=catalog,
+        private=settings.private_addresses,
+    )
 
 
 def _policy(settings: Settings, limits: FileLimits) -> Policy:
@@ -304,7 +324,7 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
         database: Database = await open_sqlite(settings.data_folder / "perdure.db")
         stack.push_async_callback(database.close)
         await migrate(database)
-        return database, LocalBus(), LocalQueue(_Spawner())
+        return database, LocalBus(), LocalQueue(_Spawner(), settings.max_turns)
     try:
         from perdure.store.postgres.bus import PostgresBus
         from perdure.store.postgres.database import open_postgres
@@ -320,7 +340,7 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
     stack.push_async_callback(notifier.close)
     bus = PostgresBus(postgres, notifier)
     stack.push_async_callback(bus.close)
-    queue = await open_postgres_queue(postgres, notifier)
+    queue = await open_postgres_queue(postgres, notifier, settings.max_turns)
     stack.push_async_callback(queue.close)
     return postgres, bus, queue
 

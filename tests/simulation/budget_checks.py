@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from perdure.domain.parked import PARKED_TURNS
 from perdure.store.budget_holds import HoldRow
 from perdure.store.budgets import BudgetRow
 from perdure.store.rows import columns
@@ -77,7 +76,7 @@ def check_parked(world: World) -> None:
     waits = {row[0] for row in world.store.reader.execute("SELECT session_id FROM budget_waits")}
     for session_id in (world.session_id, *world.store.below(world.session_id)):
         row = world.store.row(session_id)
-        kinds = {each.kind for each in row.parked_calls()} & set(PARKED_TURNS)
+        kinds = {each.kind for each in row.parked_calls()}
         if row.deleted_at is None and "budget" in kinds and session_id not in waits:
             world.blame(f"P13: {session_id[-4:]} waits for a budget, and nobody knows")
         if row.deleted_at is not None and session_id in waits:

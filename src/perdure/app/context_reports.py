@@ -124,9 +124,11 @@ async def context_report(app: App, caller: Caller, session_id: SessionId) -> Ses
             tuple(sorted(name for name, each in agent.bound.items() if each.rejected)),
             agent.network.allowed,
             agent.network.blocked,
+            "ask" if any(each.watches_data() for each in agent.active) else "off",
         ),
         context_window_tokens=window,
         cumulative_usage=row.projection().usage,
+        external=row.external_sources(),
     )
 
 
@@ -138,7 +140,7 @@ async def _read_context(app: App, tx: Tx, org_id: OrgId, session_id: SessionId) 
     layers = await load_layers(tx, acting(row, state), controls.variables if controls else None)
     conversation = await conversation_of(tx, row.id, await _present_prompt(tx, row))
     redactor = Redactor(await open_secrets(tx, app.vault, org_id, row.id))
-    model = await find_model(tx, layers)
+    model = await find_model(tx, row.org_id, layers.layers)
     return _Context(layers, model, conversation.upcoming(), conversation.summary, redactor)
 
 

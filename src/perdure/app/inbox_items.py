@@ -7,6 +7,7 @@ from msgspec import Struct
 from perdure.app.context import App
 from perdure.app.input_requests import input_requests_of
 from perdure.domain.connections import SERVICE
+from perdure.domain.data_flow import AskReason
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.events import ReasonStartedData, ToolCallRequestedData, ToolCallSummary, ToolParkedData
 from perdure.domain.ids import AgentId, OrgId, SessionId, ToolCallId, UserId
@@ -50,6 +51,7 @@ class Question(Struct, frozen=True):
     display_name: str | None = None
     arguments: JsonValue = None
     approvers: Approvers = ANYBODY
+    reasons: tuple[AskReason, ...] = ()
 
 
 class ItemView(Struct, frozen=True):
@@ -111,6 +113,7 @@ def _approval(data: ToolCallRequestedData, index: int, ts: Micros, size: int) ->
         summary.display_name,
         about.get("arguments"),
         data.approvers or ANYBODY,
+        summary.reasons,
     )
 
 
@@ -172,6 +175,7 @@ def view_of(
         truncated,
         input_requests=requests,
         outcome=outcome,
+        reasons=question.reasons,
     )
 
 

@@ -11,11 +11,13 @@ from msgspec import UNSET
 from perdure.app.context import App
 from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
+from perdure.app.hook_secrets import sealed_refs
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
 from perdure.app.mcp_checks import check_inline
 from perdure.app.output_schemas import checked_output
 from perdure.app.ref_checks import check_configs, check_refs
+from perdure.app.session_room import check_room_for_session
 from perdure.app.tool_definitions import check_tools
 from perdure.app.variables import check_session_values, config_with_values
 from perdure.capabilities.features import Features, SessionFeatures
@@ -62,7 +64,7 @@ from perdure.store.pins import pinned_among
 from perdure.store.providers import get_model
 from perdure.store.rows import to_json
 from perdure.store.schedules import active_counts
-from perdure.store.sessions import SessionRow, add_session, append, get_session, update_session
+from perdure.store.sessions import SessionRow, begin_session, get_session, update_session
 from perdure.store.workspaces import hold_for_writing
 
 
@@ -176,11 +178,14 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
     tags, title = clean_tags(body.tags), clean_title(body.title)
     app.registry.check(body.capabilities)
     await check_configs(app, body.capabilities)
+    capabilities = await sealed_refs(app, caller.organization_id, body.capabilities)
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
     await check_tools(body.tools)
     output_schema = await checked_output(body.output_schema, body.response_format)
-    body = msgspec.structs.replace(body, output_schema=output_schema, response_format=None)
+    body = msgspec.structs.replace(
+        body, output_schema=output_schema, response_format=None, capabilities=capabilities
+    )
     now = app.now()
 
     async def work(tx: Tx) -> tuple[SessionRow, Session]:
@@ -209,7 +214,8 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
         )
         started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
         check_size(row.config)
-        await add_session(tx, row)
+        await check_room_for_session(app, tx, row.org_id, row.owner_id)
+        row = await begin_session(tx, row, [NewEvent(started, EventContext(), now)], now=now)
         layers = [harness_layer(each) for each in await harness_chain(tx, row.org_id, row.harness_id)]
         layers += [*([] if agent is None else [agent_layer(agent)]), session_layer(row)]
         if body.tools or body.capabilities:
@@ -217,7 +223,6 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
         active = app.registry.resolve(layer.capabilities for layer in layers)
         files = [mounts(active), *(layer.initial_files for layer in layers)]
         await write_initial_files(app, tx, row, files, now)
-        row, _ = await append(tx, row, [NewEvent(started, EventContext(), now)], now=now)
         return row, to_session(row, features=features_of(active), pinned=False)
 
     return work

@@ -1,9 +1,9 @@
 """What happens to a task reaches the session that began it, once.
 
 A sub-agent's session notes in each append that its parent has to hear of it (`sessions.news`). `deliver`
-reads what there is to hear, applies it to the task under the parent's lock, and then clears the note. So no
-two sessions are locked at once, a crash in between repeats a delivery, and a repeated one changes nothing: a
-task that has ended does not change any more, and reports count up to a sequence that the task remembers.
+reads what there is to hear, and applies it to the task under the parent's lock. So no two sessions are locked
+at once, and a delivery that is repeated changes nothing: a task that has ended does not change any more, and
+reports count up to a sequence that the task remembers. A note that the task knows of is cleared by the sweep.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from msgspec.structs import replace
 
 from perdure.app.at_head import tell_followers, write_at_head
 from perdure.app.context import Services
+from perdure.app.guarded import checked_report, session_guard
 from perdure.app.messages import append_message
 from perdure.app.participants import speaker_of_turn
 from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import redactor_of
 from perdure.app.task_answers import Answer, answer_text, result_of_wait
 from perdure.app.task_reports import Report, read_news
+from perdure.capabilities.guarding import Guard
 from perdure.domain.calls import CallState, Parked
+from perdure.domain.data_flow import with_sources
 from perdure.domain.errors import NotFound
 from perdure.domain.events import (
     EventContext,
@@ -46,7 +49,7 @@ from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Calling, TurnState
 from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn
-from perdure.store.sessions import SessionRow, append, get_session
+from perdure.store.sessions import SessionRow, append, get_session, look_session
 from perdure.store.tasks import (
     TaskRow,
     WaitRow,
@@ -69,11 +72,16 @@ async def deliver(app: Services, child_id: SessionId) -> None:
         news = await app.database.read(lambda tx: read_news(tx, child_id))
         if news is None:
             return
-        if await _settled(app, news.task_id, news.report) is not None:
-            break
-    else:
-        return  # the sweep delivers it
-    sequence = news.sequence
+        applied = False if news.tell is None else await _settled(app, *news.tell)
+        if applied:
+            return  # the task remembers that: nobody waits until the note is cleared, too
+        if applied is False:
+            await clear_note(app, child_id, news.sequence)
+            return
+
+
+async def clear_note(app: Services, child_id: SessionId, sequence: int) -> None:
+    """Clear a session's note for its parent, if there is no newer one."""
     await app.database.write(lambda tx: told_news(tx, child_id, sequence), single=True)
 
 
@@ -83,21 +91,24 @@ async def settle(app: Services, task_id: TaskId, report: Report) -> bool:
     If the session waits for the task, its call gets the result. Otherwise the session receives a message, as
     the task's policy says: it steers a running turn, and starts one in a session at rest.
     """
-    return bool(await _settled(app, task_id, report))
+    task = await app.database.read(lambda tx: find_task(tx, task_id))
+    return task is not None and bool(await _settled(app, task, report))
 
 
-async def _settled(app: Services, task_id: TaskId, report: Report) -> bool | None:
-    """As `settle`; None if the parent has heard more than when the report was read: read it again."""
+async def _settled(app: Services, task: TaskRow, report: Report) -> bool | None:
+    """As `settle`; None if the parent has heard more than when the report was read: read it again.
+
+    Args:
+        task: the task as it was read at some time.
+    """
+    report = await _guarded(app, task.id, report)
 
     async def work(tx: Tx) -> bool | None:
-        known = await find_task(tx, task_id)
-        if known is None:
-            return False
         try:
-            row = await get_session(tx, known.org_id, known.session_id, lock=True)
+            row = await get_session(tx, task.org_id, task.session_id, lock=True)
         except NotFound:
             return False  # nobody is left to hear of it
-        task_row = await find_task(tx, task_id)
+        task_row = await find_task(tx, task.id)
         if task_row is None or task_row.finished_at is not None:
             return False
         if report.attempt is not None and report.attempt != task_row.attempt:
@@ -107,6 +118,22 @@ async def _settled(app: Services, task_id: TaskId, report: Report) -> bool | Non
         return await _apply(app, tx, row, task_row, report)
 
     return await write_at_head(app, work)
+
+
+async def _guarded(app: Services, task_id: TaskId, report: Report) -> Report:
+    """Check a report with the guardrails of the session that hears of it, outside of any transaction."""
+
+    async def work(tx: Tx) -> tuple[Guard | None, TaskRow | None]:
+        task = await find_task(tx, task_id)
+        if task is None or task.finished_at is not None:
+            return None, None
+        row = await look_session(tx, task.session_id)
+        return (None if row is None else await session_guard(app, tx, row)), task
+
+    if not report.says_something:
+        return report
+    guard, task = await app.database.read(work)
+    return report if guard is None or task is None else await checked_report(guard, task, report)
 
 
 async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, report: Report) -> bool:
@@ -126,7 +153,7 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
     for message in report.messages:
         await add_task_message(tx, row.org_id, message)
         events.append(NewEvent(TaskMessageReceivedData(task.id, message), EventContext(), now))
-    events += [NewEvent(each, EventContext(), now) for each in report.files]
+    events += [NewEvent(each, EventContext(), now) for each in (*report.files, *report.found)]
     if task is not before:
         events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
     ends, awaited = await _ends_of_waits(app, tx, row, new_row, report) if task.ended else ([], False)
@@ -139,7 +166,9 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
         content, ts = (TextPart(text),), to_rfc3339(now)
         wake = Message(app.new_id("message"), "user", content, ts, metadata=metadata)
         speaker = await speaker_of_turn(tx, row, task_row.turn_id)
-        await append_message(app, tx, row, wake, now, origin="task", addressed=speaker)
+        await append_message(
+            *(app, tx, row, wake, now), origin="task", addressed=speaker, external=task.external
+        )
     return True
 
 
@@ -178,6 +207,8 @@ def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
         summary=report.answer[:MAX_SUMMARY] or None,
         output=report.output,
         result_path=report.result_path,
+        external=with_sources(task.external, report.external),
+        withheld=report.withheld,
         started_at=task.started_at or (to_rfc3339(report.started_at) if report.started_at else None),
     )
     if new == task:

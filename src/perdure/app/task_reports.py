@@ -5,8 +5,10 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.app.task_answers import answer_at
+from perdure.app.task_answers import answer_in, end_at
+from perdure.domain.data_flow import External
 from perdure.domain.errors import UnreadableEvent
+from perdure.domain.event_data import EventData
 from perdure.domain.events import (
     ENDED_TURN,
     Event,
@@ -17,7 +19,7 @@ from perdure.domain.events import (
     TurnFailedData,
     TurnSealedData,
 )
-from perdure.domain.ids import SessionId, TaskId
+from perdure.domain.ids import SessionId
 from perdure.domain.messages import JsonValue
 from perdure.domain.parked import ASKED, ParkedCall
 from perdure.domain.tasks import (
@@ -30,7 +32,7 @@ from perdure.domain.tasks import (
 )
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
-from perdure.store.events import events_of_kinds, events_within
+from perdure.store.events import events_within
 from perdure.store.sessions import SessionRow, look_session
 from perdure.store.tasks import TaskRow, find_task
 
@@ -50,6 +52,10 @@ class Report(Struct, frozen=True):
         answer: with `succeeded`: the whole answer.
         result_path: the file with the whole answer, if it is cut.
         files: what a tool has written, for the log of the session itself.
+        found: what policy hooks have decided about its result, and what guardrails have found in it, for that
+            log, too.
+        external: where text from outside that reaches the session with it came from.
+        withheld: whether it is not what the task has said: a guardrail has changed it.
     """
 
     state: TaskState
@@ -67,25 +73,46 @@ class Report(Struct, frozen=True):
     artifacts: tuple[TaskArtifact, ...] = ()
     result_path: str | None = None
     files: tuple[FileWrittenData, ...] = ()
+    external: tuple[External, ...] = ()
+    found: tuple[EventData, ...] = ()
+    withheld: bool = False
+
+    @property
+    def says_something(self) -> bool:
+        """Whether it has words of the task, which guardrails check."""
+        return bool(
+            self.answer
+            or self.output is not None
+            or self.error
+            or self.messages
+            or self.progress
+            or self.artifacts
+            or self.input_request
+        )
 
 
 class News(Struct, frozen=True):
-    """A report on a task, and the event that it is about: `sequence`, in the child's log."""
+    """What a session has noted for its parent.
 
-    task_id: TaskId
+    Attributes:
+        sequence: the event of its log that the note is about.
+        tell: what is to be applied to which task, as this was read; None if the task knows it already, or if
+            nobody is left to hear of it.
+    """
+
     sequence: int
-    report: Report
+    tell: tuple[TaskRow, Report] | None
 
 
 async def read_news(tx: Tx, child_id: SessionId) -> News | None:
-    """Read what a session's parent has not heard of; None if there is nothing, or the session has none."""
+    """Read what a session has noted for its parent; None if there is nothing, or the session has none."""
     row = await look_session(tx, child_id)
     if row is None or row.news is None or row.task_id is None:
         return None
     task = await find_task(tx, row.task_id)
-    if task is None:
-        return News(row.task_id, row.news, Report("canceled", error=DELETED))
-    return News(row.task_id, row.news, await read_report(tx, row, task))
+    if task is None or task.knows(row.news):
+        return News(row.news, None)
+    return News(row.news, (task, await read_report(tx, row, task)))
 
 
 async def read_report(tx: Tx, row: SessionRow, task: TaskRow) -> Report:
@@ -99,6 +126,7 @@ async def read_report(tx: Tx, row: SessionRow, task: TaskRow) -> Report:
         messages=messages,
         progress=progress,
         artifacts=artifacts,
+        external=row.external_sources(),
     )
     return await _with_state(tx, row, task, report)
 
@@ -115,14 +143,15 @@ async def _with_state(tx: Tx, row: SessionRow, task: TaskRow, report: Report) ->
 
 
 async def _ended(tx: Tx, row: SessionRow, task: TaskRow, report: Report, ended: int) -> Report:
-    found, _ = await events_of_kinds(tx, row.id, tuple(sorted(ENDED_TURN)), before=ended, limit=1)
-    data = _decoded(found[0]) if found else None
+    found = await end_at(tx, row.id, ended)
+    end = next((event for event in found if event.type in ENDED_TURN), None)
+    data = None if end is None else _decoded(end)
     late = task.struct().cancel_requested_by == "time_limit" or (
-        task.deadline is not None and bool(found) and found[0].ts >= task.deadline
+        task.deadline is not None and end is not None and end.ts >= task.deadline
     )
     match data:
         case TurnCompletedData():
-            answer = await answer_at(tx, task, ended)
+            answer = answer_in(found)
             return replace(report, state="succeeded", answer=answer.text, output=answer.output)
         case TurnFailedData(error=error, error_code=code):
             return replace(report, state="failed", error=TaskError(code or "failed", error))

@@ -8,21 +8,38 @@ function. The author must declare correctly what the tool does (`ToolHints`), be
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from msgspec import Struct
 
 from perdure.capabilities.behaviour import Behaviour
-from perdure.domain.decisions import ANYBODY, Approvers
+from perdure.capabilities.defaults import (
+    any_member,
+    later,
+    no_behaviour,
+    no_checks,
+    no_files,
+    no_gate,
+    no_hooks,
+    no_instructions,
+    no_prompt,
+    no_tools,
+    no_watch,
+)
+from perdure.domain.data_flow import Flow
+from perdure.domain.decisions import Approvers
 from perdure.domain.effects import IDEMPOTENCY_KEY, StepRunner, Verified, no_steps, part_key
 from perdure.domain.errors import ToolError
 from perdure.domain.event_data import EventData
 from perdure.domain.events import FileWrittenData
+from perdure.domain.guardrail_checks import AnyCheck
+from perdure.domain.guards import GuardedFiles
 from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import Controls, ImagePart, JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.parked import ParkedKind
+from perdure.domain.policy_hooks import Hook
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile
 from perdure.domain.speakers import AgentAt
@@ -100,12 +117,28 @@ def by_one(capability_id: str, capability_name: str) -> None:
     """Note nothing: the call is not one of a session's turn."""
 
 
+def from_nobody(source: str) -> None:
+    """Note nothing: the call is not one of a session's turn."""
+
+
 async def no_callback(seconds: float) -> Callback:
     """Refuse a callback: the call is not one of a session's turn."""
     raise ToolError("callbacks are not available here")
 
 
-async def no_log(data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]]) -> None:
+class Log(Protocol):
+    """Appends events of a call to its session's log, and changes rows in the same transaction."""
+
+    async def __call__(
+        self, data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]], later: Later | None = None
+    ) -> None:
+        """Append. With `later`, which the tool returns then, the call is parked by the same append."""
+        ...
+
+
+async def no_log(
+    data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]], later: Later | None = None
+) -> None:
     """Refuse to append: the call is not one of a session's turn."""
     raise ToolError("this tool works only in the turn of a session")
 
@@ -143,6 +176,9 @@ class ToolContext(Struct, frozen=True):
             twice. It fails if the turn was cancelled or the call has ended. Only for tools of this package.
         agent: the agent whose call it is; None if it is not one of a session's turn.
         check_agent: checks that another agent can continue the turn. Raises PerdureError.
+        heard_from: notes a host or server whose text is in the result, if it is not the one of the arguments.
+        guarded: files of the session that the call must not change, because that needs an approval of its
+            own.
         in_background: whether the call runs as a task, beside the turn. Its steps are not recorded then, it
             has no callbacks, and what it sends to `output` is not shown.
     """
@@ -166,9 +202,11 @@ class ToolContext(Struct, frozen=True):
     act_as: Callable[[ActedAs], None] = nobody
     provided_by: Callable[[str, str], None] = by_one
     controls: Controls | None = None
-    log: Callable[[Sequence[EventData], Callable[[Tx], Awaitable[None]]], Awaitable[None]] = no_log
+    log: Log = no_log
     agent: AgentAt | None = None
     check_agent: Callable[[AgentAt], Awaitable[None]] = any_agent
+    heard_from: Callable[[str], None] = from_nobody
+    guarded: GuardedFiles | None = None
     in_background: bool = False
 
     @property
@@ -282,6 +320,10 @@ class Tool(Struct, frozen=True):
             definition does not apply. None for a tool whose definition does not change.
         changed: whether its definition is not the one that was accepted. Approval requests say so.
         deferred: the model is not offered the tool before it has found it with `tool_search`.
+        flow: what its calls exchange with the world outside. Without it, a tool with the hint `open_world`
+            does both, and others do not. Tools of MCP servers always do.
+        reads_files: whether its results can contain text of the session's files.
+        persistent: whether its calls change what later turns do, as a schedule does.
         background: where the capability `background_tools` is active, the model may have a call run in the
             background: the tool receives no argument for that, and its result comes later as a message.
     """
@@ -305,6 +347,9 @@ class Tool(Struct, frozen=True):
     changed: bool = False
     deferred: bool = False
     background: bool = False
+    flow: Flow | None = None
+    reads_files: bool = False
+    persistent: bool = False
 
 
 class Discovered(Struct, frozen=True):
@@ -333,46 +378,6 @@ DiscoveryKey = Callable[[Any, DiscoveryContext], str | None]
 Restore = Callable[[Any, Tool], Tool]
 
 
-def no_tools(config: Any) -> tuple[Tool, ...]:
-    """The default: no tools."""
-    return ()
-
-
-def no_prompt(config: Any) -> str | None:
-    """The default: no text in the system prompt."""
-    return None
-
-
-def no_files(config: Any) -> tuple[InitialFile, ...]:
-    """The default: no initial files."""
-    return ()
-
-
-def no_instructions(config: Any) -> tuple[str, ...]:
-    """The default: no file holds instructions."""
-    return ()
-
-
-def no_gate(config: Any, tool: Tool) -> bool:
-    """The default: no call needs approval."""
-    return False
-
-
-def any_member(config: Any) -> Approvers:
-    """The default: every member may approve calls."""
-    return ANYBODY
-
-
-def later(before: Any, after: Any) -> Any:
-    """The default: the configuration of the later layer wins."""
-    return after
-
-
-def no_behaviour(config: Any, behaviour: Behaviour) -> Behaviour:
-    """The default: the loop's behaviour does not change."""
-    return behaviour
-
-
 class Capability(Struct, frozen=True):
     """Something that a session can do.
 
@@ -381,6 +386,8 @@ class Capability(Struct, frozen=True):
         dependencies: ids of capabilities that this one activates as well.
         aliases: other ids of this capability.
         config_schema: a JSON Schema of its configuration; None when it takes none.
+        read: reads a configuration, of which it gets the path for errors, and raises InvalidInput if it is
+            not valid. The schema is only for clients then: it may cost too much to validate with.
         tools, prompt: pure functions of the configuration.
         discover: a coroutine function for a prompt or tools that depend on more than the configuration. It
             runs before each model call, outside any transaction. It should be fast, and must not change
@@ -408,6 +415,11 @@ class Capability(Struct, frozen=True):
             configuration of every layer, and each may require approval: a layer cannot loosen another's.
         approvers: who may approve calls, of any capability's tools. It is asked like `gate`, and whoever
             approves must be among those of every layer.
+        checks: the guardrails' checks. All of those of every layer apply.
+        hooks: the policy hooks of a layer's configuration. Those of every layer are asked, so that a layer
+            can only add some.
+        watches_data: whether calls that can send data out need approval once there is text from outside in
+            the context. It is asked like `gate`.
         merge: the configuration that two layers result in, the lower layer's first. A policy returns the
             tighter one.
     """
@@ -420,6 +432,7 @@ class Capability(Struct, frozen=True):
     dependencies: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     config_schema: JsonObject | None = None
+    read: Callable[[Any, str], object] | None = None
     tools: Callable[[Any], tuple[Tool, ...]] = no_tools
     prompt: Callable[[Any], str | None] = no_prompt
     discover: Discover | None = None
@@ -433,13 +446,21 @@ class Capability(Struct, frozen=True):
     instructions: Callable[[Any], tuple[str, ...]] = no_instructions
     gate: Callable[[Any, Tool], bool] = no_gate
     approvers: Callable[[Any], Approvers] = any_member
+    watches_data: Callable[[Any], bool] = no_watch
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
+    checks: Callable[[Any], tuple[AnyCheck, ...]] = no_checks
+    hooks: Callable[[Any], tuple[Hook, ...]] = no_hooks
     merge: Callable[[Any, Any], Any] = later
 
     @property
     def is_policy(self) -> bool:
-        """Whether it decides which calls need approval."""
-        return self.gate is not no_gate
+        """Whether it decides which calls need approval, has others decide about calls, or checks texts."""
+        return self.gate is not no_gate or self.hooks is not no_hooks or self.is_guardrail
+
+    @property
+    def is_guardrail(self) -> bool:
+        """Whether it checks texts and calls."""
+        return self.checks is not no_checks
 
     @property
     def has_instructions(self) -> bool:

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from perdure.capabilities.defaults import no_hooks
 from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.shared_discoveries import SharedDiscoveries
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.errors import InvalidInput
+from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.mcp_servers import MCP_REF
 from perdure.domain.messages import JsonObject
+from perdure.domain.policy_hooks import Hook
 from perdure.domain.schema_cost import Cost, cost_of
 from perdure.domain.tools import CapabilityRef
 
@@ -49,9 +52,22 @@ class Active(Struct, frozen=True):
         """Whether any layer's configuration requires approval for calls of a tool."""
         return any(self.capability.gate(config, tool) for config in self.policies)
 
+    def watches_data(self) -> bool:
+        """Whether any layer's configuration requires approval for calls that can send data out."""
+        return any(map(self.capability.watches_data, self.policies))
+
     def approvers(self) -> Approvers:
         """Who may approve calls, after the configurations of all layers."""
         return reduce(Approvers.both, map(self.capability.approvers, self.policies), ANYBODY)
+
+    def checks(self) -> tuple[AnyCheck, ...]:
+        """The guardrails' checks of every layer, each once: a layer adds checks and takes none away."""
+        found = (check for config in self.policies for check in self.capability.checks(config))
+        return tuple(dict.fromkeys(found))
+
+    def hooks(self) -> tuple[Hook, ...]:
+        """The policy hooks of all layers' configurations, lowest layer first. Raises InvalidInput."""
+        return tuple(hook for config in self.policies for hook in self.capability.hooks(config))
 
     def instructions(self) -> frozenset[str]:
         """The files with instructions in any layer's configuration, and in the default one.
@@ -125,7 +141,7 @@ class Registry:
         return self.get(ref) if family is None or family.public else None
 
     def check(self, refs: Iterable[CapabilityRef], field: str = "capabilities") -> None:
-        """Check that the capabilities are known and that their configurations match their schemas.
+        """Check that the capabilities are known and that their configurations are valid.
 
         Args:
             field: the name of the field that holds the references, for the error.
@@ -145,7 +161,16 @@ class Registry:
                     code="unknown_capability",
                     field=location,
                 )
+            if ref.config is None and capability.hooks is not no_hooks:
+                raise InvalidInput(
+                    f"`{location}.config` is missing: a policy hook needs a `url` and a `secret`",
+                    code="invalid_capability_config",
+                    field=location,
+                )
             if ref.config is None or capability.config_schema is None:
+                continue
+            if capability.read is not None:
+                capability.read(ref.config, f"{location}.config")
                 continue
             validator, cost = self._validator(capability.id, capability.config_schema)
             share += cost.share_of(ref.config)
@@ -158,8 +183,10 @@ class Registry:
             error = next(iter(validator.iter_errors(ref.config)), None)
             if error is not None:
                 path = "".join(f"[{step!r}]" for step in error.instance_path)
+                # The library's message has the value.
+                what = "must be a text" if "secret" in error.instance_path else error.message[:200]
                 raise InvalidInput(
-                    f"`{location}.config{path}`: {error.message[:200]}",
+                    f"`{location}.config{path}`: {what}",
                     code="invalid_capability_config",
                     field=location,
                 )

@@ -18,8 +18,8 @@ from perdure.cli.decisions import HELP as DECISIONS_HELP
 from perdure.cli.decisions import Asking
 from perdure.cli.failures import FAILED, INTERRUPTED, MODEL_ADVICE, explain
 from perdure.cli.render import (
-    RATE_LIMITED,
     TurnPrinter,
+    limit_text,
     model_trouble,
     narrations,
     parked_text,
@@ -360,7 +360,8 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
         talk.seen, talk.rests = since, True
         talk.parked = {call.tool_call_id: call.tool_name or MODEL for call in session.parked_on}
         for call in session.parked_on:
-            what = f"{call.tool_name} waits for {waits_for(call.kind)}" if call.tool_name else RATE_LIMITED
+            limit = limit_text(call.kind)
+            what = f"{call.tool_name} waits for {waits_for(call.kind)}" if call.tool_name else limit
             printer.note(f"‖ {what} until {call.until}", "yellow")
         if waits:
             await _show_asked(talk, printer)

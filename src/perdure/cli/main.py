@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from perdure import __version__
-from perdure.cli import participants, sessions
+from perdure.cli import participants, sessions, spend
 from perdure.cli.common import (
     DEFAULT_URL,
     Org,
@@ -38,15 +38,18 @@ _GROUPS = {
     "storage": ("storage", "app"),
     "secrets": ("storage", "secrets"),
     "schedules": ("schedules", "app"),
+    "limits": ("limits", "app"),
     "mcp": ("mcp", "app"),
     "connections": ("connections", "app"),
     "approvals": ("answers", "approvals"),
     "inbox": ("inbox", "app"),
     "callbacks": ("answers", "callbacks"),
     "feedback": ("feedback", "app"),
+    "guardrails": ("guardrails", "app"),
     "inputs": ("inputs", "app"),
     "tasks": ("tasks", "app"),
     "webhooks": ("webhooks", "app"),
+    "hooks": ("hooks", "app"),
 }
 """Groups of commands, with the module and the name in it."""
 
@@ -87,6 +90,7 @@ keys = typer.Typer(help="Manage access tokens and the master key.", no_args_is_h
 sessions.app.add_typer(participants.app, name="participants")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys, name="keys")
+app.command()(spend.spend)
 
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")]
 DatabaseUrl = Annotated[

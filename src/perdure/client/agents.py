@@ -20,7 +20,14 @@ from perdure.domain.agent_versions import (
 )
 from perdure.domain.agents import Agent, CreateAgent, UpdateAgent
 from perdure.domain.capabilities import CapabilityInfo
+from perdure.domain.guardrail_trials import (
+    DryRunGuardrails,
+    GuardrailExample,
+    GuardrailExamples,
+    GuardrailsDryRun,
+)
 from perdure.domain.harnesses import CreateHarness, Harness, HarnessExample, UpdateHarness
+from perdure.domain.hook_tests import AskHook, HookReply
 from perdure.domain.paging import Page
 from perdure.domain.previews import AgentPreview, Analysis, HarnessPreview, PreviewAgent, PreviewHarness
 from perdure.domain.resources import NameCheck, ResourceConfig, ResourceStats
@@ -197,7 +204,24 @@ class HarnessMethods(Caller):
 class CapabilityMethods(Caller):
     """The client's methods about capabilities."""
 
+    test_policy_hook = routes.posts(
+        "/v1/capabilities/policy_hook/test",
+        AskHook,
+        HookReply,
+        "Ask a policy hook about a call that is made up; return what it answered.",
+    )
     get_capability = routes.reads("/v1/capabilities/{}", CapabilityInfo, "Return a capability.")
+    dry_run_guardrails = routes.posts(
+        "/v1/capabilities/guardrails/dry-run",
+        DryRunGuardrails,
+        GuardrailsDryRun,
+        "Check a text with guardrails, without a session. Services and judges are not called.",
+    )
+
+    async def list_guardrail_examples(self) -> tuple[GuardrailExample, ...]:
+        """List configurations of guardrails to start from."""
+        found = await self.call("GET", "/v1/capabilities/guardrails/examples", GuardrailExamples)
+        return found.examples
 
     async def list_capabilities(
         self, *, search: str | None = None, offset: int = 0, limit: int = 100

@@ -31,6 +31,7 @@ from perdure.domain.files import Content
 from perdure.domain.ids import SessionId
 from perdure.domain.messages import Message
 from perdure.domain.pending import steering
+from perdure.domain.policy_hooks import for_event
 from perdure.domain.spending import Refusal
 from perdure.domain.steps import Started
 from perdure.domain.turn import Answered, Calling, Idle, Reasoning, TurnState, Waiting
@@ -41,8 +42,11 @@ from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.budget import expected_input
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
+from perdure.engine.data_flow import rules_ahead
 from perdure.engine.deferred import ended_tasks, in_background
 from perdure.engine.found_tools import commit_with_tools, is_outdated
+from perdure.engine.hooks import vet_calls, vet_model_call
+from perdure.engine.limits import held_back, may_go_on
 from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
@@ -118,6 +122,7 @@ async def advance(
     finally:
         if run is not None:
             _stop_tools(run)
+            engine.meter.settle(run.row.org_id, session_id)
             if not finished:
                 engine.bus.discard(session_id)
             await settle_rest(run)
@@ -137,10 +142,12 @@ async def _step(run: Run) -> bool:
         problem = await (
             outlast(run.engine, run.row.id, lambda: _prepare(run, state)) if outage else _prepare(run, state)
         )
-    rules = (
-        run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
-    )
+    rules = TurnRules(max_iterations=run.engine.policy.max_iterations)
+    if run.prepared is not None:
+        rules = rules_ahead(run, run.prepared[0].rules, state)
     action = next_action(state, rules, run.engine.clock.now())
+    if isinstance(state, Waiting) and may_go_on(run.row, state):
+        action = Resume(state)
     if problem is not None and isinstance(action, CallModel | RunTools | AskApproval | AwaitClient):
         action = Fail(action.state, *problem)
     match action:
@@ -245,12 +252,10 @@ async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
     problem = _problem_of(layers, agent, begun=_has_begun(ahead))
     if choice is None or problem is not None:
         return problem or ("model_not_configured", "No model is configured for this session.")
-    if run.standings and (problem := await unpriced(run, choice)) is not None:
-        return problem
     run.redactor.known = agent.names
     run.voice = voice_of(run.row, row, layers.layers, ahead)
     run.prepared = (agent, choice)
-    return None
+    return await unpriced(run, choice)
 
 
 def _problem_of(layers: SessionLayers, agent: ResolvedAgent, *, begun: bool) -> tuple[str, str] | None:
@@ -271,8 +276,10 @@ async def _start(run: Run, action: StartTurn) -> None:
         await run.commit(opening)  # the next step fails the turn, with a message for the user
         return
     agent, choice = run.prepared
-    if is_full(run, agent, choice, queued):
-        await run.commit(opening)  # the next step compacts the history first
+    if held := await held_back(run, turn):
+        await run.commit([*opening, *held])
+    elif is_full(run, agent, choice, queued) or for_event(agent.hooks, "before_model"):
+        await run.commit(opening)  # the next step compacts the history first, or asks the hooks
     else:
         await _call(run, turn, agent, choice, opening, queued)
 
@@ -291,6 +298,8 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
     if run.prepared is None:
         raise AssertionError(f"{type(action).__name__} needs the layers, and they are not resolved")
     agent, choice = run.prepared
+    if not isinstance(action, CallModel) and not await vet_calls(run, agent, action.calls):
+        return
     match action:
         case CallModel(resumed=True):
             await settle_dead(run)
@@ -305,12 +314,14 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
             if await run.commit(begin_tools(run, agent, action)):
                 run.announced.update(call.id for call in calls if not isinstance(call.status, Started))
                 run.unlogged = await run_tools(run, agent, tuple(call.id for call in calls))
-                await _refresh_secrets(run)
+                if run.unlogged:
+                    await _refresh_secrets(run)
                 if any(event.get(ActCompletedData) is not None for event in run.unlogged):
                     # The layers may have changed while tools ran; the next model call uses the current ones.
                     run.prepared = None
-        case AskApproval():
-            await run.commit(request_approvals(run, agent, action))
+        case AskApproval(state=state):
+            rules = rules_ahead(run, agent.rules, state)
+            await run.commit(request_approvals(run, agent, action, rules))
         case AwaitClient(state=state, calls=calls):
             refusals = await refuse_invalid_calls(run, agent, state, calls)
             await run.commit(refusals or request_results(run, agent, action))
@@ -318,11 +329,16 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
 
 async def _begin_call(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoice) -> None:
     """Make the next model call, or the room for it: the next step then calls the model."""
+    if held := await held_back(run, turn):
+        await run.commit(held)
+        return
     files = await spill_results(run, agent, choice, turn)
     if files is None:
         return  # the log has moved
     if files:
         await run.commit(files)
+    elif not await vet_model_call(run, agent, choice):
+        return
     elif is_full(run, agent, choice):
         await compact(run, turn, agent, choice, "proactive_budget")
     else:

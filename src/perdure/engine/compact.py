@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from perdure.capabilities.guarding import Guard
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.compaction import (
@@ -39,8 +40,16 @@ from perdure.domain.spans import compaction_context, summary_context
 from perdure.domain.tokens import text_tokens
 from perdure.domain.turn import Idle
 from perdure.domain.turn_totals import Turn
-from perdure.engine.budget import added_tokens, conversation_budget, counted, smallest_budget, with_cost
+from perdure.engine.budget import (
+    added_tokens,
+    conversation_budget,
+    counted,
+    price_at,
+    smallest_budget,
+    with_cost,
+)
 from perdure.engine.generation import Attempts, Outcome, call_with_retries, generation_data, served_model
+from perdure.engine.guarded import checked_failure, checked_summary, guard_of
 from perdure.engine.patience import patience_with
 from perdure.engine.recoveries import adaptation_of, refused_by
 from perdure.engine.run import Run
@@ -138,6 +147,7 @@ async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoic
     summarizer = _Summarizer(
         run, choice, rules, context, before, longest=max(MIN_SUMMARY, min(MAX_SUMMARY, budget))
     )
+    summarizer.guard = guard_of(run, agent)
     summary = await summarizer.summarize(older, int(PIECE * budget), after)
     duration = round((clock.elapsed() - began) * 1000)
     if summary is None:
@@ -187,12 +197,15 @@ class _Summarizer:
         longest: int,
     ) -> None:
         self.run, self.choice, self.rules, self.context = run, choice, rules, context
+        self.guard: Guard | None = None
         self.left = before
         self.longest = longest
         self.events: list[NewEvent] = []
         self.steps: list[CompactionStepData] = []
         self.error = "the model returned no summary"
         self.error_code: str | None = None
+        self.money: Money | None = None
+        """What the call that is under way holds of its budgets."""
 
     async def summarize(self, older: Sequence[Entry], size: int, after: int) -> str | None:
         """Summarize this part and the summary so far; None if that failed.
@@ -227,7 +240,9 @@ class _Summarizer:
         """The text of a call's answer, or None; records the event and the step of the call."""
         now = self.run.engine.clock.now()
         context = summary_context(self.context, len(self.events))
-        self.events.append(NewEvent(generation_data(self.choice, outcome), context, now))
+        self.events.append(
+            NewEvent(generation_data(self.choice, outcome, self.run.voice.agent_id), context, now)
+        )
         if outcome.response is None or not outcome.response.text.strip():
             if outcome.error is not None:
                 self.error, self.error_code = outcome.error.message, outcome.error.code
@@ -256,54 +271,57 @@ class _Summarizer:
             return bool(refused)
 
         began = engine.clock.elapsed()
-        money: Money | None = None
-
-        async def generate() -> ModelResponse:
-            nonlocal money
-            if money is None or money.is_owed:  # the attempt before broke off, and has to be paid for
-                self._settle(money, None)
-                money = None
-                money = await side_money(
-                    self.run, self.choice, counted(self.run, self.choice, _prompt_tokens(request))
-                )
-            if money is None:
-                return await driver.generate(request, _ignore_delta)
-            money.send()
-            asked = msgspec.structs.replace(request, max_output_tokens=money.output)
-            return await driver.generate(asked, money.note_delta)
-
         attempts = Attempts(None, None, 0, 0.0)
         try:
             attempts = await call_with_retries(
                 engine,
-                generate,
+                lambda: self._generate(request),
                 recover,
                 redactor=self.run.redactor,
                 patience=patience_with(engine, self.choice),
             )
         finally:
-            response = attempts.response
-            refused = attempts.error is not None and (money is None or not money.is_owed)
-            usage = None if response is None else response.usage
-            self._settle(money, Usage(0, 0) if refused else usage)
+            self._settle(attempts)
+        response, profile = attempts.response, None
         if response is not None:
             profile = await engine.catalog.profile(served_model(self.choice))
-            response = msgspec.structs.replace(
-                response, usage=with_cost(response.usage, profile), tool_calls=()
-            )
+            text = await checked_summary(self.guard, response.text)
+            usage = with_cost(response.usage, profile)
+            response = msgspec.structs.replace(response, text=text, usage=usage, tool_calls=())
         return Outcome(
             response,
-            attempts.error,
+            checked_failure(self.guard, attempts.error),
             attempts.count,
             attempts.waited,
             engine.clock.elapsed() - began,
             None,
             prompt,
+            price_at(None if response is None else response.usage, profile),
         )
 
-    def _settle(self, money: Money | None, usage: Usage | None) -> None:
-        if money is not None:
-            self.run.settling.append(money.settlement(usage))
+    async def _generate(self, request: ModelRequest) -> ModelResponse:
+        """Make one attempt of a call, with money of its own if the one before broke off."""
+        if self.money is None or self.money.is_owed:
+            if self.money is not None:
+                self.run.settling.append(self.money.given_up())
+            self.money = None
+            prompt = counted(self.run, self.choice, _prompt_tokens(request))
+            self.money = await side_money(self.run, self.choice, prompt)
+        driver, money = self.choice.driver, self.money
+        if money is None:
+            return await driver.generate(request, _ignore_delta)
+        money.send()
+        asked = msgspec.structs.replace(request, max_output_tokens=money.output)
+        return await driver.generate(asked, money.note_delta)
+
+    def _settle(self, attempts: Attempts) -> None:
+        """Have the next append settle a call, which is over."""
+        money, self.money = self.money, None
+        if money is None:
+            return
+        refused = attempts.error is not None and not money.is_owed
+        usage = None if attempts.response is None else attempts.response.usage
+        self.run.settling.append(money.settlement(Usage(0, 0) if refused else usage))
 
 
 def _prompt_tokens(request: ModelRequest) -> int:

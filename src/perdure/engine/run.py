@@ -27,12 +27,14 @@ from perdure.domain.steps import Started
 from perdure.domain.times import Micros
 from perdure.domain.turn import Calling, Reasoning, TurnState, fold
 from perdure.domain.turn_queries import begins_with_append
+from perdure.engine.batches import act_completed, is_last_to_park, rests_after
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.joined_appends import Entry, also_of, joining
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
 from perdure.engine.overtaken import without_overtaken
 from perdure.engine.settlements import Awaited, Money, Settlement, settled_also
+from perdure.engine.spent import note_usage
 from perdure.engine.suspects import Admission
 from perdure.engine.voices import Voice
 from perdure.store.bus import Appended
@@ -71,6 +73,8 @@ class Run:
         self.redactor = Redactor({})
         self.secret_arguments: dict[str, JsonValue] = {}
         """By call id: arguments with their secrets, as the model wrote them. The log has them redacted."""
+        self.vetted: dict[str, JsonValue] = {}
+        """By the key of a call that has not started: the arguments that policy hooks have allowed."""
         self.admission: Admission | None = None
         """The time alone of a suspect, which ends with its first append."""
         self._marks: dict[Micros, float] = {}
@@ -211,9 +215,14 @@ class Run:
             for entry in entries
             for data in entry.data
         ]
+        end = self._end_of_batch(state, batch)
+        batch += end
+        rests = bool(end) and rests_after(batch, state)
         began = self.engine.clock.elapsed()
         try:
-            await self._append(self._redacted(batch), also=also_of(entries), progress=first.progress)
+            await self._append(
+                self._redacted(batch), also=also_of(entries), progress=first.progress, rests=rests
+            )
         except StaleHead:
             self._moved = True
             await self._catch_up()
@@ -226,8 +235,18 @@ class Run:
             return
         for entry in entries:
             entry.logged = True
+        if end:
+            self.prepared = None  # as after any batch
         self._moved = self._moved or self._was_slow(began)
         await self._check_claim_after(began)
+
+    def _end_of_batch(self, state: Calling, parking: list[NewEvent]) -> list[NewEvent]:
+        """The event that ends a batch of calls, if these events park the last ones of it."""
+        batch, running = state.batch, [call_id for call_id, task in self.tools.items() if not task.done()]
+        if batch is None or self.unlogged or not is_last_to_park(state, batch, parking, running):
+            return []
+        duration = self.milliseconds_since(batch.started_at)
+        return [act_completed(state, batch, parking, duration, self.engine.clock.now())]
 
     async def _append(
         self,
@@ -258,6 +277,7 @@ class Run:
             self.admission.end()
             self.admission = None
         self._apply(batch, stored)
+        note_usage(self.engine, self.row, batch)
         self.engine.bus.publish(Appended(self.row.id, self.row.head, stored))
 
     def _was_slow(self, began: float) -> bool:
@@ -373,17 +393,20 @@ async def read_session(
             return None
         if not counted and (again or row.recoveries > 0):
             return row
-        conversation = cached or (Conversation() if row.turn_after == 0 else None)
+        first = row.started_at is None  # before the first turn, the log has nothing that can be left out
+        conversation = cached or (Conversation() if first else None)
         state = engine.turns.start_of(row)
-        if conversation is None or not state.head <= conversation.head <= row.head:
+        least = 0 if first else state.head
+        if conversation is None or not least <= conversation.head <= row.head:
             conversation = await read_conversation(
                 tx, session_id, row.head, engine.policy.history_tokens, conversation
             )
         while state.head < row.head:
-            page, _ = await events_within(tx, session_id, state.head, until=row.head)
+            after = min(state.head, conversation.head)
+            page, _ = await events_within(tx, session_id, after, until=row.head)
             if not page:
                 return None  # the session is deleted and its log is being purged
-            state = fold(page, state)
+            state = fold((event for event in page if event.sequence > state.head), state)
             for event in page:
                 if event.sequence > conversation.head:
                     conversation.feed(event, event.sequence)

@@ -17,9 +17,10 @@ from perdure.domain.times import Micros
 from perdure.domain.turn_totals import Turn
 from perdure.engine.outages import Also, both
 from perdure.llm.driver import DeltaKind
-from perdure.store.budget_holds import Charge, HoldRow, Settled, mark_warned, move_money
+from perdure.store.budget_holds import Charge, HoldRow, Settled, cost_in, mark_warned, move_money
 from perdure.store.budgets import wait_for_budget
 from perdure.store.database import Tx
+from perdure.store.model_calls import add_lost_call
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow
 
@@ -92,6 +93,10 @@ class Money:
         """Estimate what the call has used, without its end."""
         return Usage(self._prompt if self._sent else 0, -(-self._received // CHARACTERS))
 
+    def given_up(self) -> Settlement:
+        """Return what settles the call if its end will not be in the log."""
+        return msgspec.structs.replace(self.settlement(None), lost=self.so_far())
+
     def settlement(self, usage: Usage | None) -> Settlement:
         """Return what settles the call. `usage`: what its end said; None if it said nothing."""
         used = self.so_far() if usage is None else usage
@@ -112,6 +117,14 @@ class Settlement(Struct, frozen=True):
     charges: tuple[Charge, ...]
     after: tuple[Standing, ...] = ()
     """The budgets that had money left when the call was planned, as they are now."""
+
+    lost: Usage | None = None
+    """What the call is counted as in the ledger, if its end is not in the log."""
+
+    async def count_lost(self, tx: Tx, now: Micros) -> None:
+        """Count a call whose end is not in the log, once it is settled."""
+        if self.lost is not None and (self.lost.input_tokens or self.lost.output_tokens):
+            await add_lost_call(tx, self.on, self.hold_id, self.lost, cost_in(self.charges), now)
 
     def warned(self) -> list[BudgetId]:
         """The budgets of which the call has reached the soft limit."""
@@ -171,10 +184,11 @@ def settled_also(
     async def settled(tx: Tx) -> None:
         if warned := {each for end in ended for each in end.warned()}:
             await mark_warned(tx, ended[0].on.org_id, warned)
-        if money is None:
-            await move_money(tx, [each.settled() for each in ended], now)
-        else:
-            await move_money(tx, [each.settled() for each in ended], now, money.row(), money.held)
+        row, held = (None, ()) if money is None else (money.row(), money.held)
+        done = await move_money(tx, [each.settled() for each in ended], now, row, held)
+        for end, was_held in zip(ended, done, strict=True):
+            if was_held:
+                await end.count_lost(tx, now)
         for wait in waits:
             await wait.note(tx)
 

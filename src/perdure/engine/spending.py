@@ -277,7 +277,7 @@ async def settle_ended(run: Run) -> bool:
 async def settle_rest(run: Run) -> None:
     """Settle what the run's calls hold when it ends without an append that does; else a sweep would."""
     if run.money is not None:
-        run.settling.append(run.money.settlement(None))
+        run.settling.append(run.money.given_up())
         run.money = None
     try:
         await settle_ended(run)
@@ -333,7 +333,8 @@ async def renew(
     Raises:
         ModelError: `budget_exhausted`.
     """
-    run.money, run.settling = None, [*run.settling, money.settlement(used)]
+    ended = money.given_up() if used is None else money.settlement(used)
+    run.money, run.settling = None, [*run.settling, ended]
     await settle_ended(run)
     run.money = await side_money(run, choice, expected_input(run, agent, choice))
     return run.money

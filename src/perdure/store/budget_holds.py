@@ -14,10 +14,12 @@ from msgspec import Struct
 
 from perdure.domain.errors import OverBudget
 from perdure.domain.ids import BudgetId, OrgId, SessionId
-from perdure.domain.spending import Held
+from perdure.domain.messages import Usage
+from perdure.domain.spending import Held, SpentOn
 from perdure.domain.times import Micros
 from perdure.store.budgets import INSERT_ENTRY, EntryRow
 from perdure.store.database import Tx, Value
+from perdure.store.model_calls import add_lost_call
 from perdure.store.rows import columns, from_json, insert, values
 
 
@@ -79,6 +81,7 @@ class Settled(Struct, frozen=True):
 
 
 _HELD = msgspec.json.Decoder(tuple[Held, ...])
+_SPENT_ON = msgspec.json.Decoder(SpentOn)
 _HOLD_COLUMNS = columns(HoldRow)
 _INSERT_HOLD = insert("budget_holds", HoldRow)
 _DELETE_HOLD = "DELETE FROM budget_holds WHERE session_id = ? AND id = ?"
@@ -208,7 +211,15 @@ async def settle_lost(tx: Tx, left: HoldRow, new_id: Callable[[Literal["entry"]]
     charges = [Charge(each, each.amount, new_id("entry")) for each in left.held_structs()]
     settled = Settled(left.org_id, left.session_id, left.id, charges, "lost_call")
     (done,) = await move_money(tx, [settled], now)
+    if done:
+        on = from_json(_SPENT_ON, left.call, f"the hold {left.id}")
+        await add_lost_call(tx, on, left.id, Usage(0, 0), cost_in(charges), now)
     return done
+
+
+def cost_in(charges: Sequence[Charge]) -> int | None:
+    """Return what a call has cost, in billionths of a US dollar; None if no budget says it."""
+    return max((each.amount for each in charges if each.held.currency == "usd"), default=None)
 
 
 async def holds_of(tx: Tx, session_id: SessionId, before_epoch: int) -> list[HoldRow]:

@@ -12,10 +12,12 @@ from perdure.tools.bashkit_shell import bashkit_shell
 from perdure.tools.code_interpreter import code_interpreter
 from perdure.tools.context_compaction import context_compaction
 from perdure.tools.current_time import CURRENT_TIME
+from perdure.tools.guardrails import GUARDRAILS_CAPABILITY
 from perdure.tools.handoff import handoff
 from perdure.tools.loop_detection import LOOP_DETECTION
 from perdure.tools.output_truncation import OUTPUT_TRUNCATION
 from perdure.tools.parallel_tool_calls import PARALLEL_TOOL_CALLS
+from perdure.tools.policy_hook import POLICY_HOOK
 from perdure.tools.prompt_caching import PROMPT_CACHING
 from perdure.tools.session import session
 from perdure.tools.session_file_system import session_file_system
@@ -48,6 +50,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
         STATELESS_TODO_LIST,
         web_fetch(),
         context_compaction(services),
+        GUARDRAILS_CAPABILITY,
         LOOP_DETECTION,
         OUTPUT_TRUNCATION,
         PARALLEL_TOOL_CALLS,
@@ -55,6 +58,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
         TOOL_CALL_REPAIR,
         TOOL_SEARCH,
         TOOL_APPROVAL,
+        POLICY_HOOK,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
+    LIMIT_TOO_HIGH,
     *INVALID_WEBHOOKS,
     (
         "too_many_participants",
@@ -30,6 +32,11 @@ INVALID = (
         "secret_arguments",
         "The tool takes secrets, so its arguments cannot be edited: the log would have them.",
         "Decide without `arguments`.",
+    ),
+    (
+        "guardrail_blocked",
+        "A guardrail of the session forbids the edited arguments.",
+        "Change them, or reject the call. In the log, it is also the reason why a call was not made.",
     ),
     (
         "secret_in_arguments",
@@ -102,6 +109,11 @@ INVALID = (
         "Remove some of them.",
     ),
     (
+        "too_many_policy_hooks",
+        "The session has more than 10 policy hooks, with those of its harness, its agent and its parents.",
+        "Remove some of them.",
+    ),
+    (
         "unknown_field",
         "The body has a field that the server does not know, and the request has `Perdure-Strict: true`.",
         "Correct the name, or leave out the header: then the field is ignored, and named in `warnings`.",
@@ -124,6 +136,7 @@ INVALID = (
 )
 
 CONFLICTS = (
+    TOO_MANY_SESSIONS,
     *WEBHOOK_CONFLICTS,
     (
         "already_participant",

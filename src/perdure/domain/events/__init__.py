@@ -28,6 +28,7 @@ from perdure.domain.events.budgets import (
     BudgetWarningData,
 )
 from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
+from perdure.domain.events.guardrails import GuardrailHitData, OutputMessageReplacedData
 from perdure.domain.events.messages import (
     LATE,
     InputMessageData,
@@ -60,6 +61,7 @@ from perdure.domain.events.patience import (
     TurnParkedData,
     TurnResumedData,
 )
+from perdure.domain.events.policies import ChangedText, HookDecidedData
 from perdure.domain.events.tasks import (
     TaskCreatedData,
     TaskMessageReceivedData,
@@ -117,12 +119,15 @@ __all__ = [
     "BudgetPausedData",
     "BudgetResumedData",
     "BudgetWarningData",
+    "ChangedText",
     "ContextCompactedData",
     "ContextCompactingData",
     "Event",
     "EventContext",
     "FileWrittenData",
+    "GuardrailHitData",
     "HistoryAdaptation",
+    "HookDecidedData",
     "InputMessageData",
     "LlmGenerationData",
     "LlmGenerationMetadata",
@@ -135,6 +140,7 @@ __all__ = [
     "OutputAcceptedData",
     "OutputMessageCompletedData",
     "OutputMessageDeltaData",
+    "OutputMessageReplacedData",
     "OutputMessageStartedData",
     "OutputMessageWithdrawnData",
     "OutputRejectedData",
@@ -213,6 +219,8 @@ _CLASSES: tuple[type[EventData], ...] = (
     OutputAcceptedData,
     OutputRejectedData,
     OutputMessageWithdrawnData,
+    OutputMessageReplacedData,
+    GuardrailHitData,
     MessageFeedbackData,
     SessionStartedData,
     SessionActivatedData,
@@ -247,6 +255,7 @@ _CLASSES: tuple[type[EventData], ...] = (
     ToolCallRepairedData,
     ToolsLoadedData,
     LlmGenerationData,
+    HookDecidedData,
     ContextCompactingData,
     ContextCompactedData,
     FileWrittenData,
@@ -277,7 +286,6 @@ RESERVED_TYPES = frozenset(
         "reason": ("item", "recovered"),
         "transcript": ("repaired",),
         "capability": ("usage",),
-        "output.message": ("replaced",),
     }.items()
     for name in names
 )
