@@ -21,7 +21,7 @@ from perdure.store.sessions import append, get_session
 AT_ONCE = 100
 """Turns that one change of a budget makes go on. A sweep sees to the others."""
 LOST_AFTER = 60.0
-"""Seconds after which what nobody's call holds is settled."""
+"""Seconds after which what nobody's call holds is settled, and a wait is forgotten whose turn has gone on."""
 
 _SECOND = 1_000_000
 
@@ -50,8 +50,13 @@ async def resume_turn(app: Services, org_id: OrgId, session_id: SessionId) -> bo
         except NotFound:
             await wait_no_more(tx, session_id)
             return False
+        if row.status != "paused":
+            # A runner notes the wait before it parks the turn. Later, the note is of a turn that went on.
+            before = app.now() - round(LOST_AFTER * _SECOND)
+            await wait_no_more(tx, session_id, before if row.status == "active" else None)
+            return False
         waited = await wait_no_more(tx, session_id)
-        if row.status != "paused" or waited is None:
+        if waited is None:
             return False
         state = await read_turn(tx, row, app.turns)
         if not isinstance(state, Waiting):

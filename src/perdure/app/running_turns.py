@@ -99,11 +99,13 @@ def cancel_events(
 
 _WAITED_FOR: dict[AwaitedKind, str] = {
     "approval": "an approval",
+    "budget": "a budget",
     "callback": "a callback",
     "child": "tasks that it has begun",
     "client": "the results of a client",
     "input": "the answer to a question",
     "rate_limit": "the end of its model's rate limit",
+    "reservation": "money that other model calls hold",
     "sign_in": "a sign-in",
 }
 

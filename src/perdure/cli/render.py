@@ -116,6 +116,14 @@ RATE_LIMITED = "rate limit: the provider asks to wait"
 """What a turn waits for whose model is not called for now."""
 
 
+def turn_waits_for(kind: str) -> str:
+    """Say what a parked turn of this kind waits for."""
+    return {
+        "budget": "paused: a budget has no money",
+        "reservation": "other model calls hold the rest of a budget",
+    }.get(kind, RATE_LIMITED)
+
+
 def model_trouble(event: WireEvent) -> str:
     """Say what becomes of a model call that was not answered."""
     data = data_of(event)
@@ -127,7 +135,7 @@ def model_trouble(event: WireEvent) -> str:
             said = f"{exact(data.from_.model)} does not answer: {short(data.error)}"
             return f"{said} → {exact(data.to.model)}{skipped}"
         case "turn.parked":
-            return f"{RATE_LIMITED} until {data.until}: {short(data.error)}"
+            return f"{turn_waits_for(data.parked_kind)} until {data.until}: {short(data.error, 300)}"
     return "the text above is withdrawn"
 
 

@@ -8,6 +8,7 @@ from typing import Self
 from perdure.client.accounts import AccountMethods
 from perdure.client.agents import AgentMethods, AgentVersionMethods, CapabilityMethods, HarnessMethods
 from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageMethods, WorkspaceMethods
+from perdure.client.budgets import BudgetMethods
 from perdure.client.connections import ConnectionMethods
 from perdure.client.files import FileMethods
 from perdure.client.inbox import InboxMethods
@@ -40,6 +41,7 @@ class Client(
     InboxMethods,
     InboxLinkMethods,
     WebhookMethods,
+    BudgetMethods,
     AccountMethods,
 ):
     """A client of one Perdure server.

@@ -228,8 +228,12 @@ def _activated(old: Projection, event: NewEvent, head: int) -> Projection:
 
 def _turn_parked(old: Projection, event: NewEvent, head: int) -> Projection:
     data = event.read(TurnParkedData)
-    waits = _with_parked(old, (*old.parked, parked_turn(data.parked_kind, from_rfc3339(data.until))))
+    waits = _with_parked(old, (*old.parked, _parked_turn(data, event, head)))
     return replace(waits, status="paused") if data.parked_kind == "budget" else waits
+
+
+def _parked_turn(data: TurnParkedData, event: NewEvent, head: int) -> ParkedCall:
+    return parked_turn(data.parked_kind, from_rfc3339(data.until), head, event.ts, data.budget_id)
 
 
 def _turn_resumed(old: Projection, event: NewEvent, head: int) -> Projection:

@@ -180,7 +180,9 @@ def parked_by(run: Run, turn: Turn, refusal: Refusal) -> tuple[list[NewEvent], A
         needed = amount_of(standing.currency, refusal.needed)
         data.append(BudgetExhaustedData(*said_of(standing), error, needed))
     code = "budget_paused" if refusal.why == "paused" else EXHAUSTED
-    parked = TurnParkedData(turn.id, "budget", to_rfc3339(max(until, now + _SECOND)), code, error)
+    parked = TurnParkedData(
+        turn.id, "budget", to_rfc3339(max(until, now + _SECOND)), code, error, standing.id
+    )
     data += [BudgetPausedData(*said_of(standing), error), parked]
 
     async def also(tx: Tx) -> None:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.domain.budget_periods import BudgetPeriod, RollingPeriod, span_at, still_counted
+from perdure.domain.budgets import SubjectType
 from perdure.domain.errors import NotFound, OverBudget
 from perdure.domain.ids import AgentId, BudgetId, OrgId, SessionId
 from perdure.domain.model_profiles import ModelCost
@@ -37,7 +38,7 @@ class BudgetRow(Struct, frozen=True):
 
     id: BudgetId
     org_id: OrgId
-    subject_type: str
+    subject_type: SubjectType
     subject_id: str
     currency: Currency
     limit_amount: int
@@ -107,13 +108,13 @@ _INSERT_HOLD = insert("budget_holds", HoldRow)
 INSERT_ENTRY = insert("budget_entries", EntryRow)
 _SUM = "(SELECT CAST(COALESCE(SUM({name}), 0) AS BIGINT) FROM budget_shards WHERE budget_id = budgets.id)"
 SPENT_IN_SHARDS = _SUM.format(name="spent")
-_RESERVED_IN_SHARDS = _SUM.format(name="reserved")
+RESERVED_IN_SHARDS = _SUM.format(name="reserved")
 _FREE = (
     "COALESCE((SELECT leased - spent - reserved FROM budget_shards"
     " WHERE budget_id = budgets.id AND shard = ?), 0)"
 )
 _STANDINGS = (
-    f"SELECT {_BUDGET_COLUMNS}, {SPENT_IN_SHARDS}, {_RESERVED_IN_SHARDS}, {_FREE} FROM budgets"
+    f"SELECT {_BUDGET_COLUMNS}, {SPENT_IN_SHARDS}, {RESERVED_IN_SHARDS}, {_FREE} FROM budgets"
     " WHERE org_id = ? AND status <> 'disabled' AND subject_id IN (?, ?, ?, ?, ?, ?, ?,"
     " (SELECT parent_session_id FROM sessions WHERE id = ?)) ORDER BY id"
 )
@@ -201,10 +202,18 @@ async def save_budget(tx: Tx, row: BudgetRow) -> None:
 
 async def roll(tx: Tx, row: BudgetRow, now: Micros) -> BudgetRow:
     """Begin the period that `now` is in, of a locked budget, if the one before has ended."""
+    if row.rolls_at is None or now < row.rolls_at:
+        return row
+    row = rolled(await reclaim(tx, row), now)
+    await save_budget(tx, row)
+    return row
+
+
+def rolled(row: BudgetRow, now: Micros) -> BudgetRow:
+    """Return a budget in the period that `now` is in. Its `spent` has what its shards have spent."""
     period = row.period_struct()
     if period is None or row.rolls_at is None or now < row.rolls_at:
         return row
-    row = await reclaim(tx, row)
     span = span_at(period, row.period_started_at or row.created_at, now)
     if isinstance(period, RollingPeriod):
         before = () if row.buckets is None else from_json(_BUCKETS, row.buckets, f"the budget {row.id}")
@@ -215,14 +224,8 @@ async def roll(tx: Tx, row: BudgetRow, now: Micros) -> BudgetRow:
         fresh = row.soft_limit is None or row.spent < row.soft_limit
     else:
         row, fresh = replace(row, spent=0, credit=0), True
-    row = replace(
-        row,
-        period_started_at=span.start,
-        rolls_at=span.rolls_at,
-        warned=0 if fresh else row.warned,
-    )
-    await save_budget(tx, row)
-    return row
+    warned = 0 if fresh else row.warned
+    return replace(row, period_started_at=span.start, rolls_at=span.rolls_at, warned=warned)
 
 
 async def roll_budget(tx: Tx, org_id: OrgId, budget_id: BudgetId, now: Micros) -> None:
@@ -418,7 +421,8 @@ async def wait_for_budget(tx: Tx, row: SessionRow, budget_id: BudgetId, needed: 
     """Note that a session's turn waits for a budget."""
     await tx.run(
         "INSERT INTO budget_waits (session_id, org_id, budget_id, needed, created_at) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT (session_id) DO UPDATE SET budget_id = excluded.budget_id, needed = excluded.needed",
+        " ON CONFLICT (session_id) DO UPDATE SET budget_id = excluded.budget_id, needed = excluded.needed,"
+        " created_at = excluded.created_at",
         row.id,
         row.org_id,
         budget_id,
@@ -427,16 +431,23 @@ async def wait_for_budget(tx: Tx, row: SessionRow, budget_id: BudgetId, needed: 
     )
 
 
-async def wait_no_more(tx: Tx, session_id: SessionId) -> BudgetId | None:
-    """Forget that a session's turn waits for a budget; return the budget, None if it did not wait."""
-    found = await tx.one("DELETE FROM budget_waits WHERE session_id = ? RETURNING budget_id", session_id)
+async def wait_no_more(tx: Tx, session_id: SessionId, before: Micros | None = None) -> BudgetId | None:
+    """Forget that a session's turn waits for a budget; return the budget, None if it did not wait.
+
+    Args:
+        before: only if that was noted before this time.
+    """
+    only, args = ("", ()) if before is None else (" AND created_at < ?", (before,))
+    found = await tx.one(
+        f"DELETE FROM budget_waits WHERE session_id = ?{only} RETURNING budget_id", session_id, *args
+    )
     return None if found is None else found[0]
 
 
 async def standing_of(tx: Tx, org_id: OrgId, budget_id: BudgetId) -> Standing | None:
     """Return how a budget stands; None if it is gone."""
     found = await tx.one(
-        f"SELECT {_BUDGET_COLUMNS}, {SPENT_IN_SHARDS}, {_RESERVED_IN_SHARDS}, 0 FROM budgets"
+        f"SELECT {_BUDGET_COLUMNS}, {SPENT_IN_SHARDS}, {RESERVED_IN_SHARDS}, 0 FROM budgets"
         " WHERE id = ? AND org_id = ?",
         budget_id,
         org_id,

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct, field
 from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import TURN_ID
 from perdure.domain.events.messages import ModelMetadata
-from perdure.domain.ids import MessageId, TurnId
+from perdure.domain.ids import BudgetId, MessageId, TurnId
 from perdure.domain.parked import ParkedTurnKind
 from perdure.domain.times import Timestamp
 
@@ -66,7 +66,7 @@ class ReasonFallbackData(EventData, frozen=True, omit_defaults=True):
     ] = ()
 
 
-class TurnParkedData(EventData, frozen=True):
+class TurnParkedData(EventData, frozen=True, omit_defaults=True):
     """The turn waits, and occupies no worker, until its model can be called again.
 
     The same model call is then made anew. A message makes the turn try at once.
@@ -93,6 +93,7 @@ class TurnParkedData(EventData, frozen=True):
     ]
     error_code: Annotated[str, _ERROR_CODE]
     error: Annotated[str, _ERROR]
+    budget_id: Annotated[BudgetId | None, Meta(description="With `budget`: the budget.")] = None
 
 
 class TurnResumedData(EventData, frozen=True):
