@@ -114,9 +114,8 @@ async def delete_budget(call: Call, budget_id: BudgetId) -> None:
 async def top_up_budget(call: Call, budget_id: BudgetId, body: TopUpBudget) -> Budget:
     """Top up a budget.
 
-    Lets more be spent in this period, and makes turns go on that wait for the budget. What is not spent lapses
-    with the period: of a rolling one, with the part of the window in which it was credited. Requires the role
-    `admin`.
+    Lets more be spent in this period, and makes turns go on that wait for the budget. What is left of it
+    lapses with the period: of a rolling one, a window's length later. Requires the role `admin`.
     """
     return await use.top_up(call.app, call.caller, budget_id, body, call.once)
 
