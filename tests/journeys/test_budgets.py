@@ -82,7 +82,7 @@ async def test_a_call_is_charged_to_every_budget_above_it(http: httpx.AsyncClien
         spent = usage["input_tokens"] + usage["output_tokens"]
         for each in budgets:
             now = await read(http, each)
-            assert (now["spent"], now["balance"], now.get("reserved")) == (spent, PLENTY - spent, None)
+            assert (now["spent"], now["balance"], now["reserved"]) == (spent, PLENTY - spent, 0)
             (entry,) = (await get(http, f"/v1/budgets/{each['id']}/ledger"))["data"]
             assert (entry["amount"], entry["meter_source"], entry["session_id"]) == (spent, "model", talk.id)
             assert (entry["budget_id"], entry["ref_type"]) == (each["id"], "model_call")

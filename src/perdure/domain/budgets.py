@@ -161,8 +161,8 @@ class Budget(Struct, frozen=True, omit_defaults=True, kw_only=True):
     ]
     reserved: Annotated[
         float, Meta(description="What model calls that are under way hold.", examples=[0.0])
-    ] = 0.0
-    topped_up: Annotated[float, Meta(description="What was topped up in this period.", examples=[0.0])] = 0.0
+    ]
+    topped_up: Annotated[float, Meta(description="What was topped up in this period.", examples=[0.0])]
     soft_limit: Annotated[float | None, _SOFT_LIMIT] = None
     period: Annotated[BudgetPeriod | None, _PERIOD] = None
     period_started_at: Annotated[
@@ -185,7 +185,9 @@ class LedgerEntry(Struct, frozen=True, omit_defaults=True):
     ]
     budget_id: Annotated[BudgetId, Meta(description="The budget.")]
     amount: Annotated[
-        float, Meta(description="The amount, in the budget's currency. That of a top-up is negative.")
+        float, Meta(
+            description="The amount, in the budget's currency. That of a top-up is negative.", examples=[0.0125]
+        ),
     ]
     meter_source: Annotated[
         str,
