@@ -31,6 +31,7 @@ from perdure.api.routes import runs as run_routes
 from perdure.api.routes import schedules as schedule_routes
 from perdure.api.routes import sessions as session_routes
 from perdure.api.routes import sign_ins as sign_in_routes
+from perdure.api.routes import spend as spend_routes
 from perdure.api.routes import storage as storage_routes
 from perdure.api.routes import tasks as task_routes
 from perdure.api.routes import webhooks as webhook_routes
@@ -91,6 +92,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *mcp_tool_routes.ROUTES,
         *webhook_routes.ROUTES,
         *budget_routes.ROUTES,
+        *spend_routes.ROUTES,
         health_route(running, None if settings.database_url else settings.data_folder),
         *document_routes(document),
     )

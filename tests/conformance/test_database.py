@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from perdure.domain.errors import Fenced, InvalidInput, Unavailable
-from perdure.store.database import LOCK_ROW, Database, Tx
+from perdure.store.database import LOCK_ROW, Database, Rows, Tx
 from perdure.store.migrate import WORDS
 from perdure.store.sqlite import open_sqlite
 from tests.conformance.places import Place, soon
@@ -187,7 +187,7 @@ async def test_a_write_that_fails_after_its_caller_was_cancelled_complains_to_no
 async def appending(tx: Tx, expected: int, texts: list[str], note: str | None = None) -> bool:
     head = expected + len(texts)
     new = [("s", expected + place, text, text.encode(), note) for place, text in enumerate(texts, 1)]
-    return await tx.append(MOVE, (head, note, "s", expected), LOG, new)
+    return await tx.append(MOVE, (head, note, "s", expected), Rows(LOG, new))
 
 
 async def test_an_append_moves_the_head_and_adds_its_rows_in_order(store: Database) -> None:

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from perdure import __version__
-from perdure.cli import participants, session_resume, sessions
+from perdure.cli import participants, session_resume, sessions, spend
 from perdure.cli.common import (
     DEFAULT_URL,
     Org,
@@ -89,6 +89,7 @@ sessions.app.add_typer(participants.app, name="participants")
 sessions.app.command("resume")(session_resume.resume)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys, name="keys")
+app.command()(spend.spend)
 
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")]
 DatabaseUrl = Annotated[

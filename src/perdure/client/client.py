@@ -17,6 +17,7 @@ from perdure.client.mcp_servers import McpMethods
 from perdure.client.models import ModelMethods
 from perdure.client.own_calls import OwnCalls
 from perdure.client.sessions import SessionMethods
+from perdure.client.spend import SpendMethods
 from perdure.client.transport import PROGRAM, RETRIES, Transport
 from perdure.client.turns import TurnMethods
 from perdure.client.webhooks import WebhookMethods
@@ -42,6 +43,7 @@ class Client(
     InboxLinkMethods,
     WebhookMethods,
     BudgetMethods,
+    SpendMethods,
     AccountMethods,
 ):
     """A client of one Perdure server.

@@ -19,7 +19,7 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import BudgetId, OrgId, SessionId, id_schema
 from perdure.domain.messages import JsonObject
 from perdure.domain.model_profiles import ModelCost
-from perdure.domain.money import MAX_AMOUNT, to_nanos
+from perdure.domain.money import NANOS, to_nanos
 from perdure.domain.schedules import zone_of
 from perdure.domain.sessions import Status
 from perdure.domain.spending import BudgetStatus, Currency
@@ -282,7 +282,7 @@ def to_amount(currency: Currency, amount: float, field: str, *, least: float = 0
 
 def most_of(currency: Currency) -> int:
     """The most that a budget's limit and top-ups may be together."""
-    return MAX_AMOUNT if currency == "usd" else MAX_TOKENS
+    return MAX_USD * NANOS if currency == "usd" else MAX_TOKENS
 
 
 def check_soft_limit(limit: int, soft_limit: int | None) -> None:

@@ -202,8 +202,6 @@ class Fenced(PerdureError):
 class OverBudget(PerdureError):
     """Another model call was faster to reserve the rest of a budget: plan the call again."""
 
-    code = "over_budget"
-
     def __init__(self, budget_id: str) -> None:
         super().__init__(f"the budget {budget_id} has changed since the call was planned")
 

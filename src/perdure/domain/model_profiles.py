@@ -117,12 +117,27 @@ class ModelProfile(Struct, frozen=True):
     cost: Annotated[ModelCost | None, Meta(description="The model's prices at this provider.")] = None
 
 
-def cost_of(cost: ModelCost, usage: Usage) -> float:
-    """Return a call's cost in US dollars. `usage.input_tokens` includes the cached tokens (see `Usage`)."""
+class CallPrice(Struct, frozen=True, omit_defaults=True):
+    """The prices of one call, in US dollars per million tokens."""
+
+    input: Annotated[float, _INPUT]
+    output: Annotated[float, _OUTPUT]
+    cache_read: Annotated[float | None, _CACHE_READ] = None
+    cache_write: Annotated[float | None, _CACHE_WRITE] = None
+
+
+def price_of(cost: ModelCost, input_tokens: int) -> CallPrice:
+    """Return the prices of a call with so much input."""
     price: ModelCost | CostTier = cost
     for tier in cost.cost_tiers:
-        if usage.input_tokens > tier.above_tokens:
+        if input_tokens > tier.above_tokens:
             price = tier
+    return CallPrice(price.input, price.output, price.cache_read, price.cache_write)
+
+
+def cost_of(cost: ModelCost, usage: Usage) -> float:
+    """Return a call's cost in US dollars. `usage.input_tokens` includes the cached tokens (see `Usage`)."""
+    price = price_of(cost, usage.input_tokens)
     read, written = usage.cache_read_tokens or 0, usage.cache_creation_tokens or 0
     plain = max(usage.input_tokens - read - written, 0)
     read_price = price.input if price.cache_read is None else price.cache_read

@@ -9,8 +9,6 @@ from perdure.domain.model_profiles import TOKENS_PER_PRICE, CostTier, ModelCost,
 
 NANOS = 1_000_000_000
 """Billionths per US dollar."""
-MAX_AMOUNT = 1_000_000_000 * NANOS
-"""The largest amount: a billion US dollars. Sums of a few of them fit into 64 bits."""
 
 
 def to_nanos(usd: float) -> int:

@@ -245,12 +245,10 @@ async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
     problem = _problem_of(layers, agent, begun=_has_begun(ahead))
     if choice is None or problem is not None:
         return problem or ("model_not_configured", "No model is configured for this session.")
-    if run.standings and (problem := await unpriced(run, choice)) is not None:
-        return problem
     run.redactor.known = agent.names
     run.voice = voice_of(run.row, row, layers.layers, ahead)
     run.prepared = (agent, choice)
-    return None
+    return await unpriced(run, choice)
 
 
 def _problem_of(layers: SessionLayers, agent: ResolvedAgent, *, begun: bool) -> tuple[str, str] | None:

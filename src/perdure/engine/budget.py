@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.messages import Usage
-from perdure.domain.model_profiles import ModelProfile, cost_of, window_of
+from perdure.domain.model_profiles import CallPrice, ModelProfile, cost_of, price_of, window_of
 from perdure.domain.turn_queries import schema_ahead
 from perdure.engine.generation import served_model
 from perdure.engine.output_formats import TypedOutput
@@ -136,6 +136,13 @@ def should_reread(run: Run, budget: int) -> bool:
     """Whether to reread a conversation that was cut for a smaller window: now at least twice as much fits."""
     cut_to = run.conversation.cut_to
     return cut_to is not None and budget >= 2 * cut_to
+
+
+def price_at(usage: Usage | None, profile: ModelProfile | None) -> CallPrice | None:
+    """What a call is charged at, if the model's price is known."""
+    if usage is None or profile is None or profile.cost is None:
+        return None
+    return price_of(profile.cost, usage.input_tokens)
 
 
 def with_cost(usage: Usage | None, profile: ModelProfile | None) -> Usage | None:

@@ -43,7 +43,7 @@ from perdure.domain.spans import compaction_context, summary_context
 from perdure.domain.tokens import text_tokens
 from perdure.domain.turn import Idle
 from perdure.domain.turn_totals import Turn
-from perdure.engine.budget import conversation_budget, smallest_budget, with_cost
+from perdure.engine.budget import conversation_budget, price_at, smallest_budget, with_cost
 from perdure.engine.generation import Attempts, Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.patience import patience_with
 from perdure.engine.recoveries import adaptation_of, refused_by
@@ -243,7 +243,9 @@ class _Summarizer:
         """The text of a call's answer, or None; records the event and the step of the call."""
         now = self.run.engine.clock.now()
         context = summary_context(self.context, len(self.events))
-        self.events.append(NewEvent(generation_data(self.choice, outcome), context, now))
+        self.events.append(
+            NewEvent(generation_data(self.choice, outcome, self.run.voice.agent_id), context, now)
+        )
         if outcome.response is None or not outcome.response.text.strip():
             if outcome.error is not None:
                 self.error, self.error_code = outcome.error.message, outcome.error.code
@@ -295,6 +297,7 @@ class _Summarizer:
                 usage = None if response is None else response.usage
                 usage = Usage(0, 0) if refused else usage
                 self.run.settling.append(money.settlement(usage))
+        profile = None
         if response is not None:
             profile = await engine.catalog.profile(served_model(self.choice))
             response = msgspec.structs.replace(
@@ -308,6 +311,7 @@ class _Summarizer:
             engine.clock.elapsed() - began,
             None,
             prompt,
+            price_at(None if response is None else response.usage, profile),
         )
 
 

@@ -17,6 +17,8 @@ from perdure.domain.events import (
     PromptRef,
     ToolCall,
 )
+from perdure.domain.ids import AgentId
+from perdure.domain.model_profiles import CallPrice
 from perdure.domain.redaction import Redactor
 from perdure.engine.answer_limits import storable_response
 from perdure.engine.context import Engine
@@ -35,6 +37,7 @@ class Outcome(msgspec.Struct):
         duration: seconds in total.
         first: seconds until the first piece of text, or None.
         prompt: the part of the log that the model received.
+        price: what the answer was charged at, if that is known.
     """
 
     response: ModelResponse | None
@@ -44,6 +47,7 @@ class Outcome(msgspec.Struct):
     duration: float
     first: float | None
     prompt: PromptRef
+    price: CallPrice | None = None
 
 
 def served_model(choice: ModelChoice) -> ServedModel:
@@ -110,8 +114,8 @@ async def call_with_retries(
         await engine.clock.sleep(pause)
 
 
-def generation_data(choice: ModelChoice, outcome: Outcome) -> LlmGenerationData:
-    """The data of the `llm.generation` event."""
+def generation_data(choice: ModelChoice, outcome: Outcome, agent_id: AgentId | None) -> LlmGenerationData:
+    """The data of the `llm.generation` event. `agent_id`: whose call it was."""
     response, error = outcome.response, outcome.error
     retry = LlmRetryInfo(outcome.attempts, round(outcome.waited * 1000)) if outcome.attempts > 1 else None
     metadata = LlmGenerationMetadata(
@@ -125,6 +129,8 @@ def generation_data(choice: ModelChoice, outcome: Outcome) -> LlmGenerationData:
         response_id=response.response_id if response else None,
         retry=retry,
         error=error.message if error else None,
+        price=outcome.price,
+        agent_id=agent_id,
     )
     calls = (
         tuple(ToolCall(call.id, call.name, call.arguments) for call in response.tool_calls)

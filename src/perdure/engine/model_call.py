@@ -42,6 +42,7 @@ from perdure.engine.answers import TRUNCATED, generate_with_content, problem_of,
 from perdure.engine.budget import (
     conversation_budget,
     learned_limits,
+    price_at,
     should_reread,
     typed_output,
     with_cost,
@@ -224,12 +225,13 @@ class _Call:
         money, self.money, self.run.money = self.money, None, None
         if money is None:
             return []
-        used = None if outcome.response is None else outcome.response.usage
-        if outcome.response is None and not money.is_owed:
-            used = Usage(0, 0)  # it was refused
-        elif used is not None and self.paid_for is not None:
-            used = used.minus(self.paid_for)
-        settlement = money.settlement(used)
+        if outcome.response is None:  # what was refused costs nothing
+            settlement = money.given_up() if money.is_owed else money.settlement(Usage(0, 0))
+        else:
+            used = outcome.response.usage
+            if used is not None and self.paid_for is not None:
+                used = used.minus(self.paid_for)
+            settlement = money.settlement(used)
         self.run.settling.append(settlement)
         return settlement.events(self.state.turn, self.clock.now())
 
@@ -289,7 +291,9 @@ async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> lis
         reached = call.settle(outcome)
         if outcome.response is None:
             return await _instead_of_failing(call, outcome, reached)
-        outcome.response = _response_with_cost(outcome.response, profile if lookup is None else await lookup)
+        profile = profile if lookup is None else await lookup
+        outcome.response = _response_with_cost(outcome.response, profile)
+        outcome.price = price_at(outcome.response.usage, profile)
     finally:
         if lookup is not None:
             lookup.cancel()
@@ -359,7 +363,11 @@ def _failed_call(call: _Call, outcome: Outcome, error: ModelError) -> list[NewEv
         adaptation=call.logged_adaptation(),
     )
     return [
-        NewEvent(generation_data(call.choice, outcome), generation_context(call.state), now),
+        NewEvent(
+            generation_data(call.choice, outcome, call.run.voice.agent_id),
+            generation_context(call.state),
+            now,
+        ),
         NewEvent(completed, call.context, now),
     ]
 
@@ -390,7 +398,7 @@ def _answer_events(
     )
     events += [
         NewEvent(OutputMessageCompletedData(message, metadata, response.usage), call.context, now),
-        NewEvent(generation_data(choice, outcome), generation_context(call.state), now),
+        NewEvent(generation_data(choice, outcome, run.voice.agent_id), generation_context(call.state), now),
         NewEvent(completed, call.context, now),
         *refuse_cut_calls(call.state, response, redacted[:MAX_CALLS], now),
         *refuse_excess(call.state, redacted, made, now),

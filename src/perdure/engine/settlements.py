@@ -15,8 +15,9 @@ from perdure.domain.spending import Reservation, SpentOn, Standing, charge, said
 from perdure.domain.times import Micros
 from perdure.domain.turn_totals import Turn
 from perdure.engine.outages import Also, both
-from perdure.store.budgets import Charge, HoldRow, hold, mark_warned, settle_hold
+from perdure.store.budgets import Charge, HoldRow, cost_in, hold, mark_warned, settle_hold
 from perdure.store.database import Tx
+from perdure.store.model_calls import add_lost_call
 from perdure.store.rows import to_json
 
 CHARACTERS = 4
@@ -76,6 +77,10 @@ class Money:
         """Estimate what the call has used, without its end."""
         return Usage(self._prompt if self._sent else 0, -(-self._received // CHARACTERS))
 
+    def given_up(self) -> Settlement:
+        """Return what settles the call if its end will not be in the log."""
+        return msgspec.structs.replace(self.settlement(None), lost=self.so_far())
+
     def settlement(self, usage: Usage | None) -> Settlement:
         """Return what settles the call. `usage`: what its end said; None if it said nothing."""
         used = self.so_far() if usage is None else usage
@@ -97,6 +102,9 @@ class Settlement(Struct, frozen=True):
     after: tuple[Standing, ...] = ()
     """The budgets that had money left when the call was planned, as they are now."""
 
+    lost: Usage | None = None
+    """What the call is counted as in the ledger, if its end is not in the log."""
+
     async def settle(self, tx: Tx, now: Micros) -> None:
         """Settle it. Only the first time counts."""
         held = await settle_hold(
@@ -106,6 +114,8 @@ class Settlement(Struct, frozen=True):
             ref_id=self.hold_id,
             now=now,
         )
+        if held and self.lost is not None and (self.lost.input_tokens or self.lost.output_tokens):
+            await add_lost_call(tx, self.on, self.hold_id, self.lost, cost_in(self.charges), now)
         warned = [each.id for each in self.after if _reached_soft_limit(each)]
         if held and warned:
             await mark_warned(tx, self.on.org_id, warned)

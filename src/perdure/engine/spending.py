@@ -264,7 +264,7 @@ async def parked_instead(
 async def settle_rest(run: Run) -> None:
     """Settle what the run's calls hold when it ends without an append that does; else a sweep would."""
     if run.money is not None:
-        run.settling.append(run.money.settlement(None))
+        run.settling.append(run.money.given_up())
         run.money = None
     settling, run.settling = run.settling, []
     if not settling:
@@ -326,6 +326,7 @@ async def renew(
         ModelError: `budget_exhausted`.
     """
     run.money, now = None, run.engine.clock.now()
-    await run.engine.database.write(partial(money.settlement(used).settle, now=now))
+    given_up = money.given_up() if used is None else money.settlement(used)
+    await run.engine.database.write(partial(given_up.settle, now=now))
     run.money = await side_money(run, choice, estimated_input(run, agent, choice))
     return run.money

@@ -20,10 +20,12 @@ from perdure.domain.budget_periods import BudgetPeriod, RollingPeriod, span_at, 
 from perdure.domain.budgets import SubjectType
 from perdure.domain.errors import NotFound, OverBudget
 from perdure.domain.ids import AgentId, BudgetId, OrgId, SessionId
+from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelCost
-from perdure.domain.spending import BudgetStatus, Currency, Held, Standing
+from perdure.domain.spending import BudgetStatus, Currency, Held, SpentOn, Standing
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Row, Tx
+from perdure.store.model_calls import add_lost_call
 from perdure.store.rows import among, assignments, columns, from_json, insert, to_json, values
 from perdure.store.sessions import SessionRow
 
@@ -100,6 +102,7 @@ class HoldRow(Struct, frozen=True):
 _PERIOD: msgspec.json.Decoder[BudgetPeriod] = msgspec.json.Decoder(BudgetPeriod)
 _COST = msgspec.json.Decoder(ModelCost)
 _HELD = msgspec.json.Decoder(tuple[Held, ...])
+_SPENT_ON = msgspec.json.Decoder(SpentOn)
 _BUCKETS = msgspec.json.Decoder(tuple[tuple[int, int], ...])
 _COLUMNS = columns(BudgetRow)
 _BUDGET_COLUMNS = columns(BudgetRow, alias="budgets")
@@ -376,13 +379,22 @@ async def settle_hold(
 async def settle_lost(tx: Tx, left: HoldRow, new_id: Callable[[Literal["entry"]], str], now: Micros) -> bool:
     """Settle what a dead attempt holds: all of it counts as spent, because nobody knows how far it came."""
     charges = [Charge(each, each.amount, new_id("entry")) for each in left.held_structs()]
-    return await settle_hold(
+    settled = await settle_hold(
         *(tx, left.org_id, left.id, charges),
         session_id=left.session_id,
         source="lost_call",
         ref_id=left.id,
         now=now,
     )
+    if settled:
+        on = from_json(_SPENT_ON, left.call, f"the hold {left.id}")
+        await add_lost_call(tx, on, left.id, Usage(0, 0), cost_in(charges), now)
+    return settled
+
+
+def cost_in(charges: Sequence[Charge]) -> int | None:
+    """Return what a call has cost, in billionths of a US dollar; None if no budget says it."""
+    return max((each.amount for each in charges if each.held.currency == "usd"), default=None)
 
 
 async def holds_of(tx: Tx, session_id: SessionId, before_epoch: int) -> list[HoldRow]:

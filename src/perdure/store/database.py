@@ -36,6 +36,13 @@ class Purged(Struct, frozen=True):
     more: bool
 
 
+class Rows(Struct, frozen=True):
+    """Rows to insert. `insert`: `INSERT INTO table (columns ...)`, without VALUES."""
+
+    insert: str
+    rows: Sequence[Sequence[Value]]
+
+
 class Tx(Protocol):
     """One transaction, or one read."""
 
@@ -71,9 +78,7 @@ class Tx(Protocol):
         """Execute a statement once for each row of arguments."""
         ...
 
-    async def append(
-        self, update: str, args: Sequence[Value], insert: str, rows: Sequence[Sequence[Value]]
-    ) -> bool:
+    async def append(self, update: str, args: Sequence[Value], *inserts: Rows) -> bool:
         """Update one row and, only if the update affected one, insert rows; return whether it did.
 
         This is a single statement on PostgreSQL.
@@ -81,8 +86,7 @@ class Tx(Protocol):
         Args:
             update: an UPDATE that affects at most one row.
             args: the arguments of `update`.
-            insert: `INSERT INTO table (columns ...)`, without VALUES.
-            rows: the rows to insert, with these columns.
+            inserts: the rows to insert; those without rows are left out.
         """
         ...
 

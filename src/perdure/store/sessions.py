@@ -42,8 +42,9 @@ from perdure.domain.sessions import SessionConfig, Status
 from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
-from perdure.store.database import LOCK_ROW, Changes, Tx, Value
+from perdure.store.database import LOCK_ROW, Changes, Rows, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
+from perdure.store.model_calls import INSERT_CALLS, calls_in
 from perdure.store.rows import columns, from_json, insert, to_json, values
 from perdure.store.webhook_deliveries import note_task_events
 
@@ -356,7 +357,10 @@ async def append(
         event_values(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)
     ]
     sql = _APPEND if _agents_of(new) == _agents_of(row) else _HAND_OFF
-    if not await tx.append(sql, _append_args(row, new, now), _INSERT_EVENTS, rows):
+    root_id = row.root_session_id or row.id
+    calls = calls_in(events, stored, org_id=row.org_id, root_id=root_id, user_id=row.owner_id)
+    inserts = Rows(_INSERT_EVENTS, rows), Rows(INSERT_CALLS, calls)
+    if not await tx.append(sql, _append_args(row, new, now), *inserts):
         raise await refusal(tx, row)
     await note_task_events(tx, row.org_id, row.id, events, row.head + 1, now)
     return new, stored

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
 from perdure.api.openapi.answer_codes import ANSWERS, OUTPUT_SCHEMAS, TASKS
+from perdure.api.openapi.budget_codes import BUDGETS
 from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
 from perdure.api.openapi.request_codes import CONFLICTS, GATEWAY, INVALID, MISSING
 
@@ -449,6 +450,7 @@ TURNS = _codes(
     ("quota_exceeded", "The provider's quota is used up.", "Raise the quota at the provider."),
     *ANSWERS,
     *TASKS,
+    *BUDGETS,
 )
 """The `error_code` of `turn.failed` events. Listing a provider's models can fail with the same codes: with
 status 400 if the caller can fix the cause, else 502."""

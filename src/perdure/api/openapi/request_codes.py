@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
+    *INVALID_BUDGETS,
     *INVALID_WEBHOOKS,
     (
         "too_many_participants",
@@ -124,6 +126,7 @@ INVALID = (
 )
 
 CONFLICTS = (
+    *BUDGET_CONFLICTS,
     *WEBHOOK_CONFLICTS,
     (
         "already_participant",
@@ -208,6 +211,7 @@ CONFLICTS = (
 )
 
 MISSING = (
+    *MISSING_BUDGETS,
     *MISSING_WEBHOOKS,
     (
         "participant_not_found",

@@ -30,6 +30,7 @@ from perdure.domain.ids import (
     TurnId,
 )
 from perdure.domain.messages import Message, Usage
+from perdure.domain.model_profiles import CallPrice
 from perdure.domain.speakers import Reader
 
 _SUCCESS = Meta(description="Whether the call succeeded.")
@@ -170,6 +171,10 @@ class LlmGenerationMetadata(Struct, frozen=True, omit_defaults=True):
         LlmRetryInfo | None, Meta(description="The retries. Present if the call took more than one attempt.")
     ] = None
     error: Annotated[str | None, ERROR] = None
+    price: Annotated[
+        CallPrice | None, Meta(description="The prices that the call was charged at, if they are known.")
+    ] = None
+    agent_id: Annotated[AgentId | None, Meta(description="The agent whose call it was.")] = None
 
 
 class LlmGenerationOutput(Struct, frozen=True, omit_defaults=True):

@@ -1,6 +1,6 @@
--- Budgets. Amounts are billionths of a US dollar, or tokens. spent: what was collected from the shards in this
--- period; leased: what the shards have leased. credit: top-ups in this period. buckets: what a rolling period
--- has spent, by its parts, as JSON. warned: the soft limit was reached in this period.
+-- Budgets. Amounts are billionths of a US dollar, or tokens. spent: what was collected from the shards in
+-- this period; leased: what the shards have leased. credit: top-ups in this period. buckets: what a rolling
+-- period has spent, by its parts, as JSON. warned: the soft limit was reached in this period.
 CREATE TABLE budgets (
     id TEXT PRIMARY KEY,
     org_id TEXT NOT NULL,

@@ -17,7 +17,7 @@ import asyncpg
 
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
-from perdure.store.database import Body, Param, Row, T, Value, out_of_time, run_callbacks
+from perdure.store.database import Body, Param, Row, Rows, T, Value, out_of_time, run_callbacks
 from perdure.store.faults import Fault, lasting, sqlstate_cause, unavailable
 from perdure.store.postgres.statements import INSERT, append_statement, numbered, within_statement
 
@@ -71,7 +71,7 @@ class PostgresTx:
 
     dialect = "postgres"
 
-    def __init__(self, connection: Any, appends: dict[tuple[str, str], str]) -> None:
+    def __init__(self, connection: Any, appends: dict[tuple[str, ...], str]) -> None:
         self.connection = connection
         """The asyncpg connection, for code that is specific to PostgreSQL (the queue)."""
         self.callbacks: list[Callable[[], None]] = []
@@ -98,26 +98,27 @@ class PostgresTx:
     async def run_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
         await self.connection.executemany(numbered(sql), rows)
 
-    async def append(
-        self, update: str, args: Sequence[Value], insert: str, rows: Sequence[Sequence[Value]]
-    ) -> bool:
-        if not rows:
+    async def append(self, update: str, args: Sequence[Value], *inserts: Rows) -> bool:
+        filled = [each for each in inserts if each.rows]
+        if not filled:
             return await self.run(update, *args) == 1
-        statement = self._appends.get((update, insert)) or await self._prepare_append(
-            update, len(args), insert
-        )
-        arrays = map(list, zip(*rows, strict=True))
+        key = (update, *(each.insert for each in filled))
+        statement = self._appends.get(key) or await self._prepare_append(len(args), *key)
+        arrays = (list(column) for each in filled for column in zip(*each.rows, strict=True))
         return await self.connection.fetchval(statement, *args, *arrays) is not None
 
-    async def _prepare_append(self, update: str, args: int, insert: str) -> str:
-        match = INSERT.fullmatch(insert)
-        columns = await self.connection.fetch(
-            "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
-            " WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
-            match[1] if match else "",
-        )
-        statement = append_statement(update, args, insert, dict(columns))
-        self._appends[update, insert] = statement
+    async def _prepare_append(self, args: int, update: str, *inserts: str) -> str:
+        types = []
+        for insert in inserts:
+            match = INSERT.fullmatch(insert)
+            columns = await self.connection.fetch(
+                "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
+                " WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
+                match[1] if match else "",
+            )
+            types.append(dict(columns))
+        statement = append_statement(update, args, inserts, types)
+        self._appends[update, *inserts] = statement
         return statement
 
     async def take_time(self) -> None:
@@ -151,11 +152,9 @@ class _SingleTx(PostgresTx):
     async def run_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
         raise RuntimeError("a body with `single=True` must write with one `run` or `append`, not `run_many`")
 
-    async def append(
-        self, update: str, args: Sequence[Value], insert: str, rows: Sequence[Sequence[Value]]
-    ) -> bool:
+    async def append(self, update: str, args: Sequence[Value], *inserts: Rows) -> bool:
         self._check()
-        self.written = await super().append(update, args, insert, rows)
+        self.written = await super().append(update, args, *inserts)
         return self.written
 
     def _check(self) -> None:
@@ -171,7 +170,7 @@ class PostgresDatabase:
     def __init__(self, url: str, pool: Any) -> None:
         self._url = url
         self._pool = pool
-        self._appends: dict[tuple[str, str], str] = {}
+        self._appends: dict[tuple[str, ...], str] = {}
         self._writes: set[asyncio.Task[Any]] = set()
         self._searches = asyncio.Semaphore(SEARCHES)
         self._closed = False

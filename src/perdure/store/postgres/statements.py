@@ -25,27 +25,36 @@ def numbered(sql: str, first: int = 1) -> str:
     return _PARAMETER.sub(lambda match: f"${next(count)}" if match[0] == "?" else match[0], sql)
 
 
-def append_statement(update: str, args: int, insert: str, types: dict[str, str]) -> str:
-    """Build the single statement of an append: an update and, if it affected a row, an insert.
+def append_statement(update: str, args: int, inserts: Sequence[str], types: Sequence[dict[str, str]]) -> str:
+    """Build the single statement of an append: an update and, if it affected a row, inserts.
 
     Args:
         update: an UPDATE with `?` for its parameters.
         args: the number of the update's parameters; the inserted rows follow, as one array per column.
-        insert: `INSERT INTO table (columns ...)`, without VALUES.
-        types: the PostgreSQL type of each column.
+        inserts: each is `INSERT INTO table (columns ...)`, without VALUES.
+        types: by insert: the PostgreSQL type of each column.
     """
+    parts, first = [], args + 1
+    for number, (insert, columns) in enumerate(zip(inserts, types, strict=True)):
+        part, first = _insert_part(number, insert, columns, first)
+        parts.append(part)
+    return f"WITH moved AS ({numbered(update)} RETURNING 1), {', '.join(parts)} SELECT 1 FROM moved"
+
+
+def _insert_part(number: int, insert: str, types: dict[str, str], first: int) -> tuple[str, int]:
+    """Return the part of an append that inserts rows, and the number of the parameter after its own."""
     match = INSERT.fullmatch(insert)
     if match is None:
         raise ValueError(f"not of the form INSERT INTO table (columns): {insert!r}")
     table, names = match[1], [name.strip() for name in match[2].split(",")]
-    arrays = ", ".join(f"${number}::{types[name]}[]" for number, name in enumerate(names, args + 1))
+    arrays = ", ".join(f"${place}::{types[name]}[]" for place, name in enumerate(names, first))
     columns = ", ".join(names)
     picked = ", ".join(f"added.{name}" for name in names)
-    return (
-        f"WITH moved AS ({numbered(update)} RETURNING 1), inserted AS (INSERT INTO {table} ({columns})"
-        f" SELECT {picked} FROM moved, unnest({arrays}) WITH ORDINALITY AS added ({columns}, place)"
-        " ORDER BY added.place) SELECT 1 FROM moved"
+    part = (
+        f"inserted_{number} AS (INSERT INTO {table} ({columns}) SELECT {picked} FROM moved,"
+        f" unnest({arrays}) WITH ORDINALITY AS added ({columns}, place) ORDER BY added.place)"
     )
+    return part, first + len(names)
 
 
 @lru_cache(maxsize=2048)
