@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
 from perdure.api.openapi.answer_codes import ANSWERS, OUTPUT_SCHEMAS, TASKS
-from perdure.api.openapi.budget_codes import BUDGETS
 from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
 from perdure.api.openapi.request_codes import CONFLICTS, GATEWAY, INVALID, MISSING
 
@@ -450,7 +449,6 @@ TURNS = _codes(
     ("quota_exceeded", "The provider's quota is used up.", "Raise the quota at the provider."),
     *ANSWERS,
     *TASKS,
-    *BUDGETS,
 )
 """The `error_code` of `turn.failed` events. Listing a provider's models can fail with the same codes: with
 status 400 if the caller can fix the cause, else 502."""
@@ -496,6 +494,7 @@ PROGRAMS = _codes(
     ("invalid_tool_result", "A client's tool returned no valid JSON.", "See the message for the reason."),
     ("local_model_unavailable", "The small local model cannot start.", "See the message for the reason."),
     ("turn_waits", "The turn waits for a person or a client.", "Answer what it asks, then call `resume`."),
+    ("turn_paused", "A budget has no money for the turn.", "Top it up: the turn goes on by itself."),
     ("unreachable", "No server is responding at the URL.", "Start the server, or check the URL."),
 )
 """Codes of the `perdure` command and the Python client. Errors of the server keep their own codes."""
