@@ -33,6 +33,7 @@ NEEDS_ADMIN = {
     "list_organization_connections", "sign_in_organization", "delete_organization_connection",
     "create_webhook", "list_webhooks", "get_webhook", "update_webhook", "delete_webhook", "test_webhook",
     "list_webhook_deliveries",
+    "create_budget", "update_budget", "delete_budget", "top_up_budget",
 }  # fmt: skip
 
 
