@@ -22,7 +22,8 @@ from perdure.domain.sessions import SessionConfig
 from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.rows import insert, to_json, values
-from perdure.store.sessions import SessionRow, count_sessions
+from perdure.store.session_counts import count_sessions
+from perdure.store.sessions import SessionRow
 from perdure.wiring import Parts, open_parts
 from perdure.worker.sorter import sort_sessions
 

@@ -29,7 +29,8 @@ from perdure.domain.times import Micros, to_rfc3339
 from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.rows import insert, to_json, values
-from perdure.store.sessions import SessionRow, count_sessions
+from perdure.store.session_counts import count_sessions
+from perdure.store.sessions import SessionRow
 from perdure.store.tasks import TaskRow, WaitRow
 from perdure.wiring import open_parts
 from perdure.worker.sorter import sort_sessions

@@ -1,7 +1,7 @@
 """The contract's published client, unmodified, against a real server.
 
 These tests use everything that it offers for the core areas. They leave out what this release does not have:
-budgets, memories, connections, guardrails, health checks, and what only a published agent has (see
+budgets, memories, connections, health checks, and what only a published agent has (see
 docs/reference/compatibility.md).
 """
 
@@ -141,6 +141,10 @@ async def test_capabilities_and_models_are_listed_and_read(sdk: Everruns) -> Non
     time = await sdk.capabilities.get("current_time")
     assert (time.id, bool(time.tool_definitions)) == ("current_time", True)
     assert "current_time" in [each.id for each in await sdk.capabilities.list(limit=100)]
+    examples = (await sdk.capabilities.list_guardrail_examples()).examples
+    config = next(each.config for each in examples if each.name == "card_numbers")
+    tried = await sdk.capabilities.dry_run_guardrails(config, "output", "4111 1111 1111 1111", tool_name="x")
+    assert (tried.blocked, tried.hits[0].matched) == (True, "4111 1111 1111 1111")
     model = (await sdk.models.list())[0]
     assert (model.model_id, model.provider_type, model.healthy) == ("simulated", "llmsim", True)
     assert (await sdk.models.get(model.id)).model_dump() == model.model_dump()
@@ -355,7 +359,6 @@ async def streamed(agent: AgentClient, session_id: str, until: str, **options: A
 NOT_HERE = {
     *("agents.list_health_checks", "agents.trigger_health_check", "agents.get_health_check"),
     *("sessions.budgets", "sessions.budget_check", "sessions.resume"),
-    *("capabilities.list_guardrail_examples", "capabilities.dry_run_guardrails"),
     *("agent.card", "agent.answer_questions", "agent.runtime_token"),
 }
 """The client's methods for features that are not in this release."""

@@ -13,8 +13,9 @@ from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.rows import insert, values
 from perdure.store.search import SEGMENT
+from perdure.store.session_counts import count_sessions
 from perdure.store.session_lists import EXACT
-from perdure.store.sessions import SessionRow, count_sessions, get_session
+from perdure.store.sessions import SessionRow, get_session
 from perdure.wiring import open_parts
 from perdure.worker.sorter import sort_sessions
 from tests.server import Server, post, use_simulated_model

@@ -46,7 +46,7 @@ async def test_calls_beyond_the_limit_fail_and_the_others_of_the_same_answer_do_
 async def test_a_wait_that_a_message_ends_names_the_tasks_that_have_ended(http: httpx.AsyncClient) -> None:
     talk = await new_talk(http, capabilities=[{"ref": "subagents"}])
     calls = [
-        begin("quick", {"text": "Done.", "first_ms": 300}, policy="on_terminal"),
+        begin("quick", {"text": "Done.", "first_ms": 1_500}, policy="on_terminal"),
         begin("slow", {"text": "Late.", "first_ms": 60_000}, policy="on_terminal"),
     ]
     steps = ({"tool_calls": calls}, {"tool_calls": [call("wait_tasks")]}, {"text": "Waited."})

@@ -153,3 +153,47 @@ async def test_a_clock_that_goes_back_makes_no_cancel_of_a_time_limit(
         assert (task.state, task.error.kind) == ("failed", "time_limit")
         kinds = [event.type for event in await log_of(parts, session.id)]
         assert kinds.count("input.message") == 2, "the session must hear of it"
+
+
+async def test_calls_are_parked_by_the_appends_that_begin_the_children_they_wait_for(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with at_work(database_url, tmp_path) as (parts, owner, session):
+        app, sweep = parts.app, TaskSweep(parts.app, parts.engine.clock)
+        text = script(calls(begin("one", {"text": "1."}), begin("two", {"text": "2."})), {"text": "Both."})
+        await post_message(app, owner, session.id, CreateMessage(InputMessage((TextPart(text),))))
+        children = await ended_children(parts, session.id, 2)
+        log = await log_of(parts, session.id)
+        kinds = [event.type for event in log]
+        after_start = kinds[kinds.index("task.created") :]
+        assert after_start == ["task.created", "tool.parked"] * 2 + ["act.completed"]
+        for created, parked in ((0, 1), (2, 3)):
+            first = kinds.index("task.created")
+            assert log[first + created].ts == log[first + parked].ts, "one append, of one instant"
+        row = await parts.database.read(lambda tx: look_session(tx, session.id))
+        assert row is not None
+        assert row.resting
+
+        for child_id in children:
+            await deliver(app, child_id)
+        await at_rest(parts, session.id)
+        notes = await parts.database.read(lambda tx: sessions_with_news(tx, 10))
+        assert {note.session_id for note in notes} == set(children)
+        assert all(note.known for note in notes)
+        before = len(await log_of(parts, session.id))
+        assert await sweep.once() == 0, "nothing is told again"
+        assert await parts.database.read(lambda tx: sessions_with_news(tx, 10)) == []
+        assert len(await log_of(parts, session.id)) == before
+
+
+async def ended_children(parts: Parts, session_id: SessionId, count: int) -> list[SessionId]:
+    """Wait until a session's children are done; return their ids."""
+    found: list[SessionId] = []
+
+    async def ended() -> bool:
+        sql = "SELECT id FROM sessions WHERE parent_session_id = ? AND ended IS NOT NULL"
+        found[:] = [row[0] for row in await parts.database.read(lambda tx: tx.all(sql, session_id))]
+        return len(found) == count
+
+    await when(ended)
+    return found

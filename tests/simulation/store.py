@@ -169,6 +169,11 @@ class Store:
         sql = "SELECT id FROM sessions WHERE parent_session_id = ?"
         return [row[0] for row in self.reader.execute(sql, (session_id,))]
 
+    def has_told(self, row: SessionRow) -> bool:
+        """Whether a session's parent knows all that the session has to tell."""
+        tasks = self.tasks(row.parent_session_id) if row.parent_session_id else []
+        return row.news is None or all(task.knows(row.news) for task in tasks if task.id == row.task_id)
+
     def tasks(self, session_id: str) -> list[TaskRow]:
         """The tasks of a session."""
         found = self.reader.execute(f"{TASKS} WHERE session_id = ? ORDER BY created_at, id", (session_id,))

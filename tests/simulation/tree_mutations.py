@@ -41,7 +41,8 @@ def the_note_is_cleared_before_the_delivery(patch: Patch) -> None:
         news = await app.database.read(lambda tx: task_news.read_news(tx, child_id))
         if news is not None:
             await app.database.write(lambda tx: task_news.told_news(tx, child_id, news.sequence))
-            await task_news.settle(app, news.task_id, news.report)
+            if news.tell is not None:
+                await task_news.settle(app, news.tell[0].id, news.tell[1])
 
     patch.setattr(task_news, "deliver", deliver)
     patch.setattr(session_ends, "deliver", deliver)
@@ -150,7 +151,9 @@ def reports_are_told_again(patch: Patch) -> None:
 
     async def read(tx: Any, child_id: Any) -> Any:
         news = await real(tx, child_id)
-        return None if news is None else replace(news, report=replace(news.report, since=None))
+        if news is None or news.tell is None:
+            return news
+        return replace(news, tell=(news.tell[0], replace(news.tell[1], since=None)))
 
     patch.setattr(task_news, "read_news", read)
 

@@ -366,7 +366,7 @@ class TreeSchedule(Schedule):
         for row in rows_of(world):
             if row.deleted_at is None and row.status == "active" and not row.resting:
                 world.blame("P4: nothing died, failed or stalled, but a session needs a sweep to continue")
-            if row.deleted_at is None and row.news is not None and row.ended is not None:
+            if row.deleted_at is None and row.ended is not None and not world.store.has_told(row):
                 world.blame("P12: nothing died, failed or stalled, but a parent has not heard of an end")
 
     async def _expire(self, world: World) -> None:

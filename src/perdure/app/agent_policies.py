@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.app.context import App
-from perdure.capabilities.layers import agent_layer, harness_layer, load_layers
+from perdure.capabilities.layers import agent_layer, harness_layer, read_layers
 from perdure.capabilities.policy import Policy, loosens, policy_of
 from perdure.domain.accounts import RANK, Caller
 from perdure.domain.errors import Forbidden
@@ -39,7 +39,7 @@ async def check_policy_kept(app: App, tx: Tx, caller: Caller, before: AgentRow, 
     action = "archive, delete or rename it" if freed else "loosen its policies"
     raise Forbidden(
         f"only the creator of the agent {before.name!r} and admins may {action}, because it has policies "
-        "(tool calls that need approval, or hosts that tools may reach): change a copy of it instead",
+        "(guardrails, approvals, or hosts that tools may reach): change a copy of it instead",
         code="policy_protected",
     )
 
@@ -56,7 +56,7 @@ async def check_fork_kept(app: App, tx: Tx, caller: Caller, source: SessionRow, 
     same = (copy.agent_id, copy.agent_version_id) == (source.agent_id, source.agent_version_id)
     if same or caller.user_id == source.owner_id or RANK[caller.role] >= RANK["admin"]:
         return
-    old, new = [policy_of((await load_layers(tx, row)).layers, app.registry) for row in (source, copy)]
+    old, new = [policy_of(await read_layers(tx, row), app.registry) for row in (source, copy)]
     if loosens(old, new, app.registry):
         raise Forbidden(
             "only the session's owner and admins may fork it with this agent, because its policies are "

@@ -98,5 +98,6 @@ def to_capability(capability: Capability) -> CapabilityInfo:
         config_schema=capability.config_schema,
         system_prompt=capability.prompt(None),
         tool_definitions=tools,
+        is_guardrail=capability.is_guardrail,
         allowed_actions=(AllowedAction("self", "GET", url, "get_capability"),),
     )

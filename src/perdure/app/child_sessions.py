@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from perdure.app.context import Services
 from perdure.app.sessions import check_startable
-from perdure.capabilities.layers import load_layers, needing_approval
+from perdure.capabilities.layers import needing_approval, read_layers
 from perdure.capabilities.model_choice import find_model, model_claims
 from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.ids import ModelId, SessionId
@@ -81,8 +81,8 @@ async def plan_child(app: Services, tx: Tx, parent: SessionRow, wanted: Wanted) 
     blueprint = _blueprint(wanted)
     agent = await _agent(tx, parent, wanted, blueprint)
     controls = wanted.controls
-    loaded = await load_layers(tx, parent, controls.variables)
-    model = await find_model(tx, loaded, controls.model_id)
+    own = await read_layers(tx, parent, controls.variables)
+    model = await find_model(tx, parent.org_id, own, controls.model_id)
     model_id = parent.model_id if model is None else model.model.id
     row = _new(app.new_id("session"), parent, wanted, app.now())
     if agent is None:
@@ -103,12 +103,14 @@ async def plan_child(app: Services, tx: Tx, parent: SessionRow, wanted: Wanted) 
         bound = Inheritance(parent.harness_id, first.agent_id, first.agent_version_id, max_depth=limit)
         config = replace(config, inherited=(*config.inherited, bound))
     row = replace(row, config=to_json(config) if config != SessionConfig() else "{}")
-    layers = (await load_layers(tx, row)).layers
-    if agent is not None and not model_claims(layers):
-        row = replace(row, model_id=model_id)
+    files: list[tuple[InitialFile, ...]] = []
+    if agent is not None or wanted.files == "none":  # otherwise, the parent's workspace has the files already
+        layers = await read_layers(tx, row)
+        files = [each.initial_files for each in layers]
+        if agent is not None and not model_claims(layers):
+            row = replace(row, model_id=model_id)
     if blueprint is not None and blueprint.model_id is not None:
         row = replace(row, model_id=ModelId(blueprint.model_id))
-    files = [each.initial_files for each in layers] if agent is not None or wanted.files == "none" else []
     if agent is not None:
         return Planned(row, files)
     return Planned(row, files, Controls(reasoning=controls.reasoning), parent.loaded_names())

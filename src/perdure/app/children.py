@@ -10,7 +10,7 @@ from perdure.app.context import Services
 from perdure.app.initial_files import write_initial_files
 from perdure.app.output_schemas import checked_output
 from perdure.app.task_answers import SPAWN
-from perdure.capabilities.port import ToolContext
+from perdure.capabilities.port import Later, ToolContext
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import (
     EventContext,
@@ -30,7 +30,7 @@ from perdure.store.database import Tx
 from perdure.store.files import copy_tree
 from perdure.store.queue import Job
 from perdure.store.rows import to_json
-from perdure.store.sessions import SessionRow, add_session, append, get_session
+from perdure.store.sessions import SessionRow, begin_session, get_session
 from perdure.store.tasks import (
     TaskRow,
     WaitRow,
@@ -67,8 +67,11 @@ class Spawn(Struct, frozen=True):
     config: Subagents = Subagents()
 
 
-async def spawn(app: Services, context: ToolContext, what: Spawn) -> TaskRow:
+async def spawn(app: Services, context: ToolContext, what: Spawn, later: Later | None = None) -> TaskRow:
     """Begin a sub-agent, in one transaction with the event of its task. Idempotent by the call's effect key.
+
+    Args:
+        later: in the foreground: how the call is parked, in the same transaction.
 
     Returns:
         The task; the same one if the call is repeated.
@@ -78,20 +81,23 @@ async def spawn(app: Services, context: ToolContext, what: Spawn) -> TaskRow:
         InvalidInput: there is no such agent or blueprint, or the schema of the answer is not valid.
         Fenced: the turn was cancelled, so nothing was begun.
     """
-    before = await app.database.read(lambda tx: task_by_key(tx, context.session_id, context.effect_key))
-    if before is not None:
-        return before
     controls = context.controls or Controls()
     wanted = Wanted(what.name, what.agent, what.blueprint, what.files, what.config, controls)
-    schema = await checked_output(what.output_schema or _schema_of(what), None)
 
-    async def plan(tx: Tx) -> tuple[SessionRow, Planned]:
+    async def plan(tx: Tx) -> TaskRow | tuple[SessionRow, Planned]:
+        before = await task_by_key(tx, context.session_id, context.effect_key)
+        if before is not None:
+            return before
         parent = await get_session(tx, context.org_id, context.session_id)
         if context.agent is not None:
             parent = parent.under(context.agent)  # a participant's sub-agent is its own
         return parent, await plan_child(app, tx, parent, wanted)
 
-    parent, planned = await app.database.read(plan)
+    found = await app.database.read(plan)
+    if isinstance(found, TaskRow):
+        return found
+    parent, planned = found
+    schema = await checked_output(what.output_schema or _schema_of(what), None)
     now = app.now()
     row = _task_row(app, context, parent, planned.row, what, now)
     planned = replace(planned, row=replace(planned.row, task_id=row.id))
@@ -109,7 +115,7 @@ async def spawn(app: Services, context: ToolContext, what: Spawn) -> TaskRow:
         if what.mode == "foreground":
             await add_wait(tx, _wait_of(context, row))
 
-    await context.log((TaskCreatedData(row.struct()),), also)
+    await context.log((TaskCreatedData(row.struct()),), also, later)
     return row
 
 
@@ -124,7 +130,6 @@ async def _begin(
 ) -> None:
     """Create the child's session with its first message and its job."""
     child = planned.row
-    await add_session(tx, child)
     events = [
         NewEvent(SessionStartedData(child.harness_id, child.agent_id, child.model_id), EventContext(), now)
     ]
@@ -133,7 +138,7 @@ async def _begin(
         events.append(NewEvent(loaded, EventContext(), now))
     about = message_context(app.new_id("turn"), message.id)
     events.append(NewEvent(InputMessageData(message), about, now))
-    await append(tx, child, events, now=now)
+    await begin_session(tx, child, events, now=now)
     await app.queue.enqueue(tx, Job(child.org_id, child.id))
 
 
@@ -142,13 +147,14 @@ async def _give_files(
 ) -> None:
     """Give the child the files that it works on."""
     child = planned.row
-    space = await get_workspace(tx, parent.org_id, parent.workspace())
     if files == "shared":
         # From now on, it does not depend on the parent's session whether the workspace exists.
         await hold_workspace(tx, parent.org_id, parent.workspace())
-    elif files == "fork" and space.file_count:
-        await hold_workspace(tx, child.org_id, child.workspace())
-        await copy_tree(tx, child.org_id, space.id, child.workspace(), now)
+    elif files == "fork":
+        space = await get_workspace(tx, parent.org_id, parent.workspace())
+        if space.file_count:
+            await hold_workspace(tx, child.org_id, child.workspace())
+            await copy_tree(tx, child.org_id, space.id, child.workspace(), now)
     await write_initial_files(app, tx, child, planned.files, now)
 
 

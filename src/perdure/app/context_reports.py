@@ -138,7 +138,7 @@ async def _read_context(app: App, tx: Tx, org_id: OrgId, session_id: SessionId) 
     layers = await load_layers(tx, acting(row, state), controls.variables if controls else None)
     conversation = await conversation_of(tx, row.id, await _present_prompt(tx, row))
     redactor = Redactor(await open_secrets(tx, app.vault, org_id, row.id))
-    model = await find_model(tx, layers)
+    model = await find_model(tx, row.org_id, layers.layers)
     return _Context(layers, model, conversation.upcoming(), conversation.summary, redactor)
 
 

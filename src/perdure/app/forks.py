@@ -16,7 +16,7 @@ from perdure.app.running_turns import cancel_events
 from perdure.app.sessions import check_model, check_startable, to_session
 from perdure.app.variables import with_fork_values
 from perdure.capabilities.features import SessionFeatures
-from perdure.capabilities.layers import load_layers
+from perdure.capabilities.layers import read_layers
 from perdure.capabilities.resolve import resolve
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, Unavailable
@@ -182,7 +182,7 @@ async def _complete(
     """Copy all but the log to a session that has the log already."""
     if body.agent_id is not None:
         # Another agent's tools may have the same names as the session's: fail now, not in the first turn.
-        resolve((await load_layers(tx, row)).layers, app.registry)
+        resolve(await read_layers(tx, row), app.registry)
     await _copy_files(tx, source, row, now)
     await fork_feedback(tx, source, row, row.forked_from_sequence or row.head)
     await copy_databases(tx, source.id, row.id)

@@ -11,7 +11,7 @@ from perdure.app.idempotency import Once
 from perdure.app.mcp_attached import Attached, attached, attached_to_session, endpoint_of
 from perdure.app.mcp_offers import SECONDS, Reached, asked, reached, signed_in, tools_of
 from perdure.app.messages import post_message
-from perdure.capabilities.layers import load_layers
+from perdure.capabilities.layers import read_layers
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput, NotFound, TooLarge, ToolError
 from perdure.domain.ids import McpServerId, SessionId
@@ -185,7 +185,7 @@ async def _in_session(
     async def work(tx: Tx) -> tuple[Attached, dict[str, str], NetworkRules]:
         row = await get_session(tx, caller.organization_id, session_id)
         server = await _named(app, tx, row, name, field)
-        network = combine(layer.network for layer in (await load_layers(tx, row)).layers)
+        network = combine(layer.network for layer in await read_layers(tx, row))
         return server, await open_secrets(tx, app.vault, row.org_id, session_id), network
 
     server, secrets, network = await app.database.read(work)

@@ -8,7 +8,7 @@ from perdure.app.at_head import append_aside, write_at_head
 from perdure.app.context import App
 from perdure.app.idempotency import Once
 from perdure.app.sessions import check_startable
-from perdure.capabilities.layers import load_layers
+from perdure.capabilities.layers import read_layers
 from perdure.capabilities.resolve import resolve
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
@@ -148,7 +148,7 @@ async def _check_agent(app: App, tx: Tx, row: SessionRow, agent_id: AgentId) -> 
     check_startable(agent)
     session = row.under(AgentAt(agent.id, agent.default_version_id))
     # Its tools may have the same names as the session's: fail now, not in its first turn.
-    resolve((await load_layers(tx, session)).layers, app.registry)
+    resolve(await read_layers(tx, session), app.registry)
     return agent.default_version_id
 
 

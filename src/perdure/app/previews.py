@@ -105,7 +105,8 @@ async def _resolve_and_check(
         values=texts_of(body.values),
     )
     agent = resolve([*layers, own], app.registry)
-    findings += await _about_servers(app, caller, body)
+    known = {each.message for each in findings}
+    findings += [each for each in await _about_servers(app, caller, body) if each.message not in known]
     findings += [*_about_variables(body), *_about_prompt(body.system_prompt, body.variables)]
     findings += [*_about_tools(body.tools), *_about_size(agent)]
     return agent, tuple(findings)

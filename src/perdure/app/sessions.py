@@ -62,7 +62,7 @@ from perdure.store.pins import pinned_among
 from perdure.store.providers import get_model
 from perdure.store.rows import to_json
 from perdure.store.schedules import active_counts
-from perdure.store.sessions import SessionRow, add_session, append, get_session, update_session
+from perdure.store.sessions import SessionRow, begin_session, get_session, update_session
 from perdure.store.workspaces import hold_for_writing
 
 
@@ -209,7 +209,7 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
         )
         started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
         check_size(row.config)
-        await add_session(tx, row)
+        row = await begin_session(tx, row, [NewEvent(started, EventContext(), now)], now=now)
         layers = [harness_layer(each) for each in await harness_chain(tx, row.org_id, row.harness_id)]
         layers += [*([] if agent is None else [agent_layer(agent)]), session_layer(row)]
         if body.tools or body.capabilities:
@@ -217,7 +217,6 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
         active = app.registry.resolve(layer.capabilities for layer in layers)
         files = [mounts(active), *(layer.initial_files for layer in layers)]
         await write_initial_files(app, tx, row, files, now)
-        row, _ = await append(tx, row, [NewEvent(started, EventContext(), now)], now=now)
         return row, to_session(row, features=features_of(active), pinned=False)
 
     return work

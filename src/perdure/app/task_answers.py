@@ -7,7 +7,14 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.domain.errors import UnreadableEvent
-from perdure.domain.events import OutputMessageCompletedData, ToolStatus, TurnCompletedData
+from perdure.domain.events import (
+    ENDED_TURN,
+    Event,
+    OutputMessageCompletedData,
+    ToolStatus,
+    TurnCompletedData,
+)
+from perdure.domain.ids import SessionId
 from perdure.domain.messages import JsonObject, text_of
 from perdure.domain.tasks import MAX_ANSWER
 from perdure.store.database import Tx
@@ -61,12 +68,21 @@ async def answer_of(tx: Tx, row: TaskRow) -> Answer:
 
 async def answer_at(tx: Tx, row: TaskRow, ended: int) -> Answer:
     """Read what the turn that ended at a sequence of the child's log has answered."""
-    if row.child_session_id is None:
-        return Answer()
-    kinds = (OutputMessageCompletedData.kind, TurnCompletedData.kind)
-    events, _ = await events_of_kinds(tx, row.child_session_id, kinds, before=ended, limit=2)
+    child_id = row.child_session_id
+    return Answer() if child_id is None else answer_in(await end_at(tx, child_id, ended))
+
+
+async def end_at(tx: Tx, session_id: SessionId, ended: int) -> list[Event]:
+    """Read how the turn ended that was over at a sequence of a log: its end and its last message."""
+    kinds = (OutputMessageCompletedData.kind, *sorted(ENDED_TURN))
+    events, _ = await events_of_kinds(tx, session_id, kinds, before=ended, limit=2)
+    return events
+
+
+def answer_in(end: list[Event]) -> Answer:
+    """The answer of a turn, from what `end_at` has read."""
     text, output = "", None
-    for event in events:
+    for event in end:
         try:
             data = event.decoded()
         except UnreadableEvent:

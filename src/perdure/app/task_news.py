@@ -1,9 +1,9 @@
 """What happens to a task reaches the session that began it, once.
 
 A sub-agent's session notes in each append that its parent has to hear of it (`sessions.news`). `deliver`
-reads what there is to hear, applies it to the task under the parent's lock, and then clears the note. So no
-two sessions are locked at once, a crash in between repeats a delivery, and a repeated one changes nothing: a
-task that has ended does not change any more, and reports count up to a sequence that the task remembers.
+reads what there is to hear, and applies it to the task under the parent's lock. So no two sessions are locked
+at once, and a delivery that is repeated changes nothing: a task that has ended does not change any more, and
+reports count up to a sequence that the task remembers. A note that the task knows of is cleared by the sweep.
 """
 
 from __future__ import annotations
@@ -69,11 +69,16 @@ async def deliver(app: Services, child_id: SessionId) -> None:
         news = await app.database.read(lambda tx: read_news(tx, child_id))
         if news is None:
             return
-        if await _settled(app, news.task_id, news.report) is not None:
-            break
-    else:
-        return  # the sweep delivers it
-    sequence = news.sequence
+        applied = False if news.tell is None else await _settled(app, *news.tell)
+        if applied:
+            return  # the task remembers that: nobody waits until the note is cleared, too
+        if applied is False:
+            await clear_note(app, child_id, news.sequence)
+            return
+
+
+async def clear_note(app: Services, child_id: SessionId, sequence: int) -> None:
+    """Clear a session's note for its parent, if there is no newer one."""
     await app.database.write(lambda tx: told_news(tx, child_id, sequence), single=True)
 
 
@@ -83,21 +88,23 @@ async def settle(app: Services, task_id: TaskId, report: Report) -> bool:
     If the session waits for the task, its call gets the result. Otherwise the session receives a message, as
     the task's policy says: it steers a running turn, and starts one in a session at rest.
     """
-    return bool(await _settled(app, task_id, report))
+    task = await app.database.read(lambda tx: find_task(tx, task_id))
+    return task is not None and bool(await _settled(app, task, report))
 
 
-async def _settled(app: Services, task_id: TaskId, report: Report) -> bool | None:
-    """As `settle`; None if the parent has heard more than when the report was read: read it again."""
+async def _settled(app: Services, task: TaskRow, report: Report) -> bool | None:
+    """As `settle`; None if the parent has heard more than when the report was read: read it again.
+
+    Args:
+        task: the task as it was read at some time.
+    """
 
     async def work(tx: Tx) -> bool | None:
-        known = await find_task(tx, task_id)
-        if known is None:
-            return False
         try:
-            row = await get_session(tx, known.org_id, known.session_id, lock=True)
+            row = await get_session(tx, task.org_id, task.session_id, lock=True)
         except NotFound:
             return False  # nobody is left to hear of it
-        task_row = await find_task(tx, task_id)
+        task_row = await find_task(tx, task.id)
         if task_row is None or task_row.finished_at is not None:
             return False
         if report.attempt is not None and report.attempt != task_row.attempt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.app.task_answers import answer_at
+from perdure.app.task_answers import answer_in, end_at
 from perdure.domain.errors import UnreadableEvent
 from perdure.domain.events import (
     ENDED_TURN,
@@ -17,7 +17,7 @@ from perdure.domain.events import (
     TurnFailedData,
     TurnSealedData,
 )
-from perdure.domain.ids import SessionId, TaskId
+from perdure.domain.ids import SessionId
 from perdure.domain.messages import JsonValue
 from perdure.domain.parked import ASKED, ParkedCall
 from perdure.domain.tasks import (
@@ -30,7 +30,7 @@ from perdure.domain.tasks import (
 )
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
-from perdure.store.events import events_of_kinds, events_within
+from perdure.store.events import events_within
 from perdure.store.sessions import SessionRow, look_session
 from perdure.store.tasks import TaskRow, find_task
 
@@ -70,22 +70,27 @@ class Report(Struct, frozen=True):
 
 
 class News(Struct, frozen=True):
-    """A report on a task, and the event that it is about: `sequence`, in the child's log."""
+    """What a session has noted for its parent.
 
-    task_id: TaskId
+    Attributes:
+        sequence: the event of its log that the note is about.
+        tell: what is to be applied to which task, as this was read; None if the task knows it already, or if
+            nobody is left to hear of it.
+    """
+
     sequence: int
-    report: Report
+    tell: tuple[TaskRow, Report] | None
 
 
 async def read_news(tx: Tx, child_id: SessionId) -> News | None:
-    """Read what a session's parent has not heard of; None if there is nothing, or the session has none."""
+    """Read what a session has noted for its parent; None if there is nothing, or the session has none."""
     row = await look_session(tx, child_id)
     if row is None or row.news is None or row.task_id is None:
         return None
     task = await find_task(tx, row.task_id)
-    if task is None:
-        return News(row.task_id, row.news, Report("canceled", error=DELETED))
-    return News(row.task_id, row.news, await read_report(tx, row, task))
+    if task is None or task.knows(row.news):
+        return News(row.news, None)
+    return News(row.news, (task, await read_report(tx, row, task)))
 
 
 async def read_report(tx: Tx, row: SessionRow, task: TaskRow) -> Report:
@@ -126,14 +131,15 @@ def _stopped(report: Report, row: SessionRow) -> Report:
 
 
 async def _ended(tx: Tx, row: SessionRow, task: TaskRow, report: Report, ended: int) -> Report:
-    found, _ = await events_of_kinds(tx, row.id, tuple(sorted(ENDED_TURN)), before=ended, limit=1)
-    data = _decoded(found[0]) if found else None
+    found = await end_at(tx, row.id, ended)
+    end = next((event for event in found if event.type in ENDED_TURN), None)
+    data = None if end is None else _decoded(end)
     late = task.struct().cancel_requested_by == "time_limit" or (
-        task.deadline is not None and bool(found) and found[0].ts >= task.deadline
+        task.deadline is not None and end is not None and end.ts >= task.deadline
     )
     match data:
         case TurnCompletedData():
-            answer = await answer_at(tx, task, ended)
+            answer = answer_in(found)
             return replace(report, state="succeeded", answer=answer.text, output=answer.output)
         case TurnFailedData(error=error, error_code=code):
             return replace(report, state="failed", error=TaskError(code or "failed", error))

@@ -215,11 +215,18 @@ async def load_layers(
     Raises:
         NotFound: a harness or an agent is missing.
     """
-    above = await _inherited(tx, session)
-    below = [each.layer() for each in await rows_below(tx, session)]
-    layers = (*above, *below, session_layer(session, values))
+    layers = await read_layers(tx, session, values)
     standing, definitions = await standing_approvals(tx, session.id)
     return SessionLayers(session, layers, standing, session.loaded_names(), definitions)
+
+
+async def read_layers(
+    tx: Tx, session: SessionRow, values: Mapping[str, VariableValue] | None = None
+) -> tuple[Layer, ...]:
+    """Read the layers alone, lowest first. Arguments and errors are those of `load_layers`."""
+    above = await _inherited(tx, session)
+    below = [each.layer() for each in await rows_below(tx, session)]
+    return (*above, *below, session_layer(session, values))
 
 
 async def _inherited(tx: Tx, session: SessionRow) -> list[Layer]:

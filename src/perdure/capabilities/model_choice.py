@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput, PerdureError
 from perdure.domain.fallbacks import Fallback
-from perdure.domain.ids import ModelId, ProviderId
+from perdure.domain.ids import ModelId, OrgId, ProviderId
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.driver import Driver
@@ -77,27 +77,29 @@ Admits = Callable[[UsableModel], bool]
 """Whether to call a model rather than another one."""
 
 
-async def find_model(tx: Tx, loaded: SessionLayers, requested: str | None = None) -> UsableModel | None:
+async def find_model(
+    tx: Tx, org_id: OrgId, layers: Sequence[Layer], requested: str | None = None
+) -> UsableModel | None:
     """Find the model that the session's next call uses.
 
     Args:
         requested: the model that a message asks for.
     """
-    found = await _find(tx, loaded, requested)
+    found = await _find(tx, org_id, layers, requested)
     return None if found is None else found[0]
 
 
 async def _find(
-    tx: Tx, loaded: SessionLayers, requested: str | None
+    tx: Tx, org_id: OrgId, layers: Sequence[Layer], requested: str | None
 ) -> tuple[UsableModel, tuple[ModelId, ...]] | None:
     """Find the model for the next call, and the organization's fallbacks; None when none is configured.
 
     Order of precedence: the message (`requested`), session, agent, harness, organization. A model that was
     deleted or disabled is skipped.
     """
-    claims = model_claims(loaded.layers)
+    claims = model_claims(layers)
     for claim in (*claims, None) if requested is None else (requested, *claims, None):
-        usable = await usable_model(tx, loaded.session.org_id, claim)
+        usable = await usable_model(tx, org_id, claim)
         if usable is not None:
             return usable
     return None
@@ -167,7 +169,7 @@ async def _planned(
     begun: bool,
 ) -> _Plan | None:
     tx = fitter.tx
-    found = await _find(tx, loaded, requested)
+    found = await _find(tx, loaded.session.org_id, loaded.layers, requested)
     if found is None:
         return None
     first, claims = found[0], fallback_claims(loaded.layers, found[1])

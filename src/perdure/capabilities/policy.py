@@ -12,6 +12,7 @@ from perdure.capabilities.port import Tool, ToolContext, ToolOutcome
 from perdure.capabilities.registry import Active, Registry
 from perdure.capabilities.resolve import approvers_of
 from perdure.domain.decisions import ANYBODY, Approvers
+from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules, combine
 from perdure.domain.tools import ToolHints
@@ -24,12 +25,14 @@ class Policy(Struct, frozen=True):
         gates: the active capabilities that decide which calls need approval.
         gated: the tools whose definitions require approval.
         approvers: who may approve calls.
+        checks: the checks of guardrails.
     """
 
     gates: tuple[Active, ...]
     gated: frozenset[str]
     network: NetworkRules
     approvers: Approvers = ANYBODY
+    checks: frozenset[AnyCheck] = frozenset()
 
     def asks(self, tool: Tool) -> bool:
         """Whether calls of a tool need approval."""
@@ -51,12 +54,15 @@ def policy_of(layers: Sequence[Layer], registry: Registry) -> Policy:
         ),
         combine(layer.network for layer in layers),
         approvers_of(active),
+        frozenset(check for each in active for check in each.checks()),
     )
 
 
 def loosens(before: Policy, after: Policy, registry: Registry) -> bool:
     """Whether something that the first policy refuses or asks about passes the second."""
     if not after.network.within(before.network) or not after.approvers.within(before.approvers):
+        return True
+    if not before.checks <= after.checks:
         return True
     return any(before.asks(tool) and not after.asks(tool) for tool in _tools(registry))
 

@@ -8,7 +8,7 @@ function. The author must declare correctly what the tool does (`ToolHints`), be
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from msgspec import Struct
 
@@ -18,6 +18,7 @@ from perdure.domain.effects import IDEMPOTENCY_KEY, StepRunner, Verified, no_ste
 from perdure.domain.errors import ToolError
 from perdure.domain.event_data import EventData
 from perdure.domain.events import FileWrittenData
+from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import Controls, ImagePart, JsonObject
@@ -105,7 +106,19 @@ async def no_callback(seconds: float) -> Callback:
     raise ToolError("callbacks are not available here")
 
 
-async def no_log(data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]]) -> None:
+class Log(Protocol):
+    """Appends events of a call to its session's log, and changes rows in the same transaction."""
+
+    async def __call__(
+        self, data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]], later: Later | None = None
+    ) -> None:
+        """Append. With `later`, which the tool returns then, the call is parked by the same append."""
+        ...
+
+
+async def no_log(
+    data: Sequence[EventData], also: Callable[[Tx], Awaitable[None]], later: Later | None = None
+) -> None:
     """Refuse to append: the call is not one of a session's turn."""
     raise ToolError("this tool works only in the turn of a session")
 
@@ -166,7 +179,7 @@ class ToolContext(Struct, frozen=True):
     act_as: Callable[[ActedAs], None] = nobody
     provided_by: Callable[[str, str], None] = by_one
     controls: Controls | None = None
-    log: Callable[[Sequence[EventData], Callable[[Tx], Awaitable[None]]], Awaitable[None]] = no_log
+    log: Log = no_log
     agent: AgentAt | None = None
     check_agent: Callable[[AgentAt], Awaitable[None]] = any_agent
     in_background: bool = False
@@ -363,6 +376,11 @@ def any_member(config: Any) -> Approvers:
     return ANYBODY
 
 
+def no_checks(config: Any) -> tuple[AnyCheck, ...]:
+    """The default: nothing is checked."""
+    return ()
+
+
 def later(before: Any, after: Any) -> Any:
     """The default: the configuration of the later layer wins."""
     return after
@@ -381,6 +399,8 @@ class Capability(Struct, frozen=True):
         dependencies: ids of capabilities that this one activates as well.
         aliases: other ids of this capability.
         config_schema: a JSON Schema of its configuration; None when it takes none.
+        read: reads a configuration, of which it gets the path for errors, and raises InvalidInput if it is
+            not valid. The schema is only for clients then: it may cost too much to validate with.
         tools, prompt: pure functions of the configuration.
         discover: a coroutine function for a prompt or tools that depend on more than the configuration. It
             runs before each model call, outside any transaction. It should be fast, and must not change
@@ -408,6 +428,7 @@ class Capability(Struct, frozen=True):
             configuration of every layer, and each may require approval: a layer cannot loosen another's.
         approvers: who may approve calls, of any capability's tools. It is asked like `gate`, and whoever
             approves must be among those of every layer.
+        checks: the guardrails' checks. All of those of every layer apply.
         merge: the configuration that two layers result in, the lower layer's first. A policy returns the
             tighter one.
     """
@@ -420,6 +441,7 @@ class Capability(Struct, frozen=True):
     dependencies: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     config_schema: JsonObject | None = None
+    read: Callable[[Any, str], object] | None = None
     tools: Callable[[Any], tuple[Tool, ...]] = no_tools
     prompt: Callable[[Any], str | None] = no_prompt
     discover: Discover | None = None
@@ -434,12 +456,18 @@ class Capability(Struct, frozen=True):
     gate: Callable[[Any, Tool], bool] = no_gate
     approvers: Callable[[Any], Approvers] = any_member
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
+    checks: Callable[[Any], tuple[AnyCheck, ...]] = no_checks
     merge: Callable[[Any, Any], Any] = later
 
     @property
     def is_policy(self) -> bool:
-        """Whether it decides which calls need approval."""
-        return self.gate is not no_gate
+        """Whether it decides which calls need approval, or checks texts and calls."""
+        return self.gate is not no_gate or self.is_guardrail
+
+    @property
+    def is_guardrail(self) -> bool:
+        """Whether it checks texts and calls."""
+        return self.checks is not no_checks
 
     @property
     def has_instructions(self) -> bool:

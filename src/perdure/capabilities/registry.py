@@ -14,6 +14,7 @@ from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.shared_discoveries import SharedDiscoveries
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.errors import InvalidInput
+from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.mcp_servers import MCP_REF
 from perdure.domain.messages import JsonObject
 from perdure.domain.schema_cost import Cost, cost_of
@@ -52,6 +53,11 @@ class Active(Struct, frozen=True):
     def approvers(self) -> Approvers:
         """Who may approve calls, after the configurations of all layers."""
         return reduce(Approvers.both, map(self.capability.approvers, self.policies), ANYBODY)
+
+    def checks(self) -> tuple[AnyCheck, ...]:
+        """The guardrails' checks of every layer, each once: a layer adds checks and takes none away."""
+        found = (check for config in self.policies for check in self.capability.checks(config))
+        return tuple(dict.fromkeys(found))
 
     def instructions(self) -> frozenset[str]:
         """The files with instructions in any layer's configuration, and in the default one.
@@ -125,7 +131,7 @@ class Registry:
         return self.get(ref) if family is None or family.public else None
 
     def check(self, refs: Iterable[CapabilityRef], field: str = "capabilities") -> None:
-        """Check that the capabilities are known and that their configurations match their schemas.
+        """Check that the capabilities are known and that their configurations are valid.
 
         Args:
             field: the name of the field that holds the references, for the error.
@@ -146,6 +152,9 @@ class Registry:
                     field=location,
                 )
             if ref.config is None or capability.config_schema is None:
+                continue
+            if capability.read is not None:
+                capability.read(ref.config, f"{location}.config")
                 continue
             validator, cost = self._validator(capability.id, capability.config_schema)
             share += cost.share_of(ref.config)

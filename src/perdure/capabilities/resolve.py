@@ -43,6 +43,7 @@ from perdure.domain.actions import TurnRules
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.errors import InvalidInput
 from perdure.domain.files import Content
+from perdure.domain.guardrails import NO_GUARDRAILS, Guardrails
 from perdure.domain.guards import Guard
 from perdure.domain.mcp_servers import MAX_MCP_SERVERS, is_mcp
 from perdure.domain.network import NetworkRules, PrivateAddresses, combine
@@ -76,6 +77,7 @@ class ResolvedAgent(Struct, frozen=True):
         missing: the names of the prompt's variables that have no value, which a turn needs.
         approvers: who may approve calls.
         faults: which capabilities could not find their tools, and why.
+        guardrails: the checks of answers, tool calls and results, of all layers.
     """
 
     sections: tuple[Section, ...]
@@ -100,6 +102,7 @@ class ResolvedAgent(Struct, frozen=True):
     missing: tuple[str, ...] = ()
     approvers: Approvers = ANYBODY
     faults: tuple[str, ...] = ()
+    guardrails: Guardrails = NO_GUARDRAILS
 
 
 DEFAULT_RULES = TurnRules()
@@ -235,6 +238,7 @@ def _merge(
         missing=tuple(name for layer in layers for name in missing_of(_values(layer, layers))),
         approvers=approvers_of(active),
         faults=tuple(_faults(active, discovered)),
+        guardrails=Guardrails(check for each in active for check in each.checks()),
     )
 
 

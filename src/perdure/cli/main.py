@@ -44,6 +44,7 @@ _GROUPS = {
     "inbox": ("inbox", "app"),
     "callbacks": ("answers", "callbacks"),
     "feedback": ("feedback", "app"),
+    "guardrails": ("guardrails", "app"),
     "inputs": ("inputs", "app"),
     "tasks": ("tasks", "app"),
     "webhooks": ("webhooks", "app"),

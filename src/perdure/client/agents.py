@@ -20,6 +20,12 @@ from perdure.domain.agent_versions import (
 )
 from perdure.domain.agents import Agent, CreateAgent, UpdateAgent
 from perdure.domain.capabilities import CapabilityInfo
+from perdure.domain.guardrail_trials import (
+    DryRunGuardrails,
+    GuardrailExample,
+    GuardrailExamples,
+    GuardrailsDryRun,
+)
 from perdure.domain.harnesses import CreateHarness, Harness, HarnessExample, UpdateHarness
 from perdure.domain.paging import Page
 from perdure.domain.previews import AgentPreview, Analysis, HarnessPreview, PreviewAgent, PreviewHarness
@@ -198,6 +204,17 @@ class CapabilityMethods(Caller):
     """The client's methods about capabilities."""
 
     get_capability = routes.reads("/v1/capabilities/{}", CapabilityInfo, "Return a capability.")
+    dry_run_guardrails = routes.posts(
+        "/v1/capabilities/guardrails/dry-run",
+        DryRunGuardrails,
+        GuardrailsDryRun,
+        "Check a text with guardrails, without a session. Services and judges are not called.",
+    )
+
+    async def list_guardrail_examples(self) -> tuple[GuardrailExample, ...]:
+        """List configurations of guardrails to start from."""
+        found = await self.call("GET", "/v1/capabilities/guardrails/examples", GuardrailExamples)
+        return found.examples
 
     async def list_capabilities(
         self, *, search: str | None = None, offset: int = 0, limit: int = 100

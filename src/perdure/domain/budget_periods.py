@@ -37,7 +37,7 @@ class RollingPeriod(Struct, frozen=True, tag="rolling", tag_field="type"):
     window: Annotated[
         str,
         Meta(
-            pattern="^[1-9][0-9]{0,6}[smhdw]$",
+            pattern=r"^[1-9][0-9]{0,6}[smhdw]$(?!\n)",
             description="The length of the window: a number and `s`, `m`, `h`, `d` or `w`.",
             examples=["24h"],
         ),

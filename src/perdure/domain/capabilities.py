@@ -63,4 +63,7 @@ class CapabilityInfo(Struct, frozen=True, omit_defaults=True):
         ),
     ] = ()
     is_mcp: Annotated[bool, Meta(description="Whether the capability is an MCP server.")] = False
+    is_guardrail: Annotated[bool, Meta(description="Whether the capability checks texts and tool calls.")] = (
+        False
+    )
     allowed_actions: AllowedActions = ()

@@ -16,8 +16,8 @@ CallKind = Literal["turn", "summary", "lost"]
 _CALLS = Meta(description="The number of model calls.", examples=[12])
 _INPUT = Meta(description="The number of input tokens, including cached ones.", examples=[48210])
 _OUTPUT = Meta(description="The number of output tokens.", examples=[3920])
-_READ = Meta(description="The number of input tokens read from vendors' caches.")
-_WRITTEN = Meta(description="The number of input tokens written to vendors' caches.")
+_READ = Meta(description="The number of input tokens read from vendors' caches.", examples=[40960])
+_WRITTEN = Meta(description="The number of input tokens written to vendors' caches.", examples=[0])
 _COST = Meta(description="The cost in US dollars, of the calls whose prices are known.", examples=[0.2034])
 KIND = Meta(
     description=(
@@ -30,13 +30,19 @@ KIND = Meta(
 class ModelCall(Struct, frozen=True, omit_defaults=True):
     """A row of the ledger: a model call that was made. It stays when its session is deleted."""
 
-    id: Annotated[str, Meta(description="The id of the event that ended the call.")]
+    id: Annotated[
+        str,
+        Meta(
+            description="The id of the event that ended the call.",
+            examples=["event_01933b5a00007000800000000000018a"],
+        ),
+    ]
     created_at: Annotated[Timestamp, Meta(description="When the call ended.")]
     session_id: Annotated[SessionId, Meta(description="The session.")]
     root_session_id: Annotated[SessionId, Meta(description="The session at the top of its tree.")]
     user_id: Annotated[UserId, Meta(description="The session's owner.")]
     kind: Annotated[CallKind, KIND]
-    model: Annotated[str, Meta(description="The model's name at its provider.")]
+    model: Annotated[str, Meta(description="The model's name at its provider.", examples=["gpt-5.2"])]
     input_tokens: Annotated[int, _INPUT]
     output_tokens: Annotated[int, _OUTPUT]
     cache_read_tokens: Annotated[int, _READ] = 0
@@ -59,7 +65,8 @@ class SpendSum(Struct, frozen=True):
     cache_write_tokens: Annotated[int, _WRITTEN]
     cost_usd: Annotated[float, _COST]
     unpriced_calls: Annotated[
-        int, Meta(description="How many of the calls have no known price, and are not in the cost.")
+        int,
+        Meta(description="How many of the calls have no known price, and are not in the cost.", examples=[0]),
     ]
 
 

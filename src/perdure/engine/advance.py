@@ -302,7 +302,8 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
             if await run.commit(begin_tools(run, agent, action)):
                 run.announced.update(call.id for call in calls if not isinstance(call.status, Started))
                 run.unlogged = await run_tools(run, agent, tuple(call.id for call in calls))
-                await _refresh_secrets(run)
+                if run.unlogged:
+                    await _refresh_secrets(run)
                 if any(event.get(ActCompletedData) is not None for event in run.unlogged):
                     # The layers may have changed while tools ran; the next model call uses the current ones.
                     run.prepared = None

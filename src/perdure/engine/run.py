@@ -27,6 +27,7 @@ from perdure.domain.steps import Started
 from perdure.domain.times import Micros
 from perdure.domain.turn import Calling, Reasoning, TurnState, fold
 from perdure.domain.turn_queries import begins_with_append
+from perdure.engine.batches import act_completed, is_last_to_park, rests_after
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.joined_appends import Entry, also_of, joining
@@ -204,9 +205,14 @@ class Run:
             for entry in entries
             for data in entry.data
         ]
+        end = self._end_of_batch(state, batch)
+        batch += end
+        rests = bool(end) and rests_after(batch, state)
         began = self.engine.clock.elapsed()
         try:
-            await self._append(self._redacted(batch), also=also_of(entries), progress=first.progress)
+            await self._append(
+                self._redacted(batch), also=also_of(entries), progress=first.progress, rests=rests
+            )
         except StaleHead:
             self._moved = True
             await self._catch_up()
@@ -219,8 +225,18 @@ class Run:
             return
         for entry in entries:
             entry.logged = True
+        if end:
+            self.prepared = None  # as after any batch
         self._moved = self._moved or self._was_slow(began)
         await self._check_claim_after(began)
+
+    def _end_of_batch(self, state: Calling, parking: list[NewEvent]) -> list[NewEvent]:
+        """The event that ends a batch of calls, if these events park the last ones of it."""
+        batch, running = state.batch, [call_id for call_id, task in self.tools.items() if not task.done()]
+        if batch is None or self.unlogged or not is_last_to_park(state, batch, parking, running):
+            return []
+        duration = self.milliseconds_since(batch.started_at)
+        return [act_completed(state, batch, parking, duration, self.engine.clock.now())]
 
     async def _append(
         self, batch: list[NewEvent], *, also: Also | None = None, progress: bool, rests: bool = False
@@ -361,17 +377,20 @@ async def read_session(
             return None
         if not counted and (again or row.recoveries > 0):
             return row
-        conversation = cached or (Conversation() if row.turn_after == 0 else None)
+        first = row.started_at is None  # before the first turn, the log has nothing that can be left out
+        conversation = cached or (Conversation() if first else None)
         state = engine.turns.start_of(row)
-        if conversation is None or not state.head <= conversation.head <= row.head:
+        least = 0 if first else state.head
+        if conversation is None or not least <= conversation.head <= row.head:
             conversation = await read_conversation(
                 tx, session_id, row.head, engine.policy.history_tokens, conversation
             )
         while state.head < row.head:
-            page, _ = await events_within(tx, session_id, state.head, until=row.head)
+            after = min(state.head, conversation.head)
+            page, _ = await events_within(tx, session_id, after, until=row.head)
             if not page:
                 return None  # the session is deleted and its log is being purged
-            state = fold(page, state)
+            state = fold((event for event in page if event.sequence > state.head), state)
             for event in page:
                 if event.sequence > conversation.head:
                     conversation.feed(event, event.sequence)

@@ -15,32 +15,31 @@ from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.containment import contain
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent
-from perdure.domain.calls import CallState, Done, Parked, key_of
+from perdure.domain.calls import CallState, Parked, key_of
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import (
-    ActCompletedData,
     FileWrittenData,
     NewEvent,
     ToolCompletedData,
-    ToolParkedData,
     ToolsLoadedData,
 )
 from perdure.domain.ids import ToolCallId
 from perdure.domain.input_requests import ActedAs
 from perdure.domain.messages import ImagePart, TextPart
 from perdure.domain.redaction import is_mark
-from perdure.domain.spans import act_context, tool_context
+from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import Calling
 from perdure.domain.turn_queries import agent_ahead, next_controls
 from perdure.engine.background import begin_task, begins_task
+from perdure.engine.batches import act_completed
 from perdure.engine.deferred import Callbacks, parked_call, promised
 from perdure.engine.handoffs import check_agent, log_for
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
 from perdure.engine.live import ToolText
 from perdure.engine.loading import loaded_by
-from perdure.engine.run import Run
+from perdure.engine.run import Run, status_of
 from perdure.engine.steps import Steps
 from perdure.engine.tool_outcomes import REFUSED, REJECTED, Failure, as_raw_output, error_text, failure_of
 from perdure.engine.tool_output import RawOutput, fit_output
@@ -102,13 +101,18 @@ async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...])
     done = 1
     # Let calls that end at the same time share one append.
     await asyncio.sleep(0)
-    while done < len(calls) and run.tools[calls[done].id].done():
-        events += run.tools[calls[done].id].result()
+    while done < len(calls) and (run.tools[calls[done].id].done() or _is_parked(run, calls[done])):
+        events += await asyncio.shield(run.tools[calls[done].id])
         done += 1
     for call in calls[:done]:
         run.tools.pop(call.id, None)
-    # Calls that began tasks are done in the log already.
+    # Calls that began tasks are done or parked in the log already.
     return events if done < len(calls) else await end_batch(run, run.phase(Calling), events)
+
+
+def _is_parked(run: Run, call: CallState) -> bool:
+    """Whether a call has parked itself, so that its tool has nothing left to do."""
+    return isinstance(status_of(run.state, call.id), Parked)
 
 
 async def end_batch(run: Run, state: Calling, events: list[NewEvent]) -> list[NewEvent]:
@@ -123,20 +127,11 @@ async def end_batch(run: Run, state: Calling, events: list[NewEvent]) -> list[Ne
     for task in run.tools.values():
         events += [event for event in await asyncio.shield(task) if isinstance(event.data, _LASTING)]
     run.tools.clear()
-    return [*events, _act_completed(run, state, events)]
-
-
-def _act_completed(run: Run, state: Calling, events: list[NewEvent]) -> NewEvent:
-    now, batch = run.engine.clock.now(), state.batch
-    outcomes = [event.data.success for event in events if isinstance(event.data, ToolCompletedData)]
-    parked = any(isinstance(event.data, ToolParkedData) for event in events)
-    if batch is not None:
-        earlier = [call.status for call in state.calls if call.id in batch.calls]
-        outcomes += [not status.failed for status in earlier if isinstance(status, Done)]
-        parked = parked or any(isinstance(status, Parked) for status in earlier)
-    duration = None if batch is None else run.milliseconds_since(batch.started_at)
-    data = ActCompletedData(not parked, outcomes.count(True), outcomes.count(False), duration)
-    return NewEvent(data, act_context(state), now)
+    batch = state.batch
+    if batch is None:
+        return events  # it ended when its last calls parked themselves
+    duration = run.milliseconds_since(batch.started_at)
+    return [*events, act_completed(state, batch, events, duration, run.engine.clock.now())]
 
 
 async def _run_call(
@@ -242,7 +237,7 @@ async def _attempt_or_wait(
 async def _attempt(
     run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState, acting: _Acting
 ) -> RawOutput | Later | None:
-    """Check the call and run its tool, within the tool's timeout; None if it only begins a task."""
+    """Check the call and run its tool, within the tool's timeout; None if the log has what came of it."""
     if isinstance(call.status, Started) and not call.status.replayable and call.id not in run.announced:
         # Before all other checks, because the call may have run.
         known = await _after_crash(run, agent, bound, state, call)
@@ -275,7 +270,7 @@ async def _attempt(
         step=steps,
         act_as=acting.note,
         provided_by=acting.provided_by,
-        log=partial(log_for, run, call),
+        log=partial(log_for, run, bound, state, call, loads=bool(_loads(run, agent, state, call, None))),
         check_agent=partial(check_agent, run),
     )
     try:
@@ -286,7 +281,9 @@ async def _attempt(
             f"the tool {tool.name}",
             limited=steps.limited,
         )
-        return await callbacks.checked(outcome) if isinstance(outcome, Later) else as_raw_output(outcome)
+        if not isinstance(outcome, Later):
+            return as_raw_output(outcome)
+        return None if _is_parked(run, call) else await callbacks.checked(outcome)
     finally:
         steps.over = callbacks.over = True
         live.finish()

@@ -84,7 +84,7 @@ class Tx(Protocol):
         This is a single statement on PostgreSQL.
 
         Args:
-            update: an UPDATE that affects at most one row.
+            update: an UPDATE that affects at most one row, or an INSERT of one.
             args: the arguments of `update`.
             inserts: the rows to insert; those without rows are left out.
         """

@@ -13,7 +13,8 @@ from perdure.domain.errors import Conflict
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
 from perdure.store.rows import insert, values
-from perdure.store.sessions import SessionRow, count_sessions
+from perdure.store.session_counts import count_sessions
+from perdure.store.sessions import SessionRow
 
 _INSERT = insert("sessions", SessionRow)
 

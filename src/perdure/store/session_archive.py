@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
-from perdure.store.sessions import SessionRow, count_sessions, update_session
+from perdure.store.session_counts import count_sessions
+from perdure.store.sessions import SessionRow, update_session
 
 
 async def set_archived(tx: Tx, row: SessionRow, now: Micros, *, archived: bool) -> SessionRow:

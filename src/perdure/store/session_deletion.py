@@ -6,7 +6,8 @@ from perdure.domain.times import Micros
 from perdure.store.budget_lists import remove_budgets_of
 from perdure.store.database import Purged, Tx
 from perdure.store.events import oldest_events
-from perdure.store.sessions import SessionRow, count_sessions
+from perdure.store.session_counts import count_sessions
+from perdure.store.sessions import SessionRow
 
 
 async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:

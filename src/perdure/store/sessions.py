@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from zlib import crc32
 
 import msgspec
 from msgspec import Struct
@@ -46,6 +44,7 @@ from perdure.store.database import LOCK_ROW, Changes, Rows, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.model_calls import INSERT_CALLS, calls_in
 from perdure.store.rows import columns, from_json, insert, to_json, values
+from perdure.store.session_counts import count_sessions
 from perdure.store.webhook_deliveries import note_task_events
 
 
@@ -233,10 +232,6 @@ _INSERT = insert("sessions", SessionRow)
 _GET = f"SELECT {_COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
 _LOOK = f"SELECT {_COLUMNS} FROM sessions WHERE id = ?"
 
-SHARDS = 16
-"""The number of rows that one organization's session count is split over on PostgreSQL, where an updated row
-stays locked until the commit."""
-
 IN_TURN = ("active", "waiting_for_tool_results", "paused")
 """Statuses of a session whose turn runs, or waits for a client, a person or a budget."""
 
@@ -277,26 +272,16 @@ async def add_session(tx: Tx, row: SessionRow) -> None:
     await count_sessions(tx, row.org_id, 1, row.parent_session_id)
 
 
-async def count_sessions(tx: Tx, org_id: OrgId, more: int, parent_id: SessionId | None = None) -> None:
-    """Add `more` (which may be negative) to the organization's count of sessions that are not archived.
-
-    Lists show the total, and counting 100,000 rows for each of them takes too long.
-
-    Args:
-        parent_id: who began the session. One transaction may begin many: with one row for all of them, no
-            two transactions lock two rows in different orders.
-    """
-    shard = 0
-    if tx.dialect != "sqlite":
-        random_shard = random.randrange(SHARDS)  # noqa: S311 - spreads the load only
-        shard = random_shard if parent_id is None else crc32(parent_id.encode()) % SHARDS
-    await tx.run(
-        "INSERT INTO session_totals (org_id, shard, sessions) VALUES (?, ?, ?) ON CONFLICT (org_id, shard)"
-        " DO UPDATE SET sessions = session_totals.sessions + excluded.sessions",
-        org_id,
-        shard,
-        more,
-    )
+async def begin_session(tx: Tx, row: SessionRow, events: Sequence[NewEvent], *, now: Micros) -> SessionRow:
+    """Insert a new session with the first events of its log; return its row."""
+    new = _row_after(row, events, project(row.projection(), events), now, 0, fence=False, rests=False)
+    stored = [
+        event_values(row.org_id, stored_event(row.id, index, event), event)
+        for index, event in enumerate(events, row.head + 1)
+    ]
+    await tx.append(_INSERT, values(new), Rows(_INSERT_EVENTS, stored))
+    await count_sessions(tx, row.org_id, 1, row.parent_session_id)
+    return new
 
 
 async def get_session(tx: Tx, org_id: OrgId, session_id: SessionId, *, lock: bool = False) -> SessionRow:

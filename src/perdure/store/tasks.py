@@ -54,6 +54,10 @@ class TaskRow(Struct, frozen=True):
         """The task."""
         return from_json(_TASK, self.task, f"the task {self.id}")
 
+    def knows(self, sequence: int) -> bool:
+        """Whether the session has heard of an event of the child's log, or does not have to any more."""
+        return self.finished_at is not None or self.heard >= sequence
+
     def changed(self, task: SessionTask, now: Micros) -> TaskRow:
         """The row after a change of the task."""
         finished = now if task.ended and self.finished_at is None else self.finished_at
@@ -312,9 +316,22 @@ async def task_messages(tx: Tx, task_id: TaskId, after_id: str | None, limit: in
     return [from_json(_MESSAGE, text, f"a message of the task {task_id}") for (text,) in rows]
 
 
-async def sessions_with_news(tx: Tx, limit: int) -> list[SessionId]:
-    """Return sessions whose parents have not heard of everything."""
-    return [row[0] for row in await tx.all("SELECT id FROM sessions WHERE news IS NOT NULL LIMIT ?", limit)]
+class Note(Struct, frozen=True):
+    """A session's note for its parent. `known`: whether the parent knows of that event already."""
+
+    session_id: SessionId
+    news: int
+    known: bool
+
+
+async def sessions_with_news(tx: Tx, limit: int) -> list[Note]:
+    """Return the notes of sessions for their parents."""
+    rows = await tx.all(
+        "SELECT s.id, s.news, t.finished_at IS NOT NULL OR COALESCE(t.heard, 0) >= s.news FROM sessions s"
+        " LEFT JOIN tasks t ON t.id = s.task_id AND t.org_id = s.org_id WHERE s.news IS NOT NULL LIMIT ?",
+        limit,
+    )
+    return [Note(row[0], row[1], bool(row[2])) for row in rows]
 
 
 async def told_news(tx: Tx, session_id: SessionId, news: int) -> None:

@@ -18,7 +18,6 @@ from msgspec import Struct
 from perdure.domain.errors import Damaged
 from perdure.domain.events import (
     NewEvent,
-    TaskCreatedData,
     TaskMessageReceivedData,
     TaskMessageSentData,
     TaskUpdatedData,
@@ -66,7 +65,8 @@ class Line(Struct, frozen=True):
 
 _COLUMNS = columns(DeliveryRow)
 _FILTER = msgspec.json.Decoder(Filter)
-_OF_TASKS = (TaskCreatedData, TaskUpdatedData, TaskMessageSentData, TaskMessageReceivedData)
+_OF_TASKS = (TaskUpdatedData, TaskMessageSentData, TaskMessageReceivedData)
+"""Without `task.created`: before it, nobody can ask to hear of the task."""
 _MARK = (
     "INSERT INTO webhook_lines (hook_id, session_id, org_id, due_at, leased_until) VALUES (?, ?, ?, ?, 0)"
     " ON CONFLICT (hook_id, session_id) DO UPDATE SET due_at = CASE WHEN webhook_lines.due_at IS NULL"
@@ -91,7 +91,7 @@ def _heard(events: Sequence[NewEvent], first: int) -> list[_Heard]:
     found = []
     for sequence, event in enumerate(events, first):
         match event.data:
-            case TaskCreatedData(task=task) | TaskUpdatedData(task=task):
+            case TaskUpdatedData(task=task):
                 found.append(_Heard(sequence, event.data.kind, task.id, task.state))
             case TaskMessageSentData(task_id=task_id) | TaskMessageReceivedData(task_id=task_id):
                 found.append(_Heard(sequence, event.data.kind, task_id, None))

@@ -12,6 +12,7 @@ from perdure.tools.bashkit_shell import bashkit_shell
 from perdure.tools.code_interpreter import code_interpreter
 from perdure.tools.context_compaction import context_compaction
 from perdure.tools.current_time import CURRENT_TIME
+from perdure.tools.guardrails import GUARDRAILS_CAPABILITY
 from perdure.tools.handoff import handoff
 from perdure.tools.loop_detection import LOOP_DETECTION
 from perdure.tools.output_truncation import OUTPUT_TRUNCATION
@@ -48,6 +49,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
         STATELESS_TODO_LIST,
         web_fetch(),
         context_compaction(services),
+        GUARDRAILS_CAPABILITY,
         LOOP_DETECTION,
         OUTPUT_TRUNCATION,
         PARALLEL_TOOL_CALLS,

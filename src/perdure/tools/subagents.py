@@ -83,10 +83,13 @@ async def _spawn(
         {**_chosen(arguments), "instructions": instructions[:MAX_SUMMARY]},
         config,
     )
-    row = await spawn(services, context, what)
+    later: Later | None = None
     if what.mode == "foreground":
         until = context.now() + round((limit + SLACK) * 1_000_000)
-        return Later("child", until, f"The sub-agent {what.name!r} works on it.")
+        later = Later("child", until, f"The sub-agent {what.name!r} works on it.")
+    row = await spawn(services, context, what, later)
+    if later is not None:
+        return later
     return ToolOutcome({"task_id": row.id, "state": row.state, "session_id": row.child_session_id})
 
 

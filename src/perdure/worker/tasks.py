@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable
 
 from perdure.app.context import App
 from perdure.app.session_ends import carry_out, stop_task
-from perdure.app.task_news import deliver
+from perdure.app.task_news import clear_note, deliver
 from perdure.domain.errors import NotFound, PerdureError
-from perdure.domain.ids import SessionId
 from perdure.domain.tasks import KEPT
 from perdure.domain.times import Micros
 from perdure.engine.context import Clock
 from perdure.store.database import Tx
 from perdure.store.queue import Job
 from perdure.store.tasks import (
+    Note,
     TaskRow,
     background_tasks,
     due_tasks,
@@ -30,7 +30,10 @@ log = logging.getLogger("perdure.tasks")
 SWEEP_EVERY = 2.0
 """Seconds between two sweeps."""
 AT_ONCE = 200
-"""The most sessions or tasks of a kind that one sweep sees to."""
+"""The most tasks of a kind that one sweep sees to."""
+NOTES = 2_000
+"""The most notes of sessions for their parents that one sweep sees to. Nearly all of them only need to be
+cleared, and the database commits many of those at once."""
 LOOK_EVERY = 5
 """Sweeps between two looks for tools that nobody runs any more, about ten seconds."""
 MOST_TOOLS = 20_000
@@ -72,11 +75,14 @@ class TaskSweep:
         if purge:
             await self._purge(now)
 
-        async def candidates(tx: Tx) -> tuple[list[TaskRow], list[TaskRow], list[SessionId]]:
+        async def candidates(tx: Tx) -> tuple[list[TaskRow], list[TaskRow], list[Note]]:
             wished, due = await wished_tasks(tx, AT_ONCE), await due_tasks(tx, now, AT_ONCE)
-            return wished, due, await sessions_with_news(tx, AT_ONCE)
+            return wished, due, await sessions_with_news(tx, NOTES)
 
-        wished, due, news = await app.database.read(candidates)
+        wished, due, notes = await app.database.read(candidates)
+        news = [note.session_id for note in notes if not note.known]
+        known = [clear_note(app, note.session_id, note.news) for note in notes if note.known]
+        await _seen_to("the notes for parents", asyncio.gather(*known))
         for task in wished:
             await _seen_to(f"the task {task.id}", carry_out(app, task))
         for task in due:
@@ -110,7 +116,7 @@ class TaskSweep:
             pass
 
 
-async def _seen_to(what: str, work: Coroutine[Any, Any, object]) -> None:
+async def _seen_to(what: str, work: Awaitable[object]) -> None:
     """See to one of many. What fails, such as one that is damaged, must not keep the others waiting."""
     try:
         await work

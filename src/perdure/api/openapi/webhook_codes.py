@@ -30,5 +30,10 @@ MISSING_WEBHOOKS = (
         "The task has no such push configuration.",
         "See `GET /v1/sessions/{session_id}/tasks/{task_id}/push-configs`.",
     ),
+    (
+        "model_call_not_found",
+        "The ledger has no such model call.",
+        "See `GET /v1/spend/calls`.",
+    ),
     ("webhook_not_found", "The organization has no such webhook.", "See `GET /v1/task-webhooks`."),
 )

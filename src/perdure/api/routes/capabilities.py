@@ -11,7 +11,10 @@ from perdure.api.kernel.route import route
 from perdure.api.routes.agents import Search
 from perdure.api.routes.sessions import Limit, Offset
 from perdure.app import capabilities as use
+from perdure.app import guardrails as trials
 from perdure.domain.capabilities import CapabilityInfo
+from perdure.domain.guardrail_examples import guardrail_examples
+from perdure.domain.guardrail_trials import DryRunGuardrails, GuardrailExamples, GuardrailsDryRun
 from perdure.domain.paging import Page
 
 
@@ -44,7 +47,37 @@ async def get_capability(call: Call, capability_id: str) -> CapabilityInfo:
     return await use.read_capability(call.app, call.caller, capability_id)
 
 
+@route(
+    "POST",
+    "/v1/capabilities/guardrails/dry-run",
+    "capabilities",
+    body_example={
+        "config": {"checks": [{"type": "pii", "id": "card_numbers", "kinds": ["credit_card"]}]},
+        "stage": "output",
+        "text": "The card is 4111 1111 1111 1111.",
+    },
+)
+async def dry_run_guardrails(call: Call, body: DryRunGuardrails) -> GuardrailsDryRun:
+    """Try guardrails on a text.
+
+    Checks the configuration, and the text with its checks of this stage. Stores nothing. Judges and
+    moderation services are not called; `not_run` names them.
+    """
+    return await trials.dry_run(body)
+
+
+@route("GET", "/v1/capabilities/guardrails/examples", "capabilities")
+async def list_guardrail_examples(call: Call) -> GuardrailExamples:
+    """List examples of guardrails.
+
+    Each has a configuration of the capability `guardrails` to start from.
+    """
+    return guardrail_examples()
+
+
 ROUTES = (
+    dry_run_guardrails,
+    list_guardrail_examples,
     list_capabilities,
     get_capability,
 )
