@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest_asyncio
 
 from perdure.client import Client, TurnPaused
 from tests.journeys.families import ASKS, WEATHER, new_family, spawns, task_in, tasks_of
+from tests.journeys.keyed import add_member, person, with_login
 from tests.journeys.people import elsewhere, get, new_agent, patch
 from tests.postgres_server import PostgresServer
 from tests.server import Server, post, use_simulated_model
@@ -447,3 +449,34 @@ async def test_the_ledger_comes_in_pages_newest_first(http: httpx.AsyncClient) -
     page = await get(http, f"/v1/budgets/{budget['id']}/ledger", offset=1, limit=1)
     assert ([each["amount"] for each in page["data"]], page["total"]) == ([-2], 3)
     assert "offset=2" in page["next_url"]
+
+
+async def test_members_see_what_applies_to_them_and_change_nothing(tmp_path: Path) -> None:
+    async with Server(tmp_path / "data") as guarded:
+        token = await with_login(guarded)
+        async with person(guarded, token) as owner:
+            me = await get(owner, "/v1/auth/me")
+            ada, her_token = await add_member(owner, "ada")
+            shared = await budget_of(owner, me["organization_id"], PLENTY)
+            hers = await budget_of(owner, ada["id"], PLENTY)
+            others = await budget_of(owner, me["id"], PLENTY)
+            async with person(guarded, her_token) as her:
+                seen = await get(her, "/v1/budgets")
+                assert [each["id"] for each in seen["data"]] == [hers["id"], shared["id"]]
+                talk = await new_talk(her)
+                applied = (await get(her, talk.path("/budgets")))["data"]
+                assert [each["id"] for each in applied] == [shared["id"], hers["id"]]
+                await get(her, f"/v1/budgets/{others['id']}", 404)
+                await get(her, f"/v1/budgets/{others['id']}/ledger", 404)
+                path = f"/v1/budgets/{hers['id']}"
+                assert (await patch(her, path, {"limit": 1}, 403))["code"] == "role_required"
+                await post(her, f"{path}/top-up", {"amount": 1}, 403)
+                assert (await her.delete(path)).status_code == 403
+                body = {"subject_type": "session", "subject_id": talk.id, "currency": "usd", "limit": 1}
+                await post(her, "/v1/budgets", body, 403)
+                await patch(owner, path, {"limit": SHORT})
+                await talk.say(script(STEP))
+                await talk.logged_until("turn.parked")
+                (item,) = (await get(her, "/v1/inbox", session_id=talk.id))["data"]
+                assert (item["kind"], item["you_may_decide"]) == ("budget", False)
+                assert (await get(her, "/v1/inbox", mine=True))["total"] == 0

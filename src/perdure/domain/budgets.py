@@ -159,9 +159,7 @@ class Budget(Struct, frozen=True, omit_defaults=True, kw_only=True):
     spent: Annotated[
         float, Meta(description="What was spent in this period: by calls that have ended.", examples=[12.5])
     ]
-    reserved: Annotated[
-        float, Meta(description="What model calls that are under way hold.", examples=[0.0])
-    ]
+    reserved: Annotated[float, Meta(description="What model calls that are under way hold.", examples=[0.0])]
     topped_up: Annotated[float, Meta(description="What was topped up in this period.", examples=[0.0])]
     soft_limit: Annotated[float | None, _SOFT_LIMIT] = None
     period: Annotated[BudgetPeriod | None, _PERIOD] = None
@@ -185,8 +183,10 @@ class LedgerEntry(Struct, frozen=True, omit_defaults=True):
     ]
     budget_id: Annotated[BudgetId, Meta(description="The budget.")]
     amount: Annotated[
-        float, Meta(
-            description="The amount, in the budget's currency. That of a top-up is negative.", examples=[0.0125]
+        float,
+        Meta(
+            description="The amount, in the budget's currency. That of a top-up is negative.",
+            examples=[0.0125],
         ),
     ]
     meter_source: Annotated[
