@@ -10,7 +10,7 @@ import hmac
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from aiohttp import web
 from msgspec import Struct
@@ -112,13 +112,20 @@ class Receiver:
         async with self._news:
             self.came.append(received)
             self._news.notify_all()
-        await self.open.wait()
+        await self.wait(received)
         return self.answer(received)
+
+    async def wait(self, received: Received) -> None:
+        """Wait before an answer."""
+        await self.open.wait()
+
+
+R = TypeVar("R", bound=Receiver)
 
 
 @contextlib.asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
+async def receiving(receiver: R | None = None) -> AsyncIterator[R]:
+    receiver = receiver or cast("R", Receiver())
     async with listening(receiver) as receiver.port:
         try:
             yield receiver

@@ -32,6 +32,7 @@ from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
 from perdure.llm.registry import DriverPool
+from perdure.net.hook_http import HookClient
 from perdure.net.mcp.lazy import LazyHosts
 from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
@@ -202,6 +203,8 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         stack.push_async_callback(drivers.close)
         clock, catalog, sandbox, mcp = SystemClock(), Catalog(), Sandbox(), LazyHosts()
         stack.push_async_callback(mcp.close)
+        hooks = HookClient(settings.private_addresses)
+        stack.push_async_callback(hooks.close)
         stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
         services = Services(
@@ -233,6 +236,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             public=services.public,
             turns=app.turns,
             breakers=app.breakers,
+            hooks=hooks,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))

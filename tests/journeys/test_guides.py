@@ -98,6 +98,10 @@ NOT_RUN = {
         "import base64\nimport hashlib",
     ): "a receiver, which goes on until it is stopped; tests/journeys/test_webhooks.py runs it",
     (
+        "docs/guide/policy-hook.md",
+        "import base64\nimport hashlib",
+    ): "a hook, which goes on until it is stopped; tests/journeys/test_policy_hooks.py runs it",
+    (
         "docs/guide/secrets.md",
         "perdure keys rotate-master",
     ): "the server has to be stopped; tests/journeys/test_rotate_master.py",

@@ -10,6 +10,7 @@ from perdure.app.agent_snapshots import record_change
 from perdure.app.context import App
 from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
+from perdure.app.hook_secrets import sealed_refs
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
 from perdure.app.mcp_checks import check_inline
@@ -131,6 +132,8 @@ async def create_agent(
     await _check_parts(app, body.capabilities, body.tools, body.initial_files)
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
+    capabilities = await sealed_refs(app, caller.organization_id, body.capabilities)
+    body = msgspec.structs.replace(body, capabilities=capabilities)
     output_schema = await checked_output(body.output_schema, body.response_format)
     requested_id = agent_id or body.id
     new_id = None if requested_id is None else check_id(requested_id, "agent", "id")
@@ -353,7 +356,10 @@ async def change_agent(
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
     output_schema = await changed_output(body.output_schema, body.response_format)
-    body = msgspec.structs.replace(body, output_schema=output_schema, response_format=UNSET)
+    capabilities = await sealed_refs(app, caller.organization_id, body.capabilities)
+    body = msgspec.structs.replace(
+        body, output_schema=output_schema, response_format=UNSET, capabilities=capabilities
+    )
     now = app.now()
 
     async def work(tx: Tx) -> Agent:

@@ -11,6 +11,7 @@ from msgspec import UNSET
 from perdure.app.context import App
 from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
+from perdure.app.hook_secrets import sealed_refs
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
 from perdure.app.mcp_checks import check_inline
@@ -176,11 +177,14 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
     tags, title = clean_tags(body.tags), clean_title(body.title)
     app.registry.check(body.capabilities)
     await check_configs(app, body.capabilities)
+    capabilities = await sealed_refs(app, caller.organization_id, body.capabilities)
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
     await check_tools(body.tools)
     output_schema = await checked_output(body.output_schema, body.response_format)
-    body = msgspec.structs.replace(body, output_schema=output_schema, response_format=None)
+    body = msgspec.structs.replace(
+        body, output_schema=output_schema, response_format=None, capabilities=capabilities
+    )
     now = app.now()
 
     async def work(tx: Tx) -> tuple[SessionRow, Session]:

@@ -133,7 +133,7 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
     for message in report.messages:
         await add_task_message(tx, row.org_id, message)
         events.append(NewEvent(TaskMessageReceivedData(task.id, message), EventContext(), now))
-    events += [NewEvent(each, EventContext(), now) for each in report.files]
+    events += [NewEvent(each, EventContext(), now) for each in (*report.files, *report.decided)]
     if task is not before:
         events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
     ends, awaited = await _ends_of_waits(app, tx, row, new_row, report) if task.ended else ([], False)

@@ -11,6 +11,7 @@ from perdure.domain.events import (
     ENDED_TURN,
     Event,
     FileWrittenData,
+    HookDecidedData,
     TaskReportedData,
     TurnCancelledData,
     TurnCompletedData,
@@ -49,7 +50,8 @@ class Report(Struct, frozen=True):
         attempt: the attempt that it is about; None if only one can be.
         answer: with `succeeded`: the whole answer.
         result_path: the file with the whole answer, if it is cut.
-        files: what a tool has written, for the log of the session itself.
+        files, decided: what a tool has written, and what policy hooks have decided about its result, for the
+            log of the session itself.
     """
 
     state: TaskState
@@ -67,6 +69,7 @@ class Report(Struct, frozen=True):
     artifacts: tuple[TaskArtifact, ...] = ()
     result_path: str | None = None
     files: tuple[FileWrittenData, ...] = ()
+    decided: tuple[HookDecidedData, ...] = ()
 
 
 class News(Struct, frozen=True):

@@ -15,6 +15,7 @@ from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules, combine
+from perdure.domain.policy_hooks import Hook
 from perdure.domain.tools import ToolHints
 
 
@@ -22,7 +23,7 @@ class Policy(Struct, frozen=True):
     """What layers require of the sessions above them.
 
     Attributes:
-        gates: the active capabilities that decide which calls need approval.
+        gates: the active capabilities that decide which calls need approval, or have hooks decide.
         gated: the tools whose definitions require approval.
         approvers: who may approve calls.
         checks: the checks of guardrails.
@@ -37,6 +38,10 @@ class Policy(Struct, frozen=True):
     def asks(self, tool: Tool) -> bool:
         """Whether calls of a tool need approval."""
         return tool.name in self.gated or any(each.gates(tool) for each in self.gates)
+
+    def hooks(self) -> tuple[Hook, ...]:
+        """The policy hooks. Raises InvalidInput: one cannot be read."""
+        return tuple(hook for each in self.gates for hook in each.hooks())
 
     @property
     def is_empty(self) -> bool:
@@ -62,7 +67,7 @@ def loosens(before: Policy, after: Policy, registry: Registry) -> bool:
     """Whether something that the first policy refuses or asks about passes the second."""
     if not after.network.within(before.network) or not after.approvers.within(before.approvers):
         return True
-    if not before.checks <= after.checks:
+    if not before.checks <= after.checks or not set(before.hooks()) <= set(after.hooks()):
         return True
     return any(before.asks(tool) and not after.asks(tool) for tool in _tools(registry))
 

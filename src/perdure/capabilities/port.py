@@ -24,6 +24,7 @@ from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import Controls, ImagePart, JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.parked import ParkedKind
+from perdure.domain.policy_hooks import Hook
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile
 from perdure.domain.speakers import AgentAt
@@ -381,6 +382,11 @@ def no_checks(config: Any) -> tuple[AnyCheck, ...]:
     return ()
 
 
+def no_hooks(config: Any) -> tuple[Hook, ...]:
+    """The default: no hook is asked."""
+    return ()
+
+
 def later(before: Any, after: Any) -> Any:
     """The default: the configuration of the later layer wins."""
     return after
@@ -429,6 +435,8 @@ class Capability(Struct, frozen=True):
         approvers: who may approve calls, of any capability's tools. It is asked like `gate`, and whoever
             approves must be among those of every layer.
         checks: the guardrails' checks. All of those of every layer apply.
+        hooks: the policy hooks of a layer's configuration. Those of every layer are asked, so that a layer
+            can only add some.
         merge: the configuration that two layers result in, the lower layer's first. A policy returns the
             tighter one.
     """
@@ -457,12 +465,13 @@ class Capability(Struct, frozen=True):
     approvers: Callable[[Any], Approvers] = any_member
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
     checks: Callable[[Any], tuple[AnyCheck, ...]] = no_checks
+    hooks: Callable[[Any], tuple[Hook, ...]] = no_hooks
     merge: Callable[[Any, Any], Any] = later
 
     @property
     def is_policy(self) -> bool:
-        """Whether it decides which calls need approval, or checks texts and calls."""
-        return self.gate is not no_gate or self.is_guardrail
+        """Whether it decides which calls need approval, has others decide about calls, or checks texts."""
+        return self.gate is not no_gate or self.hooks is not no_hooks or self.is_guardrail
 
     @property
     def is_guardrail(self) -> bool:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from perdure.capabilities.port import Capability, Tool
+from perdure.capabilities.port import Capability, Tool, no_hooks
 from perdure.capabilities.shared_discoveries import SharedDiscoveries
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.errors import InvalidInput
 from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.mcp_servers import MCP_REF
 from perdure.domain.messages import JsonObject
+from perdure.domain.policy_hooks import Hook
 from perdure.domain.schema_cost import Cost, cost_of
 from perdure.domain.tools import CapabilityRef
 
@@ -58,6 +59,10 @@ class Active(Struct, frozen=True):
         """The guardrails' checks of every layer, each once: a layer adds checks and takes none away."""
         found = (check for config in self.policies for check in self.capability.checks(config))
         return tuple(dict.fromkeys(found))
+
+    def hooks(self) -> tuple[Hook, ...]:
+        """The policy hooks of all layers' configurations, lowest layer first. Raises InvalidInput."""
+        return tuple(hook for config in self.policies for hook in self.capability.hooks(config))
 
     def instructions(self) -> frozenset[str]:
         """The files with instructions in any layer's configuration, and in the default one.
@@ -151,6 +156,12 @@ class Registry:
                     code="unknown_capability",
                     field=location,
                 )
+            if ref.config is None and capability.hooks is not no_hooks:
+                raise InvalidInput(
+                    f"`{location}.config` is missing: a policy hook needs a `url` and a `secret`",
+                    code="invalid_capability_config",
+                    field=location,
+                )
             if ref.config is None or capability.config_schema is None:
                 continue
             if capability.read is not None:
@@ -167,8 +178,10 @@ class Registry:
             error = next(iter(validator.iter_errors(ref.config)), None)
             if error is not None:
                 path = "".join(f"[{step!r}]" for step in error.instance_path)
+                # The library's message has the value.
+                what = "must be a text" if "secret" in error.instance_path else error.message[:200]
                 raise InvalidInput(
-                    f"`{location}.config{path}`: {error.message[:200]}",
+                    f"`{location}.config{path}`: {what}",
                     code="invalid_capability_config",
                     field=location,
                 )

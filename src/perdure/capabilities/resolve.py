@@ -48,6 +48,7 @@ from perdure.domain.guards import Guard
 from perdure.domain.mcp_servers import MAX_MCP_SERVERS, is_mcp
 from perdure.domain.network import NetworkRules, PrivateAddresses, combine
 from perdure.domain.outputs import OutputSchema
+from perdure.domain.policy_hooks import MAX_HOOKS, Hook
 from perdure.domain.redaction import Redactor
 from perdure.domain.times import Micros
 from perdure.domain.tools import ClientSideTool
@@ -78,6 +79,7 @@ class ResolvedAgent(Struct, frozen=True):
         approvers: who may approve calls.
         faults: which capabilities could not find their tools, and why.
         guardrails: the checks of answers, tool calls and results, of all layers.
+        hooks: the policy hooks to ask, in order.
     """
 
     sections: tuple[Section, ...]
@@ -103,6 +105,7 @@ class ResolvedAgent(Struct, frozen=True):
     approvers: Approvers = ANYBODY
     faults: tuple[str, ...] = ()
     guardrails: Guardrails = NO_GUARDRAILS
+    hooks: tuple[Hook, ...] = ()
 
 
 DEFAULT_RULES = TurnRules()
@@ -239,7 +242,23 @@ def _merge(
         approvers=approvers_of(active),
         faults=tuple(_faults(active, discovered)),
         guardrails=Guardrails(check for each in active for check in each.checks()),
+        hooks=_hooks(active),
     )
+
+
+def _hooks(active: tuple[Active, ...]) -> tuple[Hook, ...]:
+    """The policy hooks of all layers, the highest layer's first.
+
+    So a hook of a lower layer, which binds more sessions, sees what those above it have modified.
+    """
+    hooks = [hook for each in active for hook in each.hooks()]
+    if len(hooks) > MAX_HOOKS:
+        raise InvalidInput(
+            f"the session has {len(hooks)} policy hooks, with those of its harness and agent, and may have "
+            f"at most {MAX_HOOKS}: remove some",
+            code="too_many_policy_hooks",
+        )
+    return tuple(reversed(hooks))
 
 
 def _faults(active: tuple[Active, ...], discovered: Mapping[str, Discovered]) -> Iterable[str]:

@@ -49,6 +49,7 @@ _GROUPS = {
     "tasks": ("tasks", "app"),
     "webhooks": ("webhooks", "app"),
     "budgets": ("budgets", "app"),
+    "hooks": ("hooks", "app"),
 }
 """Groups of commands, with the module and the name in it."""
 

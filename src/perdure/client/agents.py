@@ -27,6 +27,7 @@ from perdure.domain.guardrail_trials import (
     GuardrailsDryRun,
 )
 from perdure.domain.harnesses import CreateHarness, Harness, HarnessExample, UpdateHarness
+from perdure.domain.hook_tests import AskHook, HookReply
 from perdure.domain.paging import Page
 from perdure.domain.previews import AgentPreview, Analysis, HarnessPreview, PreviewAgent, PreviewHarness
 from perdure.domain.resources import NameCheck, ResourceConfig, ResourceStats
@@ -203,6 +204,12 @@ class HarnessMethods(Caller):
 class CapabilityMethods(Caller):
     """The client's methods about capabilities."""
 
+    test_policy_hook = routes.posts(
+        "/v1/capabilities/policy_hook/test",
+        AskHook,
+        HookReply,
+        "Ask a policy hook about a call that is made up; return what it answered.",
+    )
     get_capability = routes.reads("/v1/capabilities/{}", CapabilityInfo, "Return a capability.")
     dry_run_guardrails = routes.posts(
         "/v1/capabilities/guardrails/dry-run",

@@ -66,7 +66,8 @@ ALLOWED = Allowed()
 class CallState(Struct, frozen=True):
     """One tool call of the model's last answer, the event `announced_at`; `index` counts its calls from 0.
 
-    `edited`: a person has replaced the arguments, which are no longer the model's.
+    `edited`: a person has replaced the arguments, which are no longer the model's. `vetted`: policy hooks
+    have decided on the arguments as they are.
     """
 
     id: ToolCallId
@@ -76,6 +77,7 @@ class CallState(Struct, frozen=True):
     announced_at: int = 0
     index: int = 0
     edited: bool = False
+    vetted: bool = False
 
 
 class Batch(Struct, frozen=True):

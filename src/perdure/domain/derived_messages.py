@@ -11,9 +11,17 @@ from hashlib import blake2b
 import msgspec
 
 from perdure.domain.decisions import Decided
-from perdure.domain.events import OutputRejectedData, ToolCompletedData
+from perdure.domain.events import ChangedText, HookDecidedData, OutputRejectedData, ToolCompletedData
 from perdure.domain.ids import EventId, MessageId
-from perdure.domain.messages import ContentPart, Message, TextPart, ToolCallPart, ToolResultPart, text_of
+from perdure.domain.messages import (
+    ContentPart,
+    JsonObject,
+    Message,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    text_of,
+)
 from perdure.domain.speakers import Reader, label_of
 from perdure.domain.texts import without_middle
 from perdure.domain.times import Micros, to_rfc3339
@@ -22,28 +30,45 @@ MAX_EDIT = 4_000
 """Characters of the JSON of edited arguments that the model is shown."""
 
 
-def note_of(decided: Decided) -> str:
-    """What the model is told with the result of a call that was approved; empty for a plain approval."""
+def note_of(decided: Decided | None, changed: HookDecidedData | None = None) -> str:
+    """What the model is told with the result of a call: how its arguments were changed, and by whom.
+
+    Empty for a call that ran as the model wrote it, approved or not.
+    """
     parts = []
-    if decided.arguments is not None:
-        written = msgspec.json.encode(decided.arguments).decode()
-        edited = without_middle(written, MAX_EDIT, lambda left: f"...[{left} characters]...")
-        parts.append(f"The user changed the arguments of this call before it ran. It ran with: {edited}")
-    if decided.reason:
-        parts.append(f"The user said: {decided.reason}")
+    allowed = decided if decided is not None and decided.decision.startswith("allow") else None
+    if allowed is not None and allowed.arguments is not None:
+        parts.append(_ran_with("The user", allowed.arguments))
+    elif changed is not None and changed.arguments is not None:
+        parts.append(_ran_with("A policy", changed.arguments))
+    if changed is not None and changed.reason:
+        parts.append(f"The reason: {changed.reason}")
+    if allowed is not None and allowed.reason:
+        parts.append(f"The user said: {allowed.reason}")
     return f"[{' '.join(parts)}]" if parts else ""
 
 
+def _ran_with(who: str, arguments: JsonObject) -> str:
+    written = msgspec.json.encode(arguments).decode()
+    shown = without_middle(written, MAX_EDIT, lambda left: f"...[{left} characters]...")
+    return f"{who} changed the arguments of this call before it ran. It ran with: {shown}"
+
+
 def result_message(
-    data: ToolCompletedData, ts: Micros, event_id: EventId | None = None, decided: Decided | None = None
+    data: ToolCompletedData,
+    ts: Micros,
+    event_id: EventId | None = None,
+    decided: Decided | None = None,
+    changed: HookDecidedData | None = None,
 ) -> Message:
     """The `tool_result` message of a completed call. Its id is derived from the call, so it is stable.
 
     Args:
         decided: the approval of the call, of which the model is told what is not obvious.
+        changed: the decision of a policy hook that has changed the call's arguments.
     """
     parts, error = data.result, data.error
-    note = "" if decided is None or not decided.decision.startswith("allow") else note_of(decided)
+    note = note_of(decided, changed)
     if note and error is not None:
         error = f"{error}\n{note}"
     elif note:
@@ -58,6 +83,15 @@ def result_message(
         else blake2b(f"{data.tool_call_id}/{ts}".encode(), digest_size=16).hexdigest()
     )
     return Message(MessageId(f"message_{identity}"), "tool_result", content, to_rfc3339(ts))
+
+
+def with_text(message: Message, changed: Sequence[ChangedText]) -> Message:
+    """The message with its new text, if there is one for its id; what is not text stays."""
+    text = next((each.text for each in changed if each.id == message.id), None)
+    if text is None:
+        return message
+    others = (part for part in message.content if not isinstance(part, TextPart))
+    return msgspec.structs.replace(message, content=(TextPart(text), *others))
 
 
 def correction_message(data: OutputRejectedData, ts: Micros) -> Message:

@@ -20,12 +20,13 @@ from msgspec.structs import replace
 
 from perdure.domain.compaction import ContextCompactedData, summary_message
 from perdure.domain.decisions import Decided
-from perdure.domain.derived_messages import correction_message, missing_result, result_message
+from perdure.domain.derived_messages import correction_message, missing_result, result_message, with_text
 from perdure.domain.events import (
     AnyEvent,
     Event,
     FileWrittenData,
     HistoryAdaptation,
+    HookDecidedData,
     InputMessageData,
     OutputMessageCompletedData,
     OutputRejectedData,
@@ -69,6 +70,7 @@ HISTORY_TYPES = (
     ContextCompactedData.kind,
     FileWrittenData.kind,
     TurnStartedData.kind,
+    HookDecidedData.kind,
 )
 """The kinds of events that the conversation is folded from."""
 
@@ -171,7 +173,8 @@ class Conversation:
         self._calls: tuple[ToolCallPart, ...] = ()
         self._results: dict[str, Message] = {}
         self._notes: dict[str, Decided] = {}
-        """The decisions on calls that have no result yet."""
+        self._changed: dict[str, HookDecidedData] = {}
+        """The decisions on calls that have no result yet, and what policy hooks have changed of them."""
         self._reasoning = False
         self._begin = 0
 
@@ -225,13 +228,16 @@ class Conversation:
             self._entries += same
             self._tokens += _sum_of(same)
 
+    def unseen(self) -> list[Message]:
+        """The messages and results since the last model call."""
+        return [*self._results.values(), *(message for message, _ in self._waiting)]
+
     def upcoming(self) -> list[Message]:
         """All messages for the next model call without a budget, with results and messages since the last."""
         return [
             *self._summary_messages(),
             *(entry.message for entry in self._entries),
-            *self._results.values(),
-            *self._waiting_messages(),
+            *self.unseen(),
         ]
 
     def messages_before(self, begin: int) -> list[Message]:
@@ -244,9 +250,8 @@ class Conversation:
 
     def waiting_tokens(self) -> int:
         """Estimate the tokens that the next model call adds: messages and results since the last call."""
-        return sum(map(estimate_tokens, self._waiting_messages())) + sum(
-            map(self.result_tokens, self._results.values())
-        )
+        waiting = sum(estimate_tokens(message) for message, _ in self._waiting)
+        return waiting + sum(map(self.result_tokens, self._results.values()))
 
     def long_results(self, share: int) -> list[tuple[ToolCallPart, Message]]:
         """The results since the last model call with a longer text that is in no file, and their calls."""
@@ -404,7 +409,14 @@ class Conversation:
         if data.decided is not None:
             self._notes[call_of_question(data.tool_call_id)] = data.decided
         decided = self._notes.pop(data.tool_call_id, None)
-        self._results[data.tool_call_id] = result_message(data, event.ts, identity, decided)
+        changed = self._changed.pop(data.tool_call_id, None)
+        self._results[data.tool_call_id] = result_message(data, event.ts, identity, decided, changed)
+
+    def _hook_decided(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
+        data = event.read(HookDecidedData)
+        if data.tool_call_id is not None and data.arguments is not None:
+            self._changed[data.tool_call_id] = data
+        self._waiting = [(with_text(message, data.messages), begin) for message, begin in self._waiting]
 
     def _file_written(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         path = event.read(FileWrittenData).path
@@ -448,6 +460,7 @@ class Conversation:
         ContextCompactedData.kind: _compacted,
         FileWrittenData.kind: _file_written,
         TurnStartedData.kind: _turn_started,
+        HookDecidedData.kind: _hook_decided,
     }
     """By kind: folds an event with its sequence and, if the event is new, the id that it got."""
 
@@ -458,15 +471,13 @@ class Conversation:
             self._calls = ()
         self._results.clear()
         self._notes.clear()
+        self._changed.clear()
         for message, sequence in self._waiting:
             self._add(message, sequence - 1)
         self._waiting.clear()
 
     def _summary_messages(self) -> list[Message]:
         return [] if self.summary is None else [self.summary]
-
-    def _waiting_messages(self) -> tuple[Message, ...]:
-        return tuple(message for message, _ in self._waiting)
 
 
 def _sum_of(entries: list[Entry]) -> int:

@@ -105,6 +105,8 @@ def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
     if data.queued:
         waiting = _queued(old.queued, event, message)  # it waits for its own turn
         return replace(old, preview=preview, queued=waiting)
+    if old.status == "paused" and data.origin is not None:
+        return replace(old, preview=preview)  # only a person's message makes the turn try again
     if old.status in ("active", "waiting_for_tool_results", "paused"):
         return replace(_with_parked(old, old.parked), status="active", preview=preview)
     turn_id = event.context.turn_id

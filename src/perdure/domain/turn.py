@@ -22,6 +22,7 @@ from perdure.domain.events import (
     ActStartedData,
     AnyEvent,
     BudgetResumedData,
+    HookDecidedData,
     InputMessageData,
     LlmGenerationData,
     OutputAcceptedData,
@@ -352,7 +353,21 @@ def _tool_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Calling):
         return state
     data = event.read(ToolStartedData)
-    return _with_status(state, data.tool_call.id, Started(data.replayable, data.resumable, event.ts))
+    status = Started(data.replayable, data.resumable, event.ts)
+    return _with_status(state, data.tool_call.id, status, vetted=True)
+
+
+def _hook_decided(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    """A hook has replaced a call's arguments: a person who approved others is asked again."""
+    data = event.read(HookDecidedData)
+    if not isinstance(state, Calling) or data.tool_call_id is None or data.arguments is None:
+        return state
+    state = _with_status(state, data.tool_call_id, ANNOUNCED, vetted=True)
+    calls = (
+        replace(call, arguments=data.arguments) if call.id == data.tool_call_id else call
+        for call in state.calls
+    )
+    return replace(state, calls=tuple(calls))
 
 
 def _call_went_on(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -426,9 +441,15 @@ def _handed_off(state: TurnState, event: AnyEvent, head: int) -> TurnState:
 
 
 def _with_status(
-    state: Calling, call_id: ToolCallId, status: CallStatus, edited: JsonObject | None = None
+    state: Calling,
+    call_id: ToolCallId,
+    status: CallStatus,
+    edited: JsonObject | None = None,
+    *,
+    vetted: bool = False,
 ) -> Calling:
-    more = {} if edited is None else {"arguments": edited, "edited": True}
+    more = {} if edited is None else {"arguments": edited, "edited": True, "vetted": False}
+    more |= {"vetted": True} if vetted else {}
     calls = (replace(call, status=status, **more) if call.id == call_id else call for call in state.calls)
     return replace(state, calls=tuple(calls))
 
@@ -462,6 +483,7 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     ToolParkedData.kind: _tool_parked,
     ToolResumedData.kind: _tool_resumed,
     SessionHandedOffData.kind: _handed_off,
+    HookDecidedData.kind: _hook_decided,
 }
 """By kind: computes the state after the event with sequence `head`. `fold` sets the state's own `head`.
 

@@ -31,6 +31,7 @@ from perdure.domain.files import Content
 from perdure.domain.ids import SessionId
 from perdure.domain.messages import Message
 from perdure.domain.pending import steering
+from perdure.domain.policy_hooks import for_event
 from perdure.domain.spending import Refusal
 from perdure.domain.steps import Started
 from perdure.domain.turn import Answered, Calling, Idle, Reasoning, TurnState, Waiting
@@ -43,6 +44,7 @@ from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.deferred import ended_tasks, in_background
 from perdure.engine.found_tools import commit_with_tools, is_outdated
+from perdure.engine.hooks import vet_calls, vet_model_call
 from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
@@ -269,8 +271,8 @@ async def _start(run: Run, action: StartTurn) -> None:
         await run.commit(opening)  # the next step fails the turn, with a message for the user
         return
     agent, choice = run.prepared
-    if is_full(run, agent, choice, queued):
-        await run.commit(opening)  # the next step compacts the history first
+    if is_full(run, agent, choice, queued) or for_event(agent.hooks, "before_model"):
+        await run.commit(opening)  # the next step compacts the history first, or asks the hooks
     else:
         await _call(run, turn, agent, choice, opening)
 
@@ -289,6 +291,8 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
     if run.prepared is None:
         raise AssertionError(f"{type(action).__name__} needs the layers, and they are not resolved")
     agent, choice = run.prepared
+    if not isinstance(action, CallModel) and not await vet_calls(run, agent, action.calls):
+        return
     match action:
         case CallModel(resumed=True):
             if lost := instead_of_resuming(run, choice):
@@ -321,6 +325,8 @@ async def _begin_call(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelC
         return  # the log has moved
     if files:
         await run.commit(files)
+    elif not await vet_model_call(run, agent, choice):
+        return
     elif is_full(run, agent, choice):
         await compact(run, turn, agent, choice, "proactive_budget")
     else:

@@ -25,13 +25,16 @@ from perdure.domain.background import LATER, ToolTask, read_spec
 from perdure.domain.calls import CallState
 from perdure.domain.effects import Verified, effects_under, part_key
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, UnreadableEvent
-from perdure.domain.events import Event, FileWrittenData, ToolStartedData
+from perdure.domain.events import Event, FileWrittenData, HookDecidedData, ToolStartedData
 from perdure.domain.files import Content
 from perdure.domain.messages import JsonValue
+from perdure.domain.policy_hooks import BLOCKED
 from perdure.domain.redaction import Redactor
 from perdure.domain.tasks import TaskError
 from perdure.domain.times import Micros
 from perdure.engine.context import Engine
+from perdure.engine.hook_questions import AskedCall
+from perdure.engine.hooks import review, reviews
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, ask_until_late
 from perdure.engine.outages import outlast
 from perdure.engine.tool_outcomes import REFUSED, REJECTED, Failure, as_raw_output, error_text, failure_of
@@ -55,6 +58,7 @@ class CallEnd(Struct, frozen=True):
     Attributes:
         files: the files that it wrote.
         result_path: the file with the whole result, if the text is cut.
+        decided: what policy hooks have decided about the outcome.
     """
 
     text: str = ""
@@ -62,6 +66,7 @@ class CallEnd(Struct, frozen=True):
     error: TaskError | None = None
     files: tuple[FileWrittenData, ...] = ()
     result_path: str | None = None
+    decided: tuple[HookDecidedData, ...] = ()
 
 
 class BackgroundCall(Struct, frozen=True):
@@ -192,18 +197,47 @@ async def make_call(
         CancelledError: nothing else; whatever the tool raises is how the call ends.
     """
     context = _context(call, progress)
+    output: RawOutput | None = None
+    failure: Failure | None = None
+    kind = ""
     try:
         output = await _output(call, context, began_at)
     except Exception as error:  # noqa: BLE001 (a bug in a tool fails the call, not the worker)
         await _learn_secrets(call)
         failure = failure_of(call.redactor, call.bound, call.spec.tool, error, call.spec.time_limit)
-        late = failure.unknown and not isinstance(error, Interrupted)
-        found = await _verified(call, context, began_at=None) if late else None
-        if found is None or found.outcome != "done":
-            return CallEnd(error=_error_of(failure, error))
-        output = as_raw_output(ToolOutcome(found.value))
+        kind = _kind_of(failure, error)
+        if isinstance(error, Interrupted):  # its tool did not run in this attempt
+            return CallEnd(error=TaskError(kind, failure.error))
+        found = await _verified(call, context, began_at=None) if failure.unknown else None
+        if found is not None and found.outcome == "done":
+            output = as_raw_output(ToolOutcome(found.value))
     await _learn_secrets(call)
-    return await _fitted(call, output)
+    return await _reviewed(call, output, failure, kind)
+
+
+async def _reviewed(
+    call: BackgroundCall, output: RawOutput | None, failure: Failure | None, kind: str
+) -> CallEnd:
+    """How the call ends, once policy hooks have decided about its outcome."""
+    asked = AskedCall(
+        call.task.turn_id,
+        call.spec.tool_call_id,
+        call.spec.tool,
+        call.arguments,
+        call.arguments,
+        call.task.effect_key,
+        call.bound,
+        call.spec.made_by or call.row.own_agent(),
+        in_background=True,
+    )
+    reviewed = await review(call, call.agent, asked, output, failure)
+    if reviewed.output is not None:
+        return replace(await _fitted(call, reviewed.output), decided=reviewed.records)
+    withheld = bool(reviewed.records) and reviewed.records[-1].decision == "block"
+    said = "" if reviewed.failure is None else reviewed.failure.error
+    files = () if output is None else output.files
+    error = TaskError(BLOCKED if withheld else kind, said)
+    return CallEnd(error=error, files=files, decided=reviewed.records)
 
 
 async def _output(call: BackgroundCall, context: ToolContext, began_at: Micros | None) -> RawOutput:
@@ -241,13 +275,14 @@ async def _verified(call: BackgroundCall, context: ToolContext, began_at: Micros
     )
 
 
-def _error_of(failure: Failure, error: Exception) -> TaskError:
+def _kind_of(failure: Failure, error: Exception) -> str:
     known = error.code if isinstance(error, PerdureError) else "tool_failed"
-    return TaskError(_KINDS.get(failure.status, known), failure.error)
+    return _KINDS.get(failure.status, known)
 
 
 def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolContext:
     engine, row, task = call.engine, call.row, call.task
+    silent = reviews(call.agent, call.spec.tool)
     return ToolContext(
         org_id=row.org_id,
         session_id=row.id,
@@ -255,7 +290,7 @@ def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolConte
         turn_id=task.turn_id,
         tool_call_id=call.spec.tool_call_id,
         now=engine.clock.now,
-        progress=lambda line: progress(call.redactor.text(line)),
+        progress=lambda line: None if silent else progress(call.redactor.text(line)),
         output=lambda stream, text: None,
         redactor=call.redactor,
         locale=row.locale,

@@ -25,6 +25,7 @@ from perdure.engine.output_formats import OutputFormats
 from perdure.engine.suspects import Suspects
 from perdure.llm.breakers import Breakers
 from perdure.llm.catalog import Catalog
+from perdure.net.hook_http import HookClient
 from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
@@ -121,3 +122,4 @@ class Engine(Struct, frozen=True):
     turns: ParkedTurns = field(default_factory=ParkedTurns)
     breakers: Breakers = field(default_factory=Breakers)
     fit: FitProviders = field(default_factory=FitProviders)
+    hooks: HookClient = field(default_factory=HookClient)

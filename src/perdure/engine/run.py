@@ -72,6 +72,8 @@ class Run:
         self.redactor = Redactor({})
         self.secret_arguments: dict[str, JsonValue] = {}
         """By call id: arguments with their secrets, as the model wrote them. The log has them redacted."""
+        self.vetted: dict[str, JsonValue] = {}
+        """By the key of a call that has not started: the arguments that policy hooks have allowed."""
         self.admission: Admission | None = None
         """The time alone of a suspect, which ends with its first append."""
         self._marks: dict[Micros, float] = {}

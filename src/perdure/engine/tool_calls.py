@@ -36,6 +36,7 @@ from perdure.engine.background import begin_task, begins_task
 from perdure.engine.batches import act_completed
 from perdure.engine.deferred import Callbacks, parked_call, promised
 from perdure.engine.handoffs import check_agent, log_for
+from perdure.engine.hooks import Reviewed, asked_call, review, reviews
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
 from perdure.engine.live import ToolText
 from perdure.engine.loading import loaded_by
@@ -58,11 +59,12 @@ _LASTING = FileWrittenData | ToolsLoadedData
 
 
 class _Acting:
-    """Whose sign-in a call used, and the capability that it is of: its id and name."""
+    """Whose sign-in a call used, the capability that it is of (its id and name), and whether its tool ran."""
 
     def __init__(self, bound: BoundTool | None) -> None:
         self.identity: ActedAs | None = None
         self.capability = (bound.capability_id, bound.capability_name) if bound else (None, None)
+        self.ran = False
 
     def note(self, identity: ActedAs) -> None:
         self.identity = identity
@@ -163,6 +165,11 @@ async def _run_call(
         failure = failure_of(run.redactor, bound, call.name, error)
         if failure.unknown and not isinstance(error, Interrupted):
             output = await _looked_up(run, agent, bound, state, call)
+    written = () if output is None else output.files
+    reviewed = Reviewed(output, failure)
+    if acting.ran:
+        reviewed = await review(run, agent, asked_call(run, bound, state, call), output, failure)
+    output, failure = reviewed.output, reviewed.failure
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     now = run.engine.clock.now()
     context = tool_context(state, call.id)
@@ -182,8 +189,9 @@ async def _run_call(
         outcome_unknown=failure is not None and output is None and failure.unknown,
         acted_as=acting.identity,
     )
-    files = [] if fitted is None else [NewEvent(written, context, now) for written in fitted.files]
-    return [*files, *_loads(run, agent, state, call, output), NewEvent(data, context, now)]
+    also = [*(written if fitted is None else fitted.files), *reviewed.records]
+    events = [NewEvent(each, context, now) for each in also]
+    return [*events, *_loads(run, agent, state, call, output), NewEvent(data, context, now)]
 
 
 def _loads(
@@ -242,6 +250,7 @@ async def _attempt(
         # Before all other checks, because the call may have run.
         known = await _after_crash(run, agent, bound, state, call)
         if known is not None:
+            acting.ran = True
             return known
     if bound is None:
         raise PerdureError(_unknown_tool(call.name, agent), code="unknown_tool")
@@ -264,8 +273,7 @@ async def _attempt(
     steps = Steps(run, call, bound.tool.timeout)
     context = replace(
         _tool_context(run, agent, state, call),
-        progress=live.progress,
-        output=live.output,
+        **({} if reviews(agent, call.name) else {"progress": live.progress, "output": live.output}),
         callback=callbacks.open,
         step=steps,
         act_as=acting.note,
@@ -273,6 +281,7 @@ async def _attempt(
         log=partial(log_for, run, bound, state, call, loads=bool(_loads(run, agent, state, call, None))),
         check_agent=partial(check_agent, run),
     )
+    acting.ran = True
     try:
         tool = bound.tool
         outcome = await contain(

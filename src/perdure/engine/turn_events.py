@@ -33,6 +33,7 @@ from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.parked import CONSENT
 from perdure.domain.pending import first_of, steering
+from perdure.domain.policy_hooks import BLOCKED, UNAVAILABLE
 from perdure.domain.spans import act_context, reason_context, tool_context, turn_context
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
@@ -86,6 +87,8 @@ ADVICE = {
         "I stopped: again and again, the server was interrupted while it ran this turn's tools. One of them "
         "may be the cause. Send a message to continue without it."
     ),
+    BLOCKED: "I stopped: a policy does not allow me to go on with this.",
+    UNAVAILABLE: "I stopped: the policy that decides about this cannot be asked now. Please try again later.",
     "agent_archived": "This session's agent has been archived, so it cannot continue.",
 }
 """By error code: the message for people when a turn fails."""

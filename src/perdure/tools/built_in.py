@@ -17,6 +17,7 @@ from perdure.tools.handoff import handoff
 from perdure.tools.loop_detection import LOOP_DETECTION
 from perdure.tools.output_truncation import OUTPUT_TRUNCATION
 from perdure.tools.parallel_tool_calls import PARALLEL_TOOL_CALLS
+from perdure.tools.policy_hook import POLICY_HOOK
 from perdure.tools.prompt_caching import PROMPT_CACHING
 from perdure.tools.session import session
 from perdure.tools.session_file_system import session_file_system
@@ -57,6 +58,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
         TOOL_CALL_REPAIR,
         TOOL_SEARCH,
         TOOL_APPROVAL,
+        POLICY_HOOK,
     )
 
 

@@ -21,7 +21,20 @@ ANSWERS = (
         "See the error for what was wrong. Use a simpler schema, describe its fields, or use another model.",
     ),
 )
+POLICIES = (
+    (
+        "blocked_by_policy",
+        "A policy hook blocked the model call, or the result of a tool that ran in the background.",
+        "See the error for the hook's reason, and the event `hook.decided` for the hook.",
+    ),
+    (
+        "policy_unavailable",
+        "A policy hook gave no decision about a model call, and its configuration blocks then.",
+        "The event `hook.decided` says why (`failure`). Repair the hook, then send another message.",
+    ),
+)
 TASKS = (
+    *POLICIES,
     (
         "too_deep",
         "The session is too many levels below the first one of its tree to begin sub-agents.",

@@ -104,6 +104,11 @@ INVALID = (
         "Remove some of them.",
     ),
     (
+        "too_many_policy_hooks",
+        "The session has more than 10 policy hooks, with those of its harness, its agent and its parents.",
+        "Remove some of them.",
+    ),
+    (
         "unknown_field",
         "The body has a field that the server does not know, and the request has `Perdure-Strict: true`.",
         "Correct the name, or leave out the header: then the field is ignored, and named in `warnings`.",

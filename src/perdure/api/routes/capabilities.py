@@ -12,9 +12,11 @@ from perdure.api.routes.agents import Search
 from perdure.api.routes.sessions import Limit, Offset
 from perdure.app import capabilities as use
 from perdure.app import guardrails as trials
+from perdure.app import hook_tests as hook_use
 from perdure.domain.capabilities import CapabilityInfo
 from perdure.domain.guardrail_examples import guardrail_examples
 from perdure.domain.guardrail_trials import DryRunGuardrails, GuardrailExamples, GuardrailsDryRun
+from perdure.domain.hook_tests import AskHook, HookReply
 from perdure.domain.paging import Page
 
 
@@ -75,9 +77,33 @@ async def list_guardrail_examples(call: Call) -> GuardrailExamples:
     return guardrail_examples()
 
 
+@route(
+    "POST",
+    "/v1/capabilities/policy_hook/test",
+    "capabilities",
+    body_example={
+        "config": {
+            "url": "https://policy.example.com/decide",
+            "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        },
+        "event": "before_tool",
+        "tool_name": "web_fetch",
+        "arguments": {"url": "https://example.com/"},
+    },
+)
+async def ask_policy_hook(call: Call, body: AskHook) -> HookReply:
+    """Test a policy hook.
+
+    Asks the hook about a call that is made up (with `test`: true), as a session would, and returns what it
+    answered. Nothing is stored, and nothing else happens.
+    """
+    return await hook_use.ask_made_up(call.app, call.caller, body)
+
+
 ROUTES = (
     dry_run_guardrails,
     list_guardrail_examples,
     list_capabilities,
     get_capability,
+    ask_policy_hook,
 )

@@ -60,6 +60,7 @@ from perdure.domain.events.patience import (
     TurnParkedData,
     TurnResumedData,
 )
+from perdure.domain.events.policies import ChangedText, HookDecidedData
 from perdure.domain.events.tasks import (
     TaskCreatedData,
     TaskMessageReceivedData,
@@ -117,12 +118,14 @@ __all__ = [
     "BudgetPausedData",
     "BudgetResumedData",
     "BudgetWarningData",
+    "ChangedText",
     "ContextCompactedData",
     "ContextCompactingData",
     "Event",
     "EventContext",
     "FileWrittenData",
     "HistoryAdaptation",
+    "HookDecidedData",
     "InputMessageData",
     "LlmGenerationData",
     "LlmGenerationMetadata",
@@ -247,6 +250,7 @@ _CLASSES: tuple[type[EventData], ...] = (
     ToolCallRepairedData,
     ToolsLoadedData,
     LlmGenerationData,
+    HookDecidedData,
     ContextCompactingData,
     ContextCompactedData,
     FileWrittenData,
