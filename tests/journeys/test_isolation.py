@@ -63,7 +63,7 @@ class Scene(NamedTuple):
             if (
                 each.method == "GET"
                 and not each.public
-                and each.id not in ENDLESS | {"list_tokens", "export_user_data"}
+                and each.id not in ENDLESS | {"list_tokens", "export_user_data", "get_spend"}
             ):
                 found[f"{each.id}"] = (await each.send(self.mine.http, self.mine.of(each))).text
         return found
