@@ -16,7 +16,7 @@ from perdure.domain.budget_periods import (
     window_seconds,
 )
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import BudgetId, OrgId, SessionId, id_schema
+from perdure.domain.ids import BudgetId, OrgId, SessionId
 from perdure.domain.messages import JsonObject
 from perdure.domain.model_profiles import ModelCost
 from perdure.domain.money import NANOS, to_nanos
@@ -249,7 +249,6 @@ class ResumedSession(BudgetCheckResult, frozen=True, omit_defaults=True, kw_only
 
 
 SubjectIdText = Annotated[str, Meta(max_length=100)]
-BudgetIdText = Annotated[str, id_schema("budget")]
 
 
 def to_amount(currency: Currency, amount: float, field: str, *, least: float = 0.0) -> int:
