@@ -214,6 +214,8 @@ FIGURES = (
     Figure("parents_cpu_pct", "trees", "the same, CPU added", "%", 1, everywhere=True),
     Figure("output_ms", "outputs", "a typed result of 23 fields: added to a turn", "ms", 0.3),
     Figure("output_cpu_ms", "outputs", "the same, server CPU", "ms"),
+    Figure("guardrail_ms", "guardrails", "one check: added to 500 streamed tokens", "ms", 1),
+    Figure("guardrails_ms", "guardrails", "a pattern, a list and card numbers: the same", "ms", 1),
     Figure("list_page_ms", "scale", "list 50 of 1,000 sessions", "ms"),
     Figure("list_ratio", "scale", "the same in 100,000", "x", 2, everywhere=True),
     Figure("search_page_ms", "scale", "search in 1,000 sessions", "ms"),

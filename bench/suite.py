@@ -9,6 +9,7 @@ from bench.callbacks import callbacks
 from bench.fallbacks import fallbacks
 from bench.figures import Once, Scale
 from bench.files import files
+from bench.guardrails import guardrails
 from bench.history import history
 from bench.mcp import mcp
 from bench.memory import memory
@@ -41,6 +42,7 @@ MEASURES: dict[str, Measure] = {
     "mcp": mcp,
     "trees": trees,
     "outputs": outputs,
+    "guardrails": guardrails,
     "scale": scale,
     "memory": memory,
     "soak": soak,

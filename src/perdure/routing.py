@@ -22,6 +22,7 @@ from perdure.api.routes import inbox as inbox_routes
 from perdure.api.routes import inbox_links as inbox_link_routes
 from perdure.api.routes import input_requests as input_request_routes
 from perdure.api.routes import invitations as invitation_routes
+from perdure.api.routes import limits as limit_routes
 from perdure.api.routes import mcp_servers as mcp_routes
 from perdure.api.routes import mcp_tools as mcp_tool_routes
 from perdure.api.routes import messages as message_routes
@@ -79,6 +80,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *harness_routes.ROUTES,
         *capability_routes.ROUTES,
         *account_routes.ROUTES,
+        *limit_routes.ROUTES,
         *invitation_routes.ROUTES,
         *command_routes.ROUTES,
         *task_routes.ROUTES,

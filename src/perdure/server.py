@@ -42,6 +42,7 @@ from perdure.wiring import Parts, load_tools, open_parts
 from perdure.worker.background import BackgroundTools
 from perdure.worker.budgets import BudgetSweep
 from perdure.worker.consent import Resumer
+from perdure.worker.limits import LimitSweep
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import STALE_AFTER, Sweep
@@ -132,6 +133,7 @@ async def _serve(
         if not parts.engine.public.url:
             parts.engine.public.url = _url_of(listener)
         await complete_parked(parts.database)
+        await parts.app.meter.refresh(parts.database, parts.app.now())
         await worker.start()
         # On SQLite this is the only process, so nobody can be running what is active now.
         left = await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else STALE_AFTER)
@@ -142,6 +144,7 @@ async def _serve(
         resuming = asyncio.create_task(Resumer(parts.app).run())
         telling = asyncio.create_task(TaskSweep(parts.app, parts.engine.clock).run())
         paying = asyncio.create_task(BudgetSweep(parts.app, parts.engine.clock).run())
+        limiting = asyncio.create_task(LimitSweep(parts.app).run())
         sending = asyncio.create_task(Deliverer(parts.app).run())
         sorting = asyncio.create_task(Sorter(parts.database).run())
         gc.collect()
@@ -157,6 +160,7 @@ async def _serve(
             resuming.cancel()
             telling.cancel()
             paying.cancel()
+            limiting.cancel()
             sending.cancel()
             sorting.cancel()
 

@@ -16,6 +16,7 @@ from msgspec.structs import FieldInfo, fields
 from perdure.domain.docstrings import read_docstring
 from perdure.domain.errors import InvalidInput
 from perdure.domain.hosts import is_loopback
+from perdure.domain.limits import LimitsPair, LimitValues
 from perdure.domain.network import PrivateAddresses, read_private
 
 LARGEST_FILE = 64 * 1024 * 1024
@@ -31,6 +32,10 @@ _BOUNDS = {
     "code_seconds": (1, 3600),
     "code_memory_bytes": (64 << 20, 1 << 40),
     "code_output_bytes": (1, 4 << 20),
+    "max_active_turns": (0, math.inf),
+    "max_open_sessions": (0, math.inf),
+    "requests_per_minute": (0, math.inf),
+    "tokens_per_minute": (0, math.inf),
 }
 """Minimum and maximum; other whole numbers must be 1 or more, other numbers 0 or more."""
 
@@ -88,6 +93,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         code_memory_bytes: maximum memory of one run in bytes, without its files.
         code_processes: maximum number of processes and threads of one run.
         code_output_bytes: maximum output of one run in bytes; the rest is discarded.
+        max_turns: maximum number of turns that a process runs at a time; others wait, and organizations take
+            turns.
+        max_active_turns: maximum number of turns that an organization runs at a time; others wait; 0 for no
+            limit. Organizations can set lower limits, and limits of their users.
+        max_open_sessions: maximum number of an organization's sessions that are not archived; 0 for no limit.
+        requests_per_minute: maximum number of requests of an organization in a minute; 0 for no limit.
+        tokens_per_minute: about how many input and output tokens an organization's model calls may use in a
+            minute; turns wait then; 0 for no limit.
         log_level: the lowest level to log: debug, info, warning or error.
     """
 
@@ -127,6 +140,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     code_memory_bytes: int = 536_870_912
     code_processes: int = 32
     code_output_bytes: int = 262_144
+    max_turns: int = 1_000
+    max_active_turns: int = 1_000
+    max_open_sessions: int = 10_000
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
     log_level: str = "info"
 
     @property
@@ -136,6 +154,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def tool_files(self) -> tuple[Path, ...]:
         return tuple(Path(path) for path in self.tools.split(":") if path)
+
+    def limits(self) -> LimitsPair:
+        """The limits that no organization's own are above."""
+        return LimitsPair(
+            LimitValues(
+                self.max_active_turns or None,
+                self.max_open_sessions or None,
+                self.requests_per_minute or None,
+                self.tokens_per_minute or None,
+            )
+        )
 
     @property
     def is_loopback(self) -> bool:

@@ -18,6 +18,7 @@ from perdure.app.accounts import bootstrap
 from perdure.app.context import App, Services
 from perdure.app.login import create_token
 from perdure.capabilities.arguments import ArgumentChecks
+from perdure.capabilities.guard_services import GuardServices
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.port import Capability
 from perdure.capabilities.public_url import PublicUrl
@@ -51,6 +52,7 @@ from perdure.store.master_key import (
     read_key_files,
     stage_key,
 )
+from perdure.store.meter import Meter
 from perdure.store.migrate import migrate
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
@@ -216,6 +218,8 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             private_addresses=settings.private_addresses,
             local_mcp=local_mcp,
             mcp=mcp,
+            meter=Meter(settings.limits(), alone=not settings.database_url),
+            guard=_guard(settings, database, vault, drivers, catalog),
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
         app = App(
@@ -237,10 +241,22 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             turns=app.turns,
             breakers=app.breakers,
             hooks=hooks,
+            meter=app.meter,
+            guard=services.guard,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))
         yield Parts(database, bus, queue, app, engine)
+
+
+def _guard(
+    settings: Settings, database: Database, vault: Vault, drivers: DriverPool, catalog: Catalog
+) -> GuardServices:
+    return GuardServices(
+        *(database, vault, drivers.driver_for, drivers.config_for),
+        catalog=catalog,
+        private=settings.private_addresses,
+    )
 
 
 def _policy(settings: Settings, limits: FileLimits) -> Policy:
@@ -308,7 +324,7 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
         database: Database = await open_sqlite(settings.data_folder / "perdure.db")
         stack.push_async_callback(database.close)
         await migrate(database)
-        return database, LocalBus(), LocalQueue(_Spawner())
+        return database, LocalBus(), LocalQueue(_Spawner(), settings.max_turns)
     try:
         from perdure.store.postgres.bus import PostgresBus
         from perdure.store.postgres.database import open_postgres
@@ -324,7 +340,7 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
     stack.push_async_callback(notifier.close)
     bus = PostgresBus(postgres, notifier)
     stack.push_async_callback(bus.close)
-    queue = await open_postgres_queue(postgres, notifier)
+    queue = await open_postgres_queue(postgres, notifier, settings.max_turns)
     stack.push_async_callback(queue.close)
     return postgres, bus, queue
 

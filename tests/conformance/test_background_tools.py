@@ -18,6 +18,7 @@ from perdure.app.session_ends import cancel_turn, delete_session, stop_task
 from perdure.app.storage import put_secrets
 from perdure.app.task_news import settle
 from perdure.app.task_reports import Report
+from perdure.domain.decisions import StandingDecision
 from perdure.domain.effects import NOT_DONE, UNKNOWN, Verified, done, part_key
 from perdure.domain.errors import ToolError
 from perdure.domain.events import ActCompletedData
@@ -382,7 +383,8 @@ async def test_a_task_whose_tool_cannot_be_run_fails(
     await run(lambda tx: tx.run(damaged, sessions["damaged"]))
     rejected = await house.parts.database.read(lambda tx: look_session(tx, sessions["rejected"]))
     assert rejected is not None
-    await run(lambda tx: set_standing_approval(tx, rejected, "again", "reject_always"))
+    always = StandingDecision("reject_always")
+    await run(lambda tx: set_standing_approval(tx, rejected, "again", always))
     prepare = module.prepare
 
     async def broken(engine: object, task: TaskRow) -> object:

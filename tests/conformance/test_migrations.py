@@ -147,10 +147,12 @@ RELEASED = {
     23: "90c076d3fa18787beeb40a78cea81aa9d32943a75a57d1b9b1ed66f2399bb7e5",
     24: "7e2fc24a5cb8d7dca1a9fe6cc757cdb77de7a08fb75deee465f1b26d403abbd3",
     25: "d1027b1d56c6061435c3c827d198eb72893e4811a1cd461c777717bfe6b76905",
+    26: "ddbeb1e5faefc4c765b35bd5302d2a9b3ae911e8c287c03d2b5cdf1d50993bf6",
     27: "523a502e1fd1dce5e8b2c7392c9e0caa5a549c7dedc5e6473e1a94e9c9377319",
     28: "b5a130c3e2b92f00e2f9ecbd3697c71e55e5df954e96c1fb513beb7fcee1a7b8",
+    29: "b38f10a656a72c8b5cbae6969dde5318048126ba1c9134e2fb065944ee1088af",
     30: "269451cfcd363a36c596250e98abaf5cb01fa96157c7d363c642e5cfff626a0d",
-    26: "ddbeb1e5faefc4c765b35bd5302d2a9b3ae911e8c287c03d2b5cdf1d50993bf6",
+    31: "aa058fe665b8c853318abb0f392541f1e030369f6337820287fbad3d34fc2fff",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

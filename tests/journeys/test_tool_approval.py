@@ -19,19 +19,25 @@ READING = {
     "read_many_files", "sql_query", "sql_schema", "stat_file", "wait_tasks", "write_todos",
 }  # fmt: skip
 CHANGING = {
-    "cancel_schedule", "cancel_task", "create_schedule", "edit_file", "kv_store", "message_task",
+    "cancel_task", "edit_file", "kv_store", "message_task",
     "report_to_parent", "secret_store", "spawn_agent", "write_file", "write_session_title", "web_fetch",
 }  # fmt: skip
+PERSISTENT = {"cancel_schedule", "create_schedule"}
 DESTROYING = {"bash", "delete_file", "run_python", "sql_execute"}
 
 
 @pytest.mark.parametrize(
     ("mode", "asked"),
-    [("off", set()), ("normal", DESTROYING), (None, DESTROYING), ("protective", DESTROYING | CHANGING)],
+    [
+        ("off", set()),
+        ("normal", DESTROYING | PERSISTENT),
+        (None, DESTROYING | PERSISTENT),
+        ("protective", DESTROYING | PERSISTENT | CHANGING),
+    ],
 )
 def test_each_mode_asks_about_these_built_in_tools_and_no_others(mode: str | None, asked: set[str]) -> None:
     tools = [tool for capability in catalogue() for tool in capability.tools(None)]
-    assert {tool.name for tool in tools} == READING | CHANGING | DESTROYING
+    assert {tool.name for tool in tools} == READING | CHANGING | PERSISTENT | DESTROYING
     config = None if mode is None else {"mode": mode}
     assert {tool.name for tool in tools if TOOL_APPROVAL.gate(config, tool)} == asked
 

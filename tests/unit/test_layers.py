@@ -19,6 +19,7 @@ from perdure.capabilities import (
 from perdure.capabilities.layers import Layer
 from perdure.capabilities.registry import Registry
 from perdure.capabilities.resolve import features_of, resolve
+from perdure.domain.decisions import StandingDecision
 from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import JsonObject
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool
@@ -187,11 +188,13 @@ def test_two_tools_of_one_name_are_refused(kind: str) -> None:
     ("standing", "gated", "rejected"),
     [
         ({}, True, False),
-        ({"files_tool": "allow_always"}, False, False),
-        ({"files_tool": "reject_always"}, False, True),
+        ({"files_tool": StandingDecision("allow_always")}, False, False),
+        ({"files_tool": StandingDecision("reject_always")}, False, True),
     ],
 )
-def test_a_standing_decision_replaces_the_gate(standing: dict[str, str], gated: bool, rejected: bool) -> None:
+def test_a_standing_decision_replaces_the_gate(
+    standing: dict[str, StandingDecision], gated: bool, rejected: bool
+) -> None:
     layer = Layer(
         "session",
         None,

@@ -47,3 +47,23 @@ async def test_what_cannot_be_stored_is_replaced_in_every_piece() -> None:
 async def test_text_that_the_log_will_not_contain_is_not_published() -> None:
     assert await published("x" * MAX_TEXT, "y", "z") == ["x" * MAX_TEXT]
     assert await published("x", "y" * MAX_TEXT, "z") == ["x", "y" * MAX_TEXT + "z"]
+
+
+async def test_a_checked_text_that_was_not_held_back_is_published_once() -> None:
+    bus = LocalBus()
+    subscription = bus.subscribe(SESSION)
+    live = LiveText(
+        bus,
+        session_id=SESSION,
+        turn_id=TurnId("turn_1"),
+        message_id=MessageId("message_1"),
+        sequence=1,
+        interval=60.0,
+        context="{}",
+        redactor=Redactor({}),
+    )
+    live.add("text", "a")
+    live.add("text", "b")
+    live.finish_checked({"text": "ab"})
+    signals, _ = subscription.drain()
+    assert [signal.text for signal in signals if isinstance(signal, Live)] == ["a", "b"]

@@ -12,7 +12,8 @@ from perdure.capabilities.layers import Layer
 from perdure.capabilities.policy import Policy, loosens, policy_of
 from perdure.capabilities.registry import Registry
 from perdure.capabilities.resolve import ResolvedAgent, resolve
-from perdure.domain.guards import Guard
+from perdure.domain.decisions import StandingDecision
+from perdure.domain.guards import Guard, GuardedFiles
 from perdure.domain.hosts import host_name, same_origin
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import combine
@@ -115,8 +116,12 @@ def test_a_layer_of_policies_only_brings_nothing_else_along() -> None:
         ("/workspace/AGENTS.md", True),
         ("//x/..//./AGENTS.md", True),
         (" /AGENTS.md ", True),
-        ("/agents.md", False),
-        ("/docs/AGENTS.md", False),
+        ("/agents.md", True),
+        ("/docs/AGENTS.md", True),
+        ("/.agents/skills/pdf/SKILL.md", True),
+        ("/workspace/.Agents/x", True),
+        ("/docs", False),
+        ("/.agents.md", False),
         ("/AGENTS.md.bak", False),
         ("/bad\x00", False),
         (None, False),
@@ -128,13 +133,28 @@ def test_normal_mode_asks_before_instructions_are_written(path: Any, asks: bool)
     rules = resolve([layer(*refs, approval({"mode": "normal"}))], REGISTRY).rules
     for tool in ("write_file", "edit_file"):
         assert rules.guarded[tool].covers({"path": path}) is asks
-    assert set(rules.guarded) == {"write_file", "edit_file"}
+    assert set(rules.guarded) == {"write_file", "edit_file", "delete_file"}
     assert not rules.guarded["write_file"].covers("not an object")
-    for mode in ("off", "protective"):
-        assert not resolve([layer(*refs, approval({"mode": mode}))], REGISTRY).rules.guarded
-    standing = {"write_file": "allow_always"}
-    rules = resolve([layer(*refs, approval({"mode": "normal"}))], REGISTRY, standing).rules
-    assert set(rules.guarded) == {"edit_file"}
+    assert resolve([layer(*refs, approval({"mode": "protective"}))], REGISTRY).rules.guarded == rules.guarded
+    assert not resolve([layer(*refs, approval({"mode": "off"}))], REGISTRY).rules.guarded
+
+
+@pytest.mark.parametrize(
+    ("decision", "left"),
+    [
+        (StandingDecision("allow_always"), {"edit_file", "delete_file"}),  # of an older release
+        (StandingDecision("allow_always", covers=("persistent_change",)), {"edit_file", "delete_file"}),
+        (StandingDecision("allow_always", covers=()), {"write_file", "edit_file", "delete_file"}),
+        (StandingDecision("reject_always", covers=()), {"edit_file", "delete_file"}),
+    ],
+)
+def test_a_tool_that_is_always_allowed_still_asks_about_instructions_unless_that_was_the_question(
+    decision: StandingDecision, left: set[str]
+) -> None:
+    refs = (CapabilityRef("agent_instructions"), FILES, approval({"mode": "protective"}))
+    rules = resolve([layer(*refs)], REGISTRY, {"write_file": decision}).rules
+    assert "write_file" not in rules.gated
+    assert set(rules.guarded) == left
 
 
 def test_other_files_of_instructions_are_guarded_too() -> None:
@@ -142,7 +162,12 @@ def test_other_files_of_instructions_are_guarded_too() -> None:
     guard = resolve([layer(*refs)], REGISTRY).rules.guarded["write_file"]
     house = {"/docs/HOUSE.md", "/workspace/docs/HOUSE.md"}
     # Those of the default stay guarded: another session on the same files may read them.
-    assert guard == Guard("path", frozenset(house | {"/AGENTS.md", "/workspace/AGENTS.md"}))
+    files = GuardedFiles(frozenset(house | {"/AGENTS.md", "/workspace/AGENTS.md"}))
+    assert guard == Guard("path", files)
+    for path in ("/docs/HOUSE.md", "/DOCS/house.md", "/docs", "/", "/workspace", "/.agents"):
+        assert files.has(path), path
+    for path in ("/HOUSE.md", "/docs/x/HOUSE.md", "/docs/HOUSE.md.txt", "/doc", "/agents"):
+        assert not files.has(path), path
     none = layer(CapabilityRef("agent_instructions", {"files": []}))
     assert resolve([layer(*refs), none], REGISTRY).rules.guarded["write_file"] == guard
 

@@ -13,6 +13,7 @@ from perdure.capabilities.layers import Layer, LayerRow, SessionLayers
 from perdure.capabilities.port import Capability, Discovered, DiscoveryContext
 from perdure.capabilities.registry import Registry
 from perdure.capabilities.resolve import ResolvedAgent, resolve_session
+from perdure.domain.decisions import StandingDecision
 from perdure.domain.ids import new_id
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile
@@ -68,7 +69,7 @@ async def test_equal_layers_are_resolved_once() -> None:
         layers(CapabilityRef("plain", {"n": 2})),
         layers(),
         layers(CapabilityRef("plain", {"n": 1}), max_iterations=3),
-        layers(CapabilityRef("plain", {"n": 1}), standing={"tool": "reject_always"}),
+        layers(CapabilityRef("plain", {"n": 1}), standing={"tool": StandingDecision("reject_always")}),
         msgspec.structs.replace(layers(), layers=(Layer("harness", "h", "You do not help."),)),
     ],
     ids=["a configuration", "a capability", "a limit", "a decision", "a prompt"],

@@ -344,7 +344,9 @@ def test_what_belongs_to_a_turn_changes_nothing_while_none_runs(kind: str) -> No
     assert fold([event]) == Idle(head=1)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in OF_A_TURN if not kind.startswith(("llm.", "reason."))])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in OF_A_TURN if not kind.startswith(("llm.", "reason.", "turn.parked"))]
+)
 def test_what_belongs_to_another_phase_changes_nothing(kind: str) -> None:
     event = Event(event_id(1, 1, 1), "session_1", 1, kind, 1_000, "{}", "{}")
     assert fold([event], READY) == replace(READY, head=READY.head + 1)

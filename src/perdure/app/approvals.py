@@ -14,7 +14,8 @@ from perdure.app.storage import without_secrets
 from perdure.capabilities.tool_lists import read_list
 from perdure.domain.accounts import RANK, Caller
 from perdure.domain.calls import CallState, Parked
-from perdure.domain.decisions import ANYBODY, Decided, Decision
+from perdure.domain.data_flow import ReasonCode
+from perdure.domain.decisions import ANYBODY, Decided, Decision, StandingDecision
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput
 from perdure.domain.events import Event, NewEvent, SessionActivatedData, ToolCompletedData
 from perdure.domain.ids import OrgId, SessionId
@@ -35,7 +36,7 @@ from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn
 from perdure.store.queue import Job
 from perdure.store.sessions import SessionRow, append, get_session
-from perdure.store.standing_approvals import set_standing_approval
+from perdure.store.standing_approvals import set_standing_approval, standing_approvals
 
 REJECTED = "The user rejected this call."
 
@@ -121,10 +122,8 @@ async def decide_calls(
     """
     for verdict in verdicts:
         _check_may_decide(caller, row, verdict)
-        call, decision = verdict.call, verdict.decided.decision
-        if decision.endswith("_always"):
-            definition = await _definition_of(tx, row, state, call)
-            await set_standing_approval(tx, row, call.name, decision, definition)
+    if any(verdict.decided.decision.endswith("_always") for verdict in verdicts):
+        await _keep_standing(tx, row, state, verdicts)
     events = [event for verdict in verdicts for event in _decision_events(state, verdict, now)]
     if any(verdict.decided.reason or verdict.decided.arguments for verdict in verdicts):
         events = await _redacted(app, tx, row, events)
@@ -133,6 +132,27 @@ async def decide_calls(
         events.append(NewEvent(data, turn_context(state.turn), now))
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
     return await append(tx, row, events, now=now)
+
+
+async def _keep_standing(tx: Tx, row: SessionRow, state: Calling, verdicts: Sequence[Verdict]) -> None:
+    """Store the decisions that are for always, each for the reasons that the person was asked for.
+
+    A decision also covers what an earlier one of the same kind did, unless the tool has changed since.
+    """
+    known = await standing_approvals(tx, row.id)
+    for verdict in verdicts:
+        call, decision = verdict.call, verdict.decided.decision
+        if not decision.endswith("_always"):
+            continue
+        before, definition = known.get(call.name), await _definition_of(tx, row, state, call)
+        same = before is not None and (before.decision, before.definition) == (decision, definition)
+        covers = dict.fromkeys((*(before.covers if before is not None and same else ()), *_reasons(call)))
+        known[call.name] = StandingDecision(decision, definition, tuple(covers))
+        await set_standing_approval(tx, row, call.name, known[call.name])
+
+
+def _reasons(call: CallState) -> tuple[ReasonCode, ...]:
+    return call.status.reasons if isinstance(call.status, Parked) else ()
 
 
 async def _redacted(app: App, tx: Tx, row: SessionRow, events: list[NewEvent]) -> list[NewEvent]:
@@ -251,13 +271,26 @@ def _match_decisions(
 
 
 def with_standing(calls: Sequence[CallState], explicit: dict[str, Decided]) -> list[Verdict]:
-    """Return decisions by call id with those that follow: one for always covers all calls of its tool."""
-    standing = {
-        call.name: replace(explicit[call.id], arguments=None)
+    """Return decisions by call id with those that follow: one for always covers all calls of its tool.
+
+    One that allows them does not cover a call that is asked about for another reason.
+    """
+    standing = [
+        (call, replace(explicit[call.id], arguments=None))
         for call in calls
         if call.id in explicit and explicit[call.id].decision.endswith("_always")
-    }
-    decided = ((call, explicit.get(call.id, standing.get(call.name))) for call in calls)
+    ]
+
+    def follows(call: CallState) -> Decided | None:
+        found = (
+            decided
+            for other, decided in standing
+            if other.name == call.name
+            and (decided.decision == "reject_always" or set(_reasons(call)) <= set(_reasons(other)))
+        )
+        return next(found, None)
+
+    decided = ((call, explicit.get(call.id) or follows(call)) for call in calls)
     return [Verdict(call, decision) for call, decision in decided if decision is not None]
 
 

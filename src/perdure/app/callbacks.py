@@ -5,10 +5,12 @@ from __future__ import annotations
 from perdure.app.at_head import append_aside, tell_followers, write_at_head
 from perdure.app.content_checks import check_result
 from perdure.app.context import App
+from perdure.app.guarded import Checked, checked_results, session_guard
 from perdure.app.messages import append_message, result_event
 from perdure.app.participants import speaker_of_turn
 from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import without_secrets
+from perdure.capabilities.guarding import Guard
 from perdure.domain.accounts import Caller
 from perdure.domain.callbacks import (
     CallbackResult,
@@ -19,9 +21,10 @@ from perdure.domain.callbacks import (
     late_metadata,
 )
 from perdure.domain.calls import CallState, Parked
+from perdure.domain.data_flow import CALLBACK, External
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.errors import Gone, NotFound, TooLarge
-from perdure.domain.events import NewEvent, ToolCompletedData, ToolParkedData
+from perdure.domain.events import EventContext, NewEvent, ToolCompletedData, ToolParkedData
 from perdure.domain.ids import CallbackId, SessionId
 from perdure.domain.messages import InputPart, Message, TextPart
 from perdure.domain.spans import tool_context
@@ -78,6 +81,7 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
         raise _gone()
     if found.answered_at is not None:
         return
+    checked = await _checked_answer(app, found, result)
 
     async def work(tx: Tx) -> None:
         try:
@@ -94,19 +98,46 @@ async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
             raise _gone()
         await remove_callbacks_of_call(tx, callback)
         await add_callback(tx, callback.answered(answer, now))
+        (submitted,) = checked.results
         if callback.in_background:
-            late = _late_message(app, callback, result, now)
+            late = _late_message(app, callback, submitted, now)
             speaker = await speaker_of_turn(tx, row, callback.turn_id)
-            await append_message(app, tx, row, late, now, origin="callback", addressed=speaker)
+            events = checked.events(EventContext(), now)
+            row = await append_aside(app, tx, row, events, now) if events else row
+            await append_message(
+                *(app, tx, row, late, now),
+                origin="callback",
+                addressed=speaker,
+                external=(External(CALLBACK, callback.tool_name),),
+            )
             return
         state = await read_turn(tx, row, app.turns)
         call = _open_call(state, callback)
         if call is None or not isinstance(state, Calling):
             raise _gone()
-        submitted = ToolCallResult(call.id, result.value, result.error)
-        await _complete(app, tx, row, result_event(state, call, submitted, now), now)
+        events = checked.events(tool_context(state, call.id), now)
+        await _complete(app, tx, row, [*events, _event(state, call, submitted, now)], now)
 
     await write_at_head(app, work)
+
+
+def _event(state: Calling, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
+    return result_event(state, call, result, now, External(CALLBACK, call.name))
+
+
+async def _checked_answer(app: App, callback: CallbackRow, result: CallbackResult) -> Checked:
+    """Check a result with the session's guardrails, outside of any transaction."""
+
+    async def work(tx: Tx) -> Guard | None:
+        try:
+            row = await get_session(tx, callback.org_id, callback.session_id)
+        except NotFound:
+            raise _gone() from None
+        return await session_guard(app, tx, row)
+
+    guard, call_id = await app.database.read(work), callback.tool_call_id
+    submitted = ToolCallResult(call_id, result.value, result.error)
+    return await checked_results(guard, (submitted,), {call_id: callback.tool_name})
 
 
 async def _find(tx: Tx, digest: str, answer: str) -> CallbackRow | None:
@@ -141,15 +172,15 @@ def _open_call(state: TurnState, callback: CallbackRow) -> CallState | None:
     return call if waits or isinstance(call.status, Started) else None
 
 
-async def _complete(app: App, tx: Tx, row: SessionRow, event: NewEvent, now: Micros) -> None:
+async def _complete(app: App, tx: Tx, row: SessionRow, events: list[NewEvent], now: Micros) -> None:
     """End a call, and see to it that somebody continues the turn."""
-    after, stored = await append(tx, row, await without_secrets(app, tx, row, [event]), now=now)
+    after, stored = await append(tx, row, await without_secrets(app, tx, row, events), now=now)
     if row.resting or after.status == "active":
         await see_to_runner(app, tx, row, is_new=bool(row.resting))
     tell_followers(app, tx, after, stored)
 
 
-def _late_message(app: App, callback: CallbackRow, result: CallbackResult, now: Micros) -> Message:
+def _late_message(app: App, callback: CallbackRow, result: ToolCallResult, now: Micros) -> Message:
     """The message with a result that comes after the turn went on without it."""
     about = f"the call {callback.tool_call_id} of {callback.tool_name}, which continued in the background"
     content: tuple[InputPart, ...]
@@ -157,8 +188,8 @@ def _late_message(app: App, callback: CallbackRow, result: CallbackResult, now: 
         content = (TextPart(f"[An error ended {about}:]\n{result.error}"),)
     else:
         heading = f"[The result of {about}:]\n"
-        parts = content_of_result(result.value)
-        text = result.value if isinstance(result.value, str) else to_json(result.value)
+        parts = content_of_result(result.result)
+        text = result.result if isinstance(result.result, str) else to_json(result.result)
         content = (TextPart(heading + text),) if parts is None else (TextPart(heading), *parts)
     metadata = late_metadata(callback.id, callback.tool_call_id, callback.tool_name)
     return Message(app.new_id("message"), "user", content, to_rfc3339(now), metadata=metadata)
@@ -226,7 +257,7 @@ async def cancel_callback(app: App, caller: Caller, session_id: SessionId, callb
         data = ToolCompletedData(
             call.id, call.name, False, "cancelled", error=CANCELLED, outcome_unknown=True
         )
-        await _complete(app, tx, row, NewEvent(data, tool_context(state, call.id), now), now)
+        await _complete(app, tx, row, [NewEvent(data, tool_context(state, call.id), now)], now)
 
     await write_at_head(app, work)
 

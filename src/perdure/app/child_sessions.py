@@ -196,6 +196,7 @@ def _new(session_id: SessionId, parent: SessionRow, wanted: Wanted, now: Micros)
         parent_session_id=parent.id,
         metadata="{}",
         handed_from=None,
+        external=to_json(parent.external_sources()),
         root_session_id=parent.root_session_id or parent.id,
         depth=parent.depth + 1,
     )

@@ -9,9 +9,10 @@ from perdure.app.child_sessions import Files, Planned, Wanted, plan_child
 from perdure.app.context import Services
 from perdure.app.initial_files import write_initial_files
 from perdure.app.output_schemas import checked_output
+from perdure.app.session_room import room_for_session
 from perdure.app.task_answers import SPAWN
 from perdure.capabilities.port import Later, ToolContext
-from perdure.domain.errors import InvalidInput
+from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.events import (
     EventContext,
     InputMessageData,
@@ -39,7 +40,7 @@ from perdure.store.tasks import (
     count_unfinished,
     task_by_key,
 )
-from perdure.store.workspaces import get_workspace, hold_workspace
+from perdure.store.workspaces import external_of_files, get_workspace, hold_workspace, note_external
 
 
 class Spawn(Struct, frozen=True):
@@ -130,9 +131,11 @@ async def _begin(
 ) -> None:
     """Create the child's session with its first message and its job."""
     child = planned.row
-    events = [
-        NewEvent(SessionStartedData(child.harness_id, child.agent_id, child.model_id), EventContext(), now)
-    ]
+    if reached := await room_for_session(app, tx, child.org_id, child.owner_id):
+        raise Conflict(f"{reached.message()}: archive or delete some", code="too_many_sessions")
+    # Its first message is the parent's, who may repeat what it has read.
+    started = SessionStartedData(child.harness_id, child.agent_id, child.model_id, child.external_sources())
+    events = [NewEvent(started, EventContext(), now)]
     if planned.loaded:
         loaded = ToolsLoadedData(context.tool_call_id, planned.loaded)
         events.append(NewEvent(loaded, EventContext(), now))
@@ -153,7 +156,8 @@ async def _give_files(
     elif files == "fork":
         space = await get_workspace(tx, parent.org_id, parent.workspace())
         if space.file_count:
-            await hold_workspace(tx, child.org_id, child.workspace())
+            copy = await hold_workspace(tx, child.org_id, child.workspace())
+            await note_external(tx, copy, await external_of_files(tx, space.org_id, space.id))
             await copy_tree(tx, child.org_id, space.id, child.workspace(), now)
     await write_initial_files(app, tx, child, planned.files, now)
 

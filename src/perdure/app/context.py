@@ -14,6 +14,7 @@ from perdure.app.shares import Shares
 from perdure.app.waiters import Waiters
 from perdure.capabilities.arguments import ArgumentChecks
 from perdure.capabilities.features import FeatureCache
+from perdure.capabilities.guard_services import GuardServices
 from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Registry
 from perdure.domain.code import CodeBackEnd
@@ -31,6 +32,7 @@ from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
+from perdure.store.meter import Meter
 from perdure.store.parked_turns import ParkedTurns
 from perdure.store.providers import ProviderRow
 from perdure.store.queue import Queue
@@ -87,6 +89,8 @@ class Services(Struct, frozen=True):
         local_mcp: the MCP servers of the operator's file, by id.
         mcp: the client of MCP servers.
         turns: the turns that this process has parked.
+        meter: limits, and what is used of them.
+        guard: makes the guardrails' checks that need a service; without it, they count as not made.
     """
 
     database: Database
@@ -105,6 +109,8 @@ class Services(Struct, frozen=True):
     local_mcp: dict[str, LocalMcpServer] = {}
     mcp: LazyHosts = field(default_factory=LazyHosts)
     turns: ParkedTurns = field(default_factory=ParkedTurns)
+    meter: Meter = field(default_factory=Meter)
+    guard: GuardServices | None = None
 
 
 class App(Services, frozen=True, kw_only=True):

@@ -124,9 +124,11 @@ async def context_report(app: App, caller: Caller, session_id: SessionId) -> Ses
             tuple(sorted(name for name, each in agent.bound.items() if each.rejected)),
             agent.network.allowed,
             agent.network.blocked,
+            "ask" if any(each.watches_data() for each in agent.active) else "off",
         ),
         context_window_tokens=window,
         cumulative_usage=row.projection().usage,
+        external=row.external_sources(),
     )
 
 

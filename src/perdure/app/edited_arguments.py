@@ -8,7 +8,9 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
-from perdure.capabilities.layers import SessionLayers, acting, load_layers
+from perdure.capabilities.guarding import Guard
+from perdure.capabilities.layers import SessionLayers, acting, load_layers, read_layers
+from perdure.capabilities.model_choice import find_model
 from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.errors import InvalidInput, PerdureError, TooLarge
 from perdure.domain.files import Content
@@ -20,6 +22,7 @@ from perdure.domain.turn import TurnState
 from perdure.domain.turn_queries import offered_tools
 from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn
+from perdure.store.providers import UsableModel
 from perdure.store.sessions import SessionRow, get_session
 from perdure.store.storage import open_secrets
 from perdure.store.tool_lists import read_tool_list
@@ -87,7 +90,8 @@ async def check_edits(app: App, org_id: OrgId, session_id: SessionId, edits: Seq
 
     Raises:
         TooLarge: they are over the limit.
-        InvalidInput: they do not fit the schema, or the tool's arguments cannot be edited.
+        InvalidInput: they do not fit the schema, a guardrail forbids them, or the tool's arguments cannot be
+            edited.
     """
     for edit in edits:
         if len(msgspec.json.encode(edit.arguments)) > MAX_EDITED:
@@ -103,6 +107,7 @@ async def check_edits(app: App, org_id: OrgId, session_id: SessionId, edits: Seq
     agent = await waiting_agent(app, org_id, session_id)
     for edit in edits:
         await _check(app, agent, (org_id, session_id), edit)
+        await _check_guardrails(app, agent, org_id, session_id, edit)
 
 
 async def _check(app: App, agent: ResolvedAgent, owners: tuple[str, ...], edit: Edit) -> None:
@@ -118,6 +123,24 @@ async def _check(app: App, agent: ResolvedAgent, owners: tuple[str, ...], edit: 
         if error.retryable:
             raise
         raise InvalidInput(f"`{edit.field}`: {error.message}", code=INVALID, field=edit.field) from None
+
+
+async def _check_guardrails(
+    app: App, agent: ResolvedAgent, org_id: OrgId, session_id: SessionId, edit: Edit
+) -> None:
+    """Check the arguments like the model's, but for the approval that is given now."""
+    if not agent.guardrails.has("tool_use"):
+        return
+
+    async def own(tx: Tx) -> UsableModel | None:
+        row = await get_session(tx, org_id, session_id)
+        return await find_model(tx, org_id, await read_layers(tx, row))
+
+    guard = Guard(agent.guardrails, app.guard, org_id, own, Redactor({}))
+    verdict = await guard.value("tool_use", edit.arguments, edit.tool_name)
+    if verdict.changed:
+        reason = next(hit.reason_code for hit in verdict.hits if hit.action in ("block", "replace"))
+        raise _refused(edit, f"a guardrail forbids them (reason: {reason})", "guardrail_blocked")
 
 
 def _refused(edit: Edit, why: str, code: str) -> InvalidInput:

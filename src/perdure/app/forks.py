@@ -13,12 +13,14 @@ from perdure.app.feedback import fork_feedback
 from perdure.app.idempotency import Once, write_once
 from perdure.app.participants import fork_participants
 from perdure.app.running_turns import cancel_events
+from perdure.app.session_room import check_room_for_session
 from perdure.app.sessions import check_model, check_startable, to_session
 from perdure.app.variables import with_fork_values
 from perdure.capabilities.features import SessionFeatures
 from perdure.capabilities.layers import read_layers
 from perdure.capabilities.resolve import resolve
 from perdure.domain.accounts import Caller
+from perdure.domain.data_flow import UNKNOWN, External, with_sources
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.ids import SessionId, check_id
@@ -44,7 +46,7 @@ from perdure.store.sessions import IN_TURN, SessionRow, add_session, append, get
 from perdure.store.shell_states import copy_shell_state
 from perdure.store.storage import copy_storage
 from perdure.store.tool_lists import copy_tool_lists
-from perdure.store.workspaces import get_workspace, hold_workspace
+from perdure.store.workspaces import external_of_files, get_workspace, hold_workspace, note_external
 
 MAX_FORK = 100_000
 """The most events that a fork copies."""
@@ -117,6 +119,7 @@ async def _copy_at_once(
     projection = await _completed(tx, source, begun, through)
     row = await _copied_row(tx, caller, source, copy, body, projection, through, now)
     await check_fork_kept(app, tx, caller, source, row)
+    await check_room_for_session(app, tx, row.org_id, row.owner_id)
     await add_session(tx, row)
     done = 0
     while done < through:
@@ -164,6 +167,7 @@ async def _copy_in_parts(
 
     async def end(tx: Tx) -> Session:
         current = await get_session(tx, source.org_id, source.id)
+        await check_room_for_session(app, tx, row.org_id, row.owner_id)
         await show(tx, row)
         return await _complete(app, tx, current, row, body, now)
 
@@ -202,8 +206,10 @@ async def _complete(
 
 async def _copy_files(tx: Tx, source: SessionRow, row: SessionRow, now: Micros) -> None:
     """Create a workspace for the copy with the same files; their contents are shared."""
-    if (await get_workspace(tx, source.org_id, source.workspace())).file_count:
-        await hold_workspace(tx, row.org_id, row.workspace())
+    space = await get_workspace(tx, source.org_id, source.workspace())
+    if space.file_count:
+        copy = await hold_workspace(tx, row.org_id, row.workspace())
+        await note_external(tx, copy, await external_of_files(tx, space.org_id, space.id))
         await copy_tree(tx, row.org_id, source.workspace(), row.workspace(), now)
 
 
@@ -254,8 +260,15 @@ async def _copied_row(
         parked=to_json(projection.parked) if projection.parked else None,
         queued=to_json(projection.queued) if projection.queued else None,
         loaded_tools=to_json(projection.loaded_tools) if projection.loaded_tools else None,
+        external=to_json(_external_then(source, projection)),
         handed_from=handed_from,
     )
+
+
+def _external_then(source: SessionRow, projection: Projection) -> tuple[External, ...]:
+    """Return where text from outside came from, up to that point: an older release did not mark it."""
+    unknown = (UNKNOWN,) if UNKNOWN in source.external_sources() else ()
+    return with_sources(unknown, projection.external)
 
 
 def _agent_then(source: SessionRow, projection: Projection) -> tuple[AgentAt, str | None]:

@@ -7,6 +7,7 @@ from msgspec import Struct
 from perdure.app.context import App
 from perdure.app.input_requests import input_requests_of
 from perdure.domain.connections import SERVICE
+from perdure.domain.data_flow import AskReason
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.events import (
     ReasonStartedData,
@@ -59,6 +60,7 @@ class Question(Struct, frozen=True):
     display_name: str | None = None
     arguments: JsonValue = None
     approvers: Approvers = ANYBODY
+    reasons: tuple[AskReason, ...] = ()
     budget_id: BudgetId | None = None
 
 
@@ -128,6 +130,7 @@ def _approval(data: ToolCallRequestedData, index: int, ts: Micros, size: int) ->
         summary.display_name,
         about.get("arguments"),
         data.approvers or ANYBODY,
+        summary.reasons,
     )
 
 
@@ -190,6 +193,7 @@ def view_of(
         input_requests=requests,
         budget_id=question.budget_id,
         outcome=outcome,
+        reasons=question.reasons,
     )
 
 

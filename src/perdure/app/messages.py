@@ -11,16 +11,20 @@ from perdure.app.at_head import tell_followers, write_at_head
 from perdure.app.content_checks import check_result, checked_content
 from perdure.app.context import App, Services
 from perdure.app.damaged import damaged_message
+from perdure.app.guarded import Checked, checked_results, session_guard
 from perdure.app.idempotency import Once
 from perdure.app.output_schemas import checked_controls
 from perdure.app.participants import addressee
 from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
+from perdure.app.session_room import check_room_for_session
 from perdure.app.sessions import check_model
 from perdure.app.storage import without_secrets
 from perdure.app.task_wishes import cancel_awaited
 from perdure.app.variables import check_message_values, with_variables
+from perdure.capabilities.guarding import Guard
 from perdure.domain.accounts import Caller
-from perdure.domain.calls import CallState
+from perdure.domain.calls import CallState, Parked
+from perdure.domain.data_flow import External
 from perdure.domain.derived_messages import result_message
 from perdure.domain.errors import Conflict, InvalidInput, UnreadableEvent
 from perdure.domain.events import (
@@ -34,7 +38,7 @@ from perdure.domain.events import (
 from perdure.domain.ids import MAX_SEQUENCE, MessageId, SessionId
 from perdure.domain.messages import ContentPart, Controls, CreateMessage, Message, TextPart
 from perdure.domain.queued import check_queue
-from perdure.domain.spans import message_context, tool_context
+from perdure.domain.spans import act_context, message_context, tool_context
 from perdure.domain.speakers import Speaker
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
@@ -99,6 +103,7 @@ async def posting(
         spoken_to = row if speaker is None or steers else row.under(speaker.at())
         await check_message_values(tx, spoken_to, body.controls)
         if row.archived_at is not None:
+            await check_room_for_session(app, tx, row.org_id, row.owner_id)
             row = await set_archived(tx, row, now, archived=False)
         message = _message(body, controls, content, message_id, now)
         message = await append_message(app, tx, row, message, now, addressed=speaker)
@@ -143,6 +148,7 @@ async def append_message(
     *,
     origin: MessageOrigin | None = None,
     addressed: Speaker | None = None,
+    external: tuple[External, ...] = (),
 ) -> Message:
     """Append a user's message to a session whose row is locked.
 
@@ -152,6 +158,7 @@ async def append_message(
     Args:
         origin: what sends the message; None for a client.
         addressed: the participant that it is for; None for the session's own agent.
+        external: where text from outside in it, or in its sender's context, came from.
 
     Returns:
         The message as stored: with the session's secrets redacted, if it contains any.
@@ -172,7 +179,9 @@ async def append_message(
         ended = [*wished, *cancelled]
     running = row.turn_id if busy and policy not in ("queue", "interrupt") else None
     context = message_context(running or app.new_id("turn"), message.id)
-    data = InputMessageData(message, queued=policy == "queue", origin=origin, addressed=addressed)
+    data = InputMessageData(
+        message, queued=policy == "queue", origin=origin, addressed=addressed, external=external
+    )
     event = NewEvent(data, context, now, message.metadata, message.tags)
     (logged,) = await without_secrets(app, tx, row, [event])
     after, stored = await append(
@@ -273,15 +282,15 @@ async def submit_tool_results(
     """Append a client's results for all of its open calls at once; the turn then continues."""
     for index, result in enumerate(body.tool_results):
         check_result(result, f"tool_results[{index}]")
+    checked = await _checked_results(app, caller, session_id, body)
     now = app.now()
 
     async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...]]:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
-        state = await read_turn(tx, row, app.turns) if row.status == "waiting_for_tool_results" else None
-        if not isinstance(state, Calling):
-            raise Conflict("the session is not waiting for tool results", code="not_waiting_for_tool_results")
-        calls = _matched(parked_calls(state, "client"), body.tool_results)
-        events = [result_event(state, call, result, now) for call, result in calls]
+        state = await _waiting(app, tx, row)
+        calls = _matched(parked_calls(state, "client"), checked.results)
+        results = [result_event(state, call, result, now) for call, result in calls]
+        events = [*checked.events(act_context(state), now), *results]
         after, stored = await append(tx, row, await without_secrets(app, tx, row, events), now=now)
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
         return after, stored
@@ -289,6 +298,29 @@ async def submit_tool_results(
     row, stored = await write_at_head(app, work)
     app.bus.publish(Appended(row.id, row.head, stored))
     return SubmittedToolResults(len(body.tool_results), row.status)
+
+
+async def _waiting(app: App, tx: Tx, row: SessionRow) -> Calling:
+    """The turn, which waits for a client. Raises Conflict: it does not."""
+    state = await read_turn(tx, row, app.turns) if row.status == "waiting_for_tool_results" else None
+    if not isinstance(state, Calling):
+        raise Conflict("the session is not waiting for tool results", code="not_waiting_for_tool_results")
+    return state
+
+
+async def _checked_results(
+    app: App, caller: Caller, session_id: SessionId, body: SubmitToolResults
+) -> Checked:
+    """Check a client's results with the session's guardrails, outside of any transaction."""
+
+    async def work(tx: Tx) -> tuple[Guard | None, dict[str, str]]:
+        row = await get_session(tx, caller.organization_id, session_id)
+        state = await _waiting(app, tx, row)
+        _matched(parked_calls(state, "client"), body.tool_results)
+        return await session_guard(app, tx, row), {call.id: call.name for call in state.calls}
+
+    guard, names = await app.database.read(work)
+    return await checked_results(guard, body.tool_results, names)
 
 
 def _matched(
@@ -316,8 +348,20 @@ def _matched(
     return [(call, by_call[call.id]) for call in calls]
 
 
-def result_event(state: Calling, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
-    """The event that ends a call with a result from outside."""
+def result_event(
+    state: Calling,
+    call: CallState,
+    result: ToolCallResult,
+    now: Micros,
+    external: External | None = None,
+) -> NewEvent:
+    """The event that ends a call with what a client or a callback brings.
+
+    Args:
+        external: where the text in it came from, if not from the session's client.
+    """
+    if external is None and isinstance(call.status, Parked):
+        external = call.status.external
     succeeded = result.error is None
     text = result.result if isinstance(result.result, str) else to_json(result.result)
     content = content_of_result(result.result) or (TextPart(text),)
@@ -328,5 +372,6 @@ def result_event(state: Calling, call: CallState, result: ToolCallResult, now: M
         "success" if succeeded else "error",
         content if succeeded else None,
         result.error,
+        external=external,
     )
     return NewEvent(data, tool_context(state, call.id), now)

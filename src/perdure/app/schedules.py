@@ -19,6 +19,7 @@ from perdure.domain.messages import Message, TextPart
 from perdure.domain.schedules import (
     MAX_ACTIVE,
     MAX_KEPT,
+    SCHEDULED,
     CreateSchedule,
     Schedule,
     UpdateSchedule,
@@ -273,7 +274,7 @@ async def _fire(app: App, tx: Tx, row: ScheduleRow, now: Micros) -> int:
     next_at = None if row.cron is None else next_firing(row.cron, row.timezone, now)
     if not await take_firing(tx, row, next_at, now):
         return 0
-    metadata = {"scheduled": {"schedule_id": row.id, "due_at": to_rfc3339(row.next_at or now)}}
+    metadata = {SCHEDULED: {"schedule_id": row.id, "due_at": to_rfc3339(row.next_at or now)}}
     message = Message(
         app.new_id("message"), "user", (TextPart(row.message),), to_rfc3339(now), metadata=metadata
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure.app.context import App
 from perdure.app.session_ends import end_if_child
+from perdure.app.session_room import check_room_for_session
 from perdure.app.sessions import read_details
 from perdure.domain.accounts import Caller
 from perdure.domain.ids import SessionId
@@ -38,6 +39,8 @@ async def archive_session(app: App, caller: Caller, session_id: SessionId, *, ar
 
     async def work(tx: Tx) -> Session:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        if row.archived_at is not None and not archived:
+            await check_room_for_session(app, tx, row.org_id, row.owner_id)
         return await read_details(app, tx, caller, await set_archived(tx, row, now, archived=archived))
 
     session = await app.database.write(work)

@@ -17,6 +17,7 @@ from perdure.app.initial_files import mounts, write_initial_files
 from perdure.app.mcp_checks import check_inline
 from perdure.app.output_schemas import checked_output
 from perdure.app.ref_checks import check_configs, check_refs
+from perdure.app.session_room import check_room_for_session
 from perdure.app.tool_definitions import check_tools
 from perdure.app.variables import check_session_values, config_with_values
 from perdure.capabilities.features import Features, SessionFeatures
@@ -213,6 +214,7 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
         )
         started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
         check_size(row.config)
+        await check_room_for_session(app, tx, row.org_id, row.owner_id)
         row = await begin_session(tx, row, [NewEvent(started, EventContext(), now)], now=now)
         layers = [harness_layer(each) for each in await harness_chain(tx, row.org_id, row.harness_id)]
         layers += [*([] if agent is None else [agent_layer(agent)]), session_layer(row)]

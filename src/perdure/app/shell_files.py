@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.app.context import Scope, Services
 from perdure.app.file_access import OfSession, workspace_at
 from perdure.domain.errors import Conflict, InvalidInput, PerdureError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import Content, FileLimits
+from perdure.domain.guards import GuardedFiles
 from perdure.domain.ids import OrgId, SessionId, WorkspaceId
 from perdure.domain.paths import clean_path
 from perdure.domain.times import Micros
@@ -20,7 +22,7 @@ from perdure.store.file_changes import FileWrite, Written, remove_entries, write
 from perdure.store.files import FileRow, children_of, get_entries, list_tree
 from perdure.store.sessions import SessionRow, get_session
 from perdure.store.shell_states import read_shell_state, write_shell_state
-from perdure.store.workspaces import WorkspaceRow, hold_for_writing, workspace_size
+from perdure.store.workspaces import WorkspaceRow, hold_for_writing, note_external, workspace_size
 
 
 class Snapshot(Struct, frozen=True):
@@ -84,7 +86,13 @@ async def before_command(app: Services, scope: Scope, session_id: SessionId) -> 
 
 
 async def after_command(
-    app: Services, scope: Scope, session_id: SessionId, before: Snapshot, changes: Changes, state: str | None
+    app: Services,
+    scope: Scope,
+    session_id: SessionId,
+    before: Snapshot,
+    changes: Changes,
+    state: str | None,
+    guarded: GuardedFiles | None = None,
 ) -> Saved:
     """Save a command's file changes and the shell's state, in one transaction.
 
@@ -94,19 +102,41 @@ async def after_command(
     Args:
         before: the files as the command saw them.
         state: the shell's new state; None leaves the stored state unchanged.
+        guarded: files that a command must not change, because that needs an approval of its own: whoever
+            approves a command does not see which files it writes.
 
     Raises:
         NotFound: the session was deleted meanwhile.
     """
     now = app.now()
+    kept, refused = (changes, ()) if guarded is None else _without(changes, guarded)
 
     async def work(tx: Tx) -> Saved:
         session = await get_session(tx, scope.organization_id, session_id, lock=True)
         if state is not None:
             await write_shell_state(tx, session.org_id, session.id, state, now)
-        return await _save(tx, app.file_limits, session, before, changes, now) if changes else Saved()
+        return await _save(tx, app.file_limits, session, before, kept, now) if kept else Saved()
 
-    return await app.database.write(work)
+    saved = await app.database.write(work)
+    return replace(saved, notes=(*refused, *saved.notes)) if refused else saved
+
+
+def _without(changes: Changes, guarded: GuardedFiles) -> tuple[Changes, tuple[str, ...]]:
+    """The changes without those of guarded files, and notes on the latter."""
+    paths = [path for path in (*changes.written, *changes.removed) if guarded.has(path)]
+    if not paths:
+        return changes, ()
+    kept = replace(
+        changes,
+        written={path: content for path, content in changes.written.items() if path not in paths},
+        removed=tuple(path for path in changes.removed if path not in paths),
+    )
+    notes = (
+        f"{path} was not changed: agents take it for instructions, so use write_file, edit_file or "
+        "delete_file, which ask a person"
+        for path in paths
+    )
+    return kept, tuple(notes)
 
 
 async def _load(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> Snapshot:
@@ -126,6 +156,7 @@ async def _save(
     """Write a command's changes. The caller holds the session's row."""
     try:
         space = await hold_for_writing(tx, session.org_id, session.workspace())
+        await note_external(tx, space, session.external_sources())
     except Conflict as error:
         return Saved(notes=(f"no file was changed: {error.message}",))
     current = await get_entries(

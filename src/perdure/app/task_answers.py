@@ -59,9 +59,10 @@ def answer_text(text: str, output: object, limit: int = MAX_ANSWER, rest: str = 
 
 async def answer_of(tx: Tx, row: TaskRow) -> Answer:
     """Read the whole answer of a task that has succeeded; empty if it is gone."""
-    child = None if row.child_session_id is None else await look_session(tx, row.child_session_id)
+    task = row.struct()
+    own = row.child_session_id is None or task.withheld  # what the task said is not for this session
+    child = None if own or row.child_session_id is None else await look_session(tx, row.child_session_id)
     if child is None or child.ended is None:
-        task = row.struct()
         return Answer(task.summary or "", task.output)
     return await answer_at(tx, row, child.ended)
 

@@ -9,6 +9,7 @@ from perdure.app.at_head import write_at_head
 from perdure.app.context import Services
 from perdure.app.messages import append_message
 from perdure.capabilities.port import ToolContext
+from perdure.domain.data_flow import External
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
 from perdure.domain.events import TaskMessageSentData, TaskReportedData
 from perdure.domain.ids import SessionId, TaskId
@@ -18,7 +19,7 @@ from perdure.domain.times import to_rfc3339
 from perdure.store.client_messages import Sent, keep_sent_message, sent_message
 from perdure.store.database import Tx
 from perdure.store.sessions import SessionRow, get_session
-from perdure.store.tasks import add_task_message, get_task, has_task_message
+from perdure.store.tasks import TaskRow, add_task_message, get_task, has_task_message
 
 
 async def message_task(app: Services, context: ToolContext, task_id: TaskId, text: str) -> None:
@@ -32,12 +33,17 @@ async def message_task(app: Services, context: ToolContext, task_id: TaskId, tex
         Conflict: the task has ended.
         InvalidInput: nobody receives messages to it.
     """
-    row = await app.database.read(lambda tx: get_task(tx, context.org_id, context.session_id, task_id))
+
+    async def look(tx: Tx) -> tuple[TaskRow, tuple[External, ...]]:
+        parent = await get_session(tx, context.org_id, context.session_id)
+        return await get_task(tx, context.org_id, parent.id, task_id), parent.external_sources()
+
+    row, external = await app.database.read(look)
     child_id = row.child_session_id
     if child_id is None:
         raise InvalidInput("a tool that runs in the background receives no messages")
     task_message = _task_message(app, task_id, "inbound", text)
-    known = await _send(app, context, child_id, task_message, text)
+    known = await _send(app, context, child_id, task_message, text, external)
     if known is not None:
         task_message = replace(task_message, id=known)
         if await app.database.read(lambda tx: has_task_message(tx, task_id, known)):
@@ -50,9 +56,18 @@ async def message_task(app: Services, context: ToolContext, task_id: TaskId, tex
 
 
 async def _send(
-    app: Services, context: ToolContext, child_id: SessionId, task_message: TaskMessage, text: str
+    app: Services,
+    context: ToolContext,
+    child_id: SessionId,
+    task_message: TaskMessage,
+    text: str,
+    external: tuple[External, ...],
 ) -> str | None:
-    """Append the message to the child's log; if that was done before, return the id that it has."""
+    """Append the message to the child's log; if that was done before, return the id that it has.
+
+    Args:
+        external: where text from outside in the parent's context came from.
+    """
 
     async def work(tx: Tx) -> str | None:
         over = Conflict(f"the task {task_message.task_id} has ended: begin another one", code="task_ended")
@@ -67,7 +82,7 @@ async def _send(
             raise over
         now = app.now()
         message = Message(app.new_id("message"), "user", (TextPart(text),), to_rfc3339(now))
-        stored = await append_message(app, tx, child, message, now, origin=None)
+        stored = await append_message(app, tx, child, message, now, origin=None, external=external)
         sent = Sent(task_message.id, stored.sequence or 0)
         await keep_sent_message(tx, child, context.effect_key, sent)
         return None

@@ -14,13 +14,16 @@ from msgspec.structs import replace
 
 from perdure.app.at_head import tell_followers, write_at_head
 from perdure.app.context import Services
+from perdure.app.guarded import checked_report, session_guard
 from perdure.app.messages import append_message
 from perdure.app.participants import speaker_of_turn
 from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import redactor_of
 from perdure.app.task_answers import Answer, answer_text, result_of_wait
 from perdure.app.task_reports import Report, read_news
+from perdure.capabilities.guarding import Guard
 from perdure.domain.calls import CallState, Parked
+from perdure.domain.data_flow import with_sources
 from perdure.domain.errors import NotFound
 from perdure.domain.events import (
     EventContext,
@@ -46,7 +49,7 @@ from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Calling, TurnState
 from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn
-from perdure.store.sessions import SessionRow, append, get_session
+from perdure.store.sessions import SessionRow, append, get_session, look_session
 from perdure.store.tasks import (
     TaskRow,
     WaitRow,
@@ -98,6 +101,7 @@ async def _settled(app: Services, task: TaskRow, report: Report) -> bool | None:
     Args:
         task: the task as it was read at some time.
     """
+    report = await _guarded(app, task.id, report)
 
     async def work(tx: Tx) -> bool | None:
         try:
@@ -114,6 +118,22 @@ async def _settled(app: Services, task: TaskRow, report: Report) -> bool | None:
         return await _apply(app, tx, row, task_row, report)
 
     return await write_at_head(app, work)
+
+
+async def _guarded(app: Services, task_id: TaskId, report: Report) -> Report:
+    """Check a report with the guardrails of the session that hears of it, outside of any transaction."""
+
+    async def work(tx: Tx) -> tuple[Guard | None, TaskRow | None]:
+        task = await find_task(tx, task_id)
+        if task is None or task.finished_at is not None:
+            return None, None
+        row = await look_session(tx, task.session_id)
+        return (None if row is None else await session_guard(app, tx, row)), task
+
+    if not report.says_something:
+        return report
+    guard, task = await app.database.read(work)
+    return report if guard is None or task is None else await checked_report(guard, task, report)
 
 
 async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, report: Report) -> bool:
@@ -133,7 +153,7 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
     for message in report.messages:
         await add_task_message(tx, row.org_id, message)
         events.append(NewEvent(TaskMessageReceivedData(task.id, message), EventContext(), now))
-    events += [NewEvent(each, EventContext(), now) for each in (*report.files, *report.decided)]
+    events += [NewEvent(each, EventContext(), now) for each in (*report.files, *report.found)]
     if task is not before:
         events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
     ends, awaited = await _ends_of_waits(app, tx, row, new_row, report) if task.ended else ([], False)
@@ -146,7 +166,9 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
         content, ts = (TextPart(text),), to_rfc3339(now)
         wake = Message(app.new_id("message"), "user", content, ts, metadata=metadata)
         speaker = await speaker_of_turn(tx, row, task_row.turn_id)
-        await append_message(app, tx, row, wake, now, origin="task", addressed=speaker)
+        await append_message(
+            *(app, tx, row, wake, now), origin="task", addressed=speaker, external=task.external
+        )
     return True
 
 
@@ -185,6 +207,8 @@ def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
         summary=report.answer[:MAX_SUMMARY] or None,
         output=report.output,
         result_path=report.result_path,
+        external=with_sources(task.external, report.external),
+        withheld=report.withheld,
         started_at=task.started_at or (to_rfc3339(report.started_at) if report.started_at else None),
     )
     if new == task:

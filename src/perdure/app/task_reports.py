@@ -6,12 +6,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.task_answers import answer_in, end_at
+from perdure.domain.data_flow import External
 from perdure.domain.errors import UnreadableEvent
+from perdure.domain.event_data import EventData
 from perdure.domain.events import (
     ENDED_TURN,
     Event,
     FileWrittenData,
-    HookDecidedData,
     TaskReportedData,
     TurnCancelledData,
     TurnCompletedData,
@@ -50,8 +51,11 @@ class Report(Struct, frozen=True):
         attempt: the attempt that it is about; None if only one can be.
         answer: with `succeeded`: the whole answer.
         result_path: the file with the whole answer, if it is cut.
-        files, decided: what a tool has written, and what policy hooks have decided about its result, for the
-            log of the session itself.
+        files: what a tool has written, for the log of the session itself.
+        found: what policy hooks have decided about its result, and what guardrails have found in it, for that
+            log, too.
+        external: where text from outside that reaches the session with it came from.
+        withheld: whether it is not what the task has said: a guardrail has changed it.
     """
 
     state: TaskState
@@ -69,7 +73,22 @@ class Report(Struct, frozen=True):
     artifacts: tuple[TaskArtifact, ...] = ()
     result_path: str | None = None
     files: tuple[FileWrittenData, ...] = ()
-    decided: tuple[HookDecidedData, ...] = ()
+    external: tuple[External, ...] = ()
+    found: tuple[EventData, ...] = ()
+    withheld: bool = False
+
+    @property
+    def says_something(self) -> bool:
+        """Whether it has words of the task, which guardrails check."""
+        return bool(
+            self.answer
+            or self.output is not None
+            or self.error
+            or self.messages
+            or self.progress
+            or self.artifacts
+            or self.input_request
+        )
 
 
 class News(Struct, frozen=True):
@@ -107,6 +126,7 @@ async def read_report(tx: Tx, row: SessionRow, task: TaskRow) -> Report:
         messages=messages,
         progress=progress,
         artifacts=artifacts,
+        external=row.external_sources(),
     )
     return await _with_state(tx, row, task, report)
 

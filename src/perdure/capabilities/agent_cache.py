@@ -59,7 +59,6 @@ class AgentCache:
             or entry.max_iterations != max_iterations
             or entry.layers.layers != loaded.layers
             or entry.layers.standing != loaded.standing
-            or entry.layers.definitions != loaded.definitions
         ):
             return None
         return entry

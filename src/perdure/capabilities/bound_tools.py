@@ -12,6 +12,8 @@ from perdure.capabilities.behaviour import BackgroundRules
 from perdure.capabilities.port import Discovered, Later, Tool, ToolContext, ToolOutcome, ToolRun, Verify
 from perdure.capabilities.registry import Active, Registry
 from perdure.domain.background import with_flag, without_flag
+from perdure.domain.data_flow import ReasonCode
+from perdure.domain.decisions import StandingDecision
 from perdure.domain.effects import Verified
 from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import JsonObject
@@ -37,17 +39,24 @@ class BoundTool(Struct, frozen=True):
 
 
 class Standing(Struct, frozen=True):
-    """Standing decisions by tool, and the definitions that they were given to."""
+    """Standing decisions by tool."""
 
-    decisions: Mapping[str, str]
-    definitions: Mapping[str, str] = {}
+    decisions: Mapping[str, StandingDecision]
 
-    def of(self, tool: Tool) -> str | None:
+    def of(self, tool: Tool | ClientSideTool) -> str | None:
         """The decision that applies to a tool as it is defined now. A rejection also applies to others."""
-        decision = self.decisions.get(tool.name)
-        if decision is None or decision == "reject_always":
-            return decision
-        return decision if self.definitions.get(tool.name) == tool.definition else None
+        found = self.decisions.get(tool.name)
+        if found is None or found.decision == "reject_always":
+            return None if found is None else found.decision
+        definition = tool.definition if isinstance(tool, Tool) else None
+        return found.decision if found.definition == definition else None
+
+    def settles(self, tool: Tool | ClientSideTool, reason: ReasonCode) -> bool:
+        """Whether calls of a tool are decided also if there is this reason to ask about them."""
+        decision = self.of(tool)
+        if decision is None:
+            return False
+        return decision == "reject_always" or reason in self.decisions[tool.name].covers
 
 
 def add_definitions(

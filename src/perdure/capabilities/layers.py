@@ -14,6 +14,7 @@ from perdure.capabilities.registry import Registry
 from perdure.capabilities.sections import (
     LayerKind,
 )
+from perdure.domain.decisions import StandingDecision
 from perdure.domain.ids import ModelId
 from perdure.domain.mcp_servers import InlineMcpServer, inline_refs
 from perdure.domain.outputs import OutputSchema
@@ -78,16 +79,14 @@ class SessionLayers(Struct, frozen=True):
 
     Attributes:
         layers: lowest first.
-        standing: standing approval decisions of this session, by the tool's name.
+        standing: standing decisions of this session, by the tool's name.
         loaded: the deferred tools that the session has loaded, in the order of loading.
-        definitions: the digests of the definitions that `standing` was given to, of tools that have one.
     """
 
     session: SessionRow
     layers: tuple[Layer, ...]
-    standing: dict[str, str]
+    standing: Mapping[str, StandingDecision]
     loaded: tuple[str, ...] = ()
-    definitions: dict[str, str] = {}
 
     def stopped_agent(self, *, begun: bool) -> str | None:
         """The name of the session's agent if it has been archived or deleted, so that the turn fails.
@@ -216,8 +215,8 @@ async def load_layers(
         NotFound: a harness or an agent is missing.
     """
     layers = await read_layers(tx, session, values)
-    standing, definitions = await standing_approvals(tx, session.id)
-    return SessionLayers(session, layers, standing, session.loaded_names(), definitions)
+    standing = await standing_approvals(tx, session.id)
+    return SessionLayers(session, layers, standing, session.loaded_names())
 
 
 async def read_layers(

@@ -27,6 +27,7 @@ class Policy(Struct, frozen=True):
         gated: the tools whose definitions require approval.
         approvers: who may approve calls.
         checks: the checks of guardrails.
+        watches_data: whether calls that can send data out need approval after text from outside.
     """
 
     gates: tuple[Active, ...]
@@ -34,6 +35,7 @@ class Policy(Struct, frozen=True):
     network: NetworkRules
     approvers: Approvers = ANYBODY
     checks: frozenset[AnyCheck] = frozenset()
+    watches_data: bool = False
 
     def asks(self, tool: Tool) -> bool:
         """Whether calls of a tool need approval."""
@@ -60,6 +62,7 @@ def policy_of(layers: Sequence[Layer], registry: Registry) -> Policy:
         combine(layer.network for layer in layers),
         approvers_of(active),
         frozenset(check for each in active for check in each.checks()),
+        any(each.watches_data() for each in active),
     )
 
 
@@ -68,6 +71,8 @@ def loosens(before: Policy, after: Policy, registry: Registry) -> bool:
     if not after.network.within(before.network) or not after.approvers.within(before.approvers):
         return True
     if not before.checks <= after.checks or not set(before.hooks()) <= set(after.hooks()):
+        return True
+    if before.watches_data and not after.watches_data:
         return True
     return any(before.asks(tool) and not after.asks(tool) for tool in _tools(registry))
 

@@ -13,12 +13,27 @@ from typing import Any, Literal, Protocol, get_args
 from msgspec import Struct
 
 from perdure.capabilities.behaviour import Behaviour
-from perdure.domain.decisions import ANYBODY, Approvers
+from perdure.capabilities.defaults import (
+    any_member,
+    later,
+    no_behaviour,
+    no_checks,
+    no_files,
+    no_gate,
+    no_hooks,
+    no_instructions,
+    no_prompt,
+    no_tools,
+    no_watch,
+)
+from perdure.domain.data_flow import Flow
+from perdure.domain.decisions import Approvers
 from perdure.domain.effects import IDEMPOTENCY_KEY, StepRunner, Verified, no_steps, part_key
 from perdure.domain.errors import ToolError
 from perdure.domain.event_data import EventData
 from perdure.domain.events import FileWrittenData
 from perdure.domain.guardrail_checks import AnyCheck
+from perdure.domain.guards import GuardedFiles
 from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import Controls, ImagePart, JsonObject
@@ -102,6 +117,10 @@ def by_one(capability_id: str, capability_name: str) -> None:
     """Note nothing: the call is not one of a session's turn."""
 
 
+def from_nobody(source: str) -> None:
+    """Note nothing: the call is not one of a session's turn."""
+
+
 async def no_callback(seconds: float) -> Callback:
     """Refuse a callback: the call is not one of a session's turn."""
     raise ToolError("callbacks are not available here")
@@ -157,6 +176,9 @@ class ToolContext(Struct, frozen=True):
             twice. It fails if the turn was cancelled or the call has ended. Only for tools of this package.
         agent: the agent whose call it is; None if it is not one of a session's turn.
         check_agent: checks that another agent can continue the turn. Raises PerdureError.
+        heard_from: notes a host or server whose text is in the result, if it is not the one of the arguments.
+        guarded: files of the session that the call must not change, because that needs an approval of its
+            own.
         in_background: whether the call runs as a task, beside the turn. Its steps are not recorded then, it
             has no callbacks, and what it sends to `output` is not shown.
     """
@@ -183,6 +205,8 @@ class ToolContext(Struct, frozen=True):
     log: Log = no_log
     agent: AgentAt | None = None
     check_agent: Callable[[AgentAt], Awaitable[None]] = any_agent
+    heard_from: Callable[[str], None] = from_nobody
+    guarded: GuardedFiles | None = None
     in_background: bool = False
 
     @property
@@ -296,6 +320,10 @@ class Tool(Struct, frozen=True):
             definition does not apply. None for a tool whose definition does not change.
         changed: whether its definition is not the one that was accepted. Approval requests say so.
         deferred: the model is not offered the tool before it has found it with `tool_search`.
+        flow: what its calls exchange with the world outside. Without it, a tool with the hint `open_world`
+            does both, and others do not. Tools of MCP servers always do.
+        reads_files: whether its results can contain text of the session's files.
+        persistent: whether its calls change what later turns do, as a schedule does.
         background: where the capability `background_tools` is active, the model may have a call run in the
             background: the tool receives no argument for that, and its result comes later as a message.
     """
@@ -319,6 +347,9 @@ class Tool(Struct, frozen=True):
     changed: bool = False
     deferred: bool = False
     background: bool = False
+    flow: Flow | None = None
+    reads_files: bool = False
+    persistent: bool = False
 
 
 class Discovered(Struct, frozen=True):
@@ -345,56 +376,6 @@ Discover = Callable[[Any, DiscoveryContext], Awaitable[Discovered]]
 
 DiscoveryKey = Callable[[Any, DiscoveryContext], str | None]
 Restore = Callable[[Any, Tool], Tool]
-
-
-def no_tools(config: Any) -> tuple[Tool, ...]:
-    """The default: no tools."""
-    return ()
-
-
-def no_prompt(config: Any) -> str | None:
-    """The default: no text in the system prompt."""
-    return None
-
-
-def no_files(config: Any) -> tuple[InitialFile, ...]:
-    """The default: no initial files."""
-    return ()
-
-
-def no_instructions(config: Any) -> tuple[str, ...]:
-    """The default: no file holds instructions."""
-    return ()
-
-
-def no_gate(config: Any, tool: Tool) -> bool:
-    """The default: no call needs approval."""
-    return False
-
-
-def any_member(config: Any) -> Approvers:
-    """The default: every member may approve calls."""
-    return ANYBODY
-
-
-def no_checks(config: Any) -> tuple[AnyCheck, ...]:
-    """The default: nothing is checked."""
-    return ()
-
-
-def no_hooks(config: Any) -> tuple[Hook, ...]:
-    """The default: no hook is asked."""
-    return ()
-
-
-def later(before: Any, after: Any) -> Any:
-    """The default: the configuration of the later layer wins."""
-    return after
-
-
-def no_behaviour(config: Any, behaviour: Behaviour) -> Behaviour:
-    """The default: the loop's behaviour does not change."""
-    return behaviour
 
 
 class Capability(Struct, frozen=True):
@@ -437,6 +418,8 @@ class Capability(Struct, frozen=True):
         checks: the guardrails' checks. All of those of every layer apply.
         hooks: the policy hooks of a layer's configuration. Those of every layer are asked, so that a layer
             can only add some.
+        watches_data: whether calls that can send data out need approval once there is text from outside in
+            the context. It is asked like `gate`.
         merge: the configuration that two layers result in, the lower layer's first. A policy returns the
             tighter one.
     """
@@ -463,6 +446,7 @@ class Capability(Struct, frozen=True):
     instructions: Callable[[Any], tuple[str, ...]] = no_instructions
     gate: Callable[[Any, Tool], bool] = no_gate
     approvers: Callable[[Any], Approvers] = any_member
+    watches_data: Callable[[Any], bool] = no_watch
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
     checks: Callable[[Any], tuple[AnyCheck, ...]] = no_checks
     hooks: Callable[[Any], tuple[Hook, ...]] = no_hooks

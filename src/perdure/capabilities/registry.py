@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from perdure.capabilities.port import Capability, Tool, no_hooks
+from perdure.capabilities.defaults import no_hooks
+from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.shared_discoveries import SharedDiscoveries
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.errors import InvalidInput
@@ -50,6 +51,10 @@ class Active(Struct, frozen=True):
     def gates(self, tool: Tool) -> bool:
         """Whether any layer's configuration requires approval for calls of a tool."""
         return any(self.capability.gate(config, tool) for config in self.policies)
+
+    def watches_data(self) -> bool:
+        """Whether any layer's configuration requires approval for calls that can send data out."""
+        return any(map(self.capability.watches_data, self.policies))
 
     def approvers(self) -> Approvers:
         """Who may approve calls, after the configurations of all layers."""

@@ -26,7 +26,7 @@ from perdure.capabilities.bound_tools import (
 )
 from perdure.capabilities.deferred_tools import IDENTIFIER, LABEL, DeferredTool, DeferredTools, deferred_of
 from perdure.capabilities.discovery import discover
-from perdure.capabilities.guards import guards_of
+from perdure.capabilities.guards import guarded_files, guards_of, outlets_of, persistent_of
 from perdure.capabilities.layers import Layer, SessionLayers
 from perdure.capabilities.port import Discovered, DiscoveryContext, Tool
 from perdure.capabilities.registry import Active, Registry
@@ -40,11 +40,10 @@ from perdure.capabilities.sections import (
 )
 from perdure.capabilities.tool_lists import ToolList
 from perdure.domain.actions import TurnRules
-from perdure.domain.decisions import ANYBODY, Approvers
+from perdure.domain.decisions import ANYBODY, Approvers, StandingDecision
 from perdure.domain.errors import InvalidInput
 from perdure.domain.files import Content
 from perdure.domain.guardrails import NO_GUARDRAILS, Guardrails
-from perdure.domain.guards import Guard
 from perdure.domain.mcp_servers import MAX_MCP_SERVERS, is_mcp
 from perdure.domain.network import NetworkRules, PrivateAddresses, combine
 from perdure.domain.outputs import OutputSchema
@@ -153,7 +152,7 @@ async def resolve_session(
     if known is not None and known.discovered == discovered.by_id:
         agent = known.agent
     else:
-        standing = Standing(loaded.standing, loaded.definitions)
+        standing = Standing(loaded.standing)
         agent = _merge(loaded.layers, active, registry, standing, discovered.by_id, max_iterations)
         if cache is not None:
             cache.put(Resolved(loaded, max_iterations, active, discovered.by_id, agent))
@@ -162,12 +161,12 @@ async def resolve_session(
 
 
 def resolve(
-    layers: Sequence[Layer], registry: Registry, standing: Mapping[str, str] | None = None
+    layers: Sequence[Layer], registry: Registry, standing: Mapping[str, StandingDecision] | None = None
 ) -> ResolvedAgent:
     """Resolve layers without a session, and so without discovery.
 
     Args:
-        standing: standing approval decisions, by the tool's name.
+        standing: standing decisions, by the tool's name.
 
     Raises:
         InvalidInput: two tools have the same name, or there are too many MCP servers.
@@ -215,7 +214,6 @@ def _merge(
     for name in frozenset[str]().union(*(layer.gated for layer in layers)) & bound.keys():
         bound[name] = msgspec.structs.replace(bound[name], gated=True)
     bound = {name: decided(each, active, standing.of(each.tool)) for name, each in bound.items()}
-    undecided = [each.tool for each in bound.values() if not each.gated and standing.of(each.tool) is None]
     hidden = frozenset[str]() if deferred is None else deferred.names
     sections = tuple(_sections(layers, active, discovered, deferred))
     offered = {name: each for name, each in bound.items() if name not in hidden} if hidden else bound
@@ -230,7 +228,7 @@ def _merge(
         keepers=tuple(each.tool for each in bound.values() if each.tool.secret_arguments),
         specs=specs,
         features=features_of(active),
-        rules=_rules(layers, bound, client, guards_of(undecided, active), behaviour, max_iterations),
+        rules=_rules(layers, bound, client, active, standing, behaviour, max_iterations),
         behaviour=behaviour,
         parallel_tool_calls=_parallel(layers, behaviour),
         network=combine(layer.network for layer in layers),
@@ -331,16 +329,23 @@ def _rules(
     layers: Sequence[Layer],
     bound: Mapping[str, BoundTool],
     client: Mapping[str, ClientSideTool],
-    guarded: Mapping[str, Guard],
+    active: tuple[Active, ...],
+    standing: Standing,
     behaviour: Behaviour,
     max_iterations: int,
 ) -> TurnRules:
+    files, tools = guarded_files(active), [each.tool for each in bound.values()]
+    network = combine(layer.network for layer in layers)
     limits = (layer.max_iterations for layer in reversed(layers) if layer.max_iterations)
     return TurnRules(
         max_iterations=next(limits, max_iterations),
         client_tools=frozenset(client),
         gated=frozenset(name for name, each in bound.items() if each.gated),
-        guarded=guarded,
+        guarded=guards_of(tools, files, standing),
+        guarded_files=files,
+        persistent=persistent_of(tools, active, standing),
+        outlets=outlets_of(bound, client, active, standing, network),
+        rejected=frozenset(name for name, tool in client.items() if standing.of(tool) == "reject_always"),
         loop_limit=behaviour.loop_limit,
     )
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from perdure.capabilities.port import TOOL_TIMEOUT, Discovered, Tool, ToolContext, ToolOutcome
+from perdure.domain.data_flow import Flow
 from perdure.domain.errors import PerdureError, ToolError
 from perdure.domain.files import LONG, Content, content_of
 from perdure.domain.messages import JsonObject, storable
@@ -67,6 +68,9 @@ class StoredTool(Struct, frozen=True, omit_defaults=True):
     changed: bool = False
     deferred: bool = False
     background: bool = False
+    flow: Flow | None = None
+    reads_files: bool = False
+    persistent: bool = False
 
 
 class StoredDiscovery(Struct, frozen=True, omit_defaults=True):

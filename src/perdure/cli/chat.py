@@ -19,11 +19,11 @@ from perdure.cli.decisions import Asking
 from perdure.cli.failures import FAILED, INTERRUPTED, MODEL_ADVICE, explain
 from perdure.cli.render import (
     TurnPrinter,
+    limit_text,
     model_trouble,
     narrations,
     parked_text,
     question_of,
-    turn_waits_for,
     waits_for,
 )
 from perdure.cli.sessions import last_messages, print_messages, print_session
@@ -369,7 +369,7 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
         talk.parked = {call.tool_call_id: call.tool_name or MODEL for call in session.parked_on}
         for call in session.parked_on:
             named = f"{call.tool_name} waits for {waits_for(call.kind)}"
-            what = named if call.tool_name else turn_waits_for(call.kind)
+            what = named if call.tool_name else limit_text(call.kind)
             what += f" ({call.budget_id})" if call.budget_id else ""
             printer.note(f"‖ {what} until {call.until}", "yellow")
         if waits:

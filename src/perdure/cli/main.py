@@ -38,6 +38,7 @@ _GROUPS = {
     "storage": ("storage", "app"),
     "secrets": ("storage", "secrets"),
     "schedules": ("schedules", "app"),
+    "limits": ("limits", "app"),
     "mcp": ("mcp", "app"),
     "connections": ("connections", "app"),
     "approvals": ("answers", "approvals"),

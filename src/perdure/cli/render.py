@@ -85,6 +85,8 @@ def brief(event: WireEvent) -> str:
             return f"to {data.to_agent_name} {short(data.reason or '')}".strip()
         case "reason.fallback" | "turn.parked" | "output.message.withdrawn":
             return model_trouble(event)
+        case "output.message.replaced" | "guardrail.hit":
+            return guardrail_text(event)
         case "tool.step":
             return f"{data.tool_name} {exact(data.name)} {data.status} {short(data.error or '')}".strip()
         case "tool.verified":
@@ -112,16 +114,13 @@ _WAITS_FOR = {
     "sign_in": "a sign-in",
     "input": "an answer to its server's question",
 }
-RATE_LIMITED = "rate limit: the provider asks to wait"
-"""What a turn waits for whose model is not called for now."""
-
-
-def turn_waits_for(kind: str) -> str:
-    """Say what a parked turn of this kind waits for."""
-    return {
-        "budget": "paused: a budget has no money",
-        "reservation": "other model calls hold the rest of a budget",
-    }.get(kind, RATE_LIMITED)
+_LIMITED = {
+    "rate_limit": "rate limit: the provider asks to wait",
+    "active_turns": "limit of active turns: it waits for others to end",
+    "tokens_per_minute": "limit of tokens per minute: it waits",
+    "budget": "paused: a budget has no money",
+    "reservation": "other model calls hold the rest of a budget",
+}
 
 
 def model_trouble(event: WireEvent) -> str:
@@ -135,8 +134,22 @@ def model_trouble(event: WireEvent) -> str:
             said = f"{exact(data.from_.model)} does not answer: {short(data.error)}"
             return f"{said} → {exact(data.to.model)}{skipped}"
         case "turn.parked":
-            return f"{turn_waits_for(data.parked_kind)} until {data.until}: {short(data.error, 300)}"
+            return f"{limit_text(data.parked_kind)} until {data.until}: {short(data.error, 300)}"
     return "the text above is withdrawn"
+
+
+def limit_text(kind: str) -> str:
+    """Say which limit a parked turn waits for."""
+    return _LIMITED.get(kind, f"limit: {kind}")
+
+
+def guardrail_text(event: WireEvent) -> str:
+    """Say which guardrail has found something, and what it did."""
+    data = data_of(event)
+    why = f"the guardrail {data.guardrail_id} ({data.reason_code})"
+    if event.type == "output.message.replaced":
+        return f"the answer is replaced by {why}"
+    return f"{why}: {data.action} {data.tool_name or data.part}"
 
 
 def waits_for(kind: str) -> str:
@@ -275,6 +288,10 @@ class TurnPrinter:
                 self.note(f"‖ {model_trouble(event)}", "yellow")
             case "output.message.withdrawn" if self._line_open:
                 self.note(f"‖ {model_trouble(event)}", "yellow")
+            case "output.message.replaced":
+                self.note(f"‖ {guardrail_text(event)}", "yellow")
+            case "guardrail.hit" if data.part == "result" and data.action != "log":
+                self.note(f"‖ {guardrail_text(event)}", "yellow")
             case "session.handed_off":
                 self.note(f"→ handed off to the agent {data.to_agent_name}", "cyan")
             case "turn.started" if data.speaker is not None:

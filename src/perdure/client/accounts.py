@@ -25,6 +25,7 @@ from perdure.domain.accounts import (
     UpdateUser,
     User,
 )
+from perdure.domain.limits import Limits, UpdateLimits
 
 _ORGANIZATION = "/v1/orgs/{}"
 _USER = "/v1/users/{}"
@@ -47,6 +48,12 @@ class AccountMethods(Caller):
     list_organizations = routes.lists("/v1/orgs", Organization, "List the caller's organizations.")
     update_organization = routes.updates(
         _ORGANIZATION, UpdateOrganization, Organization, "Change an organization."
+    )
+    get_limits = routes.reads(
+        f"{_ORGANIZATION}/limits", Limits, "Return an organization's limits, and what is used of them."
+    )
+    update_limits = routes.updates(
+        f"{_ORGANIZATION}/limits", UpdateLimits, Limits, "Change an organization's limits."
     )
     complete_onboarding = routes.acts(
         "POST", f"{_ORGANIZATION}/onboarding/complete", Organization, "Note that it has been set up."

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from msgspec import Struct
 
 from perdure.domain.calls import Allowed, Announced, CallState, Done, Parked
-from perdure.domain.guards import Guard
-from perdure.domain.ids import MessageId, TurnId
+from perdure.domain.data_flow import NO_OUTLETS, AskReason, External, Outlet, exfiltration
+from perdure.domain.guards import Guard, GuardedFiles
+from perdure.domain.ids import MessageId, ToolCallId, TurnId
 from perdure.domain.outputs import MAX_CORRECTIONS
-from perdure.domain.parked import ASKED
+from perdure.domain.parked import ASKED, ASKED_LIMITS
 from perdure.domain.pending import first_of, steering
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros
@@ -42,7 +43,15 @@ class TurnRules(Struct, frozen=True):
         max_iterations: the maximum number of model calls in a turn; the turn fails beyond it.
         client_tools: the names of the tools that the client runs.
         gated: the names of the tools whose calls require approval.
-        guarded: by the tool's name, which calls of other tools require approval.
+        guarded: by the tool's name, which calls require approval because they change certain files.
+        guarded_files: those files, which no other call may change.
+        persistent: the names of the tools that change what later turns do, and require approval for that.
+        outlets: by the tool's name, where calls can send data, which requires approval once there is text
+            from outside in the context.
+        sources: where text from outside in the context came from. The agent's rules have none: what the
+            context has is known when an action is decided.
+        cleared: the calls that send nothing to anybody whom a person has not named.
+        rejected: the names of the client's tools that a person has rejected for the whole session.
         loop_limit: how often the model may repeat the same calls before it gets an error instead of results;
             after twice as many, the turn fails. 0: no limit.
     """
@@ -51,12 +60,32 @@ class TurnRules(Struct, frozen=True):
     client_tools: frozenset[str] = frozenset()
     gated: frozenset[str] = frozenset()
     guarded: Mapping[str, Guard] = MappingProxyType({})
+    guarded_files: GuardedFiles | None = None
+    persistent: frozenset[str] = frozenset()
+    outlets: Mapping[str, Outlet] = NO_OUTLETS
+    sources: tuple[External, ...] = ()
+    cleared: frozenset[ToolCallId] = frozenset()
+    rejected: frozenset[str] = frozenset()
     loop_limit: int = 0
 
     def asks(self, call: CallState) -> bool:
         """Whether the call requires approval."""
+        return call.asks or call.name in self.gated or next(self.reasons(call), None) is not None
+
+    def reasons(self, call: CallState) -> Iterator[AskReason]:
+        """Yield why the call requires approval, beyond that its tool does."""
+        if call.name in self.persistent:
+            yield AskReason("persistent_change", "It changes what later turns of this session do.")
         guard = self.guarded.get(call.name)
-        return call.name in self.gated or (guard is not None and guard.covers(call.arguments))
+        if guard is not None and guard.covers(call.arguments):
+            path = guard.path_of(call.arguments)
+            said = (
+                f"It changes {str(path)[:200]!r}, which agents take for instructions in later turns as well."
+            )
+            yield AskReason("persistent_change", said)
+        outlet = self.outlets.get(call.name) if self.sources and call.id not in self.cleared else None
+        if outlet is not None:
+            yield exfiltration(self.sources, outlet.receiver(call.arguments))
 
 
 class Nothing(Struct, frozen=True):
@@ -173,9 +202,9 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
         case Failed():
             return Fail(state, state.code, state.message)
         case Waiting():
-            # A person who writes may know that the wait is over.
+            # A person who writes may know that the wait for a model or for money is over.
             newer = steering(state.pending)[state.known :]
-            asked = any(not (each.scheduled or each.late) for each in newer)
+            asked = state.kind in ASKED_LIMITS and any(not (each.scheduled or each.late) for each in newer)
             return Resume(state) if asked or now >= state.until else Nothing()
         case Answered() if not steering(state.pending):
             return Finish(state)
@@ -229,7 +258,7 @@ def _with_calls(state: Calling, undone: tuple[CallState, ...], rules: TurnRules,
     unasked = tuple(call for call in undone if not isinstance(call.status, Parked))
     if asked or not unasked:
         return Nothing()
-    gated = tuple(call for call in unasked if rules.asks(call))
+    gated = tuple(call for call in unasked if isinstance(call.status, Announced) and rules.asks(call))
     return AskApproval(state, gated) if gated else AwaitClient(state, unasked)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from perdure.domain.data_flow import External, ReasonCode
 from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.effects import effect_key
 from perdure.domain.events import ToolCall
@@ -34,6 +35,8 @@ class Parked(Struct, frozen=True):
     Attributes:
         asked_at: the sequence of the event that parked it; index: the call's position in that event.
         approvers: who may approve it.
+        reasons: why it is asked about, beyond that its tool needs approval.
+        external: where the result of a client's call comes from, if that is outside.
     """
 
     kind: ParkedKind
@@ -41,6 +44,8 @@ class Parked(Struct, frozen=True):
     asked_at: int = 0
     index: int = 0
     approvers: Approvers = ANYBODY
+    reasons: tuple[ReasonCode, ...] = ()
+    external: External | None = None
 
 
 class Allowed(Struct, frozen=True):
@@ -64,10 +69,13 @@ ALLOWED = Allowed()
 
 
 class CallState(Struct, frozen=True):
-    """One tool call of the model's last answer, the event `announced_at`; `index` counts its calls from 0.
+    """One tool call of the model's last answer.
 
-    `edited`: a person has replaced the arguments, which are no longer the model's. `vetted`: policy hooks
-    have decided on the arguments as they are.
+    Attributes:
+        announced_at: the event of that answer; `index` counts its calls from 0.
+        edited: a person has replaced the arguments, which are no longer the model's.
+        asks: a guardrail wants a person to approve it.
+        vetted: policy hooks have decided on the arguments as they are.
     """
 
     id: ToolCallId
@@ -78,6 +86,7 @@ class CallState(Struct, frozen=True):
     index: int = 0
     edited: bool = False
     vetted: bool = False
+    asks: bool = False
 
 
 class Batch(Struct, frozen=True):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from perdure.domain.data_flow import External
 from perdure.domain.ids import SessionId
 from perdure.domain.messages import Usage
 
@@ -63,6 +64,16 @@ class EffectivePolicy(Struct, frozen=True):
     blocked_hosts: Annotated[
         tuple[str, ...], Meta(description="The hosts that tools may not reach.", examples=[[]])
     ]
+    exfiltration: Annotated[
+        Literal["off", "ask"],
+        Meta(
+            description=(
+                "`ask`: once text from outside is in the context, calls that can send data out wait for "
+                "approval."
+            ),
+            examples=["off"],
+        ),
+    ] = "off"
 
 
 class SessionContextReport(Struct, frozen=True, omit_defaults=True):
@@ -124,3 +135,7 @@ class SessionContextReport(Struct, frozen=True, omit_defaults=True):
         EffectivePolicy | None,
         Meta(description="What harness, agent and session together require: each layer can only tighten it."),
     ] = None
+    external: Annotated[
+        tuple[External, ...],
+        Meta(description="Where text from outside in the session came from: the first sources."),
+    ] = ()

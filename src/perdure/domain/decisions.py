@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from perdure.domain.accounts import RANK, Caller, UserRole
+from perdure.domain.data_flow import ReasonCode
 from perdure.domain.ids import UserId
 from perdure.domain.messages import JsonObject
 from perdure.domain.times import Timestamp
@@ -76,6 +77,24 @@ class Approvers(Struct, frozen=True, omit_defaults=True):
 
 
 ANYBODY = Approvers()
+
+
+BEFORE: tuple[ReasonCode, ...] = ("persistent_change",)
+"""What a standing decision of an older release covers: every call that needed approval then."""
+
+
+class StandingDecision(Struct, frozen=True):
+    """A decision on every later call of a tool in a session.
+
+    Attributes:
+        definition: the digest of the definition that it was given to, where the tool has one.
+        covers: the reasons for which calls are allowed, beyond that the tool needs approval. A call that is
+            asked about for another reason still is. A rejection covers every call.
+    """
+
+    decision: str
+    definition: str | None = None
+    covers: tuple[ReasonCode, ...] = BEFORE
 
 
 class LinkUse(Struct, frozen=True):

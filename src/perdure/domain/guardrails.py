@@ -134,6 +134,35 @@ class Guardrails:
             if isinstance(check, ModerationCheck | JudgeCheck) and stage in check.stages
         )
 
+    def finder(
+        self, stage: GuardrailStage, tool_name: str | None = None
+    ) -> Callable[[str, int], list[tuple[int, int, GuardrailAction, str]]]:
+        """What finds the matches of the local checks in the pieces of a stream, faster than `scan`.
+
+        Its function gets a piece and how many characters at its beginning are context only. It returns where
+        each match begins and ends, the action, and the replacement.
+        """
+        rules: list[tuple[Rule | None, GuardrailAction, str]] = []
+        for (_, check), key in zip(self._checks, self._keys, strict=True):
+            if stage in check.stages and not isinstance(check, ModerationCheck | JudgeCheck):
+                mask = REPLACED if check.replacement is None else check.replacement
+                try:
+                    rules.append((compiled_rule(key), check.action, mask))
+                except InvalidInput:  # as in `_hits`: nothing is known of it, so everything counts as a hit
+                    rules.append((None, check.action, mask))
+
+        def find(text: str, start: int) -> list[tuple[int, int, GuardrailAction, str]]:
+            subject = Subject(text, tool_name)
+            found: list[tuple[int, int, GuardrailAction, str]] = []
+            for rule, action, mask in rules:
+                if rule is None:
+                    found.append((start, len(text), action, mask))
+                    continue
+                found += [(begin, end, action, mask) for begin, end, _ in rule.find(subject, start, never)]
+            return found
+
+        return find
+
     def scan(
         self,
         stage: GuardrailStage,

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NewType
 from msgspec import Meta, Struct
 
 from perdure.domain.accounts import Caller
+from perdure.domain.data_flow import AskReason
 from perdure.domain.decisions import Approvers, Decided, Decision, Edited, LinkUse, Reason, Via
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import AgentId, BudgetId, SessionId, ToolCallId, UserId
@@ -185,6 +186,10 @@ class InboxItem(Struct, frozen=True, omit_defaults=True):
     outcome: Annotated[
         InboxOutcome | None, Meta(description="How it left the inbox. Absent while it waits.")
     ] = None
+    reasons: Annotated[
+        tuple[AskReason, ...],
+        Meta(description="With `approval`: why it is asked, beyond that the tool needs it."),
+    ] = ()
 
 
 class InboxCount(Struct, frozen=True):

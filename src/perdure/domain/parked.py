@@ -25,19 +25,25 @@ PARKED_KIND = Meta(
         "`client`: a client runs it; `approval`: a person approves it; `callback`: a URL is called; "
         "`sign_in`: somebody signs in at the tool's server; `input`: somebody gives what the tool asks for; "
         "`child`: tasks of the session end; "
-        "`rate_limit`: the model can be called again; `budget`: a budget has money again; "
+        "`rate_limit`: the model can be called again; "
+        "`active_turns`: other turns of the organization or the user end; "
+        "`tokens_per_minute`: the organization or the user may use tokens again; "
+        "`budget`: a budget has money again; "
         "`reservation`: calls that are under way release the rest of a budget."
     )
 )
 
 
-ParkedTurnKind = Literal["rate_limit", "budget", "reservation"]
-"""What a parked turn waits for: the end of its model's rate limit, money in a budget, or calls that are under
-way and hold the rest of a budget."""
+LimitKind = Literal["rate_limit", "active_turns", "tokens_per_minute", "budget", "reservation"]
+"""What a parked turn waits for: the end of its model's rate limit, room under a limit of its organization or
+user, money in a budget, or calls that are under way and hold the rest of a budget."""
+LIMITS: tuple[LimitKind, ...] = get_args(LimitKind)
+ASKED_LIMITS: tuple[LimitKind, ...] = ("rate_limit", "budget")
+"""Kinds whose wait a message of a person ends."""
+LimitScope = Literal["organization", "user"]
+"""Whose limit it is."""
 
-PARKED_TURNS: tuple[ParkedTurnKind, ...] = get_args(ParkedTurnKind)
-
-AwaitedKind = ParkedKind | ParkedTurnKind
+AwaitedKind = ParkedKind | LimitKind
 """What a session waits for: that of a parked call, or of a parked turn."""
 
 
@@ -71,7 +77,7 @@ class ParkedCall(Struct, frozen=True, omit_defaults=True):
 
 
 def parked_turn(
-    kind: ParkedTurnKind, until: Micros, asked_at: int, since: Micros, budget_id: BudgetId | None
+    kind: LimitKind, until: Micros, asked_at: int, since: Micros, budget_id: BudgetId | None
 ) -> ParkedCall:
     """The entry of a turn that waits."""
     return ParkedCall(kind, ToolCallId(""), "", until, asked_at=asked_at, since=since, budget_id=budget_id)

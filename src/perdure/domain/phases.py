@@ -7,18 +7,21 @@ Idle -> Ready -> Reasoning -> Calling -> Reasoning -> ... -> Answered -> Idle
                      +-> Failed -> Ready       another model is called
                      +-> Failed -> Waiting -> Ready     the model is called again later
 Ready, Calling, Answered -> Waiting -> Ready    no money for the next model call: it is made later
+
+A turn also waits before a model call while a limit of its organization or user is reached.
 """
 
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.domain.calls import Batch, CallState, Done, Parked
 from perdure.domain.events.messages import ModelMetadata
 from perdure.domain.ids import ExecId, MessageId
 from perdure.domain.messages import Controls, JsonValue
-from perdure.domain.parked import ParkedKind
-from perdure.domain.pending import PendingMessage
+from perdure.domain.parked import LimitKind, ParkedKind
+from perdure.domain.pending import PendingMessage, steering
 from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.domain.turn_totals import Turn
@@ -122,11 +125,13 @@ class Waiting(_Running, frozen=True, kw_only=True):
     """The turn is parked: its next model call is made later.
 
     Attributes:
-        known: how many messages that steer the turn it knew when it was parked. A newer one is a reason to
-            try at once.
+        kind: what it waits for.
+        known: how many messages that steer the turn it knew when it was held back. A newer one is a reason
+            to try at once.
     """
 
     until: Micros
+    kind: LimitKind = "rate_limit"
     known: int = 0
 
 
@@ -153,3 +158,32 @@ def interruptions_of(state: RunningTurn) -> int:
     statuses = [call.status for call in state.calls]
     interrupted = any(isinstance(status, Done) and status.interrupted for status in statuses)
     return state.turn.interruptions + 1 if interrupted else 0
+
+
+def uncounted(turn: Turn) -> Turn:
+    """The turn without its last model call, whose place another one takes."""
+    return replace(turn, iterations=turn.iterations - 1)
+
+
+def waiting_after(
+    state: Ready | Calling | Answered | Failed, kind: LimitKind, until: Micros, ts: Micros
+) -> Waiting:
+    """The turn once it is parked before its next model call, or after one that failed.
+
+    Args:
+        ts: when it was parked.
+    """
+    turn = state.turn
+    if isinstance(state, Failed):
+        turn = uncounted(turn)
+    else:
+        turn = replace(turn, interruptions=interruptions_of(state))
+    if kind == "rate_limit":
+        turn = replace(turn, fallback=None)
+    if kind in ("rate_limit", "reservation") and turn.parked_since is None:
+        turn = replace(turn, parked_since=ts)
+    # The call that failed has seen all messages but those that came meanwhile: they are new.
+    known = 0 if kind == "rate_limit" else len(steering(state.pending))
+    return Waiting(
+        pending=state.pending, controls=state.controls, turn=turn, until=until, kind=kind, known=known
+    )

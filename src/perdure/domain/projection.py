@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.domain.data_flow import CALLBACK, External, with_sources
 from perdure.domain.decisions import ANYBODY
 from perdure.domain.events import (
     LATE,
@@ -19,6 +20,8 @@ from perdure.domain.events import (
     SessionActivatedData,
     SessionHandedOffData,
     SessionIdledData,
+    SessionStartedData,
+    TaskUpdatedData,
     ToolCall,
     ToolCallRequestedData,
     ToolCompletedData,
@@ -37,15 +40,7 @@ from perdure.domain.events import (
 from perdure.domain.ids import ToolCallId, TurnId
 from perdure.domain.loaded_tools import with_loaded
 from perdure.domain.messages import Message, Usage, preview_of, text_of
-from perdure.domain.parked import (
-    ASKED,
-    CONSENT,
-    PARKED_TURNS,
-    ParkedCall,
-    deadline_of,
-    next_deadline,
-    parked_turn,
-)
+from perdure.domain.parked import ASKED, CONSENT, LIMITS, ParkedCall, deadline_of, next_deadline, parked_turn
 from perdure.domain.queued import Queue, QueuedMessage, size_of, without_turn
 from perdure.domain.sessions import Status
 from perdure.domain.speakers import AgentAt
@@ -64,6 +59,7 @@ class Projection(Struct, frozen=True):
         parked: the parked calls, and what a parked turn waits for.
         queued: the messages that wait for turns of their own, oldest first.
         loaded_tools: the deferred tools that the model is offered, in the order of loading.
+        external: where text from outside in the session came from; empty as long as it has none.
         handed_to: the session's agent, once it was handed off; until then, it is not in the log.
     """
 
@@ -81,6 +77,7 @@ class Projection(Struct, frozen=True):
     queued: Queue = ()
     loaded_tools: tuple[str, ...] = ()
     handed_to: AgentAt | None = None
+    external: tuple[External, ...] = ()
 
 
 def project(projection: Projection, events: Iterable[NewEvent]) -> Projection:
@@ -99,6 +96,8 @@ def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
     message = data.message
     if is_cancel_notice(message, event):
         return old
+    late = () if data.origin != "callback" or data.external else (External(CALLBACK),)
+    old = _with_external(old, (*data.external, *late))
     preview = old.preview if old.preview is not None else preview_of(text_of(message.content))
     if data.origin in LATE and _asks(old):
         return old  # it waits until the session's client or person has answered
@@ -111,6 +110,19 @@ def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
         return replace(_with_parked(old, old.parked), status="active", preview=preview)
     turn_id = event.context.turn_id
     return replace(old, status="active", turn_id=turn_id, turn_after=head - 1, preview=preview)
+
+
+def _with_external(old: Projection, sources: tuple[External, ...]) -> Projection:
+    return replace(old, external=with_sources(old.external, sources)) if sources else old
+
+
+def _session_started(old: Projection, event: NewEvent, head: int) -> Projection:
+    return _with_external(old, event.read(SessionStartedData).external)
+
+
+def _task_updated(old: Projection, event: NewEvent, head: int) -> Projection:
+    """What a task says reaches the model in several ways: from now on, it may be in the context."""
+    return _with_external(old, event.read(TaskUpdatedData).task.external)
 
 
 def _queued(queue: Queue, event: NewEvent, message: Message) -> Queue:
@@ -174,9 +186,11 @@ def _tool_parked(old: Projection, event: NewEvent, head: int) -> Projection:
 
 
 def _tool_completed(old: Projection, event: NewEvent, head: int) -> Projection:
+    data = event.read(ToolCompletedData)
+    if data.external is not None:
+        old = _with_external(old, (data.external,))
     if not old.parked and old.status != "waiting_for_tool_results":
         return old
-    data = event.read(ToolCompletedData)
     call_id = call_of_question(data.tool_call_id) if data.tool_name == APPROVE else data.tool_call_id
     ended = next((call for call in old.parked if call.tool_call_id == call_id), None)
     new = _without(old, call_id) if ended is not None else old
@@ -239,7 +253,7 @@ def _parked_turn(data: TurnParkedData, event: NewEvent, head: int) -> ParkedCall
 
 
 def _turn_resumed(old: Projection, event: NewEvent, head: int) -> Projection:
-    return _active(_with_parked(old, tuple(each for each in old.parked if each.kind not in PARKED_TURNS)))
+    return _active(_with_parked(old, tuple(each for each in old.parked if each.kind not in LIMITS)))
 
 
 def _turn_sealed(old: Projection, event: NewEvent, head: int) -> Projection:
@@ -262,6 +276,7 @@ def _idled(old: Projection, event: NewEvent, head: int) -> Projection:
 
 
 _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
+    SessionStartedData.kind: _session_started,
     InputMessageData.kind: _input_message,
     TurnStartedData.kind: _turn_started,
     OutputMessageCompletedData.kind: _output_completed,
@@ -272,6 +287,7 @@ _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
     ToolResumedData.kind: _tool_resumed,
     ToolCompletedData.kind: _tool_completed,
     ToolsLoadedData.kind: _tools_loaded,
+    TaskUpdatedData.kind: _task_updated,
     SessionActivatedData.kind: _activated,
     SessionHandedOffData.kind: _handed_off,
     TurnParkedData.kind: _turn_parked,

@@ -20,6 +20,9 @@ MAX_ACTIVE = 5
 MAX_KEPT = 100
 """Schedules of a session, including finished and disabled ones."""
 
+SCHEDULED = "scheduled"
+"""The key under which a schedule's message says, in its metadata, which one sent it."""
+
 MAX_INSTRUCTION = 20_000
 """Characters of the message that a schedule sends."""
 

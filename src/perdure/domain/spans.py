@@ -48,6 +48,12 @@ def summary_context(compaction: EventContext, number: int) -> EventContext:
     )
 
 
+def generation_span(context: EventContext, name: str) -> EventContext:
+    """The context of a call to the vendor that something else needs, such as a check."""
+    span = context.span_id or ""
+    return msgspec.structs.replace(context, span_id=span_of(span, name), parent_span_id=span or None)
+
+
 def act_context(state: Calling) -> EventContext:
     """The context of a batch of tool calls."""
     return _context(state.turn, span_of(state.exec_id, "act"), span_of(state.turn.id), state.exec_id)

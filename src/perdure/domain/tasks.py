@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from perdure.domain.data_flow import External
 from perdure.domain.errors import Conflict
 from perdure.domain.ids import SessionId, TaskId
 from perdure.domain.messages import JsonObject, JsonValue
@@ -165,6 +166,13 @@ class SessionTask(Struct, frozen=True, omit_defaults=True):
     result_path: Annotated[
         str | None, Meta(description="The file with the whole result, if there is one.")
     ] = None
+    external: Annotated[
+        tuple[External, ...],
+        Meta(description="Where text from outside in its context, or its result, came from."),
+    ] = ()
+    withheld: Annotated[
+        bool, Meta(description="Whether a guardrail has changed its answer: it is not what the task said.")
+    ] = False
     worker_id: Annotated[str | None, Meta(description="Who runs it, if a worker runs it by itself.")] = None
     started_at: Annotated[Timestamp | None, Meta(description="When the work began.")] = None
     heartbeat_at: Annotated[Timestamp | None, Meta(description="When something was last heard of it.")] = None

@@ -22,6 +22,7 @@ from perdure.domain.events import (
     ActStartedData,
     AnyEvent,
     BudgetResumedData,
+    GuardrailHitData,
     HookDecidedData,
     InputMessageData,
     LlmGenerationData,
@@ -35,6 +36,7 @@ from perdure.domain.events import (
     SessionHandedOffData,
     SessionIdledData,
     ToolCallRequestedData,
+    ToolCallSummary,
     ToolCompletedData,
     ToolParkedData,
     ToolResumedData,
@@ -70,6 +72,8 @@ from perdure.domain.phases import (
     interruptions_of,
     parked_calls,
     requested_model,
+    uncounted,
+    waiting_after,
 )
 from perdure.domain.steps import Started, started_after
 from perdure.domain.times import from_rfc3339
@@ -301,31 +305,17 @@ def _fallback(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         return replace(
             state, turn=replace(turn, fallback=fallen_back(turn.fallback, requested_model(state), data))
         )
-    turn = replace(_uncounted(turn), fallback=fallen_back(turn.fallback, turn.requested, data))
+    turn = replace(uncounted(turn), fallback=fallen_back(turn.fallback, turn.requested, data))
     return Ready(pending=state.pending, controls=state.controls, turn=turn)
 
 
-def _uncounted(turn: Turn) -> Turn:
-    """The turn without its last model call, whose place another one takes."""
-    return replace(turn, iterations=turn.iterations - 1)
-
-
 def _parked(state: TurnState, event: AnyEvent, head: int) -> TurnState:
-    if isinstance(state, Idle | Waiting):
+    if isinstance(state, Idle | Reasoning | Waiting):
         return state
-    # Another call takes the place of one that failed; one that was not begun was not counted.
-    failed = isinstance(state, Failed)
-    turn = _uncounted(state.turn) if failed else state.turn
-    since = turn.parked_since
-    turn = replace(
-        turn,
-        fallback=None,
-        interruptions=turn.interruptions if failed else interruptions_of(state),
-        parked_since=event.ts if since is None else since,
-    )
-    until = from_rfc3339(event.read(TurnParkedData).until)
-    known = len(steering(state.pending))
-    return Waiting(pending=state.pending, controls=state.controls, turn=turn, until=until, known=known)
+    data = event.read(TurnParkedData)
+    if data.parked_kind == "rate_limit" and not isinstance(state, Failed):
+        return state
+    return waiting_after(state, data.parked_kind, from_rfc3339(data.until), event.ts)
 
 
 def _resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -336,6 +326,15 @@ def _resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
 
 def _budget_resumed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     return replace(state, until=event.ts) if isinstance(state, Waiting) else state
+
+
+def _guardrail_hit(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    """A check may want a person to approve a call that has not begun."""
+    data = event.read(GuardrailHitData)
+    if not isinstance(state, Calling) or data.action != "ask":
+        return state
+    calls = (replace(call, asks=True) if call.id == data.tool_call_id else call for call in state.calls)
+    return replace(state, calls=tuple(calls))
 
 
 def _act_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -405,12 +404,16 @@ def _call_requested(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         return state
     data = event.read(ToolCallRequestedData)
     until = deadline_of(event.ts, data.timeout_ms)
+    summaries = data.tool_summaries or ()
     for index, call in enumerate(data.tool_calls):
+        about = summaries[index] if index < len(summaries) else ToolCallSummary(call.id, call.name)
         if call.name == APPROVE:
-            asks = Parked("approval", until, head, index, data.approvers or ANYBODY)
+            reasons = tuple(each.code for each in about.reasons)
+            asks = Parked("approval", until, head, index, data.approvers or ANYBODY, reasons)
             state = _with_status(state, call_of_question(call.id), asks)
         else:
-            state = _with_status(state, call.id, Parked("client", until, head, index))
+            waits = Parked("client", until, head, index, external=about.external)
+            state = _with_status(state, call.id, waits)
     return state
 
 
@@ -473,6 +476,7 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     TurnParkedData.kind: _parked,
     TurnResumedData.kind: _resumed,
     BudgetResumedData.kind: _budget_resumed,
+    GuardrailHitData.kind: _guardrail_hit,
     ActStartedData.kind: _act_started,
     ActCompletedData.kind: _act_completed,
     ToolStartedData.kind: _tool_started,

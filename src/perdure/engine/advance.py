@@ -42,9 +42,11 @@ from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.budget import estimated_input
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
+from perdure.engine.data_flow import rules_ahead
 from perdure.engine.deferred import ended_tasks, in_background
 from perdure.engine.found_tools import commit_with_tools, is_outdated
 from perdure.engine.hooks import vet_calls, vet_model_call
+from perdure.engine.limits import held_back, may_go_on
 from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
@@ -120,6 +122,7 @@ async def advance(
     finally:
         if run is not None:
             _stop_tools(run)
+            engine.meter.settle(run.row.org_id, session_id)
             if not finished:
                 engine.bus.discard(session_id)
             await settle_rest(run)
@@ -139,10 +142,12 @@ async def _step(run: Run) -> bool:
         problem = await (
             outlast(run.engine, run.row.id, lambda: _prepare(run, state)) if outage else _prepare(run, state)
         )
-    rules = (
-        run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
-    )
+    rules = TurnRules(max_iterations=run.engine.policy.max_iterations)
+    if run.prepared is not None:
+        rules = rules_ahead(run, run.prepared[0].rules, state)
     action = next_action(state, rules, run.engine.clock.now())
+    if isinstance(state, Waiting) and may_go_on(run.row, state):
+        action = Resume(state)
     if problem is not None and isinstance(action, CallModel | RunTools | AskApproval | AwaitClient):
         action = Fail(action.state, *problem)
     match action:
@@ -271,7 +276,9 @@ async def _start(run: Run, action: StartTurn) -> None:
         await run.commit(opening)  # the next step fails the turn, with a message for the user
         return
     agent, choice = run.prepared
-    if is_full(run, agent, choice, queued) or for_event(agent.hooks, "before_model"):
+    if held := await held_back(run, turn):
+        await run.commit([*opening, *held])
+    elif is_full(run, agent, choice, queued) or for_event(agent.hooks, "before_model"):
         await run.commit(opening)  # the next step compacts the history first, or asks the hooks
     else:
         await _call(run, turn, agent, choice, opening)
@@ -311,8 +318,9 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
                 if any(event.get(ActCompletedData) is not None for event in run.unlogged):
                     # The layers may have changed while tools ran; the next model call uses the current ones.
                     run.prepared = None
-        case AskApproval():
-            await run.commit(request_approvals(run, agent, action))
+        case AskApproval(state=state):
+            rules = rules_ahead(run, agent.rules, state)
+            await run.commit(request_approvals(run, agent, action, rules))
         case AwaitClient(state=state, calls=calls):
             refusals = await refuse_invalid_calls(run, agent, state, calls)
             await run.commit(refusals or request_results(run, agent, action))
@@ -320,6 +328,9 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
 
 async def _begin_call(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoice) -> None:
     """Make the next model call, or the room for it: the next step then calls the model."""
+    if held := await held_back(run, turn):
+        await run.commit(held)
+        return
     files = await spill_results(run, agent, choice, turn)
     if files is None:
         return  # the log has moved

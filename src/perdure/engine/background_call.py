@@ -18,14 +18,18 @@ from msgspec.structs import replace
 
 from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.containment import contain
+from perdure.capabilities.guarding import Guard
 from perdure.capabilities.layers import SessionLayers, load_layers
+from perdure.capabilities.model_choice import find_model
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent, resolve_session
 from perdure.domain.background import LATER, ToolTask, read_spec
 from perdure.domain.calls import CallState
+from perdure.domain.data_flow import External
 from perdure.domain.effects import Verified, effects_under, part_key
 from perdure.domain.errors import PerdureError, ToolError, Unavailable, UnreadableEvent
-from perdure.domain.events import Event, FileWrittenData, HookDecidedData, ToolStartedData
+from perdure.domain.event_data import EventData
+from perdure.domain.events import Event, FileWrittenData, ToolStartedData
 from perdure.domain.files import Content
 from perdure.domain.messages import JsonValue
 from perdure.domain.policy_hooks import BLOCKED
@@ -33,6 +37,8 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.tasks import TaskError
 from perdure.domain.times import Micros
 from perdure.engine.context import Engine
+from perdure.engine.data_flow import external_of, note_written
+from perdure.engine.guarded_results import check_result, progress_line
 from perdure.engine.hook_questions import AskedCall
 from perdure.engine.hooks import review, reviews
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, ask_until_late
@@ -58,7 +64,8 @@ class CallEnd(Struct, frozen=True):
     Attributes:
         files: the files that it wrote.
         result_path: the file with the whole result, if the text is cut.
-        decided: what policy hooks have decided about the outcome.
+        found: what policy hooks have decided about the outcome, and what guardrails have found in it.
+        external: where it comes from, if that is outside.
     """
 
     text: str = ""
@@ -66,7 +73,8 @@ class CallEnd(Struct, frozen=True):
     error: TaskError | None = None
     files: tuple[FileWrittenData, ...] = ()
     result_path: str | None = None
-    decided: tuple[HookDecidedData, ...] = ()
+    found: tuple[EventData, ...] = ()
+    external: tuple[External, ...] = ()
 
 
 class BackgroundCall(Struct, frozen=True):
@@ -75,6 +83,7 @@ class BackgroundCall(Struct, frozen=True):
     Attributes:
         bound: the tool as it is now.
         arguments: as the log has them.
+        guard: checks the output.
     """
 
     engine: Engine
@@ -85,6 +94,7 @@ class BackgroundCall(Struct, frozen=True):
     agent: ResolvedAgent
     bound: BoundTool
     arguments: JsonValue
+    guard: Guard | None = None
 
     @property
     def repeatable(self) -> bool:
@@ -96,6 +106,11 @@ class BackgroundCall(Struct, frozen=True):
     def verifiable(self) -> bool:
         """Whether its tool can find out whether it took effect."""
         return self.bound.tool.verify is not None
+
+    @property
+    def made(self) -> CallState:
+        """The call as a turn has it."""
+        return CallState(self.spec.tool_call_id, self.spec.tool, self.arguments)
 
     @property
     def patience(self) -> float:
@@ -145,7 +160,17 @@ async def prepare(engine: Engine, task: TaskRow) -> BackgroundCall | CallEnd | N
         return CallEnd(error=TaskError(REJECTED, REFUSED))
     if arguments is None:
         return CallEnd(error=TaskError("unreadable", "The call's arguments cannot be read."))
-    return BackgroundCall(engine, layers.session, redactor, task, spec, agent, bound, arguments)
+    guard = _guard_of(engine, layers, agent, redactor)
+    return BackgroundCall(engine, layers.session, redactor, task, spec, agent, bound, arguments, guard)
+
+
+def _guard_of(
+    engine: Engine, layers: SessionLayers, agent: ResolvedAgent, redactor: Redactor
+) -> Guard | None:
+    if not agent.guardrails.has("tool_output"):
+        return None
+    own = partial(find_model, org_id=layers.session.org_id, layers=layers.layers)
+    return Guard(agent.guardrails, engine.guard, layers.session.org_id, own, redactor)
 
 
 async def _read(
@@ -212,7 +237,8 @@ async def make_call(
         if found is not None and found.outcome == "done":
             output = as_raw_output(ToolOutcome(found.value))
     await _learn_secrets(call)
-    return await _reviewed(call, output, failure, kind)
+    end = await _reviewed(call, output, failure, kind)
+    return replace(end, external=await _external(call, end.files))
 
 
 async def _reviewed(
@@ -232,12 +258,21 @@ async def _reviewed(
     )
     reviewed = await review(call, call.agent, asked, output, failure)
     if reviewed.output is not None:
-        return replace(await _fitted(call, reviewed.output), decided=reviewed.records)
+        end = await _fitted(call, reviewed.output)
+        return replace(end, found=(*reviewed.records, *end.found))
     withheld = bool(reviewed.records) and reviewed.records[-1].decision == "block"
-    said = "" if reviewed.failure is None else reviewed.failure.error
+    checked = await check_result(call.guard, call.made, None, reviewed.failure)
+    said = "" if checked.failure is None else checked.failure.error
     files = () if output is None else output.files
     error = TaskError(BLOCKED if withheld else kind, said)
-    return CallEnd(error=error, files=files, decided=reviewed.records)
+    return CallEnd(error=error, files=files, found=(*reviewed.records, *checked.found))
+
+
+async def _external(call: BackgroundCall, files: tuple[FileWrittenData, ...]) -> tuple[External, ...]:
+    """Where the result comes from, if that is outside; the files that the call has written may have it."""
+    source = await external_of(call, call.bound, call.agent.network, call.arguments)
+    await note_written(call, source, wrote=bool(files))
+    return () if source is None else (source,)
 
 
 async def _output(call: BackgroundCall, context: ToolContext, began_at: Micros | None) -> RawOutput:
@@ -290,7 +325,7 @@ def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolConte
         turn_id=task.turn_id,
         tool_call_id=call.spec.tool_call_id,
         now=engine.clock.now,
-        progress=lambda line: None if silent else progress(call.redactor.text(line)),
+        progress=lambda line: None if silent else progress(_line_of(call, line)),
         output=lambda stream, text: None,
         redactor=call.redactor,
         locale=row.locale,
@@ -300,8 +335,13 @@ def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolConte
         exec_id=call.spec.exec_id,
         tool_name=call.spec.tool,
         agent=call.spec.made_by,
+        guarded=call.agent.rules.guarded_files,
         in_background=True,
     )
+
+
+def _line_of(call: BackgroundCall, line: str) -> str:
+    return call.redactor.text(line if call.guard is None else progress_line(call.guard, call.spec.tool, line))
 
 
 async def _step(
@@ -328,18 +368,19 @@ async def _learn_secrets(call: BackgroundCall) -> None:
 
 async def _fitted(call: BackgroundCall, output: RawOutput) -> CallEnd:
     """The output as the task keeps it: as long as that of a call in a turn, with the whole in a file."""
-    spec, turn_id = call.spec, call.task.turn_id
+    turn_id = call.task.turn_id
     if output.images:
         note = "[The images of the result are left out: they are shown only in the turn.]"
         text = "\n".join(filter(None, (output.text.strip(), note)))
         output = RawOutput(text, text, output.files)
-    made = CallState(spec.tool_call_id, spec.tool, call.arguments)
-    fitted = await fit_output(call, call.agent, call.bound, turn_id, made, output)
+    checked = await check_result(call.guard, call.made, output, None)
+    output = checked.output or output
+    fitted = await fit_output(call, call.agent, call.bound, turn_id, call.made, output)
     spilled = fitted.files[len(output.files) :]
     path = spilled[0].path if spilled else None
     if fitted.text is output.text and not isinstance(output.value, str):
         value: JsonValue = call.redactor.value(msgspec.json.decode(output.text))
         if isinstance(value, dict | list):
-            return CallEnd(value=value, files=fitted.files)
+            return CallEnd(value=value, files=fitted.files, found=checked.found)
     text = await asyncio.to_thread(call.redactor.text, fitted.text)
-    return CallEnd(text, files=fitted.files, result_path=path)
+    return CallEnd(text, files=fitted.files, result_path=path, found=checked.found)

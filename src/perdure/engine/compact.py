@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from perdure.capabilities.guarding import Guard
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.compaction import (
@@ -45,6 +46,7 @@ from perdure.domain.turn import Idle
 from perdure.domain.turn_totals import Turn
 from perdure.engine.budget import conversation_budget, price_at, smallest_budget, with_cost
 from perdure.engine.generation import Attempts, Outcome, call_with_retries, generation_data, served_model
+from perdure.engine.guarded import checked_failure, checked_summary, guard_of
 from perdure.engine.patience import patience_with
 from perdure.engine.recoveries import adaptation_of, refused_by
 from perdure.engine.run import Run
@@ -154,6 +156,7 @@ async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoic
     summarizer = _Summarizer(
         run, choice, rules, context, before, longest=max(MIN_SUMMARY, min(MAX_SUMMARY, budget))
     )
+    summarizer.guard = guard_of(run, agent)
     summary = await summarizer.summarize(older, int(PIECE * budget), after)
     duration = round((clock.elapsed() - began) * 1000)
     if summary is None:
@@ -203,6 +206,7 @@ class _Summarizer:
         longest: int,
     ) -> None:
         self.run, self.choice, self.rules, self.context = run, choice, rules, context
+        self.guard: Guard | None = None
         self.left = before
         self.longest = longest
         self.events: list[NewEvent] = []
@@ -300,12 +304,12 @@ class _Summarizer:
         profile = None
         if response is not None:
             profile = await engine.catalog.profile(served_model(self.choice))
-            response = msgspec.structs.replace(
-                response, usage=with_cost(response.usage, profile), tool_calls=()
-            )
+            text = await checked_summary(self.guard, response.text)
+            usage = with_cost(response.usage, profile)
+            response = msgspec.structs.replace(response, text=text, usage=usage, tool_calls=())
         return Outcome(
             response,
-            attempts.error,
+            checked_failure(self.guard, attempts.error),
             attempts.count,
             attempts.waited,
             engine.clock.elapsed() - began,

@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from perdure.capabilities.agent_cache import AgentCache
 from perdure.capabilities.arguments import ArgumentChecks
+from perdure.capabilities.guard_services import GuardServices
 from perdure.capabilities.model_choice import DriverSource, FitProviders
 from perdure.capabilities.port import TOOL_OUTPUT
 from perdure.capabilities.public_url import PublicUrl
@@ -30,6 +31,7 @@ from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
+from perdure.store.meter import Meter
 from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import Queue
 
@@ -123,3 +125,6 @@ class Engine(Struct, frozen=True):
     breakers: Breakers = field(default_factory=Breakers)
     fit: FitProviders = field(default_factory=FitProviders)
     hooks: HookClient = field(default_factory=HookClient)
+    meter: Meter = field(default_factory=Meter)
+    guard: GuardServices | None = None
+    """Makes the guardrails' checks that need a service; without it, they count as not made."""

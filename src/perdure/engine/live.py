@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
+from perdure.domain.held_text import HeldText
 from perdure.domain.ids import MessageId, SessionId, TurnId
 from perdure.domain.messages import MAX_TEXT, storable
 from perdure.domain.redaction import Redactor, StreamRedactor
@@ -33,11 +34,21 @@ class ToolText:
     Args:
         publish: publishes a piece: its kind, its offset in the stream in characters, and its text. It is
             called in the event loop's thread only, although a tool may write from others.
+        hold: makes what holds back a stream until it is checked; None if nothing is checked.
+        line: checks a line of progress.
     """
 
-    def __init__(self, redactor: Redactor, publish: Callable[[LiveKind, int, str], None]) -> None:
+    def __init__(
+        self,
+        redactor: Redactor,
+        publish: Callable[[LiveKind, int, str], None],
+        hold: Callable[[], HeldText] | None = None,
+        line: Callable[[str], str] | None = None,
+    ) -> None:
         self._redactor = redactor
         self._publish = publish
+        self._hold, self._line = hold, line
+        self._holds: dict[LiveKind, HeldText] = {}
         self._streams: dict[LiveKind, StreamRedactor] = {}
         self._sent: dict[LiveKind, int] = {}
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
@@ -65,17 +76,24 @@ class ToolText:
         publish(*args)
 
     def _progress(self, text: str) -> None:
+        if self._line is not None:
+            text = self._line(text)
         self._send("progress", self._redactor.text(text, cut=len(text) > MAX_LINE)[:MAX_LINE])
 
     def _output(self, kind: LiveKind, text: str) -> None:
         if kind not in self._streams:
             self._streams[kind] = StreamRedactor(self._redactor)
+        if self._hold is not None:
+            if kind not in self._holds:
+                self._holds[kind] = self._hold()
+            text = self._holds[kind].feed(text)
         self._send(kind, self._streams[kind].feed(text))
 
     def finish(self) -> None:
-        """Publish what was held back."""
+        """Publish what was held back, but for what is not checked: the result will have it."""
         for kind, stream in self._streams.items():
-            self._send(kind, stream.feed("", last=True, cut=True))
+            hold = self._holds.get(kind)
+            self._send(kind, stream.feed("" if hold is None else hold.finish(), last=True, cut=True))
 
     def _send(self, kind: LiveKind, text: str) -> None:
         if text:
@@ -95,6 +113,9 @@ class LiveText:
     """Publishes the text of one message while the model writes it.
 
     Publishes the first piece at once, and then collects pieces for `interval` seconds.
+
+    Args:
+        hold: makes what holds back the text of a kind until it is checked; None if nothing is checked.
     """
 
     def __init__(
@@ -108,8 +129,11 @@ class LiveText:
         interval: float,
         context: str,
         redactor: Redactor,
+        hold: Callable[[], HeldText] | None = None,
     ) -> None:
         self._bus = bus
+        self._hold = hold
+        self._holds: dict[TextKind, HeldText] = {}
         self._session_id = session_id
         self._turn_id = turn_id
         self._message_id = message_id
@@ -131,7 +155,7 @@ class LiveText:
         if self._timer is None:
             loop = asyncio.get_running_loop()
             if kind not in self._accumulated:
-                self._flush()
+                self.flush()
             size = max((len(accumulated) for accumulated in self._accumulated.values()), default=0)
             self._timer = loop.call_later(
                 max(self._interval, size / MAX_ACCUMULATED_PER_SECOND), self._on_timer
@@ -139,42 +163,53 @@ class LiveText:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._flush()
+        self.flush()
 
-    def _flush(self, *, final: bool = False) -> None:
+    def flush(self, *, final: bool = False) -> None:
+        """Publish what has been collected, but for what is held back."""
         for kind, pieces in self._pending.items():
-            before = self._accumulated.get(kind, "")
-            if kind not in self._streams:
-                self._streams[kind] = StreamRedactor(self._redactor)
             # What the log will not contain is not published.
-            text = storable("".join(pieces)) if len(before) < MAX_TEXT else ""
-            accumulated = before + self._streams[kind].feed(text, last=final)
-            self._accumulated[kind] = accumulated
-            if len(accumulated) > len(before):
-                live = Live(
-                    self._session_id,
-                    self._turn_id,
-                    self._message_id,
-                    kind,
-                    self.sequence,
-                    len(before),
-                    accumulated[len(before) :],
-                    accumulated,
-                )
-                live.context = self._context
-                self._bus.publish(live)
+            short = len(self._accumulated.get(kind, "")) < MAX_TEXT
+            text = storable("".join(pieces)) if short else ""
+            if self._hold is not None:
+                if kind not in self._holds:
+                    self._holds[kind] = self._hold()
+                text = self._holds[kind].feed(text)
+            if text or final:
+                self._publish(kind, text, final=final)
+            else:  # held back
+                self._accumulated.setdefault(kind, "")
         self._pending.clear()
+
+    def _publish(self, kind: TextKind, text: str, *, final: bool) -> None:
+        before = self._accumulated.get(kind, "")
+        if kind not in self._streams:
+            self._streams[kind] = StreamRedactor(self._redactor)
+        accumulated = before + self._streams[kind].feed(text, last=final)
+        self._accumulated[kind] = accumulated
+        if len(accumulated) > len(before):
+            live = Live(
+                self._session_id,
+                self._turn_id,
+                self._message_id,
+                kind,
+                self.sequence,
+                len(before),
+                accumulated[len(before) :],
+                accumulated,
+            )
+            live.context = self._context
+            self._bus.publish(live)
 
     def take_back(self, kind: TextKind) -> None:
         """Start over with one kind of text."""
-        for kept in (self._pending, self._streams, self._accumulated):
+        for kept in (self._pending, self._streams, self._accumulated, self._holds):
             kept.pop(kind, None)
 
     def restart(self) -> None:
         """Start over, for the next attempt."""
-        self._pending.clear()
-        self._streams.clear()
-        self._accumulated.clear()
+        for kept in (self._pending, self._streams, self._accumulated, self._holds):
+            kept.clear()
 
     def finish(self) -> None:
         """Publish the rest at once."""
@@ -183,7 +218,29 @@ class LiveText:
             self._timer = None
         for kind in self._streams:
             self._pending.setdefault(kind, [])
-        self._flush(final=True)
+        self.flush(final=True)
+
+    def clean(self, kind: TextKind, text: str) -> int:
+        """The characters at the beginning of a text that were searched while it streamed, without a match."""
+        hold = self._holds.get(kind)
+        return hold.clean if hold is not None and hold.clean and text.startswith(hold.shown) else 0
+
+    def finish_checked(self, texts: Mapping[TextKind, str]) -> None:
+        """Publish the rest of the texts, which are checked: as the log will have them.
+
+        What followers have seen of a text that continues differently is taken back.
+        """
+        if self._hold is None:
+            self.finish()
+            return
+        self.stop()
+        for kind, text in texts.items():
+            hold = self._holds.get(kind)
+            shown = "" if hold is None else hold.shown
+            if not text.startswith(shown):
+                self.take_back(kind)
+                shown = ""
+            self._publish(kind, text[len(shown) :], final=True)
 
     def stop(self) -> None:
         """Publish nothing more, and discard the rest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 
@@ -19,14 +20,13 @@ from perdure.domain.events import (
     ReasonCompletedData,
     ReasonThinkingCompletedData,
     ReasonThinkingStartedData,
-    ToolCallRepairedData,
 )
+from perdure.domain.guardrails import Hit
 from perdure.domain.ids import ToolCallId
 from perdure.domain.media import is_unusable
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
-    JsonObject,
     Message,
     TextPart,
     ToolCallPart,
@@ -34,11 +34,10 @@ from perdure.domain.messages import (
     preview_of,
 )
 from perdure.domain.model_profiles import ModelProfile
-from perdure.domain.repair import LONGEST, fit_arguments, repair_arguments, repair_name
 from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
-from perdure.engine.answers import TRUNCATED, generate_with_content, problem_of, refuse_cut_calls
+from perdure.engine.answers import generate_with_content, problem_of, refuse_cut_calls
 from perdure.engine.budget import (
     conversation_budget,
     learned_limits,
@@ -47,10 +46,19 @@ from perdure.engine.budget import (
     typed_output,
     with_cost,
 )
-from perdure.engine.call_limit import MAX_CALLS, cut_calls, refuse_excess
+from perdure.engine.call_limit import MAX_CALLS, cut_calls, refuse_blocked, refuse_excess
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
+from perdure.engine.guarded import (
+    CheckedAnswer,
+    Writing,
+    before_cut,
+    check_answer,
+    checked_failure,
+    guard_of,
+)
 from perdure.engine.live import LiveText
+from perdure.engine.made_calls import MadeCalls, made_calls
 from perdure.engine.output_formats import TypedOutput
 from perdure.engine.outputs import LiveAnswer, Verdict, as_answer, judge
 from perdure.engine.patience import instead_of_failing, patience_with
@@ -84,6 +92,9 @@ class _Call:
         self.engine, self.clock = engine, engine.clock
         self.message_id = state.message_id or engine.new_id("message")
         self.context = reason_context(state.turn, state.exec_id)
+        self.guard = guard_of(run, agent)
+        self.cut: Hit | None = None
+        """What a check found in the part of the answer that is cut off."""
         self.live = LiveText(
             engine.bus,
             session_id=run.row.id,
@@ -93,6 +104,8 @@ class _Call:
             interval=engine.policy.delta_interval,
             context=to_json(self.context),
             redactor=run.redactor,
+            # JSON can write any character in several ways, so it is not shown before it is complete.
+            hold=None if self.guard is None else self.guard.holds("output", whole=output is not None),
         )
         self.money = run.money
         self.paid_for: Usage | None = None
@@ -185,7 +198,8 @@ class _Call:
         if attempts.response is None:
             self.live.stop()
         else:
-            self.live.finish()
+            if self.guard is None:
+                self.live.finish()
             self.room.accepted()
         duration = self.clock.elapsed() - self.started
         return Outcome(
@@ -205,7 +219,32 @@ class _Call:
         if self.money is not None:
             self.money.send()
         response = await generate_with_content(self.driver, self.sent, self.on_delta, self._begin_again)
-        return response if self.output is None else as_answer(response, self.output)
+        response = response if self.output is None else as_answer(response, self.output)
+        response, self.cut = await before_cut(self.guard, response)
+        return response
+
+    @property
+    def writing(self) -> Writing:
+        """The message, for the events of checks."""
+        typed = self.output is not None
+        return Writing(self.state.turn.id, self.message_id, self.context, typed)
+
+    async def check(self, response: ModelResponse) -> CheckedAnswer:
+        """Check an answer, and show what was held back of it."""
+        thinking = response.thinking or ""
+        clean = self.live.clean("text", response.text), self.live.clean("thinking", thinking)
+        writing = msgspec.structs.replace(self.writing, clean=clean)
+        try:
+            checked = await check_answer(self.guard, response, writing, self.clock.now(), self.cut)
+        except BaseException:
+            self.live.stop()
+            raise
+        if checked.replaced:
+            self.live.stop()
+        elif self.guard is not None:
+            response = checked.response
+            self.live.finish_checked({"thinking": response.thinking or "", "text": response.text})
+        return checked
 
     async def _begin_again(self, used: Usage | None) -> None:
         """Take back an empty answer, which has been paid for, before the call is made once more."""
@@ -294,16 +333,23 @@ async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> lis
         profile = profile if lookup is None else await lookup
         outcome.response = _response_with_cost(outcome.response, profile)
         outcome.price = price_at(outcome.response.usage, profile)
+        checked = await call.check(outcome.response)
     finally:
         if lookup is not None:
             lookup.cancel()
-    outcome.error = problem_of(outcome.response)
+    response = outcome.response = checked.response
+    outcome.error = problem_of(response)
     if outcome.error is not None:
-        return [*reached, *_unusable_events(call, outcome, outcome.response)]
+        return [*reached, *checked.events, *_unusable_events(call, outcome, response)]
     verdict = None
-    if output is not None and not outcome.response.tool_calls:
-        verdict = await judge(run, output, outcome.response)
-    return [*reached, *_answer_events(call, outcome, outcome.response, verdict)]
+    if output is not None and not response.tool_calls and not checked.replaced:
+        verdict = await judge(run, output, response)
+    made = await _calls_of(call, response)
+    return [*reached, *checked.events, *_answer_events(call, outcome, response, verdict, made)]
+
+
+async def _calls_of(call: _Call, response: ModelResponse) -> MadeCalls:
+    return await made_calls(call.run, call.agent, call.guard, response, call.writing)
 
 
 async def _instead_of_failing(call: _Call, outcome: Outcome, reached: list[NewEvent]) -> list[NewEvent]:
@@ -345,6 +391,7 @@ def _unusable_events(call: _Call, outcome: Outcome, response: ModelResponse) -> 
 
 
 def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
+    outcome.error = checked_failure(call.guard, outcome.error)
     error = outcome.error or ModelError("no answer", code="provider_bad_response")
     failure = _failed_call(call, outcome, error)
     return instead_of_failing(call.run, call.choice, call.message_id, error, failure)
@@ -373,14 +420,14 @@ def _failed_call(call: _Call, outcome: Outcome, error: ModelError) -> list[NewEv
 
 
 def _answer_events(
-    call: _Call, outcome: Outcome, response: ModelResponse, verdict: Verdict | None
+    call: _Call, outcome: Outcome, response: ModelResponse, verdict: Verdict | None, made: MadeCalls
 ) -> list[NewEvent]:
     run, choice, now = call.run, call.choice, call.clock.now()
-    made, response = len(response.tool_calls), cut_calls(response)
-    events = _thinking_events(call, response, now)
-    truncated = response.finish_reason == TRUNCATED
-    calls, repairs = _repair_calls(call, _with_distinct_ids(response.tool_calls), truncated=truncated)
-    events += repairs
+    calls, errors = made.checked.calls, made.checked.errors
+    response = cut_calls(response)
+    if call.guard is not None:
+        response = msgspec.structs.replace(response, tool_calls=calls)  # also in the log of the model call
+    events = [*made.checked.generations, *_thinking_events(call, response, now), *made.repairs]
     redacted = redact_secret_arguments(run, call.agent, calls)
     outcome = msgspec.structs.replace(outcome, response=redact_response(response, calls, redacted))
     final = not redacted and (verdict is None or not verdict.problems)
@@ -400,10 +447,16 @@ def _answer_events(
         NewEvent(OutputMessageCompletedData(message, metadata, response.usage), call.context, now),
         NewEvent(generation_data(choice, outcome, run.voice.agent_id), generation_context(call.state), now),
         NewEvent(completed, call.context, now),
-        *refuse_cut_calls(call.state, response, redacted[:MAX_CALLS], now),
-        *refuse_excess(call.state, redacted, made, now),
+        *made.checked.hits,
+        *refuse_blocked(call.state, redacted, errors, now),
+        *refuse_cut_calls(call.state, response, _others(redacted[:MAX_CALLS], errors), now),
+        *refuse_excess(call.state, redacted, made.made, now, errors),
     ]
     return events if verdict is None else [*events, verdict.event(call.state, message.id, now)]
+
+
+def _others(calls: tuple[ToolCallPart, ...], errors: Mapping[ToolCallId, str]) -> tuple[ToolCallPart, ...]:
+    return tuple(call for call in calls if call.id not in errors) if errors else calls
 
 
 def _thinking_events(call: _Call, response: ModelResponse, now: Micros) -> list[NewEvent]:
@@ -432,61 +485,3 @@ def _build_message(
         reasoning_items=response.reasoning_items or None,
         author=call.run.voice.author,
     )
-
-
-def _repair_calls(
-    call: _Call, parts: tuple[ToolCallPart, ...], *, truncated: bool
-) -> tuple[tuple[ToolCallPart, ...], list[NewEvent]]:
-    """Repair small mistakes in the tool calls; returns all calls, and an event for each repaired one.
-
-    The arguments of a truncated answer are not repaired: they are not wrong, but incomplete.
-    """
-    agent = call.agent
-    if not agent.behaviour.repair_tool_calls:
-        return parts, []
-    known = {*agent.bound, *agent.client}
-    left = LONGEST
-    calls: list[ToolCallPart] = []
-    events: list[NewEvent] = []
-    for part in parts:
-        name = repair_name(part.name, known)
-        broken = isinstance(part.arguments, str) and not truncated
-        arguments = None
-        if broken and len(part.arguments) <= left:
-            left -= len(part.arguments)
-            arguments = repair_arguments(part.arguments)
-        parsed = part.arguments if arguments is None else arguments
-        if (
-            isinstance(parsed, dict)
-            and (fitted := fit_arguments(parsed, _parameters(agent, name or part.name))) != parsed
-        ):
-            arguments = fitted
-        repaired = msgspec.structs.replace(
-            part, name=name or part.name, arguments=part.arguments if arguments is None else arguments
-        )
-        calls.append(repaired)
-        if repaired != part:
-            outcome = "name" if arguments is None else "arguments" if name is None else "name_and_arguments"
-            data = ToolCallRepairedData(part.id, repaired.name, call.state.turn.id, outcome)
-            events.append(NewEvent(data, call.context, call.clock.now()))
-    return tuple(calls), events
-
-
-def _parameters(agent: ResolvedAgent, name: str) -> JsonObject:
-    """The JSON Schema of a server or client tool's arguments; an empty one if there is no such tool."""
-    if name in agent.bound:
-        return agent.bound[name].tool.parameters
-    return agent.client[name].parameters if name in agent.client else {}
-
-
-def _with_distinct_ids(calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:
-    """The calls with distinct ids, because results are matched by id."""
-    seen: set[str] = set()
-    distinct = []
-    for index, call in enumerate(calls):
-        identity = call.id or ToolCallId(f"call_{index}")
-        while identity in seen:
-            identity = ToolCallId(f"{identity}_{index}")
-        seen.add(identity)
-        distinct.append(call if identity == call.id else msgspec.structs.replace(call, id=identity))
-    return tuple(distinct)

@@ -34,6 +34,7 @@ from perdure.engine.joined_appends import Entry, also_of, joining
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
 from perdure.engine.overtaken import without_overtaken
 from perdure.engine.settlements import Money, Settlement, settled_also
+from perdure.engine.spent import note_usage
 from perdure.engine.suspects import Admission
 from perdure.engine.voices import Voice
 from perdure.store.bus import Appended
@@ -264,6 +265,7 @@ class Run:
             self.admission.end()
             self.admission = None
         self._apply(batch, stored)
+        note_usage(self.engine, self.row, batch)
         self.engine.bus.publish(Appended(self.row.id, self.row.head, stored))
 
     def _was_slow(self, began: float) -> bool:

@@ -181,7 +181,7 @@ def parked_by(run: Run, turn: Turn, refusal: Refusal) -> tuple[list[NewEvent], A
         data.append(BudgetExhaustedData(*said_of(standing), error, needed))
     code = "budget_paused" if refusal.why == "paused" else EXHAUSTED
     parked = TurnParkedData(
-        turn.id, "budget", to_rfc3339(max(until, now + _SECOND)), code, error, standing.id
+        turn.id, "budget", to_rfc3339(max(until, now + _SECOND)), code, error, budget_id=standing.id
     )
     data += [BudgetPausedData(*said_of(standing), error), parked]
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from perdure.capabilities.guarding import Guard
 from perdure.domain.calls import CallState, key_of
 from perdure.domain.effects import Verified, effects_under, part_key
 from perdure.domain.errors import OutcomeUnknown, ToolError
@@ -20,6 +21,7 @@ from perdure.domain.redaction import redact_event
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started, Step, find_step
 from perdure.domain.turn import Calling
+from perdure.engine.guarded_results import checked_error, is_hidden
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, ask_until_late
 from perdure.engine.run import Run
 from perdure.engine.tool_output import json_of
@@ -38,12 +40,16 @@ Verify = Callable[[], Awaitable[Verified]]
 class Steps:
     """`context.step` of one attempt of a call.
 
+    Args:
+        guard: checks the results before they are recorded.
+
     Attributes:
         over: the attempt has ended, so that nothing may begin any more.
     """
 
-    def __init__(self, run: Run, call: CallState, timeout: float) -> None:
+    def __init__(self, run: Run, call: CallState, timeout: float, guard: Guard | None = None) -> None:
         self.over = False
+        self._guard = guard
         self._limit: asyncio.Timeout | None = None
         self._end_of_limit: float | None = None
         self._stopped_at = 0.0
@@ -104,7 +110,8 @@ class Steps:
             raise
         except ToolError as error:
             # Redact before truncating: half a secret would not be recognized.
-            text = self._run.redactor.text(storable(error.message))[:MAX_RESULT]
+            text = self._run.redactor.text(storable(error.message))
+            text = (await checked_error(self._guard, self._call, text))[:MAX_RESULT]
             await self._log(self._ended(name, "failed", began, error=text))
             raise
         return await self._end(name, result, began)
@@ -173,6 +180,8 @@ class Steps:
         event = NewEvent(data, tool_context(state, self._call.id), self._run.engine.clock.now())
         if redact_event(event, self._run.redactor) is not event:
             data = msgspec.structs.replace(data, redacted=True)
+        if await is_hidden(self._guard, self._call, result):
+            data = msgspec.structs.replace(data, result=None, redacted=True)
         await self._log(data)
         return result
 

@@ -13,9 +13,11 @@ from msgspec.structs import replace
 from perdure.capabilities.arguments import INVALID_SCHEMA
 from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.containment import contain
+from perdure.capabilities.guarding import Guard
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState, Parked, key_of
+from perdure.domain.data_flow import MAX_SOURCE, External
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import (
     FileWrittenData,
@@ -34,7 +36,10 @@ from perdure.domain.turn import Calling
 from perdure.domain.turn_queries import agent_ahead, next_controls
 from perdure.engine.background import begin_task, begins_task
 from perdure.engine.batches import act_completed
+from perdure.engine.data_flow import external_of, note_written
 from perdure.engine.deferred import Callbacks, parked_call, promised
+from perdure.engine.guarded import guard_of
+from perdure.engine.guarded_results import check_edited, check_result, masked_event, progress_line
 from perdure.engine.handoffs import check_agent, log_for
 from perdure.engine.hooks import Reviewed, asked_call, review, reviews
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
@@ -59,15 +64,23 @@ _LASTING = FileWrittenData | ToolsLoadedData
 
 
 class _Acting:
-    """Whose sign-in a call used, the capability that it is of (its id and name), and whether its tool ran."""
+    """Whose sign-in a call used, the capability that it is of (its id and name), and whom it has heard from.
+
+    `ran`: whether its tool has run, so that its result, or its error, is the tool's.
+    """
 
     def __init__(self, bound: BoundTool | None) -> None:
         self.identity: ActedAs | None = None
+        self.heard: str | None = None
+        self.ran = False
         self.capability = (bound.capability_id, bound.capability_name) if bound else (None, None)
         self.ran = False
 
     def note(self, identity: ActedAs) -> None:
         self.identity = identity
+
+    def heard_from(self, source: str) -> None:
+        self.heard = source[:MAX_SOURCE]
 
     def provided_by(self, capability_id: str, capability_name: str) -> None:
         self.capability = (capability_id, capability_name)
@@ -136,6 +149,9 @@ async def end_batch(run: Run, state: Calling, events: list[NewEvent]) -> list[Ne
     return [*events, act_completed(state, batch, events, duration, run.engine.clock.now())]
 
 
+_NOTHING: tuple[RawOutput | None, Failure | None] = (None, None)
+
+
 async def _run_call(
     run: Run,
     agent: ResolvedAgent,
@@ -151,18 +167,18 @@ async def _run_call(
         await asyncio.wait((after,))
     bound = agent.bound.get(call.name)
     begun, acting = run.engine.clock.elapsed(), _Acting(bound)
-    output: RawOutput | None = None
-    failure: Failure | None = None
+    output, failure = _NOTHING
     try:
         outcome = await _attempt_or_wait(run, agent, bound, state, call, acting)
         if isinstance(outcome, Later):
-            parked = parked_call(run, bound, state, call, outcome)
+            parked = masked_event(guard_of(run, agent), call, parked_call(run, bound, state, call, outcome))
             return [*_loads(run, agent, state, call, None), parked]
         if outcome is None:
             return _loads(run, agent, state, call, None)
         output = outcome
     except Exception as error:  # noqa: BLE001 (a bug in a tool fails the call, not the turn)
         failure = failure_of(run.redactor, bound, call.name, error)
+        acting.ran = acting.ran and not isinstance(error, Interrupted)
         if failure.unknown and not isinstance(error, Interrupted):
             output = await _looked_up(run, agent, bound, state, call)
     written = () if output is None else output.files
@@ -171,9 +187,12 @@ async def _run_call(
         reviewed = await review(run, agent, asked_call(run, bound, state, call), output, failure)
     output, failure = reviewed.output, reviewed.failure
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
-    now = run.engine.clock.now()
-    context = tool_context(state, call.id)
+    checked = await check_result(guard_of(run, agent), call, output, failure)
+    output, failure = checked.output, checked.failure
+    now, context = run.engine.clock.now(), tool_context(state, call.id)
     fitted = None if output is None else await fit_output(run, agent, bound, state.turn.id, call, output)
+    wrote = fitted is not None and bool(fitted.files)
+    external = await _external(run, agent, bound, call, acting, wrote=wrote) if acting.ran else None
     result = None if fitted is None or output is None else _parts(fitted.text, output.images)
     data = ToolCompletedData(
         tool_call_id=call.id,
@@ -188,10 +207,20 @@ async def _run_call(
         capability_name=acting.capability[1],
         outcome_unknown=failure is not None and output is None and failure.unknown,
         acted_as=acting.identity,
+        external=external,
     )
     also = [*(written if fitted is None else fitted.files), *reviewed.records]
-    events = [NewEvent(each, context, now) for each in also]
-    return [*events, *_loads(run, agent, state, call, output), NewEvent(data, context, now)]
+    events = [*(NewEvent(each, context, now) for each in also), *_loads(run, agent, state, call, output)]
+    return [*events, *checked.events(context, now), NewEvent(data, context, now)]
+
+
+async def _external(
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, call: CallState, acting: _Acting, *, wrote: bool
+) -> External | None:
+    """Where the result comes from, if that is outside; the files that the call has written may have it."""
+    external = await external_of(run, bound, agent.network, call.arguments, acting.heard)
+    await note_written(run, external, wrote=wrote)
+    return external
 
 
 def _loads(
@@ -249,6 +278,7 @@ async def _attempt(
     if isinstance(call.status, Started) and not call.status.replayable and call.id not in run.announced:
         # Before all other checks, because the call may have run.
         known = await _after_crash(run, agent, bound, state, call)
+        acting.ran = known is not None
         if known is not None:
             acting.ran = True
             return known
@@ -259,6 +289,8 @@ async def _attempt(
     _check_secret_arguments(run, bound, call)
     if bound.rejected:
         raise PerdureError(REFUSED, code=REJECTED)
+    if call.edited:
+        await check_edited(guard_of(run, agent), call)
     repeats = state.turn.repeats
     if 0 < agent.rules.loop_limit <= repeats:
         raise PerdureError(
@@ -269,8 +301,9 @@ async def _attempt(
     if begins_task(bound, arguments):
         await begin_task(run, agent, bound, state, call, arguments)
         return None
-    live, callbacks = _tool_text(run, state, call), Callbacks(run, state, call)
-    steps = Steps(run, call, bound.tool.timeout)
+    guard = guard_of(run, agent)
+    live, callbacks = _tool_text(run, guard, state, call), Callbacks(run, state, call)
+    steps = Steps(run, call, bound.tool.timeout, guard)
     context = replace(
         _tool_context(run, agent, state, call),
         **({} if reviews(agent, call.name) else {"progress": live.progress, "output": live.output}),
@@ -278,12 +311,13 @@ async def _attempt(
         step=steps,
         act_as=acting.note,
         provided_by=acting.provided_by,
+        heard_from=acting.heard_from,
         log=partial(log_for, run, bound, state, call, loads=bool(_loads(run, agent, state, call, None))),
         check_agent=partial(check_agent, run),
     )
     acting.ran = True
     try:
-        tool = bound.tool
+        tool, acting.ran = bound.tool, True
         outcome = await contain(
             partial(tool.run, context, arguments),
             tool.timeout,
@@ -342,7 +376,9 @@ async def refuse_invalid_calls(
     The model receives the errors, and the client is not asked to run these calls. If a tool's schema is not
     valid, the client has to check the arguments.
     """
-    problems = await asyncio.gather(*(_problem_of(run, agent.client[call.name], call) for call in calls))
+    problems = await asyncio.gather(
+        *(_problem_of(run, agent, agent.client[call.name], call) for call in calls)
+    )
     now = run.engine.clock.now()
     events = []
     for call, problem in zip(calls, problems, strict=True):
@@ -352,7 +388,7 @@ async def refuse_invalid_calls(
             call.id,
             call.name,
             False,
-            "error",
+            "rejected" if problem.code == REJECTED else "error",
             error=error_text(run.redactor, problem.message),
             display_name=agent.client[call.name].display_name,
         )
@@ -360,7 +396,11 @@ async def refuse_invalid_calls(
     return events
 
 
-async def _problem_of(run: Run, tool: ClientSideTool, call: CallState) -> PerdureError | None:
+async def _problem_of(
+    run: Run, agent: ResolvedAgent, tool: ClientSideTool, call: CallState
+) -> PerdureError | None:
+    if tool.name in agent.rules.rejected:
+        return PerdureError(REFUSED, code=REJECTED)
     try:
         await run.engine.arguments.check(_owners(run), tool.parameters, call.arguments)
     except PerdureError as problem:
@@ -373,7 +413,7 @@ def _owners(run: Run) -> tuple[str, ...]:
     return run.row.org_id, run.row.id
 
 
-def _tool_text(run: Run, state: Calling, call: CallState) -> ToolText:
+def _tool_text(run: Run, guard: Guard | None, state: Calling, call: CallState) -> ToolText:
     session_id, turn_id, bus = run.row.id, state.turn.id, run.engine.bus
     context = to_json(tool_context(state, call.id))
 
@@ -393,7 +433,10 @@ def _tool_text(run: Run, state: Calling, call: CallState) -> ToolText:
             )
         )
 
-    return ToolText(run.redactor, publish)
+    if guard is None or not guard.has("tool_output"):
+        return ToolText(run.redactor, publish)
+    hold = guard.holds("tool_output", call.name)
+    return ToolText(run.redactor, publish, hold, partial(progress_line, guard, call.name))
 
 
 def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallState) -> ToolContext:
@@ -416,4 +459,5 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         tool_name=call.name,
         controls=next_controls(state),
         agent=agent_ahead(state, row.own_agent()),
+        guarded=agent.rules.guarded_files,
     )

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from perdure.capabilities.guards import source_of_client
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
-from perdure.domain.actions import AskApproval, AwaitClient, ExpireCalls, Fail, RunTools, StartTurn
+from perdure.domain.actions import (
+    AskApproval,
+    AwaitClient,
+    ExpireCalls,
+    Fail,
+    RunTools,
+    StartTurn,
+    TurnRules,
+)
 from perdure.domain.calls import CallState, Parked, as_tool_call, key_of
+from perdure.domain.data_flow import AskReason, External
 from perdure.domain.decisions import ANYBODY
 from perdure.domain.effects import UNCERTAIN
 from perdure.domain.events import (
@@ -182,13 +192,22 @@ def _display_name(agent: ResolvedAgent, name: str) -> str | None:
 def request_results(run: Run, agent: ResolvedAgent, action: AwaitClient) -> list[NewEvent]:
     """Ask the client to run its tools, and park the session."""
     calls = tuple(replace(as_tool_call(call), effect_key=key_of(run.row.id, call)) for call in action.calls)
-    summaries = tuple(_summary(agent, call) for call in action.calls)
+    summaries = tuple(
+        replace(_summary(agent, call), external=_external(agent, call.name)) for call in action.calls
+    )
     data = ToolCallRequestedData(calls, summaries, round(run.engine.policy.client_timeout * 1000))
     return [NewEvent(data, act_context(action.state), run.engine.clock.now())]
 
 
-def request_approvals(run: Run, agent: ResolvedAgent, action: AskApproval) -> list[NewEvent]:
-    """Ask for approval of these calls, and park the session."""
+def _external(agent: ResolvedAgent, name: str) -> External | None:
+    source = source_of_client(agent.client[name])
+    return None if source is None else External(source, name)
+
+
+def request_approvals(
+    run: Run, agent: ResolvedAgent, action: AskApproval, rules: TurnRules
+) -> list[NewEvent]:
+    """Ask for approval of these calls, and park the session; `rules`: those that the action follows from."""
     questions = tuple(
         ToolCall(
             question_id(call.id),
@@ -198,7 +217,7 @@ def request_approvals(run: Run, agent: ResolvedAgent, action: AskApproval) -> li
         for call in action.calls
     )
     summaries = tuple(
-        ToolCallSummary(question.id, APPROVE, _display_name(agent, call.name), _question(agent, call))
+        _asking(agent, question, call, tuple(rules.reasons(call)))
         for question, call in zip(questions, action.calls, strict=True)
     )
     timeout_ms = round(run.engine.policy.approval_timeout * 1000)
@@ -207,10 +226,15 @@ def request_approvals(run: Run, agent: ResolvedAgent, action: AskApproval) -> li
     return [NewEvent(data, act_context(action.state), run.engine.clock.now())]
 
 
-def _question(agent: ResolvedAgent, call: CallState) -> str:
+def _asking(
+    agent: ResolvedAgent, question: ToolCall, call: CallState, reasons: tuple[AskReason, ...]
+) -> ToolCallSummary:
     bound = agent.bound.get(call.name)
     changed = bound is not None and bound.tool.changed
-    return f"May {call.name} run?{CHANGED if changed else ''}"
+    said = " ".join(
+        (f"May {call.name} run?{CHANGED if changed else ''}", *(each.message for each in reasons))
+    )
+    return ToolCallSummary(question.id, APPROVE, _display_name(agent, call.name), said, reasons)
 
 
 def expire_calls(run: Run, action: ExpireCalls, ended: dict[ToolCallId, str]) -> list[NewEvent]:

@@ -266,13 +266,7 @@ class DriverPool:
         pooled = self._drivers.get(provider.id)
         if pooled is not None and pooled[0] == provider.updated_at:
             return pooled[1]
-        config = config_of(
-            provider.provider_type,
-            provider.base_url,
-            secrets,
-            provider.option_struct(),
-            self._environment_of(provider.org_id),
-        )
+        config = self.config_for(provider, secrets)
         _check_key(config)
         driver = make_driver(config, self.http, self._cache)
         self._drivers.pop(provider.id, None)
@@ -280,6 +274,16 @@ class DriverPool:
         if len(self._drivers) > MAX_DRIVERS:
             del self._drivers[next(iter(self._drivers))]
         return driver
+
+    def config_for(self, provider: StoredProvider, secrets: ProviderSecrets) -> ProviderConfig:
+        """Return the configuration of a provider's driver, with its key."""
+        return config_of(
+            provider.provider_type,
+            provider.base_url,
+            secrets,
+            provider.option_struct(),
+            self._environment_of(provider.org_id),
+        )
 
     def unpooled(self, config: ProviderConfig) -> Driver:
         """Create a driver for one use, such as a check of new settings. Raises InvalidInput."""

@@ -6,6 +6,7 @@ import msgspec
 
 from perdure.store.database import Tx
 from perdure.store.sessions import SessionRow, refusal
+from perdure.store.turn_slots import ACTIVE
 
 
 async def claim(tx: Tx, row: SessionRow, *, counts: bool = True) -> SessionRow:
@@ -39,18 +40,23 @@ async def claim(tx: Tx, row: SessionRow, *, counts: bool = True) -> SessionRow:
 async def rest(tx: Tx, row: SessionRow) -> SessionRow:
     """Note that the session rests, as `append` can do it. Raises StaleHead and Fenced like `append`.
 
+    StaleHead also means that its turn, which waited for others to end, may go on.
+
     The attempt that came so far has not died, so recoveries are counted anew.
     """
     done = await tx.run(
-        "UPDATE sessions SET resting = 1, recoveries = 0"
-        " WHERE id = ? AND epoch = ? AND head = ? AND deleted_at IS NULL",
+        f"UPDATE sessions SET resting = 1, recoveries = 0,"
+        f" turn_slot = CASE WHEN turn_slot = {ACTIVE} THEN 0 ELSE turn_slot END"
+        " WHERE id = ? AND epoch = ? AND head = ? AND turn_slot = ? AND deleted_at IS NULL",
         row.id,
         row.epoch,
         row.head,
+        row.turn_slot,
     )
     if done != 1:
         raise await refusal(tx, row)
-    return msgspec.structs.replace(row, resting=1, recoveries=0)
+    slot = 0 if row.turn_slot == ACTIVE else row.turn_slot
+    return msgspec.structs.replace(row, resting=1, recoveries=0, turn_slot=slot)
 
 
 async def release(tx: Tx, row: SessionRow) -> None:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
 from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.store.database import Tx
+from perdure.store.fair_line import FairLine
 
 log = logging.getLogger("perdure.store")
 
 
+PLACES = 1_000
+"""How many jobs of sessions run in a process at a time, by default."""
 CLOSE_SECONDS = 5.0
 """How long `close` waits for the handlers that it has cancelled."""
 
@@ -59,6 +62,9 @@ class Queue(Protocol):
     async def start(self, handler: Handler) -> None:
         """Start to pass jobs to the handler, many concurrently.
 
+        Jobs of sessions run as far as the process has places. Those that wait for one are taken in turns of
+        their organizations, so that none is held up by another's many jobs. Jobs of tasks need no place.
+
         A job is done when the handler returns or raises. After `PutBack` or a cancellation, another process
         gets the job, if one is running.
         """
@@ -86,13 +92,21 @@ class LocalQueue:
 
     It needs no table. Only one process uses it, and at its next start that process finds every active session
     by its row.
+
+    Args:
+        places: how many jobs of sessions run at a time.
     """
 
-    def __init__(self, spawn: Callable[[Awaitable[None]], object]) -> None:
+    def __init__(self, spawn: Callable[[Awaitable[None]], object], places: int = PLACES) -> None:
         self._spawn = spawn
-        self._waiting: deque[Job] = deque()
+        self._places = places
+        self._waiting: FairLine[Job] = FairLine()
+        self._tasks: list[Job] = []
+        """The jobs of tasks that wait for the start."""
         self._handler: Handler | None = None
         self._known: Counter[SessionId | TaskId] = Counter()
+        self._holders: Counter[OrgId] = Counter()
+        self._held = 0
         self._running: set[asyncio.Task[object]] = set()
 
     async def enqueue(self, tx: Tx, job: Job) -> None:
@@ -101,13 +115,18 @@ class LocalQueue:
     def put(self, job: Job) -> None:
         """Add a job whose transaction has committed."""
         self._known[job.key] += 1
-        self._dispatch(job)
-
-    def _dispatch(self, job: Job) -> None:
-        if self._handler is None:
-            self._waiting.append(job)
+        if job.task_id is not None and self._handler is None:
+            self._tasks.append(job)
+        elif self._handler is not None and (job.task_id is not None or self._held < self._places):
+            self._begin(job, self._handler)
         else:
-            self._spawn(self._run(job, self._handler))
+            self._waiting.put(job.org_id, job, has_place=job.org_id in self._holders)
+
+    def _begin(self, job: Job, handler: Handler) -> None:
+        if job.task_id is None:
+            self._held += 1
+            self._holders[job.org_id] += 1
+        self._spawn(self._run(job, handler))
 
     async def _run(self, job: Job, handler: Handler) -> None:
         task = asyncio.current_task()
@@ -121,14 +140,23 @@ class LocalQueue:
             log.exception("the handler of a job for %s failed", job.key)
         finally:
             self._running.discard(task)
-            self._known[job.key] -= 1
-            if self._known[job.key] <= 0:
-                del self._known[job.key]
+            _release(self._known, job.key)
+            if job.task_id is None:
+                self._held -= 1
+                _release(self._holders, job.org_id)
+                self._fill()
+
+    def _fill(self) -> None:
+        """Begin jobs that wait, as far as there are places."""
+        while self._handler is not None and self._waiting and self._held < self._places:
+            self._begin(self._waiting.next(), self._handler)
 
     async def start(self, handler: Handler) -> None:
         self._handler = handler
-        while self._waiting:
-            self._dispatch(self._waiting.popleft())
+        tasks, self._tasks = self._tasks, []
+        for job in tasks:
+            self._begin(job, handler)
+        self._fill()
 
     async def stop(self) -> None:
         self._handler = None
@@ -144,4 +172,13 @@ class LocalQueue:
         return key in self._known
 
     def depth(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._tasks)
+
+
+Key = TypeVar("Key")
+
+
+def _release(counts: Counter[Key], key: Key) -> None:
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.data_flow import UNKNOWN, External
 from perdure.domain.errors import Damaged, Fenced, NotFound, StaleHead
 from perdure.domain.events import (
     Event,
@@ -43,8 +44,9 @@ from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Rows, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.model_calls import INSERT_CALLS, calls_in
-from perdure.store.rows import columns, from_json, insert, to_json, values
+from perdure.store.rows import assignments, columns, from_json, insert, to_json, values
 from perdure.store.session_counts import count_sessions
+from perdure.store.turn_slots import slot_after
 from perdure.store.webhook_deliveries import note_task_events
 
 
@@ -106,6 +108,10 @@ class SessionRow(Struct, frozen=True):
     """The sequence of the last event that the parent has not heard of; None if it has heard of everything."""
     handed_from: str | None = None
     """The agent that the session was created with, as JSON, if its agent is another one now."""
+    external: str | None = "[]"
+    """Where text from outside in the session came from, as JSON; None if an older release began it, and
+    nothing has been appended since. Part of the projection."""
+    turn_slot: int = 0  # see turn_slots.py
 
     def own_agent(self) -> AgentAt:
         """The session's own agent."""
@@ -150,6 +156,7 @@ class SessionRow(Struct, frozen=True):
             self.queued_messages(),
             self.loaded_names(),
             None if self.handed_from is None else self.own_agent(),
+            self.external_sources(),
         )
 
     def parked_calls(self) -> tuple[ParkedCall, ...]:
@@ -170,6 +177,16 @@ class SessionRow(Struct, frozen=True):
             return () if self.loaded_tools is None else from_json(_NAMES, self.loaded_tools, "")
         except Damaged:
             return ()
+
+    def external_sources(self) -> tuple[External, ...]:
+        """Where text from outside came from. What an older release has read is not known, so it counts."""
+        if self.external == "[]":
+            return ()
+        try:
+            unknown = () if self.status == "started" else (UNKNOWN,)
+            return unknown if self.external is None else from_json(_EXTERNAL, self.external, "")
+        except Damaged:
+            return (UNKNOWN,)
 
     def usage_struct(self) -> Usage | None:
         """The usage so far; None if it is damaged, too: a turn must end, whatever was counted before."""
@@ -219,11 +236,14 @@ _NEW: dict[str, object] = {
     "task_id": None,
     "ended": None,
     "news": None,
+    "external": "[]",
+    "turn_slot": 0,
 }
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
 _AGENT = msgspec.json.Decoder(AgentAt)
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
+_EXTERNAL = msgspec.json.Decoder(tuple[External, ...])
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
 _QUEUED = msgspec.json.Decoder(Queue)
 _NO_CONFIG = SessionConfig()
@@ -242,12 +262,13 @@ contains the same condition verbatim."""
 LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 """Makes `updated_at` grow strictly with every change, even when the clock goes backwards."""
 
-_SET = (
-    "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
-    " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
-    f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, queued = ?,"
-    f" loaded_tools = ?, ended = ?, news = COALESCE(?, news), {LATER}"
-)
+_FOLDED = (
+    "head", "epoch", "recoveries", "status", "turn_id", "turn_after", "wake_at", "preview", "output_preview",
+    "usage", "started_at", "finished_at", "parked", "resting", "queued", "turn_slot", "loaded_tools",
+    "external", "ended",
+)  # fmt: skip
+"""The columns that an append sets."""
+_SET = f"UPDATE sessions SET {assignments(_FOLDED)}, news = COALESCE(?, news), {LATER}"
 _AT_HEAD = " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 _APPEND = f"{_SET}{_AT_HEAD}"
 # The search index has the agent, too.
@@ -407,7 +428,9 @@ def _row_after(
         parked=to_json(after.parked) if after.parked else None,
         resting=int(rests),
         queued=to_json(after.queued) if after.queued else None,
+        turn_slot=slot_after(row.turn_slot, events, after.status, rests=rests),
         loaded_tools=to_json(after.loaded_tools) if after.loaded_tools else None,
+        external=to_json(after.external) if after.external else "[]",
         ended=ended,
         news=news,
         updated_at=max(now, row.updated_at + 1),
@@ -421,23 +444,7 @@ def _agents_of(row: SessionRow) -> tuple[str | None, ...]:
 def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, ...]:
     """Return the arguments of `_APPEND` or `_HAND_OFF`: the new values, then the expected ones."""
     return (
-        new.head,
-        new.epoch,
-        new.recoveries,
-        new.status,
-        new.turn_id,
-        new.turn_after,
-        new.wake_at,
-        new.preview,
-        new.output_preview,
-        new.usage,
-        new.started_at,
-        new.finished_at,
-        new.parked,
-        new.resting,
-        new.queued,
-        new.loaded_tools,
-        new.ended,
+        *(getattr(new, name) for name in _FOLDED),
         None if new.news == row.news else new.news,  # others note what the parent has heard of
         now,
         now,

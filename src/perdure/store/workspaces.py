@@ -6,19 +6,26 @@ change of files locks the workspace's row, so that the change's checks stay true
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import Struct
 
+from perdure.domain.data_flow import External
 from perdure.domain.errors import Conflict, NotFound
 from perdure.domain.ids import OrgId, SessionId, WorkspaceId
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import WorkspaceStatus
 from perdure.store.database import LOCK_ROW, Changes, Tx, Value
-from perdure.store.rows import assignments, columns, insert, like_pattern, values
+from perdure.store.rows import assignments, columns, from_json, insert, like_pattern, to_json, values
 from perdure.store.sessions import SessionRow, get_session
 
 
 class WorkspaceRow(Struct, frozen=True):
-    """A workspace. `session_id` names the session that owns it; None for one created on its own."""
+    """A workspace.
+
+    Attributes:
+        session_id: the session that owns it; None for one created on its own.
+        external: where text from outside in the sessions that have written its files came from, as JSON.
+    """
 
     id: WorkspaceId
     org_id: OrgId
@@ -31,10 +38,12 @@ class WorkspaceRow(Struct, frozen=True):
     created_at: Micros
     updated_at: Micros
     archived_at: Micros | None
+    external: str | None = None
 
 
 _COLUMNS = columns(WorkspaceRow)
 _INSERT = insert("workspaces", WorkspaceRow)
+_EXTERNAL = msgspec.json.Decoder(tuple[External, ...])
 
 
 async def add_workspace(tx: Tx, row: WorkspaceRow) -> None:
@@ -109,7 +118,22 @@ async def hold_session_files(tx: Tx, org_id: OrgId, session_id: SessionId) -> tu
         Conflict: the workspace is archived.
     """
     session = await get_session(tx, org_id, session_id, lock=True)
-    return session, await hold_for_writing(tx, org_id, session.workspace())
+    space = await hold_for_writing(tx, org_id, session.workspace())
+    await note_external(tx, space, session.external_sources())
+    return session, space
+
+
+async def note_external(tx: Tx, space: WorkspaceRow, sources: tuple[External, ...]) -> None:
+    """Note that a workspace's files can have text from outside; what is known of it stays."""
+    if sources and space.external is None:
+        await update_workspace(tx, space, {"external": to_json(sources)})
+
+
+async def external_of_files(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> tuple[External, ...]:
+    """Return where text from outside in a workspace's files came from."""
+    sql = "SELECT external FROM workspaces WHERE id = ? AND org_id = ?"
+    found = await tx.one(sql, workspace_id, org_id)
+    return () if found is None or found[0] is None else from_json(_EXTERNAL, found[0], "the workspace")
 
 
 async def workspace_by_name(tx: Tx, org_id: OrgId, name: str) -> WorkspaceRow | None:

@@ -8,6 +8,7 @@ from functools import partial
 from perdure.app.context import Services
 from perdure.app.shell_files import Changes, Saved, after_command, before_command, files_size
 from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.domain.data_flow import Flow
 from perdure.domain.files import content_of
 from perdure.domain.messages import JsonObject
 from perdure.domain.paths import MOUNT
@@ -58,7 +59,7 @@ async def _bash(services: Services, context: ToolContext, arguments: JsonObject)
         kept = None if context.in_background else result.state
         fresh = kept if kept != state else None
         if changes or fresh is not None:
-            saved = await after_command(services, context, session_id, held, changes, fresh)
+            saved = await after_command(services, context, session_id, held, changes, fresh, context.guarded)
     answer = _answer(result, [*notes, *saved.notes], done.differences, context.redactor)
     return ToolOutcome(answer, saved.events)
 
@@ -128,4 +129,6 @@ def _bash_tool(services: Services) -> Tool:
         hints=ToolHints(readonly=False, destructive=True, idempotent=False, open_world=True),
         timeout=MAX_TIMEOUT + 20.0,
         background=True,
+        flow=Flow(where="named_hosts"),
+        reads_files=True,
     )

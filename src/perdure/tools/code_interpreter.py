@@ -11,6 +11,7 @@ from perdure.app.context import Services
 from perdure.app.shell_files import Changes, Saved, after_command, before_command, files_size
 from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, ToolRun, schema
 from perdure.domain.code import CodeJob, CodeLimits, CodeResult
+from perdure.domain.data_flow import Flow
 from perdure.domain.errors import InvalidInput, ToolError
 from perdure.domain.files import content_of
 from perdure.domain.messages import JsonObject
@@ -48,6 +49,8 @@ def code_interpreter(services: Services | None) -> Capability:
     off = services is not None and place is None
     limits = CodeLimits() if place is None else place.limits
     tool = _tool(partial(_run_python, services, Sandbox(AT_ONCE)), limits)
+    if place is not None and place.has_network:
+        tool = replace(tool, flow=Flow(where="any_host"))
     description = (
         "Lets the agent run Python on the session's files, isolated from the server and from the network."
     )
@@ -94,7 +97,7 @@ async def _run_python(
         result, invalid = _without_invalid(result)
         changes, saved = await asyncio.to_thread(_changes, result), Saved()
         if changes:
-            saved = await after_command(services, context, session_id, held, changes, None)
+            saved = await after_command(services, context, session_id, held, changes, None, context.guarded)
     notes = few(notes, invalid, saved.notes, *_notes(result, limits, seconds))
     return ToolOutcome(answer_of(result, notes, context.redactor), saved.events)
 
@@ -187,4 +190,5 @@ def _tool(run: ToolRun, limits: CodeLimits) -> Tool:
         hints=ToolHints(readonly=False, destructive=True, idempotent=False, open_world=False),
         timeout=longest + WAIT,
         background=True,
+        reads_files=True,
     )

@@ -182,6 +182,7 @@ def _read_file_tool(services: Services) -> Tool:
         run=partial(reading.read_file, services),
         hints=READ_ONLY,
         spill=False,
+        reads_files=True,
         display_name="Read file",
     )
 
@@ -196,6 +197,7 @@ def _read_many_files_tool(services: Services) -> Tool:
         run=partial(reading.read_many_files, services),
         hints=READ_ONLY,
         spill=False,
+        reads_files=True,
         display_name="Read files",
     )
 
@@ -208,6 +210,7 @@ def _list_directory_tool(services: Services) -> Tool:
         run=partial(reading.list_directory, services),
         hints=READ_ONLY,
         spill=False,
+        reads_files=True,
         display_name="List directory",
     )
 
@@ -226,6 +229,7 @@ def _glob_tool(services: Services) -> Tool:
         run=partial(reading.glob, services),
         hints=READ_ONLY,
         spill=False,
+        reads_files=True,
         display_name="Find files",
     )
 
@@ -252,6 +256,7 @@ def _grep_files_tool(services: Services) -> Tool:
         run=partial(reading.grep_files, services),
         hints=READ_ONLY,
         spill=False,
+        reads_files=True,
         display_name="Search files",
     )
 
@@ -264,6 +269,7 @@ def _stat_file_tool(services: Services) -> Tool:
         run=partial(reading.stat_file, services),
         hints=READ_ONLY,
         spill=False,
+        reads_files=True,
         display_name="File facts",
     )
 
@@ -328,6 +334,7 @@ def _delete_file_tool(services: Services) -> Tool:
         run=partial(_delete_file, services),
         hints=ToolHints(readonly=False, destructive=True, idempotent=True),
         display_name="Delete file",
+        writes="path",
     )
 
 

@@ -105,6 +105,7 @@ def _create_tool(services: Services) -> Tool:
         ),
         run=partial(_create_schedule, services),
         hints=ONCE,
+        persistent=True,
     )
 
 
@@ -116,6 +117,7 @@ def _cancel_tool(services: Services) -> Tool:
         parameters=schema({"id": {"type": "string", "maxLength": 60}}, "id"),
         run=partial(_cancel_schedule, services),
         hints=REPEATABLE,
+        persistent=True,
     )
 
 

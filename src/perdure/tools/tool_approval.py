@@ -21,12 +21,20 @@ def _mode(config: Any) -> str:
 
 
 def _tighter(before: Any, after: Any) -> Any:
-    """The configuration whose mode requires approval for more calls, with those who may approve for both."""
-    mode = max(after, before, key=lambda config: _MODES.index(_mode(config)))
+    """The configuration that requires approval for what either does, with those who may approve for both."""
+    tight = max(after, before, key=lambda config: _MODES.index(_mode(config)))
     both = _approvers(before).both(_approvers(after))
-    if both == _approvers(mode):
-        return mode
-    return {**(mode or {}), "approvers": msgspec.json.decode(msgspec.json.encode(both))}
+    if both != _approvers(tight):
+        tight = {**(tight or {}), "approvers": msgspec.json.decode(msgspec.json.encode(both))}
+    if _asks_about_data(before) or _asks_about_data(after):
+        return tight if _asks_about_data(tight) else {**(tight or {}), "exfiltration": "ask"}
+    return tight
+
+
+def _asks_about_data(config: Any) -> bool:
+    """Whether calls that can send data out need approval once the context has text from outside."""
+    said = (config or {}).get("exfiltration")
+    return said == "ask" if said is not None else _mode(config) == "protective"
 
 
 def _approvers(config: Any) -> Approvers:
@@ -39,14 +47,15 @@ def _approvers(config: Any) -> Approvers:
 def _gate(config: Any, tool: Tool) -> bool:
     """Whether a call of this tool needs approval.
 
-    `normal` asks for tools that may destroy data, or change something outside the session. `protective` lets
-    only reads inside the session pass: even a read outside, such as fetching a URL, can leak data.
+    `normal` asks for tools that may destroy data, or change something outside the session or what its later
+    turns do. `protective` lets only reads inside the session pass: even a read outside, such as fetching a
+    URL, can leak data.
     """
     mode = _mode(config)
     hints = tool.hints
     if mode == "off":
         return False
-    if hints.destructive or (hints.open_world and not hints.readonly):
+    if hints.destructive or tool.persistent or (hints.open_world and not hints.readonly):
         return True
     return mode == "protective" and (not hints.readonly or bool(hints.open_world))
 
@@ -55,8 +64,9 @@ TOOL_APPROVAL = Capability(
     id="tool_approval",
     name="Tool approval",
     description=(
-        "Makes tool calls wait for a person's approval: those that may destroy data or change something "
-        "outside the session, or all except reads inside the session."
+        "Makes tool calls wait for a person's approval: those that may destroy data, change something "
+        "outside the session or what its later turns do, or all except reads inside the session. Also those "
+        "that can send data out, once text from outside is in the context."
     ),
     category="safety",
     config_schema=schema(
@@ -67,9 +77,19 @@ TOOL_APPROVAL = Capability(
                 "default": "normal",
                 "description": (
                     "off: no call needs approval; normal: calls that may destroy data, change something "
-                    "outside the session, or write files with instructions (AGENTS.md); protective: every "
-                    "call except reads inside the session. If several layers set a mode, the tightest one "
-                    "applies."
+                    "outside the session, or change what later turns do (schedules, AGENTS.md, skills); "
+                    "protective: every call except reads inside the session. If several layers set a mode, "
+                    "the tightest one applies."
+                ),
+            },
+            "exfiltration": {
+                "type": "string",
+                "enum": ["off", "ask"],
+                "description": (
+                    "ask: once text from outside (web_fetch, MCP servers, callbacks) is in the context, "
+                    "calls that can send data out need approval, also those of tools that were allowed for "
+                    "always without this reason. The default is ask with the mode protective, and off with "
+                    "others. If several layers set it, ask applies."
                 ),
             },
             "approvers": {
@@ -103,5 +123,6 @@ TOOL_APPROVAL = Capability(
     ),
     gate=_gate,
     approvers=_approvers,
+    watches_data=_asks_about_data,
     merge=_tighter,
 )

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.domain.data_flow import Flow, host_of
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
 from perdure.domain.tools import ToolHints
@@ -65,11 +66,13 @@ async def _web_fetch(
     max_bytes = arguments.get("max_bytes") or MAX_BYTES
     output_format = arguments.get("format") or "markdown"
     page = await fetch(url, context.network, max_bytes=max_bytes, resolver=names)
+    context.heard_from(host_of(page.url) or "")
     reading, forwarded = await _read(page, output_format), None
     if reading.target is not None:
         context.progress(f"Fetching {reading.target}")
         try:
             following = await fetch(reading.target, context.network, max_bytes=max_bytes, resolver=names)
+            context.heard_from(host_of(following.url) or "")
             forwarded, page, reading = page.url, following, await _read(following, output_format)
             # One step is what people's pages need; more of them may go in circles.
             note = None if reading.target is None else f"the page forwards again, to {reading.target}"
@@ -239,6 +242,7 @@ WEB_FETCH_TOOL = Tool(
     hints=ToolHints(readonly=True, idempotent=True, open_world=True),
     timeout=2 * TIME_LIMIT + 20,  # a page, and the one that it forwards to
     background=True,
+    flow=Flow(argument="url"),
 )
 
 

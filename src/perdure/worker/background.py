@@ -274,7 +274,8 @@ def _report(row: TaskRow, end: CallEnd) -> Report:
         artifacts=artifacts,
         result_path=end.result_path,
         files=end.files,
-        decided=end.decided,
+        external=end.external,
+        found=end.found,
     )
     # The summary is only the beginning of a long text.
     return replace(report, output=end.text) if end.value is None and len(end.text) > MAX_SUMMARY else report

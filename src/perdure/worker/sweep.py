@@ -105,9 +105,11 @@ class Sweep:
             before = self._seen.get(each.id)
             if before is None or (before.epoch, before.head) != (each.epoch, each.head):
                 before = _Sighting(each.epoch, each.head, moment)
-            seen[each.id] = before
             if moment - before.since >= stale_after:
                 lost.append(each)
+                # One whose job waits for a place is not looked up again in each sweep.
+                before = _Sighting(each.epoch, each.head, moment)
+            seen[each.id] = before
         self._seen = seen
         return lost
 

@@ -127,6 +127,7 @@ class Worker:
                     of_child=self._tell_beside,
                 ):
                     await self._tell(session_id)
+                self._engine.meter.ended(job.org_id)
                 return
             except (Exception, BaseExceptionGroup, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and is_cancelled():

@@ -31,6 +31,7 @@ def by_token(app: App, limit: RateLimit) -> Authenticate:
         # All tokens of a user count together, in all organizations, because users can create both. Tokens
         # that others created count in their organization only: it must not use up the user's rate elsewhere.
         limit.take(f"{caller.user_id} {caller.organization_id}" if caller.bound else caller.user_id)
+        app.meter.take_request(caller.organization_id, caller.user_id, app.now())
         return caller
 
     return caller_of
@@ -42,9 +43,11 @@ def as_owner(app: App, owner: Caller) -> Authenticate:
     async def caller_of(headers: Headers, _anywhere: bool) -> Caller:
         check_local(headers)
         organization = header_text(headers, b"x-org-id")
-        if organization is None or organization == owner.organization_id:
-            return owner
-        return await owner_in(app, owner, organization)
+        caller = owner
+        if organization is not None and organization != owner.organization_id:
+            caller = await owner_in(app, owner, organization)
+        app.meter.take_request(caller.organization_id, caller.user_id, app.now())
+        return caller
 
     return caller_of
 

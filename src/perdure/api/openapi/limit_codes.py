@@ -52,6 +52,16 @@ TOO_MANY = (
         "The organization runs as many searches, or forks of long sessions, as it may at a time.",
         "Wait for `Retry-After` seconds.",
     ),
+    (
+        "requests_per_minute_limit",
+        "The organization or the user has sent as many requests as it may in a minute.",
+        "Wait for `Retry-After` seconds. An admin can look at `GET /v1/orgs/{org}/limits`.",
+    ),
+    (
+        "open_sessions_limit",
+        "The organization or the user has as many open sessions as it may.",
+        "Archive or delete some. An admin can raise a limit that is below the server's.",
+    ),
 )
 
 BUSY = (
@@ -81,6 +91,18 @@ TOO_MANY_CALLBACKS = (
     "too_many_callbacks",
     "The session has reached its limit of open callbacks.",
     "Wait for some of them, or cancel them.",
+)
+
+LIMIT_TOO_HIGH = (
+    "limit_too_high",
+    "The organization's limit would be above the server's.",
+    "Set a lower one. The operator can raise the server's.",
+)
+
+TOO_MANY_SESSIONS = (
+    "too_many_sessions",
+    "The organization or the user has as many open sessions as it may, so no sub-agent can begin.",
+    "Archive or delete some sessions.",
 )
 
 GONE = (

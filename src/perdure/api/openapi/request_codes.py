@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
+from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
+    LIMIT_TOO_HIGH,
     *INVALID_BUDGETS,
     *INVALID_WEBHOOKS,
     (
@@ -32,6 +34,11 @@ INVALID = (
         "secret_arguments",
         "The tool takes secrets, so its arguments cannot be edited: the log would have them.",
         "Decide without `arguments`.",
+    ),
+    (
+        "guardrail_blocked",
+        "A guardrail of the session forbids the edited arguments.",
+        "Change them, or reject the call. In the log, it is also the reason why a call was not made.",
     ),
     (
         "secret_in_arguments",
@@ -132,6 +139,7 @@ INVALID = (
 
 CONFLICTS = (
     *BUDGET_CONFLICTS,
+    TOO_MANY_SESSIONS,
     *WEBHOOK_CONFLICTS,
     (
         "already_participant",

@@ -28,6 +28,7 @@ from perdure.domain.events.budgets import (
     BudgetWarningData,
 )
 from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
+from perdure.domain.events.guardrails import GuardrailHitData, OutputMessageReplacedData
 from perdure.domain.events.messages import (
     LATE,
     InputMessageData,
@@ -124,6 +125,7 @@ __all__ = [
     "Event",
     "EventContext",
     "FileWrittenData",
+    "GuardrailHitData",
     "HistoryAdaptation",
     "HookDecidedData",
     "InputMessageData",
@@ -138,6 +140,7 @@ __all__ = [
     "OutputAcceptedData",
     "OutputMessageCompletedData",
     "OutputMessageDeltaData",
+    "OutputMessageReplacedData",
     "OutputMessageStartedData",
     "OutputMessageWithdrawnData",
     "OutputRejectedData",
@@ -216,6 +219,8 @@ _CLASSES: tuple[type[EventData], ...] = (
     OutputAcceptedData,
     OutputRejectedData,
     OutputMessageWithdrawnData,
+    OutputMessageReplacedData,
+    GuardrailHitData,
     MessageFeedbackData,
     SessionStartedData,
     SessionActivatedData,
@@ -281,7 +286,6 @@ RESERVED_TYPES = frozenset(
         "reason": ("item", "recovered"),
         "transcript": ("repaired",),
         "capability": ("usage",),
-        "output.message": ("replaced",),
     }.items()
     for name in names
 )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from perdure.domain.data_flow import External
 from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import (
     ACCUMULATED,
@@ -60,6 +61,10 @@ class InputMessageData(EventData, frozen=True, omit_defaults=True):
         Speaker | None,
         Meta(description="The participant that the message is for. Absent: the session's own agent."),
     ] = None
+    external: Annotated[
+        tuple[External, ...],
+        Meta(description="Where text from outside in the message, or its sender's context, came from."),
+    ] = ()
 
 
 class OutputMessageStartedData(EventData, frozen=True, omit_defaults=True):

@@ -10,7 +10,7 @@ from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import TURN_ID
 from perdure.domain.events.messages import ModelMetadata
 from perdure.domain.ids import BudgetId, MessageId, TurnId
-from perdure.domain.parked import ParkedTurnKind
+from perdure.domain.parked import LimitKind, LimitScope
 from perdure.domain.times import Timestamp
 
 CIRCUIT_OPEN = "circuit_open"
@@ -67,19 +67,21 @@ class ReasonFallbackData(EventData, frozen=True, omit_defaults=True):
 
 
 class TurnParkedData(EventData, frozen=True, omit_defaults=True):
-    """The turn waits, and occupies no worker, until its model can be called again.
+    """The turn waits, and occupies no worker: for its model, or for a limit of its organization or user.
 
-    The same model call is then made anew. A message makes the turn try at once.
+    It goes on by itself. With `rate_limit`, a message makes the turn try at once.
     """
 
     kind = "turn.parked"
     turn_id: Annotated[TurnId, TURN_ID]
     parked_kind: Annotated[
-        ParkedTurnKind,
+        LimitKind,
         Meta(
             description=(
-                "`rate_limit`: the provider named the time; `budget`: a budget is used up, and the session "
-                "is `paused`; `reservation`: calls that are under way hold the rest of a budget."
+                "`rate_limit`: the model's provider named the time; `active_turns`: as many turns are active "
+                "as may be; `tokens_per_minute`: the last minute's model calls have used as many tokens as "
+                "they may; `budget`: a budget is used up, and the session is `paused`; `reservation`: calls "
+                "that are under way hold the rest of a budget."
             )
         ),
     ] = field(name="kind")
@@ -87,12 +89,16 @@ class TurnParkedData(EventData, frozen=True, omit_defaults=True):
         Timestamp,
         Meta(
             description=(
-                "When the model is called again, at the latest. More money in a budget makes it sooner."
+                "When the model is called again. With `active_turns` and `budget`, at the latest: the turn "
+                "goes on when others have ended, or when there is money."
             )
         ),
     ]
     error_code: Annotated[str, _ERROR_CODE]
     error: Annotated[str, _ERROR]
+    scope: Annotated[
+        LimitScope | None, Meta(description="Whose limit it is, with `active_turns` and `tokens_per_minute`.")
+    ] = None
     budget_id: Annotated[BudgetId | None, Meta(description="With `budget`: the budget.")] = None
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from perdure.domain.data_flow import AskReason, External
 from perdure.domain.decisions import Approvers, Decided
 from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import ERROR, TOOL_CALLS, TOOL_DISPLAY_NAME, TOOL_NAME, TURN_ID
@@ -42,6 +43,14 @@ class ToolCallSummary(Struct, frozen=True, omit_defaults=True):
     name: Annotated[str, TOOL_NAME]
     display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
     narration: Annotated[str | None, Meta(description="The purpose of the call, for people.")] = None
+    reasons: Annotated[
+        tuple[AskReason, ...],
+        Meta(description="With a request for approval: why it is asked, beyond that the tool needs it."),
+    ] = ()
+    external: Annotated[
+        External | None,
+        Meta(description="With a client's call: its result is text from outside, as the tool declares."),
+    ] = None
 
 
 class ActStartedData(EventData, frozen=True, omit_defaults=True):
@@ -127,6 +136,10 @@ class ToolCompletedData(EventData, frozen=True, omit_defaults=True):
     decided: Annotated[
         Decided | None,
         Meta(description="With the answer to a request for approval: the decision, and whose it is."),
+    ] = None
+    external: Annotated[
+        External | None,
+        Meta(description="Where the result comes from, if it contains text from outside."),
     ] = None
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from perdure.domain.data_flow import External
 from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import (
     ERROR,
@@ -41,6 +42,10 @@ class SessionStartedData(EventData, frozen=True, omit_defaults=True):
     model_id: Annotated[
         ModelIdText | None, Meta(description="The model that the session was created with.")
     ] = None
+    external: Annotated[
+        tuple[External, ...],
+        Meta(description="With a sub-agent's session: where text from outside in its parent's came from."),
+    ] = ()
 
 
 class SessionActivatedData(EventData, frozen=True):

@@ -32,7 +32,16 @@ from perdure.store.database import Tx
 from perdure.store.faults import CAUSES, sqlstate_cause
 from perdure.store.postgres.database import PostgresDatabase, PostgresTx, close_pool, is_connection_error
 from perdure.store.postgres.notify import Frame, Notifier, Woke
-from perdure.store.queue import CLOSE_SECONDS, Handler, Job, PutBack
+from perdure.store.postgres.turns_of_orgs import (
+    ADD_BY_ORG,
+    BY_ORG,
+    QUEUE,
+    TASKS,
+    TURNS,
+    PlacedManager,
+    Places,
+)
+from perdure.store.queue import CLOSE_SECONDS, PLACES, Handler, Job, PutBack
 
 T = TypeVar("T")
 
@@ -49,17 +58,17 @@ POOL = 3
 """The queue's own connections: to take jobs, to mark them as done, and for heartbeats."""
 
 _HEARTBEAT = timedelta(seconds=HEARTBEAT_SECONDS)
-_ENTRYPOINT = "advance"
-_QUEUE, _LOG, _TRIGGER = "perdure_queue", "perdure_queue_log", "perdure_queue_changed"
+_QUEUE, _LOG, _TRIGGER = QUEUE, f"{QUEUE}_log", f"{QUEUE}_changed"
 _NO_LOG = "perdure_queue_no_log"
 _CHANGES = f"""
 ALTER TABLE {_QUEUE} DISABLE TRIGGER {_TRIGGER};
 CREATE INDEX IF NOT EXISTS {_QUEUE}_by_session ON {_QUEUE} (payload);
+{ADD_BY_ORG};
 CREATE OR REPLACE FUNCTION {_NO_LOG}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE OR REPLACE TRIGGER {_NO_LOG} BEFORE INSERT ON {_LOG} FOR EACH ROW EXECUTE FUNCTION {_NO_LOG}();
 """
 _HAS_CHANGES = (
-    "SELECT count(*) = 2 FROM pg_trigger WHERE NOT tgisinternal"
+    f"SELECT count(*) = 2 AND to_regclass('{BY_ORG}') IS NOT NULL FROM pg_trigger WHERE NOT tgisinternal"
     " AND tgrelid IN (to_regclass($1), to_regclass($2))"
     f" AND (tgname = '{_TRIGGER}' AND tgenabled = 'D' OR tgname = '{_NO_LOG}' AND tgenabled = 'O')"
 )
@@ -83,12 +92,18 @@ class PostgresQueue:
     """The queue for PostgreSQL.
 
     Create it with `open_postgres_queue`. The caller owns the notifier.
+
+    Args:
+        places: how many jobs of sessions run in this process at a time.
     """
 
-    def __init__(self, database: PostgresDatabase, notifier: Notifier, settings: DBSettings) -> None:
+    def __init__(
+        self, database: PostgresDatabase, notifier: Notifier, settings: DBSettings, places: int
+    ) -> None:
         self._database = database
         self._notifier = notifier
         self._settings = settings
+        self._places = Places(places)
         self._pool: Any = None
         self._driver: _WokenDriver | None = None
         self._manager: QueueManager | None = None
@@ -107,7 +122,10 @@ class PostgresQueue:
             headers["again"] = "yes"
         if job.task_id is not None:
             headers["session_id"] = job.session_id
-        await queries.enqueue(_ENTRYPOINT, job.key.encode(), headers=headers)
+        entrypoint, priority = TASKS, 0
+        if job.task_id is None:
+            entrypoint, priority = TURNS, await self._places.priority(tx, job.org_id)
+        await queries.enqueue(entrypoint, job.key.encode(), priority, headers=headers)
         tx.after_commit(self._announce)
 
     def _announce(self) -> None:
@@ -137,13 +155,18 @@ class PostgresQueue:
         task.add_done_callback(self._managing.discard)
 
     def _new_manager(self, driver: _WokenDriver, handler: Handler) -> QueueManager:
-        manager = QueueManager(_queries(driver, self._settings), channel=self._settings.channel)
+        manager = PlacedManager(_queries(driver, self._settings), self._settings.channel, self._places)
 
         async def handle(picked: PickedJob) -> None:
-            if manager.shutdown.is_set() or not await self._handle(picked, handler):
-                raise RetryRequested
+            try:
+                if manager.shutdown.is_set() or not await self._handle(picked, handler):
+                    raise RetryRequested
+            finally:
+                if self._places.release(picked.id):
+                    driver.wake()
 
-        manager.entrypoint(_ENTRYPOINT, accepts_context=False)(handle)
+        for entrypoint in (TURNS, TASKS):
+            manager.entrypoint(entrypoint, accepts_context=False)(handle)
         return manager
 
     async def _manage(self, manager: QueueManager) -> None:
@@ -304,8 +327,13 @@ def _queries(driver: Driver, settings: DBSettings) -> Queries:
     )
 
 
-async def open_postgres_queue(database: PostgresDatabase, notifier: Notifier) -> PostgresQueue:
+async def open_postgres_queue(
+    database: PostgresDatabase, notifier: Notifier, places: int = PLACES
+) -> PostgresQueue:
     """Open the queue; create or upgrade its tables.
+
+    Args:
+        places: how many jobs of sessions run in this process at a time.
 
     Raises:
         Unavailable: no server answers.
@@ -317,7 +345,7 @@ async def open_postgres_queue(database: PostgresDatabase, notifier: Notifier) ->
     finally:
         with contextlib.suppress(Exception):
             await connection.close(timeout=CLOSE_SECONDS)
-    return PostgresQueue(database, notifier, settings)
+    return PostgresQueue(database, notifier, settings, places)
 
 
 def _settings() -> DBSettings:

@@ -14,7 +14,7 @@ from perdure.capabilities.port import READ_ONLY, Later, Tool, ToolContext, ToolO
 from perdure.domain.errors import ToolError
 from perdure.domain.mcp import McpContent
 from perdure.domain.messages import JsonObject
-from perdure.domain.tools import CapabilityRef
+from perdure.domain.tools import CapabilityRef, ToolHints
 from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
 from perdure.tools.mcp.calls import Reach
@@ -45,7 +45,7 @@ def resource_tools(reach: Reach) -> list[Tool]:
                 }
             ),
             _Lists(reach),
-            READ_ONLY,
+            ToolHints(readonly=True, idempotent=True, open_world=False),
             "List resources",
         ),
         Tool(
@@ -109,6 +109,7 @@ class _Reads(Struct, frozen=True):
         servers, secrets = await _servers(reach, context)
         server = _named(servers, str(arguments["server"]))
         context.provided_by(server.capability_id, server.name)
+        context.heard_from(f"the MCP server {server.name}")
         redactor = redactor_of(server, secrets)
         endpoint = endpoint_of(server, secrets, context.network)
         authorization = await authorization_for(reach.services, context, server.sign_in)
@@ -138,6 +139,7 @@ class _Lists(Struct, frozen=True):
         if wanted is not None:
             server = _named(servers, str(wanted))
             context.provided_by(server.capability_id, server.name)
+            context.heard_from(f"the MCP server {server.name}")
             label = _labels(servers)[servers.index(server)]
             timeout = server.rules.tool_timeout_ms / 1000
             return ToolOutcome(

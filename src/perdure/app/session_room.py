@@ -1,0 +1,58 @@
+"""The limit of open sessions: of an organization, and of each of its users."""
+
+from __future__ import annotations
+
+from perdure.app.context import Services
+from perdure.domain.ids import OrgId, UserId
+from perdure.domain.limits import LimitName, Reached
+from perdure.domain.parked import LimitScope
+from perdure.domain.times import Micros
+from perdure.store.database import Tx
+from perdure.store.limits import lock_sessions, open_sessions, open_sessions_of
+
+NEAR = 100
+"""How many sessions below the limit a transaction begins to wait for others that open some, too. So many can
+be open at the same time without passing it."""
+LATER: Micros = 60_000_000
+_NAME: LimitName = "open_sessions"
+
+
+async def sessions_of(tx: Tx, org_id: OrgId, user_id: UserId | None) -> int:
+    """Return the number of open sessions, of the organization or of one of its users."""
+    if user_id is None:
+        return await open_sessions(tx, org_id)
+    return await open_sessions_of(tx, org_id, user_id)
+
+
+async def room_for_session(app: Services, tx: Tx, org_id: OrgId, owner_id: UserId) -> Reached | None:
+    """Return the limit that one more open session would pass; None if there is room.
+
+    Call it before the session is counted. Near a limit, sessions are opened one after the other.
+    """
+    most = app.meter.limits(org_id)
+    scopes: tuple[tuple[LimitScope, int | None, UserId | None], ...] = (
+        ("organization", most.organization.open_sessions, None),
+        ("user", most.user.open_sessions, owner_id),
+    )
+    locked = False
+    for scope, limit, user_id in scopes:
+        if limit is None:
+            continue
+        used = await sessions_of(tx, org_id, user_id)
+        if used >= limit - NEAR and not locked and tx.dialect != "sqlite":
+            await lock_sessions(tx, org_id)
+            locked, used = True, await sessions_of(tx, org_id, user_id)
+        if used >= limit:
+            return Reached(_NAME, scope, limit, used, LATER)
+    return None
+
+
+async def check_room_for_session(app: Services, tx: Tx, org_id: OrgId, owner_id: UserId) -> None:
+    """Check that one more session may be open.
+
+    Raises:
+        RateLimited: `open_sessions_limit`.
+    """
+    reached = await room_for_session(app, tx, org_id, owner_id)
+    if reached is not None:
+        raise reached.refusal("archive or delete some of them")
