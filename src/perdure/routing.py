@@ -10,6 +10,7 @@ from perdure.api.kernel.route import Route
 from perdure.api.routes import accounts as account_routes
 from perdure.api.routes import agent_versions as agent_version_routes
 from perdure.api.routes import agents as agent_routes
+from perdure.api.routes import budgets as budget_routes
 from perdure.api.routes import callbacks as callback_routes
 from perdure.api.routes import capabilities as capability_routes
 from perdure.api.routes import commands as command_routes
@@ -92,6 +93,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *mcp_routes.ROUTES,
         *mcp_tool_routes.ROUTES,
         *webhook_routes.ROUTES,
+        *budget_routes.ROUTES,
         *spend_routes.ROUTES,
         health_route(running, None if settings.database_url else settings.data_folder),
         *document_routes(document),

@@ -23,6 +23,12 @@ OF_ITS_OWN: dict[str, Json] = {
     "create_harness": {"name": "made-once"},
     "create_organization": {"name": "Made once"},
     "create_session_schedule": {"message": "x", "cron": "0 9 * * *"},
+    "create_budget": {
+        "subject_type": "session",
+        "subject_id": "session_id",
+        "currency": "tokens",
+        "limit": 1000000000,
+    },
     "add_session_participant": {"kind": "agent", "agent_id": "guest"},
     "copy_file": {"src_path": "/kept.txt", "dst_path": "/copied-once.txt"},
     "session_copy_file": {"src_path": "/kept.txt", "dst_path": "/copied-twice.txt"},

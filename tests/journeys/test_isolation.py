@@ -34,6 +34,7 @@ NEEDS_ADMIN = {
     "list_organization_connections", "sign_in_organization", "delete_organization_connection",
     "create_webhook", "list_webhooks", "get_webhook", "update_webhook", "delete_webhook", "test_webhook",
     "list_webhook_deliveries",
+    "create_budget", "update_budget", "delete_budget", "top_up_budget",
 }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ class Scene(NamedTuple):
                 each.method == "GET"
                 and not each.public
                 # The answers of these change with every request.
-                and each.id not in ENDLESS | {"list_tokens", "export_user_data", "get_limits"}
+                and each.id not in ENDLESS | {"list_tokens", "export_user_data", "get_limits", "get_spend"}
             ):
                 found[f"{each.id}"] = (await each.send(self.mine.http, self.mine.of(each))).text
         return found

@@ -166,6 +166,10 @@ class Place:
         server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
         task = await _waiting_task(http, session["id"], mark)
         hooks = await _hooks(http, f"{base}/tasks/{task}", mark)
+        budget = await post(
+            http, "/v1/budgets",
+            {"subject_type": "user", "subject_id": me["id"], "currency": "tokens", "limit": 10**12},
+        )  # fmt: skip
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
@@ -194,6 +198,7 @@ class Place:
             "guest": guest["id"],
             "provider": server["id"],
             "task_id": task,
+            "budget_id": budget["id"],
             **hooks,
         }
         self.marks = {

@@ -398,3 +398,29 @@ WAITING: tuple[State, ...] = (
     StartedWithACallback(),
     CallbackInTheBackground(),
 )
+
+
+class StoppedByABudget(State):
+    """A session that a budget has stopped waits on, and goes on once the budget has money."""
+
+    since = "0.3.0"
+
+    async def reach(self, old: Place) -> Json:
+        name = "stopped by a budget"
+        talk = await old.session(name)
+        body = {"subject_type": "session", "subject_id": talk.id, "currency": "tokens", "limit": 100}
+        budget = await post(talk.http, "/v1/budgets", body)
+        await old.say(name, {"text": "At last."})
+        await talk.logged_until("turn.parked")
+        return {"budget": budget["id"]}
+
+    async def end(self, new: Place, facts: Json) -> None:
+        talk, path = new.talk("stopped by a budget"), f"/v1/budgets/{facts['budget']}"
+        session = await talk.read()
+        assert (session["status"], session["parked_on"][0]["budget_id"]) == ("paused", facts["budget"])
+        assert (await value(talk, "/budget-check"))["error_code"] == "budget_exhausted"
+        await post(talk.http, f"{path}/top-up", {"amount": 1_000_000}, 200)
+        events = await new.fresh_until("stopped by a budget", "session.idled")
+        assert (kinds_of(events)[0], last_text(events)) == ("budget.resumed", "At last.")
+        (charge, _) = (await talk.http.get(f"{path}/ledger")).json()["data"]
+        assert charge["amount"] > 0

@@ -22,7 +22,7 @@ from perdure.store.sessions import append, get_session
 AT_ONCE = 100
 """Turns that one change of a budget makes go on. A sweep sees to the others."""
 LOST_AFTER = 60.0
-"""Seconds after which what nobody's call holds is settled."""
+"""Seconds after which what nobody's call holds is settled, and a wait is forgotten whose turn has gone on."""
 
 _SECOND = 1_000_000
 
@@ -51,9 +51,13 @@ async def resume_turn(app: Services, org_id: OrgId, session_id: SessionId) -> bo
         except NotFound:
             await wait_no_more(tx, session_id)
             return False
+        if row.status != "paused":
+            # A runner notes the wait before it parks the turn. Later, the note is of a turn that went on.
+            before = app.now() - round(LOST_AFTER * _SECOND)
+            await wait_no_more(tx, session_id, before if row.status == "active" else None)
+            return False
         waited = await wait_no_more(tx, session_id)
-        # A message that waits with the turn may have made the session active.
-        if waited is None or not any(each.kind == "budget" for each in row.parked_calls()):
+        if waited is None:
             return False
         state = await read_turn(tx, row, app.turns)
         if not isinstance(state, Waiting):

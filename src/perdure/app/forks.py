@@ -42,7 +42,7 @@ from perdure.store.files import copy_tree
 from perdure.store.forks import add_hidden, show
 from perdure.store.idempotency import kept_answer
 from perdure.store.rows import to_json
-from perdure.store.sessions import SessionRow, add_session, append, get_session
+from perdure.store.sessions import IN_TURN, SessionRow, add_session, append, get_session
 from perdure.store.shell_states import copy_shell_state
 from perdure.store.storage import copy_storage
 from perdure.store.tool_lists import copy_tool_lists
@@ -194,7 +194,7 @@ async def _complete(
     await copy_shell_state(tx, source.id, row.id)
     await copy_tool_lists(tx, source.id, row.id)
     await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)
-    if row.status in ("active", "waiting_for_tool_results"):
+    if row.status in IN_TURN:
         reason = "the session was forked in the middle of this turn"
         notice = "[This session is a copy that was made in the middle of this turn, which ends here.]"
         turn_id = row.turn_id or app.new_id("turn")

@@ -32,12 +32,25 @@ from perdure.store.sessions import SessionRow, get_session
 
 
 class _Opened(Struct, frozen=True):
-    """An item as its session's log has it. `call` is the call that waits; None if it is no longer open."""
+    """An item as its session's log has it. `call` is the call that waits; None if it is no longer open.
 
+    Attributes:
+        sequence: that of the event that asks.
+    """
+
+    sequence: int
     row: SessionRow
     state: TurnState
     question: Question
     call: CallState | None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is still in the inbox."""
+        parked = self.row.parked_calls()
+        return self.call is not None or any(
+            call.kind == "budget" and call.asked_at == self.sequence for call in parked
+        )
 
 
 async def read_item(app: App, caller: Caller, item_id: str) -> InboxItem:
@@ -51,7 +64,7 @@ async def read_item(app: App, caller: Caller, item_id: str) -> InboxItem:
 
     async def work(tx: Tx) -> InboxItem:
         opened = await _open(app, tx, caller, ref)
-        outcome = None if opened.call is not None else await outcome_of(tx, opened.row, ref, opened.question)
+        outcome = None if opened.waits else await outcome_of(tx, opened.row, ref, opened.question)
         return await _shown(app, tx, caller, ref, opened, outcome)
 
     item = await app.database.read(work, long=True)
@@ -93,6 +106,11 @@ async def decide_item(app: App, decider: Decider, item_id: str, body: DecideItem
     async def work(tx: Tx) -> InboxItem:
         opened = await _open(app, tx, caller, ref, lock=True)
         row, state, call = opened.row, opened.state, opened.call
+        if opened.question.kind == "budget" and opened.waits:
+            raise Conflict(
+                "this item is not an approval: raise the limit of the budget, or top it up",
+                code="not_an_approval",
+            )
         if call is None or not isinstance(state, Calling):
             raise _closed(await outcome_of(tx, row, ref, opened.question))
         if opened.question.kind != "approval":
@@ -124,7 +142,7 @@ async def _open(app: App, tx: Tx, caller: Caller, ref: ItemRef, *, lock: bool = 
     if question is None:
         raise NotFound("inbox item")
     state = await read_turn(tx, row, app.turns)
-    return _Opened(row, state, question, _call_of(state, ref))
+    return _Opened(ref.sequence, row, state, question, _call_of(state, ref))
 
 
 def _call_of(state: TurnState, ref: ItemRef) -> CallState | None:

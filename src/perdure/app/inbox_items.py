@@ -9,8 +9,14 @@ from perdure.app.input_requests import input_requests_of
 from perdure.domain.connections import SERVICE
 from perdure.domain.data_flow import AskReason
 from perdure.domain.decisions import ANYBODY, Approvers
-from perdure.domain.events import ReasonStartedData, ToolCallRequestedData, ToolCallSummary, ToolParkedData
-from perdure.domain.ids import AgentId, OrgId, SessionId, ToolCallId, UserId
+from perdure.domain.events import (
+    ReasonStartedData,
+    ToolCallRequestedData,
+    ToolCallSummary,
+    ToolParkedData,
+    TurnParkedData,
+)
+from perdure.domain.ids import AgentId, BudgetId, OrgId, SessionId, ToolCallId, UserId
 from perdure.domain.inbox import (
     MAX_SHOWN,
     InboxItem,
@@ -25,13 +31,16 @@ from perdure.domain.input_requests import InputRequest
 from perdure.domain.messages import JsonValue
 from perdure.domain.parked import deadline_of
 from perdure.domain.speakers import Speaker
-from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.times import Micros, from_rfc3339, to_rfc3339
 from perdure.domain.tools import APPROVE, call_of_question
 from perdure.store.database import Tx
 from perdure.store.events import events_after, events_of_kinds
 from perdure.store.inbox import names_of_agents, sign_in_identities
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow
+
+SEES_TO_BUDGETS = Approvers(role="admin")
+"""Who may make a budget have money again."""
 
 
 class Question(Struct, frozen=True):
@@ -52,6 +61,7 @@ class Question(Struct, frozen=True):
     arguments: JsonValue = None
     approvers: Approvers = ANYBODY
     reasons: tuple[AskReason, ...] = ()
+    budget_id: BudgetId | None = None
 
 
 class ItemView(Struct, frozen=True):
@@ -91,6 +101,13 @@ async def question_at(tx: Tx, ref: ItemRef) -> Question | None:
             return Question(
                 *(kind, data.tool_call_id, data.tool_name, asks, event.ts, until, len(event.data)),
                 display_name=data.display_name,
+            )
+        case TurnParkedData(parked_kind="budget") as data if ref.index == 0:
+            return Question(
+                *("budget", ToolCallId(""), "", data.error, event.ts),
+                *(from_rfc3339(data.until), len(event.data)),
+                approvers=SEES_TO_BUDGETS,
+                budget_id=data.budget_id,
             )
     return None
 
@@ -135,7 +152,7 @@ async def input_requests_for(
     app: App, tx: Tx, row: SessionRow, question: Question
 ) -> tuple[InputRequest, ...]:
     """Return what the call of a question asks for; nothing for an approval."""
-    if question.kind == "approval":
+    if question.kind in ("approval", "budget"):
         return ()
     found = await input_requests_of(app, tx, row)
     return tuple(each for each in found if each.tool_call_id == question.call_id)
@@ -165,7 +182,7 @@ def view_of(
         you_may_decide,
         to_rfc3339(question.since),
         to_rfc3339(question.until),
-        _links(identity, view.session_id, requests),
+        _links(identity, view.session_id, requests, question.budget_id),
         view.title,
         view.agent_id,
         view.agent,
@@ -174,14 +191,22 @@ def view_of(
         arguments,
         truncated,
         input_requests=requests,
+        budget_id=question.budget_id,
         outcome=outcome,
         reasons=question.reasons,
     )
 
 
-def _links(identity: InboxItemId, session_id: SessionId, requests: tuple[InputRequest, ...]) -> InboxLinks:
+def _links(
+    identity: InboxItemId,
+    session_id: SessionId,
+    requests: tuple[InputRequest, ...],
+    budget_id: BudgetId | None,
+) -> InboxLinks:
     own, session = f"/v1/inbox/{identity}", f"/v1/sessions/{session_id}"
     decide = f"{session}/input-requests/{requests[0].id}" if requests else f"{own}/decision"
+    if budget_id is not None:
+        decide = f"/v1/budgets/{budget_id}/top-up"
     return InboxLinks(own, decide, session)
 
 

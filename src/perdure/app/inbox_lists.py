@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from perdure.app.context import App
 from perdure.app.inbox_items import (
+    SEES_TO_BUDGETS,
     ItemView,
     Question,
     asked_by,
@@ -175,6 +176,8 @@ def _kind_of(session: WaitingSession, call: ParkedCall, now: Micros) -> InboxKin
             return "approval" if session.status == "waiting_for_tool_results" else None
         case "sign_in" | "input":
             return call.kind
+        case "budget":
+            return "budget" if session.status == "paused" else None
     return None
 
 
@@ -196,6 +199,8 @@ async def _asked(
 def _approvers(
     session: WaitingSession, call: ParkedCall, asked: dict[tuple[SessionId, ToolCallId], str]
 ) -> Approvers:
+    if call.kind == "budget":
+        return SEES_TO_BUDGETS
     if call.kind != "sign_in":
         return call.approvers
     identity = asked.get((session.id, call.tool_call_id))
@@ -235,7 +240,7 @@ async def views(app: App, tx: Tx, caller: Caller, found: Sequence[Waiting]) -> t
 async def _requests(
     app: App, tx: Tx, org_id: OrgId, item: Waiting, question: Question
 ) -> tuple[InputRequest, ...]:
-    if item.kind == "approval":
+    if item.kind in ("approval", "budget"):
         return ()
     try:
         row = await get_session(tx, org_id, item.session.id)

@@ -8,10 +8,12 @@ from perdure.app.inbox_items import Question
 from perdure.domain.decisions import Decided, Decision
 from perdure.domain.events import (
     ENDED_TURN,
+    BudgetResumedData,
     Event,
     ToolCompletedData,
     ToolParkedData,
     ToolResumedData,
+    TurnResumedData,
 )
 from perdure.domain.ids import ToolCallId
 from perdure.domain.inbox import InboxOutcome, ItemRef
@@ -22,7 +24,8 @@ from perdure.store.database import Tx
 from perdure.store.events import events_within
 from perdure.store.sessions import SessionRow
 
-_KINDS = (ToolCompletedData.kind, ToolResumedData.kind, ToolParkedData.kind, *ENDED_TURN)
+_RESUMED = (BudgetResumedData.kind, TurnResumedData.kind)
+_KINDS = (ToolCompletedData.kind, ToolResumedData.kind, ToolParkedData.kind, *_RESUMED, *ENDED_TURN)
 _DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
 
@@ -47,6 +50,11 @@ def _outcome(event: Event, question: Question) -> InboxOutcome | None:
     at = to_rfc3339(event.ts)
     if event.type in ENDED_TURN:
         return InboxOutcome("withdrawn", at)
+    if question.kind == "budget":
+        # The turn goes on by itself with a message, or in the next period.
+        if event.type not in _RESUMED:
+            return None
+        return InboxOutcome("decided" if event.type == BudgetResumedData.kind else "withdrawn", at)
     match event.decoded():
         case ToolCompletedData() as data if data.tool_call_id == _answered_by(question):
             if data.status == "timeout":

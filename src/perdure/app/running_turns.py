@@ -99,12 +99,14 @@ def cancel_events(
 
 _WAITED_FOR: dict[AwaitedKind, str] = {
     "approval": "an approval",
+    "budget": "a budget",
     "callback": "a callback",
     "child": "tasks that it has begun",
     "client": "the results of a client",
     "input": "the answer to a question",
     "active_turns": "other turns to end, as the limit of active turns is reached",
     "rate_limit": "the end of its model's rate limit",
+    "reservation": "money that other model calls hold",
     "sign_in": "a sign-in",
     "tokens_per_minute": "the next minute, as the limit of tokens per minute is reached",
 }

@@ -25,6 +25,7 @@ from perdure.domain.events import (
     TurnCancelledData,
     TurnCompletedData,
     TurnFailedData,
+    TurnParkedData,
     TurnSealedData,
     is_cancel_notice,
 )
@@ -52,7 +53,7 @@ _ENDS: dict[str, RunStatus] = {
     TurnSealedData.kind: "failed",
     TurnCancelledData.kind: "cancelled",
 }
-_DECIDES = ENDED_TURN | {ToolCallRequestedData.kind}
+_DECIDES = ENDED_TURN | {ToolCallRequestedData.kind, TurnParkedData.kind}
 """Events after which the run may have ended, or may wait for somebody."""
 
 
@@ -215,7 +216,7 @@ class _Run:
 
     def is_over(self, row: SessionRow) -> bool:
         """Whether waiting is of no use now: the turn has ended, or somebody must answer first."""
-        return self._end is not None or _waits(row)
+        return self._end is not None or waits_for_people(row)
 
     def concerns(self, signals: Iterable[Appended | Live]) -> bool:
         """Take what the bus says; returns whether the log must be read."""
@@ -235,7 +236,7 @@ class _Run:
     async def result(self, tx: Tx) -> RunResult:
         """Read what there is now. Raises NotFound."""
         row = await self.look(tx)
-        waits = self._end is None and _waits(row)
+        waits = self._end is None and waits_for_people(row)
         status: RunStatus = "waiting" if waits else "running"
         turn, answer, output = None, None, None
         if self._watch.turn_id is not None:
@@ -262,11 +263,6 @@ def _message_in(event: Event) -> Message:
     if message is None:
         raise TypeError(f"a {event.type} event contains no message")
     return message
-
-
-def _waits(row: SessionRow) -> bool:
-    """Whether somebody must act before a session goes on."""
-    return row.status == "paused" or waits_for_people(row)
 
 
 def _ended(event: Event) -> tuple[RunTurn, TurnCompletedData | None]:

@@ -39,9 +39,10 @@ from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds
 from perdure.store.parked_turns import read_turn
 from perdure.store.session_lists import SessionFilter
-from perdure.store.sessions import SessionRow, get_session
+from perdure.store.sessions import IN_TURN, SessionRow, get_session
 
 PARKS, ACTED = "tool.parked", "act.completed"
+PARKS_TURN = "turn.parked"
 
 ENDS = frozenset({"session.idled", "tool.call_requested"})
 """Events after which waiting for the turn is of no use: it has ended, or waits for people or clients."""
@@ -123,7 +124,7 @@ async def _wait(
     stop: asyncio.Event,
     see: Callable[[Frame], None] | None,
 ) -> None:
-    pauses, parked = {PARKS, ACTED}, False
+    pauses, parked = {PARKS, ACTED, PARKS_TURN}, False
     want = Want(ENDS | pauses if see is None else ENDS | pauses | STEPS)
     until = time.monotonic() + seconds
     follower = await open_follower(app, caller.organization_id, session_id, after, want)
@@ -135,7 +136,8 @@ async def _wait(
                 if frame.type in ENDS:
                     return
                 parked = parked or frame.type == PARKS
-                if frame.type == ACTED and parked and await _waits_for_people(app, caller, session_id):
+                pauses_now = frame.type == PARKS_TURN or (frame.type == ACTED and parked)
+                if pauses_now and await _waits(app, caller, session_id):
                     return
                 if see is not None and frame.type in STEPS:
                     see(frame)
@@ -144,14 +146,16 @@ async def _wait(
         follower.close()
 
 
-async def _waits_for_people(app: App, caller: Caller, session_id: SessionId) -> bool:
+async def _waits(app: App, caller: Caller, session_id: SessionId) -> bool:
     return waits_for_people(
         await app.database.read(lambda tx: get_session(tx, caller.organization_id, session_id))
     )
 
 
 def waits_for_people(row: SessionRow) -> bool:
-    """Whether a session waits for a person or a client."""
+    """Whether a session waits for a person or a client, or for somebody who sees to a budget."""
+    if row.status == "paused":
+        return True
     return row.status == "waiting_for_tool_results" and any(call.kind in ASKED for call in row.parked_calls())
 
 
@@ -196,7 +200,7 @@ async def _approvals_of(app: App, tx: Tx, row: SessionRow) -> tuple[OpenApproval
 async def _outcome_of(tx: Tx, row: SessionRow) -> tuple[str | None, TurnProblem | None]:
     """Return the newest text of the latest turn, and why it failed if it did."""
     turn_id, problem = row.turn_id, None
-    if row.status not in ("active", "waiting_for_tool_results"):
+    if row.status not in IN_TURN:
         ended, _ = await events_of_kinds(tx, row.id, tuple(ENDED_TURN), before=row.head, limit=1)
         if not ended:
             return None, None

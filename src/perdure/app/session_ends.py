@@ -26,6 +26,7 @@ from perdure.domain.events import NewEvent
 from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.domain.tasks import Canceller, SessionTask
 from perdure.domain.times import Micros
+from perdure.store.budgets import wait_no_more
 from perdure.store.bus import Appended, Stop
 from perdure.store.database import Tx
 from perdure.store.file_changes import remove_files
@@ -113,6 +114,8 @@ async def _cancel_in(
 
 async def _fence(app: Services, tx: Tx, row: SessionRow, events: list[NewEvent], now: Micros) -> SessionRow:
     """Append the end of a turn and fence its runner; stop it and tell followers, once that is committed."""
+    if row.status == "paused":
+        await wait_no_more(tx, row.id)
     after, stored = await append(tx, row, events, now=now, fence=True)
     tx.after_commit(lambda: app.bus.publish(Stop(after.id, after.epoch)))
     tell_followers(app, tx, after, stored)

@@ -139,7 +139,18 @@ async def _with_state(tx: Tx, row: SessionRow, task: TaskRow, report: Report) ->
     asked = next((call for call in row.parked_calls() if call.kind in ASKED), None)
     if row.status == "waiting_for_tool_results" and asked is not None:
         return replace(report, state="awaiting_input", input_request=_asked(asked))
+    if row.status == "paused":
+        return _stopped(report, row)
     return report
+
+
+def _stopped(report: Report, row: SessionRow) -> Report:
+    """The report of a session that a budget has stopped: somebody has to see to its money."""
+    budget = next((call.budget_id for call in row.parked_calls() if call.kind == "budget"), None)
+    name = "A budget" if budget is None else f"The budget {budget}"
+    prompt = f"{name} has no money for the next model call: raise its limit, or top it up."
+    asked = TaskInputRequest(budget or "budget", prompt)
+    return replace(report, state="awaiting_input", detail="budget", input_request=asked)
 
 
 async def _ended(tx: Tx, row: SessionRow, task: TaskRow, report: Report, ended: int) -> Report:

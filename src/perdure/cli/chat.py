@@ -29,7 +29,7 @@ from perdure.cli.render import (
 from perdure.cli.sessions import last_messages, print_messages, print_session
 from perdure.cli.terminal import Screen, complain
 from perdure.cli.texts import short
-from perdure.client import ApiError, Client, WireEvent, data_of, turn_failure
+from perdure.client import ApiError, Client, TurnPaused, WireEvent, data_of, turn_failure
 from perdure.client.trees import OPEN
 from perdure.client.turns import until_turn_ends
 from perdure.domain.errors import PerdureError
@@ -209,6 +209,8 @@ async def _answer(talk: Chat, text: str) -> str:
                 if event.type == "tool.parked":
                     Screen(stderr=True).line(parked_text(event))
                 elif event.type in ("reason.fallback", "turn.parked"):
+                    if event.type == "turn.parked" and data_of(event).parked_kind == "budget":
+                        raise _paused(talk, event)
                     Screen(stderr=True).line(model_trouble(event))
                 if (failure := turn_failure(event)) is not None:
                     raise failure
@@ -218,6 +220,12 @@ async def _answer(talk: Chat, text: str) -> str:
         await _cancel(talk)
         raise
     return answer
+
+
+def _paused(talk: Chat, event: WireEvent) -> TurnPaused:
+    """The error of a turn without money. It is not cancelled, and goes on once there is some."""
+    data = data_of(event)
+    return TurnPaused(talk.session.id, data.budget_id or "", data.until, data.error)
 
 
 def _refuse_to_wait(event: WireEvent) -> None:
@@ -356,12 +364,13 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
     # The status is read after the log's end, so that the end of a turn that runs now cannot be missed.
     session = talk.session = await talk.client.get_session(session.id)
     waits = any(call.kind in CONSENT for call in session.parked_on)
-    if (session.status == "active" or waits) and session.parked_on:
+    if (session.status in ("active", "paused") or waits) and session.parked_on:
         talk.seen, talk.rests = since, True
         talk.parked = {call.tool_call_id: call.tool_name or MODEL for call in session.parked_on}
         for call in session.parked_on:
-            limit = limit_text(call.kind)
-            what = f"{call.tool_name} waits for {waits_for(call.kind)}" if call.tool_name else limit
+            named = f"{call.tool_name} waits for {waits_for(call.kind)}"
+            what = named if call.tool_name else limit_text(call.kind)
+            what += f" ({call.budget_id})" if call.budget_id else ""
             printer.note(f"‖ {what} until {call.until}", "yellow")
         if waits:
             await _show_asked(talk, printer)

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from perdure import __version__
-from perdure.cli import participants, sessions, spend
+from perdure.cli import participants, session_resume, sessions, spend
 from perdure.cli.common import (
     DEFAULT_URL,
     Org,
@@ -49,6 +49,7 @@ _GROUPS = {
     "inputs": ("inputs", "app"),
     "tasks": ("tasks", "app"),
     "webhooks": ("webhooks", "app"),
+    "budgets": ("budgets", "app"),
     "hooks": ("hooks", "app"),
 }
 """Groups of commands, with the module and the name in it."""
@@ -88,6 +89,7 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="Manage access tokens and the master key.", no_args_is_help=True)
 sessions.app.add_typer(participants.app, name="participants")
+sessions.app.command("resume")(session_resume.resume)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys, name="keys")
 app.command()(spend.spend)

@@ -118,6 +118,8 @@ _LIMITED = {
     "rate_limit": "rate limit: the provider asks to wait",
     "active_turns": "limit of active turns: it waits for others to end",
     "tokens_per_minute": "limit of tokens per minute: it waits",
+    "budget": "paused: a budget has no money",
+    "reservation": "other model calls hold the rest of a budget",
 }
 
 
@@ -132,7 +134,7 @@ def model_trouble(event: WireEvent) -> str:
             said = f"{exact(data.from_.model)} does not answer: {short(data.error)}"
             return f"{said} → {exact(data.to.model)}{skipped}"
         case "turn.parked":
-            return f"{limit_text(data.parked_kind)} until {data.until}: {short(data.error)}"
+            return f"{limit_text(data.parked_kind)} until {data.until}: {short(data.error, 300)}"
     return "the text above is withdrawn"
 
 

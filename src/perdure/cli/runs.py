@@ -125,7 +125,8 @@ async def run_once(
         _print_answer(result, schema)
     elif result.status == "waiting":
         for call in result.waiting_on:
-            notes.line(f"{call.tool_name} waits ({call.kind}) until {call.until}")
+            what = f"the budget {call.budget_id} has no money: the turn" if call.budget_id else call.tool_name
+            notes.line(f"{what} waits ({call.kind}) until {call.until}")
         complain(f"the run waits for somebody: `perdure chat {quote(result.session_id)}` shows what to do")
     else:
         problem = None if result.turn is None else result.turn.error

@@ -174,7 +174,7 @@ def print_session(session: Session) -> None:
         "tags": ", ".join(session.tags),
         "status": session.status,
         "waits for": "; ".join(
-            f"{parked.tool_name or 'the model'} ({parked.kind}) until {parked.until}"
+            f"{parked.tool_name or 'the model'} ({parked.budget_id or parked.kind}) until {parked.until}"
             for parked in session.parked_on
         ),
         "archived": session.archived_at and f"{session.archived_at} ({ago(session.archived_at)})",

@@ -14,6 +14,7 @@ from perdure.client.errors import (
     NotFound,
     RateLimited,
     TurnFailed,
+    TurnPaused,
     TurnWaits,
     Unreachable,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "ToolCallResult",
     "ToolError",
     "TurnFailed",
+    "TurnPaused",
     "TurnWaits",
     "Unreachable",
     "WireEvent",

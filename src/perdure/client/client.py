@@ -8,6 +8,7 @@ from typing import Self
 from perdure.client.accounts import AccountMethods
 from perdure.client.agents import AgentMethods, AgentVersionMethods, CapabilityMethods, HarnessMethods
 from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageMethods, WorkspaceMethods
+from perdure.client.budgets import BudgetMethods
 from perdure.client.connections import ConnectionMethods
 from perdure.client.files import FileMethods
 from perdure.client.inbox import InboxMethods
@@ -41,6 +42,7 @@ class Client(
     InboxMethods,
     InboxLinkMethods,
     WebhookMethods,
+    BudgetMethods,
     SpendMethods,
     AccountMethods,
 ):

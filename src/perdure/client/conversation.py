@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from msgspec import UNSET, Struct
 
 from perdure.client import routes
-from perdure.client.errors import TurnFailed, TurnWaits
+from perdure.client.errors import TurnFailed, TurnPaused, TurnWaits
 from perdure.client.events import EventMethods, data_of
 from perdure.client.own_calls import OwnCalls
 from perdure.client.routes import path_of
@@ -24,6 +24,7 @@ from perdure.domain.messages import (
     Message,
     TextPart,
 )
+from perdure.domain.sessions import Session
 from perdure.domain.tools import ApprovalDecision, SubmitApprovals, SubmittedToolResults, ToolCallResult
 
 _MESSAGES = "/v1/sessions/{}/messages"
@@ -107,6 +108,16 @@ class ConversationMethods(EventMethods):
         open_calls = await self.own_calls.open_calls(session_id, request)
         others = tuple(call for call in open_calls if call.name not in own)
         return TurnWaits(session_id, request, others) if others else None
+
+    async def _paused(self, session_id: str, parked: WireEvent) -> TurnPaused | None:
+        """Return the budget that a parked turn waits for; None if it waits for something else, or goes on."""
+        data = data_of(parked)
+        if data.parked_kind != "budget":
+            return None
+        session = await self.call("GET", path_of("/v1/sessions/{}", session_id), Session)
+        if session.status != "paused":
+            return None
+        return TurnPaused(session_id, data.budget_id or "", data.until, data.error)
 
     async def submit_tool_results(
         self, session_id: str, results: Iterable[ToolCallResult]

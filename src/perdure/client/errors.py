@@ -114,6 +114,24 @@ class TurnWaits(PerdureError):
         )
 
 
+class TurnPaused(PerdureError):
+    """A turn waits for a budget, and goes on by itself once it has money: where it stopped.
+
+    Attributes:
+        session_id: the session's id.
+        budget_id: the budget that has no money for the next model call.
+        until: when the turn tries again at the latest, RFC 3339.
+    """
+
+    code = "turn_paused"
+
+    def __init__(self, session_id: str, budget_id: str, until: str, why: str) -> None:
+        self.session_id = session_id
+        self.budget_id = budget_id
+        self.until = until
+        super().__init__(f"the turn waits for a budget: {why}")
+
+
 _BY_STATUS: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 429: RateLimited}
 
 

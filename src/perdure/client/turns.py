@@ -27,7 +27,7 @@ from perdure.domain.variables import VariableValue
 
 T = TypeVar("T")
 
-_DECIDE = (*sorted(ENDED_TURN), "tool.call_requested", "tool.parked", "act.completed")
+_DECIDE = (*sorted(ENDED_TURN), "tool.call_requested", "tool.parked", "act.completed", "turn.parked")
 """The types of event after which a turn may have ended, or may wait for somebody."""
 
 
@@ -170,6 +170,7 @@ class TurnMethods(ConversationMethods, TaskMethods):
             TurnFailed: the turn failed, was cancelled or was sealed; `output_invalid` if the model gave no
                 answer that matches.
             TurnWaits: the turn waits for an approval, or for the result of a tool that is not in `tools`.
+            TurnPaused: the turn waits for a budget.
             ValueError: the value breaks a rule of the type that JSON Schema cannot express.
         """
         own = tuple(options.get("tools", ()))
@@ -199,6 +200,7 @@ class TurnMethods(ConversationMethods, TaskMethods):
         Raises:
             TurnFailed: the turn failed, was cancelled or was sealed.
             TurnWaits: it waits again, or still.
+            TurnPaused: it waits for a budget.
         """
         given = tuple(tools)
         own = runnable_tools(given)
@@ -356,6 +358,9 @@ class TurnMethods(ConversationMethods, TaskMethods):
                 elif event.type == "tool.call_requested":
                     if waits := await self._waits(session_id, event, names):
                         raise waits
+                elif event.type == "turn.parked":
+                    if paused := await self._paused(session_id, event):
+                        raise paused
                 elif (failure := turn_failure(event)) is not None:
                     raise failure
                 elif event.type == "turn.completed" and schema is not None:

@@ -16,7 +16,7 @@ from perdure.domain.accounts import Caller
 from perdure.domain.data_flow import AskReason
 from perdure.domain.decisions import Approvers, Decided, Decision, Edited, LinkUse, Reason, Via
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import AgentId, SessionId, ToolCallId, UserId
+from perdure.domain.ids import AgentId, BudgetId, SessionId, ToolCallId, UserId
 from perdure.domain.input_requests import InputRequest
 from perdure.domain.messages import JsonObject, JsonValue
 from perdure.domain.speakers import Speaker
@@ -28,7 +28,7 @@ InboxItemId = NewType(
 """`inbox_`, the 32 digits of the session's id, 8 of the sequence of the event that asks, and 4 of the index
 of the question in that event; all hexadecimal."""
 
-InboxKind = Literal["approval", "sign_in", "input"]
+InboxKind = Literal["approval", "sign_in", "input", "budget"]
 """What a person is asked for. Other kinds will follow."""
 
 MAX_SHOWN = 4_000
@@ -43,7 +43,8 @@ _ID = Meta(
 _KIND = Meta(
     description=(
         "`approval`: may this call run? `sign_in`: sign in at the tool's server; `input`: give what the "
-        "tool's server asks for. Other kinds will follow: ignore those that you do not know."
+        "tool's server asks for; `budget`: see to a budget without money. Other kinds will "
+        "follow: ignore those that you do not know."
     ),
     examples=["approval"],
 )
@@ -85,7 +86,10 @@ class InboxLinks(Struct, frozen=True):
     decide: Annotated[
         str,
         Meta(
-            description="Where to POST the decision, or the answer to an input request (`kind` is `input`)."
+            description=(
+                "Where to POST the decision, the answer to an input request (`kind` is `input`), or a top-up "
+                "(`budget`)."
+            )
         ),
     ]
     session: Annotated[str, Meta(description="The URL of the session.")]
@@ -98,7 +102,8 @@ class InboxOutcome(Struct, frozen=True, omit_defaults=True):
         Literal["decided", "expired", "withdrawn"],
         Meta(
             description=(
-                "`decided`: somebody decided; `expired`: nobody did until the deadline; `withdrawn`: a new "
+                "`decided`: somebody decided, or the budget has money; `expired`: nobody did until the "
+                "deadline; `withdrawn`: a new "
                 "message or a cancel came first."
             ),
             examples=["decided"],
@@ -116,8 +121,13 @@ class InboxItem(Struct, frozen=True, omit_defaults=True):
     id: Annotated[InboxItemId, _ID]
     kind: Annotated[InboxKind, _KIND]
     session_id: Annotated[SessionId, _SESSION_ID]
-    tool_name: Annotated[str, Meta(description="The tool that the agent called.", examples=["send_mail"])]
-    tool_call_id: Annotated[ToolCallId, Meta(description="The call that waits.", examples=["call_1"])]
+    tool_name: Annotated[
+        str,
+        Meta(description="The tool that the agent called. Empty with `budget`.", examples=["send_mail"]),
+    ]
+    tool_call_id: Annotated[
+        ToolCallId, Meta(description="The call that waits. Empty with `budget`.", examples=["call_1"])
+    ]
     summary: Annotated[
         str, Meta(description="What is asked, in a sentence.", examples=["May send_mail run?"])
     ]
@@ -170,6 +180,9 @@ class InboxItem(Struct, frozen=True, omit_defaults=True):
         tuple[InputRequest, ...],
         Meta(description="With `sign_in` and `input`: the questions that are still open."),
     ] = ()
+    budget_id: Annotated[
+        BudgetId | None, Meta(description="With `budget`: the budget that has no money for the turn.")
+    ] = None
     outcome: Annotated[
         InboxOutcome | None, Meta(description="How it left the inbox. Absent while it waits.")
     ] = None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 from perdure.domain.decisions import ANYBODY, Approvers
-from perdure.domain.ids import ToolCallId
+from perdure.domain.ids import BudgetId, ToolCallId
 from perdure.domain.times import Micros, Timestamp, to_rfc3339
 
 ParkedKind = Literal["client", "approval", "callback", "sign_in", "input", "child"]
@@ -58,6 +58,7 @@ class ParkedCall(Struct, frozen=True, omit_defaults=True):
         index: the call's position in that event, from 0.
         since: the time of that event.
         approvers: who may approve it.
+        budget_id: the budget that a turn waits for.
     """
 
     kind: AwaitedKind
@@ -68,18 +69,21 @@ class ParkedCall(Struct, frozen=True, omit_defaults=True):
     index: int = 0
     since: Micros = 0
     approvers: Approvers = ANYBODY
+    budget_id: BudgetId | None = None
 
     def on_wire(self) -> ParkedOn:
         """The call as clients see it."""
-        return ParkedOn(self.kind, self.tool_call_id, self.tool_name, to_rfc3339(self.until))
+        return ParkedOn(self.kind, self.tool_call_id, self.tool_name, to_rfc3339(self.until), self.budget_id)
 
 
-def limited(until: Micros, kind: LimitKind = "rate_limit") -> ParkedCall:
+def parked_turn(
+    kind: LimitKind, until: Micros, asked_at: int, since: Micros, budget_id: BudgetId | None
+) -> ParkedCall:
     """The entry of a turn that waits."""
-    return ParkedCall(kind, ToolCallId(""), "", until)
+    return ParkedCall(kind, ToolCallId(""), "", until, asked_at=asked_at, since=since, budget_id=budget_id)
 
 
-class ParkedOn(Struct, frozen=True):
+class ParkedOn(Struct, frozen=True, omit_defaults=True):
     """What a session waits for: a tool call, or what its parked turn waits for."""
 
     kind: Annotated[AwaitedKind, PARKED_KIND]
@@ -96,6 +100,9 @@ class ParkedOn(Struct, frozen=True):
             )
         ),
     ]
+    budget_id: Annotated[
+        BudgetId | None, Meta(description="With `budget`: the budget that has no money for the turn.")
+    ] = None
 
 
 def deadline_of(ts: Micros, timeout_ms: int) -> Micros:

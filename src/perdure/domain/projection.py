@@ -40,7 +40,7 @@ from perdure.domain.events import (
 from perdure.domain.ids import ToolCallId, TurnId
 from perdure.domain.loaded_tools import with_loaded
 from perdure.domain.messages import Message, Usage, preview_of, text_of
-from perdure.domain.parked import ASKED, CONSENT, LIMITS, ParkedCall, deadline_of, limited, next_deadline
+from perdure.domain.parked import ASKED, CONSENT, LIMITS, ParkedCall, deadline_of, next_deadline, parked_turn
 from perdure.domain.queued import Queue, QueuedMessage, size_of, without_turn
 from perdure.domain.sessions import Status
 from perdure.domain.speakers import AgentAt
@@ -244,8 +244,12 @@ def _activated(old: Projection, event: NewEvent, head: int) -> Projection:
 
 def _turn_parked(old: Projection, event: NewEvent, head: int) -> Projection:
     data = event.read(TurnParkedData)
-    waits = _with_parked(old, (*old.parked, limited(from_rfc3339(data.until), data.parked_kind)))
+    waits = _with_parked(old, (*old.parked, _parked_turn(data, event, head)))
     return replace(waits, status="paused") if data.parked_kind == "budget" else waits
+
+
+def _parked_turn(data: TurnParkedData, event: NewEvent, head: int) -> ParkedCall:
+    return parked_turn(data.parked_kind, from_rfc3339(data.until), head, event.ts, data.budget_id)
 
 
 def _turn_resumed(old: Projection, event: NewEvent, head: int) -> Projection:

@@ -112,7 +112,8 @@ class RunResult(Struct, frozen=True, omit_defaults=True):
     )
     turn: Annotated[RunTurn | None, Meta(description="The turn that handles the message.")] = None
     waiting_on: Annotated[
-        tuple[ParkedOn, ...], Meta(description="The tool calls whose results the turn waits for.")
+        tuple[ParkedOn, ...],
+        Meta(description="What the turn waits for: results of tool calls, or a budget (`budget_id`)."),
     ] = ()
 
     @property

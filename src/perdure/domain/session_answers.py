@@ -92,7 +92,8 @@ class SessionAnswer(Struct, frozen=True, omit_defaults=True):
             description=(
                 "`idle`: the turn has ended, and `answer` or `error` is final; `active`: the turn runs; "
                 "`waiting_for_tool_results`: it waits for people (`approvals`, `input_requests`) or for a "
-                "client's tools; `started`: the session has had no turn yet."
+                "client's tools; `paused`: a budget has no money for it, see `parked_on`; `started`: the "
+                "session has had no turn yet."
             )
         ),
     ]
@@ -113,5 +114,5 @@ class SessionAnswer(Struct, frozen=True, omit_defaults=True):
         tuple[OpenInput, ...], Meta(description="What tool calls wait for that only a person can do or know.")
     ] = ()
     parked_on: Annotated[
-        tuple[ParkedOn, ...], Meta(description="All tool calls that the session waits for.")
+        tuple[ParkedOn, ...], Meta(description="All that the session waits for: tool calls, or a budget.")
     ] = ()

@@ -484,7 +484,13 @@ def action_links(session_id: SessionId, status: Status, pinned: bool) -> tuple[A
         if pinned
         else AllowedAction("pin", "PUT", f"{base}/pin", "pin_session"),
     ]
-    if status in ("active", "waiting_for_tool_results"):
+    if status == "paused":
+        actions.append(
+            AllowedAction(
+                "resume", "POST", f"{base}/resume", "resume_session_budgets", "Go on, if there is money"
+            )
+        )
+    if status in ("active", "waiting_for_tool_results", "paused"):
         actions.append(
             AllowedAction("cancel", "POST", f"{base}/cancel", "cancel_turn", "Stop the running turn")
         )

@@ -98,7 +98,9 @@ class TaskArtifact(Struct, frozen=True, omit_defaults=True):
 class TaskInputRequest(Struct, frozen=True, omit_defaults=True):
     """What a task waits for that only a person can give. The inbox has the item to decide on."""
 
-    id: Annotated[str, Meta(description="The tool call that waits, in the task's session.")]
+    id: Annotated[
+        str, Meta(description="The tool call that waits, in the task's session; or the budget without money.")
+    ]
     prompt: Annotated[str, Meta(description="What is asked for.")]
     expected: Annotated[JsonObject, Meta(description="What an answer looks like.")] = {}
 

@@ -174,7 +174,9 @@ def parked_by(run: Run, turn: Turn, refusal: Refusal) -> tuple[list[NewEvent], A
         needed = amount_of(standing.currency, refusal.needed)
         data.append(BudgetExhaustedData(*said_of(standing), error, needed))
     code = _CODES.get(refusal.why, EXHAUSTED)
-    parked = TurnParkedData(turn.id, "budget", to_rfc3339(max(until, now + _SECOND)), code, error)
+    parked = TurnParkedData(
+        turn.id, "budget", to_rfc3339(max(until, now + _SECOND)), code, error, budget_id=standing.id
+    )
     data += [BudgetPausedData(*said_of(standing), error), parked]
 
     awaited = Awaited(run.row, standing.id, refusal.needed, now)

@@ -64,6 +64,10 @@ ADVICE = {
         "No model is set up for this session yet. Register a provider and a model, or choose one with "
         "`model_id`."
     ),
+    "model_price_unknown": (
+        "A budget does not permit this model, because its price is not known. Choose another model, or have "
+        "an admin set a price for such models (`unpriced`) in the budget."
+    ),
     "provider_auth": "The model provider refused the credentials. Check the provider's API key.",
     "provider_misconfigured": (
         "The model provider's settings are not valid. An admin of the organization has to correct them."

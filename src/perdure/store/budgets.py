@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.domain.budget_periods import BudgetPeriod, RollingPeriod, span_at, still_counted
+from perdure.domain.budgets import SubjectType
 from perdure.domain.errors import NotFound
 from perdure.domain.ids import AgentId, BudgetId, OrgId, SessionId
 from perdure.domain.model_profiles import ModelCost
@@ -36,7 +37,7 @@ class BudgetRow(Struct, frozen=True):
 
     id: BudgetId
     org_id: OrgId
-    subject_type: str
+    subject_type: SubjectType
     subject_id: str
     currency: Currency
     limit_amount: int
@@ -87,13 +88,13 @@ _BUDGET_COLUMNS = columns(BudgetRow, alias="budgets")
 INSERT_ENTRY = insert("budget_entries", EntryRow)
 _SUM = "(SELECT CAST(COALESCE(SUM({name}), 0) AS BIGINT) FROM budget_shards WHERE budget_id = budgets.id)"
 SPENT_IN_SHARDS = _SUM.format(name="spent")
-_RESERVED_IN_SHARDS = _SUM.format(name="reserved")
+RESERVED_IN_SHARDS = _SUM.format(name="reserved")
 _FREE = (
     "COALESCE((SELECT leased - spent - reserved FROM budget_shards"
     " WHERE budget_id = budgets.id AND shard = ?), 0)"
 )
 _STANDINGS = (
-    f"SELECT {_BUDGET_COLUMNS}, {SPENT_IN_SHARDS}, {_RESERVED_IN_SHARDS}, {_FREE} FROM budgets"
+    f"SELECT {_BUDGET_COLUMNS}, {SPENT_IN_SHARDS}, {RESERVED_IN_SHARDS}, {_FREE} FROM budgets"
     " WHERE org_id = ? AND status <> 'disabled' AND subject_id IN ({subjects}) ORDER BY id"
 )
 _ABOVE = ", (SELECT parent_session_id FROM sessions WHERE id = ?)"
@@ -188,28 +189,35 @@ async def save_budget(tx: Tx, row: BudgetRow) -> None:
 
 async def roll(tx: Tx, row: BudgetRow, now: Micros) -> BudgetRow:
     """Begin the period that `now` is in, of a locked budget, if the one before has ended."""
+    if row.rolls_at is None or now < row.rolls_at:
+        return row
+    row = await reclaim(tx, row)
+    row = rolled(row, now, await _last_spent(tx, row, now))
+    await save_budget(tx, row)
+    return row
+
+
+def rolled(row: BudgetRow, now: Micros, last: Micros | None = None) -> BudgetRow:
+    """Return a budget in the period that `now` is in. Its `spent` has what its shards have spent.
+
+    Args:
+        last: when it was charged last, for a rolling period; by default, when the last part of it began.
+    """
     period = row.period_struct()
     if period is None or row.rolls_at is None or now < row.rolls_at:
         return row
-    row = await reclaim(tx, row)
     span = span_at(period, row.period_started_at or row.created_at, now)
     if isinstance(period, RollingPeriod):
         before = () if row.buckets is None else from_json(_BUCKETS, row.buckets, f"the budget {row.id}")
         newest = row.spent - sum(amount for _, amount in before)
-        last = await _last_spent(tx, row, now)
+        last = (row.period_started_at or row.created_at) if last is None else last
         parts = still_counted((*before, (last, newest)) if newest else before, period, now)
         row = replace(row, spent=sum(amount for _, amount in parts), buckets=to_json(parts))
         fresh = row.soft_limit is None or row.spent < row.soft_limit
     else:
         row, fresh = replace(row, spent=0, credit=0), True
-    row = replace(
-        row,
-        period_started_at=span.start,
-        rolls_at=span.rolls_at,
-        warned=0 if fresh else row.warned,
-    )
-    await save_budget(tx, row)
-    return row
+    warned = 0 if fresh else row.warned
+    return replace(row, period_started_at=span.start, rolls_at=span.rolls_at, warned=warned)
 
 
 async def _last_spent(tx: Tx, row: BudgetRow, now: Micros) -> Micros:
@@ -274,7 +282,8 @@ async def wait_for_budget(tx: Tx, row: SessionRow, budget_id: BudgetId, needed: 
     """Note that a session's turn waits for a budget."""
     await tx.run(
         "INSERT INTO budget_waits (session_id, org_id, budget_id, needed, created_at) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT (session_id) DO UPDATE SET budget_id = excluded.budget_id, needed = excluded.needed",
+        " ON CONFLICT (session_id) DO UPDATE SET budget_id = excluded.budget_id, needed = excluded.needed,"
+        " created_at = excluded.created_at",
         row.id,
         row.org_id,
         budget_id,
@@ -283,16 +292,23 @@ async def wait_for_budget(tx: Tx, row: SessionRow, budget_id: BudgetId, needed: 
     )
 
 
-async def wait_no_more(tx: Tx, session_id: SessionId) -> BudgetId | None:
-    """Forget that a session's turn waits for a budget; return the budget, None if it did not wait."""
-    found = await tx.one("DELETE FROM budget_waits WHERE session_id = ? RETURNING budget_id", session_id)
+async def wait_no_more(tx: Tx, session_id: SessionId, before: Micros | None = None) -> BudgetId | None:
+    """Forget that a session's turn waits for a budget; return the budget, None if it did not wait.
+
+    Args:
+        before: only if that was noted before this time.
+    """
+    only, args = ("", ()) if before is None else (" AND created_at < ?", (before,))
+    found = await tx.one(
+        f"DELETE FROM budget_waits WHERE session_id = ?{only} RETURNING budget_id", session_id, *args
+    )
     return None if found is None else found[0]
 
 
 async def standing_of(tx: Tx, org_id: OrgId, budget_id: BudgetId) -> Standing | None:
     """Return how a budget stands; None if it is gone."""
     found = await tx.one(
-        f"SELECT {_BUDGET_COLUMNS}, {SPENT_IN_SHARDS}, {_RESERVED_IN_SHARDS}, 0 FROM budgets"
+        f"SELECT {_BUDGET_COLUMNS}, {SPENT_IN_SHARDS}, {RESERVED_IN_SHARDS}, 0 FROM budgets"
         " WHERE id = ? AND org_id = ?",
         budget_id,
         org_id,

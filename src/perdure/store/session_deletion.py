@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perdure.domain.times import Micros
+from perdure.store.budget_lists import remove_budgets_of
 from perdure.store.database import Purged, Tx
 from perdure.store.events import oldest_events
 from perdure.store.session_counts import count_sessions
@@ -38,6 +39,8 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "participants",
     ):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
+    await tx.run("DELETE FROM budget_waits WHERE session_id = ?", row.id)
+    await remove_budgets_of(tx, row.org_id, row.id)
     if row.archived_at is None:
         await count_sessions(tx, row.org_id, -1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.budget_codes import BUDGETS
+
 OUTPUT_SCHEMAS = (
     (
         "invalid_output_schema",
@@ -10,6 +12,7 @@ OUTPUT_SCHEMAS = (
     ),
 )
 ANSWERS = (
+    *BUDGETS,
     ("answer_truncated", "Three answers in a row were cut in a tool call.", "Ask for smaller steps."),
     ("empty_answer", "The model was asked twice, and said nothing.", "Lower the effort, or try again."),
     (

@@ -494,6 +494,7 @@ PROGRAMS = _codes(
     ("invalid_tool_result", "A client's tool returned no valid JSON.", "See the message for the reason."),
     ("local_model_unavailable", "The small local model cannot start.", "See the message for the reason."),
     ("turn_waits", "The turn waits for a person or a client.", "Answer what it asks, then call `resume`."),
+    ("turn_paused", "A budget has no money for the turn.", "Top it up: the turn goes on by itself."),
     ("unreachable", "No server is responding at the URL.", "Start the server, or check the URL."),
 )
 """Codes of the `perdure` command and the Python client. Errors of the server keep their own codes."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
 from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
     LIMIT_TOO_HIGH,
+    *INVALID_BUDGETS,
     *INVALID_WEBHOOKS,
     (
         "too_many_participants",
@@ -136,6 +138,7 @@ INVALID = (
 )
 
 CONFLICTS = (
+    *BUDGET_CONFLICTS,
     TOO_MANY_SESSIONS,
     *WEBHOOK_CONFLICTS,
     (
@@ -221,6 +224,7 @@ CONFLICTS = (
 )
 
 MISSING = (
+    *MISSING_BUDGETS,
     *MISSING_WEBHOOKS,
     (
         "participant_not_found",

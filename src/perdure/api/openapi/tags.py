@@ -29,6 +29,7 @@ TAGS: dict[str, str] = {
     "providers": "Providers are the services that run models: an address, a protocol and a key.",
     "models": "The models of the providers.",
     "task webhooks": "URLs that hear of tasks: of the end of every task, or of the events of one.",
+    "budgets": "Limits on what model calls may cost. Money is held before a call is sent.",
     "spend": "The ledger of model calls: what was used and what it cost, by model, day, session, user ...",
     "mcp servers": "MCP servers give agents the tools of others. Each is a capability, `mcp:{id}`.",
     "organizations": "Every resource belongs to one organization. Other organizations cannot see it.",

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct, field
 from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import TURN_ID
 from perdure.domain.events.messages import ModelMetadata
-from perdure.domain.ids import MessageId, TurnId
+from perdure.domain.ids import BudgetId, MessageId, TurnId
 from perdure.domain.parked import LimitKind, LimitScope
 from perdure.domain.times import Timestamp
 
@@ -99,6 +99,7 @@ class TurnParkedData(EventData, frozen=True, omit_defaults=True):
     scope: Annotated[
         LimitScope | None, Meta(description="Whose limit it is, with `active_turns` and `tokens_per_minute`.")
     ] = None
+    budget_id: Annotated[BudgetId | None, Meta(description="With `budget`: the budget.")] = None
 
 
 class TurnResumedData(EventData, frozen=True):
