@@ -15,7 +15,7 @@ from perdure.app.context import Services
 from perdure.app.storage import redactor_of
 from perdure.app.task_answers import SPAWN
 from perdure.app.task_reports import Report
-from perdure.capabilities.guarding import About, Guard, Masker, Verdict, guardrails_of, withheld
+from perdure.capabilities.guarding import About, Guard, Verdict, guardrails_of, withheld
 from perdure.capabilities.layers import read_layers
 from perdure.capabilities.model_choice import find_model
 from perdure.domain.events import EventContext, NewEvent
@@ -123,8 +123,8 @@ async def checked_report(guard: Guard | None, task: TaskRow, report: Report) -> 
     if guard is None or task.child_session_id is None:
         return report
     name = SPAWN
-    masker = Masker(guard.rules, "tool_output", name)
-    clean = redact_struct(replace(report, answer="", output=None, found=()), masker)
+    rest = replace(report, answer="", output=None, found=())
+    clean, masker = await guard.masked("tool_output", name, lambda masker: redact_struct(rest, masker))
     answer = await guard.text("tool_output", report.answer, name)
     output = await guard.value("tool_output", report.output, name) if report.output is not None else None
     verdicts = [answer, masker.verdict(), *([] if output is None else [output])]

@@ -74,7 +74,6 @@ class _Acting:
         self.heard: str | None = None
         self.ran = False
         self.capability = (bound.capability_id, bound.capability_name) if bound else (None, None)
-        self.ran = False
 
     def note(self, identity: ActedAs) -> None:
         self.identity = identity
@@ -171,7 +170,8 @@ async def _run_call(
     try:
         outcome = await _attempt_or_wait(run, agent, bound, state, call, acting)
         if isinstance(outcome, Later):
-            parked = masked_event(guard_of(run, agent), call, parked_call(run, bound, state, call, outcome))
+            parked = parked_call(run, bound, state, call, outcome)
+            parked = await masked_event(guard_of(run, agent), call, parked)
             return [*_loads(run, agent, state, call, None), parked]
         if outcome is None:
             return _loads(run, agent, state, call, None)
@@ -278,7 +278,6 @@ async def _attempt(
     if isinstance(call.status, Started) and not call.status.replayable and call.id not in run.announced:
         # Before all other checks, because the call may have run.
         known = await _after_crash(run, agent, bound, state, call)
-        acting.ran = known is not None
         if known is not None:
             acting.ran = True
             return known
@@ -315,9 +314,8 @@ async def _attempt(
         log=partial(log_for, run, bound, state, call, loads=bool(_loads(run, agent, state, call, None))),
         check_agent=partial(check_agent, run),
     )
-    acting.ran = True
+    tool, acting.ran = bound.tool, True
     try:
-        tool, acting.ran = bound.tool, True
         outcome = await contain(
             partial(tool.run, context, arguments),
             tool.timeout,
