@@ -203,6 +203,10 @@ class Guard:
             return verdict
         return await self._with_services(stage, written, verdict)
 
+    async def judged(self, stage: GuardrailStage, text: str) -> Verdict:
+        """What the services alone say of a text, in which local checks have masked what they find."""
+        return await self._with_services(stage, text, Verdict(text))
+
     async def masked(
         self, stage: GuardrailStage, tool_name: str | None, mask: Callable[[Masker], T]
     ) -> tuple[T, Masker]:

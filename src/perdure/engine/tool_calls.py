@@ -184,7 +184,8 @@ async def _run_call(
     written = () if output is None else output.files
     reviewed = Reviewed(output, failure)
     if acting.ran:
-        reviewed = await review(run, agent, asked_call(run, bound, state, call), output, failure)
+        asked = asked_call(run, bound, state, call)
+        reviewed = await review(run, agent, guard_of(run, agent), asked, output, failure)
     output, failure = reviewed.output, reviewed.failure
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     checked = await check_result(guard_of(run, agent), call, output, failure)
