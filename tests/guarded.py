@@ -65,13 +65,14 @@ def assert_clean(text: str, where: str) -> None:
 
 
 async def assert_nowhere(server: Server, talk: Talk) -> None:
-    """What is forbidden is in no answer of the API, and nowhere in the database."""
-    for path in ("", "/events?limit=1000", "/messages", "/tasks", "/export", "/tree"):
+    """What is forbidden is in no answer of the API, and nowhere in the database or the server's log."""
+    for path in ("", "/events?limit=1000", "/messages", "/tasks", "/export", "/tree", "/input-requests"):
         answer = await talk.http.get(talk.path(path))
         if answer.status_code == 200:
             assert_clean(answer.text, path)
     found = await talk.http.get("/v1/sessions", params={"search": "crow"})
     assert_clean(found.text, "the list")
+    assert_clean(server.log.read_text(), "the log of the server")
     if server.database_url:
         assert_clean(await _dumped(server.database_url), "the database")
         return

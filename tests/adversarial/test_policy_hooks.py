@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
@@ -11,10 +12,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from perdure.domain.ids import OrgId
 from perdure.domain.network import NetworkRules
 from perdure.domain.policy_hooks import MAX_ANSWER, Hook, NoDecision, restored
 from perdure.domain.webhooks import Signed
-from perdure.net.hook_http import HookClient
+from perdure.net.hook_http import AT_ONCE, HookClient
 from tests.hooks import SECRET
 from tests.policies import ALLOW, PolicyHook, deciding, decisions_in, only_for, result_of
 from tests.server import Server, post, use_simulated_model
@@ -22,6 +24,7 @@ from tests.sites import Names, serving
 from tests.talk import Json, call, kinds_of, new_talk, script
 
 FILES = {"ref": "session_file_system"}
+ORG = OrgId("org_one")
 WRITES = {"tool_calls": [call("write_file", "call_1", path="/a", content="x")]}
 
 
@@ -156,9 +159,33 @@ async def test_a_name_that_leads_inside_later_is_not_asked() -> None:
         site.answers["/hook"] = answers('{"decision": "allow"}')
         outside = HookClient(False, Names(policy_example_com=["127.0.0.1"]))
         with pytest.raises(NoDecision, match="not a public host"):
-            await outside.ask(site.url("/hook", "policy.example.com"), request, 5)
+            await outside.ask(ORG, site.url("/hook", "policy.example.com"), request, 5)
         await outside.close()
         assert site.asked == []
+
+
+async def test_slow_hooks_of_one_organization_do_not_delay_those_of_another() -> None:
+    request = Signed({"content-type": "application/json"}, b"{}")
+    arrived, go_on = asyncio.Semaphore(0), asyncio.Event()
+    async with serving() as site:
+
+        async def slow(asked: web.Request) -> web.Response:
+            arrived.release()
+            await go_on.wait()
+            return answers('{"decision": "allow"}')
+
+        site.answers["/slow"], site.answers["/hook"] = slow, answers('{"decision": "allow"}')
+        client = HookClient(True)
+        url = site.url("/slow")
+        waiting = [asyncio.create_task(client.ask(ORG, url, request, 60)) for _ in range(3 * AT_ONCE)]
+        for _ in range(AT_ONCE):
+            await arrived.acquire()
+        assert await client.ask(OrgId("org_other"), site.url("/hook"), request, 5)
+        with pytest.raises(NoDecision, match="no answer within"):
+            await client.ask(ORG, site.url("/hook"), request, 0.05)
+        go_on.set()
+        await asyncio.gather(*waiting)
+        await client.close()
 
 
 async def test_connections_are_used_again_and_a_closed_one_is_replaced() -> None:
@@ -176,7 +203,7 @@ async def test_connections_are_used_again_and_a_closed_one_is_replaced() -> None
         site.answers["/hook"] = note
         client = HookClient(True)
         for _ in range(3):
-            assert await client.ask(site.url("/hook"), request, 5) == b'{"decision": "allow"}'
+            assert await client.ask(ORG, site.url("/hook"), request, 5) == b'{"decision": "allow"}'
         await client.close()
     assert len(peers) == 4
     assert peers[0] == peers[1] == peers[2] != peers[3]

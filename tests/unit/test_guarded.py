@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import msgspec
 import pytest
 
-from perdure.capabilities.guarding import Guard, Masker, Verdict, guardrails_of
+from perdure.capabilities.guarding import Guard, Masker, Verdict, guardrails_of, holding
 from perdure.capabilities.layers import Layer
 from perdure.domain.calls import CallState
 from perdure.domain.errors import InvalidInput, ModelError
 from perdure.domain.events import EventContext, GuardrailHitData, OutputMessageReplacedData
 from perdure.domain.guardrail_checks import AnyCheck, GuardrailsConfig
-from perdure.domain.guardrails import Guardrails
+from perdure.domain.guardrails import Guardrails, Hit
+from perdure.domain.held_text import HeldText
 from perdure.domain.ids import MessageId, OrgId, ToolCallId, TurnId
 from perdure.domain.messages import MAX_TEXT, ToolCallPart
 from perdure.domain.redaction import Redactor
@@ -310,3 +313,73 @@ def test_a_struct_is_masked_like_a_text() -> None:
     unchanged = {"a": 1}
     assert masker.value(unchanged) is unchanged
     assert len(masker.verdict().hits) == 1
+
+
+def streamed(guard: Guard, text: str, size: int = 3) -> HeldText:
+    """What holds a stream of the text back, once all of it has come in pieces."""
+    hold = holding(guard.rules, "output")
+    for at in range(0, len(text), size):
+        hold.feed(text[at : at + size])
+    return hold
+
+
+async def test_a_check_that_logs_finds_what_no_piece_of_a_stream_has() -> None:
+    guard = guard_of_checks(
+        {"type": "regex", "pattern": "a very long word[0-9]{4}", "action": "log"},
+        {"type": "regex", "pattern": "zz"},
+    )
+    text = "Here is a very long word1234, and after it more is said. " * 4
+    clean = streamed(guard, text).clean
+    assert clean > 100
+    verdict = await guard.text("output", text, clean=clean)
+    assert verdict.counts == (4,)
+
+
+COSTLY = {"type": "regex", "pattern": "(?:a?){800}[ab]*a[ab]{900}c", "max_length": 10}
+
+
+def test_a_stream_that_would_take_long_to_search_is_held_back() -> None:
+    quick = guard_of_checks({"type": "regex", "pattern": "zz"})
+    slow = guard_of_checks(*({**COSTLY, "id": f"c{n}", "max_length": 2000 + n} for n in range(6)))
+    text = "ab" * 500
+    assert len(streamed(quick, text).shown) > 900
+    assert streamed(slow, text).shown == ""
+    assert quick.rules.is_quick("output", 20_000)
+    assert not slow.rules.is_quick("output", 2_000)
+
+
+def test_matches_in_a_row_cost_no_square_of_their_length() -> None:
+    guard = guard_of_checks({"type": "url_allowlist", "hosts": []})
+    began = time.thread_time()
+    streamed(guard, "www." * 4_000, size=4)
+    assert time.thread_time() - began < 1.5  # 14 s, if each piece is searched from the beginning
+
+
+async def test_a_search_that_can_take_long_is_not_made_in_the_event_loops_thread() -> None:
+    threads: list[int] = []
+
+    class Noting(Guardrails):
+        def scan(self, *args: Any, **more: Any) -> tuple[Hit, ...]:
+            threads.append(threading.get_ident())
+            return ()
+
+    async def no_model(tx: Tx) -> None:
+        return None
+
+    for pattern, text in (
+        ("heron", "ab" * 1_000),
+        (COSTLY["pattern"], "a"),
+        (COSTLY["pattern"], "ab" * 1_000),
+    ):
+        checks = msgspec.convert({"checks": [{**COSTLY, "pattern": pattern}]}, GuardrailsConfig).checks
+        await Guard(Noting(checks), None, OrgId("org_1"), no_model, Redactor({})).text("output", text)
+    here = threading.get_ident()
+    assert [each == here for each in threads] == [True, True, False]
+
+
+async def test_a_line_of_progress_that_is_cut_does_not_end_in_half_a_match() -> None:
+    guard = guard_with(stage="tool_output")
+    assert progress_line(guard, "look", "A hero", cut=True) == ""
+    assert progress_line(guard, "look", "Some birds: a hero", cut=True) == "Some birds: "
+    slow = guard_of_checks({**COSTLY, "stage": "tool_output"})
+    assert progress_line(slow, "look", "ab" * 1_000) == ""

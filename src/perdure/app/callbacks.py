@@ -11,6 +11,7 @@ from perdure.app.participants import speaker_of_turn
 from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import without_secrets
 from perdure.capabilities.guarding import Guard
+from perdure.capabilities.layers import acting
 from perdure.domain.accounts import Caller
 from perdure.domain.callbacks import (
     CallbackResult,
@@ -133,7 +134,10 @@ async def _checked_answer(app: App, callback: CallbackRow, result: CallbackResul
             row = await get_session(tx, callback.org_id, callback.session_id)
         except NotFound:
             raise _gone() from None
-        return await session_guard(app, tx, row)
+        if callback.in_background:
+            speaker = await speaker_of_turn(tx, row, callback.turn_id)
+            return await session_guard(app, tx, row if speaker is None else row.under(speaker.at()))
+        return await session_guard(app, tx, acting(row, await read_turn(tx, row, app.turns)))
 
     guard, call_id = await app.database.read(work), callback.tool_call_id
     submitted = ToolCallResult(call_id, result.value, result.error)

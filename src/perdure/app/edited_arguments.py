@@ -56,6 +56,12 @@ async def offered_content(tx: Tx, row: SessionRow, state: TurnState) -> Content 
 
 async def waiting_agent(app: App, org_id: OrgId, session_id: SessionId) -> ResolvedAgent:
     """Resolve a waiting session's agent, with the tools that its turn was offered. Raises PerdureError."""
+    agent, _ = await _waiting(app, org_id, session_id)
+    return agent
+
+
+async def _waiting(app: App, org_id: OrgId, session_id: SessionId) -> tuple[ResolvedAgent, Redactor]:
+    """As `waiting_agent`, with what redacts the session's secrets."""
 
     async def work(tx: Tx) -> _Found:
         row = await get_session(tx, org_id, session_id)
@@ -65,16 +71,18 @@ async def waiting_agent(app: App, org_id: OrgId, session_id: SessionId) -> Resol
         return _Found(await load_layers(tx, acting(row, state)), offered, secrets)
 
     found = await app.database.read(work, long=True)
-    return await resolve_session(
+    redactor = Redactor(found.secrets)
+    agent = await resolve_session(
         found.layers,
         app.registry,
         now=app.now,
-        redactor=Redactor(found.secrets),
+        redactor=redactor,
         model=None,
         offered=found.offered,
         secrets=found.secrets,
         private=app.private_addresses,
     )
+    return agent, redactor
 
 
 def parameters_of(agent: ResolvedAgent, tool_name: str) -> JsonObject | None:
@@ -104,10 +112,10 @@ async def check_edits(app: App, org_id: OrgId, session_id: SessionId, edits: Seq
             )
     if not edits:
         return
-    agent = await waiting_agent(app, org_id, session_id)
+    agent, redactor = await _waiting(app, org_id, session_id)
     for edit in edits:
         await _check(app, agent, (org_id, session_id), edit)
-        await _check_guardrails(app, agent, org_id, session_id, edit)
+        await _check_guardrails(app, agent, redactor, org_id, session_id, edit)
 
 
 async def _check(app: App, agent: ResolvedAgent, owners: tuple[str, ...], edit: Edit) -> None:
@@ -126,7 +134,7 @@ async def _check(app: App, agent: ResolvedAgent, owners: tuple[str, ...], edit: 
 
 
 async def _check_guardrails(
-    app: App, agent: ResolvedAgent, org_id: OrgId, session_id: SessionId, edit: Edit
+    app: App, agent: ResolvedAgent, redactor: Redactor, org_id: OrgId, session_id: SessionId, edit: Edit
 ) -> None:
     """Check the arguments like the model's, but for the approval that is given now."""
     if not agent.guardrails.has("tool_use"):
@@ -136,7 +144,7 @@ async def _check_guardrails(
         row = await get_session(tx, org_id, session_id)
         return await find_model(tx, org_id, await read_layers(tx, row))
 
-    guard = Guard(agent.guardrails, app.guard, org_id, own, Redactor({}))
+    guard = Guard(agent.guardrails, app.guard, org_id, own, redactor)
     verdict = await guard.value("tool_use", edit.arguments, edit.tool_name)
     if verdict.changed:
         reason = next(hit.reason_code for hit in verdict.hits if hit.action in ("block", "replace"))

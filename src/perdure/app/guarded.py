@@ -15,13 +15,14 @@ from perdure.app.context import Services
 from perdure.app.storage import redactor_of
 from perdure.app.task_answers import SPAWN
 from perdure.app.task_reports import Report
-from perdure.capabilities.guarding import About, Guard, Masker, Verdict, guardrails_of, withheld
+from perdure.capabilities.guarding import About, Guard, Verdict, guardrails_of, withheld
 from perdure.capabilities.layers import read_layers
 from perdure.capabilities.model_choice import find_model
 from perdure.domain.events import EventContext, NewEvent
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import ImagePart, TextPart
 from perdure.domain.redaction import redact_struct
+from perdure.domain.tasks import TaskText, text_of_message
 from perdure.domain.times import Micros
 from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import ToolCallResult
@@ -106,6 +107,29 @@ async def _checked_content(
     return verdict, replace(result, result=shown)
 
 
+def _words_of(report: Report) -> str:
+    """What a sub-agent has said beside its answer."""
+    said = [text_of_message(message) for message in report.messages]
+    for artifact in report.artifacts:
+        said += [artifact.name, artifact.type, artifact.path or "", artifact.url or ""]
+    if report.progress is not None:
+        said += [report.progress.label or "", report.progress.unit or ""]
+    if report.error is not None:
+        said.append(report.error.message)
+    return "\n".join(filter(None, said))
+
+
+def _without_words(report: Report, mark: str) -> Report:
+    progress, error = report.progress, report.error
+    return replace(
+        report,
+        messages=tuple(replace(message, content=(TaskText(mark),)) for message in report.messages),
+        artifacts=(),
+        progress=None if progress is None else replace(progress, label=mark, unit=None),
+        error=None if error is None else replace(error, message=mark),
+    )
+
+
 def _fields(image: ImagePart) -> dict[str, str]:
     fields = {"url": image.url, "base64": image.base64, "media_type": image.media_type}
     return {name: value for name, value in fields.items() if value is not None}
@@ -116,18 +140,21 @@ def _value_of(verdict: Verdict) -> object:
 
 
 async def checked_report(guard: Guard | None, task: TaskRow, report: Report) -> Report:
-    """Check what a sub-agent says. Its answer may need services; the rest is checked here.
+    """Check what a sub-agent says.
 
     What a tool in the background says was checked where it ran.
     """
     if guard is None or task.child_session_id is None:
         return report
     name = SPAWN
-    masker = Masker(guard.rules, "tool_output", name)
-    clean = redact_struct(replace(report, answer="", output=None, found=()), masker)
+    rest = replace(report, answer="", output=None, found=())
+    clean, masker = await guard.masked("tool_output", name, lambda masker: redact_struct(rest, masker))
     answer = await guard.text("tool_output", report.answer, name)
     output = await guard.value("tool_output", report.output, name) if report.output is not None else None
-    verdicts = [answer, masker.verdict(), *([] if output is None else [output])]
+    judged = await guard.judged("tool_output", _words_of(clean))
+    if judged.changed:
+        clean = _without_words(clean, str(_value_of(judged)))
+    verdicts = [answer, masker.verdict(), judged, *([] if output is None else [output])]
     about = About(tool_name=name)
     found = [event.data for each in verdicts for event in each.events("result", EventContext(), 0, about)]
     changed = answer.changed or (output is not None and output.changed)

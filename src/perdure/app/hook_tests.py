@@ -38,7 +38,7 @@ async def ask_made_up(app: App, caller: Caller, body: AskHook) -> HookReply:
     request = sign(secret, question_id(hook, encoded), app.now() // 1_000_000, encoded)
     client, began = HookClient(app.private_addresses), time.perf_counter()
     try:
-        answer = read_answer(await client.ask(hook.url, request, hook.timeout_seconds), body.event)
+        answer = read_answer(await client.ask(org_id, hook.url, request, hook.timeout_seconds), body.event)
     except NoDecision as error:
         return HookReply(
             False,

@@ -22,6 +22,7 @@ from perdure.app.storage import without_secrets
 from perdure.app.task_wishes import cancel_awaited
 from perdure.app.variables import check_message_values, with_variables
 from perdure.capabilities.guarding import Guard
+from perdure.capabilities.layers import acting
 from perdure.domain.accounts import Caller
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.data_flow import External
@@ -317,7 +318,7 @@ async def _checked_results(
         row = await get_session(tx, caller.organization_id, session_id)
         state = await _waiting(app, tx, row)
         _matched(parked_calls(state, "client"), body.tool_results)
-        return await session_guard(app, tx, row), {call.id: call.name for call in state.calls}
+        return await session_guard(app, tx, acting(row, state)), {call.id: call.name for call in state.calls}
 
     guard, names = await app.database.read(work)
     return await checked_results(guard, body.tool_results, names)

@@ -128,7 +128,10 @@ async def _guarded(app: Services, task_id: TaskId, report: Report) -> Report:
         if task is None or task.finished_at is not None:
             return None, None
         row = await look_session(tx, task.session_id)
-        return (None if row is None else await session_guard(app, tx, row)), task
+        if row is None:
+            return None, task
+        speaker = await speaker_of_turn(tx, row, task.turn_id)  # the agent that hears of it
+        return await session_guard(app, tx, row if speaker is None else row.under(speaker.at())), task
 
     if not report.says_something:
         return report

@@ -12,6 +12,8 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 from aiohttp import ClientError
@@ -41,6 +43,8 @@ MAX_SENT = 100_000
 """Characters of a text that a service checks. A longer one counts as not checked."""
 MAX_AT_ONCE = 8
 """Checks of one text that are made at the same time."""
+SEARCHES = 2
+"""Long searches that one organization can make at the same time: others need the threads, too."""
 MAX_ANSWER = 1_000_000
 """Bytes of a moderation endpoint's answer."""
 MAX_LABEL = 200
@@ -70,6 +74,9 @@ Configs = Callable[[ProviderRow, ProviderSecrets], ProviderConfig]
 """Returns the configuration of a provider's driver."""
 OwnModel = Callable[[Tx], Awaitable[UsableModel | None]]
 """Finds the session's own model."""
+
+
+T = TypeVar("T")
 
 
 class Checked(Struct, frozen=True):
@@ -109,6 +116,7 @@ class GuardServices:
         self._database, self._vault = database, vault
         self._drivers, self._configs = drivers, configs
         self._catalog, self._private = catalog, private
+        self._rooms: WeakValueDictionary[OrgId, asyncio.Semaphore] = WeakValueDictionary()
 
     async def check(
         self, org_id: OrgId, checks: tuple[Remote, ...], stage: GuardrailStage, text: str, own: OwnModel
@@ -151,6 +159,14 @@ class GuardServices:
         if isinstance(check, ModerationCheck):
             return await self._moderated(org_id, check, text)
         return await self._judged(org_id, check, stage, text, own)
+
+    async def search(self, org_id: OrgId, work: Callable[[], T]) -> T:
+        """Make a search that can take long in a thread. The searches of one organization take turns."""
+        room = self._rooms.get(org_id)
+        if room is None:
+            room = self._rooms[org_id] = asyncio.Semaphore(SEARCHES)
+        async with room:
+            return await asyncio.to_thread(work)
 
     # --- models ---------------------------------------------------------------
 

@@ -19,13 +19,13 @@ from perdure.domain.guardrails import (
     BLOCKED,
     CONTEXT,
     NOT_CHECKED,
-    SLOW_SCAN,
+    QUICK,
     Guardrails,
     Hit,
     arguments_text,
     replaced,
 )
-from perdure.domain.held_text import NOTED, Cut, HeldText
+from perdure.domain.held_text import MAX_CHAIN, Cut, HeldText
 from perdure.domain.ids import MessageId, OrgId, ToolCallId, TurnId
 from perdure.domain.messages import JsonValue
 from perdure.domain.redaction import Redactor
@@ -35,6 +35,13 @@ from perdure.domain.tools import CapabilityRef
 
 SCAN_SECONDS = 10.0
 """Seconds that the local checks of one text may take. What is not searched by then counts as a hit."""
+STREAM_SECONDS, STREAM_CHARACTER = 0.05, 1e-6
+"""Seconds of the event loop that searching a stream may take, and more for each character that is searched.
+Of a stream that takes more, nothing more is shown before it is complete."""
+STREAMED = 4_000_000
+"""Steps (of `Guardrails.effort`) of one search of a stream: about 40 ms at their slowest."""
+MASKED = 20_000
+"""Characters that a struct with many texts is expected to have."""
 
 MAX_LEAVES = 1_000
 """Texts in a JSON value that are searched one by one. More are searched as one text."""
@@ -152,7 +159,7 @@ class Guard:
 
     async def scan(self, stage: GuardrailStage, text: str) -> tuple[Hit, ...]:
         """What the local checks find."""
-        return await scanned(self.rules, stage, text)
+        return await self._scanned(stage, text)
 
     async def text(
         self, stage: GuardrailStage, text: str, tool_name: str | None = None, *, clean: int = 0
@@ -164,11 +171,11 @@ class Guard:
         """
         if not text or not self.rules.has(stage):
             return Verdict(text)
-        hits = await scanned(self.rules, stage, text, tool_name, clean)
+        hits = await self._scanned(stage, text, tool_name, clean)
         verdict = _verdict(replaced(text, hits), hits)
         if verdict.blocked is None and verdict.changed:
             # What stands beside a mask may be a match with it, or without what was there.
-            again = await scanned(self.rules, stage, verdict.value, tool_name)
+            again = await self._scanned(stage, verdict.value, tool_name)
             blocked = next((hit for hit in again if hit.action == "block"), None)
             if blocked is not None:
                 verdict = _verdict(text, (*hits, blocked))
@@ -186,12 +193,56 @@ class Guard:
         if not self.rules.has(stage):
             return Verdict(value)
         written = arguments_text(value)
-        verdict = await _in_thread(
-            len(written), lambda expired: _checked_value(self.rules, stage, value, tool_name, expired)
+        # Each text is searched in the JSON and by itself.
+        verdict = await self._search(
+            stage,
+            2 * len(written),
+            lambda expired: _checked_value(self.rules, stage, value, tool_name, expired),
         )
         if verdict.blocked is not None:
             return verdict
         return await self._with_services(stage, written, verdict)
+
+    async def judged(self, stage: GuardrailStage, text: str) -> Verdict:
+        """What the services alone say of a text, in which local checks have masked what they find."""
+        return await self._with_services(stage, text, Verdict(text))
+
+    async def masked(
+        self, stage: GuardrailStage, tool_name: str | None, mask: Callable[[Masker], T]
+    ) -> tuple[T, Masker]:
+        """Mask what the local checks find in something that has many texts, in a thread if that takes long.
+
+        Returns:
+            What `mask` makes of it, and the masker with what was found.
+        """
+        masker = Masker(self.rules, stage, tool_name)
+        if self.rules.is_quick(stage, MASKED):
+            return mask(masker), masker
+        return await self._search(stage, QUICK, lambda expired: mask(masker)), masker
+
+    async def _scanned(
+        self, stage: GuardrailStage, text: str, tool_name: str | None = None, start: int = 0
+    ) -> tuple[Hit, ...]:
+        """What the local checks find from a place on, without holding up the event loop."""
+        size = len(text) - (0 if self.rules.logs(stage) else start)
+        return await self._search(
+            stage,
+            size,
+            lambda expired: self.rules.scan(stage, text, tool_name, start=start, expired=expired),
+        )
+
+    async def _search(self, stage: GuardrailStage, size: int, work: Callable[[Callable[[], bool]], T]) -> T:
+        """Search so many characters, in a thread if that can take long."""
+
+        def timed() -> T:
+            end = time.monotonic() + SCAN_SECONDS
+            return work(lambda: time.monotonic() > end)
+
+        if self.rules.is_quick(stage, size):
+            return timed()
+        if self._services is None:
+            return await asyncio.to_thread(timed)
+        return await self._services.search(self._org_id, timed)
 
     async def _with_services(self, stage: GuardrailStage, text: str, verdict: Verdict) -> Verdict:
         """Also ask the services, if they have something to read. Their hits are of the whole text."""
@@ -220,39 +271,25 @@ def holding(
     rules: Guardrails, stage: GuardrailStage, tool_name: str | None = None, *, whole: bool = False
 ) -> HeldText:
     """What holds back a stream of text for these checks."""
-    find = rules.finder(stage, tool_name)
+    window, most = rules.window(stage), STREAMED // max(rules.effort(stage), 1)
+    if whole or window is None or window > most:
+        return HeldText(lambda text, start: (), None, CONTEXT)
+    find, left = rules.finder(stage, tool_name), STREAM_SECONDS
 
     def search(text: str, start: int) -> Sequence[Cut]:
+        nonlocal left
+        if left < 0:
+            return (Cut(0, len(text)),)
+        began = time.thread_time()
         found = find(text, start)
-        return (
-            [Cut(begin, end, _mask_of(action, mask)) for begin, end, action, mask in found] if found else ()
-        )
+        left += STREAM_CHARACTER * (len(text) - start) - (time.thread_time() - began)
+        return [Cut(begin, end, _mask_of(action, mask)) for begin, end, action, mask in found]
 
-    return HeldText(search, None if whole else rules.window(stage), CONTEXT)
+    return HeldText(search, window, CONTEXT, most=min(most, MAX_CHAIN))
 
 
 def _mask_of(action: GuardrailAction, replacement: str) -> str | None:
-    if action == "log":
-        return NOTED
     return replacement if action == "replace" else None
-
-
-async def scanned(
-    rules: Guardrails, stage: GuardrailStage, text: str, tool_name: str | None = None, start: int = 0
-) -> tuple[Hit, ...]:
-    """What the local checks find from a place on, without holding up the event loop."""
-    return await _in_thread(
-        len(text) - start, lambda expired: rules.scan(stage, text, tool_name, start=start, expired=expired)
-    )
-
-
-async def _in_thread(size: int, work: Callable[[Callable[[], bool]], T]) -> T:
-    end = time.monotonic() + SCAN_SECONDS
-
-    def expired() -> bool:
-        return time.monotonic() > end
-
-    return work(expired) if size < SLOW_SCAN else await asyncio.to_thread(work, expired)
 
 
 def _verdict(value: Any, hits: Sequence[Hit]) -> Verdict:

@@ -45,10 +45,12 @@ class Rule(Protocol):
     Attributes:
         shows: whether the text that matched is shown.
         size: of the compiled pattern, in RE2 instructions.
+        effort: what a search takes for each character at its worst, in steps of RE2 (about 11 ns).
     """
 
     shows: bool
     size: int
+    effort: int
 
     def find(self, subject: Subject, start: int, expired: Callable[[], bool]) -> Iterator[Found]:
         """Find the matches from a place on, in order. Raises TimeoutError: the time is up."""
@@ -107,7 +109,7 @@ class RegexRule:
             raise InvalidInput(
                 "matches an empty text, so it would match everywhere: use `+` instead of `*`", field="pattern"
             )
-        self.size = int(self._regex.programsize)
+        self.size = self.effort = int(self._regex.programsize)
         self._bound = _limit(pattern, None)
         self._piece = max(SHORTEST, 16 * (self._bound or 0), CALL // self.size)
 
@@ -145,6 +147,7 @@ class BlocklistRule:
     """The words of a list."""
 
     shows = True
+    effort = 400
 
     def __init__(self, check: BlocklistCheck) -> None:
         self._ignore_case, self._whole = check.ignore_case, check.whole_words
@@ -231,7 +234,7 @@ class ToolRule:
         self._rule = (
             None if check.pattern is None else RegexRule(check.pattern, ignore_case=check.ignore_case)
         )
-        self.size = 0 if self._rule is None else self._rule.size
+        self.size = self.effort = 0 if self._rule is None else self._rule.size
 
     def find(self, subject: Subject, start: int, expired: Callable[[], bool]) -> Iterator[Found]:
         """Find the pattern, or, without one, all of the text."""

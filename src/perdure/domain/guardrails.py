@@ -44,8 +44,8 @@ NOT_CHECKED = "not_checked"
 """The reason of a hit that stands for what could not be checked."""
 BLOCKED = "This answer was withheld because it violates a rule."
 REPLACED = "[removed]"
-SLOW_SCAN = 16_384
-"""Characters from which on a text should be scanned in a thread."""
+QUICK = 2_000_000
+"""Steps (of `Guardrails.effort`) that may be made without a thread: about 20 ms at their slowest."""
 
 
 class Hit(Struct, frozen=True, omit_defaults=True):
@@ -104,6 +104,7 @@ class Guardrails:
         self._widths = tuple(width_of(check) for _, check in self._checks)
         # Rules are kept by the checks' JSON: its hash is computed once, that of a struct each time.
         self._keys = tuple(msgspec.json.encode(check) for _, check in self._checks)
+        self._efforts: dict[GuardrailStage, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._checks)
@@ -126,6 +127,29 @@ class Guardrails:
                 longest = max(longest, width + CONTEXT)
         return longest
 
+    def effort(self, stage: GuardrailStage) -> int:
+        """What searching one character takes at its worst, in steps of about 11 ns.
+
+        A pattern of a few thousand instructions can take milliseconds for a line, so what must not wait for
+        a search asks first.
+        """
+        if stage not in self._efforts:
+            local = (
+                key
+                for (_, check), key in zip(self._checks, self._keys, strict=True)
+                if stage in check.stages and not isinstance(check, ModerationCheck | JudgeCheck)
+            )
+            self._efforts[stage] = sum(map(_effort, local))
+        return self._efforts[stage]
+
+    def logs(self, stage: GuardrailStage) -> bool:
+        """Whether there is a check of this stage that only logs."""
+        return any(check.action == "log" and stage in check.stages for _, check in self._checks)
+
+    def is_quick(self, stage: GuardrailStage, size: int) -> bool:
+        """Whether so many characters may be searched without a thread."""
+        return self.effort(stage) * size <= QUICK
+
     def remote(self, stage: GuardrailStage) -> tuple[Remote, ...]:
         """The checks of this stage that a service makes."""
         return tuple(
@@ -140,11 +164,13 @@ class Guardrails:
         """What finds the matches of the local checks in the pieces of a stream, faster than `scan`.
 
         Its function gets a piece and how many characters at its beginning are context only. It returns where
-        each match begins and ends, the action, and the replacement.
+        each match begins and ends, the action, and the replacement. Checks that only log are left out.
         """
         rules: list[tuple[Rule | None, GuardrailAction, str]] = []
         for (_, check), key in zip(self._checks, self._keys, strict=True):
-            if stage in check.stages and not isinstance(check, ModerationCheck | JudgeCheck):
+            if check.action == "log" or stage not in check.stages:
+                continue
+            if not isinstance(check, ModerationCheck | JudgeCheck):
                 mask = REPLACED if check.replacement is None else check.replacement
                 try:
                     rules.append((compiled_rule(key), check.action, mask))
@@ -174,11 +200,12 @@ class Guardrails:
     ) -> tuple[Hit, ...]:
         """What the local checks find in a text, in the order of the checks and, of each, of the text.
 
-        Use a thread from `SLOW_SCAN` characters on.
+        Use a thread unless `effort` says that it is quick.
 
         Args:
             tool_name: the tool whose arguments (JSON, as of `arguments_text`) or result the text is.
-            start: characters at the beginning that are context only.
+            start: characters at the beginning that are context only, but for checks that only log: a stream
+                is not held back for them, so that its pieces were not searched for their matches.
             expired: whether the time is up. A check that is not done then counts as a hit, with the reason
                 `not_checked`, from where it stopped to the end of the text.
         """
@@ -186,8 +213,16 @@ class Guardrails:
         found: list[Hit] = []
         for (index, check), key in zip(self._checks, self._keys, strict=True):
             if stage in check.stages and not isinstance(check, ModerationCheck | JudgeCheck):
-                found += _hits(index, check, partial(compiled_rule, key), stage, subject, start, expired)
+                begin = 0 if check.action == "log" else start
+                found += _hits(index, check, partial(compiled_rule, key), stage, subject, begin, expired)
         return tuple(found)
+
+
+def _effort(check: bytes) -> int:
+    try:
+        return compiled_rule(check).effort + 1
+    except InvalidInput:  # nothing is searched
+        return 1
 
 
 def _hits(

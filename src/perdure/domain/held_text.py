@@ -15,7 +15,8 @@ STEPS = (16, 96)
 search for each token would cost more than it shows."""
 
 MAX_CHAIN = 20_000
-"""Characters of matches that overlap each other in a row. More are held back until the text is complete."""
+"""Characters of matches that overlap each other in a row. More are held back until the text is complete.
+Also the most that are searched at once, with what is held back."""
 
 
 class Cut(Struct, frozen=True):
@@ -28,9 +29,6 @@ class Cut(Struct, frozen=True):
     end: int
     mask: str | None = None
 
-
-NOTED = "\x00"
-"""The mask of a match that changes nothing: it only means that the text is not without matches."""
 
 Search = Callable[[str, int], Sequence[Cut]]
 """Finds all matches in a text from a place on, in any order. What is before the place decides only whether a
@@ -56,6 +54,7 @@ class HeldText:
         window: the characters of the longest match, and its neighbours; None to hold everything back.
         context: how many neighbours before a match decide whether it is one.
         steps: by default, as `STEPS`, or up to the window if that is longer.
+        most: instead of `MAX_CHAIN`, where a search takes long.
 
     Attributes:
         shown: what was let go so far, with masks.
@@ -68,7 +67,9 @@ class HeldText:
         window: int | None,
         context: int = 1,
         steps: tuple[int, int] | None = None,
+        most: int = MAX_CHAIN,
     ) -> None:
+        self._most, self._again = most, 0
         self._search, self._window, self._size = search, window, context
         self._step, self._longest_step = steps or (STEPS[0], max(STEPS[1], window or 0))
         self._held = ""
@@ -85,15 +86,20 @@ class HeldText:
 
     def feed(self, text: str) -> str:
         """Add a piece; return what can be shown now."""
+        if len(text) <= self._most:
+            return self._feed(text)
+        return "".join(self._feed(text[at : at + self._most]) for at in range(0, len(text), self._most))
+
+    def _feed(self, text: str) -> str:
         if self._closed or self._window is None:
             return ""
         self._held += text
         # A match is certain once what follows the longest form of it is known.
         ready = len(self._held) - self._window
-        if ready < self._step:
+        if ready < self._step or len(self._held) < self._again:
             return ""
         self._step = min(2 * self._step, self._longest_step)
-        out = self._let_go(ready, self._window + self._step + MAX_CHAIN)
+        out = self._let_go(ready, self._window + self._step + self._most)
         if out:
             self._pieces.append(out)
         return out
@@ -115,7 +121,7 @@ class HeldText:
     def _let_go_of(self, cuts: list[Cut], ready: int, most: int) -> str:
         held, certain, end = self._held, [], ready
         self._found = self._found or any(cut.begin < ready for cut in cuts)
-        for cluster in _clusters(cut for cut in cuts if cut.end > cut.begin and cut.mask != NOTED):
+        for cluster in _clusters(cut for cut in cuts if cut.end > cut.begin):
             if cluster[0].begin >= ready:
                 break
             if any(cut.begin >= ready for cut in cluster):
@@ -132,6 +138,8 @@ class HeldText:
 
     def _moved(self, held: str, end: int, out: str) -> str:
         self._context, self._held = (self._context + held[:end])[-self._size :], held[end:]
+        # Where matches overlap in a row, searching for each piece would cost the square of the text's length.
+        self._again = 0 if end else len(held) + len(held) // 2
         self.clean = 0 if self._found else self.clean + end
         return out
 

@@ -215,6 +215,7 @@ class PiiRule:
     def __init__(self, check: PiiCheck) -> None:
         self._kinds = tuple((kind, compile_re2(kind.shape, ignore_case=True)) for kind in kinds_of(check))
         self.size = 0  # our own patterns do not count
+        self.effort = 2_500
 
     def find(
         self, subject: Subject, start: int, expired: Callable[[], bool]

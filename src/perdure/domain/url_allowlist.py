@@ -55,6 +55,7 @@ class UrlRule:
 
     shows = True
     size = 0
+    effort = 600
     """Our own pattern does not count."""
 
     def __init__(self, check: UrlAllowlistCheck) -> None:

@@ -256,7 +256,7 @@ async def _reviewed(
         call.spec.made_by or call.row.own_agent(),
         in_background=True,
     )
-    reviewed = await review(call, call.agent, asked, output, failure)
+    reviewed = await review(call, call.agent, call.guard, asked, output, failure)
     if reviewed.output is not None:
         end = await _fitted(call, reviewed.output)
         return replace(end, found=(*reviewed.records, *end.found))

@@ -151,6 +151,8 @@ def checked_failure(guard: Guard | None, error: ModelError | None) -> ModelError
     if guard is None or error is None or not guard.has("output"):
         return error
     said, window = error.message, guard.rules.window("output")
+    if not guard.rules.is_quick("output", len(said)):
+        window, said = None, said.ljust(MAX_SAID)
     if window is None or len(said) >= MAX_SAID:  # no half of a match must stay at the end of a long one
         said = f"{said[: MAX_SAID - window]} ..." if window is not None else "The message is withheld."
     text = Masker(guard.rules, "output").text(said)

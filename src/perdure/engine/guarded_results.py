@@ -112,15 +112,25 @@ async def check_edited(guard: Guard | None, call: CallState) -> None:
         )
 
 
-def progress_line(guard: Guard, tool_name: str, line: str) -> str:
-    """A line of progress as it may be shown. Where a check needs all of the output, no line is shown."""
-    if guard.rules.window("tool_output") is None:
+def progress_line(guard: Guard, tool_name: str, line: str, cut: bool = False) -> str:
+    """A line of progress as it may be shown.
+
+    Where a check needs all of the output, or would take long, no line is shown.
+
+    Args:
+        cut: the end of the line is missing, possibly from the middle of a match.
+    """
+    rules, window = guard.rules, guard.rules.window("tool_output")
+    if window is None or not rules.is_quick("tool_output", len(line)):
         return ""
-    return Masker(guard.rules, "tool_output", tool_name).text(line)
+    if cut:
+        line = line[: max(len(line) - window, 0)]
+    return Masker(rules, "tool_output", tool_name).text(line)
 
 
-def masked_event(guard: Guard | None, call: CallState, event: NewEvent) -> NewEvent:
+async def masked_event(guard: Guard | None, call: CallState, event: NewEvent) -> NewEvent:
     """An event with what a tool says before it has its result, masked."""
     if guard is None or not guard.has("tool_output"):
         return event
-    return redact_event(event, Masker(guard.rules, "tool_output", call.name))
+    found, _ = await guard.masked("tool_output", call.name, lambda masker: redact_event(event, masker))
+    return found

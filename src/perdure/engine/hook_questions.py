@@ -69,7 +69,8 @@ async def ask(site: Site, hook: Hook, event: HookEvent, question: JsonObject) ->
         raise NoDecision("its secret cannot be decrypted: set it again, with the URL") from None
     body = json_of(question).encode()
     request = sign(secret, question_id(hook, body), engine.clock.now() // 1_000_000, body)
-    return read_answer(await engine.hooks.ask(hook.url, request, hook.timeout_seconds), event)
+    body = await engine.hooks.ask(row.org_id, hook.url, request, hook.timeout_seconds)
+    return read_answer(body, event)
 
 
 def about(site: Site, event: HookEvent, turn_id: TurnId, agent: AgentAt | None) -> JsonObject:

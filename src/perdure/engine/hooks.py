@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from perdure.capabilities.arguments import INVALID_SCHEMA
 from perdure.capabilities.bound_tools import BoundTool
+from perdure.capabilities.guarding import About, Guard, withheld
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.port import ToolOutcome
 from perdure.capabilities.resolve import ResolvedAgent
@@ -38,6 +39,7 @@ from perdure.domain.policy_hooks import (
 from perdure.domain.spans import tool_context, turn_context
 from perdure.domain.turn import Calling, Idle
 from perdure.domain.turn_queries import agent_ahead
+from perdure.engine.guarded import guard_of
 from perdure.engine.hook_questions import (
     AskedCall,
     about,
@@ -101,6 +103,7 @@ class _Vetted(Struct, frozen=True):
 
     Attributes:
         arguments: with the secrets, if they were modified.
+        found: what guardrails have found in modified arguments.
     """
 
     call: CallState
@@ -108,6 +111,7 @@ class _Vetted(Struct, frozen=True):
     blocked: bool = False
     modified: bool = False
     arguments: JsonValue = None
+    found: tuple[NewEvent, ...] = ()
 
 
 async def vet_calls(run: Run, agent: ResolvedAgent, calls: Sequence[CallState]) -> bool:
@@ -133,7 +137,7 @@ async def vet_calls(run: Run, agent: ResolvedAgent, calls: Sequence[CallState]) 
         if not each.records:  # allowed: that is known in this run, also if the log has moved meanwhile
             run.vetted[key_of(run.row.id, each.call)] = each.call.arguments
         context = tool_context(state, each.call.id)
-        events += [NewEvent(data, context, now) for data in each.records]
+        events += [*(NewEvent(data, context, now) for data in each.records), *each.found]
         if each.blocked:
             events.append(NewEvent(_refusal(run, agent, each), context, now))
     if events and not await run.commit(events):
@@ -170,23 +174,47 @@ def _is_open(run: Run, agent: ResolvedAgent, call: CallState) -> bool:
 async def _vet(run: Run, agent: ResolvedAgent, state: Calling, call: CallState) -> _Vetted:
     asked = asked_call(run, agent.bound.get(call.name), state, call)
     records: list[HookDecidedData] = []
+    found: list[NewEvent] = []
     modified = False
     for hook in for_event(agent.hooks, "before_tool", call.name):
         try:
             answer = await ask(run, hook, "before_tool", call_question(run, hook, "before_tool", asked))
             changed = await _changed(run, agent, hook, asked, answer)
+            if changed is not None:
+                found += await _guarded_arguments(run, agent, state, asked, changed[0])
         except NoDecision as error:
             records.append(_failed(hook, "before_tool", state.turn.id, error, asked))
             if hook.is_closed("before_tool"):
-                return _Vetted(call, tuple(records), blocked=True)
+                return _Vetted(call, tuple(records), blocked=True, found=tuple(found))
             continue
         record = _answered(hook, "before_tool", state.turn.id, answer, asked)
         if answer.decision == "block":
-            return _Vetted(call, (*records, record), blocked=True)
+            return _Vetted(call, (*records, record), blocked=True, found=tuple(found))
         if changed is not None:
             asked, modified = msgspec.structs.replace(asked, shown=changed[0], real=changed[1]), True
             records.append(msgspec.structs.replace(record, arguments=changed[0]))
-    return _Vetted(call, tuple(records), modified=modified, arguments=asked.real)
+    return _Vetted(call, tuple(records), modified=modified, arguments=asked.real, found=tuple(found))
+
+
+async def _guarded_arguments(
+    run: Run, agent: ResolvedAgent, state: Calling, asked: AskedCall, arguments: JsonObject
+) -> list[NewEvent]:
+    """Check the arguments of a hook with the guardrails, as those of a model; returns what was found.
+
+    The hook may be one of a session that is bound by the checks of its agent.
+
+    Raises:
+        NoDecision: a check forbids them, or would change them.
+    """
+    guard = guard_of(run, agent)
+    if guard is None or not guard.has("tool_use"):
+        return []
+    verdict = await guard.value("tool_use", arguments, asked.name)
+    if verdict.changed:
+        reason = next(hit.reason_code for hit in verdict.hits if hit.action in ("block", "replace"))
+        raise NoDecision(f"a guardrail forbids the answer's `arguments` (reason: {reason})")
+    about = About(state.turn.id, None, asked.id, asked.name)
+    return verdict.events("call", tool_context(state, asked.id), run.engine.clock.now(), about)
 
 
 def asked_call(run: Run, bound: BoundTool | None, state: Calling, call: CallState) -> AskedCall:
@@ -327,9 +355,18 @@ def reviews(agent: ResolvedAgent, tool: str) -> bool:
 
 
 async def review(
-    site: Site, agent: ResolvedAgent, call: AskedCall, output: RawOutput | None, failure: Failure | None
+    site: Site,
+    agent: ResolvedAgent,
+    guard: Guard | None,
+    call: AskedCall,
+    output: RawOutput | None,
+    failure: Failure | None,
 ) -> Reviewed:
-    """Ask the hooks about a call's outcome, before it is stored or shown."""
+    """Ask the hooks about a call's outcome, before it is stored or shown.
+
+    Args:
+        guard: checks the hooks' reasons, which may quote the outcome.
+    """
     if not reviews(agent, call.name):
         return Reviewed(output, failure)
     engine, row = site.engine, site.row
@@ -348,15 +385,26 @@ async def review(
             if answer.decision == "allow":
                 continue
             record, new = _answered(hook, "after_tool", call.turn_id, answer, call), answer.result
+            record = await _guarded_reason(guard, record, call.name)
         records.append(record)
         if record.decision == "block":
             why = f"The call was made, but a policy withheld its result: {why_blocked(record)}"
             unknown = failure is not None and output is None and failure.unknown
-            withheld = Failure("rejected", error_text(site.redactor, why), unknown)
-            return Reviewed(None, withheld, tuple(records))
+            rejected = Failure("rejected", error_text(site.redactor, why), unknown)
+            return Reviewed(None, rejected, tuple(records))
         if record.decision == "modify":
             output, failure = _replaced(site, output, failure, new)
     return Reviewed(output, failure, tuple(records))
+
+
+async def _guarded_reason(guard: Guard | None, record: HookDecidedData, tool: str) -> HookDecidedData:
+    if guard is None or record.reason is None:
+        return record
+    verdict = await guard.text("tool_output", record.reason, tool)
+    if not verdict.changed:
+        return record
+    reason = verdict.value if verdict.blocked is None else withheld(verdict.blocked)
+    return msgspec.structs.replace(record, reason=reason)
 
 
 def _replaced(

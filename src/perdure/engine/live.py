@@ -35,7 +35,7 @@ class ToolText:
         publish: publishes a piece: its kind, its offset in the stream in characters, and its text. It is
             called in the event loop's thread only, although a tool may write from others.
         hold: makes what holds back a stream until it is checked; None if nothing is checked.
-        line: checks a line of progress.
+        line: checks a line of progress, and whether its end is cut off.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ToolText:
         redactor: Redactor,
         publish: Callable[[LiveKind, int, str], None],
         hold: Callable[[], HeldText] | None = None,
-        line: Callable[[str], str] | None = None,
+        line: Callable[[str, bool], str] | None = None,
     ) -> None:
         self._redactor = redactor
         self._publish = publish
@@ -76,9 +76,9 @@ class ToolText:
         publish(*args)
 
     def _progress(self, text: str) -> None:
-        if self._line is not None:
-            text = self._line(text)
-        self._send("progress", self._redactor.text(text, cut=len(text) > MAX_LINE)[:MAX_LINE])
+        cut = len(text) > MAX_LINE
+        text = self._redactor.text(text, cut=cut)[:MAX_LINE]
+        self._send("progress", text if self._line is None else self._line(text, cut))
 
     def _output(self, kind: LiveKind, text: str) -> None:
         if kind not in self._streams:

@@ -74,7 +74,6 @@ class _Acting:
         self.heard: str | None = None
         self.ran = False
         self.capability = (bound.capability_id, bound.capability_name) if bound else (None, None)
-        self.ran = False
 
     def note(self, identity: ActedAs) -> None:
         self.identity = identity
@@ -171,7 +170,8 @@ async def _run_call(
     try:
         outcome = await _attempt_or_wait(run, agent, bound, state, call, acting)
         if isinstance(outcome, Later):
-            parked = masked_event(guard_of(run, agent), call, parked_call(run, bound, state, call, outcome))
+            said = parked_call(run, bound, state, call, outcome)
+            parked = await masked_event(guard_of(run, agent), call, said)
             return [*_loads(run, agent, state, call, None), parked]
         if outcome is None:
             return _loads(run, agent, state, call, None)
@@ -182,9 +182,8 @@ async def _run_call(
         if failure.unknown and not isinstance(error, Interrupted):
             output = await _looked_up(run, agent, bound, state, call)
     written = () if output is None else output.files
-    reviewed = Reviewed(output, failure)
-    if acting.ran:
-        reviewed = await review(run, agent, asked_call(run, bound, state, call), output, failure)
+    came = Reviewed(output, failure)
+    reviewed = await _review(run, agent, bound, state, call, came) if acting.ran else came
     output, failure = reviewed.output, reviewed.failure
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     checked = await check_result(guard_of(run, agent), call, output, failure)
@@ -212,6 +211,14 @@ async def _run_call(
     also = [*(written if fitted is None else fitted.files), *reviewed.records]
     events = [*(NewEvent(each, context, now) for each in also), *_loads(run, agent, state, call, output)]
     return [*events, *checked.events(context, now), NewEvent(data, context, now)]
+
+
+async def _review(
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState, came: Reviewed
+) -> Reviewed:
+    """What policy hooks leave of what came of a call."""
+    asked = asked_call(run, bound, state, call)
+    return await review(run, agent, guard_of(run, agent), asked, came.output, came.failure)
 
 
 async def _external(
@@ -278,7 +285,6 @@ async def _attempt(
     if isinstance(call.status, Started) and not call.status.replayable and call.id not in run.announced:
         # Before all other checks, because the call may have run.
         known = await _after_crash(run, agent, bound, state, call)
-        acting.ran = known is not None
         if known is not None:
             acting.ran = True
             return known
@@ -315,9 +321,8 @@ async def _attempt(
         log=partial(log_for, run, bound, state, call, loads=bool(_loads(run, agent, state, call, None))),
         check_agent=partial(check_agent, run),
     )
-    acting.ran = True
+    tool, acting.ran = bound.tool, True
     try:
-        tool, acting.ran = bound.tool, True
         outcome = await contain(
             partial(tool.run, context, arguments),
             tool.timeout,

@@ -6,6 +6,7 @@ Connections are kept for a while, because a hook is asked about every call.
 from __future__ import annotations
 
 import asyncio
+from weakref import WeakValueDictionary
 
 from aiohttp import (
     ClientError,
@@ -20,6 +21,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from perdure.domain.errors import ToolError
+from perdure.domain.ids import OrgId
 from perdure.domain.network import NetworkRules, PrivateAddresses
 from perdure.domain.policy_hooks import MAX_ANSWER, NoDecision
 from perdure.domain.webhooks import Signed
@@ -28,8 +30,9 @@ from perdure.net.web_client import checked_resolver, checked_url, read_body, rea
 
 KEPT_SECONDS = 30.0
 """Seconds for which an idle connection is kept."""
-_PER_HOST = 50
-"""Connections to one host; further requests wait for one, within their time."""
+AT_ONCE = 50
+"""Requests of one organization at the same time; further ones wait, within their time. Slow hooks of one
+organization must not keep those of others from being asked, so there is no limit for all of them."""
 _HEADERS = {"User-Agent": "perdure (policy hook)", "Accept-Encoding": "identity"}
 
 
@@ -44,13 +47,15 @@ class HookClient:
     def __init__(self, private: PrivateAddresses = False, resolver: AbstractResolver | None = None) -> None:
         self._rules = NetworkRules(private=private)
         self._inner = resolver
+        self._rooms: WeakValueDictionary[OrgId, asyncio.Semaphore] = WeakValueDictionary()
         self._session: ClientSession | None = None
         self._resolver: CheckedResolver | None = None
 
-    async def ask(self, url: str, request: Signed, seconds: float) -> bytes:
+    async def ask(self, org_id: OrgId, url: str, request: Signed, seconds: float) -> bytes:
         """Send a request, and return the body of the answer, whose status is 200.
 
         Args:
+            org_id: the organization whose hook it is.
             seconds: the time for everything.
 
         Raises:
@@ -58,7 +63,10 @@ class HookClient:
         """
         try:
             target = checked_url(url, self._rules)
-            async with asyncio.timeout(seconds):
+            room = self._rooms.get(org_id)
+            if room is None:
+                room = self._rooms[org_id] = asyncio.Semaphore(AT_ONCE)
+            async with asyncio.timeout(seconds), room:
                 try:
                     return await self._post(target, request)
                 except (ServerDisconnectedError, ClientOSError):
@@ -92,7 +100,7 @@ class HookClient:
                     resolver=self._resolver,
                     use_dns_cache=False,
                     keepalive_timeout=KEPT_SECONDS,
-                    limit_per_host=_PER_HOST,
+                    limit=0,
                 ),
                 cookie_jar=DummyCookieJar(),
                 auto_decompress=False,
