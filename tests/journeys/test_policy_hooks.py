@@ -19,6 +19,7 @@ from tests.command import perdure
 from tests.hooks import SECRET
 from tests.journeys.families import spawns
 from tests.journeys.test_guides import blocks_of
+from tests.journeys.test_limits import limits, set_limits
 from tests.journeys.test_tool_approval import decide, questions
 from tests.policies import (
     ALLOW,
@@ -463,3 +464,17 @@ async def test_the_hook_of_the_guide_decides_as_it_says(server: Server, http: ht
     finally:
         process.kill()
         await process.wait()
+
+
+async def test_a_turn_whose_first_call_is_asked_about_takes_one_place(
+    http: httpx.AsyncClient, hook: PolicyHook
+) -> None:
+    await set_limits(http, organization={"active_turns": 1})
+    try:
+        talk = await new_talk(http, capabilities=[FILES, hook.ref("before_model", name="dlp")])
+        events = await talk.turn(writes("/a", "here"), {"text": "Done."})
+        assert "turn.parked" not in kinds_of(events)
+        assert "turn.completed" in kinds_of(events)
+        assert (await limits(http))["organization"]["active_turns"]["used"] == 0
+    finally:
+        await set_limits(http, organization={"active_turns": None})

@@ -122,7 +122,8 @@ class Meter(Struct):
         if self.monotonic() - self._looked_at > STALE:
             return False
         begun = self._begun.setdefault(org_id, {})
-        owners = [each.owner_id for each in begun.values()]
+        # The turn itself may be one of them: what it did since was no model call yet.
+        owners = [each.owner_id for other, each in begun.items() if other != session_id]
         if not self.alone:
             if any(limit is not None and limit < LEAST for limit in limits):
                 return False
@@ -140,9 +141,10 @@ class Meter(Struct):
         if begun is not None:
             begun.settled = True
 
-    def pending(self, org_id: OrgId) -> list[UserId]:
-        """The owners of turns that have begun here, and that no row has yet."""
-        return [each.owner_id for each in self._begun.get(org_id, {}).values() if not each.settled]
+    def pending(self, org_id: OrgId, session_id: SessionId) -> list[UserId]:
+        """The owners of other turns than the session's that have begun here, and that no row has yet."""
+        begun = self._begun.get(org_id, {})
+        return [each.owner_id for other, each in begun.items() if other != session_id and not each.settled]
 
     def waits(self, org_id: OrgId) -> None:
         """Note that a turn of the organization waits for others to end."""
