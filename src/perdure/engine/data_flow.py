@@ -66,15 +66,19 @@ async def external_of(
     if bound is None:
         return None
     source = heard or source_of(bound, network, arguments)
-    if source is None and bound.tool.reads_files and _shares_files(site.row):
+    if source is None and bound.tool.reads_files and _may_be_news(site.row):
         found = await _external_of_files(site)
         source = f"a file of a session that has read {found[0].source}"[:MAX_SOURCE] if found else None
     return None if source is None else External(source, bound.tool.name)
 
 
-def _shares_files(row: SessionRow) -> bool:
-    """Whether other sessions can have written the session's files, which it has not heard of itself."""
-    return not (row.workspace_id is None and row.parent_session_id is None and row.forked_from_id is None)
+def _may_be_news(row: SessionRow) -> bool:
+    """Whether the session's files can have text from outside that it has not heard of itself.
+
+    Others write a session's own files, too: its sub-agents, and sessions that share its workspace.
+    """
+    own = row.workspace_id is None and row.parent_session_id is None and row.forked_from_id is None
+    return not own or row.external == "[]"
 
 
 async def _external_of_files(site: Site) -> tuple[External, ...]:
