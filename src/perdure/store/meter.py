@@ -94,6 +94,8 @@ class Meter(Struct):
     def reached(self, what: Counted, org_id: OrgId, user_id: UserId, now: Micros) -> Reached | None:
         """Return the limit by the minute that is reached; None if there is room."""
         most, name = self.limits(org_id), _NAMES[what]
+        if getattr(most.organization, name) is None and getattr(most.user, name) is None:
+            return None
         scopes: tuple[tuple[LimitScope, LimitValues, UserId], ...] = (
             ("organization", most.organization, _NOBODY),
             ("user", most.user, user_id),
