@@ -15,6 +15,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from perdure.client import Client
+from perdure.domain.times import from_rfc3339
 from tests.command import perdure
 from tests.hooks import SECRET
 from tests.journeys.families import spawns
@@ -477,4 +478,29 @@ async def test_a_turn_whose_first_call_is_asked_about_takes_one_place(
         assert "turn.completed" in kinds_of(events)
         assert (await limits(http))["organization"]["active_turns"]["used"] == 0
     finally:
+        await set_limits(http, organization={"active_turns": None})
+
+
+async def test_nobody_takes_the_place_of_a_turn_whose_first_call_is_asked_about(
+    http: httpx.AsyncClient, hook: PolicyHook
+) -> None:
+    await set_limits(http, organization={"active_turns": 1})
+    try:
+        hook.open.clear()
+        asking = await new_talk(http, capabilities=[FILES, hook.ref("before_model", name="dlp")])
+        await asking.say(script({"text": "Done."}))
+        await asking.logged_until("turn.started")
+        others = [await new_talk(http) for _ in range(2)]
+        for talk in others:
+            await talk.say(script({"text": "Mine."}))
+            await talk.logged_until("turn.parked")
+            await set_limits(http, organization={"active_turns": 1})  # who waits is looked at again
+        hook.open.set()
+        ended = (await asking.logged_until("turn.completed"))[-1]
+        for talk in others:
+            log = await talk.logged_until("session.idled")
+            resumed = next(each for each in log if each["type"] == "turn.resumed")
+            assert from_rfc3339(resumed["ts"]) >= from_rfc3339(ended["ts"])
+    finally:
+        hook.open.set()
         await set_limits(http, organization={"active_turns": None})

@@ -143,10 +143,10 @@ class Meter(Struct):
         if begun is not None:
             begun.settled = True
 
-    def pending(self, org_id: OrgId, session_id: SessionId) -> list[UserId]:
-        """The owners of other turns than the session's that have begun here, and that no row has yet."""
-        begun = self._begun.get(org_id, {})
-        return [each.owner_id for other, each in begun.items() if other != session_id and not each.settled]
+    def pending(self, org_id: OrgId, session_id: SessionId | None = None) -> list[UserId]:
+        """The owners of turns that have begun here, and that no row has yet. `session_id`: not that one's."""
+        begun = list(self._begun.get(org_id, {}).items())  # transactions ask from another thread
+        return [each.owner_id for other, each in begun if other != session_id and not each.settled]
 
     def waits(self, org_id: OrgId) -> None:
         """Note that a turn of the organization waits for others to end."""
