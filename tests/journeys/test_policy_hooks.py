@@ -20,7 +20,7 @@ from tests.command import perdure
 from tests.hooks import SECRET
 from tests.journeys.families import spawns
 from tests.journeys.test_guides import blocks_of
-from tests.journeys.test_limits import limits, set_limits
+from tests.journeys.test_limits import set_limits
 from tests.journeys.test_tool_approval import decide, questions
 from tests.policies import (
     ALLOW,
@@ -467,21 +467,7 @@ async def test_the_hook_of_the_guide_decides_as_it_says(server: Server, http: ht
         await process.wait()
 
 
-async def test_a_turn_whose_first_call_is_asked_about_takes_one_place(
-    http: httpx.AsyncClient, hook: PolicyHook
-) -> None:
-    await set_limits(http, organization={"active_turns": 1})
-    try:
-        talk = await new_talk(http, capabilities=[FILES, hook.ref("before_model", name="dlp")])
-        events = await talk.turn(writes("/a", "here"), {"text": "Done."})
-        assert "turn.parked" not in kinds_of(events)
-        assert "turn.completed" in kinds_of(events)
-        assert (await limits(http))["organization"]["active_turns"]["used"] == 0
-    finally:
-        await set_limits(http, organization={"active_turns": None})
-
-
-async def test_nobody_takes_the_place_of_a_turn_whose_first_call_is_asked_about(
+async def test_a_turn_whose_first_call_is_asked_about_has_one_place_that_nobody_takes(
     http: httpx.AsyncClient, hook: PolicyHook
 ) -> None:
     await set_limits(http, organization={"active_turns": 1})
@@ -496,7 +482,8 @@ async def test_nobody_takes_the_place_of_a_turn_whose_first_call_is_asked_about(
             await talk.logged_until("turn.parked")
             await set_limits(http, organization={"active_turns": 1})  # who waits is looked at again
         hook.open.set()
-        ended = (await asking.logged_until("turn.completed"))[-1]
+        ended = (events := await asking.logged_until("turn.completed"))[-1]
+        assert "turn.parked" not in kinds_of(events)
         for talk in others:
             log = await talk.logged_until("session.idled")
             resumed = next(each for each in log if each["type"] == "turn.resumed")
