@@ -15,10 +15,12 @@ import pytest_asyncio
 from aiohttp import web
 
 from perdure.client import Client
+from perdure.domain.times import from_rfc3339
 from tests.command import perdure
 from tests.hooks import SECRET
 from tests.journeys.families import spawns
 from tests.journeys.test_guides import blocks_of
+from tests.journeys.test_limits import set_limits
 from tests.journeys.test_tool_approval import decide, questions
 from tests.policies import (
     ALLOW,
@@ -463,3 +465,29 @@ async def test_the_hook_of_the_guide_decides_as_it_says(server: Server, http: ht
     finally:
         process.kill()
         await process.wait()
+
+
+async def test_a_turn_whose_first_call_is_asked_about_has_one_place_that_nobody_takes(
+    http: httpx.AsyncClient, hook: PolicyHook
+) -> None:
+    await set_limits(http, organization={"active_turns": 1})
+    try:
+        hook.open.clear()
+        asking = await new_talk(http, capabilities=[FILES, hook.ref("before_model", name="dlp")])
+        await asking.say(script({"text": "Done."}))
+        await asking.logged_until("turn.started")
+        others = [await new_talk(http) for _ in range(2)]
+        for talk in others:
+            await talk.say(script({"text": "Mine."}))
+            await talk.logged_until("turn.parked")
+            await set_limits(http, organization={"active_turns": 1})  # who waits is looked at again
+        hook.open.set()
+        ended = (events := await asking.logged_until("turn.completed"))[-1]
+        assert "turn.parked" not in kinds_of(events)
+        for talk in others:
+            log = await talk.logged_until("session.idled")
+            resumed = next(each for each in log if each["type"] == "turn.resumed")
+            assert from_rfc3339(resumed["ts"]) >= from_rfc3339(ended["ts"])
+    finally:
+        hook.open.set()
+        await set_limits(http, organization={"active_turns": None})

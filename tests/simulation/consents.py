@@ -33,11 +33,21 @@ class Asked:
     unknown: int = 0
 
 
+@dataclass(frozen=True)
+class Promised:
+    """A call that has asked a person, until a deadline; `head`: of the log, when it had."""
+
+    call_id: str
+    head: int
+    deadline: int
+
+
 @dataclass
 class Consents:
-    """The questions that the client has answered, and when it has signed in."""
+    """The questions that the client has answered, the calls that have asked, and when it has signed in."""
 
     asked: dict[str, Asked] = field(default_factory=dict)
+    promised: list[Promised] = field(default_factory=list)
     signed_in_at: int | None = None
 
     def ask(self, request_id: str, deadline: int) -> Asked:
@@ -86,6 +96,23 @@ def check_consents(world: World, log: list[Event]) -> None:
         ):
             world.blame(f"{effect.word} was done before anybody was asked")
     _check_ends(world, log)
+    for each in world.consents.promised:
+        _check_promise(world, each, log)
+
+
+def _check_promise(world: World, promised: Promised, log: list[Event]) -> None:
+    """A call that has asked waits, also if its process died before the log said so."""
+    for event in log[promised.head :]:
+        if event.type == "reason.started":
+            return
+        if event.type not in ("tool.resumed", "tool.completed"):
+            continue
+        data = event.decoded()
+        if data.tool_call_id != promised.call_id:
+            continue
+        if event.type == "tool.completed" and data.status == "interrupted" and event.ts < promised.deadline:
+            world.blame(f"the call {data.tool_call_id} had asked a person, and was given up for a crash")
+        return
 
 
 def _check_ends(world: World, log: list[Event]) -> None:

@@ -56,6 +56,10 @@ class Hands(Protocol):
         """Give the world the URL of a callback."""
         ...
 
+    def have_asked(self, call_id: str, deadline: int) -> None:
+        """Note that a person is asked, until the deadline, whatever becomes of the process."""
+        ...
+
     def send(self, tool: str, call_id: str, key: str) -> str:
         """Have an effect that others see only after `DELAY` seconds, even if the process dies."""
         ...
@@ -191,6 +195,7 @@ async def _consent(context: ToolContext, arguments: JsonObject) -> ToolOutcome |
         return await _act(context, arguments, "consent")
     await hands.point("tool.before")
     later = await input_required(hands.app, context, server_of(context), QUESTIONS)
+    hands.have_asked(context.tool_call_id, later.deadline)
     await hands.point("tool.sent")
     return later
 
@@ -200,6 +205,7 @@ async def _sign(context: ToolContext, arguments: JsonObject) -> ToolOutcome | La
     hands = HANDS.get()
     found = await authorization_for(hands.app, context, server_of(context))
     if isinstance(found, Later):
+        hands.have_asked(context.tool_call_id, found.deadline)
         await hands.point("tool.sent")
         return found
     return await _act(context, arguments, "sign")

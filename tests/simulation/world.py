@@ -32,7 +32,7 @@ from perdure.worker.sweep import Sweep
 from perdure.worker.tasks import TaskSweep
 from perdure.worker.worker import Worker
 from tests.simulation.callbacks import KnownCallback, learn
-from tests.simulation.consents import Consents
+from tests.simulation.consents import Consents, Promised
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.model import ScriptedDriver
 from tests.simulation.scenarios import Scenario
@@ -337,6 +337,12 @@ class Process:
 
     def take_url(self, url: str, call_id: str, deadline: int) -> None:
         learn(self.world, url, call_id, deadline)
+
+    def have_asked(self, call_id: str, deadline: int) -> None:
+        world = self.world
+        if world.is_current(self):  # who is taken over from may ask in vain
+            head = world.store.row(world.session_id).head
+            world.consents.promised.append(Promised(call_id, head, deadline))
 
     def send(self, tool: str, call_id: str, key: str) -> str:
         word = self.touch_world(tool, call_id, key)

@@ -42,7 +42,7 @@ from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.budget import expected_input
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
-from perdure.engine.data_flow import rules_ahead
+from perdure.engine.data_flow import rules_ahead, with_instructions
 from perdure.engine.deferred import ended_tasks, in_background
 from perdure.engine.found_tools import commit_with_tools, is_outdated
 from perdure.engine.hooks import vet_calls, vet_model_call
@@ -254,7 +254,7 @@ async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
         return problem or ("model_not_configured", "No model is configured for this session.")
     run.redactor.known = agent.names
     run.voice = voice_of(run.row, row, layers.layers, ahead)
-    run.prepared = (agent, choice)
+    run.prepared = (await with_instructions(run, agent), choice)
     return await unpriced(run, choice)
 
 
@@ -361,7 +361,10 @@ async def _call(
     """
     while True:
         run.money = None
-        money = await plan_money(run, choice, expected_input(run, agent, choice, queued))
+        if run.standings == ():  # no budget applies, so nothing has to be estimated
+            run.standings, money = None, None
+        else:
+            money = await plan_money(run, choice, expected_input(run, agent, choice, queued))
         if isinstance(money, Refusal):
             events, awaited = parked_by(run, turn, money)
             await run.commit([*before, *events], also=None if awaited is None else awaited.note)

@@ -9,9 +9,10 @@ from msgspec.structs import replace
 
 from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.guards import source_of
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.actions import TurnRules
 from perdure.domain.calls import Announced
-from perdure.domain.data_flow import MAX_SOURCE, External
+from perdure.domain.data_flow import MAX_SOURCE, External, with_sources
 from perdure.domain.errors import NotFound
 from perdure.domain.given_urls import is_given
 from perdure.domain.ids import ToolCallId
@@ -34,10 +35,31 @@ def rules_ahead(run: Run, rules: TurnRules, state: TurnState) -> TurnRules:
     """
     if not rules.outlets or not isinstance(state, Calling):
         return rules
-    sources = project(run.row.projection(), run.unlogged).external
+    sources = with_sources(project(run.row.projection(), run.unlogged).external, rules.sources)
     if not sources:
         return rules
     return replace(rules, sources=sources, cleared=frozenset(_cleared(run, rules, state)))
+
+
+async def with_instructions(run: Run, agent: ResolvedAgent) -> ResolvedAgent:
+    """Return the agent with the mark of its instructions, if it has some from files that others wrote, too.
+
+    Raises Unavailable.
+    """
+    if not agent.rules.outlets or run.row.external != "[]":
+        return agent
+    named = {each.capability.id for each in agent.active if each.capability.has_instructions}
+    if not any(each.discovered and each.text and each.source in named for each in agent.sections):
+        return agent
+    found = await _external_of_files(run)
+    if not found:
+        return agent
+    mark = External(_of_file(found[0]))
+    return replace(agent, rules=replace(agent.rules, sources=(mark,)))
+
+
+def _of_file(source: External) -> str:
+    return f"a file of a session that has read {source.source}"[:MAX_SOURCE]
 
 
 def _cleared(run: Run, rules: TurnRules, state: Calling) -> list[ToolCallId]:
@@ -66,15 +88,19 @@ async def external_of(
     if bound is None:
         return None
     source = heard or source_of(bound, network, arguments)
-    if source is None and bound.tool.reads_files and _shares_files(site.row):
+    if source is None and bound.tool.reads_files and _may_be_news(site.row):
         found = await _external_of_files(site)
-        source = f"a file of a session that has read {found[0].source}"[:MAX_SOURCE] if found else None
+        source = _of_file(found[0]) if found else None
     return None if source is None else External(source, bound.tool.name)
 
 
-def _shares_files(row: SessionRow) -> bool:
-    """Whether other sessions can have written the session's files, which it has not heard of itself."""
-    return not (row.workspace_id is None and row.parent_session_id is None and row.forked_from_id is None)
+def _may_be_news(row: SessionRow) -> bool:
+    """Whether the session's files can have text from outside that it has not heard of itself.
+
+    Others write a session's own files, too: its sub-agents, and sessions that share its workspace.
+    """
+    own = row.workspace_id is None and row.parent_session_id is None and row.forked_from_id is None
+    return not own or row.external == "[]"
 
 
 async def _external_of_files(site: Site) -> tuple[External, ...]:

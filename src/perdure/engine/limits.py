@@ -48,7 +48,7 @@ async def _take_place(run: Run) -> Reached | None:
 
     async def body(tx: Tx) -> tuple[Reached | None, bool]:
         turns = await lock_turns(tx, row.org_id)
-        reached = full(turns, row.owner_id, most, meter.pending(row.org_id))
+        reached = full(turns, row.owner_id, most, meter.pending(row.org_id, row.id))
         if reached is not None:
             return reached, False
         return None, await take_slot(tx, row.id, row.epoch, row.head)

@@ -94,6 +94,8 @@ class Meter(Struct):
     def reached(self, what: Counted, org_id: OrgId, user_id: UserId, now: Micros) -> Reached | None:
         """Return the limit by the minute that is reached; None if there is room."""
         most, name = self.limits(org_id), _NAMES[what]
+        if getattr(most.organization, name) is None and getattr(most.user, name) is None:
+            return None
         scopes: tuple[tuple[LimitScope, LimitValues, UserId], ...] = (
             ("organization", most.organization, _NOBODY),
             ("user", most.user, user_id),
@@ -122,7 +124,8 @@ class Meter(Struct):
         if self.monotonic() - self._looked_at > STALE:
             return False
         begun = self._begun.setdefault(org_id, {})
-        owners = [each.owner_id for each in begun.values()]
+        # The turn itself may be one of them: what it did since was no model call yet.
+        owners = [each.owner_id for other, each in begun.items() if other != session_id]
         if not self.alone:
             if any(limit is not None and limit < LEAST for limit in limits):
                 return False
@@ -140,9 +143,10 @@ class Meter(Struct):
         if begun is not None:
             begun.settled = True
 
-    def pending(self, org_id: OrgId) -> list[UserId]:
-        """The owners of turns that have begun here, and that no row has yet."""
-        return [each.owner_id for each in self._begun.get(org_id, {}).values() if not each.settled]
+    def pending(self, org_id: OrgId, session_id: SessionId | None = None) -> list[UserId]:
+        """The owners of turns that have begun here, and that no row has yet. `session_id`: not that one's."""
+        begun = list(self._begun.get(org_id, {}).items())  # transactions ask from another thread
+        return [each.owner_id for other, each in begun if other != session_id and not each.settled]
 
     def waits(self, org_id: OrgId) -> None:
         """Note that a turn of the organization waits for others to end."""

@@ -66,6 +66,8 @@ class LimitSweep:
     async def _let_go(self, tx: Tx, *, org_id: OrgId) -> int:
         """Let the organization's waiting turns go on, as far as there is room."""
         turns = await lock_turns(tx, org_id)
+        for owner_id in self._app.meter.pending(org_id):
+            turns.add(owner_id, ACTIVE, 1)  # it asks a hook, or writes a summary, before its first call
         most = self._app.meter.limits(org_id)
         limit = most.organization.active_turns
         room = AT_ONCE if limit is None else min(limit - turns.active, AT_ONCE)
