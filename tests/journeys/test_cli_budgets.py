@@ -45,6 +45,8 @@ async def test_the_command_manages_budgets(shared_server: Server) -> None:
         assert (await perdure("budgets", "check", session.id, url=url)).out.startswith("allow")
         wrong = await perdure("budgets", "create", "planet_1", "10", url=url)
         assert (wrong.status, "planet_1" in wrong.err) == (1, True)
+        odd = await perdure("budgets", "create", session.id, "1", "--period", "fortnight", url=url)
+        assert (odd.status, "--period: 'fortnight' is none of hour, day" in odd.err) == (2, True)
 
 
 async def test_commands_say_which_budget_stops_a_session(
