@@ -294,6 +294,7 @@ async def test_a_model_without_a_price_is_refused_unless_the_budget_has_one(http
     (end,) = [each for each in failed if each["type"] == "turn.failed"]
     assert end["data"]["error_code"] == "model_price_unknown"
     assert budget["id"] in end["data"]["error"]
+    assert "turn.parked" not in {each["type"] for each in failed}, "nobody tops up a budget that is not empty"
     (said,) = [each for each in failed if each["type"] == "output.message.completed"]
     assert "price" in said["data"]["message"]["content"][0]["text"]
     await patch(http, f"/v1/budgets/{budget['id']}", {"unpriced": {"input": 3, "output": 15}})

@@ -8,7 +8,8 @@ import httpx
 
 from perdure.client import Client
 from tests.command import perdure
-from tests.server import Server
+from tests.journeys.people import fresh
+from tests.server import Server, post
 from tests.talk import new_talk, script
 
 
@@ -44,6 +45,8 @@ async def test_the_command_manages_budgets(shared_server: Server) -> None:
         assert (await perdure("budgets", "check", session.id, url=url)).out.startswith("allow")
         wrong = await perdure("budgets", "create", "planet_1", "10", url=url)
         assert (wrong.status, "planet_1" in wrong.err) == (1, True)
+        odd = await perdure("budgets", "create", session.id, "1", "--period", "fortnight", url=url)
+        assert (odd.status, "--period: 'fortnight' is none of hour, day" in odd.err) == (2, True)
 
 
 async def test_commands_say_which_budget_stops_a_session(
@@ -55,7 +58,8 @@ async def test_commands_say_which_budget_stops_a_session(
         budget = await client.create_budget("session", talk.id, "tokens", 100)
         said = await perdure("chat", talk.id, url=url, given=script({"text": "Done."}) + "\n")
         assert said.status == 1
-        assert budget.id in said.err
+        top_up = f"perdure budgets top-up {budget.id} AMOUNT"
+        assert top_up in said.err
         assert (await talk.read())["status"] == "paused"
         shown = await perdure("sessions", "show", talk.id, url=url)
         assert budget.id in shown.out
@@ -63,5 +67,20 @@ async def test_commands_say_which_budget_stops_a_session(
         assert (refused.status, budget.id in refused.err) == (1, True)
         inbox = await perdure("inbox", "list", "--kind", "budget", url=url)
         assert talk.id in inbox.out
+        (item,) = [line.split("\t")[0] for line in inbox.out.splitlines() if talk.id in line]
+        approved = await perdure("inbox", "approve", item, url=url)
+        assert (approved.status, budget.id in approved.err) == (1, True)
         assert (await perdure("budgets", "set", budget.id, "--limit", "1000000", url=url)).status == 0
         assert (await talk.logged_until("session.idled"))[-1]["type"] == "session.idled"
+
+
+async def test_a_run_without_money_says_how_to_go_on(shared_server: Server, api: httpx.AsyncClient) -> None:
+    name = fresh("frugal")
+    agent = await post(api, "/v1/agents", {"name": name, "system_prompt": "Be brief."})
+    async with Client(shared_server.url) as client:
+        budget = await client.create_budget("agent", agent["id"], "tokens", 100)
+        said = await perdure("run", "Hello", "--agent", name, url=shared_server.url)
+        assert (said.status, said.out) == (3, "")
+        assert f"{budget.id} has 100 tokens of 100 tokens left" in said.err
+        assert f"perdure budgets top-up {budget.id} AMOUNT" in said.err
+        assert "perdure chat" not in said.err

@@ -203,6 +203,7 @@ async def test_requests_over_the_limit_are_refused_with_a_time(http: httpx.Async
     assert (refused[0].status_code, body["code"]) == (429, "requests_per_minute_limit")
     assert "the user has reached its limit of 40 requests per minute (now: 40)" in body["detail"]
     assert 1 <= int(refused[0].headers["retry-after"]) <= 60
+    assert f"retry in {refused[0].headers['retry-after']} s" in body["detail"]
     assert (await http.get("/health")).status_code == 200
 
 

@@ -118,6 +118,14 @@ async def _waiting_task(http: httpx.AsyncClient, session_id: str, mark: str) -> 
     return str(created["data"]["task"]["id"])
 
 
+async def _budget(http: httpx.AsyncClient, user: str) -> str:
+    """The id of one whose limit nobody reaches."""
+    amount = {"currency": "tokens", "limit": 10**12}
+    budget = await post(http, "/v1/budgets", {"subject_type": "user", "subject_id": user, **amount})
+    identifier: str = budget["id"]
+    return identifier
+
+
 async def _hooks(http: httpx.AsyncClient, task: str, mark: str) -> dict[str, str]:
     url = {"url": f"https://hooks.invalid/{mark}"}
     webhook = await post(http, "/v1/task-webhooks", url)
@@ -140,8 +148,7 @@ class Place:
         self.marks: set[str] = set()
 
     async def fill(self) -> None:
-        http = self.http
-        mark = fresh("kept")
+        http, mark = self.http, fresh("kept")
         me = (await http.get("/v1/users/me")).json()
         organization = (await http.get("/v1/sessions", params={"limit": 1})).request.headers["x-org-id"]
         provider = await post(http, "/v1/providers", {"name": mark, "provider_type": "llmsim"})
@@ -166,10 +173,6 @@ class Place:
         server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
         task = await _waiting_task(http, session["id"], mark)
         hooks = await _hooks(http, f"{base}/tasks/{task}", mark)
-        budget = await post(
-            http, "/v1/budgets",
-            {"subject_type": "user", "subject_id": me["id"], "currency": "tokens", "limit": 10**12},
-        )  # fmt: skip
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
@@ -198,7 +201,7 @@ class Place:
             "guest": guest["id"],
             "provider": server["id"],
             "task_id": task,
-            "budget_id": budget["id"],
+            "budget_id": await _budget(http, me["id"]),
             **hooks,
         }
         self.marks = {

@@ -108,7 +108,7 @@ async def decide_item(app: App, decider: Decider, item_id: str, body: DecideItem
         row, state, call = opened.row, opened.state, opened.call
         if opened.question.kind == "budget" and opened.waits:
             raise Conflict(
-                "this item is not an approval: raise the limit of the budget, or top it up",
+                f"this item is not an approval: raise the limit of {opened.question.budget_id}, or top it up",
                 code="not_an_approval",
             )
         if call is None or not isinstance(state, Calling):

@@ -149,7 +149,12 @@ def period_of(text: str | None, time_zone: str | None) -> BudgetPeriod | None:
     for unit in _UNITS:
         if text == unit:
             return CalendarPeriod(unit, time_zone or "UTC")  # type: ignore[arg-type]
-    return DurationPeriod(int(text)) if text.isdecimal() else RollingPeriod(text)
+    if text.isdecimal():
+        return DurationPeriod(int(text))
+    if not text[:-1].isdecimal():
+        known = f"{', '.join(_UNITS)}, a window such as 24h, or seconds"
+        raise typer.BadParameter(f"{text!r} is none of {known}", param_hint="--period")
+    return RollingPeriod(text)
 
 
 def price_of(text: str | None) -> ModelCost | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from shlex import quote
 from typing import NoReturn
 
 from perdure.cli.parts import MISSING, advice
@@ -61,8 +62,13 @@ def explain(error: PerdureError) -> str:
     if error.code == "missing_variable":
         return f"{message}\nThe option --var NAME=VALUE gives a value."
     if error.code == "not_an_approval":
-        advice = "`perdure inputs answer SESSION_ID` answers questions, and `perdure mcp sign-in` signs in."
+        advice = (
+            "`perdure inputs answer SESSION_ID` answers questions, `perdure mcp sign-in` signs in, and "
+            "`perdure budgets top-up BUDGET_ID AMOUNT` gives a turn money."
+        )
         return f"{message}\n{advice}"
+    if budget_id := getattr(error, "budget_id", ""):  # the client's TurnPaused
+        return f"{message}\n{money_advice(budget_id)}"
     if error.code == "agent_not_found":
         return f"{message}; `perdure agents list` lists them."
     if error.code == f"http_{status}":  # the body is not in this API's error format
@@ -70,6 +76,15 @@ def explain(error: PerdureError) -> str:
     if error.code == "model_not_configured":
         return f"{message}\n{MODEL_ADVICE}"
     return message
+
+
+def money_advice(budget_id: str) -> str:
+    """What lets a turn go on that waits for a budget."""
+    budget = quote(budget_id)
+    return (
+        f"`perdure budgets show {budget}` shows the budget; `perdure budgets top-up {budget} AMOUNT` or "
+        f"`perdure budgets set {budget}` lets the turn go on."
+    )
 
 
 MODEL_ADVICE = """\

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from perdure.domain.messages import JsonObject
 
 app = typer.Typer(
-    help="List and decide what sessions wait for: approvals, questions, sign-ins.", no_args_is_help=True
+    help="List and decide what sessions wait for: approvals, questions, sign-ins, budgets.",
+    no_args_is_help=True,
 )
 
 Item = Annotated[str, typer.Argument(help="The item's id, from the list.", show_default=False)]

@@ -118,7 +118,7 @@ _LIMITED = {
     "rate_limit": "rate limit: the provider asks to wait",
     "active_turns": "limit of active turns: it waits for others to end",
     "tokens_per_minute": "limit of tokens per minute: it waits",
-    "budget": "paused: a budget has no money",
+    "budget": "paused by a budget",
     "reservation": "other model calls hold the rest of a budget",
 }
 

@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from perdure.cli.common import CommandFailed
-from perdure.cli.failures import FAILED, MODEL_ADVICE
+from perdure.cli.failures import FAILED, MODEL_ADVICE, money_advice
 from perdure.cli.models import find_model
 from perdure.cli.render import model_trouble
 from perdure.cli.terminal import Screen, complain
@@ -125,9 +125,15 @@ async def run_once(
         _print_answer(result, schema)
     elif result.status == "waiting":
         for call in result.waiting_on:
-            what = f"the budget {call.budget_id} has no money: the turn" if call.budget_id else call.tool_name
-            notes.line(f"{what} waits ({call.kind}) until {call.until}")
-        complain(f"the run waits for somebody: `perdure chat {quote(result.session_id)}` shows what to do")
+            if call.budget_id is None:
+                notes.line(f"{call.tool_name} waits ({call.kind}) until {call.until}")
+        paused = [each.budget_id for each in result.waiting_on if each.budget_id is not None]
+        if paused:
+            complain(f"the run waits for a budget\n{money_advice(paused[0])}")
+        else:
+            complain(
+                f"the run waits for somebody: `perdure chat {quote(result.session_id)}` shows what to do"
+            )
     else:
         problem = None if result.turn is None else result.turn.error
         why = f"{problem.code}: {problem.message}" if problem is not None else result.status

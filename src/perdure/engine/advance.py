@@ -249,23 +249,27 @@ async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
             raise  # the database is unavailable: the turn did not fail, and is retried
         log.warning("cannot resolve the agent of session %s: %s", row.id, error.message)
         return error.code, error.message
-    problem = _problem_of(layers, agent, begun=_has_begun(ahead))
+    problem = await _problem_of(run, layers, agent, choice, begun=_has_begun(ahead))
     if choice is None or problem is not None:
-        return problem or ("model_not_configured", "No model is configured for this session.")
+        return problem
     run.redactor.known = agent.names
     run.voice = voice_of(run.row, row, layers.layers, ahead)
     run.prepared = (await with_instructions(run, agent), choice)
-    return await unpriced(run, choice)
+    return None
 
 
-def _problem_of(layers: SessionLayers, agent: ResolvedAgent, *, begun: bool) -> tuple[str, str] | None:
-    """The error code and message of an agent that cannot work; None if it can."""
+async def _problem_of(
+    run: Run, layers: SessionLayers, agent: ResolvedAgent, choice: ModelChoice | None, *, begun: bool
+) -> tuple[str, str] | None:
+    """The error code and message of an agent that cannot work; None if it can, and has a model."""
     stopped = layers.stopped_agent(begun=begun)
     if stopped is not None:
         return "agent_archived", f"The agent {stopped!r} has been archived."
     if agent.missing:
         return "missing_variable", f"There is {missing_message(agent.missing)}."
-    return None
+    if choice is None:
+        return "model_not_configured", "No model is configured for this session."
+    return await unpriced(run, choice)
 
 
 async def _start(run: Run, action: StartTurn) -> None:

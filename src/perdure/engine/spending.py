@@ -187,7 +187,7 @@ def _refused(refusal: Refusal) -> str:
     """Why there is no money, for people."""
     standing = refusal.standing
     if refusal.why == "paused":
-        return f"The budget {standing.id} is paused."
+        return f"The budget {standing.id} is paused. Set its status to `active` to go on."
     if refusal.why == "unpriced":  # it is newer than the choice of the model, which fails the turn
         return f"The budget {standing.id} does not permit models whose prices are not known."
     left, needed = shown(standing.currency, standing.balance), shown(standing.currency, refusal.needed)

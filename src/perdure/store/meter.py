@@ -6,6 +6,7 @@ A second at most passes until it knows what other processes have counted. Its ow
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -112,7 +113,8 @@ class Meter(Struct):
         """Count a request. Raises RateLimited, with the seconds until there may be room."""
         reached = self.reached("requests", org_id, user_id, now)
         if reached is not None:
-            raise reached.refusal("retry after the number of seconds in Retry-After")
+            seconds = math.ceil((reached.wait or 0) / 1_000_000)
+            raise reached.refusal(f"retry in {seconds} s, as Retry-After says")
         self.count("requests", org_id, user_id, 1, now)
 
     def may_begin(self, org_id: OrgId, session_id: SessionId, owner_id: UserId) -> bool:
