@@ -27,6 +27,7 @@ from perdure.domain.history import estimate_tokens
 from perdure.domain.ids import AgentId, MessageId, OrgId, ProviderId
 from perdure.domain.messages import Message, TextPart, Usage, storable
 from perdure.domain.model_profiles import cost_of, price_of
+from perdure.domain.money import COST_DIGITS
 from perdure.domain.network import NetworkRules, PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.tokens import text_tokens
@@ -49,8 +50,6 @@ MAX_ANSWER = 1_000_000
 """Bytes of a moderation endpoint's answer."""
 MAX_LABEL = 200
 """Characters of the finish reason."""
-COST_DIGITS = 10
-"""Decimal places of a cost in US dollars."""
 
 _MODERATIONS = "https://api.openai.com/v1"
 _HEADERS = {"User-Agent": "perdure (guardrails)", "Accept-Encoding": "identity"}
