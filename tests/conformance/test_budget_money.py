@@ -24,6 +24,7 @@ from perdure.store.budget_holds import (
     move_money,
     settle_lost,
 )
+from perdure.store.budget_lists import remove_budget, remove_entries
 from perdure.store.budgets import (
     BudgetRow,
     lease,
@@ -126,6 +127,28 @@ async def test_a_call_holds_its_money_until_it_is_settled_once(till: Till) -> No
         standing = await till.database.read(lambda tx, e=each: standing_of(tx, ORG, e))
         assert standing is not None
         assert (standing.spent, standing.reserved) == (70, 0)
+
+
+async def test_a_call_that_ends_after_its_budget_was_deleted_leaves_no_entry_of_it(till: Till) -> None:
+    gone, kept = await till.budget(1_000), await till.budget(1_000)
+    held = till.held([gone, kept], 100, SESSION)
+    assert await till.lease(held)
+    row = till.row(held, SESSION)
+    await till.move([], row)
+    await till.database.write(lambda tx: remove_budget(tx, ORG, gone))
+    assert await till.move([till.end(row, 70)]) == [True]
+    assert (await till.entries(gone), await till.entries(kept)) == ([], [70])
+
+
+async def test_entries_of_a_deleted_budget_are_removed_and_no_others(till: Till) -> None:
+    gone, kept = await till.budget(1_000), await till.budget(1_000)
+    held = till.held([gone, kept], 100, SESSION)
+    assert await till.lease(held)
+    row = till.row(held, SESSION)
+    await till.move([], row)
+    await till.move([till.end(row, 70)])
+    assert not await till.database.write(lambda tx: remove_entries(tx, ORG, gone))
+    assert (await till.entries(gone), await till.entries(kept)) == ([], [70])
 
 
 async def test_one_transaction_settles_a_call_and_holds_the_money_of_the_next(till: Till) -> None:

@@ -105,9 +105,13 @@ def _check_entries(world: World, *, gentle: bool) -> None:
     found = world.store.reader.execute(
         "SELECT budget_id, ref_id, session_id, amount, source FROM budget_entries"
     ).fetchall()
-    refs: dict[str, Counter[str]] = {each: Counter() for each in world.budgets}
+    left = {row[0] for row in world.store.reader.execute("SELECT id FROM budgets")}
+    refs: dict[str, Counter[str]] = {each: Counter() for each in world.budgets if each in left}
     paid: Counter[tuple[str, int]] = Counter()
     for budget_id, ref_id, session_id, amount, source in found:
+        if budget_id not in left:
+            world.blame(f"P13: an entry is left of {budget_id}, which was deleted with its session")
+            continue
         refs[budget_id][ref_id] += 1
         if budget_id == world.budgets[1]:
             paid[session_id, amount] += 1

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
+from perdure.capabilities.guard_services import Asker
 from perdure.capabilities.guarding import Guard
 from perdure.capabilities.layers import SessionLayers, acting, load_layers, read_layers
 from perdure.capabilities.model_choice import find_model
@@ -144,7 +145,7 @@ async def _check_guardrails(
         row = await get_session(tx, org_id, session_id)
         return await find_model(tx, org_id, await read_layers(tx, row))
 
-    guard = Guard(agent.guardrails, app.guard, org_id, own, redactor)
+    guard = Guard(agent.guardrails, app.guard, org_id, Asker(own), redactor)
     verdict = await guard.value("tool_use", edit.arguments, edit.tool_name)
     if verdict.changed:
         reason = next(hit.reason_code for hit in verdict.hits if hit.action in ("block", "replace"))

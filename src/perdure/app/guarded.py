@@ -15,6 +15,7 @@ from perdure.app.context import Services
 from perdure.app.storage import redactor_of
 from perdure.app.task_answers import SPAWN
 from perdure.app.task_reports import Report
+from perdure.capabilities.guard_services import Asker
 from perdure.capabilities.guarding import About, Guard, Verdict, guardrails_of, withheld
 from perdure.capabilities.layers import read_layers
 from perdure.capabilities.model_choice import find_model
@@ -55,7 +56,8 @@ async def session_guard(app: Services, tx: Tx, row: SessionRow) -> Guard | None:
     if rules is None or not rules.has("tool_output"):
         return None
     own = partial(find_model, org_id=row.org_id, layers=layers)
-    return Guard(rules, app.guard, row.org_id, own, await redactor_of(app, tx, row))
+    asker = Asker(own, row.agent_id)  # nobody pays: it happens outside of a run
+    return Guard(rules, app.guard, row.org_id, asker, await redactor_of(app, tx, row))
 
 
 async def checked_results(

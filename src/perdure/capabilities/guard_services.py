@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -20,18 +20,22 @@ from aiohttp import ClientError
 from msgspec import Struct
 
 from perdure.capabilities.model_choice import DriverSource
-from perdure.domain.errors import PerdureError, ToolError
+from perdure.domain.errors import ModelError, PerdureError, ToolError
 from perdure.domain.events import LlmGenerationData, LlmGenerationMetadata, LlmGenerationOutput
 from perdure.domain.guardrail_checks import GuardrailStage, JudgeCheck, ModerationCheck
 from perdure.domain.guardrails import NOT_CHECKED, Hit, Remote
-from perdure.domain.ids import MessageId, OrgId, ProviderId
-from perdure.domain.messages import Message, TextPart, storable
-from perdure.domain.model_profiles import cost_of
+from perdure.domain.history import estimate_tokens
+from perdure.domain.ids import AgentId, MessageId, OrgId, ProviderId
+from perdure.domain.messages import Message, TextPart, Usage, storable
+from perdure.domain.model_profiles import cost_of, price_of
+from perdure.domain.money import COST_DIGITS
 from perdure.domain.network import NetworkRules, PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
+from perdure.domain.tokens import text_tokens
 from perdure.llm.base_urls import base_urls
 from perdure.llm.catalog import Catalog, ServedModel
-from perdure.llm.driver import DeltaKind, Driver, ModelRequest, ProviderConfig
+from perdure.llm.driver import DeltaKind, Driver, ModelRequest, ModelResponse, ProviderConfig
+from perdure.llm.parameters import LIMITS, refused_parameters
 from perdure.net.web_client import checked_url, guarded_session, read_body, reason_of
 from perdure.store.crypto import Vault
 from perdure.store.database import Database, Tx
@@ -49,8 +53,6 @@ MAX_ANSWER = 1_000_000
 """Bytes of a moderation endpoint's answer."""
 MAX_LABEL = 200
 """Characters of the finish reason."""
-COST_DIGITS = 10
-"""Decimal places of a cost in US dollars."""
 
 _MODERATIONS = "https://api.openai.com/v1"
 _HEADERS = {"User-Agent": "perdure (guardrails)", "Accept-Encoding": "identity"}
@@ -79,6 +81,50 @@ OwnModel = Callable[[Tx], Awaitable[UsableModel | None]]
 T = TypeVar("T")
 
 
+class Payment(Protocol):
+    """What a model call holds of budgets."""
+
+    @property
+    def output(self) -> int:
+        """Tokens of answer to ask for at most."""
+        ...
+
+    def send(self) -> None:
+        """Note that the call leaves."""
+        ...
+
+    def receive(self, kind: DeltaKind, text: str) -> None:
+        """Note a piece of the answer, in case its end never arrives."""
+        ...
+
+    def end(self, usage: Usage | None, *, refused: bool = False) -> None:
+        """Settle the call.
+
+        Args:
+            usage: what its end said; None if it never arrived, or did not say.
+            refused: the server has answered that it does not make the call.
+        """
+        ...
+
+
+Pay = Callable[[UsableModel, Driver, int], Awaitable[Payment | None]]
+"""Holds the money of a call with so many tokens of prompt; None if no budget applies. Raises ModelError."""
+
+
+class Asker(Struct, frozen=True):
+    """Who has a text checked.
+
+    Attributes:
+        own: finds the session's own model, which judges if a check names no other.
+        agent_id: the agent whose turn it is.
+        pay: pays for model calls; None if nobody does.
+    """
+
+    own: OwnModel
+    agent_id: AgentId | None = None
+    pay: Pay | None = None
+
+
 class Checked(Struct, frozen=True):
     """What services found in a text, and the model calls that they made, for the log."""
 
@@ -91,8 +137,11 @@ class _Failed(Exception):
 
 
 class _Verdict(Struct, frozen=True):
+    """`failed`: why there is none, although a call was made."""
+
     flagged: bool
     call: LlmGenerationData | None = None
+    failed: str | None = None
 
 
 class GuardServices:
@@ -119,19 +168,22 @@ class GuardServices:
         self._rooms: WeakValueDictionary[OrgId, asyncio.Semaphore] = WeakValueDictionary()
 
     async def check(
-        self, org_id: OrgId, checks: tuple[Remote, ...], stage: GuardrailStage, text: str, own: OwnModel
+        self, org_id: OrgId, checks: tuple[Remote, ...], stage: GuardrailStage, text: str, asker: Asker
     ) -> Checked:
         """Check a text, which has no secrets. Takes as long as the longest deadline. Raises nothing."""
         room = asyncio.Semaphore(MAX_AT_ONCE)
 
         async def one(remote: Remote) -> tuple[Hit | None, LlmGenerationData | None]:
-            check = remote.check
+            check, call = remote.check, None
             try:
                 if len(text) > MAX_SENT:
                     raise _Failed(f"the text has more than {MAX_SENT} characters")
                 async with asyncio.timeout(check.timeout), room:
-                    verdict = await self._verdict(org_id, check, stage, text, own)
-                return remote.hit(stage, text) if verdict.flagged else None, verdict.call
+                    verdict = await self._verdict(org_id, remote, stage, text, asker)
+                call = verdict.call
+                if verdict.failed is None:
+                    return remote.hit(stage, text) if verdict.flagged else None, call
+                why = verdict.failed
             except TimeoutError:
                 why = f"no answer within {check.timeout:g} seconds"
             except (PerdureError, _Failed) as error:
@@ -142,7 +194,7 @@ class GuardServices:
             hit = remote.hit(stage, text, NOT_CHECKED)
             if check.on_failure == "allow":
                 hit = msgspec.structs.replace(hit, action="log", replacement=None)
-            return hit, None
+            return hit, call
 
         found = await asyncio.gather(*(one(remote) for remote in checks))
         hits = tuple(hit for hit, _ in found if hit is not None)
@@ -151,14 +203,15 @@ class GuardServices:
     async def _verdict(
         self,
         org_id: OrgId,
-        check: ModerationCheck | JudgeCheck,
+        remote: Remote,
         stage: GuardrailStage,
         text: str,
-        own: OwnModel,
+        asker: Asker,
     ) -> _Verdict:
+        check = remote.check
         if isinstance(check, ModerationCheck):
             return await self._moderated(org_id, check, text)
-        return await self._judged(org_id, check, stage, text, own)
+        return await self._judged(org_id, remote.id, check, stage, text, asker)
 
     async def search(self, org_id: OrgId, work: Callable[[], T]) -> T:
         """Make a search that can take long in a thread. The searches of one organization take turns."""
@@ -171,7 +224,7 @@ class GuardServices:
     # --- models ---------------------------------------------------------------
 
     async def _judged(
-        self, org_id: OrgId, check: JudgeCheck, stage: GuardrailStage, text: str, own: OwnModel
+        self, org_id: OrgId, check_id: str, check: JudgeCheck, stage: GuardrailStage, text: str, asker: Asker
     ) -> _Verdict:
         marker = secrets.token_hex(8)
         request = ModelRequest(
@@ -186,18 +239,21 @@ class GuardServices:
 
         async def find(tx: Tx) -> UsableModel | None:
             if check.model_id is None:
-                return await own(tx)
+                return await asker.own(tx)
             found = await usable_model(tx, org_id, check.model_id)
             return None if found is None else found[0]
 
-        text, call = await self._ask_model(find, request)
+        text, call = await self._ask_model(find, request, check_id, asker)
         word = text.strip().strip(".`*\"'").upper()
-        if word not in ("BLOCK", "ALLOW"):
-            raise _Failed("the model gave no verdict")
-        return _Verdict(word == "BLOCK", call)
+        failed = None if word in ("BLOCK", "ALLOW") else "the model gave no verdict"
+        return _Verdict(word == "BLOCK", call, failed)
 
     async def _ask_model(
-        self, find: Callable[[Tx], Awaitable[UsableModel | None]], request: ModelRequest
+        self,
+        find: Callable[[Tx], Awaitable[UsableModel | None]],
+        request: ModelRequest,
+        check_id: str,
+        asker: Asker,
     ) -> tuple[str, LlmGenerationData]:
         """Make a model call for a check, and describe it for the log. No other function does.
 
@@ -212,12 +268,17 @@ class GuardServices:
 
         model, driver = await self._database.read(body)
         name, provider = model.model.model_id, model.provider
+        request = msgspec.structs.replace(request, model=name)
+        prompt = text_tokens(request.system) + sum(map(estimate_tokens, request.messages))
+        payment = None if asker.pay is None else await asker.pay(model, driver, prompt)
         began = time.perf_counter()
-        response = await driver.generate(msgspec.structs.replace(request, model=name), _ignore_delta)
+        response = await _generated(driver, request, payment)
         duration, usage = time.perf_counter() - began, response.usage
         profile = await self._catalog.profile(ServedModel(provider.provider_type, provider.base_url, name))
+        price = None
         if usage is not None and profile is not None and profile.cost is not None:
             cost = round(cost_of(profile.cost, usage), COST_DIGITS)
+            price = price_of(profile.cost, usage.input_tokens)
             usage = msgspec.structs.replace(usage, estimated_cost_usd=cost)
         metadata = LlmGenerationMetadata(
             model=name,
@@ -226,6 +287,9 @@ class GuardServices:
             duration_ms=round(duration * 1000),
             usage=usage,
             finish_reasons=(storable(response.finish_reason[:MAX_LABEL]),),
+            price=price,
+            agent_id=asker.agent_id,
+            check_id=check_id,
         )
         return response.text, LlmGenerationData(metadata, LlmGenerationOutput())
 
@@ -299,6 +363,37 @@ def _is_flagged(check: ModerationCheck, result: _Result) -> bool:
     else:
         counted = {name for name, flagged in result.categories.items() if flagged}
     return bool(counted.intersection(check.categories) if check.categories else counted)
+
+
+async def _generated(driver: Driver, request: ModelRequest, payment: Payment | None) -> ModelResponse:
+    """Make a call, and settle it however it ends."""
+    if payment is None:
+        return await driver.generate(request, _ignore_delta)
+    asked = msgspec.structs.replace(request, max_output_tokens=payment.output)
+    usage, refused = None, False
+    payment.send()
+    try:
+        try:
+            response = await driver.generate(asked, payment.receive)
+        except ModelError as error:
+            # No judge was asked for so short an answer before there was a budget.
+            left_out = _limits_in(error, driver, asked)
+            refused = not left_out
+            if refused:
+                raise
+            response = await driver.generate(
+                msgspec.structs.replace(asked, left_out=left_out), payment.receive
+            )
+        usage = response.usage
+    finally:
+        payment.end(usage, refused=refused)
+    return response
+
+
+def _limits_in(error: ModelError, driver: Driver, request: ModelRequest) -> frozenset[str]:
+    """The limits of the answer that the server refuses, by its own words."""
+    optional = driver.optional(request).intersection(LIMITS)
+    return frozenset(refused_parameters(error.message, optional)) if optional else frozenset()
 
 
 def _ignore_delta(kind: DeltaKind, text: str) -> None:

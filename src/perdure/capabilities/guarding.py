@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from perdure.capabilities.guard_services import Checked, GuardServices, OwnModel
+from perdure.capabilities.guard_services import Asker, Checked, GuardServices
 from perdure.capabilities.layers import Layer
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import EventContext, GuardrailHitData, LlmGenerationData, NewEvent
@@ -126,7 +126,7 @@ class Guard:
     """A session's guardrails, with what makes those of services.
 
     Args:
-        own: finds the session's own model, which judges if a check names no other.
+        asker: who has it checked, and who pays for judges.
         redactor: redacts the session's secrets from what services receive.
     """
 
@@ -135,11 +135,11 @@ class Guard:
         rules: Guardrails,
         services: GuardServices | None,
         org_id: OrgId,
-        own: OwnModel,
+        asker: Asker,
         redactor: Redactor,
     ) -> None:
         self.rules = rules
-        self._services, self._org_id, self._own, self._redactor = services, org_id, own, redactor
+        self._services, self._org_id, self._asker, self._redactor = services, org_id, asker, redactor
 
     def has(self, stage: GuardrailStage) -> bool:
         """Whether there is a check of this stage."""
@@ -253,7 +253,7 @@ class Guard:
         if self._services is None:
             checked = Checked(tuple(each.hit(stage, clean, NOT_CHECKED) for each in remote))
         else:
-            checked = await self._services.check(self._org_id, remote, stage, clean, self._own)
+            checked = await self._services.check(self._org_id, remote, stage, clean, self._asker)
         if not checked.hits:
             return msgspec.structs.replace(verdict, calls=checked.calls)
         whole = next((hit for hit in checked.hits if hit.action == "replace"), None)

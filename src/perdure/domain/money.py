@@ -9,6 +9,10 @@ from perdure.domain.model_profiles import TOKENS_PER_PRICE, CostTier, ModelCost,
 
 NANOS = 1_000_000_000
 """Billionths per US dollar."""
+COST_DIGITS = 10
+"""Decimal places of a cost in US dollars: finer than a token's price, coarser than rounding errors.
+
+Budgets are charged what the log and the ledger say, so their sums are the same."""
 
 
 def to_nanos(usd: float) -> int:
@@ -24,7 +28,7 @@ def to_usd(nanos: int) -> float:
 
 def charge_of(cost: ModelCost, usage: Usage) -> int:
     """Return what a call costs, in billionths of a US dollar."""
-    return to_nanos(cost_of(cost, usage))
+    return to_nanos(round(cost_of(cost, usage), COST_DIGITS))
 
 
 def highest_prices(cost: ModelCost, input_tokens: int) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from perdure.domain.model_profiles import CallPrice
 from perdure.domain.times import Timestamp
 
 SpendKey = Literal["model", "provider", "day", "session", "root_session", "agent", "user", "kind"]
-CallKind = Literal["turn", "summary", "lost"]
+CallKind = Literal["turn", "summary", "judge", "lost"]
 
 _CALLS = Meta(description="The number of model calls.", examples=[12])
 _INPUT = Meta(description="The number of input tokens, including cached ones.", examples=[48210])
@@ -21,8 +21,8 @@ _WRITTEN = Meta(description="The number of input tokens written to vendors' cach
 _COST = Meta(description="The cost in US dollars, of the calls whose prices are known.", examples=[0.2034])
 KIND = Meta(
     description=(
-        "`turn`: a turn's own call; `summary`: one that summarized a conversation; `lost`: one whose end "
-        "never arrived, counted as its budgets did."
+        "`turn`: a turn's own call; `summary`: one that summarized a conversation; `judge`: one that judged "
+        "for a guardrail; `lost`: one whose end never arrived, counted as its budgets did."
     )
 )
 

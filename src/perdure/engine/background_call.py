@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.containment import contain
+from perdure.capabilities.guard_services import Asker
 from perdure.capabilities.guarding import Guard
 from perdure.capabilities.layers import SessionLayers, load_layers
 from perdure.capabilities.model_choice import find_model
@@ -170,7 +171,8 @@ def _guard_of(
     if not agent.guardrails.has("tool_output"):
         return None
     own = partial(find_model, org_id=layers.session.org_id, layers=layers.layers)
-    return Guard(agent.guardrails, engine.guard, layers.session.org_id, own, redactor)
+    asker = Asker(own, layers.session.agent_id)  # nobody pays: it happens outside of a run
+    return Guard(agent.guardrails, engine.guard, layers.session.org_id, asker, redactor)
 
 
 async def _read(

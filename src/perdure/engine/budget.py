@@ -18,6 +18,7 @@ from perdure.domain.events import (
 from perdure.domain.history import Conversation, estimate_tokens
 from perdure.domain.messages import Message, Usage
 from perdure.domain.model_profiles import CallPrice, ModelProfile, cost_of, price_of, window_of
+from perdure.domain.money import COST_DIGITS
 from perdure.domain.turn_queries import schema_ahead
 from perdure.engine.generation import served_model
 from perdure.engine.output_formats import TypedOutput
@@ -29,9 +30,6 @@ ANSWER_SHARE = 4
 
 LEAST_SHARE = 8
 """The conversation gets at least an eighth of the window, however long the prompt and the tools are."""
-
-COST_DIGITS = 10
-"""Decimal places of a cost in US dollars: finer than a token's price, coarser than rounding errors."""
 
 
 MAX_FACTOR = 4.0

@@ -7,6 +7,7 @@ import asyncio
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.capabilities.guard_services import Asker
 from perdure.capabilities.guarding import About, Guard, Masker, Verdict, hit_data, replacement_of
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.errors import ModelError
@@ -21,7 +22,8 @@ from perdure.domain.guardrails import BLOCKED, REPLACED, Hit, replaced
 from perdure.domain.ids import MessageId, ToolCallId, TurnId
 from perdure.domain.messages import MAX_TEXT, JsonValue, ToolCallPart, storable
 from perdure.domain.times import Micros
-from perdure.engine.site import Site
+from perdure.engine.judge_money import pay_of
+from perdure.engine.run import Run
 from perdure.llm.answers import json_value
 from perdure.llm.driver import ModelResponse
 from perdure.store.database import Tx
@@ -41,8 +43,8 @@ _OPAQUE = frozenset({"encrypted_content", "signature", "data", "id"})
 """Fields of reasoning blocks that nobody but the vendor can read."""
 
 
-def guard_of(site: Site, agent: ResolvedAgent) -> Guard | None:
-    """The agent's guardrails; None if it has none."""
+def guard_of(run: Run, agent: ResolvedAgent) -> Guard | None:
+    """The agent's guardrails, whose judges the session's budgets pay for; None if it has none."""
     if not agent.guardrails:
         return None
     model = agent.model
@@ -50,7 +52,8 @@ def guard_of(site: Site, agent: ResolvedAgent) -> Guard | None:
     async def own(tx: Tx) -> UsableModel | None:
         return model
 
-    return Guard(agent.guardrails, site.engine.guard, site.row.org_id, own, site.redactor)
+    asker = Asker(own, run.voice.agent_id, pay_of(run))
+    return Guard(agent.guardrails, run.engine.guard, run.row.org_id, asker, run.redactor)
 
 
 class CheckedAnswer(Struct, frozen=True):

@@ -272,7 +272,7 @@ class _Call:
             if used is not None and self.paid_for is not None:
                 used = used.minus(self.paid_for)
             settlement = money.settlement(used)
-        self.run.settling.append(settlement)
+        self.run.settling.append(msgspec.structs.replace(settlement, announced=True))
         return settlement.events(self.state.turn, self.clock.now())
 
     async def _recover(self, error: ModelError) -> bool:

@@ -269,7 +269,7 @@ class Run:
             if claims or not error.retryable:
                 raise  # nothing was paid for yet
             self.row, stored = await append_after_outage(self.engine, row, batch, write, single=single)
-        del self.settling[: len(settling)]
+        self.forget_settled(settling)
         if claims:
             self.claimed = True
             self.engine.claimed_epochs[self.row.id] = self.row.epoch
@@ -290,6 +290,11 @@ class Run:
         """
         if self._was_slow(began):
             await self._catch_up()
+
+    def forget_settled(self, done: Sequence[Settlement | Awaited]) -> None:
+        """Remove what a transaction has settled. Tools that run may have added more meanwhile."""
+        gone = {id(each) for each in done}
+        self.settling = [each for each in self.settling if id(each) not in gone]
 
     async def rest(self) -> bool:
         """Leave the session to itself: it only waits. Returns False as `commit` does."""

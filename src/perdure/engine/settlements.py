@@ -118,6 +118,9 @@ class Settlement(Struct, frozen=True):
     after: tuple[Standing, ...] = ()
     """The budgets that had money left when the call was planned, as they are now."""
 
+    announced: bool = False
+    """Whether the log gets `events`. Else the budgets are not noted to have warned: the next call does."""
+
     lost: Usage | None = None
     """What the call is counted as in the ledger, if its end is not in the log."""
 
@@ -127,7 +130,9 @@ class Settlement(Struct, frozen=True):
             await add_lost_call(tx, self.on, self.hold_id, self.lost, cost_in(self.charges), now)
 
     def warned(self) -> list[BudgetId]:
-        """The budgets of which the call has reached the soft limit."""
+        """The budgets of which the log says that the call has reached the soft limit."""
+        if not self.announced:
+            return []
         return [each.id for each in self.after if _reached_soft_limit(each)]
 
     def settled(self) -> Settled:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.errors import Fenced, ModelError, OverBudget, PerdureError
@@ -65,11 +67,14 @@ async def read_standings(run: Run) -> tuple[Standing, ...]:
     return await run.engine.database.read(lambda tx: standings_of(tx, run.row, agent_id))
 
 
-async def plan_money(run: Run, choice: ModelChoice, prompt: int) -> Money | Refusal | None:
+async def plan_money(
+    run: Run, choice: ModelChoice, prompt: int, longest: int | None = None
+) -> Money | Refusal | None:
     """Plan the next model call, and lease what it will hold.
 
     Args:
         prompt: the estimated tokens of the prompt.
+        longest: tokens of answer that the call asks for at most; by default, what the model gives.
 
     Returns:
         None if no budget applies.
@@ -83,7 +88,9 @@ async def plan_money(run: Run, choice: ModelChoice, prompt: int) -> Money | Refu
         if not await _roll(run, standings):
             profile = await run.engine.catalog.profile(served_model(choice))
             cost = None if profile is None else profile.cost
-            plan = plan_call(standings, cost, prompt, _most_output(run, choice, profile))
+            most = _most_output(run, choice, profile)
+            most = most if longest is None else min(longest, most or longest)
+            plan = plan_call(standings, cost, prompt, most)
             if not isinstance(plan, Refusal) and await _lease(run, standings, plan.held):
                 return _money(run, choice, plan, standings, prompt)
             # What an ended call of this session still holds may be missing.
@@ -272,7 +279,7 @@ async def settle_ended(run: Run) -> bool:
     if work is None:
         return False
     await run.engine.database.write(work)
-    run.settling = [each for each in run.settling if each not in ended]
+    run.forget_settled(ended)
     return True
 
 
@@ -281,6 +288,9 @@ async def settle_rest(run: Run) -> None:
     if run.money is not None:
         run.settling.append(run.money.given_up())
         run.money = None
+    # Without an append, the log gets no warning, so that the next call has to give it.
+    ended = [each for each in run.settling if isinstance(each, Settlement)]
+    run.settling = [replace(each, announced=False) for each in ended]
     try:
         await settle_ended(run)
     except PerdureError as error:
@@ -295,11 +305,11 @@ class Refused(ModelError):
         self.refusal = refusal
 
 
-async def side_money(run: Run, choice: ModelChoice, prompt: int) -> Money | None:
+async def side_money(run: Run, choice: ModelChoice, prompt: int, longest: int | None = None) -> Money | None:
     """Hold the money of a model call that no append opens, such as one that writes a summary.
 
     Args:
-        prompt: the estimated tokens of the prompt.
+        prompt, longest: as for `plan_money`.
 
     Returns:
         None if no budget applies. The caller puts its settlement into `run.settling`, or calls `settle_rest`.
@@ -308,19 +318,19 @@ async def side_money(run: Run, choice: ModelChoice, prompt: int) -> Money | None
         ModelError: `budget_exhausted`; the call must not be made.
     """
     while True:
-        money = await plan_money(run, choice, prompt)
+        money = await plan_money(run, choice, prompt, longest)
         if isinstance(money, Refusal):
             raise Refused(money)
         if money is None:
             return None
-        unsent = money.settlement(Usage(0, 0))
-        run.settling.append(unsent)  # in case the run ends while the money is held
         try:
             await run.engine.database.write(money.hold)
         except OverBudget:
-            run.settling.remove(unsent)
             continue
-        run.settling.remove(unsent)
+        except BaseException:
+            # It may be held. Not before: whatever is in `settling` is settled by appends of others.
+            run.settling.append(money.settlement(Usage(0, 0)))
+            raise
         return money
 
 

@@ -124,7 +124,8 @@ _OTHER_WORDS: Mapping[str, Words] = {
 }
 """By parameter: refusals that do not name it."""
 
-_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+"""The names of the limit of an answer."""
 _IN_HISTORY = re.compile(r"\b(?:messages|input|contents?)[.\[]", re.IGNORECASE)
 
 
@@ -152,8 +153,8 @@ def refused_parameters(refusal: str, sent: Iterable[str]) -> tuple[str, ...]:
     message = " ".join(refusal[:LONGEST].split())
     text = _ASIDE.sub("", message)
     found = {name for name in sent if _names(text, name)}
-    if found & _LIMITS and output_limit(message) is not None:
-        found -= _LIMITS  # the server knows the parameter, and names the largest value that it accepts
+    if found & LIMITS and output_limit(message) is not None:
+        found -= LIMITS  # the server knows the parameter, and names the largest value that it accepts
     parents = {name.partition(".")[0] for name in found if "." in name}
     return tuple(sorted(found - parents))
 

@@ -115,10 +115,13 @@ async def move_money(
     done = [bool(await tx.run(_DELETE_HOLD, each.session_id, each.hold_id)) for each in settled]
     entries = []
     for each in (each for each, was_held in zip(settled, done, strict=True) if was_held):
+        there = set()
         for charge in each.charges:
             part = charge.held
-            await tx.run(_SETTLE, part.amount, charge.amount, part.budget_id, part.shard)
-        entries += each.entries(now)
+            if await tx.run(_SETTLE, part.amount, charge.amount, part.budget_id, part.shard):
+                there.add(part.budget_id)
+        # A budget that was deleted meanwhile has no shards, and gets no entries, which nobody would remove.
+        entries += [entry for entry in each.entries(now) if entry.budget_id in there]
     if entries:
         await tx.run_many(INSERT_ENTRY, [values(entry) for entry in entries])
     if row is not None:
@@ -158,6 +161,7 @@ WITH gone AS (
     CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]),
     CAST(? AS BIGINT[])) AS added ({columns(EntryRow)})
   JOIN gone ON gone.id = added.ref_id
+  WHERE added.budget_id IN (SELECT budget_id FROM locked)
 ), opened AS (
   INSERT INTO budget_holds ({_HOLD_COLUMNS})
   SELECT * FROM unnest(CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS INT[]),

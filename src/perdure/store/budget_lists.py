@@ -119,8 +119,9 @@ async def remove_budgets_of(tx: Tx, org_id: OrgId, session_id: SessionId) -> Non
     ids = [(row[0], org_id) for row in rows]
     # All budgets before the first shard: nothing that has locked a shard locks a budget.
     await tx.run_many("DELETE FROM budgets WHERE id = ? AND org_id = ?", ids)
-    await tx.run_many("DELETE FROM budget_entries WHERE budget_id = ? AND org_id = ?", ids)
     await tx.run_many("DELETE FROM budget_shards WHERE budget_id = ?", [(each,) for each, _ in ids])
+    # Without a shard, no call that ends adds an entry any more.
+    await tx.run_many("DELETE FROM budget_entries WHERE budget_id = ? AND org_id = ?", ids)
 
 
 async def list_entries(
@@ -143,8 +144,9 @@ async def list_entries(
 async def remove_entries(tx: Tx, org_id: OrgId, budget_id: BudgetId) -> bool:
     """Remove a part of a deleted budget's entries; return whether there may be more."""
     gone = await tx.run(
-        "DELETE FROM budget_entries WHERE id IN"
-        " (SELECT id FROM budget_entries WHERE org_id = ? AND budget_id = ? LIMIT ?)",
+        "DELETE FROM budget_entries WHERE budget_id = ? AND (budget_id, created_at, id) IN"
+        " (SELECT budget_id, created_at, id FROM budget_entries WHERE org_id = ? AND budget_id = ? LIMIT ?)",
+        budget_id,
         org_id,
         budget_id,
         _REMOVED_AT_ONCE,

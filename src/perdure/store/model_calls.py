@@ -66,7 +66,7 @@ def calls_in(
             root_id,
             metadata.agent_id,
             user_id,
-            "summary" if data.prompt is not None and data.prompt.before is not None else "turn",
+            _kind_of(data),
             metadata.provider,
             metadata.model,
             usage.input_tokens,
@@ -78,6 +78,12 @@ def calls_in(
         )
         found.append(values(row))
     return found
+
+
+def _kind_of(data: LlmGenerationData) -> CallKind:
+    if data.metadata.check_id is not None:
+        return "judge"
+    return "summary" if data.prompt is not None and data.prompt.before is not None else "turn"
 
 
 async def add_lost_call(

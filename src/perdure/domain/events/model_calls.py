@@ -175,6 +175,9 @@ class LlmGenerationMetadata(Struct, frozen=True, omit_defaults=True):
         CallPrice | None, Meta(description="The prices that the call was charged at, if they are known.")
     ] = None
     agent_id: Annotated[AgentId | None, Meta(description="The agent whose call it was.")] = None
+    check_id: Annotated[
+        str | None, Meta(description="The guardrail that had a model judge. Absent for all other calls.")
+    ] = None
 
 
 class LlmGenerationOutput(Struct, frozen=True, omit_defaults=True):
