@@ -17,6 +17,7 @@ from perdure.domain.spending import Held, SpentOn
 from perdure.store.budget_holds import (
     Charge,
     HoldRow,
+    Move,
     Settled,
     holds_of,
     left_holds,
@@ -73,7 +74,7 @@ class Till:
 
     async def move(self, settled: list[Settled], row: HoldRow | None = None) -> list[bool]:
         held = () if row is None else row.held_structs()
-        return await self.database.write(lambda tx: move_money(tx, settled, NOW, row, held))
+        return await self.database.write(lambda tx: move_money(tx, Move(settled, NOW, row, held)))
 
     def end(self, row: HoldRow, amount: int) -> Settled:
         charges = [Charge(each, amount, new_id("entry")) for each in row.held_structs()]
@@ -244,7 +245,7 @@ async def test_a_rolling_window_counts_a_call_from_its_end(till: Till) -> None:
     row = till.row(held, SESSION)
     await till.move([], row)
     ended = NOW + 40 * MINUTE
-    await till.database.write(lambda tx: move_money(tx, [till.end(row, 80)], ended))
+    await till.database.write(lambda tx: move_money(tx, Move([till.end(row, 80)], ended)))
 
     async def left(now: int) -> int:
         rolled = await till.database.write(lambda tx: _rolled(tx, budget, now))
@@ -346,7 +347,7 @@ async def test_sessions_at_once_never_spend_more_than_there_is_and_never_wait_in
 async def _mark_and_move(tx: Any, ends: Any, row: HoldRow, held: Any) -> None:
     if ends:
         await mark_warned(tx, ORG, [each.held.budget_id for each in ends[0].charges])
-    await move_money(tx, ends, NOW, row, held)
+    await move_money(tx, Move(ends, NOW, row, held))
 
 
 async def _reclaimed(tx: Any, budget: BudgetId) -> None:

@@ -18,9 +18,9 @@ Patch = pytest.MonkeyPatch
 def money_is_released_twice(patch: Patch) -> None:
     real = budget_holds.move_money
 
-    async def move(tx: Any, settled: Any, now: int, row: Any = None, held: Any = ()) -> Any:
-        done = await real(tx, settled, now, row, held)
-        for each in settled:
+    async def move(tx: Any, given: Any) -> Any:
+        done = await real(tx, given)
+        for each in given.settled:
             for charge in each.charges:
                 await tx.run(
                     "UPDATE budget_shards SET reserved = reserved - ? WHERE budget_id = ?",
@@ -30,6 +30,7 @@ def money_is_released_twice(patch: Patch) -> None:
         return done
 
     patch.setattr(settlements, "move_money", move)
+    patch.setattr(budget_holds, "move_money", move)
 
 
 def a_call_is_settled_as_often_as_it_is_told(patch: Patch) -> None:
