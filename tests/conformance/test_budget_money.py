@@ -17,6 +17,7 @@ from perdure.domain.spending import Held, SpentOn
 from perdure.store.budget_holds import (
     Charge,
     HoldRow,
+    Move,
     Settled,
     holds_of,
     left_holds,
@@ -35,7 +36,7 @@ from perdure.store.budgets import (
     shard_of,
     standing_of,
 )
-from perdure.store.database import Database
+from perdure.store.database import Database, Tx
 from perdure.store.rows import insert, to_json, values
 
 ORG, OTHER = OrgId("org_1"), OrgId("org_2")
@@ -48,7 +49,7 @@ class Till:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.entered = 0
+        self.log = BudgetId("")
 
     async def budget(self, limit: int, **changes: Any) -> BudgetId:
         """Create a budget in tokens."""
@@ -74,11 +75,24 @@ class Till:
 
     async def move(self, settled: list[Settled], row: HoldRow | None = None) -> list[bool]:
         held = () if row is None else row.held_structs()
-        return await self.database.write(lambda tx: move_money(tx, settled, NOW, row, held))
+        return await self.database.write(lambda tx: move_money(tx, Move(settled, NOW, row, held)))
 
     def end(self, row: HoldRow, amount: int) -> Settled:
         charges = [Charge(each, amount, new_id("entry")) for each in row.held_structs()]
         return Settled(ORG, row.session_id, row.id, charges)
+
+    async def append(self, move: Move, since: int = 0) -> bool:
+        """Move money in the statement of an append, which expects that its row is newer than `since`."""
+
+        async def body(tx: Tx) -> bool:
+            sql = "UPDATE budgets SET updated_at = updated_at + 1 WHERE id = ? AND updated_at > ?"
+            return await tx.append(sql, (self.log, since), further=move)
+
+        return await self.database.write(body, single=True)
+
+    async def begin_log(self) -> None:
+        """Make a row that appends change: nobody holds money of this budget."""
+        self.log = await self.budget(0)
 
     async def stored(self, budget: BudgetId) -> BudgetRow:
         return await self.database.write(lambda tx: lock_budget(tx, ORG, budget))
@@ -182,6 +196,29 @@ async def test_a_call_that_comes_too_late_changes_nothing(till: Till) -> None:
     assert not await till.lease(till.held([little], 60, SESSION))
 
 
+async def test_an_append_moves_money_or_changes_nothing(till: Till) -> None:
+    plenty, little = await till.budget(1_000), await till.budget(100)
+    await till.begin_log()
+    held = till.held([plenty, little], 60, SESSION)
+    assert await till.lease(till.held([plenty, little], 100, SESSION))
+    first, second = till.row(held, SESSION), till.row(held, SESSION)
+    assert not await till.append(Move([], NOW, first, held), since=NOW)  # the log has moved
+    assert [(await till.shards(each))[1:] for each in (plenty, little)] == [(0, 0)] * 2
+    assert await till.append(Move([], NOW, first, held))
+    with pytest.raises(OverBudget):
+        await till.append(Move([till.end(first, 90)], NOW, second, held))
+    unknown = till.held([BudgetId("budget_none")], 1, SESSION)
+    with pytest.raises(OverBudget):
+        await till.append(Move([], NOW, till.row(unknown, SESSION), unknown))
+    assert (await till.stored(till.log)).updated_at == NOW + 1
+    assert await till.database.read(lambda tx: holds_of(tx, SESSION, 9)) == [first]
+    assert await till.append(Move([till.end(first, 30)], NOW, second, held))
+    assert await till.append(Move([till.end(first, 30), till.end(second, 0)], NOW))
+    for each in (plenty, little):
+        assert (await till.shards(each))[1:] == (30, 0)
+        assert await till.entries(each) == [30]
+
+
 async def test_a_call_that_cost_more_than_it_held_leaves_less_for_all_others(till: Till) -> None:
     budget = await till.budget(100)
     sessions = [SessionId(f"session_{number}") for number in range(40)]
@@ -267,7 +304,7 @@ async def test_a_rolling_window_counts_a_call_from_its_end(till: Till) -> None:
     row = till.row(held, SESSION)
     await till.move([], row)
     ended = NOW + 40 * MINUTE
-    await till.database.write(lambda tx: move_money(tx, [till.end(row, 80)], ended))
+    await till.database.write(lambda tx: move_money(tx, Move([till.end(row, 80)], ended)))
 
     async def left(now: int) -> int:
         rolled = await till.database.write(lambda tx: _rolled(tx, budget, now))
@@ -325,6 +362,7 @@ async def test_sessions_at_once_never_spend_more_than_there_is_and_never_wait_in
     limits = [40_000, 25_000, 90_000, 30_000]
     budgets = [await till.budget(limit) for limit in limits]
     rng, done = random.Random(15), asyncio.Event()
+    await till.begin_log()
 
     async def spend(number: int) -> int:
         session, paid, settled = SessionId(f"session_{number}"), 0, list[Settled]()
@@ -333,12 +371,12 @@ async def test_sessions_at_once_never_spend_more_than_there_is_and_never_wait_in
             held = till.held(chosen, rng.randint(1, 200), session)
             row = till.row(held, session)
             while await till.lease(held):
+                move = Move(settled, NOW, row, held)
                 try:
-                    await till.database.write(
-                        lambda tx, ends=tuple(settled), row=row, held=held: _mark_and_move(
-                            tx, ends, row, held
-                        )
-                    )
+                    if number % 2:
+                        assert await till.append(move)
+                    else:
+                        await till.database.write(partial(_mark_and_move, move=move))
                 except OverBudget:
                     continue
                 amount = rng.randint(0, held[0].amount)
@@ -366,10 +404,10 @@ async def test_sessions_at_once_never_spend_more_than_there_is_and_never_wait_in
         assert (await till.database.read(lambda tx: tx.all(circles)))[0][0] == 0
 
 
-async def _mark_and_move(tx: Any, ends: Any, row: HoldRow, held: Any) -> None:
-    if ends:
-        await mark_warned(tx, ORG, [each.held.budget_id for each in ends[0].charges])
-    await move_money(tx, ends, NOW, row, held)
+async def _mark_and_move(tx: Any, move: Move) -> None:
+    if move.settled:
+        await mark_warned(tx, ORG, [each.held.budget_id for each in move.settled[0].charges])
+    await move_money(tx, move)
 
 
 async def _reclaimed(tx: Any, budget: BudgetId) -> None:

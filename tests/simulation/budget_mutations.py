@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from perdure.app import budget_waits
 from perdure.domain.messages import Usage
 from perdure.engine import advance, settlements, spending
-from perdure.store import budget_holds, budgets
+from perdure.store import budget_holds, budgets, call_reads
 
 Patch = pytest.MonkeyPatch
 
@@ -18,9 +18,9 @@ Patch = pytest.MonkeyPatch
 def money_is_released_twice(patch: Patch) -> None:
     real = budget_holds.move_money
 
-    async def move(tx: Any, settled: Any, now: int, row: Any = None, held: Any = ()) -> Any:
-        done = await real(tx, settled, now, row, held)
-        for each in settled:
+    async def move(tx: Any, given: Any) -> Any:
+        done = await real(tx, given)
+        for each in given.settled:
             for charge in each.charges:
                 await tx.run(
                     "UPDATE budget_shards SET reserved = reserved - ? WHERE budget_id = ?",
@@ -30,6 +30,7 @@ def money_is_released_twice(patch: Patch) -> None:
         return done
 
     patch.setattr(settlements, "move_money", move)
+    patch.setattr(budget_holds, "move_money", move)
 
 
 def a_call_is_settled_as_often_as_it_is_told(patch: Patch) -> None:
@@ -54,13 +55,13 @@ def a_resumed_call_holds_nothing(patch: Patch) -> None:
 
 
 def a_child_is_not_charged_to_the_budget_of_its_root(patch: Patch) -> None:
-    real = budgets.standings_of
+    real = budgets.standings_query
 
-    async def standings(tx: Any, row: Any, agent_id: Any) -> Any:
-        return await real(tx, replace(row, root_session_id=None, parent_session_id=None), agent_id)
+    def query(row: Any, *args: Any) -> Any:
+        return real(replace(row, root_session_id=None, parent_session_id=None), *args)
 
-    patch.setattr(advance, "standings_of", standings)
-    patch.setattr(spending, "standings_of", standings)
+    patch.setattr(budgets, "standings_query", query)
+    patch.setattr(call_reads, "standings_query", query)
 
 
 def a_turn_that_waits_is_forgotten(patch: Patch) -> None:

@@ -66,7 +66,7 @@ from perdure.engine.turn_events import (
     request_results,
 )
 from perdure.engine.voices import voice_of
-from perdure.store.budgets import standings_of
+from perdure.store.call_reads import secrets_and_standings
 from perdure.store.database import Tx
 from perdure.store.events import events_after
 from perdure.store.storage import open_secrets
@@ -212,10 +212,9 @@ async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
     begun = ahead.turn if isinstance(ahead, Reasoning) else None
 
     async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None, dict[str, str]]:
-        run.standings = await standings_of(tx, run.row, row.agent_id)
         controls = next_controls(run.state)
         layers = await load_layers(tx, row, controls.variables if controls else None)
-        secrets = await open_secrets(tx, engine.vault, row.org_id, row.id)
+        secrets, run.standings = await secrets_and_standings(tx, engine.vault, run.row, row.agent_id)
         # In addition to those known so far: earlier tool output may contain a secret that was replaced since.
         run.redactor.learn(secrets)
         asked = controls.model_id if controls else None

@@ -14,7 +14,7 @@ from perdure.domain.events import Event, NewEvent
 from perdure.domain.ids import SessionId
 from perdure.domain.times import Micros
 from perdure.engine.context import Engine
-from perdure.store.database import Tx
+from perdure.store.database import Further, Tx
 from perdure.store.events import events_after
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, append, look_session
@@ -79,9 +79,12 @@ async def append_also(
     claim: bool = False,
     progress: bool,
     rests: bool,
+    further: Further | None = None,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append a batch, as `append` does, and change what `also` changes in the same transaction."""
-    appended = await append(tx, row, batch, now=now, claim=claim, progress=progress, rests=rests)
+    appended = await append(
+        tx, row, batch, now=now, claim=claim, progress=progress, rests=rests, further=further
+    )
     if also is not None:
         await also(tx)
     return appended

@@ -33,7 +33,7 @@ from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.joined_appends import Entry, also_of, joining
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
 from perdure.engine.overtaken import without_overtaken
-from perdure.engine.settlements import Awaited, Money, Settlement, settled_also
+from perdure.engine.settlements import Awaited, Money, Settlement, money_move, settled_also
 from perdure.engine.spent import note_usage
 from perdure.engine.suspects import Admission
 from perdure.engine.voices import Voice
@@ -260,9 +260,13 @@ class Run:
         """Append these events, and apply them. Raises as `commit` does, and StaleHead."""
         now = self.engine.clock.now()
         settling = tuple(self.settling)
-        also = settled_also(settling, money, also, now)
+        move = None if also is not None else money_move(settling, money, now)
+        if move is None:
+            also = settled_also(settling, money, also, now)
         row, claims, single = self.row, not self.claimed, also is None
         write = partial(append_also, row=row, batch=batch, also=also, now=now, progress=progress, rests=rests)
+        if move is not None:
+            write = partial(write, further=move)
         try:
             self.row, stored = await self.engine.database.write(partial(write, claim=claims), single=single)
         except Unavailable as error:

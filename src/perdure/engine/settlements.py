@@ -17,7 +17,7 @@ from perdure.domain.times import Micros
 from perdure.domain.turn_totals import Turn
 from perdure.engine.outages import Also, both
 from perdure.llm.driver import DeltaKind
-from perdure.store.budget_holds import Charge, HoldRow, Settled, cost_in, mark_warned, move_money
+from perdure.store.budget_holds import Charge, HoldRow, Move, Settled, cost_in, mark_warned, move_money
 from perdure.store.budgets import wait_for_budget
 from perdure.store.database import Tx
 from perdure.store.model_calls import add_lost_call
@@ -70,7 +70,7 @@ class Money:
 
     async def hold(self, tx: Tx) -> None:
         """Hold it, in a transaction that opens no call in the log. Raises OverBudget: others were faster."""
-        await move_money(tx, [], self._now, self.row(), self._held)
+        await move_money(tx, Move([], self._now, self.row(), self._held))
 
     def send(self) -> None:
         """Note that the call leaves: from now on, its prompt has to be paid for."""
@@ -171,6 +171,24 @@ class Awaited(Struct, frozen=True):
         await wait_for_budget(tx, self.row, self.budget_id, self.needed, self.since)
 
 
+def money_move(owed: Sequence[Settlement | Awaited], money: Money | None, now: Micros) -> Move | None:
+    """Return what the statement of an append changes of budgets; None if nothing, or if it needs more.
+
+    Arguments are those of `settled_also`, which does the rest.
+    """
+    if not owed and money is None:
+        return None
+    ended = [each for each in owed if isinstance(each, Settlement)]
+    if len(ended) < len(owed) or any(each.lost is not None or each.warned() for each in ended):
+        return None
+    return _move(ended, money, now)
+
+
+def _move(ended: Sequence[Settlement], money: Money | None, now: Micros) -> Move:
+    settled = [each.settled() for each in ended]
+    return Move(settled, now) if money is None else Move(settled, now, money.row(), money.held)
+
+
 def settled_also(
     owed: Sequence[Settlement | Awaited], money: Money | None, also: Also | None, now: Micros
 ) -> Also | None:
@@ -189,8 +207,7 @@ def settled_also(
     async def settled(tx: Tx) -> None:
         if warned := {each for end in ended for each in end.warned()}:
             await mark_warned(tx, ended[0].on.org_id, warned)
-        row, held = (None, ()) if money is None else (money.row(), money.held)
-        done = await move_money(tx, [each.settled() for each in ended], now, row, held)
+        done = await move_money(tx, _move(ended, money, now))
         for end, was_held in zip(ended, done, strict=True):
             if was_held:
                 await end.count_lost(tx, now)

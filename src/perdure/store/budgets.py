@@ -8,6 +8,7 @@ nothing that has locked a budget locks a session.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from zlib import crc32
 
@@ -22,7 +23,7 @@ from perdure.domain.ids import AgentId, BudgetId, OrgId, SessionId
 from perdure.domain.model_profiles import ModelCost
 from perdure.domain.spending import BudgetStatus, Currency, Held, Standing
 from perdure.domain.times import Micros
-from perdure.store.database import LOCK_ROW, Row, Tx
+from perdure.store.database import LOCK_ROW, Row, Tx, Value
 from perdure.store.rows import assignments, columns, from_json, insert, to_json
 from perdure.store.sessions import SessionRow
 
@@ -89,13 +90,15 @@ INSERT_ENTRY = insert("budget_entries", EntryRow)
 _SUM = "(SELECT CAST(COALESCE(SUM({name}), 0) AS BIGINT) FROM budget_shards WHERE budget_id = budgets.id)"
 SPENT_IN_SHARDS = _SUM.format(name="spent")
 RESERVED_IN_SHARDS = _SUM.format(name="reserved")
-_FREE = (
-    "COALESCE((SELECT leased - spent - reserved FROM budget_shards"
-    " WHERE budget_id = budgets.id AND shard = ?), 0)"
-)
+_TOTAL = "CAST(COALESCE(SUM({of}), 0) AS BIGINT)"
+_FREE = "CASE WHEN each.shard = ? THEN each.leased - each.spent - each.reserved END"
+STANDING_COLUMNS = len(BudgetRow.__struct_fields__) + 3
 _STANDINGS = (
-    f"SELECT {_BUDGET_COLUMNS}, {SPENT_IN_SHARDS}, {RESERVED_IN_SHARDS}, {_FREE} FROM budgets"
-    " WHERE org_id = ? AND status <> 'disabled' AND subject_id IN ({subjects}) ORDER BY id"
+    f"SELECT {{first}}{_BUDGET_COLUMNS}, {_TOTAL.format(of='each.spent')},"
+    f" {_TOTAL.format(of='each.reserved')}, {_TOTAL.format(of=_FREE)}"
+    " FROM budgets LEFT JOIN budget_shards AS each ON each.budget_id = budgets.id"
+    " WHERE budgets.org_id = ? AND budgets.status <> 'disabled' AND budgets.subject_id IN ({subjects})"
+    " GROUP BY budgets.id"
 )
 _ABOVE = ", (SELECT parent_session_id FROM sessions WHERE id = ?)"
 
@@ -106,10 +109,10 @@ def shard_of(session_id: SessionId, dialect: str) -> int:
 
 
 @cache
-def _standings_among(count: int, *, above: bool) -> str:
+def _standings_among(count: int, *, above: bool, first: str) -> str:
     """The statement for so many ids; `above`: the last one is the parent's, whose own parent counts, too."""
     marks = ", ".join("?" * (count - above))
-    return _STANDINGS.format(subjects=marks + (_ABOVE if above else ""))
+    return _STANDINGS.format(first=first, subjects=marks + (_ABOVE if above else ""))
 
 
 async def standings_of(tx: Tx, row: SessionRow, agent_id: AgentId | None) -> tuple[Standing, ...]:
@@ -118,15 +121,34 @@ async def standings_of(tx: Tx, row: SessionRow, agent_id: AgentId | None) -> tup
     Those of the session and of all above it, of the agent that works and of the one that the session was
     created with, of the user and of the organization.
     """
+    sql, args = standings_query(row, agent_id, tx.dialect)
+    return read_standings(await tx.all(sql, *args), row, tx.dialect)
+
+
+def standings_query(
+    row: SessionRow, agent_id: AgentId | None, dialect: str, first: str = ""
+) -> tuple[str, list[Value]]:
+    """Return the statement of `standings_of`, and its arguments, to read more with it.
+
+    Args:
+        first: columns before those of `read_standings`.
+    """
     parent = row.parent_session_id
-    shard = shard_of(row.id, tx.dialect)
     agents = {agent_id, row.first_agent().agent_id} - {None}
     # A session is at most three levels below its root: its own id, its parent, the parent's, and the root.
     ids = [row.org_id, row.owner_id, row.id, *sorted(filter(None, agents))]
     if parent is not None:
         ids += [row.root_session_id or parent, parent, parent]
-    found = await tx.all(_standings_among(len(ids), above=parent is not None), shard, row.org_id, *ids)
-    return tuple(_standing(each, shard) for each in found)
+    sql = _standings_among(len(ids), above=parent is not None, first=first)
+    return sql, [shard_of(row.id, dialect), row.org_id, *ids]
+
+
+def read_standings(found: Sequence[Row], row: SessionRow, dialect: str) -> tuple[Standing, ...]:
+    """Return the standings that a statement has found for a session, by the budgets' ids."""
+    if not found:
+        return ()
+    shard = shard_of(row.id, dialect)
+    return tuple(_standing(each, shard) for each in sorted(found, key=lambda each: str(each[0])))
 
 
 def _standing(found: Row, shard: int) -> Standing:

@@ -43,6 +43,35 @@ class Rows(Struct, frozen=True):
     rows: Sequence[Sequence[Value]]
 
 
+class Part(Struct, frozen=True):
+    """What an append changes further, as a part of its statement on PostgreSQL.
+
+    Attributes:
+        sql: common table expressions. They read `moved`, which has a row if the update affected one.
+        check: a condition, if there is one, without which the statement fails, so that nothing changes.
+        error: what is raised then.
+    """
+
+    sql: str
+    args: Sequence[Param]
+    """Those of `sql`, then those of `check`."""
+
+    check: str | None = None
+    error: Exception | None = None
+
+
+class Further(Protocol):
+    """What an append changes besides its rows, only if its update affected one."""
+
+    def part(self) -> Part:
+        """Return it as a part of the append's statement, for PostgreSQL."""
+        ...
+
+    async def run(self, tx: Tx) -> None:
+        """Do it in statements of its own, for SQLite, where they are no round trips."""
+        ...
+
+
 class Tx(Protocol):
     """One transaction, or one read."""
 
@@ -78,7 +107,9 @@ class Tx(Protocol):
         """Execute a statement once for each row of arguments."""
         ...
 
-    async def append(self, update: str, args: Sequence[Value], *inserts: Rows) -> bool:
+    async def append(
+        self, update: str, args: Sequence[Value], *inserts: Rows, further: Further | None = None
+    ) -> bool:
         """Update one row and, only if the update affected one, insert rows; return whether it did.
 
         This is a single statement on PostgreSQL.
@@ -87,6 +118,7 @@ class Tx(Protocol):
             update: an UPDATE that affects at most one row, or an INSERT of one.
             args: the arguments of `update`.
             inserts: the rows to insert; those without rows are left out.
+            further: what else changes then. Its error means that the transaction must be undone.
         """
         ...
 

@@ -41,7 +41,7 @@ from perdure.domain.sessions import SessionConfig, Status
 from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
-from perdure.store.database import LOCK_ROW, Changes, Rows, Tx, Value
+from perdure.store.database import LOCK_ROW, Changes, Further, Rows, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.model_calls import INSERT_CALLS, calls_in
 from perdure.store.rows import assignments, columns, from_json, insert, to_json, values
@@ -333,6 +333,7 @@ async def append(
     fence: bool = False,
     progress: bool = True,
     rests: bool = False,
+    further: Further | None = None,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append events to the session's log, and update the projection in the same statement or transaction.
 
@@ -347,6 +348,7 @@ async def append(
             Messages and files of clients are none: however often people write, a turn that kills its server
             has to end.
         rests: whether the session rests after these events: it has parked calls, and nothing else to do.
+        further: what else the statement changes, as for `Tx.append`.
 
     Returns:
         The updated row, and the events as stored.
@@ -366,7 +368,7 @@ async def append(
     root_id = row.root_session_id or row.id
     calls = calls_in(events, stored, org_id=row.org_id, root_id=root_id, user_id=row.owner_id)
     inserts = Rows(_INSERT_EVENTS, rows), Rows(INSERT_CALLS, calls)
-    if not await tx.append(sql, _append_args(row, new, now), *inserts):
+    if not await tx.append(sql, _append_args(row, new, now), *inserts, further=further):
         raise await refusal(tx, row)
     await note_task_events(tx, row.org_id, row.id, events, row.head + 1, now)
     return new, stored

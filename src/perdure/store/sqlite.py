@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from perdure.domain.errors import Unavailable
 from perdure.store.data_folder import check_links, make_folder
-from perdure.store.database import Body, Param, Row, Rows, T, Value, run_callbacks
+from perdure.store.database import Body, Further, Param, Row, Rows, T, Value, run_callbacks
 from perdure.store.faults import Fault, lasting, sqlite_fault, unavailable
 from perdure.store.sqlite_files import Files, check_log_has_database
 from perdure.store.sqlite_searches import Searches
@@ -75,13 +75,17 @@ class SqliteTx:
     async def run_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
         self._connection.executemany(sql, rows)
 
-    async def append(self, update: str, args: Sequence[Value], *inserts: Rows) -> bool:
+    async def append(
+        self, update: str, args: Sequence[Value], *inserts: Rows, further: Further | None = None
+    ) -> bool:
         if self._connection.execute(update, args).rowcount != 1:
             return False
         for each in inserts:
             if each.rows:
                 marks = ",".join("?" * len(each.rows[0]))
                 self._connection.executemany(f"{each.insert} VALUES ({marks})", each.rows)
+        if further is not None:
+            await further.run(self)
         return True
 
     async def take_time(self) -> None:

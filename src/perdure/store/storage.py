@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.times import Micros
 from perdure.store.crypto import Vault
-from perdure.store.database import Tx
+from perdure.store.database import Row, Tx
 
+SECRETS = "SELECT name, sealed{more} FROM secrets WHERE session_id = ? AND org_id = ?"
+"""The statement for a session's secrets; `more`: further columns."""
 VALUES_SIZE = 1024 * 1024
 """Bytes of values that are read at a time."""
 
@@ -116,9 +120,14 @@ async def open_secret(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId
 
 async def open_secrets(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId) -> dict[str, str]:
     """Decrypt all secrets of a session, by name, so that callers can redact them."""
-    rows = await tx.all(
-        "SELECT name, sealed FROM secrets WHERE session_id = ? AND org_id = ?", session_id, org_id
-    )
+    rows = await tx.all(SECRETS.format(more=""), session_id, org_id)
+    return await opened_secrets(tx, vault, org_id, session_id, rows)
+
+
+async def opened_secrets(
+    tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId, rows: Sequence[Row]
+) -> dict[str, str]:
+    """Decrypt secrets of a session whose rows begin with what `SECRETS` selects."""
     return {row[0]: await vault.open(tx, org_id, row[1], secret_binding(session_id, row[0])) for row in rows}
 
 

@@ -17,7 +17,7 @@ import asyncpg
 
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
-from perdure.store.database import Body, Param, Row, Rows, T, Value, out_of_time, run_callbacks
+from perdure.store.database import Body, Further, Param, Part, Row, Rows, T, Value, out_of_time, run_callbacks
 from perdure.store.faults import Fault, lasting, sqlstate_cause, unavailable
 from perdure.store.postgres.statements import INSERT, append_statement, numbered, within_statement
 
@@ -98,16 +98,28 @@ class PostgresTx:
     async def run_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
         await self.connection.executemany(numbered(sql), rows)
 
-    async def append(self, update: str, args: Sequence[Value], *inserts: Rows) -> bool:
+    async def append(
+        self, update: str, args: Sequence[Value], *inserts: Rows, further: Further | None = None
+    ) -> bool:
         filled = [each for each in inserts if each.rows]
-        if not filled:
+        part = None if further is None else further.part()
+        if not filled and part is None:
             return await self.run(update, *args) == 1
-        key = (update, *(each.insert for each in filled))
-        statement = self._appends.get(key) or await self._prepare_append(len(args), *key)
-        arrays = (list(column) for each in filled for column in zip(*each.rows, strict=True))
-        return await self.connection.fetchval(statement, *args, *arrays) is not None
+        key = (update, "" if part is None else part.sql, *(each.insert for each in filled))
+        statement = self._appends.get(key) or await self._prepare_append(len(args), part, *key)
+        values: list[Param] = [list(column) for each in filled for column in zip(*each.rows, strict=True)]
+        if part is None:
+            return await self.connection.fetchval(statement, *args, *values) is not None
+        try:
+            return await self.connection.fetchval(statement, *args, *values, *part.args) is not None
+        except asyncpg.DivisionByZeroError:
+            if part.error is None:
+                raise
+            raise part.error from None
 
-    async def _prepare_append(self, args: int, update: str, *inserts: str) -> str:
+    async def _prepare_append(
+        self, args: int, part: Part | None, update: str, further: str, *inserts: str
+    ) -> str:
         types = []
         for insert in inserts:
             match = INSERT.fullmatch(insert)
@@ -117,8 +129,8 @@ class PostgresTx:
                 match[1] if match else "",
             )
             types.append(dict(columns))
-        statement = append_statement(update, args, inserts, types)
-        self._appends[update, *inserts] = statement
+        statement = append_statement(update, args, inserts, types, part)
+        self._appends[update, further, *inserts] = statement
         return statement
 
     async def take_time(self) -> None:
@@ -152,9 +164,11 @@ class _SingleTx(PostgresTx):
     async def run_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
         raise RuntimeError("a body with `single=True` must write with one `run` or `append`, not `run_many`")
 
-    async def append(self, update: str, args: Sequence[Value], *inserts: Rows) -> bool:
+    async def append(
+        self, update: str, args: Sequence[Value], *inserts: Rows, further: Further | None = None
+    ) -> bool:
         self._check()
-        self.written = await super().append(update, args, *inserts)
+        self.written = await super().append(update, args, *inserts, further=further)
         return self.written
 
     def _check(self) -> None:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from perdure.store.database import Part
+
 _PARAMETER = re.compile(r"'(?:[^']|'')*'|\?")
 INSERT = re.compile(r"\s*INSERT\s+INTO\s+(\w+)\s*\(([^)]*)\)\s*", re.IGNORECASE)
 """An INSERT with its table and columns, without values."""
@@ -25,7 +27,13 @@ def numbered(sql: str, first: int = 1) -> str:
     return _PARAMETER.sub(lambda match: f"${next(count)}" if match[0] == "?" else match[0], sql)
 
 
-def append_statement(update: str, args: int, inserts: Sequence[str], types: Sequence[dict[str, str]]) -> str:
+def append_statement(
+    update: str,
+    args: int,
+    inserts: Sequence[str],
+    types: Sequence[dict[str, str]],
+    part: Part | None = None,
+) -> str:
     """Build the single statement of an append: an update and, if it affected a row, inserts.
 
     Args:
@@ -33,12 +41,18 @@ def append_statement(update: str, args: int, inserts: Sequence[str], types: Sequ
         args: the number of the update's parameters; the inserted rows follow, as one array per column.
         inserts: each is `INSERT INTO table (columns ...)`, without VALUES.
         types: by insert: the PostgreSQL type of each column.
+        part: what else the statement changes; its arguments come last.
     """
-    parts, first = [], args + 1
+    parts, first, found = list[str](), args + 1, "1"
     for number, (insert, columns) in enumerate(zip(inserts, types, strict=True)):
-        part, first = _insert_part(number, insert, columns, first)
-        parts.append(part)
-    return f"WITH moved AS ({numbered(update)} RETURNING 1), {', '.join(parts)} SELECT 1 FROM moved"
+        inserting, first = _insert_part(number, insert, columns, first)
+        parts.append(inserting)
+    if part is not None:
+        parts.append(numbered(part.sql, first))
+        if part.check is not None:  # the error of the division undoes the whole statement
+            check = numbered(part.check, first + part.sql.count("?"))
+            found = f"1 / CASE WHEN {check} THEN 1 ELSE 0 END"
+    return f"WITH moved AS ({numbered(update)} RETURNING 1), {', '.join(parts)} SELECT {found} FROM moved"
 
 
 def _insert_part(number: int, insert: str, types: dict[str, str], first: int) -> tuple[str, int]:
