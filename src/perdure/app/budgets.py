@@ -47,9 +47,9 @@ from perdure.store.budget_lists import (
     remove_entries,
     see_budget,
 )
-from perdure.store.budgets import INSERT_ENTRY, BudgetRow, EntryRow, lock_budget, reclaim, roll, save_budget
+from perdure.store.budgets import BudgetRow, EntryRow, add_entry, lock_budget, reclaim, roll, save_budget
 from perdure.store.database import Tx
-from perdure.store.rows import from_json, to_json, values
+from perdure.store.rows import from_json, to_json
 from perdure.store.sessions import get_session
 
 _METADATA: msgspec.json.Decoder[JsonObject | None] = msgspec.json.Decoder(JsonObject | None)
@@ -308,7 +308,7 @@ async def top_up(
             app.new_id("entry"),
             *(row.org_id, row.id, -amount, "top_up", None, "user", caller.user_id, body.description, now),
         )
-        await tx.run(INSERT_ENTRY, *values(entry))
+        await add_entry(tx, entry)
         return to_budget(await see_budget(tx, row.org_id, row.id, now))
 
     budget = await write_once(app, once, work, lambda made: (made, 200))

@@ -24,7 +24,7 @@ from perdure.domain.model_profiles import ModelCost
 from perdure.domain.spending import BudgetStatus, Currency, Held, Standing
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Row, Tx, Value
-from perdure.store.rows import assignments, columns, from_json, insert, to_json
+from perdure.store.rows import assignments, columns, from_json, insert, to_json, values
 from perdure.store.sessions import SessionRow
 
 SHARDS = 16
@@ -246,6 +246,11 @@ async def _last_spent(tx: Tx, row: BudgetRow, now: Micros) -> Micros:
     """When a budget was charged last. A call may end long after the part in which it began."""
     found = await tx.one("SELECT MAX(created_at) FROM budget_entries WHERE budget_id = ?", row.id)
     return now if found is None or found[0] is None else min(found[0], now)
+
+
+async def add_entry(tx: Tx, row: EntryRow) -> None:
+    """Add an entry of a budget."""
+    await tx.run(INSERT_ENTRY, *values(row))
 
 
 async def roll_budget(tx: Tx, org_id: OrgId, budget_id: BudgetId, now: Micros) -> None:
