@@ -41,6 +41,7 @@ from perdure.settings import Settings
 from perdure.store.claims import claim, release
 from perdure.store.database import Database
 from perdure.store.events import events_after
+from perdure.store.fair_line import FairLine
 from perdure.store.sessions import SessionRow, append, look_session
 from perdure.tools.built_in import built_in
 from perdure.wiring import Parts, open_parts
@@ -303,7 +304,7 @@ async def test_a_clock_that_went_back_strands_no_active_session(
         await house.break_row("UPDATE sessions SET updated_at = updated_at + ?", offset)
         worker = Worker(house.parts.engine, nobody)
         if place.kind == "sqlite":  # the queue is in memory: a new process begins with an empty one
-            house.parts.queue._waiting.clear()  # type: ignore[attr-defined]
+            house.parts.queue._waiting = FairLine()  # type: ignore[attr-defined]
             house.parts.queue._known.clear()  # type: ignore[attr-defined]
             await worker.start()
             await house.say(sessions[0], "Are you there?")

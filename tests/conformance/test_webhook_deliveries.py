@@ -144,9 +144,9 @@ async def test_events_of_tasks_cost_one_look_and_others_none(office: Office) -> 
             self._tx, self.dialect = tx, tx.dialect
 
         def __getattr__(self, name: str) -> object:
-            def noting(sql: str, *args: object) -> object:
+            def noting(sql: str, *args: object, **more: object) -> object:
                 looks.append(sql)
-                return getattr(self._tx, name)(sql, *args)
+                return getattr(self._tx, name)(sql, *args, **more)
 
             return noting
 

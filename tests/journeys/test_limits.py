@@ -121,7 +121,7 @@ async def test_a_turn_that_rests_is_not_active(http: httpx.AsyncClient) -> None:
     second = await new_talk(http)
     assert "turn.parked" not in kinds_of(await second.turn(SLOW))
     third = await new_talk(http)
-    await third.say(script({"text": "Slow.", "first_ms": 700}))
+    await third.say(script({"text": "Slow.", "first_ms": 2_500}))
     await third.logged_until("reason.started")
     # The answer arrives while another turn is active: the first one waits for it, and then goes on.
     await first.answer({"tool_call_id": "c1", "result": "yes"})

@@ -109,6 +109,12 @@ class Guardrails:
     def __bool__(self) -> bool:
         return bool(self._checks)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Guardrails) and self._checks == other._checks
+
+    def __hash__(self) -> int:
+        return hash(self._checks)
+
     def has(self, stage: GuardrailStage) -> bool:
         """Whether there is a check of this stage."""
         return any(stage in check.stages for _, check in self._checks)
