@@ -58,6 +58,7 @@ async def _take_place(run: Run) -> Reached | None:
     else:
         reached, taken = await engine.database.write(body)
     if taken:
+        meter.took(row.org_id, row.id, row.owner_id)
         run.row = replace(run.row, turn_slot=ACTIVE)
     return reached
 

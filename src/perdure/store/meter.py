@@ -139,6 +139,10 @@ class Meter(Struct):
         begun[session_id] = _Begun(owner_id)
         return True
 
+    def took(self, org_id: OrgId, session_id: SessionId, owner_id: UserId) -> None:
+        """Note that a turn began whose row has it, since the counts were read."""
+        self._begun.setdefault(org_id, {})[session_id] = _Begun(owner_id, settled=True)
+
     def settle(self, org_id: OrgId, session_id: SessionId) -> None:
         """Note that the row of a turn that `may_begin` has it by now, or that it has not begun."""
         begun = self._begun.get(org_id, {}).get(session_id)
