@@ -37,6 +37,38 @@ FOLLOWS = "follows for ever; tests/journeys/test_stream.py and test_cli.py follo
 NOT_RUN = {
     (
         "docs/guide/budgets.md",
+        "perdure budgets create organization 500 --soft-limit 400 --p",
+    ): "needs ids of the reader's own, or shows a result; see tests/journeys/test_cli_budgets.py",
+    (
+        "docs/guide/budgets.md",
+        "post /v1/budgets '{",
+    ): "needs ids of the reader's own, or shows a result; see tests/journeys/test_cli_budgets.py",
+    (
+        "docs/guide/budgets.md",
+        "BUDGET       STATUS  SPENT                      LEFT     OF ",
+    ): "needs ids of the reader's own, or shows a result; see tests/journeys/test_cli_budgets.py",
+    (
+        "docs/guide/budgets.md",
+        "              prompt   40,000 x $3/M  = $0.12",
+    ): "needs ids of the reader's own, or shows a result; see tests/journeys/test_cli_budgets.py",
+    (
+        "docs/guide/budgets.md",
+        'perdure budgets top-up budget_...2 5 --why "The report is wo',
+    ): "needs ids of the reader's own, or shows a result; see tests/journeys/test_cli_budgets.py",
+    (
+        "docs/guide/budgets.md",
+        "perdure budgets set budget_... --unpriced 3/15",
+    ): "needs ids of the reader's own, or shows a result; see tests/journeys/test_cli_budgets.py",
+    (
+        "docs/guide/spend.md",
+        "perdure spend                         # the last 30 days, by",
+    ): "needs ids of the reader's own, or shows a result; see tests/journeys/test_cli_spend.py",
+    (
+        "docs/guide/spend.md",
+        'curl -sS --fail-with-body "$URL/v1/spend?by=day&from_ts=2026',
+    ): "needs ids of the reader's own, or shows a result; see tests/journeys/test_cli_spend.py",
+    (
+        "docs/guide/budgets.md",
         'budget = await client.create_budget("session", session.id, "usd", 2.0)',
     ): "needs ids of the reader's own; tests/journeys/test_budgets.py does the same",
     (
