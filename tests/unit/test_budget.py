@@ -9,7 +9,8 @@ import pytest
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelCost, ModelLimits, ModelProfile
-from perdure.engine.budget import history_budget, with_cost
+from perdure.domain.money import with_cost
+from perdure.engine.budget import history_budget
 from perdure.llm.driver import ToolSpec, fixed_tokens
 from perdure.store.providers import ModelRow
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
 from perdure.domain.guardrail_checks import type_of
 from perdure.domain.guardrail_config import check_config
+from perdure.domain.guardrail_text import texts_in
 from perdure.domain.guardrail_trials import (
     DryRunGuardrails,
     GuardrailNotRun,
@@ -56,7 +55,7 @@ def _hits(rules: Guardrails, body: DryRunGuardrails) -> list[Hit]:
     value = None if body.stage == "output" else _json_of(body.text)
     if value is None:
         return list(scan(body.text))
-    texts = list(_texts_of(value))
+    texts = list(texts_in(value))
     found = [hit for text in (texts if len(texts) <= MAX_TEXTS else ["\n".join(texts)]) for hit in scan(text)]
     known = {hit.check_index for hit in found}
     found += [hit for hit in scan(arguments_text(value)) if hit.check_index not in known]
@@ -86,16 +85,3 @@ def _shown(hit: Hit) -> GuardrailsDryRunHit:
         hit.matched,
         hit.replacement,
     )
-
-
-def _texts_of(value: JsonValue) -> Iterator[str]:
-    waiting: list[Any] = [value]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, str):
-            yield each
-        elif isinstance(each, dict):
-            yield from each
-            waiting += reversed(each.values())
-        elif isinstance(each, list):
-            waiting += reversed(each)

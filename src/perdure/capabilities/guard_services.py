@@ -24,17 +24,14 @@ from perdure.domain.errors import ModelError, PerdureError, ToolError
 from perdure.domain.events import LlmGenerationData, LlmGenerationMetadata, LlmGenerationOutput
 from perdure.domain.guardrail_checks import GuardrailStage, JudgeCheck, ModerationCheck
 from perdure.domain.guardrails import NOT_CHECKED, Hit, Remote
-from perdure.domain.history import estimate_tokens
 from perdure.domain.ids import AgentId, MessageId, OrgId, ProviderId
 from perdure.domain.messages import Message, TextPart, Usage, storable
-from perdure.domain.model_profiles import cost_of, price_of
-from perdure.domain.money import COST_DIGITS
+from perdure.domain.money import price_at, with_cost
 from perdure.domain.network import NetworkRules, PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
-from perdure.domain.tokens import text_tokens
 from perdure.llm.base_urls import base_urls
 from perdure.llm.catalog import Catalog, ServedModel
-from perdure.llm.driver import DeltaKind, Driver, ModelRequest, ModelResponse, ProviderConfig
+from perdure.llm.driver import DeltaKind, Driver, ModelRequest, ModelResponse, ProviderConfig, prompt_tokens
 from perdure.llm.parameters import LIMITS, refused_parameters
 from perdure.net.web_client import checked_url, guarded_session, read_body, reason_of
 from perdure.store.crypto import Vault
@@ -269,25 +266,20 @@ class GuardServices:
         model, driver = await self._database.read(body)
         name, provider = model.model.model_id, model.provider
         request = msgspec.structs.replace(request, model=name)
-        prompt = text_tokens(request.system) + sum(map(estimate_tokens, request.messages))
+        prompt = prompt_tokens(request)
         payment = None if asker.pay is None else await asker.pay(model, driver, prompt)
         began = time.perf_counter()
         response = await _generated(driver, request, payment)
         duration, usage = time.perf_counter() - began, response.usage
         profile = await self._catalog.profile(ServedModel(provider.provider_type, provider.base_url, name))
-        price = None
-        if usage is not None and profile is not None and profile.cost is not None:
-            cost = round(cost_of(profile.cost, usage), COST_DIGITS)
-            price = price_of(profile.cost, usage.input_tokens)
-            usage = msgspec.structs.replace(usage, estimated_cost_usd=cost)
         metadata = LlmGenerationMetadata(
             model=name,
             success=True,
             provider=provider.provider_type,
             duration_ms=round(duration * 1000),
-            usage=usage,
+            usage=with_cost(usage, profile),
             finish_reasons=(storable(response.finish_reason[:MAX_LABEL]),),
-            price=price,
+            price=price_at(usage, profile),
             agent_id=asker.agent_id,
             check_id=check_id,
         )

@@ -15,6 +15,7 @@ from perdure.capabilities.layers import Layer
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import EventContext, GuardrailHitData, LlmGenerationData, NewEvent
 from perdure.domain.guardrail_checks import GUARDRAILS, GuardrailAction, GuardrailsConfig, GuardrailStage
+from perdure.domain.guardrail_text import texts_in
 from perdure.domain.guardrails import (
     BLOCKED,
     CONTEXT,
@@ -315,7 +316,7 @@ def _checked_value(
         return rules.scan(stage, text, tool_name, expired=expired)
 
     of_json = scan(arguments_text(value))
-    texts = list(_texts_of(value))
+    texts = list(texts_in(value))
     many = len(texts) > MAX_LEAVES
     of_texts: list[Hit] = []
     masks: dict[str, str] = {}
@@ -343,20 +344,6 @@ def _checked_value(
 def _remains(hit: Hit) -> bool:
     """Whether a check still finds something in a value with masks."""
     return hit.action == "block" or (hit.action == "replace" and hit.matched != hit.replacement)
-
-
-def _texts_of(value: JsonValue) -> Iterable[str]:
-    """The texts in a value, its keys included. Works without recursion, at any nesting depth."""
-    waiting: list[Any] = [value]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, str):
-            yield each
-        elif isinstance(each, dict):
-            yield from each
-            waiting += each.values()
-        elif isinstance(each, list | tuple):
-            waiting += each
 
 
 def _with_masks(value: Any, masks: dict[str, str]) -> Any:
@@ -433,7 +420,7 @@ class Masker(Redactor):
 
     def value(self, value: Any) -> Any:
         """The value with masks in its texts; the same object if nothing is found."""
-        masks = {text: self.text(text) for text in dict.fromkeys(_texts_of(value))}
+        masks = {text: self.text(text) for text in dict.fromkeys(texts_in(value))}
         changed = {text: mask for text, mask in masks.items() if mask != text}
         return _with_masks(value, changed) if changed else value
 

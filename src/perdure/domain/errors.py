@@ -236,6 +236,16 @@ class ModelError(PerdureError):
         self.transient = transient
         self.status = status
 
+    def saying(self, message: str) -> ModelError:
+        """Return the same failure with another message."""
+        return ModelError(
+            message,
+            code=self.code,
+            transient=self.transient,
+            retry_after=self.retry_after,
+            status=self.status,
+        )
+
 
 class ToolError(PerdureError):
     """A tool call was refused or failed; the model gets the message as the call's error."""

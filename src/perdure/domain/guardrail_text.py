@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_left
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
+
+from perdure.domain.messages import JsonValue
 
 _INVISIBLE = frozenset(
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064\ufeff"
@@ -163,3 +167,17 @@ class Subject:
         if ignore_case not in self._folded:
             self._folded[ignore_case] = Folded(self.text, ignore_case=ignore_case)
         return self._folded[ignore_case]
+
+
+def texts_in(value: JsonValue) -> Iterator[str]:
+    """Yield the texts in a value in order, its keys included. Works without recursion, at any depth."""
+    waiting: list[Any] = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict):
+            yield from each
+            waiting += reversed(each.values())
+        elif isinstance(each, list | tuple):
+            waiting += reversed(each)

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import math
 
+from msgspec.structs import replace
+
 from perdure.domain.messages import Usage
-from perdure.domain.model_profiles import TOKENS_PER_PRICE, CostTier, ModelCost, cost_of
+from perdure.domain.model_profiles import (
+    TOKENS_PER_PRICE,
+    CallPrice,
+    CostTier,
+    ModelCost,
+    ModelProfile,
+    cost_of,
+    price_of,
+)
 
 NANOS = 1_000_000_000
 """Billionths per US dollar."""
@@ -43,3 +53,17 @@ def highest_prices(cost: ModelCost, input_tokens: int) -> tuple[float, float]:
             price = tier
     per_input = max(price.input, price.cache_write or 0.0)
     return per_input * NANOS / TOKENS_PER_PRICE, price.output * NANOS / TOKENS_PER_PRICE
+
+
+def price_at(usage: Usage | None, profile: ModelProfile | None) -> CallPrice | None:
+    """What a call is charged at, if the model's price is known."""
+    if usage is None or profile is None or profile.cost is None:
+        return None
+    return price_of(profile.cost, usage.input_tokens)
+
+
+def with_cost(usage: Usage | None, profile: ModelProfile | None) -> Usage | None:
+    """Add the cost to the usage, if the model's price is known."""
+    if usage is None or profile is None or profile.cost is None:
+        return usage
+    return replace(usage, estimated_cost_usd=round(cost_of(profile.cost, usage), COST_DIGITS))

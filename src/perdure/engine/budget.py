@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from msgspec.structs import replace
-
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.derived_messages import correction_message, result_message
@@ -16,9 +14,8 @@ from perdure.domain.events import (
     ToolCompletedData,
 )
 from perdure.domain.history import Conversation, estimate_tokens
-from perdure.domain.messages import Message, Usage
-from perdure.domain.model_profiles import CallPrice, ModelProfile, cost_of, price_of, window_of
-from perdure.domain.money import COST_DIGITS
+from perdure.domain.messages import Message
+from perdure.domain.model_profiles import ModelProfile, window_of
 from perdure.domain.turn_queries import schema_ahead
 from perdure.engine.generation import served_model
 from perdure.engine.output_formats import TypedOutput
@@ -30,7 +27,6 @@ ANSWER_SHARE = 4
 
 LEAST_SHARE = 8
 """The conversation gets at least an eighth of the window, however long the prompt and the tools are."""
-
 
 MAX_FACTOR = 4.0
 """How far a vendor's count of tokens may exceed the estimate. A lower count never raises the budget: servers
@@ -185,17 +181,3 @@ def should_reread(run: Run, budget: int) -> bool:
     """Whether to reread a conversation that was cut for a smaller window: now at least twice as much fits."""
     cut_to = run.conversation.cut_to
     return cut_to is not None and budget >= 2 * cut_to
-
-
-def price_at(usage: Usage | None, profile: ModelProfile | None) -> CallPrice | None:
-    """What a call is charged at, if the model's price is known."""
-    if usage is None or profile is None or profile.cost is None:
-        return None
-    return price_of(profile.cost, usage.input_tokens)
-
-
-def with_cost(usage: Usage | None, profile: ModelProfile | None) -> Usage | None:
-    """Add the cost to the usage, if the model's price is known."""
-    if usage is None or profile is None or profile.cost is None:
-        return usage
-    return replace(usage, estimated_cost_usd=round(cost_of(profile.cost, usage), COST_DIGITS))

@@ -35,6 +35,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.history import Entry, estimate_tokens
 from perdure.domain.messages import Message, Usage
+from perdure.domain.money import price_at, with_cost
 from perdure.domain.result_sizes import share_of
 from perdure.domain.spans import compaction_context, summary_context
 from perdure.domain.tokens import text_tokens
@@ -44,9 +45,7 @@ from perdure.engine.budget import (
     added_tokens,
     conversation_budget,
     counted,
-    price_at,
     smallest_budget,
-    with_cost,
 )
 from perdure.engine.generation import Attempts, Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.guarded import checked_failure, checked_summary, guard_of
@@ -55,7 +54,7 @@ from perdure.engine.recoveries import adaptation_of, refused_by
 from perdure.engine.run import Run
 from perdure.engine.settlements import Money
 from perdure.engine.spending import side_money
-from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
+from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse, prompt_tokens
 
 MIN_SHARE = 0.1
 """Share of the budget that a compaction must free to be worth its model call, if the history still fits."""
@@ -144,10 +143,8 @@ async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoic
     while not await run.commit([begin]):
         if isinstance(run.state, Idle) or run.state.turn.id != turn.id:
             return False  # a run that has not claimed the session yet was overtaken: its turn has ended
-    summarizer = _Summarizer(
-        run, choice, rules, context, before, longest=max(MIN_SUMMARY, min(MAX_SUMMARY, budget))
-    )
-    summarizer.guard = guard_of(run, agent)
+    longest = max(MIN_SUMMARY, min(MAX_SUMMARY, budget))
+    summarizer = _Summarizer(run, choice, rules, context, before, guard=guard_of(run, agent), longest=longest)
     summary = await summarizer.summarize(older, int(PIECE * budget), after)
     duration = round((clock.elapsed() - began) * 1000)
     if summary is None:
@@ -194,10 +191,11 @@ class _Summarizer:
         context: EventContext,
         before: int,
         *,
+        guard: Guard | None,
         longest: int,
     ) -> None:
         self.run, self.choice, self.rules, self.context = run, choice, rules, context
-        self.guard: Guard | None = None
+        self.guard = guard
         self.left = before
         self.longest = longest
         self.events: list[NewEvent] = []
@@ -305,7 +303,7 @@ class _Summarizer:
             if self.money is not None:
                 self.run.settling.append(self.money.given_up())
             self.money = None
-            prompt = counted(self.run, self.choice, _prompt_tokens(request))
+            prompt = counted(self.run, self.choice, prompt_tokens(request))
             self.money = await side_money(self.run, self.choice, prompt)
         driver, money = self.choice.driver, self.money
         if money is None:
@@ -322,10 +320,6 @@ class _Summarizer:
         refused = attempts.error is not None and not money.is_owed
         usage = None if attempts.response is None else attempts.response.usage
         self.run.settling.append(money.settlement(Usage(0, 0) if refused else usage))
-
-
-def _prompt_tokens(request: ModelRequest) -> int:
-    return text_tokens(request.system) + sum(map(estimate_tokens, request.messages))
 
 
 def _ignore_delta(kind: DeltaKind, text: str) -> None:

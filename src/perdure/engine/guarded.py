@@ -161,13 +161,7 @@ def checked_failure(guard: Guard | None, error: ModelError | None) -> ModelError
     text = Masker(guard.rules, "output").text(said)
     if text == error.message:
         return error
-    return ModelError(
-        text,
-        code=error.code,
-        transient=error.transient,
-        retry_after=error.retry_after,
-        status=error.status,
-    )
+    return error.saying(text)
 
 
 async def checked_summary(guard: Guard | None, text: str) -> str:

@@ -34,6 +34,7 @@ from perdure.domain.messages import (
     preview_of,
 )
 from perdure.domain.model_profiles import ModelProfile
+from perdure.domain.money import price_at, with_cost
 from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
@@ -41,10 +42,8 @@ from perdure.engine.answers import generate_with_content, problem_of, refuse_cut
 from perdure.engine.budget import (
     conversation_budget,
     learned_limits,
-    price_at,
     should_reread,
     typed_output,
-    with_cost,
 )
 from perdure.engine.call_limit import MAX_CALLS, cut_calls, refuse_blocked, refuse_excess
 from perdure.engine.conversation_cache import read_conversation

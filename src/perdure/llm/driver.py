@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.history import estimate_tokens
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
 from perdure.domain.tokens import text_tokens
 
@@ -90,6 +91,11 @@ class ModelRequest(Struct, frozen=True):
     left_out: frozenset[str] = frozenset()
     output: OutputFormat | None = None
     first_byte: float | None = None
+
+
+def prompt_tokens(request: ModelRequest) -> int:
+    """Estimate the tokens of a whole prompt."""
+    return fixed_tokens(request.system, request.tools) + sum(map(estimate_tokens, request.messages))
 
 
 class ModelResponse(Struct, frozen=True):

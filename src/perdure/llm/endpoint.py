@@ -91,13 +91,7 @@ class Endpoint:
         text = redacted(error.message, self._secrets)
         if text == error.message:
             return error
-        return ModelError(
-            text,
-            code=error.code,
-            transient=error.transient,
-            retry_after=error.retry_after,
-            status=error.status,
-        )
+        return error.saying(text)
 
 
 def _checked_url(base: str) -> URL:
