@@ -117,6 +117,7 @@ async def test_a_parked_turn_is_not_folded_again_and_its_first_append_claims_the
         assert there.engine.turns.start_of(parked) == cold, "as the log tells"
         await orders.answer(there, "result")
         counted: Any = Counted(there.engine.database)
+        await there.engine.meter.refresh(there.engine.database, there.engine.clock.now())
         await advance(replace(there.engine, database=counted), there.session.id)
         done = await row_of(there)
         assert (counted.writes, done.epoch, done.status) == (2, parked.epoch + 1, "idle")

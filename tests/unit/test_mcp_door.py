@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from perdure.app.feed import Frame
 from perdure.doors.mcp.progress import MAX_LINE, MAX_LINES, Progress
-from perdure.doors.mcp.schemas import plain_schema
+from perdure.doors.mcp.schemas import plain_schema, result_schema
 
 
 def frame(kind: str, **data: Any) -> Frame:
@@ -73,4 +73,29 @@ def test_schemas_have_no_references_and_say_what_fields_mean() -> None:
         },
         "required": [],
         "additionalProperties": False,
+    }
+
+
+First = Literal["a", "c"]
+Second = Literal["b"]
+
+
+class Found(Struct):
+    id: Annotated[str, Meta(pattern="^[a-z]+$", description="An id.")]
+    named: Annotated[tuple[Inner, ...], Meta(description="Described here.")] = ()
+    unnamed: tuple[Inner, ...] = ()
+    kind: First | Second = "a"
+
+
+def test_schemas_of_results_leave_out_what_is_of_use_in_arguments_only() -> None:
+    inner = {
+        "type": "object",
+        "properties": {"title": {"type": "string", "description": "A title."}},
+        "required": [],
+    }
+    assert result_schema(Found)["properties"] == {
+        "id": {"type": "string", "description": "An id."},
+        "named": {"type": "array", "items": inner, "description": "Described here."},
+        "unnamed": {"type": "array", "items": {**inner, "description": "An inner struct."}},
+        "kind": {"enum": ["a", "b", "c"]},
     }

@@ -24,6 +24,7 @@ from perdure.domain.ids import is_id
 if TYPE_CHECKING:
     from perdure.client import Client
     from perdure.client.turns import RunFields
+    from perdure.domain.events import WireEvent
     from perdure.domain.messages import JsonObject
     from perdure.domain.runs import RunResult
     from perdure.domain.sessions import InitialFile
@@ -114,11 +115,18 @@ async def run_once(
         notes = Screen(stderr=True)
         if not as_json:
             notes.line(f"session {run.session_id}")
-        limits = asyncio.create_task(_tell_limits(client, run.session_id, notes))
+        told: set[str] = set()
+        limits = asyncio.create_task(_tell_limits(client, run.session_id, notes, told))
         try:
             result = await client.wait_for_run(run)
         finally:
             limits.cancel()
+        paused = [each.budget_id for each in result.waiting_on if each.budget_id is not None]
+        if paused:  # that may be known before the event has come
+            events = await client.list_events(
+                run.session_id, types=("turn.parked",), newest_first=True, limit=1
+            )
+            _tell_limit(events[0], notes, told)
     if as_json:
         Screen().json(result)
     elif result.status == "completed":
@@ -127,7 +135,6 @@ async def run_once(
         for call in result.waiting_on:
             if call.budget_id is None:
                 notes.line(f"{call.tool_name} waits ({call.kind}) until {call.until}")
-        paused = [each.budget_id for each in result.waiting_on if each.budget_id is not None]
         if paused:
             complain(f"the run waits for a budget\n{money_advice(paused[0])}")
         else:
@@ -142,11 +149,21 @@ async def run_once(
     return {"completed": 0, "waiting": WAITS}.get(result.status, FAILED)
 
 
-async def _tell_limits(client: Client, session_id: str, notes: Screen) -> None:
-    """Say when the run waits for the end of a rate limit, which may take hours."""
+async def _tell_limits(client: Client, session_id: str, notes: Screen, told: set[str]) -> None:
+    """Say when the run waits for the end of a rate limit, which may take hours.
+
+    Args:
+        told: the ids of the events that were shown.
+    """
     async with aclosing(client.follow(session_id, types=("turn.parked",))) as events:
         async for event in events:
-            notes.line(model_trouble(event))
+            _tell_limit(event, notes, told)
+
+
+def _tell_limit(event: WireEvent, notes: Screen, told: set[str]) -> None:
+    if event.id not in told:
+        told.add(event.id)
+        notes.line(model_trouble(event))
 
 
 def _print_answer(result: RunResult, schema: JsonObject | None) -> None:

@@ -6,8 +6,8 @@ import logging
 
 from perdure.app.budget_waits import resume_waiting, settle_left_holds
 from perdure.app.context import App
-from perdure.domain.errors import PerdureError
 from perdure.engine.context import Clock
+from perdure.worker.rounds import again_and_again
 
 log = logging.getLogger("perdure.budgets")
 
@@ -26,16 +26,12 @@ class BudgetSweep:
 
     async def run(self) -> None:
         """Sweep until cancelled."""
-        sweeps = 0
-        while True:
-            await self._clock.sleep(SWEEP_EVERY)
-            try:
-                await self.once(look=sweeps % LOOK_EVERY == 0)
-            except PerdureError as error:
-                log.warning("the sweep of budgets failed: %s", error.message)
-            except Exception:
-                log.exception("the sweep of budgets failed")
-            sweeps += 1
+        await again_and_again(
+            lambda number: self.once(look=number % LOOK_EVERY == 0),
+            lambda: self._clock.sleep(SWEEP_EVERY),
+            log,
+            "the sweep of budgets failed",
+        )
 
     async def once(self, *, look: bool = True) -> int:
         """Sweep once; return how many turns and lost calls it saw to. `look`: also look for lost calls."""

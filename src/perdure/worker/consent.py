@@ -7,9 +7,9 @@ import logging
 
 from perdure.app.context import App
 from perdure.app.input_requests import resume_signed_in
-from perdure.domain.errors import PerdureError
 from perdure.store.connections import purge_sign_ins
 from perdure.store.input_requests import purge_input_requests
+from perdure.worker.rounds import again_and_again
 
 log = logging.getLogger("perdure.sign_in")
 
@@ -29,16 +29,13 @@ class Resumer:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        looks = 0
-        while True:
-            try:
-                await self.once(purge=looks % PURGE_EVERY == 0)
-            except PerdureError as error:
-                log.warning("calls cannot be resumed: %s", error.message)
-            except Exception:
-                log.exception("calls cannot be resumed")
-            looks += 1
-            await asyncio.sleep(CHECK_EVERY)
+        await again_and_again(
+            lambda number: self.once(purge=number % PURGE_EVERY == 0),
+            lambda: asyncio.sleep(CHECK_EVERY),
+            log,
+            "calls cannot be resumed",
+            at_once=True,
+        )
 
     async def once(self, *, purge: bool = False) -> int:
         """Resume what can be resumed; return how many calls that were."""

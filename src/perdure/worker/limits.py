@@ -8,7 +8,6 @@ import logging
 from functools import partial
 
 from perdure.app.context import Services
-from perdure.domain.errors import PerdureError
 from perdure.domain.ids import OrgId, SessionId, UserId
 from perdure.store.database import Tx
 from perdure.store.queue import Job
@@ -22,6 +21,7 @@ from perdure.store.turn_slots import (
     move_turn,
     waiting_turns,
 )
+from perdure.worker.rounds import again_and_again
 
 log = logging.getLogger("perdure.limits")
 
@@ -40,18 +40,15 @@ class LimitSweep:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        released = self._app.meter.released
-        while True:
-            try:
-                await self.once()
-            except PerdureError as error:
-                log.warning("limits cannot be looked at: %s", error.message)
-            except Exception:
-                log.exception("limits cannot be looked at")
-            await asyncio.sleep(LEAST)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY):
-                    await released.wait()
+        await again_and_again(
+            lambda number: self.once(), self._pause, log, "limits cannot be looked at", at_once=True
+        )
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(LEAST)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_EVERY):
+                await self._app.meter.released.wait()
 
     async def once(self) -> int:
         """Look once; return how many turns go on."""

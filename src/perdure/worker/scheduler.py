@@ -6,12 +6,12 @@ Every process may run one: a compare-and-set on the schedule's row decides which
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+from functools import partial
 
 from perdure.app.context import App
 from perdure.app.schedules import fire_due, redate_schedules
-from perdure.domain.errors import PerdureError
+from perdure.worker.rounds import again_and_again
 
 log = logging.getLogger("perdure.scheduler")
 
@@ -30,13 +30,11 @@ class Scheduler:
 
     async def run(self) -> None:
         """Fire due schedules until cancelled."""
-        for check in itertools.count():
-            try:
-                if check % REDATE_EVERY == 0:
-                    await redate_schedules(self._app)
-                await fire_due(self._app)
-            except PerdureError as error:
-                log.warning("schedules cannot be fired: %s", error.message)
-            except Exception:
-                log.exception("schedules cannot be fired")
-            await asyncio.sleep(CHECK_EVERY)
+
+        async def check(number: int) -> None:
+            if number % REDATE_EVERY == 0:
+                await redate_schedules(self._app)
+            await fire_due(self._app)
+
+        pause = partial(asyncio.sleep, CHECK_EVERY)
+        await again_and_again(check, pause, log, "schedules cannot be fired", at_once=True)

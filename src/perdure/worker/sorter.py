@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import random
 import time
 from functools import partial
 
-from perdure.domain.errors import PerdureError
 from perdure.domain.ids import OrgId
 from perdure.store.database import Database
 from perdure.store.search import (
@@ -21,6 +19,7 @@ from perdure.store.search import (
     sort_terms,
     thin_segments,
 )
+from perdure.worker.rounds import again_and_again
 
 log = logging.getLogger("perdure.sorter")
 
@@ -44,14 +43,12 @@ class Sorter:
 
     async def run(self) -> None:
         """Index sessions until cancelled."""
-        for check in itertools.count(1):
-            await asyncio.sleep(self._check_every * random.uniform(0.67, 1.33))  # noqa: S311 - no secret
-            try:
-                await sort_sessions(self._database, thin=check % THIN_EVERY == 0)
-            except PerdureError as error:
-                log.warning("sessions cannot be added to the search index: %s", error.message)
-            except Exception:
-                log.exception("sessions cannot be added to the search index")
+        await again_and_again(
+            lambda number: sort_sessions(self._database, thin=(number + 1) % THIN_EVERY == 0),
+            lambda: asyncio.sleep(self._check_every * random.uniform(0.67, 1.33)),  # noqa: S311 - no secret
+            log,
+            "sessions cannot be added to the search index",
+        )
 
 
 async def sort_sessions(database: Database, *, thin: bool = False, rest: float = REST) -> int:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from msgspec import Struct
 
-from perdure.domain.errors import PerdureError
 from perdure.domain.ids import OrgId, SessionId
 from perdure.engine.context import Engine
 from perdure.store.blobs import KEPT, purge_blobs
@@ -23,6 +23,7 @@ from perdure.store.inbox_links import purge_inbox_links
 from perdure.store.queue import Job
 from perdure.store.session_deletion import purge_deleted
 from perdure.store.working_sessions import ActiveSession, active_sessions, due
+from perdure.worker.rounds import again_and_again
 from perdure.worker.worker import Worker
 
 log = logging.getLogger("perdure.sweep")
@@ -61,14 +62,8 @@ class Sweep:
 
     async def run(self) -> None:
         """Sweep until cancelled."""
-        while True:
-            await self._engine.clock.sleep(SWEEP_EVERY)
-            try:
-                await self.once()
-            except PerdureError as error:
-                log.warning("the sweep failed: %s", error.message)
-            except Exception:
-                log.exception("the sweep failed")
+        pause = partial(self._engine.clock.sleep, SWEEP_EVERY)
+        await again_and_again(lambda number: self.once(), pause, log, "the sweep failed")
 
     async def once(self, *, stale_after: float = STALE_AFTER) -> int:
         """Sweep once; return the number of sessions without a runner that it found.

@@ -24,6 +24,7 @@ from perdure.store.tasks import (
     sessions_with_news,
     wished_tasks,
 )
+from perdure.worker.rounds import again_and_again
 
 log = logging.getLogger("perdure.tasks")
 
@@ -53,16 +54,12 @@ class TaskSweep:
 
     async def run(self) -> None:
         """Sweep until cancelled."""
-        sweeps = 0
-        while True:
-            await self._clock.sleep(SWEEP_EVERY)
-            try:
-                await self.once(purge=sweeps % PURGE_EVERY == 0, look=sweeps % LOOK_EVERY == 0)
-            except PerdureError as error:
-                log.warning("the sweep of tasks failed: %s", error.message)
-            except Exception:
-                log.exception("the sweep of tasks failed")
-            sweeps += 1
+        await again_and_again(
+            lambda number: self.once(purge=number % PURGE_EVERY == 0, look=number % LOOK_EVERY == 0),
+            lambda: self._clock.sleep(SWEEP_EVERY),
+            log,
+            "the sweep of tasks failed",
+        )
 
     async def once(self, *, purge: bool = False, look: bool = True) -> int:
         """Sweep once; return how many sessions and tasks it saw to.

@@ -13,6 +13,8 @@ _REF = "#/$defs/{name}"
 _START = _REF.format(name="")
 _LEFT_OUT = ("title", "examples")
 """What helps readers of the API's documentation, and costs the tokens of a model."""
+_OF_ARGUMENTS = ("default", "pattern")
+"""What helps to fill in arguments, and is of no use in results."""
 
 
 @lru_cache(maxsize=64)  # the tools of all agents share theirs
@@ -26,6 +28,22 @@ def plain_schema(kind: type[Struct]) -> JsonObject:
     return _without(_plain(components[kind.__name__], components), "description")
 
 
+@lru_cache(maxsize=64)
+def result_schema(kind: type[Struct]) -> JsonObject:
+    """Return the plain JSON schema of a struct that is a tool's result: shorter than one of arguments."""
+    return _shortened(plain_schema(kind))
+
+
+def _shortened(schema: JsonObject) -> JsonObject:
+    found = {name: value for name, value in schema.items() if name not in _OF_ARGUMENTS}
+    if "properties" in found:
+        found["properties"] = {field: _shortened(each) for field, each in found["properties"].items()}
+    if "items" in found:
+        items = _shortened(found["items"])
+        found["items"] = _without(items, "description") if "description" in found else items
+    return found
+
+
 def _plain(schema: JsonObject, components: dict[str, JsonObject]) -> JsonObject:
     if "$ref" in schema:
         target = components[schema["$ref"].removeprefix(_START)]
@@ -33,6 +51,8 @@ def _plain(schema: JsonObject, components: dict[str, JsonObject]) -> JsonObject:
     choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
     if len(choices) == 1:
         return _plain({**choices[0], **_without(schema, "anyOf")}, components)
+    if choices and all(set(each) == {"enum"} for each in choices):
+        return _plain({"enum": _names(choices), **_without(schema, "anyOf")}, components)
     found: JsonObject = {}
     for name, value in schema.items():
         if name == "properties":
@@ -42,6 +62,10 @@ def _plain(schema: JsonObject, components: dict[str, JsonObject]) -> JsonObject:
         elif name not in _LEFT_OUT and not (name == "default" and value in (None, (), [])):
             found[name] = _inside(value, components)
     return found
+
+
+def _names(choices: list[JsonObject]) -> list[JsonValue]:
+    return sorted(name for each in choices for name in each["enum"])
 
 
 def _inside(value: JsonValue, components: dict[str, JsonObject]) -> JsonValue:

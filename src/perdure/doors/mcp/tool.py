@@ -14,7 +14,7 @@ from perdure.app.feed import Frame
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import JsonObject
-from perdure.doors.mcp.schemas import plain_schema
+from perdure.doors.mcp.schemas import plain_schema, result_schema
 
 A = TypeVar("A", bound=Struct)
 R = TypeVar("R", bound=Struct)
@@ -86,7 +86,7 @@ def tool(
         "title": title,
         "description": description or " ".join((arguments.__doc__ or "").split()),
         "inputSchema": plain_schema(arguments),
-        "outputSchema": plain_schema(result),
+        "outputSchema": result_schema(result),
         "annotations": msgspec.to_builtins(hints),
     }
     return Tool(name, definition, call)
