@@ -25,6 +25,9 @@ from perdure.api.routes import invitations as invitation_routes
 from perdure.api.routes import limits as limit_routes
 from perdure.api.routes import mcp_servers as mcp_routes
 from perdure.api.routes import mcp_tools as mcp_tool_routes
+from perdure.api.routes import memories as memory_routes
+from perdure.api.routes import memory_files as memory_file_routes
+from perdure.api.routes import memory_versions as memory_version_routes
 from perdure.api.routes import messages as message_routes
 from perdure.api.routes import participants as participant_routes
 from perdure.api.routes import providers as provider_routes
@@ -89,6 +92,9 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *database_routes.ROUTES,
         *workspace_routes.ROUTES,
         *file_routes(settings.max_file_bytes),
+        *memory_routes.ROUTES,
+        *memory_file_routes.ROUTES,
+        *memory_version_routes.ROUTES,
         *provider_routes.ROUTES,
         *mcp_routes.ROUTES,
         *mcp_tool_routes.ROUTES,

@@ -21,6 +21,7 @@ from perdure.domain.code import CodeBackEnd
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
 from perdure.domain.local_mcp import LocalMcpServer
+from perdure.domain.memories import Mounts
 from perdure.domain.network import PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
@@ -72,6 +73,10 @@ class Scope(Protocol):
 
         A tool runs only while its session exists, so its reads need no query that checks this.
         """
+        ...
+
+    def own_memories(self, session_id: SessionId) -> Mounts | None:
+        """The memories in the session's files if the scope is this session's own tool, else None."""
         ...
 
 

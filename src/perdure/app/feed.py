@@ -11,6 +11,7 @@ from msgspec import Struct
 from perdure.app.context import App
 from perdure.app.damaged import presentable
 from perdure.app.events import Cursor, fill_prompt, sequence_of_cursor
+from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.events import (
     LIVE_TYPES,
@@ -20,9 +21,10 @@ from perdure.domain.events import (
     ToolOutputDeltaData,
     ToolProgressData,
 )
-from perdure.domain.ids import MessageId, OrgId, SessionId, ToolCallId, live_event_id
+from perdure.domain.ids import MessageId, SessionId, ToolCallId, UserId, live_event_id
 from perdure.domain.times import to_rfc3339
 from perdure.store.bus import DRAFTED, Appended, Live
+from perdure.store.confidential import reader_of
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds, events_within, log_ends_at
 from perdure.store.rows import to_json
@@ -74,14 +76,24 @@ class Follower:
         after: the sequence of the last event that the client has seen.
         text_ended: the sequence of the last event that ended live text; live text from before it is stale.
         want: the types of event that the client wants.
+        guest: the user who follows another one's session: it may be closed to them at any time.
     """
 
-    def __init__(self, app: App, session_id: SessionId, after: int, text_ended: int, want: Want) -> None:
+    def __init__(
+        self,
+        app: App,
+        session_id: SessionId,
+        after: int,
+        text_ended: int,
+        want: Want,
+        guest: UserId | None = None,
+    ) -> None:
         self._app = app
         self._session_id = session_id
         self._cursor = after
         self._text_ended = text_ended
         self._want = want
+        self._guest = guest
         self._live = any(kind in want for kind in LIVE_TYPES)
         self._sent: dict[str, int] = {}
         self._subscription = app.bus.subscribe(session_id, live=self._live)
@@ -105,12 +117,16 @@ class Follower:
     async def frames(self, timeout: float) -> list[Frame]:
         """Return the next frames, after waiting up to `timeout` seconds; an empty list if none came."""
         if self._must_read:
+            if await self._is_closed():
+                return []
             frames = await self._read()
             return frames + await self._join()
         if not await self._subscription.wait(min(timeout, POLL_EVERY)):
             self._must_read = await self._has_changed()  # a wake-up may have been lost
             return []
         signals, self._must_read = self._subscription.drain()
+        if await self._is_closed():
+            return []
         frames = []
         for signal in signals:
             if self._must_read:  # signals were lost: read the log, then the live text from the drafts
@@ -118,6 +134,15 @@ class Follower:
                 break
             frames += await self._take(signal)
         return frames
+
+    async def _is_closed(self) -> bool:
+        """Whether the session has been closed to the guest: what has come since is not for them."""
+        if self._guest is None:
+            return False
+        session_id = self._session_id
+        reader = await self._app.database.read(lambda tx: reader_of(tx, session_id))
+        self.gone = reader is not None and reader != self._guest
+        return self.gone
 
     async def _has_changed(self) -> bool:
         """Whether the log has grown or the session was deleted, which nearly always a wake-up tells."""
@@ -234,7 +259,7 @@ def _wire(live: Live, kind: str, sent: int, after: int, now: int) -> bytes:
 
 
 async def open_follower(
-    app: App, org_id: OrgId, session_id: SessionId, after: int, want: Want, cursors: Sequence[Cursor] = ()
+    app: App, caller: Caller, session_id: SessionId, after: int, want: Want, cursors: Sequence[Cursor] = ()
 ) -> Follower:
     """Open a follower of the organization's session after a sequence and the latest of these cursors.
 
@@ -243,9 +268,9 @@ async def open_follower(
         InvalidInput: a cursor is not of this session's log, or beyond its end.
     """
 
-    async def body(tx: Tx) -> tuple[int, int]:
+    async def body(tx: Tx) -> tuple[int, int, UserId]:
         row = await look_session(tx, session_id)
-        if row is None or row.org_id != org_id or row.deleted_at is not None:
+        if row is None or row.org_id != caller.organization_id or row.deleted_at is not None:
             raise NotFound("session")
         if after > row.head:
             raise InvalidInput(
@@ -259,7 +284,8 @@ async def open_follower(
         ended: list[Event] = []
         if begin:
             ended, _ = await events_of_kinds(tx, session_id, _ENDINGS, before=begin, limit=1)
-        return begin, ended[0].sequence if ended else 0
+        return begin, ended[0].sequence if ended else 0, row.owner_id
 
-    begin, text_ended = await app.database.read(body)
-    return Follower(app, session_id, begin, text_ended, want)
+    begin, text_ended, owner_id = await app.database.read(body)
+    guest = None if caller.user_id == owner_id else caller.user_id
+    return Follower(app, session_id, begin, text_ended, want, guest)

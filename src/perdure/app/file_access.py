@@ -16,6 +16,7 @@ from perdure.app.idempotency import Once, write_once
 from perdure.domain.errors import NotFound
 from perdure.domain.files import LONG, Content
 from perdure.domain.ids import OrgId, SessionId, WorkspaceId
+from perdure.domain.memories import Mounts
 from perdure.store.blobs import read_content, send_ahead
 from perdure.store.database import Tx
 from perdure.store.files import FileRow
@@ -27,9 +28,14 @@ T = TypeVar("T")
 
 
 class OfSession(Struct, frozen=True):
-    """The files of a session."""
+    """The files of a session.
+
+    Attributes:
+        mounts: the memories in them, for a caller; the session's own tools know them.
+    """
 
     session_id: SessionId
+    mounts: Mounts | None = None
 
 
 class OfWorkspace(Struct, frozen=True):
@@ -38,15 +44,24 @@ class OfWorkspace(Struct, frozen=True):
     workspace_id: WorkspaceId
 
 
+class OfMemory(Struct, frozen=True):
+    """The files of a memory, which whoever reads them may read. They are changed elsewhere."""
+
+    place: WorkspaceId
+
+
 At = OfSession | OfWorkspace
 """Whether files are addressed by session or by workspace."""
+Readable = At | OfMemory
 
 Change = Callable[[Tx, WorkspaceRow, SessionRow | None], Awaitable[T]]
 """Runs while the workspace is locked. Also gets the session whose log records the change, if one exists."""
 
 
-async def workspace_at(tx: Tx, scope: Scope, at: At) -> WorkspaceId:
+async def workspace_at(tx: Tx, scope: Scope, at: Readable) -> WorkspaceId:
     """Find the workspace to read from. Raises NotFound."""
+    if isinstance(at, OfMemory):
+        return at.place
     if isinstance(at, OfSession):
         own = scope.own_workspace(at.session_id)
         return own or (await get_session(tx, scope.organization_id, at.session_id)).workspace()

@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from msgspec import Struct
 
 from perdure.app.context import Scope, Services
-from perdure.app.file_access import At, workspace_at
+from perdure.app.file_access import Readable
+from perdure.app.file_views import entry_at, prepare, tree_at, view_at
 from perdure.domain.ids import OrgId
 from perdure.domain.patterns import LineMatch, Pattern, compile_glob, compile_regex, matching_lines
 from perdure.store.blobs import read_contents
 from perdure.store.database import Tx
-from perdure.store.files import FileRow, list_tree, need_entry
+from perdure.store.files import FileRow
 
 SECONDS = 10.0
 """The time limit of a search."""
@@ -47,7 +48,7 @@ class Search(Struct, frozen=True):
 async def grep(
     app: Services,
     scope: Scope,
-    at: At,
+    at: Readable,
     regex: str,
     *,
     glob: str | None = None,
@@ -76,7 +77,7 @@ async def grep(
 async def _grep(
     app: Services,
     scope: Scope,
-    at: At,
+    at: Readable,
     regex: str,
     glob: str | None,
     folder: str,
@@ -104,7 +105,7 @@ async def _grep(
 
 
 async def find(
-    app: Services, scope: Scope, at: At, glob: str, folder: str = "/"
+    app: Services, scope: Scope, at: Readable, glob: str, folder: str = "/"
 ) -> tuple[list[FileRow], str | None]:
     """Find the files whose paths match a glob, sorted by path; also returns why there may be more.
 
@@ -115,15 +116,17 @@ async def find(
 
 
 async def _select_files(
-    app: Services, scope: Scope, at: At, folder: str, glob: str | None, end: float
+    app: Services, scope: Scope, at: Readable, folder: str, glob: str | None, end: float
 ) -> tuple[list[FileRow], str | None]:
     """The files at or below a path that match the glob."""
     matches = None if glob is None else await asyncio.to_thread(compile_glob, glob)
 
+    await prepare(app, scope, at, folder)
+
     async def body(tx: Tx) -> tuple[FileRow, list[FileRow]]:
-        org_id, space = scope.organization_id, await workspace_at(tx, scope, at)
-        top = await need_entry(tx, org_id, space, folder)
-        return top, await list_tree(tx, org_id, space, folder) if top.is_directory else [top]
+        view = await view_at(tx, scope, at, folder)
+        top = await entry_at(tx, view, folder)
+        return top, await tree_at(tx, view, folder) if top.is_directory else [top]
 
     top, rows = await app.database.read(body, long=True)
     rows = [row for row in rows if not row.is_directory]

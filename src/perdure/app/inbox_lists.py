@@ -81,7 +81,8 @@ class Waiting(Struct, frozen=True):
     def fits(self, filters: InboxFilter, agent_id: AgentId | None, caller: Caller) -> bool:
         """Whether the item matches. `agent_id` is the agent that the filters name."""
         return (
-            (filters.kind is None or self.kind == filters.kind)
+            self.session.reader_id in (None, caller.user_id)
+            and (filters.kind is None or self.kind == filters.kind)
             and (filters.session_id is None or self.session.id == filters.session_id)
             and (filters.agent is None or self.session.agent_id == agent_id)
             and (filters.tool_name is None or self.call.tool_name == filters.tool_name)

@@ -127,7 +127,7 @@ async def _wait(
     pauses, parked = {PARKS, ACTED, PARKS_TURN}, False
     want = Want(ENDS | pauses if see is None else ENDS | pauses | STEPS)
     until = time.monotonic() + seconds
-    follower = await open_follower(app, caller.organization_id, session_id, after, want)
+    follower = await open_follower(app, caller, session_id, after, want)
     stopping = asyncio.create_task(stop.wait())
     stopping.add_done_callback(lambda _: follower.hurry())
     try:

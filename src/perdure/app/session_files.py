@@ -12,21 +12,15 @@ from msgspec import Struct
 
 from perdure.app.context import Scope, Services
 from perdure.app.file_access import OfSession, change_files, content_of_row, sized, workspace_at
+from perdure.app.file_views import children_at, entry_at, find_at, prepare, tree_at, view_at
+from perdure.app.mounted_files import Held, change_memory, delete_one, mounts_for, write_one
 from perdure.domain.errors import PreconditionFailed
 from perdure.domain.files import Content
 from perdure.domain.ids import SessionId
 from perdure.store import file_changes as changes
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, Written, not_a_folder
-from perdure.store.files import (
-    FileRow,
-    get_entry,
-    list_children,
-    list_tree,
-    need_entry,
-    need_file,
-    read_heads,
-)
+from perdure.store.files import FileRow, is_a_folder, read_heads
 from perdure.store.sessions import SessionRow
 from perdure.store.workspaces import WorkspaceRow
 
@@ -49,32 +43,31 @@ class Edited(Struct, frozen=True):
 
 async def find_entry(app: Services, scope: Scope, session_id: SessionId, path: str) -> FileRow | None:
     """Read the entry at a clean path; None if nothing exists there."""
+    at = OfSession(session_id)
+    await prepare(app, scope, at, path)
 
     async def work(tx: Tx) -> FileRow | None:
-        space = await workspace_at(tx, scope, OfSession(session_id))
-        return await get_entry(tx, scope.organization_id, space, path)
+        return await find_at(tx, await view_at(tx, scope, at, path), path)
 
     return await app.database.read(work)
 
 
 async def read_entry(app: Services, scope: Scope, session_id: SessionId, path: str) -> FileRow:
     """Read the entry at a clean path. Raises NotFound."""
+    at = OfSession(session_id)
+    await prepare(app, scope, at, path)
 
     async def work(tx: Tx) -> FileRow:
-        space = await workspace_at(tx, scope, OfSession(session_id))
-        return await need_entry(tx, scope.organization_id, space, path)
+        return await entry_at(tx, await view_at(tx, scope, at, path), path)
 
     return await app.database.read(work)
 
 
 async def read_file(app: Services, scope: Scope, session_id: SessionId, path: str) -> tuple[FileRow, bytes]:
     """Read the file at a clean path with its content. Raises NotFound, and InvalidInput for a folder."""
-
-    async def work(tx: Tx) -> FileRow:
-        space = await workspace_at(tx, scope, OfSession(session_id))
-        return await need_file(tx, scope.organization_id, space, path)
-
-    row = await app.database.read(work)
+    row = await read_entry(app, scope, session_id, path)
+    if row.is_directory:
+        raise is_a_folder(path)
     return row, await content_of_row(app, row)
 
 
@@ -82,13 +75,15 @@ async def list_entries(
     app: Services, scope: Scope, session_id: SessionId, path: str, *, recursive: bool
 ) -> list[FileRow]:
     """List the contents of the folder at a clean path. Raises NotFound, and Conflict for a file."""
-    list_rows = list_tree if recursive else list_children
+    at, list_rows = OfSession(session_id), tree_at if recursive else children_at
+    if recursive or path != "/":
+        await prepare(app, scope, at, path)
 
     async def work(tx: Tx) -> list[FileRow]:
-        org_id, space = scope.organization_id, await workspace_at(tx, scope, OfSession(session_id))
-        if not (await need_entry(tx, org_id, space, path)).is_directory:
+        view = await view_at(tx, scope, at, path)
+        if not (await entry_at(tx, view, path)).is_directory:
             raise not_a_folder(path)
-        return await list_rows(tx, org_id, space, path)
+        return await list_rows(tx, view, path)
 
     return await app.database.read(work, long=True)
 
@@ -96,7 +91,7 @@ async def list_entries(
 async def read_beginnings(
     app: Services, scope: Scope, session_id: SessionId, paths: Sequence[str], size: int
 ) -> dict[str, tuple[int, bytes]]:
-    """Read the beginnings of several text files.
+    """Read the beginnings of several text files of the workspace. Memories are left out.
 
     Returns the file's size in bytes and its first `size` bytes, by path, for the files that exist.
     """
@@ -112,13 +107,25 @@ async def read_beginnings(
 
 
 async def write_file(app: Services, scope: Scope, session_id: SessionId, write: FileWrite) -> Written:
-    """Write a file and create its parent folders. Raises the errors of `store.file_changes.write_files`."""
-    now = app.now()
+    """Write a file and create its parent folders.
+
+    A file of a memory is replaced only if the write names its hash: another session may have changed it.
+
+    Raises the errors of `store.file_changes.write_files`.
+    """
+    now, at = app.now(), OfSession(session_id)
+    of = mounts_for(scope, at, write.path)
+    if of is not None:
+
+        async def change_mounted(tx: Tx, held: Held, session: SessionRow) -> Written:
+            return await write_one(tx, held, write, blind=False)
+
+        return await change_memory(app, scope, of, write.path, change_mounted)
 
     async def change(tx: Tx, space: WorkspaceRow, session: SessionRow | None) -> Written:
         return await changes.write_file(tx, space, write, app.file_limits, now)
 
-    return await change_files(app, scope, OfSession(session_id), change, write.content)
+    return await change_files(app, scope, at, change, write.content)
 
 
 async def edit_file(
@@ -165,9 +172,16 @@ async def delete_path(
 
     Raises the errors of `store.file_changes.delete_path`.
     """
-    now = app.now()
+    now, at = app.now(), OfSession(session_id)
+    of = mounts_for(scope, at, path)
+    if of is not None:
+
+        async def change_mounted(tx: Tx, held: Held, session: SessionRow) -> int:
+            return await delete_one(tx, held, recursive=recursive, expected=expected)
+
+        return await change_memory(app, scope, of, path, change_mounted)
 
     async def change(tx: Tx, space: WorkspaceRow, session: SessionRow | None) -> int:
         return await changes.delete_path(tx, space, path, recursive=recursive, expected=expected, now=now)
 
-    return await change_files(app, scope, OfSession(session_id), change)
+    return await change_files(app, scope, at, change)

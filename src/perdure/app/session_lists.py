@@ -16,6 +16,7 @@ from perdure.domain.ids import AgentId
 from perdure.domain.paging import Page, page_of
 from perdure.domain.session_counts import AgentFacet, SessionFacets, SessionStats
 from perdure.domain.sessions import ListOrder, Session
+from perdure.store.confidential import others_have_some
 from perdure.store.database import Tx
 from perdure.store.pins import pinned_among
 from perdure.store.schedules import active_counts
@@ -61,6 +62,10 @@ async def _read_page(
     long: bool = False,
 ) -> Page[Session] | None:
     """Read a page. Without `long`, return None if that would take long on the event loop."""
+    if await others_have_some(tx, caller.organization_id, caller.user_id):
+        if not long:
+            return None
+        filters = msgspec.structs.replace(filters, reader_id=caller.user_id)
     rows, total = await list_sessions(tx, caller.organization_id, filters, offset, limit, order, long=long)
     if not long and _is_heavy(rows):
         return None

@@ -8,6 +8,7 @@ from functools import lru_cache
 import msgspec
 from msgspec import UNSET
 
+from perdure.app.confidential import close_to_others
 from perdure.app.context import App
 from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
@@ -22,7 +23,7 @@ from perdure.app.tool_definitions import check_tools
 from perdure.app.variables import check_session_values, config_with_values
 from perdure.capabilities.features import Features, SessionFeatures
 from perdure.capabilities.layers import agent_layer, harness_layer, session_layer
-from perdure.capabilities.resolve import features_of, resolve
+from perdure.capabilities.resolve import features_of, mounts_of, resolve
 from perdure.domain.accounts import Caller, PrincipalSummary
 from perdure.domain.errors import Damaged, InvalidInput, NotFound
 from perdure.domain.events import (
@@ -221,6 +222,8 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
         if body.tools or body.capabilities:
             resolve(layers, app.registry)  # fails now for a duplicate tool name, not in the first turn
         active = app.registry.resolve(layer.capabilities for layer in layers)
+        if any(each.scope == "user" for each in mounts_of(active)):
+            await close_to_others(tx, row, now)
         files = [mounts(active), *(layer.initial_files for layer in layers)]
         await write_initial_files(app, tx, row, files, now)
         return row, to_session(row, features=features_of(active), pinned=False)

@@ -4,83 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.context import Scope, Services
-from perdure.app.file_access import OfSession, workspace_at
+from perdure.app.file_access import OfSession
+from perdure.app.file_views import View, mounts_at, prepare, tree_at, view_at
+from perdure.app.shell_changes import Changes, Saved, Snapshot
+from perdure.app.shell_memories import save_memories, split
 from perdure.domain.errors import Conflict, InvalidInput, PerdureError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import Content, FileLimits
-from perdure.domain.guards import GuardedFiles
-from perdure.domain.ids import OrgId, SessionId, WorkspaceId
+from perdure.domain.guards import GuardedFiles, why_guarded
+from perdure.domain.ids import SessionId
 from perdure.domain.paths import clean_path
 from perdure.domain.times import Micros
 from perdure.store.blobs import read_contents
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, Written, remove_entries, write_files
-from perdure.store.files import FileRow, children_of, get_entries, list_tree
+from perdure.store.files import FileRow, children_of, get_entries
 from perdure.store.sessions import SessionRow, get_session
 from perdure.store.shell_states import read_shell_state, write_shell_state
 from perdure.store.workspaces import WorkspaceRow, hold_for_writing, note_external, workspace_size
-
-
-class Snapshot(Struct, frozen=True):
-    """The session's files before the command.
-
-    Attributes:
-        files: each file's content, by path.
-        hashes: each content's hash, by path.
-        folders: every folder.
-    """
-
-    files: dict[str, bytes]
-    hashes: dict[str, str]
-    folders: tuple[str, ...]
-
-
-class Changes(Struct, frozen=True):
-    """A command's changes to the files.
-
-    Attributes:
-        made_folders: new empty folders; other folders are implied by their files.
-        unseen: files that the shell could not see, and must not replace.
-    """
-
-    written: dict[str, Content]
-    removed: tuple[str, ...] = ()
-    removed_folders: tuple[str, ...] = ()
-    made_folders: tuple[str, ...] = ()
-    unseen: frozenset[str] = frozenset()
-
-    def __bool__(self) -> bool:
-        return bool(self.written or self.removed or self.removed_folders or self.made_folders)
-
-
-class Saved(Struct, frozen=True):
-    """The written changes as events, and notes for the model on the changes that failed."""
-
-    events: tuple[FileWrittenData, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 async def files_size(app: Services, scope: Scope, session_id: SessionId) -> int:
     """The total size of the session's files, in bytes."""
 
     async def work(tx: Tx) -> int:
-        org_id = scope.organization_id
-        return await workspace_size(tx, org_id, await workspace_at(tx, scope, OfSession(session_id)))
+        view = await view_at(tx, scope, OfSession(session_id), "/")
+        memories = sum(each.row.size_bytes for each in view.seen if each.row is not None)
+        return memories + await workspace_size(tx, view.org_id, view.space)
 
     return await app.database.read(work)
 
 
 async def before_command(app: Services, scope: Scope, session_id: SessionId) -> tuple[Snapshot, str | None]:
     """Read every file of the session, and the state of its shell after the previous command."""
+    at = OfSession(session_id)
+    await prepare(app, scope, at, "/")
 
     async def work(tx: Tx) -> tuple[Snapshot, str | None]:
-        org_id = scope.organization_id
-        before = await _load(tx, org_id, await workspace_at(tx, scope, OfSession(session_id)))
-        return before, await read_shell_state(tx, org_id, session_id)
+        before = await _load(tx, await view_at(tx, scope, at, "/"))
+        return before, await read_shell_state(tx, scope.organization_id, session_id)
 
     return await app.database.read(work, long=True)
 
@@ -110,12 +75,20 @@ async def after_command(
     """
     now = app.now()
     kept, refused = (changes, ()) if guarded is None else _without(changes, guarded)
+    mounts = mounts_at(scope, OfSession(session_id))
 
     async def work(tx: Tx) -> Saved:
         session = await get_session(tx, scope.organization_id, session_id, lock=True)
         if state is not None:
             await write_shell_state(tx, session.org_id, session.id, state, now)
-        return await _save(tx, app.file_limits, session, before, kept, now) if kept else Saved()
+        if not kept:
+            return Saved()
+        if mounts is None:
+            return await _save(tx, app.file_limits, session, before, kept, now)
+        own, shared = split(kept)
+        saved = await _save(tx, app.file_limits, session, before, own, now) if own else Saved()
+        also = await save_memories(app, tx, session, mounts, before, shared, now) if shared else Saved()
+        return Saved((*saved.events, *also.events), (*saved.notes, *also.notes))
 
     saved = await app.database.write(work)
     return replace(saved, notes=(*refused, *saved.notes)) if refused else saved
@@ -132,17 +105,17 @@ def _without(changes: Changes, guarded: GuardedFiles) -> tuple[Changes, tuple[st
         removed=tuple(path for path in changes.removed if path not in paths),
     )
     notes = (
-        f"{path} was not changed: agents take it for instructions, so use write_file, edit_file or "
-        "delete_file, which ask a person"
+        f"{path} was not changed: it {why_guarded(path)}, so use write_file, edit_file or delete_file, which "
+        "ask a person"
         for path in paths
     )
     return kept, tuple(notes)
 
 
-async def _load(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> Snapshot:
-    rows = await list_tree(tx, org_id, workspace_id)
+async def _load(tx: Tx, view: View) -> Snapshot:
+    rows = await tree_at(tx, view, "/")
     files = [row for row in rows if not row.is_directory]
-    contents = await read_contents(tx, org_id, {row.hash: row.size_bytes for row in files})
+    contents = await read_contents(tx, view.org_id, {row.hash: row.size_bytes for row in files})
     return Snapshot(
         {row.path: contents[row.hash] for row in files},
         {row.path: row.hash for row in files},

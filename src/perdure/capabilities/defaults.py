@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from perdure.capabilities.behaviour import Behaviour
     from perdure.capabilities.port import Tool
     from perdure.domain.guardrail_checks import AnyCheck
+    from perdure.domain.memories import MemoryMount
     from perdure.domain.policy_hooks import Hook
     from perdure.domain.sessions import InitialFile
 
@@ -51,6 +52,11 @@ def no_checks(config: Any) -> tuple[AnyCheck, ...]:
 
 def no_hooks(config: Any) -> tuple[Hook, ...]:
     """The default: no hook is asked."""
+    return ()
+
+
+def no_mounts(config: Any) -> tuple[MemoryMount, ...]:
+    """The default: no memories."""
     return ()
 
 

@@ -8,7 +8,7 @@ from perdure.capabilities.bound_tools import BoundTool, Standing
 from perdure.capabilities.port import Tool, ToolContext, ToolOutcome
 from perdure.capabilities.registry import Active
 from perdure.domain.data_flow import MAX_SOURCE, NO_OUTLETS, Flow, Outlet, host_of
-from perdure.domain.guards import Guard, GuardedFiles
+from perdure.domain.guards import SKILLS, Guard, GuardedFiles
 from perdure.domain.mcp_servers import is_mcp
 from perdure.domain.messages import JsonObject, JsonValue
 from perdure.domain.network import NetworkRules
@@ -23,14 +23,16 @@ _PERSISTENT = Tool("", "", {}, _never, ToolHints(destructive=True), persistent=T
 
 
 def guarded_files(active: Sequence[Active]) -> GuardedFiles | None:
-    """Return the files whose text becomes instructions, if a policy asks before they change.
+    """Return the files whose text becomes instructions, and memories, if a policy asks before they change.
 
-    A change of them decides what the agent does from then on, and, in a shared workspace, what the agents of
-    others do.
+    A change of them decides what the agent does from then on, and, in a shared workspace or memory, what the
+    agents of others do.
     """
     if not any(each.gates(_PERSISTENT) for each in active):
         return None
-    return GuardedFiles(frozenset(path for each in active for path in each.instructions()))
+    memories = tuple(mount.folder for each in active for mount in each.mounts() if mount.mode == "read_write")
+    paths = frozenset(path for each in active for path in each.instructions())
+    return GuardedFiles(paths, (SKILLS, *memories))
 
 
 def guards_of(tools: Iterable[Tool], files: GuardedFiles | None, standing: Standing) -> Mapping[str, Guard]:

@@ -22,6 +22,7 @@ from perdure.capabilities.defaults import (
     no_gate,
     no_hooks,
     no_instructions,
+    no_mounts,
     no_prompt,
     no_tools,
     no_watch,
@@ -36,6 +37,7 @@ from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.guards import GuardedFiles
 from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
+from perdure.domain.memories import MemoryMount, Mounts
 from perdure.domain.messages import Controls, ImagePart, JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.parked import ParkedKind
@@ -179,6 +181,7 @@ class ToolContext(Struct, frozen=True):
         heard_from: notes a host or server whose text is in the result, if it is not the one of the arguments.
         guarded: files of the session that the call must not change, because that needs an approval of its
             own.
+        memories, owner_id: the memories in the session's files, and the session's owner.
         in_background: whether the call runs as a task, beside the turn. Its steps are not recorded then, it
             has no callbacks, and what it sends to `output` is not shown.
     """
@@ -207,6 +210,8 @@ class ToolContext(Struct, frozen=True):
     check_agent: Callable[[AgentAt], Awaitable[None]] = any_agent
     heard_from: Callable[[str], None] = from_nobody
     guarded: GuardedFiles | None = None
+    memories: tuple[MemoryMount, ...] = ()
+    owner_id: UserId = UserId("")
     in_background: bool = False
 
     @property
@@ -217,6 +222,13 @@ class ToolContext(Struct, frozen=True):
     def own_workspace(self, session_id: SessionId) -> WorkspaceId | None:
         """The workspace of the context's own session; None for any other session."""
         return self.workspace_id if session_id == self.session_id else None
+
+    def own_memories(self, session_id: SessionId) -> Mounts | None:
+        """The memories in the files of the context's own session; None without any."""
+        if session_id != self.session_id or not self.memories:
+            return None
+        agent_id = None if self.agent is None else self.agent.agent_id
+        return Mounts(self.memories, self.owner_id, agent_id, self.owner_id, self.heard_from, in_turn=True)
 
     def effect(self, name: str) -> str:
         """The key of one of several effects of the call; `name` tells them apart."""
@@ -280,6 +292,10 @@ class DiscoveryContext(Struct, frozen=True):
     def own_workspace(self, session_id: SessionId) -> WorkspaceId | None:
         """The workspace of the context's own session; None for any other session."""
         return self.workspace_id if session_id == self.session_id else None
+
+    def own_memories(self, session_id: SessionId) -> Mounts | None:
+        """None: what is found is no text of a memory."""
+        return None
 
 
 DISCOVERY_TIMEOUT = 10.0
@@ -420,6 +436,7 @@ class Capability(Struct, frozen=True):
             can only add some.
         watches_data: whether calls that can send data out need approval once there is text from outside in
             the context. It is asked like `gate`.
+        mounts: the memories in the session's files; a pure function of the configuration.
         merge: the configuration that two layers result in, the lower layer's first. A policy returns the
             tighter one.
     """
@@ -450,6 +467,7 @@ class Capability(Struct, frozen=True):
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
     checks: Callable[[Any], tuple[AnyCheck, ...]] = no_checks
     hooks: Callable[[Any], tuple[Hook, ...]] = no_hooks
+    mounts: Callable[[Any], tuple[MemoryMount, ...]] = no_mounts
     merge: Callable[[Any, Any], Any] = later
 
     @property

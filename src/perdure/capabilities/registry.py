@@ -17,6 +17,7 @@ from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.errors import InvalidInput
 from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.mcp_servers import MCP_REF
+from perdure.domain.memories import MemoryMount
 from perdure.domain.messages import JsonObject
 from perdure.domain.policy_hooks import Hook
 from perdure.domain.schema_cost import Cost, cost_of
@@ -68,6 +69,10 @@ class Active(Struct, frozen=True):
     def hooks(self) -> tuple[Hook, ...]:
         """The policy hooks of all layers' configurations, lowest layer first. Raises InvalidInput."""
         return tuple(hook for config in self.policies for hook in self.capability.hooks(config))
+
+    def mounts(self) -> tuple[MemoryMount, ...]:
+        """The memories that it mounts in the session's files."""
+        return self.capability.mounts(self.config)
 
     def instructions(self) -> frozenset[str]:
         """The files with instructions in any layer's configuration, and in the default one.

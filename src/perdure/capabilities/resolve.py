@@ -45,6 +45,7 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.files import Content
 from perdure.domain.guardrails import NO_GUARDRAILS, Guardrails
 from perdure.domain.mcp_servers import MAX_MCP_SERVERS, is_mcp
+from perdure.domain.memories import MemoryMount
 from perdure.domain.network import NetworkRules, PrivateAddresses, combine
 from perdure.domain.outputs import OutputSchema
 from perdure.domain.policy_hooks import MAX_HOOKS, Hook
@@ -79,6 +80,7 @@ class ResolvedAgent(Struct, frozen=True):
         faults: which capabilities could not find their tools, and why.
         guardrails: the checks of answers, tool calls and results, of all layers.
         hooks: the policy hooks to ask, in order.
+        memories: the memories in the session's files.
     """
 
     sections: tuple[Section, ...]
@@ -105,6 +107,7 @@ class ResolvedAgent(Struct, frozen=True):
     faults: tuple[str, ...] = ()
     guardrails: Guardrails = NO_GUARDRAILS
     hooks: tuple[Hook, ...] = ()
+    memories: tuple[MemoryMount, ...] = ()
 
 
 DEFAULT_RULES = TurnRules()
@@ -241,6 +244,7 @@ def _merge(
         faults=tuple(_faults(active, discovered)),
         guardrails=Guardrails(check for each in active for check in each.checks()),
         hooks=_hooks(active),
+        memories=mounts_of(active),
     )
 
 
@@ -279,6 +283,11 @@ def _with_loaded(agent: ResolvedAgent, names: Sequence[str]) -> ResolvedAgent:
         fixed_tokens=agent.fixed_tokens + tokens,
         hidden=agent.hidden.difference(names),
     )
+
+
+def mounts_of(active: Iterable[Active]) -> tuple[MemoryMount, ...]:
+    """The memories that these capabilities mount in the session's files."""
+    return tuple(mount for each in active for mount in each.mounts())
 
 
 def approvers_of(active: Iterable[Active]) -> Approvers:

@@ -21,6 +21,7 @@ from perdure.domain.ids import (
     WorkspaceId,
 )
 from perdure.domain.layer_fields import FALLBACK_MODELS, FallbackModels
+from perdure.domain.memories import Mounts
 from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 
 UserRole = Literal["owner", "admin", "member"]
@@ -49,6 +50,10 @@ class Caller(Struct, frozen=True):
     token_id: TokenId | None = None
 
     def own_workspace(self, session_id: SessionId) -> WorkspaceId | None:
+        """None: a caller is not a session's own tool."""
+        return None
+
+    def own_memories(self, session_id: SessionId) -> Mounts | None:
         """None: a caller is not a session's own tool."""
         return None
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from perdure.domain.calls import Allowed, Announced, CallState, Done, Parked
 from perdure.domain.data_flow import NO_OUTLETS, AskReason, External, Outlet, exfiltration
-from perdure.domain.guards import Guard, GuardedFiles
+from perdure.domain.guards import Guard, GuardedFiles, why_guarded
 from perdure.domain.ids import MessageId, ToolCallId, TurnId
 from perdure.domain.outputs import MAX_CORRECTIONS
 from perdure.domain.parked import ASKED, ASKED_LIMITS
@@ -78,11 +78,8 @@ class TurnRules(Struct, frozen=True):
             yield AskReason("persistent_change", "It changes what later turns of this session do.")
         guard = self.guarded.get(call.name)
         if guard is not None and guard.covers(call.arguments):
-            path = guard.path_of(call.arguments)
-            said = (
-                f"It changes {str(path)[:200]!r}, which agents take for instructions in later turns as well."
-            )
-            yield AskReason("persistent_change", said)
+            path = str(guard.path_of(call.arguments))
+            yield AskReason("persistent_change", f"It changes {path[:200]!r}, which {why_guarded(path)}.")
         outlet = self.outlets.get(call.name) if self.sources and call.id not in self.cleared else None
         if outlet is not None:
             yield exfiltration(self.sources, outlet.receiver(call.arguments))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
+from perdure.domain.memories import ROOT
 from perdure.domain.messages import JsonValue
 from perdure.domain.paths import MOUNT, clean_path, name_of
 
@@ -16,7 +17,7 @@ INSTRUCTIONS = "AGENTS.md"
 
 
 class GuardedFiles(Struct, frozen=True):
-    """Files whose text becomes instructions to agents.
+    """Files whose text becomes instructions to agents, or is read in other sessions.
 
     Names are compared without regard to case, because a copy of the files may be on a disk that does so.
 
@@ -68,6 +69,14 @@ class Guard(Struct, frozen=True):
             return clean_path(path)
         except InvalidInput:
             return None
+
+
+def why_guarded(path: str) -> str:
+    """Why a change at a path in normal form needs approval, for people and models."""
+    shared = f"{without_mount(path)}/".casefold().startswith(f"{ROOT}/")
+    return (
+        "is memory of other sessions as well" if shared else "is instructions to agents in later turns, too"
+    )
 
 
 def without_mount(path: str) -> str:

@@ -82,3 +82,8 @@ class UpdateWorkspace(Struct, frozen=True, omit_defaults=True):
 def own_workspace(session_id: SessionId) -> WorkspaceId:
     """The id of a session's own workspace."""
     return WorkspaceId(f"workspace_{session_id[-32:]}")
+
+
+def session_of(owner: str) -> SessionId:
+    """The session of this id, or the one that this workspace is the own one of, if there is one."""
+    return SessionId(f"session_{owner[-32:]}")

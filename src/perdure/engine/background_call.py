@@ -338,6 +338,8 @@ def _context(call: BackgroundCall, progress: Callable[[str], None]) -> ToolConte
         tool_name=call.spec.tool,
         agent=call.spec.made_by,
         guarded=call.agent.rules.guarded_files,
+        memories=call.agent.memories,
+        owner_id=row.owner_id,
         in_background=True,
     )
 

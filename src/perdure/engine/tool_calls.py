@@ -465,4 +465,6 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         controls=next_controls(state),
         agent=agent_ahead(state, row.own_agent()),
         guarded=agent.rules.guarded_files,
+        memories=agent.memories,
+        owner_id=row.owner_id,
     )

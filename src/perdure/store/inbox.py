@@ -22,6 +22,8 @@ class WaitingSession(Struct, frozen=True):
     title: str | None
     status: Status
     parked: str
+    reader_id: UserId | None
+    """The only user who reads the session; None if everybody does."""
 
     def calls(self) -> tuple[ParkedCall, ...]:
         """The parked calls; none if they are damaged."""
@@ -32,7 +34,11 @@ class WaitingSession(Struct, frozen=True):
 
 
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
-_COLUMNS = columns(WaitingSession)
+_READER = (
+    "(SELECT user_id FROM confidential_sessions c"
+    " WHERE c.session_id = COALESCE(sessions.root_session_id, sessions.id)) AS reader_id"
+)
+_COLUMNS = columns(WaitingSession).replace("reader_id", _READER)
 
 
 async def waiting_sessions(

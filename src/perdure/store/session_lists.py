@@ -11,6 +11,7 @@ from perdure.domain.feedback import Rating
 from perdure.domain.ids import AgentId, OrgId, SessionId, UserId
 from perdure.domain.sessions import ListOrder, Status
 from perdure.domain.times import Micros
+from perdure.store.confidential import open_to
 from perdure.store.database import Row, Tx, Value
 from perdure.store.rows import (
     LIST_BYTES,
@@ -70,6 +71,8 @@ class SessionFilter(Struct, frozen=True):
     parent_id: SessionId | None = None
     root_id: SessionId | None = None
     """Only sessions below this one, at any depth."""
+    reader_id: UserId | None = None
+    """Who reads: without the sessions that are closed to this user."""
 
     def slow(self) -> bool:
         """Whether the conditions are compared with many sessions, because no index has them."""
@@ -126,6 +129,9 @@ def _where(org_id: OrgId, filters: SessionFilter, *, indexed: bool = True) -> tu
     if filters.pinned_by is not None:
         parts.append("id IN (SELECT session_id FROM pins WHERE user_id = ? AND org_id = ?)")
         args += [filters.pinned_by, org_id]
+    if filters.reader_id is not None:
+        parts.append(open_to("sessions"))
+        args.append(filters.reader_id)
     if filters.feedback is not None:
         parts.append("id IN (SELECT session_id FROM feedback WHERE org_id = ? AND rating = ?)")
         args += [org_id, filters.feedback]

@@ -6,7 +6,8 @@ import asyncio
 from functools import partial
 
 from perdure.app.context import Services
-from perdure.app.shell_files import Changes, Saved, after_command, before_command, files_size
+from perdure.app.shell_changes import Changes, Saved
+from perdure.app.shell_files import after_command, before_command, files_size
 from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.data_flow import Flow
 from perdure.domain.files import content_of

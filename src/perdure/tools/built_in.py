@@ -15,6 +15,7 @@ from perdure.tools.current_time import CURRENT_TIME
 from perdure.tools.guardrails import GUARDRAILS_CAPABILITY
 from perdure.tools.handoff import handoff
 from perdure.tools.loop_detection import LOOP_DETECTION
+from perdure.tools.memory import MEMORY
 from perdure.tools.output_truncation import OUTPUT_TRUNCATION
 from perdure.tools.parallel_tool_calls import PARALLEL_TOOL_CALLS
 from perdure.tools.policy_hook import POLICY_HOOK
@@ -52,6 +53,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
         context_compaction(services),
         GUARDRAILS_CAPABILITY,
         LOOP_DETECTION,
+        MEMORY,
         OUTPUT_TRUNCATION,
         PARALLEL_TOOL_CALLS,
         PROMPT_CACHING,

@@ -8,7 +8,8 @@ from functools import partial
 from msgspec.structs import replace
 
 from perdure.app.context import Services
-from perdure.app.shell_files import Changes, Saved, after_command, before_command, files_size
+from perdure.app.shell_changes import Changes, Saved
+from perdure.app.shell_files import after_command, before_command, files_size
 from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, ToolRun, schema
 from perdure.domain.code import CodeJob, CodeLimits, CodeResult
 from perdure.domain.data_flow import Flow

@@ -51,12 +51,14 @@ from perdure.api.kernel.route import Route
 from perdure.api.kernel.router import Ready, Router
 from perdure.api.kernel.sending import Begun, begin, collect, is_unread, send_chunks, send_reply
 from perdure.api.kernel.warnings import body_warnings, query_warnings, with_warnings
+from perdure.app.confidential import check_reader
 from perdure.app.context import App
 from perdure.app.idempotency import Replayed
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound, PerdureError, Unavailable
 from perdure.domain.ids import OrgId, UserId
 from perdure.domain.paging import Page
+from perdure.domain.workspaces import session_of
 from perdure.store.faults import system_fault
 
 log = logging.getLogger("perdure.api")
@@ -163,6 +165,8 @@ class Api:
     ) -> Reply | Stream | Begun:
         """Run a route's handler, and build the response."""
         route, headers = ready.route, call.headers
+        if ready.of_session is not None and not route.public:
+            await check_reader(self._app, call.caller, session_of(asked.values[ready.of_session]))
         if route.takes_key and (key := headers.get(b"idempotency-key")) is not None:
             session_id = None if ready.session_at is None else asked.values[ready.session_at]
             call.once = once_of(

@@ -23,6 +23,9 @@ class Ready:
         self.rest = any(each.rest for each in route.variables)
         names = [each.name for each in route.variables]
         self.session_at = names.index("session_id") if "session_id" in names else None
+        owners = [at for at, name in enumerate(names) if name in ("session_id", "workspace_id")]
+        self.of_session = next(iter(owners), None)
+        """Where the path has a session, or a workspace that may be a session's."""
         self.decoder = None if route.body is None else msgspec.json.Decoder(cast("type[object]", route.body))
         self.query: QueryDecoder[Struct] | None = None if route.query is None else QueryDecoder(route.query)
 

@@ -13,6 +13,10 @@ TAGS: dict[str, str] = {
     "workspace files": "The files of a workspace.",
     "session files": "The files of the session's workspace. The workspace's own routes show the same files.",
     "sessions": "A session is a conversation with an agent. It is a log of events and never expires.",
+    "memory": (
+        "A memory is a store of versioned text files that several sessions share: of the organization, of an "
+        "agent or of a user."
+    ),
     "session storage": "Key-value pairs and secrets that a session stores for its tools.",
     "session schedules": "Messages that the server sends to a session at given times.",
     "session databases": "SQLite databases that belong to a session.",

@@ -178,7 +178,7 @@ async def delete_path(call: Call, place: Place, path: RestOfPath, query: DeleteP
 
 # --- download and preview ---------------------------------------------------
 
-_SANDBOXED = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; sandbox")
+SANDBOXED = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; sandbox")
 """Files come from users and models: a browser may show them, but not run or load anything."""
 
 
@@ -204,7 +204,7 @@ async def download_path(call: Call, place: Place, path: RestOfPath) -> Reply | S
         (b"content-length", str(row.size_bytes).encode()),
         (b"content-disposition", disposition(name_of(row.path))),
         (b"x-content-type-options", b"nosniff"),
-        _SANDBOXED,
+        SANDBOXED,
         *etag_header(row.hash),
     ]
 
@@ -249,7 +249,7 @@ async def preview_path(call: Call, place: Place, path: RestOfPath) -> Reply:
         text=escape(text),
         rest=f"<p>{hidden} more bytes are not shown.</p>" if hidden > 0 else "",
     )
-    return Reply(page.encode(), content_type=b"text/html; charset=utf-8", headers=(_SANDBOXED,))
+    return Reply(page.encode(), content_type=b"text/html; charset=utf-8", headers=(SANDBOXED,))
 
 
 _PAGE = """<!doctype html>

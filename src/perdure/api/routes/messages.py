@@ -310,8 +310,7 @@ def stream_route(settings: StreamSettings) -> Route:
         given = (cursor_of(query.since_id), cursor_of(call.header(b"last-event-id"), "Last-Event-ID"))
         cursors = [cursor for cursor in given if cursor is not None]
         after = query.after_sequence or 0
-        org_id = call.caller.organization_id
-        follower = await open_follower(call.app, org_id, session_id, after, want, cursors)
+        follower = await open_follower(call.app, call.caller, session_id, after, want, cursors)
         return Stream(
             EventStream(
                 follower,

@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from perdure.app.confidential import check_reader
 from perdure.app.exposed_agents import find_exposed, list_exposed
 from perdure.app.sessions import read_session
 from perdure.domain.errors import InvalidInput
@@ -72,6 +73,7 @@ def _tool_of(agent: ExposedAgent) -> Tool:
             body = CreateSession(agent_id=agent.id, variables=values)
             return await begin(visit, body, given.message, given.wait_seconds)
         session_id = check_id(given.session_id, "session", "session_id")
+        await check_reader(visit.app, visit.caller, session_id)
         session = await read_session(visit.app, visit.caller, session_id)
         if agent.id not in (session.agent_id, session.created_with_agent_id):
             raise InvalidInput(
