@@ -14,6 +14,7 @@ from perdure.client.files import FileMethods
 from perdure.client.inbox import InboxMethods
 from perdure.client.inbox_links import InboxLinkMethods
 from perdure.client.mcp_servers import McpMethods
+from perdure.client.memories import MemoryMethods
 from perdure.client.models import ModelMethods
 from perdure.client.own_calls import OwnCalls
 from perdure.client.sessions import SessionMethods
@@ -32,6 +33,7 @@ class Client(
     ScheduleMethods,
     DatabaseMethods,
     WorkspaceMethods,
+    MemoryMethods,
     AgentMethods,
     AgentVersionMethods,
     HarnessMethods,

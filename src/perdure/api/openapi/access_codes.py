@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.memory_codes import FORBIDDEN_MEMORIES
+
 UNAUTHENTICATED = (
     (
         "unauthenticated",
@@ -11,6 +13,7 @@ UNAUTHENTICATED = (
 )
 
 FORBIDDEN = (
+    *FORBIDDEN_MEMORIES,
     (
         "other_browser",
         "The answer of an authorization server came to another browser than the one that began.",

@@ -10,7 +10,7 @@ from msgspec import Struct
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
 from perdure.api.openapi.answer_codes import ANSWERS, OUTPUT_SCHEMAS, TASKS
 from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
-from perdure.api.openapi.request_codes import CONFLICTS, GATEWAY, INVALID, MISSING
+from perdure.api.openapi.request_codes import CHANGED, CONFLICTS, GATEWAY, INVALID, MISSING
 
 
 class ErrorCode(Struct, frozen=True):
@@ -328,14 +328,7 @@ RESPONSES = (
         ("workspace_of_session", "A session's own workspace cannot be archived.", "Delete the session."),
     ),
     *_codes(410, *GONE),
-    *_codes(
-        412,
-        (
-            "precondition_failed",
-            "The resource has changed since you read it.",
-            "Read it again, then decide whether your change still applies.",
-        ),
-    ),
+    *_codes(412, *CHANGED),
     *_codes(413, *TOO_LARGE),
     *_codes(
         415,

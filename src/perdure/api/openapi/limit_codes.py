@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.memory_codes import LARGE_MEMORIES
+
 TOO_LARGE = (
+    *LARGE_MEMORIES,
     (
         "arguments_too_large",
         "Edited arguments of a tool call are larger than 512 KB.",

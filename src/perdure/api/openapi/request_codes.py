@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
 from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
+from perdure.api.openapi.memory_codes import (
+    CHANGED_MEMORIES,
+    INVALID_MEMORIES,
+    MEMORY_CONFLICTS,
+    MISSING_MEMORIES,
+)
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
     LIMIT_TOO_HIGH,
     *INVALID_BUDGETS,
+    *INVALID_MEMORIES,
     *INVALID_WEBHOOKS,
     (
         "too_many_participants",
@@ -139,6 +146,7 @@ INVALID = (
 
 CONFLICTS = (
     *BUDGET_CONFLICTS,
+    *MEMORY_CONFLICTS,
     TOO_MANY_SESSIONS,
     *WEBHOOK_CONFLICTS,
     (
@@ -225,6 +233,7 @@ CONFLICTS = (
 
 MISSING = (
     *MISSING_BUDGETS,
+    *MISSING_MEMORIES,
     *MISSING_WEBHOOKS,
     (
         "participant_not_found",
@@ -261,6 +270,14 @@ MISSING = (
     ),
 )
 
+CHANGED = (
+    (
+        "precondition_failed",
+        "The resource has changed since you read it.",
+        "Read it again, then decide whether your change still applies.",
+    ),
+    *CHANGED_MEMORIES,
+)
 GATEWAY = (
     (
         "mcp_answer_lost",

@@ -11,7 +11,7 @@ from perdure.api.kernel.entity_tags import etag_header, is_known
 from perdure.api.kernel.route import route
 from perdure.api.kernel.variables import RestOfPath
 from perdure.api.routes.files import SANDBOXED, disposition
-from perdure.app import memories as use
+from perdure.app import memory_contents as use
 from perdure.app import memory_search
 from perdure.domain.errors import InvalidInput
 from perdure.domain.files import GrepFiles, StatFile

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from perdure.api.kernel.call import Call
 from perdure.api.kernel.route import route
-from perdure.app import memories as use
+from perdure.app import memory_history as use
 from perdure.domain.files import Path
 from perdure.domain.ids import MemoryId, MemoryVersionId, check_id, id_schema
 from perdure.domain.memories import MemoryDiff, MemoryVersion

@@ -1,8 +1,8 @@
--- A store of text files that sessions share. scope: 'named', 'agent' (of agent_id) or 'user' (of user_id, whom
--- nobody else's requests reach). The files are in the table files, under the memory's id; size_bytes and
+-- A store of text files that sessions share. scope: 'named', 'agent' (of agent_id) or 'user' (of user_id: no
+-- other user's request reaches it). The files are in the table files, under the memory's id; size_bytes and
 -- file_count are their totals, history_bytes and version_count those of the versions. The versions' sequences
--- come from version_count. external: where text from outside in the sessions that have written it came from, as
--- JSON; NULL as long as none of them had any.
+-- come from version_count. external: where text from outside in the sessions that have written it came from,
+-- as JSON; NULL as long as none of them had any.
 CREATE TABLE memories (
     id TEXT PRIMARY KEY,
     org_id TEXT NOT NULL,
