@@ -10,7 +10,7 @@ from __future__ import annotations
 from perdure.app.context import Services
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import NotFound
-from perdure.domain.ids import OrgId, SessionId
+from perdure.domain.ids import OrgId, SessionId, UserId
 from perdure.store.confidential import note_reader, reader_of
 from perdure.store.database import Tx
 from perdure.store.sessions import SessionRow, get_session
@@ -42,6 +42,14 @@ async def check_reader(app: Services, caller: Caller, session_id: SessionId) -> 
     """
     if caller.token_id is None:
         return  # without a login there is one user
-    reader = await app.database.read(lambda tx: reader_of(tx, session_id))
+    _check(caller, await app.database.read(lambda tx: reader_of(tx, session_id)))
+
+
+async def check_row(tx: Tx, caller: Caller, row: SessionRow) -> None:
+    """As `check_reader`, in the caller's transaction."""
+    _check(caller, await reader_of(tx, row.id))
+
+
+def _check(caller: Caller, reader: UserId | None) -> None:
     if reader is not None and reader != caller.user_id:
         raise NotFound("session")

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from perdure.app.approvals import check_edited, decide_calls, decided_by, is_overdue, with_standing
 from perdure.app.at_head import tell_followers, write_at_head
+from perdure.app.confidential import check_row
 from perdure.app.context import App
 from perdure.app.edited_arguments import Edit, check_edits, parameters_of, waiting_agent
 from perdure.app.inbox_items import (
@@ -136,6 +137,7 @@ async def decide_item(app: App, decider: Decider, item_id: str, body: DecideItem
 async def _open(app: App, tx: Tx, caller: Caller, ref: ItemRef, *, lock: bool = False) -> _Opened:
     try:
         row = await get_session(tx, caller.organization_id, ref.session_id, lock=lock)
+        await check_row(tx, caller, row)
     except NotFound:
         raise NotFound("inbox item") from None
     question = await question_at(tx, ref)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from msgspec.structs import replace
+
 from perdure.app.context import App
 from perdure.app.session_ends import stop_task
 from perdure.domain.accounts import Caller
@@ -23,11 +25,12 @@ async def list_tasks(app: App, caller: Caller, filters: TaskFilter, limit: int) 
     Raises:
         NotFound: the session does not exist.
     """
+    found = replace(filters, reader_id=caller.user_id)
 
     async def work(tx: Tx) -> tuple[SessionTask, ...]:
         if filters.session_id is not None:
             await get_session(tx, caller.organization_id, filters.session_id)
-        rows = await find_tasks(tx, caller.organization_id, filters, limit)
+        rows = await find_tasks(tx, caller.organization_id, found, limit)
         return tuple(row.struct() for row in rows)
 
     return await app.database.read(work, long=True)

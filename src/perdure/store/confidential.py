@@ -39,13 +39,14 @@ async def others_have_some(tx: Tx, org_id: OrgId, user_id: UserId) -> bool:
     return await tx.one(sql, org_id, user_id, user_id) is not None
 
 
-def open_to(session: str) -> str:
-    """Return the condition that a user reads the rows of sessions, for one argument: the user's id.
+def open_to(table: str, identity: str = "id") -> str:
+    """Return the condition that a user reads rows of sessions, for one argument: the user's id.
 
     Args:
-        session: the name of the table of sessions in the statement.
+        table: the name of the table in the statement.
+        identity: its column with the session's id.
     """
     return (
         f"NOT EXISTS (SELECT 1 FROM confidential_sessions c WHERE"
-        f" c.session_id = COALESCE({session}.root_session_id, {session}.id) AND c.user_id <> ?)"
+        f" c.session_id = COALESCE({table}.root_session_id, {table}.{identity}) AND c.user_id <> ?)"
     )

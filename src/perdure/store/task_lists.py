@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from perdure.domain.ids import OrgId, SessionId, TaskId, millis_of
+from perdure.domain.ids import OrgId, SessionId, TaskId, UserId, millis_of
 from perdure.domain.tasks import ENDED, TaskKind, TaskState
 from perdure.domain.times import Micros
+from perdure.store.confidential import open_to
 from perdure.store.database import Tx, Value
 from perdure.store.rows import LIST_BYTES, columns
 from perdure.store.tasks import TaskRow
@@ -18,6 +19,7 @@ class TaskFilter(Struct, frozen=True):
     """The conditions for a list of tasks; None and an empty tuple mean any.
 
     Attributes:
+        reader_id: who reads: without tasks of sessions that are closed to this user.
         before: only tasks that were created before this one. It need not exist any more.
     """
 
@@ -27,6 +29,7 @@ class TaskFilter(Struct, frozen=True):
     kinds: tuple[TaskKind, ...] = ()
     created_after: Micros | None = None
     before: TaskId | None = None
+    reader_id: UserId | None = None
 
 
 async def list_tasks(tx: Tx, org_id: OrgId, filters: TaskFilter, limit: int) -> list[TaskRow]:
@@ -51,6 +54,9 @@ async def list_tasks(tx: Tx, org_id: OrgId, filters: TaskFilter, limit: int) -> 
             args += choices
     if filters.states and ENDED.isdisjoint(filters.states):
         parts.append("finished_at IS NULL")  # of which an index has the tasks, which are few
+    if filters.reader_id is not None:
+        parts.append(open_to("tasks", "session_id"))
+        args.append(filters.reader_id)
     if filters.before is not None:
         created_at = await _created_at(tx, org_id, filters.before)
         parts.append("(created_at < ? OR (created_at = ? AND id < ?))")

@@ -26,6 +26,7 @@ from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.domain.tasks import ENDED
 from perdure.domain.times import Micros
 from perdure.domain.webhooks import DeliveryState, Filter, WebhookKey, hears
+from perdure.store.confidential import reader_of
 from perdure.store.database import LOCK_ROW, Purged, Row, Tx
 from perdure.store.rows import columns, from_json, insert, values
 
@@ -125,7 +126,7 @@ async def note_task_events(
         for each in heard
         if _wants(hook, each)
     ]
-    if rows:
+    if rows and await reader_of(tx, session_id) is None:  # of a closed session, only its user hears
         await tx.run_many(insert("webhook_deliveries", DeliveryRow), [values(row) for row in rows])
         lines = dict.fromkeys((row.hook_id, session_id, org_id, now) for row in rows)
         await tx.run_many(_MARK, list(lines))
