@@ -38,7 +38,7 @@ class Place(Struct):
         await post_message(self.parts.app, self.owner, self.session_id, body)
 
     async def follower(self) -> Follower:
-        follower = await open_follower(self.parts.app, self.owner.organization_id, self.session_id, 0, Want())
+        follower = await open_follower(self.parts.app, self.owner, self.session_id, 0, Want())
         while await follower.frames(0.01):
             pass
         # From now on, it gets no wake-up.

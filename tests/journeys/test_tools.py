@@ -163,9 +163,7 @@ async def test_followers_see_a_tools_progress_and_output_while_it_runs_and_the_l
     tmp_path: Path,
 ) -> None:
     async with house_with(Gate(parties=1), tmp_path) as house:
-        follower = await open_follower(
-            house.parts.app, house.owner.organization_id, house.session_id, 0, Want()
-        )
+        follower = await open_follower(house.parts.app, house.owner, house.session_id, 0, Want())
         await house.say(script({"tool_calls": [call("report", "call_1")]}, {"text": "Thank you."}))
         frames: list[Frame] = []
         while not frames or frames[-1].type != "session.idled":
@@ -195,7 +193,7 @@ async def test_followers_see_no_secret_in_a_tools_live_output_even_in_pieces(
         await put_secrets(app, owner, house.session_id, SetSecrets({"COUNT": "one two", "PART": "Half"}))
         follower = await open_follower(
             app,
-            owner.organization_id,
+            owner,
             house.session_id,
             0,
             Want(frozenset({"tool.output.delta", "tool.progress", "session.idled"})),

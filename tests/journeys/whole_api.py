@@ -133,6 +133,15 @@ async def _hooks(http: httpx.AsyncClient, task: str, mark: str) -> dict[str, str
     return {"webhook_id": webhook["id"], "config_id": config["id"]}
 
 
+async def _memory(http: httpx.AsyncClient, mark: str) -> dict[str, str]:
+    """A memory with a file that has one version, whose content is gone from it."""
+    memory = await post(http, "/v1/memories", {"name": mark})
+    base = f"/v1/memories/{memory['id']}"
+    await post(http, f"{base}/fs/kept.txt", {"content": mark})
+    (version,) = (await http.get(f"{base}/versions")).json()["data"]
+    return {"memory_id": memory["id"], "memory_version_id": version["id"]}
+
+
 class Place:
     """A server, and an organization of it with one of everything that a path can name.
 
@@ -203,6 +212,7 @@ class Place:
             "task_id": task,
             "budget_id": await _budget(http, me["id"]),
             **hooks,
+            **await _memory(http, mark),
         }
         self.marks = {
             value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10
