@@ -181,7 +181,7 @@ class Place:
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
         server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
         task = await _waiting_task(http, session["id"], mark)
-        hooks = await _hooks(http, f"{base}/tasks/{task}", mark)
+        hooks = await _hooks(http, f"{base}/tasks/{task}", mark) | await _memory(http, mark)
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
@@ -212,7 +212,6 @@ class Place:
             "task_id": task,
             "budget_id": await _budget(http, me["id"]),
             **hooks,
-            **await _memory(http, mark),
         }
         self.marks = {
             value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10
