@@ -23,6 +23,7 @@ AREAS = (
     ("capabilities", r"/v1/capabilities.*"),
     ("models", r"/v1/(models|providers/{provider_id}/models).*"),
     ("providers", r"/v1/providers.*"),
+    ("memory", r"/v1/memories.*"),
     ("organizations", r"/v1/(orgs|resolve-org).*"),
     ("users", r"/v1/users.*"),
 )

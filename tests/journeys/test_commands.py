@@ -172,7 +172,7 @@ async def test_an_unknown_command_is_explained(sqlite_server: Server) -> None:
     async with httpx.AsyncClient(base_url=sqlite_server.url, timeout=30) as http:
         for name, words in (
             ("get_sesion", "did you mean 'get_session'?"),
-            ("create_memory", "POST /v1/memories"),
+            ("create_knowledge", "POST /v1/knowledge"),
             ("run_command", "run_command"),
             ("x" * 5000, "xxx"),
         ):

@@ -35,6 +35,7 @@ NEEDS_ADMIN = {
     "create_webhook", "list_webhooks", "get_webhook", "update_webhook", "delete_webhook", "test_webhook",
     "list_webhook_deliveries",
     "create_budget", "update_budget", "delete_budget", "top_up_budget",
+    "redact_memory_version",
 }  # fmt: skip
 
 
