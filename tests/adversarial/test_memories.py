@@ -13,7 +13,7 @@ import pytest
 from tests.journeys.families import spawns
 from tests.journeys.keyed import add_member, person, with_login
 from tests.journeys.people import elsewhere, fresh, new_agent
-from tests.journeys.test_memories import Store, fails, mounts, use
+from tests.journeys.stores import Store, fails, mounts, results, use
 from tests.journeys.trees import Tree
 from tests.journeys.whole_api import ENDLESS, OF_THE_SERVER, SAME, operations_in
 from tests.mcp_client import use_tool
@@ -232,6 +232,25 @@ async def test_the_mcp_endpoint_and_commands_tell_nothing(people: People) -> Non
         done = await people.bob.post(f"/v1/commands/{command}", json={"params": params})
         assert MARK not in done.text, command
         assert talk.id not in done.text, command
+
+
+async def test_the_files_of_a_closed_session_are_not_shared_with_a_new_one(people: People) -> None:
+    talk = await remembering(people.ada)
+    space = (await talk.read())["workspace_id"]
+    answer = await people.bob.post("/v1/sessions", json={"workspace_id": space})
+    assert (answer.status_code, answer.json()["code"]) == (404, "workspace_not_found")
+    assert (await people.ada.post("/v1/sessions", json={"workspace_id": space})).status_code == 201
+
+
+async def test_a_long_output_is_not_saved_where_others_read_it(people: People) -> None:
+    space = await post(people.ada, "/v1/workspaces", {"name": "Shared"})
+    also = [{"ref": "bashkit_shell"}]
+    talk = await new_talk(people.ada, workspace_id=space["id"], capabilities=mounts(MINE, also=also))
+    await use(talk, "write_file", path="/memories/me/a.md", content=f"{MARK} " * 10_000)
+    (result,) = await results(talk, call("bash", command="cat /workspace/memories/me/a.md"))
+    assert MARK in json.dumps(result)
+    found = await people.bob.get(f"/v1/workspaces/{space['id']}/fs", params={"recursive": True})
+    assert [each["path"] for each in found.json()["data"]] == []
 
 
 async def test_other_organizations_have_other_memories(people: People) -> None:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.journeys.test_memories import Store, mounts, talk_with
+from tests.journeys.stores import Store, mounts, sha, talk_with
 from tests.server import Server, post, use_simulated_model
 from tests.soak import amounts
 from tests.talk import Json, Talk, call, new_talk, script, when
 
 WRITERS = 4
-
-
-def sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @pytest.fixture

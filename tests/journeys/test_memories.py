@@ -3,89 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.journeys.families import spawns
 from tests.journeys.people import fresh, get, new_agent, patch
+from tests.journeys.stores import Store, fails, mounts, new_store, results, sha, talk_with, use
 from tests.journeys.trees import Tree
 from tests.server import post
-from tests.talk import Json, Talk, call, new_talk, script
-
-
-def sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-class Store:
-    """A memory, through its own routes."""
-
-    def __init__(self, http: httpx.AsyncClient, memory: Json) -> None:
-        self.http = http
-        self.memory = memory
-        self.base = f"/v1/memories/{memory['id']}"
-
-    async def send(self, method: str, path: str, status: int, **request: Any) -> Any:
-        answer = await self.http.request(method, f"{self.base}{path}", **request)
-        assert answer.status_code == status, (answer.status_code, answer.text)
-        return answer.json() if answer.content else None
-
-    async def write(self, path: str, text: str) -> Json:
-        made: Json = await self.send("POST", f"/fs{path}", 201, json={"content": text})
-        return made
-
-    async def put(self, path: str, text: str, status: int = 200, **more: Any) -> Json:
-        made: Json = await self.send("PUT", f"/fs{path}", status, json={"content": text, **more})
-        return made
-
-    async def text(self, path: str) -> str:
-        return str((await self.send("GET", f"/fs{path}", 200))["content"])
-
-    async def versions(self, **query: Any) -> list[Json]:
-        found: list[Json] = (await self.send("GET", "/versions", 200, params=query))["data"]
-        return found
-
-
-async def new_store(http: httpx.AsyncClient, **fields: Any) -> Store:
-    return Store(http, await post(http, "/v1/memories", {"name": fresh("notes"), **fields}))
-
-
-def mounts(*stores: Json, **config: Any) -> list[Json]:
-    return [{"ref": "memory", "config": {"stores": list(stores)}}, *config.get("also", [])]
-
-
-async def results(talk: Talk, *calls: Json) -> list[Json]:
-    """The results of the calls of one answer, in order."""
-    events = await talk.turn({"tool_calls": list(calls)}, {"text": "Done."})
-    return [event["data"] for event in events if event["type"] == "tool.completed"]
-
-
-async def use(talk: Talk, name: str, **arguments: Any) -> Json:
-    (result,) = await results(talk, call(name, **arguments))
-    assert result["success"], result
-    value: Json = json.loads(result["result"][0]["text"])
-    return value
-
-
-async def fails(talk: Talk, name: str, **arguments: Any) -> str:
-    (result,) = await results(talk, call(name, **arguments))
-    assert not result["success"], result
-    return str(result["error"])
+from tests.talk import Json, call, new_talk, script
 
 
 @pytest.fixture
 async def store(api: httpx.AsyncClient) -> Store:
     return await new_store(api)
-
-
-async def talk_with(store: Store, mode: str = "read_write", **fields: Any) -> Talk:
-    """A session that has the memory in its files."""
-    mount = {"name": "notes", "memory_id": store.memory["id"], "mode": mode}
-    return await new_talk(store.http, capabilities=mounts(mount), **fields)
 
 
 # --- the routes -------------------------------------------------------------
@@ -423,6 +356,17 @@ async def test_an_agents_memory_is_made_on_first_use_and_shared_by_its_sessions(
     assert "no such file" in await fails(third, "read_file", path="/memories/journal/a.md")
     made = [each for each in (await get(api, "/v1/memories"))["data"] if each.get("agent_id") == agent["id"]]
     assert [(each["scope"], each["name"]) for each in made] == [("agent", "journal")]
+
+
+async def test_sessions_that_make_an_agents_memory_at_once_make_one(api: httpx.AsyncClient) -> None:
+    mine = mounts({"name": "journal", "scope": "agent", "mode": "read_write"})
+    agent = await new_agent(api, capabilities=mine)
+    talks = [await new_talk(api, agent_id=agent["id"]) for _ in range(4)]
+    await asyncio.gather(
+        *(use(talk, "write_file", path=f"/memories/journal/{talk.id}", content="x") for talk in talks)
+    )
+    made = [each for each in (await get(api, "/v1/memories"))["data"] if each.get("agent_id") == agent["id"]]
+    assert [each["file_count"] for each in made] == [4]
 
 
 async def test_layers_add_memories_and_none_loosens_another(store: Store) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from perdure.app.context import Services
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import NotFound
-from perdure.domain.ids import OrgId, SessionId, UserId
+from perdure.domain.ids import OrgId, SessionId, UserId, WorkspaceId
+from perdure.domain.workspaces import session_of
 from perdure.store.confidential import note_reader, reader_of
 from perdure.store.database import Tx
 from perdure.store.sessions import SessionRow, get_session
@@ -48,6 +49,13 @@ async def check_reader(app: Services, caller: Caller, session_id: SessionId) -> 
 async def check_row(tx: Tx, caller: Caller, row: SessionRow) -> None:
     """As `check_reader`, in the caller's transaction."""
     _check(caller, await reader_of(tx, row.id))
+
+
+async def check_workspace(tx: Tx, caller: Caller, workspace_id: WorkspaceId) -> None:
+    """Check that a workspace is not of a session that is closed to the caller. Raises NotFound."""
+    reader = await reader_of(tx, session_of(workspace_id))
+    if reader is not None and reader != caller.user_id:
+        raise NotFound("workspace")
 
 
 def _check(caller: Caller, reader: UserId | None) -> None:

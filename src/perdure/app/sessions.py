@@ -8,7 +8,7 @@ from functools import lru_cache
 import msgspec
 from msgspec import UNSET
 
-from perdure.app.confidential import close_to_others
+from perdure.app.confidential import check_workspace, close_to_others
 from perdure.app.context import App
 from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
@@ -200,6 +200,7 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
         workspace_id: WorkspaceId | None = None
         if body.workspace_id is not None:
             workspace_id = check_id(body.workspace_id, "workspace", "workspace_id")
+            await check_workspace(tx, caller, workspace_id)
             await hold_for_writing(tx, caller.organization_id, workspace_id)
         row = _new_row(
             app,

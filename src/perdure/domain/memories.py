@@ -113,8 +113,7 @@ class Mounts(Struct, frozen=True):
 
 def mounts_of(config: Any) -> tuple[MemoryMount, ...]:
     """Read the mounts of a configuration that is valid."""
-    stores = (config or {}).get("stores", ())
-    return msgspec.convert(stores, tuple[MemoryMount, ...])
+    return msgspec.convert(merged(None, config)["stores"], tuple[MemoryMount, ...])
 
 
 class ManualMemorySource(Struct, frozen=True, tag_field="provider", tag="manual"):
@@ -351,4 +350,4 @@ def merged(before: Any, after: Any) -> Any:
             known = stores.get(each["name"])
             tight = known is not None and known.get("mode", "read_only") == "read_only"
             stores[each["name"]] = {**each, "mode": "read_only"} if tight else each
-    return {"stores": list(stores.values())[:MAX_MOUNTS]}
+    return {"stores": list(stores.values())}

@@ -13,7 +13,7 @@ from perdure.capabilities.bound_tools import BoundTool
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.calls import CallState
-from perdure.domain.errors import PerdureError
+from perdure.domain.errors import Conflict, PerdureError
 from perdure.domain.events import FileWrittenData, NewEvent, ToolCompletedData
 from perdure.domain.files import content_of
 from perdure.domain.ids import TurnId
@@ -28,6 +28,7 @@ from perdure.engine.outages import outlast
 from perdure.engine.run import Run
 from perdure.engine.site import Site
 from perdure.store.blobs import send_ahead
+from perdure.store.confidential import reader_of
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, write_file
 from perdure.store.rows import to_json
@@ -166,6 +167,8 @@ async def _spill(run: Site, path: str, text: str) -> tuple[FileWrittenData, ...]
     async def work(tx: Tx) -> FileWrittenData:
         await send_ahead(tx, row.org_id, content, engine.clock.now())
         _, workspace = await hold_session_files(tx, row.org_id, row.id)
+        if workspace.session_id is None and await reader_of(tx, row.id) is not None:
+            raise Conflict("others read the workspace, and not the session")
         written = await write_file(
             tx, workspace, FileWrite(path, content, force=True), engine.policy.file_limits, engine.clock.now()
         )
