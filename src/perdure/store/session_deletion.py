@@ -65,6 +65,7 @@ async def purge_deleted(tx: Tx, before: Micros, after: Micros, limit: int = 20, 
         oldest = await oldest_events(tx, session_id, room, batch)
         if oldest is None:
             gone += await tx.run("DELETE FROM sessions WHERE id = ?", session_id)
+            await tx.run("DELETE FROM confidential_sessions WHERE session_id = ?", session_id)
             continue
         last, size = oldest
         gone += await tx.run("DELETE FROM events WHERE session_id = ? AND sequence <= ?", session_id, last)
