@@ -34,7 +34,7 @@ from perdure.domain.event_data import EventData
 from perdure.domain.events import FileWrittenData
 from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.guards import GuardedFiles
-from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
+from perdure.domain.ids import ExecId, ModelId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import Controls, ImagePart, JsonObject
 from perdure.domain.network import NetworkRules
@@ -179,6 +179,7 @@ class ToolContext(Struct, frozen=True):
         heard_from: notes a host or server whose text is in the result, if it is not the one of the arguments.
         guarded: files of the session that the call must not change, because that needs an approval of its
             own.
+        model_id: the model that the session calls; None if it is a fallback, or not known.
         in_background: whether the call runs as a task, beside the turn. Its steps are not recorded then, it
             has no callbacks, and what it sends to `output` is not shown.
     """
@@ -207,6 +208,7 @@ class ToolContext(Struct, frozen=True):
     check_agent: Callable[[AgentAt], Awaitable[None]] = any_agent
     heard_from: Callable[[str], None] = from_nobody
     guarded: GuardedFiles | None = None
+    model_id: ModelId | None = None
     in_background: bool = False
 
     @property

@@ -25,7 +25,7 @@ from perdure.domain.events import (
     ToolCompletedData,
     ToolsLoadedData,
 )
-from perdure.domain.ids import ToolCallId
+from perdure.domain.ids import ModelId, ToolCallId
 from perdure.domain.input_requests import ActedAs
 from perdure.domain.messages import ImagePart, TextPart
 from perdure.domain.redaction import is_mark
@@ -465,4 +465,13 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         controls=next_controls(state),
         agent=agent_ahead(state, row.own_agent()),
         guarded=agent.rules.guarded_files,
+        model_id=_first_model(run, state),
     )
+
+
+def _first_model(run: Run, state: Calling) -> ModelId | None:
+    """The model that the session's settings choose; None if another one stands in for it."""
+    if run.prepared is None or state.turn.fallback is not None:
+        return None
+    choice = run.prepared[1]
+    return choice.model.id if choice.instead_of is None and not choice.unfit else None
