@@ -47,7 +47,7 @@ def costs(draw: st.DrawFn) -> ModelCost:
     output = draw(prices)
     made = []
     for above in tiers:
-        factor *= draw(st.floats(1, 3))
+        factor *= draw(st.floats(0.3, 3))
         made.append(CostTier(above, first * factor, output * factor, cache_write=write and write * factor))
     return ModelCost(first, output, cache_write=write, cost_tiers=tuple(made))
 
