@@ -64,9 +64,8 @@ def operations_in(document: Json) -> Iterator[Operation]:
         for method, each in item.items():
             body: Json = {}
             kinds = each.get("requestBody", {}).get("content", {})
-            kinds = {
-                kind: kinds[kind] for kind in kinds if kind == JSON or "multipart/form-data" not in kinds
-            }
+            if JSON in kinds and "multipart/form-data" in kinds:
+                kinds = {JSON: kinds[JSON]}
             for kind, content in kinds.items():
                 example = content.get("example", {})
                 body = (
