@@ -83,6 +83,19 @@ _HEADERS: dict[str, JsonObject] = {
         ),
         "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
     },
+    "Range": {
+        "name": "Range",
+        "description": (
+            "The bytes to return, such as `bytes=0-1023`, `bytes=1024-` or, for the last ones, `bytes=-512`. "
+            "The response is 206; several ranges are parts of `multipart/byteranges`."
+        ),
+        "schema": {"type": "string", "pattern": r"^bytes=[0-9, -]+$"},
+    },
+    "IfRange": {
+        "name": "If-Range",
+        "description": "The `ETag` for which `Range` counts. With another one, the response is the whole.",
+        "schema": {"type": "string", "pattern": r'^"[!#-~]*"$'},
+    },
     "LastEventId": {
         "name": "Last-Event-ID",
         "description": (
@@ -216,7 +229,10 @@ def _operation(
         content: JsonObject = {"schema": by_type[id(route.body)]}
         if route.body_example is not None:
             content["example"] = route.body_example
-        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+        kinds = {"application/json": content} | _streamed(route)
+        operation["requestBody"] = {"required": True, "content": kinds}
+    elif route.stream_limit:
+        operation["requestBody"] = {"required": True, "content": _streamed(route)}
     elif route.text_limit:
         text: JsonObject = {"schema": {"type": "string"}}
         if route.body_example is not None:
@@ -234,6 +250,21 @@ def _operation(
     return operation
 
 
+def _streamed(route: Route) -> JsonObject:
+    """Describe a body that is not JSON: bytes, or a form with a file."""
+    if not route.stream_limit:
+        return {}
+    form: JsonObject = {
+        "type": "object",
+        "properties": {"file": {"type": "string", "format": "binary"}},
+        "required": ["file"],
+    }
+    binary: JsonObject = {"schema": {"type": "string", "format": "binary"}}
+    if route.body is None:
+        return {"multipart/form-data": {"schema": form}}
+    return {"application/octet-stream": binary, "multipart/form-data": {"schema": form}}
+
+
 def _headers_of(route: Route) -> Iterable[str]:
     if route.public:
         return
@@ -244,6 +275,9 @@ def _headers_of(route: Route) -> Iterable[str]:
         yield "IfNoneMatch" if route.method == "GET" else "IfMatch"
     if route.content == "text/event-stream":
         yield "LastEventId"
+    if route.content == "application/octet-stream":
+        yield "Range"
+        yield "IfRange"
 
 
 def _path_parameter(variable: Variable) -> JsonObject:
@@ -287,7 +321,7 @@ def errors_of(route: Route) -> set[int]:
     errors = {400, 401, 403, 429, 503, *route.errors}
     if route.method in ("POST", "PUT", "PATCH"):
         errors.add(413)
-    if route.body is not None or route.text_limit:
+    if route.body is not None or route.text_limit or route.stream_limit:
         errors.add(415)
     if "IdempotencyKey" in _headers_of(route):
         errors.add(409)
@@ -315,6 +349,8 @@ def _responses(route: Route, by_type: dict[int, JsonObject], examples: Examples)
     responses = {str(route.status): success} | {str(status): elsewhere for status in route.other}
     if route.etag and route.method == "GET":
         responses["304"] = {"description": "Not changed since the version in `If-None-Match`."}
+    if route.content == "application/octet-stream":
+        responses["206"] = {**success, "description": "The bytes of the ranges."}
     for status in errors_of(route):
         shared: JsonObject = {"$ref": f"#/components/responses/Error{status}"}
         is_page = route.public and route.content == "text/html"
