@@ -12,6 +12,9 @@ from perdure.llm.base_urls import is_near
 from perdure.llm.failures import redacted
 from perdure.net.addresses import is_refused_host
 
+_VERSION = "api-version"
+"""The parameter of a query that is no secret."""
+
 
 class Endpoint:
     """A driver's base URL, credentials and headers.
@@ -63,7 +66,7 @@ class Endpoint:
             }
         )
         secrets = [value.removeprefix("Bearer ") for value in all_headers.values()]
-        secrets += [url.password or "", *url.query.values()]
+        secrets += [url.password or "", *(value for name, value in url.query.items() if name != _VERSION)]
         # Short values ("beta", "1") are no secrets, and redacting them would garble the text.
         self._secrets = tuple(
             sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)

@@ -31,6 +31,9 @@ _QUOTA_CODES = frozenset(
         "billing_not_active",
         "insufficient_balance",
         "insufficient_credits",
+        "billing_disabled",
+        "budget_exceeded",
+        "exceeded_current_quota_error",
     }
 )
 _FILTER_CODES = frozenset(
@@ -50,6 +53,8 @@ _MODERATED = Words(
 """OpenRouter refuses contents with 403, like a key."""
 _LONGEST_AUTH = 300
 """Characters of such a refusal. A longer message may quote the request."""
+_GARBLED_CODES = frozenset({"tool_use_failed"})
+"""Groq: the model wrote a tool call that is none, so the next one may be better."""
 _REQUEST_CODES = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
 _QUOTA = Words(
     r"credit balance is too low|insufficient (balance|credits)|specified api usage limits|余额不足|欠费"
@@ -236,6 +241,8 @@ def _classified(status: int | None, codes: frozenset[str], message: str) -> tupl
         return "context_length_exceeded", False
     if codes & _FILTER_CODES:
         return "content_filtered", False
+    if codes & _GARBLED_CODES:
+        return "provider_bad_response", True
     if (status in {None, 400, 422} or (status or 0) >= 500) and accepts_no_tools(message):
         return "invalid_model_request", False  # some servers answer 500
     if status is not None and status not in {200, 400}:

@@ -12,12 +12,19 @@ from perdure.domain.ids import OrgId, ProviderId
 from perdure.domain.providers import ProviderOptions, ProviderSecrets
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.http import Http
-from perdure.llm.registry import MAX_DRIVERS, DriverPool, known_types, make_driver
+from perdure.llm.registry import KINDS, MAX_DRIVERS, DriverPool, known_types, make_driver
 
 
 @pytest.mark.parametrize("provider_type", known_types())
 async def test_every_known_type_has_a_driver_that_knows_its_type(provider_type: str) -> None:
-    assert make_driver(ProviderConfig(provider_type), Http()).provider_type == provider_type
+    address = None if KINDS[provider_type].own_address else "https://name.example.com"
+    assert make_driver(ProviderConfig(provider_type, address), Http()).provider_type == provider_type
+
+
+async def test_a_type_without_an_address_of_its_own_asks_for_one() -> None:
+    with pytest.raises(InvalidInput, match="needs a `base_url`") as caught:
+        make_driver(ProviderConfig("azure_openai"), Http())
+    assert caught.value.field == "base_url"
 
 
 async def test_an_unknown_type_is_refused_and_the_error_lists_the_known_ones() -> None:
