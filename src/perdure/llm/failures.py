@@ -18,7 +18,7 @@ import msgspec
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import storable
 from perdure.domain.redaction import forms_of
-from perdure.domain.retry_after import retry_after
+from perdure.domain.retry_after import MAX_WAIT, retry_after
 from perdure.domain.words import Words
 from perdure.llm.no_tools import accepts_no_tools, with_advice
 from perdure.llm.transient import STATUSES, passing
@@ -81,6 +81,7 @@ _ERROR_WORDS = Words(
 # What may be broken JSON; `[ERROR] ...` is not.
 _JSON = Words(r"\{|\[(?![A-Za-z])")
 _BEARER = Words(r"(?i)\b(bearer\s+|sk-|gsk_|xai-)[\w*.~+/=-]{8,}")
+_SECONDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 _NO_VENDOR_TEXT = "the provider answered HTTP {status}"
 
 
@@ -132,7 +133,30 @@ def refusal(
     if code == "invalid_model_request" and accepts_no_tools(message):
         text = with_advice(text)
     wait = retry_after(headers, time.time())
+    if wait is None and transient:
+        wait = _wait_in(body)
     return ModelError(text, code=code, transient=transient, retry_after=wait, status=status)
+
+
+def _wait_in(body: bytes) -> float | None:
+    try:
+        return _wait_of(msgspec.json.decode(body))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _wait_of(error: object) -> float | None:
+    """Return the seconds that an error's details ask to wait, as Google's `RetryInfo` does."""
+    error = error[0] if isinstance(error, list) and error else error
+    inner = error.get("error") if isinstance(error, dict) else None
+    error = inner if isinstance(inner, dict) else error
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details[:_MAX_DETAILS] if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        match = _SECONDS.fullmatch(delay) if isinstance(delay, str) else None
+        if match:
+            return min(float(match[1]), MAX_WAIT)
+    return None
 
 
 def _place(headers: Mapping[str, str]) -> str:
@@ -207,6 +231,7 @@ def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
         redacted(text, secrets),
         code=code,
         transient=transient,
+        retry_after=_wait_of(error) if transient else None,
         status=status,
     )
 

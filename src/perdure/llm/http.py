@@ -216,7 +216,14 @@ class Http:
         return result
 
     async def stream(
-        self, endpoint: Endpoint, path: str, body: bytes, answer: Sink, first_byte: float | None = None
+        self,
+        endpoint: Endpoint,
+        path: str,
+        body: bytes,
+        answer: Sink,
+        first_byte: float | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
     ) -> None:
         """POST `body`, and pass all that the server answers to `answer`, until it is complete.
 
@@ -225,13 +232,14 @@ class Http:
         Args:
             first_byte: seconds until the first byte. Servers nearby, and providers with a limit of their own,
                 have their usual time.
+            query: parameters of the address, besides those of the endpoint.
 
         Raises:
             ModelError: the call failed, in whatever way.
         """
         limit = None if endpoint.near or endpoint.timeout is not None else first_byte
         await self._at_either(
-            endpoint, path, None, lambda url: self._stream(endpoint, url, body, answer, limit)
+            endpoint, path, query, lambda url: self._stream(endpoint, url, body, answer, limit)
         )
 
     async def _stream(

@@ -90,6 +90,11 @@ _NAMES: Mapping[str, str] = {
     "response_format": _STRUCTURED,
     "text.format": rf"text\.format|{_STRUCTURED}",
     "output_config.format": rf"output[ _-]?config\W{{1,4}}format|output[ _-]?format|{_STRUCTURED}",
+    "generationConfig.thinkingConfig": r"thinking[ _-]?(?:config|level|budget)|include[ _-]?thoughts",
+    "generationConfig.responseJsonSchema": rf"response[ _-]?(?:json[ _-]?)?schema|{_STRUCTURED}",
+    "generationConfig.maxOutputTokens": r"max_?output_?tokens",
+    "generationConfig.temperature": r"temperature",
+    "toolConfig": r"tool[ _-]?config|function[ _-]?calling[ _-]?config|function calling mode",
     "anthropic-beta": r"anthropic[_-]beta|beta (?:flag|header|feature)s?",
 }
 """By parameter: how servers name it."""
@@ -112,6 +117,10 @@ _OTHER_WORDS: Mapping[str, Words] = {
     "reasoning_effort": _NO_REASONING,
     "reasoning": _NO_REASONING,
     "thinking": _NO_REASONING,
+    "generationConfig.thinkingConfig": Words(r"thinking is not (?:enabled|supported)", re.IGNORECASE),
+    "generationConfig.responseJsonSchema": Words(
+        r"schema\b[^.]{0,40}(?:too many states|too complex)|response mime type", re.IGNORECASE
+    ),
     "include": Words(r"encrypted content is not supported", re.IGNORECASE),
     "cache_control": Words(
         r"(?:not|n.t) (?:allow|support|permit) (?:prompt )?cach|caching is (?:not|n.t|un)", re.IGNORECASE
@@ -124,7 +133,9 @@ _OTHER_WORDS: Mapping[str, Words] = {
 }
 """By parameter: refusals that do not name it."""
 
-LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+LIMITS = frozenset(
+    {"max_tokens", "max_completion_tokens", "max_output_tokens", "generationConfig.maxOutputTokens"}
+)
 """The names of the limit of an answer."""
 _IN_HISTORY = re.compile(r"\b(?:messages|input|contents?)[.\[]", re.IGNORECASE)
 

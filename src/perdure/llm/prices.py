@@ -24,6 +24,7 @@ _VENDORS = {
     "openai": "openai",
     "openai_completions": "openai",
     "anthropic": "anthropic",
+    "gemini": "google",
     **{dialect.name: dialect.seller for dialect in NAMED},
 }
 """Provider type -> the vendor whose prices apply at the driver's default base URL; empty for none."""

@@ -63,6 +63,12 @@ class DriverKind(Struct, frozen=True):
     vendor: ModelVendor | None = None
 
 
+def _gemini(config: ProviderConfig, http: Http, cache: FragmentCache) -> Driver:
+    from perdure.llm.gemini import GeminiDriver  # only a server with such a provider needs it
+
+    return GeminiDriver(config, http, cache)
+
+
 _CHAT_OPTIONS = frozenset(
     {"headers", "timeout_seconds", "include_usage", "max_tokens_field", "reasoning_content"}
 )
@@ -123,6 +129,17 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             lists_models=False,
             help="A simulation for tests: it needs no key and no options.",
             vendor="llmsim",
+        ),
+        "gemini": DriverKind(
+            _gemini,
+            "Google Gemini",
+            "GEMINI_API_KEY",
+            key_needed=True,
+            options=frozenset({"headers", "timeout_seconds", "bearer", "max_tokens"}),
+            help=(
+                "Create a key at [aistudio.google.com](https://aistudio.google.com/apikey)."
+                " Without `base_url`, calls go to Google."
+            ),
         ),
         **{dialect.name: _chat_kind(dialect) for dialect in NAMED},
     }

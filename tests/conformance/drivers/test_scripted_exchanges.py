@@ -17,6 +17,7 @@ from tests.conformance.drivers.protocols import Wire, sse
 from tests.conformance.drivers.vendor import JSON, SSE, Reply, Vendor
 from tests.unit.llm.talk import CLOCK, WEATHER, Heard, ask, user
 
+KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
 PLAIN = {"Content-Type": "text/plain"}
 
 
@@ -40,9 +41,12 @@ async def test_the_call_streams_to_the_right_address_with_the_key(
     await connect(wire.provider_type).generate(ask(user("Hi")), Heard())
     asked = vendor.asked[0]
     assert (asked.method, asked.path) == ("POST", wire.path)
-    assert asked.body["stream"] is True
-    assert asked.body["model"] == "model-1"
-    assert API_KEY in (asked.headers.get("authorization", "") + asked.headers.get("x-api-key", ""))
+    if wire.provider_type == "gemini":  # its path says both
+        assert asked.query == {"alt": "sse"}
+    else:
+        assert asked.body["stream"] is True
+        assert asked.body["model"] == "model-1"
+    assert API_KEY in {asked.headers.get(name, "").removeprefix("Bearer ") for name in KEY_HEADERS}
     assert asked.headers["content-type"] == "application/json"
 
 
@@ -294,9 +298,9 @@ async def test_a_stream_with_another_label_is_understood(
 async def test_a_complete_answer_is_kept_if_the_connection_breaks_after_it(
     vendor: Vendor, connect: Connect, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All three answers are complete with their last event but one (Responses: with the last).
+    # The answers are complete with their last event but one (Responses, Gemini: with the last).
     events = wire.answer(["Hel", "lo"])
-    kept = events if wire.provider_type == "openai" else events[:-1]
+    kept = events if wire.provider_type in {"openai", "gemini"} else events[:-1]
     vendor.will(Reply(kept, then="cut"))
     response = await connect(wire.provider_type).generate(ask(user("Hi")), Heard())
     assert (response.text, response.finish_reason) == ("Hello", "stop")
@@ -314,7 +318,9 @@ async def test_an_address_that_the_server_does_not_have_is_tried_in_its_other_fo
     for _ in range(2):
         assert (await driver.generate(ask(user("Hi")), Heard())).text == "ok"
     first, second, third = (asked.path for asked in vendor.asked)
-    assert {first, second} == {"/inference" + wire.path, "/inference" + wire.path.removeprefix("/v1")}
+    version = "/v1beta" if wire.provider_type == "gemini" else "/v1"
+    tail = wire.path.removeprefix("/v1")
+    assert {first, second} == {f"/inference{version}{tail}", f"/inference{tail}"}
     assert third == second
     vendor.will(unknown, unknown)
     with pytest.raises(ModelError) as caught:

@@ -25,7 +25,13 @@ SCHEMA: JsonObject = {
     "required": ["city", "degrees"],
     "additionalProperties": False,
 }
-NATIVE = {"openai_completions": "response_format", "openai": "text", "anthropic": "output_config"}
+NATIVE = {
+    "openai_completions": "response_format",
+    "openai": "text",
+    "anthropic": "output_config",
+    "gemini": "generationConfig",
+}
+CHOICE = {"gemini": "toolConfig"}
 CLAUDE = "claude-opus-4-6"
 
 
@@ -41,7 +47,8 @@ def request_of(wire: Wire, **fields: Any) -> ModelRequest:
 
 
 def names_of(body: Any) -> list[str]:
-    return [tool.get("name") or tool["function"]["name"] for tool in body.get("tools", ())]
+    tools = [each for tool in body.get("tools", ()) for each in tool.get("functionDeclarations", [tool])]
+    return [tool.get("name") or tool["function"]["name"] for tool in tools]
 
 
 async def test_without_tools_a_parameter_asks_for_the_form(
@@ -57,6 +64,7 @@ async def test_without_tools_a_parameter_asks_for_the_form(
         "openai_completions": lambda: asked["json_schema"]["schema"],
         "openai": lambda: asked["format"]["schema"],
         "anthropic": lambda: asked["format"]["schema"],
+        "gemini": lambda: asked["responseJsonSchema"],
     }[wire.provider_type]()
     assert schema["required"] == ["city", "degrees"]
     assert schema["additionalProperties"] is False
@@ -71,7 +79,7 @@ async def test_beside_tools_the_parameter_is_used_only_where_tools_can_be_called
     native = wire.provider_type == "anthropic"
     assert (NATIVE[wire.provider_type] in vendor.sent) == native
     assert names_of(vendor.sent) == ["weather"] if native else ["weather", "final_result"]
-    assert ("tool_choice" in vendor.sent) != native
+    assert (CHOICE.get(wire.provider_type, "tool_choice") in vendor.sent) != native
 
 
 async def test_the_call_of_the_result_tool_is_shown_while_it_arrives(
@@ -79,10 +87,15 @@ async def test_the_call_of_the_result_tool_is_shown_while_it_arrives(
 ) -> None:
     pieces = ['{"city": "Ro', 'me", "degr', 'ees": 21}']
     vendor.will(Reply(wire.answer(["So."], calls=[("c1", "final_result", pieces)])))
-    left_out = frozenset({"response_format", "text.format", "output_config.format"})
+    left_out = frozenset(
+        {"response_format", "text.format", "output_config.format", "generationConfig.responseJsonSchema"}
+    )
     heard = Heard()
     response = await connect(wire.provider_type).generate(request_of(wire, left_out=left_out), heard)
-    assert heard.pieces("result") == pieces
+    if wire.provider_type == "gemini":  # its calls arrive whole
+        assert msgspec.json.decode(heard.joined("result")) == {"city": "Rome", "degrees": 21}
+    else:
+        assert heard.pieces("result") == pieces
     assert response.text == "So."
     assert [(call.name, call.arguments) for call in response.tool_calls] == [
         ("final_result", {"city": "Rome", "degrees": 21})
@@ -106,9 +119,9 @@ async def test_a_server_without_tools_is_asked_in_words_only(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     vendor.will(Reply(wire.answer(["{}"])))
-    left_out = frozenset({"response_format", "text.format", "output_config", RESULT_TOOL})
+    left_out = frozenset({"response_format", "text.format", "output_config", "generationConfig", RESULT_TOOL})
     await connect(wire.provider_type).generate(request_of(wire, left_out=left_out), Heard())
-    assert not vendor.sent.keys() & {"tools", "tool_choice", *NATIVE.values()}
+    assert not vendor.sent.keys() & {"tools", "tool_choice", "toolConfig", *NATIVE.values()}
 
 
 async def test_a_model_that_thinks_may_choose_not_to_call_the_result_tool(
