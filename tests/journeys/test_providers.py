@@ -248,7 +248,7 @@ async def test_a_disabled_provider_is_not_used(http: httpx.AsyncClient, vendor: 
     assert vendor.asked == []
 
 
-VENDORS = ("gemini", "azure_openai", "openrouter", "mistral", "groq", "moonshot", "deepseek")
+VENDORS = ("gemini", "bedrock", "azure_openai", "openrouter", "mistral", "groq", "moonshot", "deepseek")
 """The types of vendors, which need a key."""
 SERVERS = ("ollama", "vllm", "lm_studio", "litellm")
 """The types of servers that people run themselves, which may have one."""

@@ -33,6 +33,7 @@ _QUOTA_CODES = frozenset(
         "insufficient_credits",
         "billing_disabled",
         "budget_exceeded",
+        "servicequotaexceededexception",
         "exceeded_current_quota_error",
     }
 )
@@ -41,7 +42,17 @@ _FILTER_CODES = frozenset(
 )
 _NO_MODEL_CODES = frozenset({"model_not_found", "not_found_error", "model_not_found_error"})
 _AUTH_CODES = frozenset(
-    {"authentication_error", "invalid_api_key", "api_key_invalid", "permission_error", "permission_denied"}
+    {
+        "authentication_error",
+        "invalid_api_key",
+        "api_key_invalid",
+        "permission_error",
+        "permission_denied",
+        "accessdeniedexception",
+        "unrecognizedclientexception",
+        "expiredtokenexception",
+        "invalidsignatureexception",
+    }
 )
 # Google and xAI refuse a wrong key with 400.
 _AUTH = Words(
@@ -53,9 +64,12 @@ _MODERATED = Words(
 """OpenRouter refuses contents with 403, like a key."""
 _LONGEST_AUTH = 300
 """Characters of such a refusal. A longer message may quote the request."""
+_NO_MODEL = Words(r"provided model identifier is invalid", re.IGNORECASE)
 _GARBLED_CODES = frozenset({"tool_use_failed"})
 """Groq: the model wrote a tool call that is none, so the next one may be better."""
-_REQUEST_CODES = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
+_REQUEST_CODES = frozenset(
+    {"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error", "validationexception"}
+)
 _QUOTA = Words(
     r"credit balance is too low|insufficient (balance|credits)|specified api usage limits|余额不足|欠费"
     r"|余额.{0,6}不足|额度.{0,6}(用尽|不足|用完)|请.{0,4}充值",
@@ -120,6 +134,8 @@ def refusal(
         secrets: values that must not appear in the message.
     """
     codes, message = _explained(body)
+    kind = headers.get("x-amzn-errortype", "").partition(":")[0].lower()  # AWS says it nowhere else
+    codes |= {kind} if kind else frozenset()
     code, transient = _classified(status, codes, message)
     text = redacted(message or _NO_VENDOR_TEXT.format(status=status), secrets)
     if 300 <= status < 400:
@@ -270,6 +286,8 @@ def _classified(status: int | None, codes: frozenset[str], message: str) -> tupl
         return "provider_bad_response", True
     if (status in {None, 400, 422} or (status or 0) >= 500) and accepts_no_tools(message):
         return "invalid_model_request", False  # some servers answer 500
+    if _NO_MODEL.search(message):
+        return "model_not_found", False
     if status is not None and status not in {200, 400}:
         return _by_status(status, codes, message)
     for known, code in ((_AUTH_CODES, "provider_auth"), (_NO_MODEL_CODES, "model_not_found")):
@@ -336,7 +354,7 @@ _SAYS_LITTLE = 60
 """Characters of a message that may explain nothing, such as `Bad request` or `Provider returned error`."""
 _MAX_DETAILS = 100
 """Values of an error that are looked at: an answer that is none may have millions."""
-_CODE_KEYS = ("type", "code", "status", "reason", "error_code")
+_CODE_KEYS = ("type", "code", "status", "reason", "error_code", "__type")
 _DETAIL = Words(r"message|msg|detail|descr|err|fault|raw|cause|explanation|title", re.IGNORECASE)
 _OF_REQUEST = frozenset({"input", "request", "body", "messages", "headers", "url", "loc"})
 _ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg", "errorMessage", "status_msg")
@@ -350,7 +368,11 @@ def _described(error: object, depth: int = 0) -> tuple[frozenset[str], str]:
         return frozenset({error.lower()}), error
     if not isinstance(error, dict):
         return frozenset(), ""
-    codes = frozenset(str(error[key]).lower() for key in _CODE_KEYS if isinstance(error.get(key), str | int))
+    codes = frozenset(
+        str(error[key]).lower().rpartition("#")[2]  # AWS puts a name space in front
+        for key in _CODE_KEYS
+        if isinstance(error.get(key), str | int)
+    )
     for key in (*_ERROR_TEXTS, "error"):
         message = error.get(key)
         if isinstance(message, str) and message:

@@ -25,6 +25,7 @@ _VENDORS = {
     "openai_completions": "openai",
     "anthropic": "anthropic",
     "gemini": "google",
+    "bedrock": "aws",
     **{dialect.name: dialect.seller for dialect in NAMED},
 }
 """Provider type -> the vendor whose prices apply at the driver's default base URL; empty for none."""

@@ -69,6 +69,12 @@ def _gemini(config: ProviderConfig, http: Http, cache: FragmentCache) -> Driver:
     return GeminiDriver(config, http, cache)
 
 
+def _bedrock(config: ProviderConfig, http: Http, cache: FragmentCache) -> Driver:
+    from perdure.llm.bedrock import BedrockDriver  # only a server with such a provider needs it
+
+    return BedrockDriver(config, http, cache)
+
+
 _CHAT_OPTIONS = frozenset(
     {"headers", "timeout_seconds", "include_usage", "max_tokens_field", "reasoning_content"}
 )
@@ -139,6 +145,19 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             help=(
                 "Create a key at [aistudio.google.com](https://aistudio.google.com/apikey)."
                 " Without `base_url`, calls go to Google."
+            ),
+        ),
+        "bedrock": DriverKind(
+            _bedrock,
+            "Amazon Bedrock",
+            "AWS_BEARER_TOKEN_BEDROCK",
+            key_needed=True,
+            options=frozenset({"headers", "timeout_seconds", "max_tokens"}),
+            help=(
+                "Create a Bedrock API key in the [AWS console](https://console.aws.amazon.com/bedrock/), or"
+                " enter an access key as `KEY_ID:SECRET` or `KEY_ID:SECRET:SESSION_TOKEN`. Without"
+                " `base_url`, calls go to us-east-1; other regions have the address"
+                " `https://bedrock-runtime.REGION.amazonaws.com`."
             ),
         ),
         **{dialect.name: _chat_kind(dialect) for dialect in NAMED},

@@ -20,6 +20,8 @@ def complaints(provider_type: str, body: Any, *, mistral: bool = False) -> list[
     """Return what the server of this protocol refuses about the history; empty if it accepts it."""
     if provider_type == "anthropic":
         return list(_messages(body))
+    if provider_type == "bedrock":
+        return list(_converse(body))
     if provider_type == "gemini":
         return list(_contents(body))
     return list(_responses(body) if provider_type == "openai" else _chat(body, mistral=mistral))
@@ -276,6 +278,58 @@ def _contents(body: Any) -> Iterator[str]:
         used |= {each["id"] for each in calls}
     if waiting:
         yield "calls without responses"
+
+
+# --- Converse -----------------------------------------------------------------
+
+
+def _converse(body: Any) -> Iterator[str]:
+    tools = [each["toolSpec"] for each in body.get("toolConfig", {}).get("tools", ()) if "toolSpec" in each]
+    yield from _names(tools)
+    messages = body["messages"]
+    if not messages or messages[0]["role"] != "user" or messages[-1]["role"] != "user":
+        yield "the conversation does not begin and end with a user message"
+    used: set[str] = set()
+    waiting: list[str] = []
+    before = ""
+    for message in messages:
+        if message["role"] == before:
+            yield "roles do not alternate"
+        before, content = message["role"], message["content"]
+        if not content:
+            yield "no content"
+        results = [block["toolResult"] for block in content if "toolResult" in block]
+        if sorted(each["toolUseId"] for each in results) != sorted(waiting):
+            yield "calls and results do not match"
+        for block in content:
+            yield from _converse_block(block, used)
+        waiting = [block["toolUse"]["toolUseId"] for block in content if "toolUse" in block]
+        if content and "reasoningContent" in content[-1]:
+            yield "reasoning at the end"
+    if waiting:
+        yield "calls without results"
+    if used and not tools:
+        yield "The toolConfig field must be defined when using toolUse and toolResult content blocks"
+
+
+def _converse_block(block: Any, used: set[str]) -> Iterator[str]:
+    if len(block) != 1:
+        yield "a block must have exactly one kind of data"
+    if "text" in block and not block["text"].strip():
+        yield "The text field in the ContentBlock object is blank"
+    if "toolUse" in block:
+        use = block["toolUse"]
+        if not NAME.fullmatch(use["toolUseId"]) or use["toolUseId"] in used:
+            yield f"id {use['toolUseId']!r}"
+        used.add(use["toolUseId"])
+        if not NAME.fullmatch(use["name"]) or not isinstance(use["input"], dict):
+            yield f"call {use!r}"
+    for part in block.get("toolResult", {}).get("content", ()):
+        yield from _converse_block(part, used)
+    if "toolResult" in block and not block["toolResult"]["content"]:
+        yield "an empty result"
+    if "image" in block and block["image"]["format"] not in {"png", "jpeg", "gif", "webp"}:
+        yield "an image that is none"
 
 
 def _part(part: Any, role: str) -> Iterator[str]:

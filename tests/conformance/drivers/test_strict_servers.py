@@ -17,7 +17,8 @@ from perdure.llm.http import Http
 from perdure.llm.registry import make_driver
 from perdure.llm.wire import Reasoning, packed
 from tests.conformance.drivers.conftest import Connect
-from tests.conformance.drivers.protocols import ALL_WIRES, Wire
+from tests.conformance.drivers.converse import EVERY_WIRE
+from tests.conformance.drivers.protocols import Wire
 from tests.conformance.drivers.strict import complaints, unsigned
 from tests.conformance.drivers.vendor import Reply, Vendor
 from tests.unit.llm.talk import CLOCK, WEATHER, Heard, agent, ask, call, kept, result, system, user
@@ -156,7 +157,7 @@ def fits(role: str, part: object) -> bool:
 
 @pytest.mark.unmeasured  # the odd histories measure the same code
 @given(request_=REQUESTS, mistral=st.booleans(), changes=st.sets(st.sampled_from(CHANGES)))
-@pytest.mark.parametrize("provider_type", [wire.provider_type for wire in ALL_WIRES])
+@pytest.mark.parametrize("provider_type", [wire.provider_type for wire in EVERY_WIRE])
 def test_drawn_histories_are_accepted(
     pool: Http, provider_type: str, request_: ModelRequest, mistral: bool, changes: set[str]
 ) -> None:
@@ -177,7 +178,7 @@ def _pool() -> Http:
     return Http()
 
 
-@pytest.mark.parametrize("first", ALL_WIRES, ids=lambda wire: wire.provider_type)
+@pytest.mark.parametrize("first", EVERY_WIRE, ids=lambda wire: wire.provider_type)
 async def test_every_switch_of_vendor_is_accepted(
     vendor: Vendor, connect: Connect, wire: Wire, first: Wire
 ) -> None:

@@ -47,39 +47,41 @@ def request_of(wire: Wire, **fields: Any) -> ModelRequest:
 
 
 def names_of(body: Any) -> list[str]:
+    if "toolConfig" in body and "tools" in body["toolConfig"]:
+        return [each["toolSpec"]["name"] for each in body["toolConfig"]["tools"] if "toolSpec" in each]
     tools = [each for tool in body.get("tools", ()) for each in tool.get("functionDeclarations", [tool])]
     return [tool.get("name") or tool["function"]["name"] for tool in tools]
 
 
 async def test_without_tools_a_parameter_asks_for_the_form(
-    vendor: Vendor, connect: Connect, wire: Wire
+    vendor: Vendor, connect: Connect, sse_wire: Wire
 ) -> None:
-    vendor.will(Reply(wire.answer(['{"city": "Ro', 'me", "degrees": 21}'])))
+    vendor.will(Reply(sse_wire.answer(['{"city": "Ro', 'me", "degrees": 21}'])))
     heard = Heard()
-    response = await connect(wire.provider_type).generate(request_of(wire), heard)
+    response = await connect(sse_wire.provider_type).generate(request_of(sse_wire), heard)
     assert heard.joined("text") == response.text == '{"city": "Rome", "degrees": 21}'
     assert names_of(vendor.sent) == []
-    asked = vendor.sent[NATIVE[wire.provider_type]]
+    asked = vendor.sent[NATIVE[sse_wire.provider_type]]
     schema = {
         "openai_completions": lambda: asked["json_schema"]["schema"],
         "openai": lambda: asked["format"]["schema"],
         "anthropic": lambda: asked["format"]["schema"],
         "gemini": lambda: asked["responseJsonSchema"],
-    }[wire.provider_type]()
+    }[sse_wire.provider_type]()
     assert schema["required"] == ["city", "degrees"]
     assert schema["additionalProperties"] is False
 
 
 async def test_beside_tools_the_parameter_is_used_only_where_tools_can_be_called(
-    vendor: Vendor, connect: Connect, wire: Wire
+    vendor: Vendor, connect: Connect, sse_wire: Wire
 ) -> None:
-    vendor.will(Reply(wire.answer(calls=[("c1", "weather", ['{"city": "Rome"}'])])))
-    response = await connect(wire.provider_type).generate(request_of(wire, tools=(WEATHER,)), Heard())
+    vendor.will(Reply(sse_wire.answer(calls=[("c1", "weather", ['{"city": "Rome"}'])])))
+    response = await connect(sse_wire.provider_type).generate(request_of(sse_wire, tools=(WEATHER,)), Heard())
     assert [call.name for call in response.tool_calls] == ["weather"]
-    native = wire.provider_type == "anthropic"
-    assert (NATIVE[wire.provider_type] in vendor.sent) == native
+    native = sse_wire.provider_type == "anthropic"
+    assert (NATIVE[sse_wire.provider_type] in vendor.sent) == native
     assert names_of(vendor.sent) == ["weather"] if native else ["weather", "final_result"]
-    assert (CHOICE.get(wire.provider_type, "tool_choice") in vendor.sent) != native
+    assert (CHOICE.get(sse_wire.provider_type, "tool_choice") in vendor.sent) != native
 
 
 async def test_the_call_of_the_result_tool_is_shown_while_it_arrives(
@@ -101,7 +103,7 @@ async def test_the_call_of_the_result_tool_is_shown_while_it_arrives(
         ("final_result", {"city": "Rome", "degrees": 21})
     ]
     assert names_of(vendor.sent) == ["final_result"]
-    assert NATIVE[wire.provider_type] not in vendor.sent
+    assert NATIVE.get(wire.provider_type) not in vendor.sent
 
 
 async def test_the_arguments_of_other_tools_are_not_shown(
