@@ -22,8 +22,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
         title: the display name.
         base_url: its own address; None if every customer has another one.
         hosts: whose addresses end so speak this dialect, whatever the provider's type.
-        key_variable: the variable from which the vendor's own tools read the key; None for servers that
-            people run themselves.
+        key_variable: the variable from which the vendor's own tools read the key, for the vendor's own
+            address; None if it has none.
         key_header: the header of the key; None for `Authorization: Bearer`.
         seller: the vendor's id in the price list; empty if its own address has no prices.
         limit_field: the field that limits the size of an answer.
@@ -94,7 +94,6 @@ AZURE = Dialect(
     name="azure_openai",
     title="Azure OpenAI",
     hosts=("openai.azure.com",),
-    key_variable="AZURE_OPENAI_API_KEY",
     key_header="api-key",
     limit_field="max_completion_tokens",
     schemas="always",

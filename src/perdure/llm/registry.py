@@ -86,7 +86,7 @@ def _chat_kind(dialect: Dialect) -> DriverKind:
         OpenAiChatDriver,
         dialect.title,
         dialect.key_variable,
-        key_needed=dialect.key_variable is not None,
+        key_needed=dialect.key_variable is not None or dialect.base_url is None,
         own_address=dialect.base_url is not None,
         open_list=dialect.open_list,
         options=_CHAT_OPTIONS | ({"bearer"} if dialect.deployments else set()),
@@ -146,6 +146,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
                 "Create a key at [aistudio.google.com](https://aistudio.google.com/apikey)."
                 " Without `base_url`, calls go to Google."
             ),
+            vendor="google",
         ),
         "bedrock": DriverKind(
             _bedrock,
