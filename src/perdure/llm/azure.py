@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from msgspec import Struct
 from yarl import URL
 
 from perdure.domain.errors import InvalidInput
+from perdure.llm.base_urls import path_segment
 from perdure.llm.dialects import Dialect
 from perdure.llm.driver import ListedModel, ProviderConfig
 from perdure.llm.endpoint import Endpoint
@@ -29,7 +29,7 @@ class Deployment(Struct, frozen=True):
 
     def path(self, model: str) -> str:
         """Return the route of a call."""
-        return f"{_MARK}{quote(self.name or model, safe='')}/chat/completions"
+        return f"{_MARK}{path_segment(self.name or model)}/chat/completions"
 
     def offered(self, listed: Sequence[ListedModel]) -> list[ListedModel]:
         """Return what can be called, of what the resource lists: the deployment, if the address names one."""

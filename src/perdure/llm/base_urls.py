@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 from perdure.net.addresses import is_public_address, plain_address
 
@@ -37,6 +38,11 @@ def base_urls(given: str, *, versioned: bool = False, version: str = "v1") -> tu
         return url(path), None
     plain, numbered = url(path), url(f"{path}/{version}")
     return (numbered, plain) if versioned or not path else (plain, numbered)
+
+
+def path_segment(name: str) -> str:
+    """Encode a name as one segment of a path, which it cannot leave."""
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
 def is_near(host: str) -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
@@ -30,6 +29,7 @@ from perdure.llm.anthropic import (
 )
 from perdure.llm.anthropic_wire import tools_of, turns
 from perdure.llm.aws_signing import Signer, aws_key
+from perdure.llm.base_urls import path_segment
 from perdure.llm.bedrock_answer import ConverseAnswer
 from perdure.llm.bedrock_wire import (
     CACHE_POINT,
@@ -115,7 +115,7 @@ class BedrockDriver:
     async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
         answer = ConverseAnswer(on_delta, self._endpoint.secrets)
         answer.result_tool = result_tool_of(request, native=False)
-        path = f"/model/{quote(request.model, safe='')}/converse-stream"
+        path = f"/model/{path_segment(request.model)}/converse-stream"
         await self._http.stream(self._endpoint, path, self.encoded(request, bare), answer, request.first_byte)
         return answer.finished(request)
 

@@ -14,14 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import JsonObject, Message
 from perdure.llm.answer_values import count
-from perdure.llm.base_urls import base_urls
+from perdure.llm.base_urls import base_urls, path_segment
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig
 from perdure.llm.endpoint import Endpoint
 from perdure.llm.failures import bad_response
@@ -226,7 +225,7 @@ class GeminiDriver:
 def _resource(model: str) -> str:
     """Return the model's place in the address, which no name can leave."""
     prefix = next((prefix for prefix in _PREFIXES if model.startswith(prefix)), "")
-    return (prefix or _PREFIXES[0]) + quote(model.removeprefix(prefix), safe="")
+    return (prefix or _PREFIXES[0]) + path_segment(model.removeprefix(prefix))
 
 
 def _thinking(model: str, effort: str | None) -> JsonObject:
