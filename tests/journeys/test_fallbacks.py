@@ -19,6 +19,7 @@ from tests.talk import Json, Talk, kinds_of, new_talk
 from tests.vendors import CHAT, answer, new_model, vendor_provider
 
 PARTIAL = "Half of"
+SIGNATURES = {"gemini": "'thoughtSignature': 'c2lnbmVk'", "bedrock": "'signature': 'signed'"}
 PLACES = {"openai": "input", "gemini": "contents"}
 """Where a body has the history, by protocol."""
 
@@ -233,6 +234,8 @@ async def test_after_tools_ran_the_other_vendor_gets_a_history_in_its_form(
     assert data_of(events, "turn.completed")["final_answer_preview"] == "Nothing there."
     assert [complaints(second.provider_type, asked.body) for asked in spare.asked] == [[], []]
     assert "list_directory" in str(spare.asked[0].body[PLACES.get(second.provider_type, "messages")])
+    if second.provider_type in SIGNATURES:  # what it signed comes back to it
+        assert SIGNATURES[second.provider_type] in str(spare.asked[1].body)
     # The turn goes on with the other model, and the next one begins with the first.
     vendor.will(answer("Back.", first))
     assert data_of(await ask(talk), "turn.completed")["final_answer_preview"] == "Back."

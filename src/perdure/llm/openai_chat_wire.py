@@ -259,6 +259,9 @@ def _parts(content: bytes) -> bytes:
 def _joined_answers(first: bytes, second: bytes) -> bytes:
     left, right = msgspec.json.decode(first), msgspec.json.decode(second)
     joined = {**left, **right}
+    for field in left.keys() & right.keys():
+        if isinstance(left[field], list) and isinstance(right[field], list):
+            joined[field] = left[field] + right[field]
     for field in ("content", "reasoning_content"):
         texts = [value[field] for value in (left, right) if value.get(field)]
         if texts or field == "content":

@@ -93,6 +93,7 @@ def _listed(entry: dict[str, Any]) -> ListedModel | None:
     windows = (
         entry.get("context_length"),
         entry.get("context_window"),
+        entry.get("max_context_length"),
         entry.get("max_model_len"),
         entry.get("max_input_tokens"),
         meta.get("n_ctx"),

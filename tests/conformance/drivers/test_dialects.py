@@ -301,3 +301,48 @@ def test_the_thinking_of_one_dialect_is_readable_to_the_next() -> None:
     )
     body = body_of("deepseek", user("a"), message, result("c1", "y"))
     assert body["messages"][1]["reasoning_content"] == "hm"
+
+
+async def test_signed_reasoning_of_answers_in_a_row_is_joined(vendor: Vendor, connect: Connect) -> None:
+    field, pieces, whole = SIGNED["openrouter"]
+    events = [chunk({"content": "", field: [piece]}) for piece in pieces]
+    vendor.will(Reply([*events, chunk({"content": "So."}, "stop"), b"data: [DONE]\n\n"]))
+    response = await connect("openrouter").generate(ask(user("Hi")), Heard())
+    answers = (kept(response, "openrouter"), kept(response, "openrouter"))
+    body = body_of("openrouter", user("a"), *answers, user("b"))
+    assert body["messages"][1] == {"role": "assistant", "content": "So.\n\nSo.", field: whole + whole}
+
+
+LISTS: dict[str, tuple[dict[str, Any], ListedModel]] = {
+    "openrouter": (
+        {"id": "a/b", "name": "A: B", "context_length": 131_072, "pricing": {"prompt": "0"}},
+        ListedModel("a/b", "A: B", 131_072),
+    ),
+    "mistral": (
+        {"id": "mistral-large-latest", "object": "model", "max_context_length": 131_072},
+        ListedModel("mistral-large-latest", None, 131_072),
+    ),
+    "groq": (
+        {"id": "openai/gpt-oss-20b", "active": True, "context_window": 131_072},
+        ListedModel("openai/gpt-oss-20b", None, 131_072),
+    ),
+    "moonshot": ({"id": "kimi-k2.6", "context_length": 262_144}, ListedModel("kimi-k2.6", None, 262_144)),
+    "deepseek": ({"id": "deepseek-chat", "owned_by": "deepseek"}, ListedModel("deepseek-chat")),
+    "ollama": ({"id": "llama3.2:latest", "owned_by": "library"}, ListedModel("llama3.2:latest")),
+    "vllm": (
+        {"id": "Qwen/Qwen3-8B", "root": "Qwen/Qwen3-8B", "max_model_len": 40_960},
+        ListedModel("Qwen/Qwen3-8B", None, 40_960),
+    ),
+    "lm_studio": ({"id": "qwen3-8b", "object": "model"}, ListedModel("qwen3-8b")),
+    "litellm": ({"id": "claude", "object": "model", "owned_by": "openai"}, ListedModel("claude")),
+}
+
+
+@pytest.mark.parametrize("provider_type", LISTS)
+async def test_the_list_of_models_of_each_dialect_is_read(
+    vendor: Vendor, connect: Connect, provider_type: str
+) -> None:
+    entry, model = LISTS[provider_type]
+    vendor.will(Reply([msgspec.json.encode({"object": "list", "data": [entry]})], 200, JSON))
+    assert await connect(provider_type).list_models() == [model]
+    assert vendor.asked[-1].path == "/v1/models"
