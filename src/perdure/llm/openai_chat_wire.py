@@ -22,6 +22,7 @@ from perdure.domain.messages import (
     ToolResultPart,
     text_of,
 )
+from perdure.llm.dialects import CHAT_TYPES
 from perdure.llm.driver import ToolSpec
 from perdure.llm.wire import (
     ACKNOWLEDGED,
@@ -62,6 +63,8 @@ class Form(Struct, frozen=True):
 
     Attributes:
         model: the model, which gets back its own signatures.
+        provider_type: the provider's type, which gets back its own reasoning.
+        blocks: the field in which signed reasoning goes back as it came; empty for none.
         takes_turns: a user message must not follow tool results directly.
         short_ids: call ids have nine letters and digits.
         textless_calls: a message with calls has no text.
@@ -72,6 +75,8 @@ class Form(Struct, frozen=True):
     """
 
     model: str
+    provider_type: str = PROVIDER_TYPE
+    blocks: str = ""
     takes_turns: bool = False
     short_ids: bool = False
     textless_calls: bool = False
@@ -82,7 +87,8 @@ class Form(Struct, frozen=True):
     def variant(self) -> str:
         """Name everything that affects the bytes, for the cache."""
         flags = (self.takes_turns, self.short_ids, self.textless_calls, self.signatures, self.system_role)
-        return f"chat/{self.model}/{self.reasoning}" + "".join("-+"[flag] for flag in flags)
+        head = f"chat/{self.provider_type}/{self.model}/{self.blocks}/{self.reasoning}"
+        return head + "".join("-+"[flag] for flag in flags)
 
 
 def fragment(message: Message, form: Form) -> Fragment:
@@ -121,15 +127,19 @@ def _assistant(message: Message, form: Form) -> Fragment:
     if not text and not calls:
         return Fragment("assistant", b"")
     value: JsonObject = {"role": "assistant", "content": text or None}
+    kept = unpacked(message, form.provider_type, form.model) if form.signatures else []
+    blocks = [block.item["block"] for block in kept if block.item.get("type") == form.blocks]
+    if blocks:
+        value[form.blocks] = blocks
     if calls:
         extras = {
             block.item["tool_call_id"]: block.item["extra_content"]
-            for block in (unpacked(message, PROVIDER_TYPE, form.model) if form.signatures else ())
+            for block in kept
             if block.item.get("type") == "extra_content"
         }
         value["tool_calls"] = [_call(part, extras, form) for part in calls]
     if form.reasoning and (calls or form.reasoning == REASONING_ALWAYS):
-        own = message.thinking if message.reasoning_provider in {None, PROVIDER_TYPE} else None
+        own = message.thinking if message.reasoning_provider in {None, *CHAT_TYPES} else None
         if own and own.strip():
             value["reasoning_content"] = own
         elif form.reasoning != KNOWN_REASONING:
@@ -249,6 +259,9 @@ def _parts(content: bytes) -> bytes:
 def _joined_answers(first: bytes, second: bytes) -> bytes:
     left, right = msgspec.json.decode(first), msgspec.json.decode(second)
     joined = {**left, **right}
+    for field in left.keys() & right.keys():
+        if isinstance(left[field], list) and isinstance(right[field], list):
+            joined[field] = left[field] + right[field]
     for field in ("content", "reasoning_content"):
         texts = [value[field] for value in (left, right) if value.get(field)]
         if texts or field == "content":

@@ -19,6 +19,7 @@ from perdure.domain.model_profiles import ModelVendor
 from perdure.domain.providers import ProviderOptions, ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.anthropic import AnthropicDriver
+from perdure.llm.dialects import NAMED, Dialect
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.http import Http
 from perdure.llm.model_table import vendor_of_model
@@ -41,6 +42,9 @@ class DriverKind(Struct, frozen=True):
         title: the display name.
         environment: the variable from which the vendor's own tools read the key.
         key_needed: whether to ask users for a key. Most private servers need none.
+        takes_key: whether it can have a key.
+        own_address: whether it is called without a `base_url`.
+        open_list: whether it lists its models to everybody, so that the list says nothing of the key.
         options: the options that it accepts, see `ProviderOptions`.
         help: how to get a key, in Markdown.
         vendor: who makes the models, if one vendor makes all of them.
@@ -50,10 +54,44 @@ class DriverKind(Struct, frozen=True):
     title: str
     environment: str | None = None
     key_needed: bool = False
+    takes_key: bool = True
+    own_address: bool = True
+    open_list: bool = False
     lists_models: bool = True
     options: frozenset[str] = frozenset()
     help: str = ""
     vendor: ModelVendor | None = None
+
+
+def _gemini(config: ProviderConfig, http: Http, cache: FragmentCache) -> Driver:
+    from perdure.llm.gemini import GeminiDriver  # only a server with such a provider needs it
+
+    return GeminiDriver(config, http, cache)
+
+
+def _bedrock(config: ProviderConfig, http: Http, cache: FragmentCache) -> Driver:
+    from perdure.llm.bedrock import BedrockDriver  # only a server with such a provider needs it
+
+    return BedrockDriver(config, http, cache)
+
+
+_CHAT_OPTIONS = frozenset(
+    {"headers", "timeout_seconds", "include_usage", "max_tokens_field", "reasoning_content"}
+)
+
+
+def _chat_kind(dialect: Dialect) -> DriverKind:
+    """Describe the provider type of a dialect of Chat Completions."""
+    return DriverKind(
+        OpenAiChatDriver,
+        dialect.title,
+        dialect.key_variable,
+        key_needed=dialect.key_variable is not None or dialect.base_url is None,
+        own_address=dialect.base_url is not None,
+        open_list=dialect.open_list,
+        options=_CHAT_OPTIONS | ({"bearer"} if dialect.deployments else set()),
+        help=dialect.help,
+    )
 
 
 KINDS: Mapping[str, DriverKind] = MappingProxyType(
@@ -73,9 +111,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             OpenAiChatDriver,
             "OpenAI Chat Completions",
             OPENAI.key_variable,
-            options=frozenset(
-                {"headers", "timeout_seconds", "include_usage", "max_tokens_field", "reasoning_content"}
-            ),
+            options=_CHAT_OPTIONS,
             help=(
                 "For any server that speaks Chat Completions: enter its `base_url`, which usually ends in"
                 " `/v1`, and a key if the server needs one. Without `base_url`, calls go to OpenAI."
@@ -95,10 +131,37 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
         "llmsim": DriverKind(
             lambda config, http, cache: SimulatedDriver(),
             "Simulated model",
+            takes_key=False,
             lists_models=False,
             help="A simulation for tests: it needs no key and no options.",
             vendor="llmsim",
         ),
+        "gemini": DriverKind(
+            _gemini,
+            "Google Gemini",
+            "GEMINI_API_KEY",
+            key_needed=True,
+            options=frozenset({"headers", "timeout_seconds", "bearer", "max_tokens"}),
+            help=(
+                "Create a key at [aistudio.google.com](https://aistudio.google.com/apikey)."
+                " Without `base_url`, calls go to Google."
+            ),
+            vendor="google",
+        ),
+        "bedrock": DriverKind(
+            _bedrock,
+            "Amazon Bedrock",
+            "AWS_BEARER_TOKEN_BEDROCK",
+            key_needed=True,
+            options=frozenset({"headers", "timeout_seconds", "max_tokens"}),
+            help=(
+                "Create a Bedrock API key in the [AWS console](https://console.aws.amazon.com/bedrock/), or"
+                " enter an access key as `KEY_ID:SECRET` or `KEY_ID:SECRET:SESSION_TOKEN`. Without"
+                " `base_url`, calls go to us-east-1; other regions have the address"
+                " `https://bedrock-runtime.REGION.amazonaws.com`."
+            ),
+        ),
+        **{dialect.name: _chat_kind(dialect) for dialect in NAMED},
     }
 )
 
