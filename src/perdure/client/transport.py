@@ -27,6 +27,13 @@ class Text(Struct, frozen=True):
     media_type: str
 
 
+class Binary(Struct, frozen=True):
+    """A request body of bytes."""
+
+    data: bytes
+    media_type: str
+
+
 RETRIES = 7
 """Default number of retries per request; with their pauses, about ten seconds."""
 
@@ -109,7 +116,7 @@ class Transport:
             method: the HTTP method.
             path: the path below the base URL.
             params: the query parameters.
-            body: the request body, sent as JSON if it is not `Text`.
+            body: the request body, sent as JSON if it is not `Text` or `Binary`.
             headers: additional headers.
             repeatable: whether to retry if the request may have taken effect already. The default depends on
                 the method. A request that certainly was not sent, or got a 429, is always retried.
@@ -186,6 +193,8 @@ def _encoded(body: Struct | None) -> tuple[bytes | None, dict[str, str]]:
             return None, {}
         case Text(text, media_type):
             return text.encode(), {"Content-Type": media_type}
+        case Binary(data, media_type):
+            return data, {"Content-Type": media_type}
         case _:
             return msgspec.json.encode(body, enc_hook=_refused), {"Content-Type": "application/json"}
 

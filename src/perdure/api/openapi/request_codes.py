@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
 from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
+from perdure.api.openapi.skill_codes import INVALID_SKILLS, MISSING_SKILLS, SKILL_CONFLICTS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
     LIMIT_TOO_HIGH,
     *INVALID_BUDGETS,
+    *INVALID_SKILLS,
     *INVALID_WEBHOOKS,
     (
         "too_many_participants",
@@ -140,6 +142,7 @@ INVALID = (
 CONFLICTS = (
     *BUDGET_CONFLICTS,
     TOO_MANY_SESSIONS,
+    *SKILL_CONFLICTS,
     *WEBHOOK_CONFLICTS,
     (
         "already_participant",
@@ -225,6 +228,7 @@ CONFLICTS = (
 
 MISSING = (
     *MISSING_BUDGETS,
+    *MISSING_SKILLS,
     *MISSING_WEBHOOKS,
     (
         "participant_not_found",
