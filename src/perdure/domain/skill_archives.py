@@ -62,7 +62,7 @@ def read_archive(data: bytes) -> dict[str, bytes]:
     _check_frame(data)
     try:
         with ZipFile(io.BytesIO(data)) as archive:
-            entries = _entries(archive)
+            entries = _entries(archive, len(data))
             return _unpacked(archive, entries)
     except UnicodeDecodeError:
         raise refused("the name of an entry is not valid UTF-8") from None
@@ -99,7 +99,7 @@ def check_files(files: Mapping[str, int]) -> None:
 
 def refused(why: str) -> InvalidInput:
     """The error for an archive that is not taken."""
-    return InvalidInput(f"the archive cannot be used: {why}", code="invalid_skill_archive")
+    return InvalidInput(f"the skill's files cannot be taken: {why}", code="invalid_skill_archive")
 
 
 def _check_frame(data: bytes) -> None:
@@ -120,10 +120,16 @@ def _check_frame(data: bytes) -> None:
         raise TooLarge(f"an archive may have at most {MAX_ENTRIES} entries", code="skill_too_large")
 
 
-def _entries(archive: ZipFile) -> dict[str, ZipInfo]:
-    """The entries of files, by their checked path without the archive's only folder."""
+def _entries(archive: ZipFile, size: int) -> dict[str, ZipInfo]:
+    """The entries of files, by their checked path without the archive's only folder.
+
+    Args:
+        size: the archive's, in bytes.
+    """
     if len(archive.filelist) > MAX_ENTRIES:
         raise TooLarge(f"an archive may have at most {MAX_ENTRIES} entries", code="skill_too_large")
+    if sum(info.compress_size for info in archive.filelist) > size:
+        raise refused("its entries overlap, or are not as long as they say")
     found: dict[str, ZipInfo] = {}
     for info in archive.filelist:
         path = _path_of(info)
@@ -171,7 +177,7 @@ def _check_path(path: str) -> None:
     except InvalidInput as error:
         raise refused(f"the name {path[:100]!r} {error.message.removeprefix('`path` ')}") from None
     names = path.split("/")
-    if clean != f"/{path}" or ":" in names[0]:
+    if not path or clean != f"/{path}" or ":" in names[0]:
         raise refused(f"the name {path[:100]!r} must be a plain relative path")
     if len(names) > MAX_DEPTH or len(path.encode()) > MAX_PATH:
         raise refused(f"the name {path[:100]!r} is longer than {MAX_PATH} bytes or {MAX_DEPTH} names")

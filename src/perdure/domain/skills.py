@@ -31,6 +31,21 @@ MAX_PINS = 500
 """Registered skills of one configuration."""
 CODE = "invalid_capability_config"
 
+CONFIG_SCHEMA: JsonObject = {
+    "type": "object",
+    "properties": {
+        "version": {
+            "type": "string",
+            "pattern": f"^({LATEST}|[0-9a-f]{{64}})$",
+            "description": (
+                f"A version of the skill, or `{LATEST}`. Default: the one that is current when it is saved."
+            ),
+        }
+    },
+    "additionalProperties": False,
+}
+"""The configuration of a capability `skill:{id}`."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LINK = Meta(examples=["/v1/skills/skill_0192f0c1b2a37b5c8d4e5f60718293a4"])
 _SKILL_MD = Meta(
