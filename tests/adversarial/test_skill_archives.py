@@ -223,7 +223,11 @@ def overlapping(count: int) -> bytes:
         records += struct.pack("<HHHII", 0, 0, 0, 0, len(entries)) + name
         entries += b"PK\x03\x04" + struct.pack("<H", 20) + fields(name) + name
     body = entries + data
-    return body + records + struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, count, count, len(records), len(body), 0)
+    return (
+        body
+        + records
+        + struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, count, count, len(records), len(body), 0)
+    )
 
 
 BOMBS: dict[str, Callable[[], bytes]] = {

@@ -42,9 +42,7 @@ def test_all_fields_of_a_front_matter_are_read() -> None:
         (),
         (),
     )
-    assert found.facts == SkillFacts(
-        "MIT", "Needs python", "read_file bash", {"author": "Ada"}, False, True
-    )
+    assert found.facts == SkillFacts("MIT", "Needs python", "read_file bash", {"author": "Ada"}, False, True)
     assert found.body.strip() == "# Forms\nList the fields."
 
 
@@ -157,7 +155,12 @@ WORDS = "Extracts tables and text from the documents of customers and writes a r
 
 @pytest.mark.parametrize(
     "description",
-    [WORDS, f"{WORDS} " * 11, "Füllt Formulare aus, prüft sie und schickt sie weg " * 15, "表格填写工具" * 150],
+    [
+        WORDS,
+        f"{WORDS} " * 11,
+        "Füllt Formulare aus, prüft sie und schickt sie weg " * 15,
+        "表格填写工具" * 150,
+    ],
 )
 def test_a_catalogue_of_200_skills_takes_under_4000_tokens(description: str) -> None:
     text = catalogue_text(offered(200, description))
