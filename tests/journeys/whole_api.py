@@ -171,6 +171,8 @@ class Place:
         await post(http, f"{base}/fs/kept.txt", {"content": mark})
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
         server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
+        skill_md = f"---\nname: {mark}\ndescription: {mark}\n---\n\n{mark}\n"
+        skill = await post(http, "/v1/skills", {"skill_md": skill_md})
         task = await _waiting_task(http, session["id"], mark)
         hooks = await _hooks(http, f"{base}/tasks/{task}", mark)
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
@@ -194,6 +196,7 @@ class Place:
             "name": database,
             "server_id": server["id"],
             "server_name": mark,
+            "skill_id": skill["id"],
             "workspace_id": session["workspace_id"],
             "path": "kept.txt",
             "item_id": item,

@@ -18,6 +18,7 @@ from perdure.domain.ids import SessionId, SkillId
 from perdure.domain.paths import name_of, parent_of
 from perdure.domain.skill_catalogue import FOLDER, MAX_OWN, OfferedSkill, installed_folder
 from perdure.domain.skill_md import MAX_SKILL_MD, SKILL_MD, is_skill_name, read_skill
+from perdure.domain.times import Micros
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, write_files
 from perdure.store.files import FileRow, files_named, get_entries, list_tree, read_heads
@@ -122,10 +123,16 @@ def _offered(path: str, size: int, data: bytes) -> OfferedSkill:
     return OfferedSkill(name, text.description, "files", folder, hidden=hidden, errors=errors)
 
 
-async def activate(app: Services, scope: Scope, session_id: SessionId, skill: OfferedSkill) -> ActiveSkill:
+async def activate(
+    app: Services, scope: Scope, session_id: SessionId, skill: OfferedSkill, since: Micros
+) -> ActiveSkill:
     """Read the text of a skill, and put the files of a registered one into the session.
 
     Running it again changes nothing: each version has a folder of its own, whose files are read-only.
+
+    Args:
+        since: when the turn began. Files that were written since then count as written by this call: an
+            attempt before a crash may have written them, and the log does not say so yet.
 
     Raises:
         ToolError: the skill has just been deleted.
@@ -137,7 +144,7 @@ async def activate(app: Services, scope: Scope, session_id: SessionId, skill: Of
     text = files[SKILL_MD].data.decode()
     if len(files) == 1:
         return ActiveSkill(skill, read_skill(text).body, ())
-    written = await _install(app, scope, session_id, skill, files)
+    written = await _install(app, scope, session_id, skill, files, since)
     paths = (f"{skill.folder}/{path}" for path in files if path != SKILL_MD)
     return ActiveSkill(skill, read_skill(text).body, tuple(paths), written)
 
@@ -172,23 +179,33 @@ async def _contents(app: Services, scope: Scope, skill: OfferedSkill) -> dict[st
 
 
 async def _install(
-    app: Services, scope: Scope, session_id: SessionId, skill: OfferedSkill, files: Mapping[str, Content]
+    app: Services,
+    scope: Scope,
+    session_id: SessionId,
+    skill: OfferedSkill,
+    files: Mapping[str, Content],
+    since: Micros,
 ) -> tuple[FileWrittenData, ...]:
     """Write the files that are missing or different, all or none, as read-only ones."""
     now, by_path = app.now(), {f"{skill.folder}/{path}": content for path, content in files.items()}
 
     async def change(tx: Tx, space: WorkspaceRow, session: SessionRow | None) -> tuple[FileWrittenData, ...]:
         there = await get_entries(tx, space.org_id, space.id, by_path)
+        same = [row for path, row in there.items() if row.hash == by_path[path].hash]
+        known = {row.path for row in same}
         writes = [
             FileWrite(path, content, readonly=True, force=True)
             for path, content in by_path.items()
-            if path not in there or there[path].hash != content.hash
+            if path not in known
         ]
-        if not writes:
-            return ()
-        done = await write_files(tx, space, writes, app.file_limits, now)
+        done = await write_files(tx, space, writes, app.file_limits, now) if writes else []
+        before = [row for row in same if row.updated_at >= since]
         return tuple(
-            FileWrittenData(each.row.path, "write", each.created, each.row.size_bytes) for each in done
+            FileWrittenData(row.path, "write", created, row.size_bytes)
+            for row, created in [
+                *((row, True) for row in before),
+                *((each.row, each.created) for each in done),
+            ]
         )
 
     try:

@@ -22,6 +22,7 @@ from perdure.capabilities.port import (
     schema,
 )
 from perdure.domain.errors import ToolError
+from perdure.domain.ids import millis_of
 from perdure.domain.messages import JsonObject
 from perdure.domain.paths import MOUNT
 from perdure.domain.skill_catalogue import FOLDER, OfferedSkill, catalogue_text
@@ -185,7 +186,8 @@ async def _activate(
         raise ToolError(f"the skill {name!r} cannot be used: {one_line('; '.join(skill.errors), MAX_ERROR)}")
     if skill.hidden:
         raise ToolError(f"the skill {name!r} is for people only: its author has disabled that models use it")
-    active = await activate(services, context, context.session_id, skill)
+    began = millis_of(context.turn_id) * 1000
+    active = await activate(services, context, context.session_id, skill, began)
     return ToolOutcome(_told(active), active.written)
 
 
