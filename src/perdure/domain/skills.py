@@ -118,6 +118,15 @@ class SkillUsage(Struct, frozen=True):
     harnesses: Annotated[int, Meta(description="The number of harnesses.", ge=0, examples=[0])]
 
 
+SkillUsages = Annotated[
+    dict[SkillId, SkillUsage],
+    Meta(
+        description="By the skill's id.",
+        examples=[{"skill_0192f0c1b2a37b5c8d4e5f60718293a4": {"agents": 2, "harnesses": 0}}],
+    ),
+]
+
+
 class SkillValidation(Struct, frozen=True, omit_defaults=True):
     """What is wrong with a SKILL.md."""
 

@@ -53,6 +53,7 @@ class Route(Struct, frozen=True, kw_only=True):
         errors: error statuses in addition to those that every operation has.
         body_limit: the maximum size of the body in bytes; 0 for the general limit.
         text_limit: if not 0, the body is text, not JSON, of up to this number of bytes.
+        accepts: the media types of such a body, for the document.
         takes_key: whether requests may carry an Idempotency-Key; a repeated request gets the first response
             again. True for each POST that creates something, unless its response has a secret that is shown
             only once.
@@ -87,6 +88,7 @@ class Route(Struct, frozen=True, kw_only=True):
     body_limit: int
     text_limit: int
     raw_limit: int
+    accepts: tuple[str, ...]
     public: bool
     anywhere: bool
     command: bool
@@ -117,6 +119,7 @@ def route(
     errors: tuple[int, ...] = (),
     body_example: object = None,
     body_limit: int = 0,
+    accepts: tuple[str, ...] = ("application/json", "text/plain"),
     public: bool = False,
     anywhere: bool = False,
     command: bool = False,
@@ -156,6 +159,7 @@ def route(
             body_limit=0 if body in (str, bytes) else body_limit,
             text_limit=body_limit if body is str else 0,
             raw_limit=body_limit if body is bytes else 0,
+            accepts=accepts,
             public=public,
             anywhere=anywhere,
             command=command,

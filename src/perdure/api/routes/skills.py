@@ -21,7 +21,7 @@ from perdure.domain.skills import (
     CreateSkill,
     Skill,
     SkillContent,
-    SkillUsage,
+    SkillUsages,
     SkillValidation,
     UpdateSkill,
     ValidateSkill,
@@ -76,7 +76,10 @@ async def create_skill(call: Call, body: CreateSkill) -> Skill:
 
 @route("GET", "/v1/skills", "skills")
 async def list_skills(call: Call, query: ListSkills) -> Listing[Skill]:
-    """List the skills of the registry, oldest first."""
+    """List skills.
+
+    Those of the organization's registry, oldest first.
+    """
     return Listing(tuple(await use.all_skills(call.app, call.caller, query.search, query.include_archived)))
 
 
@@ -90,7 +93,7 @@ async def skill_config(call: Call) -> ResourceConfig:
 
 
 @route("GET", "/v1/skills/usage", "skills")
-async def list_skills_usage(call: Call) -> dict[SkillId, SkillUsage]:
+async def list_skills_usage(call: Call) -> SkillUsages:
     """Count the users of the skills.
 
     By the skill's id: how many active agents and harnesses name it, in whichever version.
@@ -107,7 +110,15 @@ async def validate_skill(call: Call, body: ValidateSkill) -> SkillValidation:
     return use.validate(body.skill_md)
 
 
-@route("POST", "/v1/skills/upload", "skills", status=201, body_limit=MAX_ARCHIVE + _FORM_ROOM)
+@route(
+    "POST",
+    "/v1/skills/upload",
+    "skills",
+    status=201,
+    errors=(415,),
+    body_limit=MAX_ARCHIVE + _FORM_ROOM,
+    accepts=("application/zip", "multipart/form-data"),
+)
 async def upload_skill(call: Call, query: UploadSkill, body: bytes) -> Skill:
     """Upload a skill as a ZIP file.
 
@@ -127,11 +138,14 @@ async def upload_skill(call: Call, query: UploadSkill, body: bytes) -> Skill:
 
 @route("GET", "/v1/skills/{skill_id}", "skills", errors=(404,))
 async def get_skill(call: Call, skill_id: SkillId) -> Skill:
-    """Get a skill."""
+    """Get a skill.
+
+    Whatever its status.
+    """
     return await use.read_one(call.app, call.caller, skill_id)
 
 
-@route("PATCH", "/v1/skills/{skill_id}", "skills", errors=(404, 409), body_example={"status": "disabled"})
+@route("PATCH", "/v1/skills/{skill_id}", "skills", errors=(404,), body_example={"status": "disabled"})
 async def update_skill(call: Call, skill_id: SkillId, body: UpdateSkill) -> Skill:
     """Update a skill.
 
@@ -161,7 +175,10 @@ async def destroy_skill(call: Call, skill_id: SkillId) -> None:
 
 @route("GET", "/v1/skills/{skill_id}/content", "skills", errors=(404,))
 async def get_skill_content(call: Call, skill_id: SkillId, query: ReadContent) -> SkillContent:
-    """Get the files of a skill."""
+    """Get the files of a skill.
+
+    Of its current version, or of any earlier one.
+    """
     return await use.read_content(call.app, call.caller, skill_id, query.version)
 
 
