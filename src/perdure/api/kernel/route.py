@@ -48,7 +48,7 @@ class Route(Struct, frozen=True, kw_only=True):
         also: a second type that the JSON response may have: that with one of the `other` statuses, if there
             are any.
 
-        status: the status of a successful response.
+        status: the status of a successful response; by default 204 if the handler returns None, else 200.
         other: further statuses with the same response type.
         errors: error statuses in addition to those that every operation has.
         body_limit: the maximum size of the body in bytes; 0 for the general limit.
@@ -56,7 +56,8 @@ class Route(Struct, frozen=True, kw_only=True):
         accepts: the media types of such a body, for the document.
         takes_key: whether requests may carry an Idempotency-Key; a repeated request gets the first response
             again. True for each POST that creates something, unless its response has a secret that is shown
-            only once.
+            only once. `replayable` overrides that: False for such a secret, and True if what creates
+            something has another status than 201.
         raw_limit: if not 0, the body is of any type, of up to this number of bytes.
         public: whether the operation needs no credentials.
         anywhere: whether the operation concerns the caller and not an organization, so that a member of
@@ -129,11 +130,7 @@ def route(
     example: str | None = None,
     admit: Admit | None = None,
 ) -> Callable[[Handler], Route]:
-    """Make a handler a route. Raises TypeError if its annotations do not fit the path.
-
-    By default, `status` is 204 if the handler returns None, else 200. `replayable` is False if the response
-    has a secret that is shown once, and True if what creates something has another status than 201.
-    """
+    """Make a handler a route (see `Route`). Raises TypeError if its annotations do not fit the path."""
 
     def build(handler: Handler) -> Route:
         hints = inspect.get_annotations(handler, eval_str=True)  # get_type_hints takes twice as long
