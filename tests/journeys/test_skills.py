@@ -282,6 +282,21 @@ async def test_sessions_harnesses_and_maps_of_skills_pin_too(api: httpx.AsyncCli
     assert [each["name"] for each in found["skills"]] == ["map-one", "map-two"]
 
 
+async def test_the_skills_of_a_blueprint_are_pinned_too(api: httpx.AsyncClient) -> None:
+    made = await create(api, "in-a-blueprint")
+    config = {"blueprints": {"writer": {"description": "Writes.", "capabilities": [ref(made)]}}}
+    body = {
+        "name": "has-blueprints",
+        "system_prompt": "",
+        "capabilities": [{"ref": "subagents", "config": config}],
+    }
+    agent = await post(api, "/v1/agents", body)
+    blueprint = agent["capabilities"][0]["config"]["blueprints"]["writer"]
+    assert blueprint["capabilities"] == [ref(made, version=made["version"])]
+    config["blueprints"]["writer"]["capabilities"] = [{"ref": f"skill:skill_{'0' * 32}"}]
+    assert (await post(api, "/v1/agents", body, 400))["code"] == "unknown_capability"
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from perdure.api.kernel.form_data import file_of_form
+from perdure.capabilities.behaviour import Behaviour
 from perdure.capabilities.registry import Registry
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import new_id
@@ -138,6 +139,17 @@ def test_a_session_without_skills_is_offered_no_tools_for_them_by_the_built_in_h
 def test_a_malformed_reference_is_refused(ref: CapabilityRef) -> None:
     with pytest.raises(InvalidInput):
         Registry(catalogue()).check((ref,))
+
+
+def test_the_tools_are_offered_even_where_discovered_tools_have_to_be_searched() -> None:
+    registry = Registry(catalogue())
+    refs = [CapabilityRef(SKILLS), CapabilityRef("tool_search", {"mode": "always", "always": ["look"]})]
+    for order in (refs, refs[::-1]):
+        behaviour = Behaviour()
+        for each in registry.resolve([order]):
+            behaviour = each.capability.behave(each.config, behaviour)
+        assert set(behaviour.tool_search.always) == {"list_skills", "activate_skill", "look"}
+        assert behaviour.tool_search.mode == "always"
 
 
 # --- the catalogue --------------------------------------------------------------

@@ -8,7 +8,6 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
-from perdure.domain.front_matter import read_yaml, split_front_matter
 from perdure.domain.messages import JsonObject
 
 SKILL_MD = "SKILL.md"
@@ -77,6 +76,8 @@ def is_skill_name(name: str) -> bool:
 
 def read_skill(text: str) -> SkillText:
     """Read a SKILL.md. It never fails: what is wrong is in the result."""
+    from perdure.domain.front_matter import read_yaml, split_front_matter  # YAML is heavy, and rarely needed
+
     size = len(text.encode("utf-8", "replace"))
     if size > MAX_SKILL_MD:
         return SkillText(errors=(f"{SKILL_MD} has {size} bytes: the maximum is {MAX_SKILL_MD}",))

@@ -8,8 +8,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from perdure.app.context import Services
 from perdure.app.session_skills import ActiveSkill, KnownSkills, Pins, activate, offered_skills
+from perdure.capabilities.behaviour import Behaviour
 from perdure.capabilities.port import (
     READ_ONLY,
     REPEATABLE,
@@ -30,6 +33,7 @@ from perdure.domain.skill_md import MAX_NAME
 from perdure.domain.skills import LATEST, MAX_PINS, SKILLS, merged, pins_of
 from perdure.domain.texts import one_line
 
+NAMES = ("list_skills", "activate_skill")
 PAGE = 40
 """Skills in one answer of `list_skills`."""
 MAX_QUERY = 200
@@ -95,8 +99,15 @@ def skills(services: Services) -> Capability:
         discover=discover,
         instructions=lambda config: (FOLDER,),
         reads_database=True,
+        behave=_behave,
         merge=merged,
     )
+
+
+def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
+    """Offer the tools even where discovered tools have to be searched: the catalogue names them."""
+    rules = behaviour.tool_search
+    return replace(behaviour, tool_search=replace(rules, always=(*rules.always, *NAMES)))
 
 
 def _always(config: Any) -> bool:
@@ -115,7 +126,7 @@ def _prompt(found: list[OfferedSkill]) -> str:
 
 def _list_tool(services: Services, known: KnownSkills, pins: Pins) -> Tool:
     return Tool(
-        name="list_skills",
+        name=NAMES[0],
         display_name="List skills",
         description="List the skills with their whole descriptions, and those that cannot be used.",
         parameters=schema(
@@ -137,7 +148,7 @@ def _list_tool(services: Services, known: KnownSkills, pins: Pins) -> Tool:
 
 def _activate_tool(services: Services, known: KnownSkills, pins: Pins) -> Tool:
     return Tool(
-        name="activate_skill",
+        name=NAMES[1],
         display_name="Activate skill",
         description="Read the instructions of a skill, before a task that it fits.",
         parameters=schema(
