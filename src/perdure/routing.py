@@ -32,6 +32,7 @@ from perdure.api.routes import runs as run_routes
 from perdure.api.routes import schedules as schedule_routes
 from perdure.api.routes import sessions as session_routes
 from perdure.api.routes import sign_ins as sign_in_routes
+from perdure.api.routes import skills as skill_routes
 from perdure.api.routes import spend as spend_routes
 from perdure.api.routes import storage as storage_routes
 from perdure.api.routes import tasks as task_routes
@@ -92,6 +93,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *provider_routes.ROUTES,
         *mcp_routes.ROUTES,
         *mcp_tool_routes.ROUTES,
+        *skill_routes.ROUTES,
         *webhook_routes.ROUTES,
         *budget_routes.ROUTES,
         *spend_routes.ROUTES,

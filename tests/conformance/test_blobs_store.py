@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from perdure.domain.errors import Unavailable
 from perdure.domain.files import Content, Measure, Uploaded, content_of
+from perdure.domain.ids import SkillId
 from perdure.engine.context import SystemClock
 from perdure.settings import Settings
 from perdure.store.blobs import (
@@ -26,6 +27,7 @@ from perdure.store.blobs import (
 from perdure.store.database import Database, Purged
 from perdure.store.file_changes import FileWrite, write_file
 from perdure.store.files import copy_tree, read_heads
+from perdure.store.skills import KeptFile, SkillVersionRow, add_version, delete_skill
 from perdure.store.uploads import add_parts, split
 from perdure.wiring import open_parts
 from perdure.worker.sweep import Sweep
@@ -148,6 +150,18 @@ async def test_a_content_that_another_file_still_has_stays(desk: Desk) -> None:
         assert await desk.read("/c") == b"same"
     await desk.delete("/c")
     assert await desk.purge() == 1
+
+
+async def test_a_content_that_a_version_of_a_skill_has_stays_until_the_skill_is_deleted(desk: Desk) -> None:
+    content, skill = content_of(os.urandom(10)), SkillId("skill_1")
+    row = SkillVersionRow(skill, "v", ORG, "a-skill", "Knows.", "markdown", "{}", NOW)
+    await desk.write("/a", content.data)
+    await desk.database.write(lambda tx: add_version(tx, row, {"SKILL.md": KeptFile.of(content)}))
+    await desk.delete("/a")
+    assert await desk.database.write(lambda tx: purge_blobs(tx, NOW + 2 * HOUR)) == Purged(0, False)
+    await desk.database.write(lambda tx: delete_skill(tx, ORG, skill, NOW))
+    assert await desk.database.write(lambda tx: purge_blobs(tx, NOW + 2 * HOUR)) == Purged(1, False)
+    assert await count(desk.database, "skill_files") == 0
 
 
 async def test_a_content_that_is_written_again_in_time_stays(desk: Desk) -> None:

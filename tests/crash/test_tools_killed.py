@@ -90,6 +90,8 @@ class Case:
 
 MAKE_TABLE = (("sql_execute", {"database": "db", "sql": "CREATE TABLE t (a)"}),)
 FILE = (("write_file", {"path": "/a", "content": "one"}),)
+SKILL_MD = "---\nname: own-skill\ndescription: Shows how.\n---\n\nLook.\n"
+SKILL = (("write_file", {"path": "/.agents/skills/own-skill/SKILL.md", "content": SKILL_MD}),)
 NO_TASK = f"task_{'0' * 32}"
 CASES = {
     "bash": Case({"command": "echo line >> /workspace/log"}, effects=_appended),
@@ -128,6 +130,8 @@ CASES = {
     ),
     "write_todos": Case({"todos": [{"content": "Look.", "status": "pending", "active_form": "Looking"}]}),
     "web_fetch": Case({"url": "{server}/health"}),
+    "list_skills": Case(before=SKILL),
+    "activate_skill": Case({"name": "own-skill"}, SKILL),
 }
 SECRET_ARGUMENTS = frozenset(name for name, (_, tool) in TOOLS.items() if tool.secret_arguments)
 ALWAYS_FAILS = frozenset({"cancel_schedule", "get_task", "cancel_task", "message_task", "report_to_parent"})

@@ -132,6 +132,11 @@ async def _budget(http: httpx.AsyncClient, user: str) -> str:
     return identifier
 
 
+async def _skill(http: httpx.AsyncClient, mark: str) -> str:
+    text = f"---\nname: {mark}\ndescription: {mark}\n---\n\n{mark}\n"
+    return str((await post(http, "/v1/skills", {"skill_md": text}))["id"])
+
+
 async def _hooks(http: httpx.AsyncClient, task: str, mark: str) -> dict[str, str]:
     url = {"url": f"https://hooks.invalid/{mark}"}
     webhook = await post(http, "/v1/task-webhooks", url)
@@ -178,7 +183,6 @@ class Place:
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
         server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
         task = await _waiting_task(http, session["id"], mark)
-        hooks = await _hooks(http, f"{base}/tasks/{task}", mark)
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
@@ -200,6 +204,7 @@ class Place:
             "name": database,
             "server_id": server["id"],
             "server_name": mark,
+            "skill_id": await _skill(http, mark),
             "workspace_id": session["workspace_id"],
             "path": "kept.txt",
             "item_id": item,
@@ -208,7 +213,7 @@ class Place:
             "provider": server["id"],
             "task_id": task,
             "budget_id": await _budget(http, me["id"]),
-            **hooks,
+            **await _hooks(http, f"{base}/tasks/{task}", mark),
         }
         self.marks = {
             value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10

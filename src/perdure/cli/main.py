@@ -40,6 +40,7 @@ _GROUPS = {
     "schedules": ("schedules", "app"),
     "limits": ("limits", "app"),
     "mcp": ("mcp", "app"),
+    "skills": ("skills", "app"),
     "connections": ("connections", "app"),
     "approvals": ("answers", "approvals"),
     "inbox": ("inbox", "app"),

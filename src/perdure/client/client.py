@@ -17,6 +17,7 @@ from perdure.client.mcp_servers import McpMethods
 from perdure.client.models import ModelMethods
 from perdure.client.own_calls import OwnCalls
 from perdure.client.sessions import SessionMethods
+from perdure.client.skills import SkillMethods
 from perdure.client.spend import SpendMethods
 from perdure.client.transport import PROGRAM, RETRIES, Transport
 from perdure.client.turns import TurnMethods
@@ -38,6 +39,7 @@ class Client(
     CapabilityMethods,
     ModelMethods,
     McpMethods,
+    SkillMethods,
     ConnectionMethods,
     InboxMethods,
     InboxLinkMethods,

@@ -39,6 +39,13 @@ class Streamed(Struct, frozen=True):
     size: int
 
 
+class Binary(Struct, frozen=True):
+    """A request body of bytes."""
+
+    data: bytes
+    media_type: str
+
+
 RETRIES = 7
 """Default number of retries per request; with their pauses, about ten seconds."""
 
@@ -121,7 +128,7 @@ class Transport:
             method: the HTTP method.
             path: the path below the base URL.
             params: the query parameters.
-            body: the request body, sent as JSON if it is not `Text` or `Streamed`.
+            body: the request body, sent as JSON if it is not `Text`, `Binary` or `Streamed`.
             headers: additional headers.
             repeatable: whether to retry if the request may have taken effect already. The default depends on
                 the method. A request that certainly was not sent, or got a 429, is always retried.
@@ -231,6 +238,8 @@ def _encoded(body: Struct | None) -> tuple[bytes | None, dict[str, str]]:
             return text.encode(), {"Content-Type": media_type}
         case Streamed(size=size):
             return None, {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        case Binary(data, media_type):
+            return data, {"Content-Type": media_type}
         case _:
             return msgspec.json.encode(body, enc_hook=_refused), {"Content-Type": "application/json"}
 

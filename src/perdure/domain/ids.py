@@ -20,7 +20,7 @@ Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
     "callback", "mcp", "input", "webhook", "participant", "pushconfig", "delivery", "budget", "entry",
-    "hold",
+    "hold", "skill",
 ]  # fmt: skip
 
 
@@ -58,6 +58,7 @@ WebhookId = NewType("WebhookId", Annotated[str, id_schema("webhook")])
 ParticipantId = NewType("ParticipantId", Annotated[str, id_schema("participant")])
 PushConfigId = NewType("PushConfigId", Annotated[str, id_schema("pushconfig")])
 BudgetId = NewType("BudgetId", Annotated[str, id_schema("budget")])
+SkillId = NewType("SkillId", Annotated[str, id_schema("skill")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -83,7 +84,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     PrincipalId: "principal", FileId: "file", TokenId: "token",
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
     TaskId: "task", WebhookId: "webhook", ParticipantId: "participant", PushConfigId: "pushconfig",
-    BudgetId: "budget",
+    BudgetId: "budget", SkillId: "skill",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}

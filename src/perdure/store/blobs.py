@@ -1,11 +1,11 @@
 """Contents of files, stored once per organization under their SHA-256, in parts, and never changed.
 
 Files refer to their content by its hash, so copies, forks and initial files of many sessions take no extra
-space. Sessions refer in the same way to the lists of their discovered tools (`tool_lists.py`). A content that
-may have lost its last reference is marked with `released_at`. An hour later `purge_blobs` checks marked
-contents and removes those that nothing refers to. The delay replaces reference counting: a transaction that
-saw a file with the content, and is about to give it to another file, has long ended by then (a statement's
-limit is 30 seconds).
+space. Sessions refer in the same way to the lists of their discovered tools (`tool_lists.py`), and skills to
+their files (`skills.py`). A content that may have lost its last reference is marked with `released_at`. An
+hour later `purge_blobs` checks marked contents and removes those that nothing refers to. The delay replaces
+reference counting: a transaction that saw a file with the content, and is about to give it to another file,
+has long ended by then (a statement's limit is 30 seconds).
 """
 
 from __future__ import annotations
@@ -140,7 +140,9 @@ _IN_USE = (
     "(EXISTS (SELECT 1 FROM files WHERE files.org_id = blobs.org_id AND files.hash = blobs.hash"
     " AND files.is_directory = 0)"
     " OR EXISTS (SELECT 1 FROM tool_lists WHERE tool_lists.org_id = blobs.org_id"
-    " AND tool_lists.hash = blobs.hash))"
+    " AND tool_lists.hash = blobs.hash)"
+    " OR EXISTS (SELECT 1 FROM skill_files WHERE skill_files.org_id = blobs.org_id"
+    " AND skill_files.hash = blobs.hash))"
 )
 
 

@@ -161,6 +161,27 @@ async def total_size(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, most: int
     return 0 if row is None else int(row[0])
 
 
+async def files_named(
+    tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folder: str, name: str, limit: int
+) -> list[FileRow]:
+    """Return the text files of this name in the folders directly below a folder, sorted by path.
+
+    Its cost does not depend on what else is in these folders.
+    """
+    rows = await tx.all(
+        f"SELECT {columns(FileRow, alias='f')} FROM files d JOIN files f"
+        " ON f.workspace_id = d.workspace_id AND f.path = d.path || ?"
+        " WHERE d.workspace_id = ? AND d.org_id = ? AND d.parent = ? AND d.is_directory = 1"
+        " AND f.is_directory = 0 AND f.is_text = 1 ORDER BY f.path LIMIT ?",
+        f"/{name}",
+        workspace_id,
+        org_id,
+        folder,
+        limit,
+    )
+    return [FileRow(*row) for row in rows]
+
+
 async def copy_tree(tx: Tx, org_id: OrgId, source: str, target: str, now: Micros) -> None:
     """Copy the rows of all files and folders to an empty workspace; it shares their contents."""
     picked = COLUMNS.replace("workspace_id", "?", 1)

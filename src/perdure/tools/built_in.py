@@ -24,6 +24,7 @@ from perdure.tools.session_file_system import session_file_system
 from perdure.tools.session_schedule import session_schedule
 from perdure.tools.session_sql_database import session_sql_database
 from perdure.tools.session_storage import session_storage
+from perdure.tools.skills import skills
 from perdure.tools.stateless_todo_list import STATELESS_TODO_LIST
 from perdure.tools.subagents import subagents
 from perdure.tools.tool_approval import TOOL_APPROVAL
@@ -46,6 +47,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
         session_schedule(services),
         session_sql_database(services),
         session_storage(services),
+        skills(services),
         subagents(services),
         STATELESS_TODO_LIST,
         web_fetch(),

@@ -54,9 +54,11 @@ class Route(Struct, frozen=True, kw_only=True):
         errors: error statuses in addition to those that every operation has.
         body_limit: the maximum size of the body in bytes; 0 for the general limit.
         text_limit: if not 0, the body is text, not JSON, of up to this number of bytes.
+        accepts: the media types of such a body, for the document.
         takes_key: whether requests may carry an Idempotency-Key; a repeated request gets the first response
             again. True for each POST that creates something, unless its response has a secret that is shown
-            only once, or its body is a stream, which the key cannot be compared by: `replayable` sets it.
+            only once. `replayable` overrides that: False for such a secret, or for a body that is a stream,
+            which the key cannot be compared by; True if what creates something has another status than 201.
         raw_limit: if not 0, the body is of any type, of up to this number of bytes.
         stream_limit: if not 0, the handler reads the body while it arrives, of up to this number of bytes. If
             there is a `body` as well, JSON is decoded into that, unless the query has `raw`.
@@ -91,6 +93,7 @@ class Route(Struct, frozen=True, kw_only=True):
     text_limit: int
     raw_limit: int
     stream_limit: int
+    accepts: tuple[str, ...]
     public: bool
     anywhere: bool
     command: bool
@@ -122,6 +125,7 @@ def route(
     body_example: object = None,
     body_limit: int = 0,
     stream_limit: int = 0,
+    accepts: tuple[str, ...] = ("application/json", "text/plain"),
     public: bool = False,
     anywhere: bool = False,
     command: bool = False,
@@ -131,12 +135,11 @@ def route(
     example: str | None = None,
     admit: Admit | None = None,
 ) -> Callable[[Handler], Route]:
-    """Make a handler a route. Raises TypeError if its annotations do not fit the path."""
+    """Make a handler a route (see `Route`). Raises TypeError if its annotations do not fit the path."""
 
     def build(handler: Handler) -> Route:
-        hints = inspect.get_annotations(handler, eval_str=True)  # get_type_hints takes twice as long
         summary, description = _words_of(handler)
-        body = _body_type(handler, hints.get("body"), streams=stream_limit > 0)
+        body = _body_type(handler, hints := inspect.get_annotations(handler, eval_str=True), stream_limit)
         returns, also = _response_types(result := hints.pop("return"), plain_first=bool(other))
         return Route(
             handler=handler,
@@ -159,6 +162,7 @@ def route(
             text_limit=body_limit if body is str else 0,
             raw_limit=body_limit if body is bytes else 0,
             stream_limit=stream_limit,
+            accepts=accepts,
             public=public,
             anywhere=anywhere,
             command=command,
@@ -172,8 +176,13 @@ def route(
     return build
 
 
-def _body_type(handler: Handler, hint: Kind | None, *, streams: bool) -> Kind | None:
-    """Return the type of the body that is not a stream. Raises TypeError: a stream needs a limit."""
+def _body_type(handler: Handler, hints: dict[str, Kind], stream_limit: int) -> Kind | None:
+    """Return the type of the body that is not a stream. Raises TypeError: a stream needs a limit.
+
+    Args:
+        hints: from `get_annotations`: `get_type_hints` takes twice as long.
+    """
+    hint, streams = hints.get("body"), stream_limit > 0
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if (BodyStream in members) != streams:
         raise TypeError(f"{handler.__name__}: a `BodyStream` and `stream_limit` belong together")

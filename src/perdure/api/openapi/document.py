@@ -125,6 +125,18 @@ _TOKEN = {
 }
 
 
+RAW: dict[str, JsonObject] = {
+    "application/json": {},
+    "text/plain": {"type": "string"},
+    "multipart/form-data": {
+        "type": "object",
+        "properties": {"file": {"type": "string", "format": "binary"}},
+        "required": ["file"],
+    },
+}
+"""Schemas of bodies of any type, by media type; all others are bytes."""
+
+
 def build_document(routes: tuple[Route, ...], version: str) -> JsonObject:
     """Build the document.
 
@@ -239,11 +251,12 @@ def _operation(
             text["example"] = route.body_example
         operation["requestBody"] = {"required": True, "content": {"text/plain": text, "text/markdown": text}}
     elif route.raw_limit:
-        body: JsonObject = {"schema": {}}
+        content = {
+            kind: {"schema": RAW.get(kind, {"type": "string", "format": "binary"})} for kind in route.accepts
+        }
         if route.body_example is not None:
-            body["example"] = route.body_example
-        accepted = {"application/json": body, "text/plain": {"schema": {"type": "string"}}}
-        operation["requestBody"] = {"required": False, "content": accepted}
+            content[route.accepts[0]]["example"] = route.body_example
+        operation["requestBody"] = {"required": False, "content": content}
     operation["responses"] = _responses(route, by_type, examples)
     if route.public:
         operation["security"] = []

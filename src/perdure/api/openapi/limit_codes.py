@@ -37,6 +37,11 @@ TOO_LARGE = (
         "Delete files, or combine them in archives.",
     ),
     (
+        "skill_too_large",
+        "The archive of a skill, one of its files, or all of them together are too large or too many.",
+        "Leave files out. The message says what the limit is.",
+    ),
+    (
         "tool_result_too_large",
         "A tool result is larger than 100 KB.",
         "Shorten it, or store the data elsewhere and send its location.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
 from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
+from perdure.api.openapi.skill_codes import INVALID_SKILLS, MISSING_SKILLS, SKILL_CONFLICTS
 from perdure.api.openapi.upload_codes import INVALID_FORMS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
@@ -11,6 +12,7 @@ INVALID = (
     LIMIT_TOO_HIGH,
     INVALID_FORMS,
     *INVALID_BUDGETS,
+    *INVALID_SKILLS,
     *INVALID_WEBHOOKS,
     (
         "too_many_participants",
@@ -142,6 +144,7 @@ INVALID = (
 CONFLICTS = (
     *BUDGET_CONFLICTS,
     TOO_MANY_SESSIONS,
+    *SKILL_CONFLICTS,
     *WEBHOOK_CONFLICTS,
     (
         "already_participant",
@@ -227,6 +230,7 @@ CONFLICTS = (
 
 MISSING = (
     *MISSING_BUDGETS,
+    *MISSING_SKILLS,
     *MISSING_WEBHOOKS,
     (
         "participant_not_found",

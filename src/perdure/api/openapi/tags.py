@@ -32,6 +32,7 @@ TAGS: dict[str, str] = {
     "budgets": "Limits on what model calls may cost. Money is held before a call is sent.",
     "spend": "The ledger of model calls: what was used and what it cost, by model, day, session, user ...",
     "mcp servers": "MCP servers give agents the tools of others. Each is a capability, `mcp:{id}`.",
+    "skills": "Skills are instructions for particular tasks. Each is a capability, `skill:{id}`.",
     "organizations": "Every resource belongs to one organization. Other organizations cannot see it.",
     "connections": "Sign-ins of users, and of organizations, at MCP servers that their agents use.",
     "users": "Users, their roles in organizations, and their access tokens.",
