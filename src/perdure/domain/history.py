@@ -39,6 +39,7 @@ from perdure.domain.events import (
 from perdure.domain.ids import EventId, ModelId
 from perdure.domain.media import image_bytes, is_unusable
 from perdure.domain.messages import (
+    FilePart,
     Message,
     Role,
     TextPart,
@@ -57,6 +58,7 @@ from perdure.domain.result_sizes import (
     text_of_result,
 )
 from perdure.domain.times import Micros
+from perdure.domain.stored_files import IMAGE_TOKENS, StoredFile
 from perdure.domain.tokens import text_tokens
 from perdure.domain.tools import call_of_question
 
@@ -76,9 +78,6 @@ HISTORY_TYPES = (
 
 MESSAGE_OVERHEAD = 8
 """Tokens of a message beyond its text: the role and separators."""
-
-IMAGE_TOKENS = 1_000
-"""About how many tokens vendors charge for an image of usual size."""
 
 BYTES_PER_TOKEN = 4
 """About how much memory a token of text takes."""
@@ -119,6 +118,8 @@ def estimate_tokens(message: Message) -> int:
                 tokens += text_tokens(part.name) + _value_tokens(part.arguments)
             case ToolResultPart():
                 tokens += _value_tokens(part.result) + text_tokens(part.error or "")
+            case FilePart(stored=StoredFile() as stored):
+                tokens += stored.tokens()
             case _:
                 tokens += IMAGE_TOKENS
     return tokens + MESSAGE_OVERHEAD

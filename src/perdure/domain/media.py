@@ -96,14 +96,14 @@ def _check_data(data: str, kind: str | None) -> None:
         raw = binascii.a2b_base64(data, strict_mode=True)
     except (binascii.Error, ValueError):
         raise BadImage("has data that is not base64 (standard alphabet, padded, no line breaks)") from None
-    found = _kind_of(raw)
+    found = kind_of_image(raw)
     if found is None:
         raise BadImage(f"has data that is no complete {FORMATS} image")
     if kind is not None and found != kind:
         raise BadImage(f"has the media type {kind}, but its data is {found}")
 
 
-def _kind_of(raw: bytes) -> str | None:
+def kind_of_image(raw: bytes) -> str | None:
     """The media type by the first bytes; None for anything but the formats that all vendors accept."""
     if len(raw) < LEAST_BYTES:
         return None
@@ -124,8 +124,8 @@ def is_unusable(part: ContentPart) -> bool:
     Logs of earlier releases contain such images. Only the beginning of the data is examined.
     """
     if isinstance(part, ImageFilePart):
-        return True
-    if not isinstance(part, ImagePart):
+        return part.stored is None
+    if not isinstance(part, ImagePart) or part.stored is not None:
         return False
     data = part.base64
     if not data and part.url:
