@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import urllib.parse
+from contextlib import closing
 
 import msgspec
 
 from perdure.api.kernel.asgi import NOT_STORED, Header, Headers, Receive, Scope, Send, headers_of
 from perdure.api.kernel.authentication import Authenticate
+from perdure.api.kernel.body_stream import BodyStream
 from perdure.api.kernel.call import Answer, Call, Chunked, Encoded, Reply, Stream
 from perdure.api.kernel.commands import (
     CONDITIONS,
@@ -29,6 +31,7 @@ from perdure.api.kernel.decoding import (
     check_size,
     check_text,
     decode,
+    is_json,
     parameters_of,
     read_body,
     read_json,
@@ -133,26 +136,39 @@ class Api:
         ignored = query_warnings(ready, headers, parameters)
         if ready.query is not None:
             arguments.append(ready.query.decode(parameters))
-        raw = b""
-        if ready.decoder is not None:
-            raw = await read_json(
-                headers, receive, self._arrival(scope, caller), route.body_limit or MAX_BODY
-            )
-            arguments.append(decode(ready.decoder, raw))
-            call.warnings = body_warnings(ready, headers, raw)
-        elif route.text_limit:
-            text = await read_text(headers, receive, self._arrival(scope, caller), route.text_limit)
-            raw = text.encode()
-            arguments.append(text)
-        elif route.raw_limit:
-            raw = await read_body(headers, receive, self._arrival(scope, caller), route.raw_limit)
-            arguments.append(raw)
-        elif route.method in ("POST", "PUT", "PATCH"):
-            raw = await read_body(headers, receive, self._arrival(scope, caller))
-        answer = await self._run(ready, call, arguments, Asked(path, query, tuple(values), raw))
+        is_raw = ready.query is not None and getattr(arguments[-1], "raw", False)
+        asked = Asked(path, query, tuple(values), b"")
+        if route.stream_limit and (ready.decoder is None or is_raw or not is_json(headers)):
+            arrival = self._arrival(scope, caller)
+            with closing(BodyStream(headers, receive, arrival, route.stream_limit)) as stream:
+                answer = await self._run(ready, call, [*arguments, stream], asked)
+        else:
+            raw = await self._read(ready, call, arguments, self._arrival(scope, caller))
+            answer = await self._run(ready, call, arguments, msgspec.structs.replace(asked, body=raw))
         if (call.warnings or ignored) and not isinstance(answer, Stream):
             return with_warnings(answer, call.warnings, ignored, has_field=ready.has_warnings)
         return answer
+
+    async def _read(
+        self, ready: Ready, call: Call, arguments: list[object], arrival: Arrival | None
+    ) -> bytes:
+        """Read the body, and add the handler's argument for it, if it has one, to `arguments`."""
+        route, headers, receive = ready.route, call.headers, call.receive
+        raw = b""
+        if ready.decoder is not None:
+            raw = await read_json(headers, receive, arrival, route.body_limit or MAX_BODY)
+            arguments.append(decode(ready.decoder, raw))
+            call.warnings = body_warnings(ready, headers, raw)
+        elif route.text_limit:
+            text = await read_text(headers, receive, arrival, route.text_limit)
+            raw = text.encode()
+            arguments.append(text)
+        elif route.raw_limit:
+            raw = await read_body(headers, receive, arrival, route.raw_limit)
+            arguments.append(raw)
+        elif route.method in ("POST", "PUT", "PATCH"):
+            raw = await read_body(headers, receive, arrival)
+        return raw
 
     def _arrival(self, scope: Scope, caller: Caller) -> Arrival | None:
         """Return the count for a body that is still arriving; None if all of it is here."""

@@ -216,7 +216,10 @@ def _operation(
         content: JsonObject = {"schema": by_type[id(route.body)]}
         if route.body_example is not None:
             content["example"] = route.body_example
-        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+        kinds = {"application/json": content} | _streamed(route)
+        operation["requestBody"] = {"required": True, "content": kinds}
+    elif route.stream_limit:
+        operation["requestBody"] = {"required": True, "content": _streamed(route)}
     elif route.text_limit:
         text: JsonObject = {"schema": {"type": "string"}}
         if route.body_example is not None:
@@ -232,6 +235,21 @@ def _operation(
     if route.public:
         operation["security"] = []
     return operation
+
+
+def _streamed(route: Route) -> JsonObject:
+    """Describe a body that is not JSON: bytes, or a form with a file."""
+    if not route.stream_limit:
+        return {}
+    form: JsonObject = {
+        "type": "object",
+        "properties": {"file": {"type": "string", "format": "binary"}},
+        "required": ["file"],
+    }
+    binary: JsonObject = {"schema": {"type": "string", "format": "binary"}}
+    if route.body is None:
+        return {"multipart/form-data": {"schema": form}}
+    return {"application/octet-stream": binary, "multipart/form-data": {"schema": form}}
 
 
 def _headers_of(route: Route) -> Iterable[str]:
@@ -287,7 +305,7 @@ def errors_of(route: Route) -> set[int]:
     errors = {400, 401, 403, 429, 503, *route.errors}
     if route.method in ("POST", "PUT", "PATCH"):
         errors.add(413)
-    if route.body is not None or route.text_limit:
+    if route.body is not None or route.text_limit or route.stream_limit:
         errors.add(415)
     if "IdempotencyKey" in _headers_of(route):
         errors.add(409)
