@@ -11,6 +11,7 @@ from collections.abc import Mapping
 WORD = '<w:document xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"><w:body>'
 SHEET = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
 REL = 'xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"'
+FONT = "/Resources << /Font << /F1 3 0 R >> >>"
 DRAW = 'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"'
 
 
@@ -37,8 +38,7 @@ def pdf(*texts: str, tree: str | None = None) -> bytes:
     for at, text in enumerate(texts):
         drawing = f"BT /F1 12 Tf 20 100 Td ({text}) Tj ET"
         objects += [
-            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 200] /Contents {5 + 2 * at} 0 R"
-            " /Resources << /Font << /F1 3 0 R >> >> >>",
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 200] /Contents {5 + 2 * at} 0 R {FONT} >>",
             f"<< /Length {len(drawing)} >>\nstream\n{drawing}\nendstream",
         ]
     out, places = b"%PDF-1.4\n", []

@@ -153,6 +153,7 @@ RELEASED = {
     29: "b38f10a656a72c8b5cbae6969dde5318048126ba1c9134e2fb065944ee1088af",
     30: "269451cfcd363a36c596250e98abaf5cb01fa96157c7d363c642e5cfff626a0d",
     31: "aa058fe665b8c853318abb0f392541f1e030369f6337820287fbad3d34fc2fff",
+    35: "c9662035ae3a66d1ed64be6e3d329236a51c278086e16edbab6c685aea0bbe09",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

@@ -29,6 +29,8 @@ MAX_SLIDES = 1_000
 MAX_COLUMNS = 16_384
 """Columns of a sheet, as the format defines."""
 _PIECE = 64 * 1024
+_BROKEN = (KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError)
+"""What reading a part of a broken, encrypted or exotic archive raises."""
 _SLIDE = re.compile(r"ppt/slides/slide(\d{1,5})\.xml")
 
 _Names = dict[str, str]
@@ -62,7 +64,15 @@ class _Archive:
                     if size > MAX_PART or self._left < 0:
                         raise ToolError("decompresses to more than the limit: it may be a bomb")
                     yield piece
-        except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError):
+        except (
+            KeyError,
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            RuntimeError,
+            NotImplementedError,
+            OSError,
+        ):
             raise ToolError("is a broken office file, or has a password") from None
 
 

@@ -1,11 +1,11 @@
 """Contents of files, stored once per organization under their SHA-256, in parts, and never changed.
 
 Files refer to their content by its hash, so copies, forks and initial files of many sessions take no extra
-space. Sessions refer in the same way to the lists of their discovered tools (`tool_lists.py`). A content that
-may have lost its last reference is marked with `released_at`. An hour later `purge_blobs` checks marked
-contents and removes those that nothing refers to. The delay replaces reference counting: a transaction that
-saw a file with the content, and is about to give it to another file, has long ended by then (a statement's
-limit is 30 seconds).
+space. Sessions refer in the same way to the lists of their discovered tools (`tool_lists.py`) and to the
+files of their messages, and images to their bytes (`content_holds.py`). A content that may have lost its last
+reference is marked with `released_at`. An hour later `purge_blobs` checks marked contents and removes those
+that nothing refers to. The delay replaces reference counting: a transaction that saw a file with the content,
+and is about to give it to another file, has long ended by then (a statement's limit is 30 seconds).
 """
 
 from __future__ import annotations
@@ -56,6 +56,28 @@ async def send_ahead(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> No
         await keep_contents(tx, org_id, (content,), now)
 
 
+async def stage_content(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
+    """Store a content before the transaction that needs it, so that nothing is locked while it is uploaded.
+
+    Unless one comes that keeps it, it is purged like a content that lost its last reference.
+    """
+    if len(content.data) <= PART:
+        return
+    sql = (
+        "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING"
+    )
+    if await tx.run(sql, org_id, content.hash, len(content.data), now, now):
+        await _add_parts(tx, org_id, content)
+    else:  # one that is marked already must live as long as a new one
+        await tx.run(
+            "UPDATE blobs SET released_at = ? WHERE org_id = ? AND hash = ? AND released_at IS NOT NULL",
+            now,
+            org_id,
+            content.hash,
+        )
+
+
 async def _retain(tx: Tx, org_id: OrgId, hash_: str) -> bool:
     return (
         await tx.run("UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ?", org_id, hash_) == 1
@@ -72,9 +94,13 @@ async def _add(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
         # Another transaction has added the content since it was looked up, and may have released it again.
         if await _retain(tx, org_id, content.hash):
             return
+    await _add_parts(tx, org_id, content)
+
+
+async def _add_parts(tx: Tx, org_id: OrgId, content: Content) -> None:
     rows = [
         (org_id, content.hash, part, content.data[part * PART : (part + 1) * PART])
-        for part in range(parts_of(size))
+        for part in range(parts_of(len(content.data)))
     ]
     if rows:
         await tx.run_many("INSERT INTO blob_parts (org_id, hash, part, content) VALUES (?, ?, ?, ?)", rows)
@@ -125,7 +151,9 @@ _IN_USE = (
     "(EXISTS (SELECT 1 FROM files WHERE files.org_id = blobs.org_id AND files.hash = blobs.hash"
     " AND files.is_directory = 0)"
     " OR EXISTS (SELECT 1 FROM tool_lists WHERE tool_lists.org_id = blobs.org_id"
-    " AND tool_lists.hash = blobs.hash))"
+    " AND tool_lists.hash = blobs.hash)"
+    " OR EXISTS (SELECT 1 FROM content_holds WHERE content_holds.org_id = blobs.org_id"
+    " AND content_holds.hash = blobs.hash))"
 )
 
 
