@@ -10,6 +10,7 @@ import httpx
 
 from tests.journeys.families import spawns
 from tests.journeys.people import fresh
+from tests.media_files import png
 from tests.server import post
 from tests.talk import Json, Talk, body_of, call, new_talk, script
 
@@ -173,6 +174,7 @@ class Place:
         server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
         task = await _waiting_task(http, session["id"], mark)
         hooks = await _hooks(http, f"{base}/tasks/{task}", mark)
+        image = (await http.post("/v1/images", files={"file": (f"{mark}.png", png(), "image/png")})).json()
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
@@ -202,6 +204,7 @@ class Place:
             "provider": server["id"],
             "task_id": task,
             "budget_id": await _budget(http, me["id"]),
+            "image_id": image["id"],
             **hooks,
         }
         self.marks = {
