@@ -154,6 +154,7 @@ RELEASED = {
     30: "269451cfcd363a36c596250e98abaf5cb01fa96157c7d363c642e5cfff626a0d",
     31: "aa058fe665b8c853318abb0f392541f1e030369f6337820287fbad3d34fc2fff",
     35: "c9662035ae3a66d1ed64be6e3d329236a51c278086e16edbab6c685aea0bbe09",
+    36: "59bd61392471a644a00ee68d0f3ee55cc84819668c00668e8debf3f6de86e43e",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

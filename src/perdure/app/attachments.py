@@ -221,6 +221,8 @@ class _Source:
             return await need_file(tx, self._org_id, row.workspace(), clean)
 
         row = await self._app.database.read(work)
+        if row.size_bytes > self._limit:
+            raise too_large(self._limit)
         data = await content_of_row(self._app, row)
         return _Arrived(data, part.filename or name_of(clean), part.media_type, clean)
 

@@ -67,7 +67,7 @@ class OpenFile(Struct, frozen=True):
         return parts_of(self.row.size_bytes)
 
 
-async def _changing(
+async def changing(
     app: Services,
     scope: Scope,
     at: At,
@@ -235,7 +235,7 @@ async def create_path(
         row = (await changes.write_file(tx, space, write, app.file_limits, now)).row
         return _file(row), FileWrittenData(clean, "write", True, row.size_bytes)
 
-    return await _changing(app, scope, at, work, content, once)
+    return await changing(app, scope, at, work, content, once)
 
 
 async def update_path(
@@ -270,7 +270,7 @@ async def update_path(
         row = (await changes.write_file(tx, space, write, app.file_limits, now)).row
         return _file(row), FileWrittenData(clean, "write", False, row.size_bytes)
 
-    return await _changing(app, scope, at, work, content)
+    return await changing(app, scope, at, work, content)
 
 
 def _both(if_match: frozenset[str] | None, expected: str | None) -> frozenset[str] | None:
@@ -292,7 +292,7 @@ async def delete_path(
             raise PreconditionFailed(f"{clean} no longer exists")
         return DeletedFile(deleted > 0), FileWrittenData(clean, "delete", False, 0) if deleted else None
 
-    return await _changing(app, scope, at, work)
+    return await changing(app, scope, at, work)
 
 
 async def move_path(app: Services, scope: Scope, at: At, source: str, target: str) -> SessionFile:
@@ -326,4 +326,4 @@ async def _transfer(
         row = await transfer(tx, space, src, dst, app.file_limits, now)
         return _file(row), FileWrittenData(dst, operation, True, row.size_bytes)
 
-    return await _changing(app, scope, at, work, once=once)
+    return await changing(app, scope, at, work, once=once)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from perdure.app.context import Scope, Services
 from perdure.app.file_access import OfSession, change_files, content_of_row, sized, workspace_at
-from perdure.domain.errors import PreconditionFailed
+from perdure.domain.errors import PreconditionFailed, TooLarge
 from perdure.domain.files import Content
 from perdure.domain.ids import SessionId
 from perdure.store import file_changes as changes
@@ -68,13 +68,21 @@ async def read_entry(app: Services, scope: Scope, session_id: SessionId, path: s
 
 
 async def read_file(app: Services, scope: Scope, session_id: SessionId, path: str) -> tuple[FileRow, bytes]:
-    """Read the file at a clean path with its content. Raises NotFound, and InvalidInput for a folder."""
+    """Read the file at a clean path with its content.
+
+    Raises NotFound, InvalidInput for a folder, and TooLarge for what tools do not hold in memory.
+    """
 
     async def work(tx: Tx) -> FileRow:
         space = await workspace_at(tx, scope, OfSession(session_id))
         return await need_file(tx, scope.organization_id, space, path)
 
     row = await app.database.read(work)
+    if row.size_bytes > app.file_limits.file:
+        raise TooLarge(
+            f"{path} has {row.size_bytes} bytes, and tools read files of up to {app.file_limits.file} bytes",
+            code="file_too_large",
+        )
     return row, await content_of_row(app, row)
 
 
@@ -113,12 +121,12 @@ async def read_beginnings(
 
 async def write_file(app: Services, scope: Scope, session_id: SessionId, write: FileWrite) -> Written:
     """Write a file and create its parent folders. Raises the errors of `store.file_changes.write_files`."""
-    now = app.now()
+    now, content = app.now(), write.content if isinstance(write.content, Content) else None
 
     async def change(tx: Tx, space: WorkspaceRow, session: SessionRow | None) -> Written:
         return await changes.write_file(tx, space, write, app.file_limits, now)
 
-    return await change_files(app, scope, OfSession(session_id), change, write.content)
+    return await change_files(app, scope, OfSession(session_id), change, content)
 
 
 async def edit_file(

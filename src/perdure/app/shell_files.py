@@ -19,7 +19,7 @@ from perdure.domain.times import Micros
 from perdure.store.blobs import read_contents
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, Written, remove_entries, write_files
-from perdure.store.files import FileRow, children_of, get_entries, list_tree
+from perdure.store.files import FileRow, children_of, get_entries, list_tree, total_size
 from perdure.store.sessions import SessionRow, get_session
 from perdure.store.shell_states import read_shell_state, write_shell_state
 from perdure.store.workspaces import WorkspaceRow, hold_for_writing, note_external, workspace_size
@@ -32,11 +32,17 @@ class Snapshot(Struct, frozen=True):
         files: each file's content, by path.
         hashes: each content's hash, by path.
         folders: every folder.
+        left_out: the paths of files that are too large for a command.
     """
 
     files: dict[str, bytes]
     hashes: dict[str, str]
     folders: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    def notes(self) -> list[str]:
+        """Tell the model which files the command could not see."""
+        return [f"{path} was left out: it is too large for a command" for path in self.left_out]
 
 
 class Changes(Struct, frozen=True):
@@ -65,21 +71,25 @@ class Saved(Struct, frozen=True):
 
 
 async def files_size(app: Services, scope: Scope, session_id: SessionId) -> int:
-    """The total size of the session's files, in bytes."""
+    """The total size of the session's files that a command gets, in bytes."""
 
     async def work(tx: Tx) -> int:
         org_id = scope.organization_id
-        return await workspace_size(tx, org_id, await workspace_at(tx, scope, OfSession(session_id)))
+        space = await workspace_at(tx, scope, OfSession(session_id))
+        size = await workspace_size(tx, org_id, space)
+        most = app.file_limits.file
+        return size if size <= most else await total_size(tx, org_id, space, most)
 
     return await app.database.read(work)
 
 
 async def before_command(app: Services, scope: Scope, session_id: SessionId) -> tuple[Snapshot, str | None]:
-    """Read every file of the session, and the state of its shell after the previous command."""
+    """Read the session's files, and the state of its shell after the previous command."""
 
     async def work(tx: Tx) -> tuple[Snapshot, str | None]:
         org_id = scope.organization_id
-        before = await _load(tx, org_id, await workspace_at(tx, scope, OfSession(session_id)))
+        space = await workspace_at(tx, scope, OfSession(session_id))
+        before = await _load(tx, org_id, space, app.file_limits.file)
         return before, await read_shell_state(tx, org_id, session_id)
 
     return await app.database.read(work, long=True)
@@ -139,14 +149,15 @@ def _without(changes: Changes, guarded: GuardedFiles) -> tuple[Changes, tuple[st
     return kept, tuple(notes)
 
 
-async def _load(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> Snapshot:
+async def _load(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, most: int) -> Snapshot:
     rows = await list_tree(tx, org_id, workspace_id)
-    files = [row for row in rows if not row.is_directory]
+    files = [row for row in rows if not row.is_directory and row.size_bytes <= most]
     contents = await read_contents(tx, org_id, {row.hash: row.size_bytes for row in files})
     return Snapshot(
         {row.path: contents[row.hash] for row in files},
         {row.path: row.hash for row in files},
         tuple(row.path for row in rows if row.is_directory),
+        tuple(row.path for row in rows if row.size_bytes > most),
     )
 
 
@@ -220,7 +231,7 @@ def _writes(
     writes = []
     for path, content in candidates:
         problem = "its path is not valid in a workspace" if not _is_clean(path) else None
-        if path in changes.unseen:
+        if path in changes.unseen or path in before.left_out:
             problem = "the shell cannot see its content"
         elif content is not None and _is_changed(current.get(path), before.hashes.get(path), content.hash):
             problem = "it was changed meanwhile"

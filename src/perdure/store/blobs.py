@@ -23,8 +23,11 @@ PART = 256 * 1024
 KEPT = 3_600_000_000
 """Microseconds between a content's last release and its removal."""
 PURGED = 16 * 1024 * 1024
-"""Bytes that one batch removes, unless a single content is larger. On SQLite all writes wait for the batch
-(measured: 3 ms per MB)."""
+"""Bytes that one batch removes, unless a single content that arrived at once is larger. On SQLite all writes
+wait for the batch (measured: 3 ms per MB)."""
+
+PARTS = "blobs b JOIN blob_parts p ON p.org_id = b.org_id AND p.hash = COALESCE(b.parts_key, b.hash)"
+"""Contents with their parts. One that arrived in parts has them under a key of its own (`uploads.py`)."""
 
 
 def parts_of(size: int) -> int:
@@ -84,17 +87,25 @@ async def _retain(tx: Tx, org_id: OrgId, hash_: str) -> bool:
     )
 
 
+async def add_row(
+    tx: Tx, org_id: OrgId, hash_: str, size: int, now: Micros, parts_key: str | None = None
+) -> bool:
+    """Add a content's row, or remove the mark of an existing one; return whether it was added."""
+    sql = (
+        "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at, parts_key)"
+        " VALUES (?, ?, ?, NULL, ?, ?) ON CONFLICT DO NOTHING"
+    )
+    while await tx.run(sql, org_id, hash_, size, now, parts_key) == 0:
+        # Another transaction has added the content since it was looked up, and may have released it again.
+        if await _retain(tx, org_id, hash_):
+            return False
+    return True
+
+
 async def _add(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
     size = len(content.data)
-    sql = (
-        "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at) VALUES (?, ?, ?, NULL, ?)"
-        " ON CONFLICT DO NOTHING"
-    )
-    while await tx.run(sql, org_id, content.hash, size, now) == 0:
-        # Another transaction has added the content since it was looked up, and may have released it again.
-        if await _retain(tx, org_id, content.hash):
-            return
-    await _add_parts(tx, org_id, content)
+    if await add_row(tx, org_id, content.hash, size, now):
+        await _add_parts(tx, org_id, content)
 
 
 async def _add_parts(tx: Tx, org_id: OrgId, content: Content) -> None:
@@ -109,7 +120,7 @@ async def _add_parts(tx: Tx, org_id: OrgId, content: Content) -> None:
 async def read_content(tx: Tx, org_id: OrgId, hash_: str, size: int) -> bytes:
     """Read a whole content of `size` bytes."""
     rows = await tx.all(
-        "SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? ORDER BY part", org_id, hash_
+        f"SELECT p.content FROM {PARTS} WHERE b.org_id = ? AND b.hash = ? ORDER BY p.part", org_id, hash_
     )
     return _joined(hash_, size, [row[0] for row in rows])
 
@@ -117,7 +128,10 @@ async def read_content(tx: Tx, org_id: OrgId, hash_: str, size: int) -> bytes:
 async def read_part(tx: Tx, org_id: OrgId, hash_: str, part: int) -> bytes:
     """Read one part of a content, counted from 0."""
     row = await tx.one(
-        "SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? AND part = ?", org_id, hash_, part
+        f"SELECT p.content FROM {PARTS} WHERE b.org_id = ? AND b.hash = ? AND p.part = ?",
+        org_id,
+        hash_,
+        part,
     )
     return _joined(hash_, None, [] if row is None else [row[0]])
 
@@ -125,8 +139,8 @@ async def read_part(tx: Tx, org_id: OrgId, hash_: str, part: int) -> bytes:
 async def read_contents(tx: Tx, org_id: OrgId, sizes: dict[str, int]) -> dict[str, bytes]:
     """Read several contents, by hash, given their sizes in bytes."""
     parts: dict[str, list[bytes]] = {hash_: [] for hash_ in sizes}
-    match, hashes = among(tx.dialect, "hash", "TEXT", list(sizes))
-    sql = f"SELECT hash, content FROM blob_parts WHERE org_id = ? AND {match} ORDER BY hash, part"
+    match, hashes = among(tx.dialect, "b.hash", "TEXT", list(sizes))
+    sql = f"SELECT b.hash, p.content FROM {PARTS} WHERE b.org_id = ? AND {match} ORDER BY b.hash, p.part"
     for row in await tx.all(sql, org_id, hashes) if sizes else ():
         parts[row[0]].append(row[1])
     return {hash_: _joined(hash_, sizes[hash_], found) for hash_, found in parts.items()}
@@ -170,7 +184,8 @@ async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
         limit,
     )
     batch = first_within(rows, PURGED)
-    gone = 0
+    sizes = {(row[0], row[1]): row[2] for row in rows}
+    gone, more = 0, len(batch) < len(rows) or len(rows) == limit
     for org_id, hash_ in sorted(batch):
         # Each statement checks the mark again, so that a writer that has removed it meanwhile wins.
         await tx.run(
@@ -180,13 +195,40 @@ async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
             hash_,
             before,
         )
-        removed = await tx.run(
-            f"DELETE FROM blobs WHERE org_id = ? AND hash = ? AND released_at < ? AND NOT {_IN_USE}",
+        if sizes[org_id, hash_] > PURGED and await _shorten(tx, org_id, hash_, before):
+            more = True
+            continue
+        removed = await tx.one(
+            f"DELETE FROM blobs WHERE org_id = ? AND hash = ? AND released_at < ? AND NOT {_IN_USE}"
+            " RETURNING COALESCE(parts_key, hash)",
             org_id,
             hash_,
             before,
         )
-        if removed:
-            await tx.run("DELETE FROM blob_parts WHERE org_id = ? AND hash = ?", org_id, hash_)
+        if removed is not None:
+            await tx.run("DELETE FROM blob_parts WHERE org_id = ? AND hash = ?", org_id, removed[0])
             gone += 1
-    return Purged(gone, len(batch) < len(rows) or len(rows) == limit)
+    return Purged(gone, more)
+
+
+async def _shorten(tx: Tx, org_id: str, hash_: str, before: Micros) -> bool:
+    """Remove the last `PURGED` bytes of a long content that arrived in parts; return whether it is one.
+
+    First its row gives up the hash, so that nobody finds a content that is not whole any more.
+    """
+    row = await tx.one(
+        f"UPDATE blobs SET hash = parts_key, size_bytes = size_bytes - ? WHERE org_id = ? AND hash = ?"
+        f" AND released_at < ? AND parts_key IS NOT NULL AND NOT {_IN_USE} RETURNING parts_key, size_bytes",
+        PURGED,
+        org_id,
+        hash_,
+        before,
+    )
+    if row is not None:
+        await tx.run(
+            "DELETE FROM blob_parts WHERE org_id = ? AND hash = ? AND part >= ?",
+            org_id,
+            row[0],
+            parts_of(row[1]),
+        )
+    return row is not None

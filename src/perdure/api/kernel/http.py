@@ -57,7 +57,7 @@ from perdure.api.kernel.warnings import body_warnings, query_warnings, with_warn
 from perdure.app.context import App
 from perdure.app.idempotency import Replayed
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import InvalidInput, NotFound, PerdureError, Unavailable
+from perdure.domain.errors import InvalidInput, NotFound, PerdureError, Unavailable, UnsatisfiableRange
 from perdure.domain.ids import OrgId, UserId
 from perdure.domain.paging import Page
 from perdure.store.faults import system_fault
@@ -116,7 +116,7 @@ class Api:
         if match is None:
             raise NotFound("route; see /docs", code="route_not_found")
         methods, values = match
-        ready = methods.get(scope["method"])
+        ready = _ready_for(scope["method"], methods)
         headers = headers_of(scope)
         if ready is None:
             return _wrong_method(path, methods)
@@ -284,6 +284,8 @@ def _refusal(scope: Scope, error: PerdureError) -> Reply:
     if isinstance(error, Unavailable):
         keyed = any(name == b"idempotency-key" for name, _ in scope["headers"])
         problem = explain_outcome(problem, scope["method"], keyed=keyed)
+    if isinstance(error, UnsatisfiableRange):
+        return problem_reply(problem, ((b"content-range", b"bytes */%d" % error.total),))
     return problem_reply(problem, _retry(error))
 
 
@@ -303,6 +305,14 @@ def problem_reply(problem: Problem, headers: tuple[Header, ...] = ()) -> Reply:
     if problem.status == 401:
         headers = (*headers, (b"www-authenticate", b"Bearer"))
     return Reply(encode(problem), problem.status, b"application/problem+json", headers)
+
+
+def _ready_for(method: str, methods: dict[str, Ready]) -> Ready | None:
+    """Return the route of a method. HEAD is a GET of bytes, of which only the headers are sent."""
+    if method != "HEAD":
+        return methods.get(method)
+    ready = methods.get("GET")
+    return ready if ready is not None and ready.route.content == "application/octet-stream" else None
 
 
 def _wrong_method(path: str, methods: dict[str, Ready]) -> Reply:

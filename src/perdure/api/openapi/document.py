@@ -83,6 +83,19 @@ _HEADERS: dict[str, JsonObject] = {
         ),
         "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
     },
+    "Range": {
+        "name": "Range",
+        "description": (
+            "The bytes to return, such as `bytes=0-1023`, `bytes=1024-` or, for the last ones, `bytes=-512`. "
+            "The response is 206; several ranges are parts of `multipart/byteranges`."
+        ),
+        "schema": {"type": "string", "pattern": r"^bytes=[0-9, -]+$"},
+    },
+    "IfRange": {
+        "name": "If-Range",
+        "description": "The `ETag` for which `Range` counts. With another one, the response is the whole.",
+        "schema": {"type": "string", "pattern": r'^"[!#-~]*"$'},
+    },
     "LastEventId": {
         "name": "Last-Event-ID",
         "description": (
@@ -262,6 +275,9 @@ def _headers_of(route: Route) -> Iterable[str]:
         yield "IfNoneMatch" if route.method == "GET" else "IfMatch"
     if route.content == "text/event-stream":
         yield "LastEventId"
+    if route.content == "application/octet-stream":
+        yield "Range"
+        yield "IfRange"
 
 
 def _path_parameter(variable: Variable) -> JsonObject:
@@ -333,6 +349,8 @@ def _responses(route: Route, by_type: dict[int, JsonObject], examples: Examples)
     responses = {str(route.status): success} | {str(status): elsewhere for status in route.other}
     if route.etag and route.method == "GET":
         responses["304"] = {"description": "Not changed since the version in `If-None-Match`."}
+    if route.content == "application/octet-stream":
+        responses["206"] = {**success, "description": "The bytes of the ranges."}
     for status in errors_of(route):
         shared: JsonObject = {"$ref": f"#/components/responses/Error{status}"}
         is_page = route.public and route.content == "text/html"

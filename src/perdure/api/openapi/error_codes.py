@@ -11,6 +11,7 @@ from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
 from perdure.api.openapi.answer_codes import ANSWERS, OUTPUT_SCHEMAS, TASKS
 from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
 from perdure.api.openapi.request_codes import CONFLICTS, GATEWAY, INVALID, MISSING
+from perdure.api.openapi.upload_codes import RANGES, UNREADABLE
 
 
 class ErrorCode(Struct, frozen=True):
@@ -337,15 +338,8 @@ RESPONSES = (
         ),
     ),
     *_codes(413, *TOO_LARGE),
-    *_codes(
-        415,
-        ("no_preview", "Only text files have a preview.", "Download the file."),
-        (
-            "unsupported_media_type",
-            "The body is compressed, or its `Content-Type` is not one that the operation accepts.",
-            "Send JSON in UTF-8 with `Content-Type: application/json`, or text where text is expected.",
-        ),
-    ),
+    *_codes(415, *UNREADABLE),
+    *_codes(416, *RANGES),
     *_codes(429, *TOO_MANY),
     *_codes(
         431,

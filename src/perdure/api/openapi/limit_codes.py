@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.upload_codes import LARGE_FORMS, UPLOAD_EXPIRED
+
 TOO_LARGE = (
+    *LARGE_FORMS,
     (
         "arguments_too_large",
         "Edited arguments of a tool call are larger than 512 KB.",
@@ -10,8 +13,8 @@ TOO_LARGE = (
     ),
     (
         "file_too_large",
-        "The file is larger than 10 MB, or than the limit configured on the server.",
-        "Split the file.",
+        "The file is larger than 10 MB, or 100 MB for an upload of bytes, or the limits set on the server.",
+        "Upload a large file as it is, with PUT, or split it. Tools read files of up to 10 MB.",
     ),
     (
         "filled_prompt_too_long",
@@ -75,6 +78,7 @@ BUSY = (
         "The read looked at very much and was stopped at its time limit.",
         "Ask for less, for example with more filters.",
     ),
+    UPLOAD_EXPIRED,
     (
         "too_many_uploads",
         "So many large bodies are arriving at once that this one was refused.",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
 from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
+from perdure.api.openapi.upload_codes import INVALID_FORMS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
     LIMIT_TOO_HIGH,
+    INVALID_FORMS,
     *INVALID_BUDGETS,
     *INVALID_WEBHOOKS,
     (

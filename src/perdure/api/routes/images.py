@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from perdure.api.kernel.asgi import Header
 from perdure.api.kernel.body_stream import BodyStream
 from perdure.api.kernel.call import Call, Reply
+from perdure.api.kernel.decoding import MAX_BODY
 from perdure.api.kernel.entity_tags import etag_header, is_known
 from perdure.api.kernel.multipart import Multipart
 from perdure.api.kernel.route import route
@@ -17,11 +18,7 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import ImageId, SessionId, check_id, id_schema
 from perdure.domain.images import ImageInfo, ImageUploadResponse
 
-MAX_UPLOAD = 200_000_000
-"""Bytes of a form. The image in it may have as many as a file."""
-
 _SAFE: tuple[Header, ...] = (
-    (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; sandbox"),
     (b"cache-control", b"private, max-age=86400, immutable"),
 )
@@ -50,14 +47,14 @@ class ImagePage(Struct, frozen=True):
     "images",
     status=201,
     errors=(400, 404, 409, 413, 415),
-    stream_limit=MAX_UPLOAD,
+    stream_limit=MAX_BODY,
     replayable=False,
 )
 async def upload_image(call: Call, query: UploadQuery, body: BodyStream) -> ImageUploadResponse:
     """Upload an image.
 
-    A form with the image in the field `file`: a PNG, JPEG, GIF or WebP image, as its content shows. A message
-    refers to it with a part of the type `image_file`.
+    A form of up to 10 MB with the image in the field `file`: a PNG, JPEG, GIF or WebP image, as its content
+    shows. A message refers to it with a part of the type `image_file`.
     """
     session_id = None if query.session_id is None else check_id(query.session_id, "session", "session_id")
     data: bytes | None = None
