@@ -124,7 +124,7 @@ async def test_nobody_else_sees_an_image_or_can_send_it(any_server: Server) -> N
         twin = await upload(other)
         await mine.delete(f"/v1/images/{image['id']}")
         assert (await other.get(f"/v1/images/{twin['id']}")).content == PICTURE
-        async with person(any_server, "") as nobody:
+        async with person(any_server, "pdr_pat_nobody") as nobody:
             assert (await nobody.get(f"/v1/images/{twin['id']}")).status_code == 401
 
 

@@ -127,11 +127,12 @@ async def _budget(http: httpx.AsyncClient, user: str) -> str:
     return identifier
 
 
-async def _hooks(http: httpx.AsyncClient, task: str, mark: str) -> dict[str, str]:
+async def _hooks_and_image(http: httpx.AsyncClient, task: str, mark: str) -> dict[str, str]:
     url = {"url": f"https://hooks.invalid/{mark}"}
     webhook = await post(http, "/v1/task-webhooks", url)
     config = await post(http, f"{task}/push-configs", url)
-    return {"webhook_id": webhook["id"], "config_id": config["id"]}
+    image = (await http.post("/v1/images", files={"file": (f"{mark}.png", png(), "image/png")})).json()
+    return {"webhook_id": webhook["id"], "config_id": config["id"], "image_id": image["id"]}
 
 
 class Place:
@@ -173,8 +174,7 @@ class Place:
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
         server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
         task = await _waiting_task(http, session["id"], mark)
-        hooks = await _hooks(http, f"{base}/tasks/{task}", mark)
-        image = (await http.post("/v1/images", files={"file": (f"{mark}.png", png(), "image/png")})).json()
+        hooks = await _hooks_and_image(http, f"{base}/tasks/{task}", mark)
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
@@ -204,7 +204,6 @@ class Place:
             "provider": server["id"],
             "task_id": task,
             "budget_id": await _budget(http, me["id"]),
-            "image_id": image["id"],
             **hooks,
         }
         self.marks = {

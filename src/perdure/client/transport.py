@@ -37,6 +37,7 @@ class Streamed(Struct, frozen=True):
 
     open: Callable[[], AsyncIterator[bytes]]
     size: int
+    media_type: str = "application/octet-stream"
 
 
 RETRIES = 7
@@ -229,8 +230,8 @@ def _encoded(body: Struct | None) -> tuple[bytes | None, dict[str, str]]:
             return None, {}
         case Text(text, media_type):
             return text.encode(), {"Content-Type": media_type}
-        case Streamed(size=size):
-            return None, {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        case Streamed(size=size, media_type=media_type):
+            return None, {"Content-Type": media_type, "Content-Length": str(size)}
         case _:
             return msgspec.json.encode(body, enc_hook=_refused), {"Content-Type": "application/json"}
 

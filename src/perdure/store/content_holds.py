@@ -43,9 +43,3 @@ async def drop_holds(tx: Tx, org_id: OrgId, owner: str, now: Micros) -> None:
     if rows:
         await tx.run("DELETE FROM content_holds WHERE owner = ? AND org_id = ?", owner, org_id)
         await release_contents(tx, org_id, [row[0] for row in rows], now)
-
-
-async def is_held(tx: Tx, org_id: OrgId, owner: str, hash_: str) -> bool:
-    """Whether an owner has this content."""
-    sql = "SELECT 1 FROM content_holds WHERE owner = ? AND hash = ? AND org_id = ?"
-    return await tx.one(sql, owner, hash_, org_id) is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.attachment_codes import INVALID_FILES, MISSING_IMAGES, TOO_MANY_IMAGES
 from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
 from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
 from perdure.api.openapi.upload_codes import INVALID_FORMS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
+    *INVALID_FILES,
     LIMIT_TOO_HIGH,
     INVALID_FORMS,
     *INVALID_BUDGETS,
@@ -140,6 +142,7 @@ INVALID = (
 )
 
 CONFLICTS = (
+    TOO_MANY_IMAGES,
     *BUDGET_CONFLICTS,
     TOO_MANY_SESSIONS,
     *WEBHOOK_CONFLICTS,
@@ -226,6 +229,7 @@ CONFLICTS = (
 )
 
 MISSING = (
+    *MISSING_IMAGES,
     *MISSING_BUDGETS,
     *MISSING_WEBHOOKS,
     (
