@@ -127,6 +127,7 @@ async def receive(
         InvalidInput: a file cannot be had, is broken, or no model can get anything of it.
         NotFound: the session, an uploaded image or a path does not exist.
         TooLarge: a file, or all of them together, are over the limit.
+        RateLimited: too many messages with files are arriving.
         Unavailable: it takes too long.
     """
     attached = [(index, part) for index, part in enumerate(content) if not isinstance(part, TextPart)]
@@ -134,24 +135,33 @@ async def receive(
         return Attachments(content)
     if len(attached) > MAX_FILES:
         raise InvalidInput(f"a message may have at most {MAX_FILES} files", field="message.content")
-    files: list[_File] = []
-    hosts: list[str] = []
-    left = MAX_BYTES
     try:
-        async with asyncio.timeout(PATIENCE):
-            source = _Source(app, caller.organization_id, session_id)
-            for index, part in attached:
-                arrived = await source.get(part, where := f"message.content[{index}]")
-                left -= len(arrived.data)
-                if left < 0:
-                    raise too_large(MAX_BYTES)
-                files.append(await _examined(app, caller.organization_id, index, part, arrived, where))
-                hosts += [] if arrived.host is None else [arrived.host]
+        async with app.receiving.turn(caller.organization_id), asyncio.timeout(PATIENCE):
+            files, hosts = await _received(app, caller.organization_id, session_id, attached)
     except TimeoutError:
         raise Unavailable("the message's files took too long: send fewer or smaller ones") from None
     for file in files:
         await stage_upload(app, caller.organization_id, file.examined.content)
     return Attachments(content, tuple(files), tuple(External(host) for host in dict.fromkeys(hosts)))
+
+
+async def _received(
+    app: Services, org_id: OrgId, session_id: SessionId | None, attached: list[tuple[int, AttachedPart]]
+) -> tuple[list[_File], list[str]]:
+    """Get the files one after another; return them, and the hosts that some came from."""
+    source = _Source(app, org_id, session_id)
+    files: list[_File] = []
+    hosts: list[str] = []
+    left = MAX_BYTES
+    for index, part in attached:
+        where = f"message.content[{index}]"
+        arrived = await source.get(part, where)
+        left -= len(arrived.data)
+        if left < 0:
+            raise too_large(MAX_BYTES)
+        files.append(await _examined(app, org_id, index, part, arrived, where))
+        hosts += [] if arrived.host is None else [arrived.host]
+    return files, hosts
 
 
 async def _examined(

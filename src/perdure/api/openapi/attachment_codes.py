@@ -34,3 +34,9 @@ TOO_MANY_IMAGES = (
     "The organization has as many images, or as many bytes of them, as it may have.",
     "Delete some with `DELETE /v1/images/{image_id}`.",
 )
+
+FILES_AT_ONCE = (
+    "too_many_files_at_once",
+    "Too many messages with files of the organization are arriving at once, or their turn did not come.",
+    "Send the message again after `retry_after_seconds`.",
+)
