@@ -45,7 +45,7 @@ from perdure.store.file_changes import FileWrite, write_files
 from perdure.store.files import FileRow, get_entries, need_file
 from perdure.store.images import get_image
 from perdure.store.sessions import SessionRow, get_session
-from perdure.store.workspaces import WorkspaceRow, hold_workspace, note_external
+from perdure.store.workspaces import WorkspaceRow, external_of_files, hold_workspace, note_external
 
 FOLDER = "/attachments"
 """Where the session's files have the files of messages."""
@@ -65,7 +65,7 @@ class _Arrived(Struct, frozen=True):
     filename: str | None = None
     media_type: str | None = None
     path: str | None = None
-    host: str | None = None
+    external: tuple[External, ...] = ()
 
 
 class _File(Struct, frozen=True):
@@ -92,10 +92,12 @@ class Attachments(Struct, frozen=True):
         """
         if not self.files:
             return self.content
-        paths = await _write(app, tx, row, self, now)
+        # In the order in which all changes of files lock: the workspace, then the contents by their hashes.
+        space = await hold_workspace(tx, row.org_id, row.workspace())
         texts = [each.examined.text for each in self.files if each.examined.text is not None]
         held = (*(each.examined.content for each in self.files), *texts)
         await hold_contents(tx, row.org_id, row.id, held, now)
+        paths = await _write(app, tx, row, space, self, now)
         parts = list(self.content)
         for file, path in zip(self.files, paths, strict=True):
             parts[file.index] = _logged(parts[file.index], file, path)
@@ -137,21 +139,21 @@ async def receive(
         raise InvalidInput(f"a message may have at most {MAX_FILES} files", field="message.content")
     try:
         async with app.receiving.turn(caller.organization_id), asyncio.timeout(PATIENCE):
-            files, hosts = await _received(app, caller.organization_id, session_id, attached)
+            files, external = await _received(app, caller.organization_id, session_id, attached)
     except TimeoutError:
         raise Unavailable("the message's files took too long: send fewer or smaller ones") from None
     for file in files:
         await stage_upload(app, caller.organization_id, file.examined.content)
-    return Attachments(content, tuple(files), tuple(External(host) for host in dict.fromkeys(hosts)))
+    return Attachments(content, tuple(files), external)
 
 
 async def _received(
     app: Services, org_id: OrgId, session_id: SessionId | None, attached: list[tuple[int, AttachedPart]]
-) -> tuple[list[_File], list[str]]:
-    """Get the files one after another; return them, and the hosts that some came from."""
+) -> tuple[list[_File], tuple[External, ...]]:
+    """Get the files one after another; return them, and where text from outside in them came from."""
     source = _Source(app, org_id, session_id)
     files: list[_File] = []
-    hosts: list[str] = []
+    external: tuple[External, ...] = ()
     left = MAX_BYTES
     for index, part in attached:
         where = f"message.content[{index}]"
@@ -160,8 +162,8 @@ async def _received(
         if left < 0:
             raise too_large(MAX_BYTES)
         files.append(await _examined(app, org_id, index, part, arrived, where))
-        hosts += [] if arrived.host is None else [arrived.host]
-    return files, hosts
+        external = with_sources(external, arrived.external)
+    return files, external
 
 
 async def _examined(
@@ -226,15 +228,16 @@ class _Source:
         if session_id is None:
             raise _first(f"{where}.path")
 
-        async def work(tx: Tx) -> FileRow:
-            row = await get_session(tx, self._org_id, session_id)
-            return await need_file(tx, self._org_id, row.workspace(), clean)
+        async def work(tx: Tx) -> tuple[FileRow, tuple[External, ...]]:
+            space = (await get_session(tx, self._org_id, session_id)).workspace()
+            row = await need_file(tx, self._org_id, space, clean)
+            return row, await external_of_files(tx, self._org_id, space)
 
-        row = await self._app.database.read(work)
+        row, external = await self._app.database.read(work)
         if row.size_bytes > self._limit:
             raise too_large(self._limit)
         data = await content_of_row(self._app, row)
-        return _Arrived(data, part.filename or name_of(clean), part.media_type, clean)
+        return _Arrived(data, part.filename or name_of(clean), part.media_type, clean, external)
 
     async def _fetched(self, url: str, name: str | None, where: str) -> _Arrived:
         field = f"{where}.url"
@@ -255,7 +258,7 @@ class _Source:
         if page.truncated:
             raise too_large(self._limit)
         last = unquote(posixpath.basename(urlsplit(page.url).path))
-        return _Arrived(page.body, name or last or None, host=host_of(page.url))
+        return _Arrived(page.body, name or last or None, external=(External(host_of(page.url) or ""),))
 
     async def _read_rules(self, tx: Tx) -> NetworkRules:
         if self._session_id is None:
@@ -288,10 +291,9 @@ def _decoded(text: str, limit: int, field: str) -> bytes:
 
 
 async def _write(
-    app: Services, tx: Tx, row: SessionRow, attachments: Attachments, now: Micros
+    app: Services, tx: Tx, row: SessionRow, space: WorkspaceRow, attachments: Attachments, now: Micros
 ) -> list[str | None]:
     """Put the files into the session's workspace; return their paths. An archived one takes none."""
-    space = await hold_workspace(tx, row.org_id, row.workspace())
     if space.status != "active":
         return [file.path for file in attachments.files]
     await note_external(tx, space, with_sources(row.external_sources(), attachments.external))
