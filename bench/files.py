@@ -62,7 +62,7 @@ async def _raw(site: Site, base: str) -> Figures:
     """Send bytes as they are, and read them, on a server that has done nothing else yet."""
     data = random.Random(1).randbytes(RAW)
     path, back = f"{base}/raw.bin", f"{base}/_/download/raw.bin"
-    await site.desk.send("PUT", f"{path}?raw=true", data[:LARGE])  # loads what transfers need
+    await site.desk.send("PUT", f"{path}?raw=true", data[:SMALL_SIZE])  # loads what transfers need
     await site.desk.send("GET", back)
     figures: Figures = {}
     for way, method, place, body in (("in", "PUT", f"{path}?raw=true", data), ("out", "GET", back, None)):

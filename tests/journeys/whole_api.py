@@ -57,15 +57,21 @@ REQUIRED = {"name": "nobodys-name", "id": "session_id", "from-example": "noteboo
 """What stands in the parameters of queries that must be there."""
 
 
+JSON = "application/json"
+
+
 def operations_in(document: Json) -> Iterator[Operation]:
     for path, item in document["paths"].items():
         for method, each in item.items():
             body: Json = {}
-            for kind, content in each.get("requestBody", {}).get("content", {}).items():
+            kinds = each.get("requestBody", {}).get("content", {})
+            if JSON in kinds and "multipart/form-data" in kinds:
+                kinds = {JSON: kinds[JSON]}
+            for kind, content in kinds.items():
                 example = content.get("example", {})
                 body = (
                     {"json": example}
-                    if kind == "application/json"
+                    if kind == JSON
                     else {"content": str(example), "headers": {"content-type": kind}}
                 )
             needed = (
