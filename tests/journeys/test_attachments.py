@@ -125,7 +125,9 @@ def expected(driver: str, model: str, kind: str) -> str:
     return "extracted" if kind in TEXTS else "left out"
 
 
-@pytest.mark.parametrize("model", [READS_ALL, SEES, BLIND])
+@pytest.mark.parametrize(
+    "model", [READS_ALL, *(pytest.param(each, marks=pytest.mark.soak) for each in (SEES, BLIND))]
+)
 @pytest.mark.parametrize("driver", DRIVERS)
 async def test_each_model_gets_each_kind_of_file_as_it_can_take_it(
     server_talks: httpx.AsyncClient, vendor: Vendor, driver: str, model: str

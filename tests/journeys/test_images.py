@@ -137,7 +137,7 @@ async def test_a_server_that_dies_in_an_upload_has_all_of_the_image_or_nothing(
     async with server:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
             kept = await upload(http, PICTURE)
-        for delay in (0.0, 0.02, 0.1, 0.3):
+        for delay in (0.02, 0.2):
             async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
                 sending = asyncio.ensure_future(http.post("/v1/images", files={"file": ("a.png", large)}))
                 await asyncio.wait((sending,), timeout=delay)
