@@ -254,6 +254,7 @@ async def test_files_are_fetched_under_the_rules_of_the_session(
     site.answers["/book"] = web.Response(body=BOOK, headers={"Content-Type": "text/html"})
     site.answers["/photo.png"] = web.Response(body=PICTURE)
     site.answers["/gone"] = web.Response(status=404)
+    site.answers["/odd\0name\n.png"] = web.Response(body=PICTURE)
     site.answers["/page"] = web.Response(body=b"\0\1\2\3")
     server = Server(
         tmp_path / "data", database_url=database_url, environment={"PERDURE_PRIVATE_ADDRESSES": "true"}
@@ -276,6 +277,12 @@ async def test_files_are_fetched_under_the_rules_of_the_session(
         for path, words in (("/gone", "status 404"), ("/page", "is none of these")):
             problem = await send(talk, {"type": "file", "url": site.url(path)}, status=400)
             assert words in problem["detail"]
+        await turn(talk, {"type": "file", "url": site.url("/odd%00name%0A.png")})
+        (odd,) = [each for each in await talk.messages() if each["content"][0]["type"] == "file"][-1][
+            "content"
+        ]
+        assert "filename" not in odd
+        assert odd["stored"]["path"] == f"/attachments/file-{odd['stored']['digest'][:8]}.png"
         narrow = await new_talk(http, network_access={"allowed": ["example.com"]})
         problem = await send(narrow, picture, status=400)
         assert "may reach" in problem["detail"]

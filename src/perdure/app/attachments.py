@@ -257,7 +257,7 @@ class _Source:
             )
         if page.truncated:
             raise too_large(self._limit)
-        last = unquote(posixpath.basename(urlsplit(page.url).path))
+        last = safe_name(unquote(posixpath.basename(urlsplit(page.url).path)), "")
         return _Arrived(page.body, name or last or None, external=(External(host_of(page.url) or ""),))
 
     async def _read_rules(self, tx: Tx) -> NetworkRules:
