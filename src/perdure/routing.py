@@ -18,6 +18,7 @@ from perdure.api.routes import connections as connection_routes
 from perdure.api.routes import databases as database_routes
 from perdure.api.routes import feedback as feedback_routes
 from perdure.api.routes import harnesses as harness_routes
+from perdure.api.routes import images as image_routes
 from perdure.api.routes import inbox as inbox_routes
 from perdure.api.routes import inbox_links as inbox_link_routes
 from perdure.api.routes import input_requests as input_request_routes
@@ -90,6 +91,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *database_routes.ROUTES,
         *workspace_routes.ROUTES,
         *file_routes(settings.max_file_bytes, settings.max_upload_bytes),
+        *image_routes.ROUTES,
         *provider_routes.ROUTES,
         *mcp_routes.ROUTES,
         *mcp_tool_routes.ROUTES,

@@ -25,6 +25,7 @@ AREAS = (
     ("providers", r"/v1/providers.*"),
     ("organizations", r"/v1/(orgs|resolve-org).*"),
     ("users", r"/v1/users.*"),
+    ("images", r"/v1/images.*"),
 )
 
 

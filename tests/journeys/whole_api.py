@@ -10,6 +10,7 @@ import httpx
 
 from tests.journeys.families import spawns
 from tests.journeys.people import fresh
+from tests.media_files import png
 from tests.server import post
 from tests.talk import Json, Talk, body_of, call, new_talk, script
 
@@ -137,11 +138,12 @@ async def _skill(http: httpx.AsyncClient, mark: str) -> str:
     return str((await post(http, "/v1/skills", {"skill_md": text}))["id"])
 
 
-async def _hooks(http: httpx.AsyncClient, task: str, mark: str) -> dict[str, str]:
+async def _hooks_and_image(http: httpx.AsyncClient, task: str, mark: str) -> dict[str, str]:
     url = {"url": f"https://hooks.invalid/{mark}"}
     webhook = await post(http, "/v1/task-webhooks", url)
     config = await post(http, f"{task}/push-configs", url)
-    return {"webhook_id": webhook["id"], "config_id": config["id"]}
+    image = (await http.post("/v1/images", files={"file": (f"{mark}.png", png(), "image/png")})).json()
+    return {"webhook_id": webhook["id"], "config_id": config["id"], "image_id": image["id"]}
 
 
 class Place:
@@ -213,7 +215,7 @@ class Place:
             "provider": server["id"],
             "task_id": task,
             "budget_id": await _budget(http, me["id"]),
-            **await _hooks(http, f"{base}/tasks/{task}", mark),
+            **await _hooks_and_image(http, f"{base}/tasks/{task}", mark),
         }
         self.marks = {
             value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10

@@ -35,6 +35,7 @@ from perdure.domain.sessions import (
 from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.store.agents import get_agent
+from perdure.store.content_holds import copy_holds
 from perdure.store.database import Tx
 from perdure.store.databases import copy_databases
 from perdure.store.events import copy_events, events_within
@@ -193,6 +194,7 @@ async def _complete(
     await fork_participants(app, tx, source, row, now)
     await copy_shell_state(tx, source.id, row.id)
     await copy_tool_lists(tx, source.id, row.id)
+    await copy_holds(tx, source.org_id, source.id, row.id)
     await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)
     if row.status in IN_TURN:
         reason = "the session was forked in the middle of this turn"

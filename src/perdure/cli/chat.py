@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from perdure.cli.asked import ADVICE, answer_to, asked_lines
+from perdure.cli.attached import HELP, content_of, read_attachment
 from perdure.cli.common import CommandFailed
 from perdure.cli.decisions import HELP as DECISIONS_HELP
 from perdure.cli.decisions import Asking
@@ -36,7 +37,7 @@ from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
 from perdure.domain.input_requests import AnswerInput, InputRequest
-from perdure.domain.messages import Controls, WhenBusy, text_of
+from perdure.domain.messages import Controls, FilePart, InputPart, WhenBusy, text_of
 from perdure.domain.parked import CONSENT
 from perdure.domain.tools import APPROVE, ApprovalDecision
 from perdure.domain.variables import VariableValue
@@ -46,18 +47,6 @@ if TYPE_CHECKING:
     from perdure.domain.sessions import Session
     from perdure.domain.tasks import SessionTask
 
-HELP = """\
-/new             start a new session
-/title TEXT      set this session's title
-/tags TAG ...    replace this session's tags (without a tag, remove all)
-/show            show this session's fields
-/answer          answer what a tool's server asks you; /decline refuses
-/help            show this help
-/quit            exit, as Ctrl-D does; the session remains
-Ctrl-C during an answer cancels the turn. While a tool waits for a callback, Ctrl-C returns to the
-prompt and leaves the tool waiting; Enter without a message goes on watching it, or tasks that go on in
-the background. `perdure tasks` and `perdure sessions tree` show what sub-agents do."""
-
 
 def chat(
     client: Client,
@@ -66,11 +55,13 @@ def chat(
     model: str | None,
     when_busy: WhenBusy | None,
     variables: dict[str, VariableValue],
+    files: Sequence[FilePart] = (),
 ) -> int:
     """Run the conversation; return the exit status."""
     with asyncio.Runner() as runner:
         try:
             talk = runner.run(_open(client, session_id, agent, model, when_busy, variables))
+            talk.files += files
             screen = Screen()
             if sys.stdin.isatty() and screen.is_terminal:
                 return _converse(runner, talk, screen)
@@ -116,6 +107,13 @@ class Chat:
         """The names of the tasks in the background that go on, by their ids."""
         self.in_turn = False
         """Whether a turn runs, as far as was seen."""
+        self.files: list[FilePart] = []
+        """What goes with the next message."""
+
+    def content(self, text: str) -> str | list[InputPart]:
+        """The next message, with the files that wait for it."""
+        files, self.files = self.files, []
+        return content_of(text, files)
 
     def choices(self) -> str:
         """Say what a person can do about a turn that waits."""
@@ -203,7 +201,8 @@ def _answer_lines(runner: asyncio.Runner, talk: Chat) -> int:
 async def _answer(talk: Chat, text: str) -> str:
     answer = ""
     try:
-        async with aclosing(talk.client.run(talk.session.id, text, controls=talk.controls)) as events:
+        content = talk.content(text)
+        async with aclosing(talk.client.run(talk.session.id, content, controls=talk.controls)) as events:
             async for event in events:
                 _refuse_to_wait(event)
                 if event.type == "tool.parked":
@@ -430,7 +429,7 @@ def _follow(talk: Chat, since: str | None) -> AsyncGenerator[WireEvent, None]:
 
 async def _turn(talk: Chat, text: str, printer: TurnPrinter) -> None:
     printer.wait()
-    await _watch(talk, talk.client.run(talk.session.id, text, controls=talk.controls), printer)
+    await _watch(talk, talk.client.run(talk.session.id, talk.content(text), controls=talk.controls), printer)
 
 
 async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: TurnPrinter) -> None:
@@ -491,6 +490,9 @@ async def _command(talk: Chat, line: str, printer: TurnPrinter) -> None:
         case "/tags":
             talk.session = await talk.client.update_session(talk.session.id, tags=tuple(rest))
             printer.note(f"tags: {', '.join(talk.session.tags) or 'none'}")
+        case "/attach":
+            talk.files.append(read_attachment(line.partition(" ")[2].strip()))
+            printer.note(f"goes with your next message: {exact(talk.files[-1].filename or '')}")
         case "/show":
             print_session(await talk.client.get_session(talk.session.id))
         case _:

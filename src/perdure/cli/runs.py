@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from perdure.client import Client
     from perdure.client.turns import RunFields
     from perdure.domain.events import WireEvent
-    from perdure.domain.messages import JsonObject
+    from perdure.domain.messages import InputPart, JsonObject
     from perdure.domain.runs import RunResult
     from perdure.domain.sessions import InitialFile
 
@@ -101,16 +101,24 @@ def _read_file(text: str) -> InitialFile:
 
 
 async def run_once(
-    client: Client, message: str, schema: JsonObject | None, fields: RunFields, *, as_json: bool
+    client: Client,
+    content: str | list[InputPart],
+    schema: JsonObject | None,
+    fields: RunFields,
+    *,
+    as_json: bool,
 ) -> int:
     """Run an agent and print its answer, or with a schema the answer's value. Returns the exit status.
 
     Args:
         as_json: print the whole result, also of a run that fails or waits.
     """
+    from perdure.domain.messages import InputMessage
+
     async with client:
         if model := fields.get("model_id"):
             fields["model_id"] = model if is_id(model, "model") else (await find_model(client, model)).id
+        message = content if isinstance(content, str) else InputMessage(tuple(content))
         run = await client.create_run(message, output_schema=schema, **fields)
         notes = Screen(stderr=True)
         if not as_json:

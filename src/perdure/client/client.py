@@ -11,6 +11,7 @@ from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageM
 from perdure.client.budgets import BudgetMethods
 from perdure.client.connections import ConnectionMethods
 from perdure.client.files import FileMethods
+from perdure.client.images import ImageMethods
 from perdure.client.inbox import InboxMethods
 from perdure.client.inbox_links import InboxLinkMethods
 from perdure.client.mcp_servers import McpMethods
@@ -29,6 +30,7 @@ class Client(
     SessionMethods,
     TurnMethods,
     FileMethods,
+    ImageMethods,
     StorageMethods,
     ScheduleMethods,
     DatabaseMethods,

@@ -37,6 +37,7 @@ class Streamed(Struct, frozen=True):
 
     open: Callable[[], AsyncIterator[bytes]]
     size: int
+    media_type: str = "application/octet-stream"
 
 
 class Binary(Struct, frozen=True):
@@ -236,8 +237,8 @@ def _encoded(body: Struct | None) -> tuple[bytes | None, dict[str, str]]:
             return None, {}
         case Text(text, media_type):
             return text.encode(), {"Content-Type": media_type}
-        case Streamed(size=size):
-            return None, {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        case Streamed(size=size, media_type=media_type):
+            return None, {"Content-Type": media_type, "Content-Length": str(size)}
         case Binary(data, media_type):
             return data, {"Content-Type": media_type}
         case _:

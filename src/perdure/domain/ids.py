@@ -59,6 +59,7 @@ ParticipantId = NewType("ParticipantId", Annotated[str, id_schema("participant")
 PushConfigId = NewType("PushConfigId", Annotated[str, id_schema("pushconfig")])
 BudgetId = NewType("BudgetId", Annotated[str, id_schema("budget")])
 SkillId = NewType("SkillId", Annotated[str, id_schema("skill")])
+ImageId = NewType("ImageId", Annotated[str, id_schema("image")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -84,7 +85,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     PrincipalId: "principal", FileId: "file", TokenId: "token",
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
     TaskId: "task", WebhookId: "webhook", ParticipantId: "participant", PushConfigId: "pushconfig",
-    BudgetId: "budget", SkillId: "skill",
+    BudgetId: "budget", SkillId: "skill", ImageId: "image",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}
@@ -148,6 +149,8 @@ def new_id(prefix: Literal["sched"], millis: int | None = None) -> ScheduleId: .
 @overload
 def new_id(prefix: Literal["workspace"], millis: int | None = None) -> WorkspaceId: ...
 @overload
+def new_id(prefix: Literal["image"], millis: int | None = None) -> ImageId: ...
+@overload
 def new_id(prefix: Literal["principal"], millis: int | None = None) -> PrincipalId: ...
 @overload
 def new_id(prefix: Literal["file"], millis: int | None = None) -> FileId: ...
@@ -201,6 +204,8 @@ class NewId(Protocol):
     def __call__(self, prefix: Literal["sched"]) -> ScheduleId: ...
     @overload
     def __call__(self, prefix: Literal["workspace"]) -> WorkspaceId: ...
+    @overload
+    def __call__(self, prefix: Literal["image"], millis: int | None = None) -> ImageId: ...
     @overload
     def __call__(self, prefix: Literal["principal"]) -> PrincipalId: ...
     @overload

@@ -9,6 +9,7 @@ from msgspec import structs
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
+    FilePart,
     ImagePart,
     JsonObject,
     Message,
@@ -18,6 +19,7 @@ from perdure.domain.messages import (
     text_of,
 )
 from perdure.llm.driver import ToolSpec
+from perdure.llm.file_parts import file_data
 from perdure.llm.wire import (
     CONTINUE,
     NO_CONTENT,
@@ -137,6 +139,10 @@ def _text_and_images(parts: Sequence[ContentPart]) -> list[JsonObject]:
                 else {"type": "base64", "media_type": inline[0], "data": inline[1]}
             )
             blocks.append({"type": "image", "source": source})
+        elif isinstance(part, FilePart):
+            name, kind, data = file_data(part)
+            document = {"type": "base64", "media_type": kind, "data": data}
+            blocks.append({"type": "document", "source": document, "title": name})
     return blocks
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
+    FilePart,
     ImagePart,
     JsonObject,
     Message,
@@ -24,6 +25,7 @@ from perdure.domain.messages import (
 )
 from perdure.llm.dialects import CHAT_TYPES
 from perdure.llm.driver import ToolSpec
+from perdure.llm.file_parts import file_data
 from perdure.llm.wire import (
     ACKNOWLEDGED,
     CONTINUE,
@@ -191,19 +193,29 @@ def _content(content: Sequence[ContentPart]) -> str | list[JsonObject]:
     parts = [
         part
         for part in content
-        if isinstance(part, ImagePart) or (isinstance(part, TextPart) and part.text.strip())
+        if isinstance(part, ImagePart | FilePart) or (isinstance(part, TextPart) and part.text.strip())
     ]
     if not parts:
         return NO_CONTENT
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     if len(texts) == len(parts):
         return "\n\n".join(texts)
-    return [
-        {"type": "text", "text": part.text}
-        if isinstance(part, TextPart)
-        else {"type": "image_url", "image_url": {"url": image_url(part)}}
-        for part in parts
-    ]
+    return [_part(part) for part in parts]
+
+
+_SOUNDS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
+
+
+def _part(part: TextPart | ImagePart | FilePart) -> JsonObject:
+    match part:
+        case TextPart():
+            return {"type": "text", "text": part.text}
+        case ImagePart():
+            return {"type": "image_url", "image_url": {"url": image_url(part)}}
+    name, kind, data = file_data(part)
+    if kind in _SOUNDS:
+        return {"type": "input_audio", "input_audio": {"data": data, "format": _SOUNDS[kind]}}
+    return {"type": "file", "file": {"filename": name, "file_data": f"data:{kind};base64,{data}"}}
 
 
 def missing(call_id: ToolCallId, form: Form) -> Fragment:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import OrgId, ProviderId
 from perdure.domain.messages import JsonObject
-from perdure.domain.model_profiles import ModelVendor
+from perdure.domain.model_profiles import Modality, ModelProfile, ModelVendor
 from perdure.domain.providers import ProviderOptions, ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.anthropic import AnthropicDriver
@@ -35,6 +35,9 @@ MAX_DRIVERS = 1_000
 """Maximum number of pooled drivers; one takes a few kilobytes."""
 
 
+_MEDIA: frozenset[Modality] = frozenset({"image", "pdf"})
+
+
 class DriverKind(Struct, frozen=True):
     """A provider type.
 
@@ -48,6 +51,7 @@ class DriverKind(Struct, frozen=True):
         options: the options that it accepts, see `ProviderOptions`.
         help: how to get a key, in Markdown.
         vendor: who makes the models, if one vendor makes all of them.
+        media: what the driver can send besides text, if the model reads it.
     """
 
     factory: Factory
@@ -61,6 +65,7 @@ class DriverKind(Struct, frozen=True):
     options: frozenset[str] = frozenset()
     help: str = ""
     vendor: ModelVendor | None = None
+    media: frozenset[Modality] = _MEDIA
 
 
 def _gemini(config: ProviderConfig, http: Http, cache: FragmentCache) -> Driver:
@@ -116,6 +121,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
                 "For any server that speaks Chat Completions: enter its `base_url`, which usually ends in"
                 " `/v1`, and a key if the server needs one. Without `base_url`, calls go to OpenAI."
             ),
+            media=frozenset({"image", "pdf", "audio"}),
         ),
         "anthropic": DriverKind(
             AnthropicDriver,
@@ -135,6 +141,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             lists_models=False,
             help="A simulation for tests: it needs no key and no options.",
             vendor="llmsim",
+            media=frozenset({"image"}),
         ),
         "gemini": DriverKind(
             _gemini,
@@ -179,6 +186,17 @@ def vendor_key(provider_type: str, environment: Mapping[str, str]) -> str | None
         if kind is None or kind.environment is None
         else environment.get(kind.environment, "").strip() or None
     )
+
+
+def media_of(provider_type: str, profile: ModelProfile | None) -> frozenset[Modality]:
+    """Return what a model gets as it is: what it reads, as far as the protocol can carry it.
+
+    A model of which nothing is known may read images: its server refuses them if not.
+    """
+    kind = KINDS.get(provider_type)
+    known = None if profile is None else profile.modalities
+    reads: tuple[Modality, ...] = ("image",) if known is None else known.input
+    return (_MEDIA if kind is None else kind.media) & frozenset(reads)
 
 
 def vendor_of(provider_type: str, model: str) -> ModelVendor | None:

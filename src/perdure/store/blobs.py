@@ -1,11 +1,12 @@
 """Contents of files, stored once per organization under their SHA-256, in parts, and never changed.
 
 Files refer to their content by its hash, so copies, forks and initial files of many sessions take no extra
-space. Sessions refer in the same way to the lists of their discovered tools (`tool_lists.py`), and skills to
-their files (`skills.py`). A content that may have lost its last reference is marked with `released_at`. An
-hour later `purge_blobs` checks marked contents and removes those that nothing refers to. The delay replaces
-reference counting: a transaction that saw a file with the content, and is about to give it to another file,
-has long ended by then (a statement's limit is 30 seconds).
+space. Sessions refer in the same way to the lists of their discovered tools (`tool_lists.py`) and to the
+files of their messages, images to their bytes (`content_holds.py`), and skills to their files (`skills.py`).
+A content that may have lost its last reference is marked with `released_at`. An hour later `purge_blobs`
+checks marked contents and removes those that nothing refers to. The delay replaces reference counting: a
+transaction that saw a file with the content, and is about to give it to another file, has long ended by then
+(a statement's limit is 30 seconds).
 """
 
 from __future__ import annotations
@@ -59,6 +60,28 @@ async def send_ahead(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> No
         await keep_contents(tx, org_id, (content,), now)
 
 
+async def stage_content(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
+    """Store a content before the transaction that needs it, so that nothing is locked while it is uploaded.
+
+    Unless one comes that keeps it, it is purged like a content that lost its last reference.
+    """
+    if len(content.data) <= PART:
+        return
+    sql = (
+        "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING"
+    )
+    if await tx.run(sql, org_id, content.hash, len(content.data), now, now):
+        await _add_parts(tx, org_id, content)
+    else:  # one that is marked already must live as long as a new one
+        await tx.run(
+            "UPDATE blobs SET released_at = ? WHERE org_id = ? AND hash = ? AND released_at IS NOT NULL",
+            now,
+            org_id,
+            content.hash,
+        )
+
+
 async def _retain(tx: Tx, org_id: OrgId, hash_: str) -> bool:
     return (
         await tx.run("UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ?", org_id, hash_) == 1
@@ -82,11 +105,14 @@ async def add_row(
 
 async def _add(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
     size = len(content.data)
-    if not await add_row(tx, org_id, content.hash, size, now):
-        return
+    if await add_row(tx, org_id, content.hash, size, now):
+        await _add_parts(tx, org_id, content)
+
+
+async def _add_parts(tx: Tx, org_id: OrgId, content: Content) -> None:
     rows = [
         (org_id, content.hash, part, content.data[part * PART : (part + 1) * PART])
-        for part in range(parts_of(size))
+        for part in range(parts_of(len(content.data)))
     ]
     if rows:
         await tx.run_many("INSERT INTO blob_parts (org_id, hash, part, content) VALUES (?, ?, ?, ?)", rows)
@@ -142,7 +168,9 @@ _IN_USE = (
     " OR EXISTS (SELECT 1 FROM tool_lists WHERE tool_lists.org_id = blobs.org_id"
     " AND tool_lists.hash = blobs.hash)"
     " OR EXISTS (SELECT 1 FROM skill_files WHERE skill_files.org_id = blobs.org_id"
-    " AND skill_files.hash = blobs.hash))"
+    " AND skill_files.hash = blobs.hash)"
+    " OR EXISTS (SELECT 1 FROM content_holds WHERE content_holds.org_id = blobs.org_id"
+    " AND content_holds.hash = blobs.hash))"
 )
 
 

@@ -226,7 +226,6 @@ RESPONSES = (
         ("file_not_found", "Nothing exists at this path.", "List the folder to see its files."),
         ("harness_example_not_found", "No example has this name.", "See `GET /v1/harness-examples`."),
         ("harness_not_found", "The organization has no such harness.", "See `GET /v1/harnesses`."),
-        ("image_not_found", "No stored image has this id.", "Send the image itself as base64, or its URL."),
         (
             "invitation_not_found",
             "The invitation's id or code is wrong, or it expired, was accepted, or was withdrawn.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.attachment_codes import FILES_AT_ONCE
 from perdure.api.openapi.upload_codes import LARGE_FORMS, UPLOAD_EXPIRED
 
 TOO_LARGE = (
@@ -54,6 +55,7 @@ TOO_LARGE = (
 )
 
 TOO_MANY = (
+    FILES_AT_ONCE,
     ("rate_limited", "The caller has sent too many requests.", "Wait for `Retry-After` seconds."),
     (
         "too_many_searches",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.attachment_codes import INVALID_FILES, MISSING_IMAGES, TOO_MANY_IMAGES
 from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
 from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
 from perdure.api.openapi.skill_codes import INVALID_SKILLS, MISSING_SKILLS, SKILL_CONFLICTS
@@ -9,6 +10,7 @@ from perdure.api.openapi.upload_codes import INVALID_FORMS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
+    *INVALID_FILES,
     LIMIT_TOO_HIGH,
     INVALID_FORMS,
     *INVALID_BUDGETS,
@@ -142,6 +144,7 @@ INVALID = (
 )
 
 CONFLICTS = (
+    TOO_MANY_IMAGES,
     *BUDGET_CONFLICTS,
     TOO_MANY_SESSIONS,
     *SKILL_CONFLICTS,
@@ -229,6 +232,7 @@ CONFLICTS = (
 )
 
 MISSING = (
+    *MISSING_IMAGES,
     *MISSING_BUDGETS,
     *MISSING_SKILLS,
     *MISSING_WEBHOOKS,

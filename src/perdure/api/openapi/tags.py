@@ -12,6 +12,7 @@ TAGS: dict[str, str] = {
     ),
     "workspace files": "The files of a workspace.",
     "session files": "The files of the session's workspace. The workspace's own routes show the same files.",
+    "images": "Images that were uploaded for messages. Other files come with a message, or by their path.",
     "sessions": "A session is a conversation with an agent. It is a log of events and never expires.",
     "session storage": "Key-value pairs and secrets that a session stores for its tools.",
     "session schedules": "Messages that the server sends to a session at given times.",
