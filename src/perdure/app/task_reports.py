@@ -196,6 +196,7 @@ def _asked(call: ParkedCall) -> TaskInputRequest:
         "client": f"A client has to run {call.tool_name}.",
         "sign_in": f"Somebody has to sign in for {call.tool_name}.",
         "input": f"{call.tool_name} asks for input.",
+        "question": "The sub-agent asks a question: the inbox shows it, and takes the answer.",
     }
     return TaskInputRequest(call.tool_call_id, prompts.get(call.kind, f"{call.tool_name} waits."))
 

@@ -171,8 +171,8 @@ BUILT_IN_HARNESSES = (
     BuiltInHarness(
         DEFAULT_HARNESS,
         "Generic",
-        "Files with their instructions (AGENTS.md), a shell, web pages, schedules, a to-do list, the time "
-        "and the session itself.",
+        "Files with their instructions (AGENTS.md), a shell, web pages, schedules, a to-do list, questions "
+        "to the user, the time and the session itself.",
         (
             "session_file_system",
             "bashkit_shell",
@@ -180,6 +180,7 @@ BUILT_IN_HARNESSES = (
             "session",
             "current_time",
             "stateless_todo_list",
+            "ask_user",
             "agent_instructions",
             "context_compaction",
             "web_fetch",
