@@ -108,7 +108,8 @@ class InboxMethods(Caller):
         """Answer the questions of an item; return the item with its outcome.
 
         Args:
-            answers: by the questions' ids: the label of an option, a text, or a secret's value; None declines.
+            answers: by the questions' ids: the label of an option, a text, or a secret's value; None
+                declines.
 
         Raises:
             ApiError: an answer does not fit its question (`invalid_answer`). The questions stay open.
