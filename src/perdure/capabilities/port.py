@@ -327,6 +327,7 @@ class Tool(Struct, frozen=True):
             does both, and others do not. Tools of MCP servers always do.
         reads_files: whether its results can contain text of the session's files.
         persistent: whether its calls change what later turns do, as a schedule does.
+        yields: whether a client-side tool of the same name takes its place, instead of being refused.
         background: where the capability `background_tools` is active, the model may have a call run in the
             background: the tool receives no argument for that, and its result comes later as a message.
     """
@@ -353,6 +354,7 @@ class Tool(Struct, frozen=True):
     flow: Flow | None = None
     reads_files: bool = False
     persistent: bool = False
+    yields: bool = False
 
 
 class Discovered(Struct, frozen=True):

@@ -19,7 +19,7 @@ ASK_USER = "ask_user"
 """The tool's name."""
 WAIT_SECONDS = 300
 """Seconds that a call waits for the answers, unless the capability's configuration says otherwise."""
-MIN_WAIT, MAX_WAIT = 10, 7 * 24 * 3600
+MIN_WAIT, MAX_WAIT = 1, 7 * 24 * 3600
 """The least and the most seconds that may be configured."""
 MAX_QUESTIONS = 4
 MIN_OPTIONS, MAX_OPTIONS = 2, 6

@@ -94,6 +94,7 @@ def _tool(run: _Ask) -> Tool:
         parameters=_PARAMETERS,
         run=run,
         hints=READ_ONLY,
+        yields=True,  # clients had tools of this name before there was one
     )
 
 

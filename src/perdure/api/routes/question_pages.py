@@ -37,7 +37,7 @@ def question_page(item: LinkedItem) -> Reply:
 
 def _field(question: AskedQuestion) -> str:
     name, text = escape(question.id), escape(exact(question.question))
-    asked = f'<input type=hidden name="{_ASKED}{name}" value="">'
+    asked = f'<input type=hidden name="{_ASKED}{name}" value=1>'
     match question.type:
         case "choice":
             body = "".join(
