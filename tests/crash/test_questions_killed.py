@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -57,10 +57,8 @@ async def test_a_kill_during_the_answer_leaves_all_of_it_or_nothing(
         items = [await asked(talk, COLOUR, TOKEN) for talk in talks]
 
         async def answer(item: Json) -> None:
-            try:
+            with suppress(httpx.HTTPError):
                 await http.post(item["links"]["decide"], json={"answers": ANSWERS})
-            except httpx.HTTPError:
-                pass
 
         sent = [asyncio.create_task(answer(item)) for item in items]
         await asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED)
