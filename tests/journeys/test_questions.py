@@ -12,7 +12,8 @@ import pytest
 
 from tests.journeys.families import CAPABILITIES, spawns, task_in
 from tests.journeys.linked import link_to
-from tests.journeys.people import get
+from tests.journeys.people import elsewhere, get
+from tests.mcp_client import use_tool
 from tests.server import post
 from tests.talk import Json, Talk, call, kinds_of, new_talk, script, text_in
 
@@ -326,3 +327,31 @@ async def test_nothing_of_a_secret_is_readable_anywhere(api: httpx.AsyncClient) 
     shown += (await api.get(item["links"]["self"])).text + (await api.get("/v1/inbox")).text
     # What the test itself has written as the user is the script of the simulated model.
     assert SECRET not in shown.replace(f"echo {SECRET}", "").replace(f"It is {SECRET}.", "")
+
+
+async def test_a_client_of_the_mcp_endpoint_answers_but_gives_no_secret(api: httpx.AsyncClient) -> None:
+    waits = await use_tool(
+        api, "start_session", harness="generic", message=script(asking(COLOUR, TOKEN), {"text": "Thank you."})
+    )
+    (open_now,) = waits["questions"]
+    assert [each["id"] for each in open_now["questions"]] == ["colour", "token"]
+    call_of = {"session_id": waits["session_id"], "tool_call_id": open_now["tool_call_id"]}
+    given = {"colour": "red", "token": SECRET}
+    refused = await use_tool(api, "answer_questions", **call_of, answers=given)
+    assert "a secret must not pass through a model" in refused["failed"]
+    assert SECRET not in refused["failed"]
+    await use_tool(api, "answer_questions", **call_of, answers={"colour": "red", "token": None})
+    told = await use_tool(api, "read_answer", session_id=waits["session_id"], wait_seconds=30)
+    assert (told["answer"], told.get("questions")) == ("Thank you.", None)
+
+
+async def test_another_organization_cannot_answer(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    item = await asked(talk, COLOUR)
+    headers, given = await elsewhere(api), {"colour": "red"}
+    for path, body in (
+        (item["links"]["decide"], {"answers": given}),
+        (talk.path("/tool-results"), results_of(given)),
+    ):
+        assert (await api.post(path, json=body, headers=headers)).status_code == 404
+    assert (await talk.read())["status"] == "waiting_for_tool_results"
