@@ -355,3 +355,20 @@ async def test_another_organization_cannot_answer(api: httpx.AsyncClient) -> Non
     ):
         assert (await api.post(path, json=body, headers=headers)).status_code == 404
     assert (await talk.read())["status"] == "waiting_for_tool_results"
+
+
+async def test_an_answer_that_comes_while_another_call_still_runs_keeps_its_secret_out_of_the_rest(
+    api: httpx.AsyncClient,
+) -> None:
+    talk = await new_talk(api)
+    both = [call("ask_user", "q1", questions=[TOKEN]), call("bash", "b1", command="sleep 1; echo b")]
+    half = len(SECRET) // 2
+    echoes = {"tool_calls": [call("bash", "b2", command=f"printf {SECRET[:half]}; echo {SECRET[half:]}")]}
+    async with talk.follow(after_sequence=0) as stream:
+        await talk.say(script({"tool_calls": both}, echoes, {"text": "Thank you."}))
+        await stream.until("tool.parked")
+        done = await talk.answer({"tool_call_id": "q1", "result": {"answers": {"token": SECRET}}})
+        assert (done["accepted"], done["status"]) == (1, "active")
+    assert (await result_of(talk))["answers"][0]["status"] == "stored"
+    assert (await result_of(talk, "b2"))["stdout"].strip() == "[secret SHOP_TOKEN]"
+    assert SECRET not in json.dumps(await talk.events())

@@ -23,6 +23,7 @@ from perdure.client.own_tools import ToolCallContext, client_side_tool
 from perdure.domain.errors import PerdureError, ToolError
 from perdure.domain.events import WireEvent
 from perdure.domain.messages import Controls, ImagePart, Message, ReasoningConfig, TextPart
+from perdure.domain.session_answers import OpenQuestions
 from perdure.domain.tool_functions import tool
 from perdure.domain.tools import ApprovalDecision, BuiltinTool, CapabilityRef, ClientSideTool, ToolCallResult
 
@@ -39,6 +40,7 @@ __all__ = [
     "ImagePart",
     "Message",
     "NotFound",
+    "OpenQuestions",
     "PerdureError",
     "RateLimited",
     "ReasoningConfig",
