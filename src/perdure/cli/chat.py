@@ -402,7 +402,7 @@ def _answer_agent(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter, scre
         return False
     try:
         runner.run(talk.client.answer_questions(asked.session_id, asked.tool_call_id, answers))
-    except ApiError as error:
+    except PerdureError as error:
         printer.note(f"error: {explain(error)}", "red")
         if error.code == "invalid_answer":
             return True  # the questions stay open
