@@ -40,6 +40,7 @@ from perdure.domain.messages import Controls, ImagePart, JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.parked import ParkedKind
 from perdure.domain.policy_hooks import Hook
+from perdure.domain.questions import AskedQuestion
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile
 from perdure.domain.speakers import AgentAt
@@ -85,6 +86,7 @@ class Later(Struct, frozen=True):
             waits no longer than its callbacks are open.
         message: what it waits for, for people.
         requests: what a person is asked for; they are stored already.
+        questions: with `question`: what the agent asks.
 
     Raises:
         ValueError, TypeError: one of them is not what it should be.
@@ -94,6 +96,7 @@ class Later(Struct, frozen=True):
     deadline: Micros
     message: str | None = None
     requests: tuple[AskedInput, ...] = ()
+    questions: tuple[AskedQuestion, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ParkedKind):
@@ -326,6 +329,7 @@ class Tool(Struct, frozen=True):
             does both, and others do not. Tools of MCP servers always do.
         reads_files: whether its results can contain text of the session's files.
         persistent: whether its calls change what later turns do, as a schedule does.
+        yields: whether a client-side tool of the same name takes its place, instead of being refused.
         background: where the capability `background_tools` is active, the model may have a call run in the
             background: the tool receives no argument for that, and its result comes later as a message.
     """
@@ -352,6 +356,7 @@ class Tool(Struct, frozen=True):
     flow: Flow | None = None
     reads_files: bool = False
     persistent: bool = False
+    yields: bool = False
 
 
 class Discovered(Struct, frozen=True):

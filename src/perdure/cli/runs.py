@@ -135,6 +135,7 @@ async def run_once(
                 run.session_id, types=("turn.parked",), newest_first=True, limit=1
             )
             _tell_limit(events[0], notes, told)
+        asked = await _asked(client, result)
     if as_json:
         Screen().json(result)
     elif result.status == "completed":
@@ -143,18 +144,30 @@ async def run_once(
         for call in result.waiting_on:
             if call.budget_id is None:
                 notes.line(f"{call.tool_name} waits ({call.kind}) until {call.until}")
+        for line in asked:
+            notes.line(line)
         if paused:
             complain(f"the run waits for a budget\n{money_advice(paused[0])}")
         else:
-            complain(
-                f"the run waits for somebody: `perdure chat {quote(result.session_id)}` shows what to do"
-            )
+            how = "asks" if asked else "shows what to do"
+            inbox = ", and `perdure inbox answer` answers" if asked else ""
+            complain(f"the run waits for somebody: `perdure chat {quote(result.session_id)}` {how}{inbox}")
     else:
         problem = None if result.turn is None else result.turn.error
         why = f"{problem.code}: {problem.message}" if problem is not None else result.status
         advice = f"\n{MODEL_ADVICE}" if problem is not None and problem.code == "model_not_configured" else ""
         raise CommandFailed(f"the run ended without an answer: {why}{advice}")
     return {"completed": 0, "waiting": WAITS}.get(result.status, FAILED)
+
+
+async def _asked(client: Client, result: RunResult) -> list[str]:
+    """Return the agent's questions that the run waits for, as lines."""
+    from perdure.cli.question_answers import question_lines
+
+    if not any(call.kind == "question" for call in result.waiting_on):
+        return []
+    waits = await client.pending(result.session_id)
+    return [line for each in (waits.questions if waits else ()) for line in question_lines(each.questions)]
 
 
 async def _tell_limits(client: Client, session_id: str, notes: Screen, told: set[str]) -> None:

@@ -32,6 +32,7 @@ from perdure.domain.messages import (
     ReasoningConfig,
     TextPart,
 )
+from perdure.domain.session_answers import OpenQuestions
 from perdure.domain.tool_functions import tool
 from perdure.domain.tools import ApprovalDecision, BuiltinTool, CapabilityRef, ClientSideTool, ToolCallResult
 
@@ -50,6 +51,7 @@ __all__ = [
     "ImagePart",
     "Message",
     "NotFound",
+    "OpenQuestions",
     "PerdureError",
     "RateLimited",
     "ReasoningConfig",

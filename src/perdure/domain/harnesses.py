@@ -172,7 +172,7 @@ BUILT_IN_HARNESSES = (
         DEFAULT_HARNESS,
         "Generic",
         "Files with their instructions (AGENTS.md) and skills, a shell, web pages, schedules, a to-do list, "
-        "the time and the session itself.",
+        "questions to the user, the time and the session itself.",
         (
             CapabilityRef("session_file_system"),
             CapabilityRef("bashkit_shell"),
@@ -180,6 +180,7 @@ BUILT_IN_HARNESSES = (
             CapabilityRef("session"),
             CapabilityRef("current_time"),
             CapabilityRef("stateless_todo_list"),
+            CapabilityRef("ask_user"),
             CapabilityRef("agent_instructions"),
             CapabilityRef("context_compaction"),
             CapabilityRef("web_fetch"),

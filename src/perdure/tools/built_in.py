@@ -7,6 +7,7 @@ from typing import cast
 from perdure.app.context import Services
 from perdure.capabilities.port import Capability
 from perdure.tools.agent_instructions import agent_instructions
+from perdure.tools.ask_user import ask_user
 from perdure.tools.background_tools import background_tools
 from perdure.tools.bashkit_shell import bashkit_shell
 from perdure.tools.code_interpreter import code_interpreter
@@ -37,6 +38,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
     """Create the built-in capabilities, with their tools bound to the services that they call."""
     return (
         agent_instructions(services),
+        ask_user(services),
         background_tools(services),
         bashkit_shell(services),
         code_interpreter(services),

@@ -27,6 +27,7 @@ from perdure.domain.sessions import CreateSession, Status
 from perdure.domain.times import Timestamp
 from perdure.domain.tools import ApprovalDecision, SubmitApprovals, SubmittedToolResults
 from perdure.domain.variables import VariableValues
+from perdure.doors.mcp.question_tools import answer_questions
 from perdure.doors.mcp.tool import DECIDES, READS, STOPS, WORKS, Tool, Visit, tool
 from perdure.store.session_lists import SessionFilter
 
@@ -335,5 +336,6 @@ def general_tools() -> tuple[Tool, ...]:
             SubmittedToolResults,
             _decide_approval,
         ),
+        answer_questions(),
         tool("cancel_turn", "Cancel the turn", STOPS, CancelTurn, CancelledTurn, _cancel_turn),
     )
