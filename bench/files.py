@@ -1,7 +1,8 @@
-"""Measure files: write and search many small ones, transfer a large one, fork a session with all of them."""
+"""Measure files: write and search many small ones, transfer large ones, fork a session with all of them."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import random
@@ -20,6 +21,9 @@ AT_ONCE = 16
 SMALL, SMALL_SIZE = 1_000, 4_096
 """The number of small files, and the size of each in bytes."""
 LARGE = 10 * 1024 * 1024
+RAW = 100 * 1024 * 1024
+SAMPLED = 0.01
+"""Seconds between two looks at the server's memory."""
 EVERY = 50
 """One in this many small files contains the line to search for."""
 TIMES = 5
@@ -43,14 +47,50 @@ async def files(variant: Variant, _scale: Scale) -> AsyncIterator[Once]:
 
     async def once() -> Figures:
         async with variant.server() as server, open_site(server, variant.model) as site:
+            figures = await _raw(site, f"/v1/sessions/{await site.session()}/fs")
             session = f"/v1/sessions/{await site.session()}"
-            figures = await _small(site, f"{session}/fs", bodies)
+            figures |= await _small(site, f"{session}/fs", bodies)
             figures |= await _large(site, f"{session}/fs")
             began = time.perf_counter()
             await site.desk.json("POST", f"{session}/fork", {})
             return {**figures, "files_fork_ms": (time.perf_counter() - began) * 1e3}
 
     yield once
+
+
+async def _raw(site: Site, base: str) -> Figures:
+    """Send bytes as they are, and read them, on a server that has done nothing else yet."""
+    data = random.Random(1).randbytes(RAW)
+    path, back = f"{base}/raw.bin", f"{base}/_/download/raw.bin"
+    await site.desk.send("PUT", f"{path}?raw=true", data[:SMALL_SIZE])  # loads what transfers need
+    await site.desk.send("GET", back)
+    figures: Figures = {}
+    for way, method, place, body in (("in", "PUT", f"{path}?raw=true", data), ("out", "GET", back, None)):
+        async with _peak(site) as peak:
+            began = time.perf_counter()
+            answer = await site.desk.send(method, place, body)
+            figures[f"files_raw_{way}_ms"] = (time.perf_counter() - began) * 1e3
+        figures[f"files_raw_{way}_mb"] = peak[0]
+    if answer != data:
+        raise RuntimeError("the raw file was not returned unchanged")
+    return figures
+
+
+@contextlib.asynccontextmanager
+async def _peak(site: Site) -> AsyncIterator[list[float]]:
+    """Measure by how many megabytes the server's memory grows at most; the list has it at the end."""
+    before, highest = site.server.rss(), [0.0]
+
+    async def watch() -> None:
+        while True:
+            highest[0] = max(highest[0], site.server.rss() - before)
+            await asyncio.sleep(SAMPLED)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield highest
+    finally:
+        watching.cancel()
 
 
 async def _small(site: Site, base: str, bodies: list[bytes]) -> Figures:

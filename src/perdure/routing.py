@@ -18,6 +18,7 @@ from perdure.api.routes import connections as connection_routes
 from perdure.api.routes import databases as database_routes
 from perdure.api.routes import feedback as feedback_routes
 from perdure.api.routes import harnesses as harness_routes
+from perdure.api.routes import images as image_routes
 from perdure.api.routes import inbox as inbox_routes
 from perdure.api.routes import inbox_links as inbox_link_routes
 from perdure.api.routes import input_requests as input_request_routes
@@ -35,6 +36,7 @@ from perdure.api.routes import runs as run_routes
 from perdure.api.routes import schedules as schedule_routes
 from perdure.api.routes import sessions as session_routes
 from perdure.api.routes import sign_ins as sign_in_routes
+from perdure.api.routes import skills as skill_routes
 from perdure.api.routes import spend as spend_routes
 from perdure.api.routes import storage as storage_routes
 from perdure.api.routes import tasks as task_routes
@@ -91,13 +93,15 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *schedule_routes.ROUTES,
         *database_routes.ROUTES,
         *workspace_routes.ROUTES,
-        *file_routes(settings.max_file_bytes),
+        *file_routes(settings.max_file_bytes, settings.max_upload_bytes),
+        *image_routes.ROUTES,
         *memory_routes.ROUTES,
         *memory_file_routes.ROUTES,
         *memory_version_routes.ROUTES,
         *provider_routes.ROUTES,
         *mcp_routes.ROUTES,
         *mcp_tool_routes.ROUTES,
+        *skill_routes.ROUTES,
         *webhook_routes.ROUTES,
         *budget_routes.ROUTES,
         *spend_routes.ROUTES,

@@ -81,7 +81,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         request_timeout_seconds: how long a connection may take to send a request's headers, in seconds.
         write_timeout_seconds: how long a client may read nothing of what is sent to it, in seconds.
         keep_alive_seconds: how long a connection may be idle between two requests, in seconds.
-        max_file_bytes: maximum size of one file in bytes.
+        max_file_bytes: maximum size of one file in bytes, if it is sent as JSON or a tool reads or writes it.
+        max_upload_bytes: maximum size of one file in bytes, if it is uploaded as it is.
         max_session_file_bytes: maximum total size of the files of a session or a workspace in bytes.
         code_interpreter: where the tool `run_python` runs code: `off`, `bubblewrap`, `docker`, or the URL of
             an HTTP service that runs it.
@@ -130,6 +131,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     write_timeout_seconds: float = 30.0
     keep_alive_seconds: float = 75.0
     max_file_bytes: int = 10_485_760
+    max_upload_bytes: int = 104_857_600
     max_session_file_bytes: int = 104_857_600
     code_interpreter: str = "off"
     code_token: str = ""

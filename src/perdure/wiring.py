@@ -208,7 +208,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         hooks = HookClient(settings.private_addresses)
         stack.push_async_callback(hooks.close)
         stack.push_async_callback(sandbox.close)
-        limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
+        limits = _file_limits(settings)
         services = Services(
             *(database, queue, bus, vault, clock.now),
             file_limits=limits,
@@ -257,6 +257,10 @@ def _guard(
         catalog=catalog,
         private=settings.private_addresses,
     )
+
+
+def _file_limits(settings: Settings) -> FileLimits:
+    return FileLimits(settings.max_file_bytes, settings.max_session_file_bytes, settings.max_upload_bytes)
 
 
 def _policy(settings: Settings, limits: FileLimits) -> Policy:

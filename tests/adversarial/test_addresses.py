@@ -317,7 +317,10 @@ METADATA = [
 
 
 @pytest.mark.parametrize("host", METADATA)
-@pytest.mark.parametrize("provider_type", ["openai", "openai_completions", "anthropic"])
+@pytest.mark.parametrize(
+    "provider_type",
+    ["openai", "openai_completions", "anthropic", "gemini", "bedrock", "azure_openai", "ollama"],
+)
 async def test_no_provider_can_point_to_a_metadata_service(
     one: httpx.AsyncClient, provider_type: str, host: str
 ) -> None:

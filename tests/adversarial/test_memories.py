@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
@@ -13,10 +14,11 @@ import pytest
 from tests.journeys.families import spawns
 from tests.journeys.keyed import add_member, person, with_login
 from tests.journeys.people import elsewhere, fresh, new_agent
-from tests.journeys.stores import Store, fails, mounts, results, use
+from tests.journeys.stores import Store, fails, mounts, results, sha, use
 from tests.journeys.trees import Tree
 from tests.journeys.whole_api import ENDLESS, OF_THE_SERVER, SAME, operations_in
 from tests.mcp_client import use_tool
+from tests.media_files import png
 from tests.server import Server, post
 from tests.talk import Json, Talk, body_of, call, new_talk, script
 
@@ -60,6 +62,15 @@ async def remembering(http: httpx.AsyncClient, **fields: Any) -> Talk:
     return talk
 
 
+async def image_of(http: httpx.AsyncClient, session_id: str) -> Json:
+    """An image that ends with a session."""
+    files = {"file": (f"{MARK}.png", png(3, 3), "image/png")}
+    made = await http.post("/v1/images", files=files, params={"session_id": session_id})
+    assert made.status_code == 201, made.text
+    found: Json = made.json()
+    return found
+
+
 async def own_memory(http: httpx.AsyncClient) -> Store:
     found = (await http.get("/v1/memories")).json()["data"]
     (mine,) = [each for each in found if each["scope"] == "user"]
@@ -87,12 +98,13 @@ async def test_no_operation_tells_another_user_anything(people: People) -> None:
         "path": "memories/me/a.md",
         "message_id": messages[-1]["id"],
         "item_id": item["id"],
+        "image_id": (await image_of(people.ada, talk.id))["id"],
     }
     document = (await people.ada.get("/api-doc/openapi.json")).json()
     told, asked = [], 0
     for each in operations_in(document):
         named = set(each.names) - OF_THE_SERVER
-        mine = bool(named & {"session_id", "workspace_id", "memory_id", "item_id"})
+        mine = bool(named & {"session_id", "workspace_id", "memory_id", "item_id", "image_id"})
         if each.public or not (mine or (each.method == "GET" and not named)):
             continue
         if each.id in ENDLESS and not mine:
@@ -219,6 +231,7 @@ async def test_the_mcp_endpoint_and_commands_tell_nothing(people: People) -> Non
         ("send_message", {"session_id": talk.id, "message": "What do you know?"}),
         ("cancel_turn", {"session_id": talk.id}),
         ("list_approvals", {"session_id": talk.id}),
+        ("answer_questions", {"session_id": talk.id, "tool_call_id": "call", "answers": {}}),
         ("list_sessions", {"search": MARK}),
     ):
         answer = json.dumps(await use_tool(people.bob, name, **arguments))
@@ -251,6 +264,72 @@ async def test_a_long_output_is_not_saved_where_others_read_it(people: People) -
     assert MARK in json.dumps(result)
     found = await people.bob.get(f"/v1/workspaces/{space['id']}/fs", params={"recursive": True})
     assert [each["path"] for each in found.json()["data"]] == []
+
+
+async def test_a_file_of_a_users_memory_in_a_message_closes_the_session(people: People) -> None:
+    """The agent gets the memory after its session was begun, and reads nothing of it by itself."""
+    await remembering(people.ada)
+    agent = await new_agent(people.ada)
+    talk = await new_talk(people.ada, agent_id=agent["id"])
+    changed = await people.ada.patch(f"/v1/agents/{agent['id']}", json={"capabilities": mounts(MINE)})
+    assert changed.status_code == 200, changed.text
+    part = {"type": "file", "path": "/memories/me/a.md"}
+    body = {"message": {"content": [part, {"type": "text", "text": script({"text": "Seen."})}]}}
+    assert (await people.bob.get(talk.path())).status_code == 200
+    for http in people.others:
+        refused = await http.post(talk.path("/messages"), json=body)
+        assert (refused.status_code, MARK in refused.text) == (404, False)
+        assert (await http.get(talk.path())).status_code == 200
+    sent = await post(people.ada, talk.path("/messages"), body)
+    assert sent["content"][0]["stored"]["digest"] == sha(f"{MARK}\n")
+    for http in people.others:
+        assert (await http.get(talk.path("/events"))).status_code == 404
+
+
+async def test_images_and_questions_of_a_closed_session_are_its_users(people: People) -> None:
+    also = [{"ref": "ask_user"}]
+    talk = await new_talk(people.ada, capabilities=mounts(MINE, also=also))
+    image = await image_of(people.ada, talk.id)
+    question = {"id": "q", "question": MARK, "type": "text"}
+    await talk.say(script({"tool_calls": [call("ask_user", questions=[question])]}, {"text": "ok"}))
+    parked = (await talk.logged_until("tool.parked"))[-1]["data"]
+    (item,) = (await people.ada.get("/v1/inbox", params={"session_id": talk.id})).json()["data"]
+    files = {"file": ("a.png", png(3, 3), "image/png")}
+    results_of = {
+        "tool_results": [{"tool_call_id": parked["tool_call_id"], "result": {"answers": {"q": "a"}}}]
+    }
+    for http in people.others:
+        assert MARK not in (await http.get("/v1/images", params={"limit": 100})).text
+        for answer in (
+            await http.get(f"/v1/images/{image['id']}"),
+            await http.get(f"/v1/images/{image['id']}/thumbnail"),
+            await http.delete(f"/v1/images/{image['id']}"),
+            await http.post("/v1/images", files=files, params={"session_id": talk.id}),
+            await http.get(f"/v1/inbox/{item['id']}"),
+            await http.post(f"/v1/inbox/{item['id']}/decision", json={"answers": {"q": "a"}}),
+            await http.post(f"/v1/inbox/{item['id']}/links", json={}),
+            await http.post(talk.path("/tool-results"), json=results_of),
+            await http.put(talk.path("/fs/a.bin"), content=b"x"),
+        ):
+            assert (answer.status_code, MARK in answer.text) == (404, False), answer.request.url
+        assert MARK not in (await http.get("/v1/inbox")).text
+    tool = {"session_id": talk.id, "tool_call_id": parked["tool_call_id"], "answers": {"q": "a"}}
+    assert MARK not in json.dumps(await use_tool(people.bob, "answer_questions", **tool))
+    assert (await people.ada.get(f"/v1/images/{image['id']}")).status_code == 200
+    assert (await talk.read())["status"] == "waiting_for_tool_results"
+
+
+async def test_files_of_messages_are_not_put_where_others_read_them(people: People) -> None:
+    space = await post(people.ada, "/v1/workspaces", {"name": "Shared"})
+    talk = await new_talk(people.ada, workspace_id=space["id"], capabilities=mounts(MINE))
+    part = {"type": "file", "base64": base64.b64encode(MARK.encode()).decode(), "filename": "a.txt"}
+    body = {"message": {"content": [part, {"type": "text", "text": script({"text": "Seen."})}]}}
+    sent = await post(people.ada, talk.path("/messages"), body)
+    await talk.logged_until("session.idled")
+    stored = sent["content"][0]["stored"]
+    assert (stored["digest"], stored.get("path")) == (sha(MARK), None)
+    found = await people.bob.get(f"/v1/workspaces/{space['id']}/fs", params={"recursive": True})
+    assert found.json()["data"] == []
 
 
 async def test_other_organizations_have_other_memories(people: People) -> None:

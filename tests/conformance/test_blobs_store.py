@@ -10,12 +10,25 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from perdure.domain.files import Content, content_of
+from perdure.domain.errors import Unavailable
+from perdure.domain.files import Content, Measure, Uploaded, content_of
+from perdure.domain.ids import SkillId
 from perdure.engine.context import SystemClock
 from perdure.settings import Settings
-from perdure.store.blobs import PART, keep_contents, purge_blobs, read_contents, read_part, release_contents
+from perdure.store.blobs import (
+    PART,
+    PURGED,
+    keep_contents,
+    purge_blobs,
+    read_contents,
+    read_part,
+    release_contents,
+)
 from perdure.store.database import Database, Purged
-from perdure.store.files import copy_tree
+from perdure.store.file_changes import FileWrite, write_file
+from perdure.store.files import copy_tree, read_heads
+from perdure.store.skills import KeptFile, SkillVersionRow, add_version, delete_skill
+from perdure.store.uploads import add_parts, split
 from perdure.wiring import open_parts
 from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
@@ -139,6 +152,18 @@ async def test_a_content_that_another_file_still_has_stays(desk: Desk) -> None:
     assert await desk.purge() == 1
 
 
+async def test_a_content_that_a_version_of_a_skill_has_stays_until_the_skill_is_deleted(desk: Desk) -> None:
+    content, skill = content_of(os.urandom(10)), SkillId("skill_1")
+    row = SkillVersionRow(skill, "v", ORG, "a-skill", "Knows.", "markdown", "{}", NOW)
+    await desk.write("/a", content.data)
+    await desk.database.write(lambda tx: add_version(tx, row, {"SKILL.md": KeptFile.of(content)}))
+    await desk.delete("/a")
+    assert await desk.database.write(lambda tx: purge_blobs(tx, NOW + 2 * HOUR)) == Purged(0, False)
+    await desk.database.write(lambda tx: delete_skill(tx, ORG, skill, NOW))
+    assert await desk.database.write(lambda tx: purge_blobs(tx, NOW + 2 * HOUR)) == Purged(1, False)
+    assert await count(desk.database, "skill_files") == 0
+
+
 async def test_a_content_that_is_written_again_in_time_stays(desk: Desk) -> None:
     await desk.write("/a", b"again")
     await desk.delete("/a")
@@ -171,3 +196,86 @@ async def test_many_writers_of_one_new_content_end_with_one(database: Database) 
     await soon(asyncio.gather(*(desk.write("/same", data) for desk in desks)))
     assert (await count(database, "blobs"), await count(database, "blob_parts")) == (1, 2)
     assert [await desk.read("/same") for desk in desks] == [data] * 8
+
+
+# --- contents that arrive in parts ------------------------------------------
+
+
+async def arrive(desk: Desk, data: bytes, key: str = "upload_1") -> Uploaded:
+    """Store a content batch by batch, as an upload does."""
+    measure, size = Measure(), 4 * PART
+    for start in range(0, len(data), size):
+        batch = data[start : start + size]
+        measure.add(batch)
+        add = partial(add_parts, org_id=ORG, key=key, before=start, parts=split(batch), now=desk.now)
+        await desk.database.write(add)
+    return measure.done(key)
+
+
+async def put(desk: Desk, path: str, uploaded: Uploaded) -> None:
+    write = FileWrite(path, uploaded, uploaded=True)
+    await desk.change(lambda tx, space: write_file(tx, space, write, desk.limits, desk.now))
+
+
+async def purge(desk: Desk, before: int) -> int:
+    """Purge until there is no more; return the number of batches."""
+    batches = 1
+    while (await desk.database.write(lambda tx: purge_blobs(tx, before))).more:
+        batches += 1
+    return batches
+
+
+async def test_what_arrives_in_parts_is_read_like_any_content(desk: Desk) -> None:
+    data = os.urandom(5 * PART + 7)
+    uploaded = await arrive(desk, data)
+    assert uploaded.hash == content_of(data).hash
+    await put(desk, "/a", uploaded)
+    assert await desk.read("/a") == data
+    assert await desk.database.read(partial(read_part, org_id=ORG, hash_=uploaded.hash, part=5)) == data[-7:]
+    read = partial(read_contents, org_id=ORG, sizes={uploaded.hash: len(data)})
+    assert await desk.database.read(read) == {uploaded.hash: data}
+    await desk.write("/b", data)
+    assert (await count(desk.database, "blobs"), await count(desk.database, "blob_parts")) == (1, 6)
+
+
+async def test_a_text_that_arrived_in_parts_has_a_beginning(desk: Desk) -> None:
+    await put(desk, "/a", await arrive(desk, b"hello " * PART))
+    heads = await desk.database.read(lambda tx: read_heads(tx, ORG, desk.id, ["/a"], 5))
+    assert heads == {"/a": (6 * PART, b"hello")}
+
+
+async def test_a_content_that_is_there_already_is_not_kept_twice(desk: Desk) -> None:
+    data = os.urandom(3 * PART)
+    await desk.write("/a", data)
+    await put(desk, "/b", await arrive(desk, data))
+    assert await desk.read("/b") == data
+    await purge(desk, NOW - HOUR)
+    assert (await count(desk.database, "blobs"), await count(desk.database, "blob_parts")) == (1, 3)
+
+
+async def test_what_arrived_in_part_is_purged_an_hour_later_and_cannot_be_linked(desk: Desk) -> None:
+    uploaded = await arrive(desk, os.urandom(6 * PART))
+    await purge(desk, NOW)
+    assert await count(desk.database, "blob_parts") == 6
+    await purge(desk, NOW + 1)
+    assert (await count(desk.database, "blobs"), await count(desk.database, "blob_parts")) == (0, 0)
+    with pytest.raises(Unavailable) as caught:
+        await put(desk, "/a", uploaded)
+    assert caught.value.code == "upload_expired"
+    late = partial(add_parts, org_id=ORG, key="upload_1", before=4 * PART, parts=[b"x"], now=NOW)
+    with pytest.raises(Unavailable):
+        await desk.database.write(late)
+    assert (await count(desk.database, "blobs"), await count(desk.database, "blob_parts")) == (0, 0)
+
+
+async def test_a_long_content_is_purged_in_batches_and_can_arrive_again_meanwhile(desk: Desk) -> None:
+    data = os.urandom(40 * 1024 * 1024)
+    await put(desk, "/a", await arrive(desk, data))
+    assert await purge(desk, NOW + HOUR) == 1
+    await desk.delete("/a")
+    assert (await desk.database.write(lambda tx: purge_blobs(tx, NOW + HOUR))).more
+    assert await count(desk.database, "blob_parts") == 160 - PURGED // PART
+    await put(desk, "/b", await arrive(desk, data, "upload_2"))
+    assert await purge(desk, NOW + HOUR) == 2
+    assert await desk.read("/b") == data
+    assert (await count(desk.database, "blobs"), await count(desk.database, "blob_parts")) == (1, 160)

@@ -26,6 +26,7 @@ AREAS = (
     ("memory", r"/v1/memories.*"),
     ("organizations", r"/v1/(orgs|resolve-org).*"),
     ("users", r"/v1/users.*"),
+    ("images", r"/v1/images.*"),
 )
 
 

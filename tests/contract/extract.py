@@ -15,8 +15,9 @@ from typing import Any
 CONTRACT = Path(__file__).with_name("contract.json")
 
 AREAS = (
-    "/v1/agents", "/v1/capabilities", "/v1/harness-examples", "/v1/harnesses", "/v1/memories", "/v1/models",
-    "/v1/orgs", "/v1/providers", "/v1/resolve-org", "/v1/sessions", "/v1/users", "/v1/workspaces",
+    "/v1/agents", "/v1/capabilities", "/v1/harness-examples", "/v1/harnesses", "/v1/images", "/v1/memories",
+    "/v1/models", "/v1/orgs", "/v1/providers", "/v1/resolve-org", "/v1/sessions", "/v1/users",
+    "/v1/workspaces",
 )  # fmt: skip
 
 KEPT = ("$ref", "type", "enum", "const", "required")

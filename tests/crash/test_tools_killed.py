@@ -81,17 +81,29 @@ async def _spawned(talk: Talk) -> int:
 
 @dataclass
 class Case:
-    """A call of a tool: its arguments, the calls before it, and a function that counts its effects."""
+    """A call of a tool: its arguments, the calls before it, and a function that counts its effects.
+
+    Attributes:
+        answers: what a person answers to what the call asks after the crash.
+    """
 
     arguments: Arguments = field(default_factory=dict)
     before: tuple[tuple[str, Arguments], ...] = ()
     effects: Callable[[Talk], Awaitable[int]] | None = None
+    answers: Json | None = None
 
 
 MAKE_TABLE = (("sql_execute", {"database": "db", "sql": "CREATE TABLE t (a)"}),)
 FILE = (("write_file", {"path": "/a", "content": "one"}),)
+SKILL_MD = "---\nname: own-skill\ndescription: Shows how.\n---\n\nLook.\n"
+SKILL = (("write_file", {"path": "/.agents/skills/own-skill/SKILL.md", "content": SKILL_MD}),)
 NO_TASK = f"task_{'0' * 32}"
 CASES = {
+    "ask_user": Case(
+        {"questions": [{"id": "pin", "type": "secret", "question": "Your PIN?"}]},
+        effects=_sealed,
+        answers={"pin": "2468-1357"},
+    ),
     "bash": Case({"command": "echo line >> /workspace/log"}, effects=_appended),
     "query_history": Case({"query": "please"}),
     "get_current_time": Case({"timezone": "UTC"}),
@@ -128,6 +140,8 @@ CASES = {
     ),
     "write_todos": Case({"todos": [{"content": "Look.", "status": "pending", "active_form": "Looking"}]}),
     "web_fetch": Case({"url": "{server}/health"}),
+    "list_skills": Case(before=SKILL),
+    "activate_skill": Case({"name": "own-skill"}, SKILL),
 }
 SECRET_ARGUMENTS = frozenset(name for name, (_, tool) in TOOLS.items() if tool.secret_arguments)
 ALWAYS_FAILS = frozenset({"cancel_schedule", "get_task", "cancel_task", "message_task", "report_to_parent"})
@@ -185,6 +199,9 @@ async def test_a_killed_call_runs_again_only_if_it_is_replayable(
 async def _check(talk: Talk, name: str, moment: Moment) -> None:
     hints, case = TOOLS[name][1].hints, CASES[name]
     again = bool(hints.readonly or hints.idempotent)
+    if case.answers is not None:
+        await talk.logged_until("tool.parked")
+        await talk.answer({"tool_call_id": f"hang_{name}", "result": {"answers": case.answers}})
     await talk.logged_until("session.idled", after=(await _last_message(talk)))
     events = await talk.events()
     begun = [

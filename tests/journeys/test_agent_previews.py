@@ -24,12 +24,13 @@ async def test_a_preview_is_what_the_model_gets(api: httpx.AsyncClient) -> None:
         talk = await new_talk(api, agent_id=agent["id"])
         model.will_answer()
         await talk.turn()
-        # This session has no AGENTS.md, so the prompt has no text where the preview has a placeholder.
-        unread = f'<capability id="agent_instructions">\n{NOT_READ}\n</capability>\n\n'
-        assert unread in preview["system_prompt"]
-        expected = (
-            preview["system_prompt"].replace(unread, "").replace("<agent>", f'<agent name="{agent["name"]}">')
-        )
+        # This session has no AGENTS.md and no skills: the prompt has no text where the preview has a
+        # placeholder.
+        expected = preview["system_prompt"].replace("<agent>", f'<agent name="{agent["name"]}">')
+        for capability in ("agent_instructions", "skills"):
+            unread = f'<capability id="{capability}">\n{NOT_READ}\n</capability>\n\n'
+            assert unread in expected
+            expected = expected.replace(unread, "")
         assert model.told == expected
         assert model.tools == [tool["name"] for tool in preview["tools"]]
         assert {"read_file", "get_current_time", "look_up"} <= set(model.tools)

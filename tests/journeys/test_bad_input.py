@@ -193,12 +193,13 @@ async def test_no_free_field_takes_what_cannot_be_stored(world: World) -> None:
 async def test_only_json_is_taken_as_json(world: World) -> None:
     before = await world.state()
     for route in with_bodies():
-        for media in NO_JSON_TYPES:
+        # A file may have any type.
+        for media in () if route.stream_limit else NO_JSON_TYPES:
             answer = await world.send(
                 route, content=msgspec.json.encode(route.body_example), headers={"content-type": media}
             )
             assert (answer.status_code, complaint(answer)) == (415, None), (route.operation_id, media)
-        answer = await world.send(route)
+        answer = await world.send(route, headers=JSON_HEADERS if route.stream_limit else {})
         assert answer.status_code in (400, 415), route.operation_id
         assert complaint(answer) is None
     assert await world.state() == before

@@ -174,3 +174,31 @@ async def test_agents_are_created_listed_exported_and_imported(sqlite_server: Se
     file.write_text("---\nname: cli-helper\nunknown: 1\n---\nHello.")
     assert f"{file}: " in await run(sqlite_server, "agents", "import", str(file), status=1)
     assert "(release-writer)" in await run(sqlite_server, "agents", "import", "--example", "release-writer")
+
+
+async def test_the_types_of_provider_are_listed_with_their_keys(sqlite_server: Server) -> None:
+    rows = [line.split("\t") for line in (await run(sqlite_server, "providers", "types")).splitlines()]
+    assert rows[0] == ["TYPE", "KEY", "NOTES"]
+    needed = {row[0]: row[1] for row in rows[1:]}
+    assert needed.items() >= {"gemini": "required", "ollama": "optional", "llmsim": "none"}.items()
+    wrong = await run(sqlite_server, "providers", "add", "abacus", "--type", "abacus", status=2)
+    assert "bedrock" in wrong
+
+
+async def test_a_vendor_with_a_protocol_of_its_own_is_added_by_its_name(
+    sqlite_server: Server, vendor: Vendor
+) -> None:
+    listed = reply({"models": [{"name": "models/gemini-3-pro", "displayName": "Gemini 3 Pro"}]})
+    refused = reply({"error": {"code": 403, "message": "No key.", "status": "PERMISSION_DENIED"}}, 403)
+    vendor.will(listed, refused, listed)  # with the key, without it, and for the models
+    arguments = ("--base-url", f"{vendor.url}/v1beta", "--key-stdin")
+    added = await run(sqlite_server, "providers", "add", "gemini", *arguments, given=GOOD)
+    assert "the API key is valid\nmodels: gemini-3-pro\n" in added
+    assert [asked.headers.get("x-goog-api-key") for asked in vendor.asked] == [GOOD, None, GOOD]
+
+
+async def test_a_server_of_ones_own_needs_neither_key_nor_address(sqlite_server: Server) -> None:
+    added = await run(sqlite_server, "providers", "add", "ollama", "--no-key", "--model", "llama3.2")
+    assert "(ollama)\nmodels: llama3.2\n" in added
+    models = (await run(sqlite_server, "models", "list", "--provider", "ollama")).splitlines()
+    assert models[1].split("\t")[1:4] == ["llama3.2", "ollama", "ready"]

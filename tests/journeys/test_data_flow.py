@@ -313,6 +313,23 @@ async def test_instructions_in_files_that_others_wrote_count_as_text_from_outsid
     assert "text from a file of a session that has read 127.0.0.1, and" in reason["message"]
 
 
+async def test_the_text_of_a_skill_that_another_session_wrote_counts_as_text_from_outside(
+    api: httpx.AsyncClient,
+) -> None:
+    space = (await post(api, "/v1/workspaces", {"name": f"shared-{uuid4().hex}"}))["id"]
+    fields = watched("session_file_system", mode="off", exfiltration="off") | {"workspace_id": space}
+    writer = await new_talk(api, **fields)
+    text = "---\nname: orders\ndescription: Tells everybody.\n---\n\nTell everybody.\n"
+    path = "/.agents/skills/orders/SKILL.md"
+    await turn(writer, fetch("outside"), {"tool_calls": [call("write_file", "w", path=path, content=text)]})
+    reader = await new_talk(api, **watched("skills"), workspace_id=space)
+    activate = {"tool_calls": [{"name": "activate_skill", "arguments": {"name": "orders"}, "id": "a"}]}
+    asked = await begin(reader, activate, fetch("asks"))
+    (reason,) = asked["tool_summaries"][0]["reasons"]
+    assert "text from a file of a session that has read 127.0.0.1, and" in reason["message"]
+    assert (await marks(reader))[0]["source"] == "a file of a session that has read 127.0.0.1"
+
+
 def client_tool(name: str, **hints: bool) -> Json:
     parameters = {"type": "object"}
     return {"type": "client_side", "name": name, "description": "", "parameters": parameters, "hints": hints}

@@ -279,6 +279,17 @@ async def test_tools_keep_the_limits_of_the_settings(database_url: str, tmp_path
         assert "1000 bytes" in await desk.fails(
             "edit_file", path="/a", old_text="x", new_text="xx", replace_all=True
         )
+        # An upload may be larger than what tools hold.
+        upload = await http.put(desk.tree.url("/a"), content=b"y" * 1200)
+        assert upload.status_code == 200, upload.text
+        assert "1200 bytes" in await desk.fails("read_file", path="/a")
+        assert "1200 bytes" in await desk.fails("edit_file", path="/a", old_text="y", new_text="z")
+        found = await desk.use("grep_files", pattern="y")
+        assert "not searched" in json.dumps(found)
+        shown = await desk.use("bash", command="ls; echo new > a; rm -f a; echo small > b")
+        assert "/a was left out" in json.dumps(shown)
+        assert await desk.tree.paths() == ["/a", "/b"]
+        assert (await http.get(f"{desk.tree.base}/fs/_/download/a")).content == b"y" * 1200
 
 
 async def test_edit_file_replaces_exactly_the_given_text(desk: Desk) -> None:

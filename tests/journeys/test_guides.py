@@ -36,6 +36,10 @@ FOLLOWS = "follows for ever; tests/journeys/test_stream.py and test_cli.py follo
 
 NOT_RUN = {
     (
+        "docs/guide/questions.md",
+        '{"tool_results": ',
+    ): "is the body of another request; tests/journeys/test_questions.py sends it",
+    (
         "docs/guide/budgets.md",
         "perdure budgets create organization 500 --soft-limit 400 --p",
     ): "needs ids of the reader's own, or shows a result; see tests/journeys/test_cli_budgets.py",
@@ -155,6 +159,13 @@ NOT_RUN = {
 CLOCK = {"tool_calls": [{"name": "get_current_time", "arguments": {}}]}
 WEATHER = {"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}
 WRITE = {"tool_calls": [{"name": "write_file", "arguments": {"path": "/list.md", "content": "Milk"}}]}
+FENCE_COLOUR = {
+    "id": "colour",
+    "type": "choice",
+    "question": "Which colour?",
+    "options": [{"label": "blue", "recommended": True}, {"label": "green"}],
+}
+FENCE = {"tool_calls": [{"name": "ask_user", "arguments": {"questions": [FENCE_COLOUR]}}]}
 
 INSTEAD = {
     # The simulated model replaces the reader's model, and its script makes the tool call that the example
@@ -166,6 +177,7 @@ INSTEAD = {
     '"Tell me a story"': json.dumps(script(CLOCK, {"text": "Once."})),
     '"Do I need an umbrella in Rome?"': json.dumps(script(WEATHER, {"text": "No."})),
     '"Write a shopping list to /list.md."': json.dumps(script(WRITE, {"text": "Written."})),
+    '"Paint the fence."': json.dumps(script(FENCE, {"text": "Painted."})),
     '"Write a second list to /more.md."': json.dumps(script(WRITE, {"text": "As you wish."})),
 }
 

@@ -36,9 +36,9 @@ OF_ITS_OWN: dict[str, Json] = {
 """Bodies for operations whose example in the document refers to resources that do not exist. A text that
 names a value of the place stands for it."""
 
-ELSEWHERE = {"post_mcp_prompt", "create_run"}
-"""Operations that need an MCP server, or whose response changes while the turn runs; tests of their own
-repeat the request."""
+ELSEWHERE = {"post_mcp_prompt", "create_run", "upload_skill"}
+"""Operations that need an MCP server or a file, or whose response changes while the turn runs; tests of their
+own repeat the request."""
 
 
 def key(text: str | None = None) -> dict[str, str]:

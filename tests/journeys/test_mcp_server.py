@@ -27,7 +27,7 @@ from tests.talk import PATIENCE, Json, Talk, call, script, text_in
 
 GENERAL = {
     "list_agents", "start_session", "send_message", "read_answer", "list_sessions", "list_approvals",
-    "decide_approval", "cancel_turn",
+    "decide_approval", "answer_questions", "cancel_turn",
 }  # fmt: skip
 SLOW = {"text": "At last.", "first_ms": 60_000}
 CAREFUL = [{"ref": "tool_approval", "config": {"mode": "normal"}}]

@@ -248,11 +248,17 @@ async def test_a_disabled_provider_is_not_used(http: httpx.AsyncClient, vendor: 
     assert vendor.asked == []
 
 
+VENDORS = ("gemini", "bedrock", "azure_openai", "openrouter", "mistral", "groq", "moonshot", "deepseek")
+"""The types of vendors, which need a key."""
+SERVERS = ("ollama", "vllm", "lm_studio", "litellm")
+"""The types of servers that people run themselves, which may have one."""
+
+
 async def test_the_forms_list_what_each_type_needs(api: httpx.AsyncClient) -> None:
     config = (await api.get("/v1/providers/config")).json()
     assert config["policies"] == {"provider.manage": True}
     forms = {each["driver"]: each["credential_schema"] for each in config["drivers"]}
-    assert set(forms) == {"openai", "openai_completions", "anthropic", "llmsim"}
+    assert set(forms) == {"openai", "openai_completions", "anthropic", "llmsim", *VENDORS, *SERVERS}
     needed = {
         name: [(field["name"], field["field_type"], field["required"]) for field in form["fields"]]
         for name, form in forms.items()
@@ -262,6 +268,8 @@ async def test_the_forms_list_what_each_type_needs(api: httpx.AsyncClient) -> No
         "openai_completions": [("api_key", "password", False)],
         "anthropic": [("api_key", "password", True)],
         "llmsim": [],
+        **{name: [("api_key", "password", True)] for name in VENDORS},
+        **{name: [("api_key", "password", False)] for name in SERVERS},
     }
     assert all(form["instructions_markdown"] for form in forms.values())
     assert not any(each["supports_oauth"] for each in config["drivers"])

@@ -15,11 +15,11 @@ from tests.talk import Json, Talk, call, new_talk, script
 
 READING = {
     "get_current_time", "get_session_info", "get_task", "glob", "grep_files", "list_directory",
-    "list_schedules", "list_tasks", "query_history", "read_file",
+    "list_schedules", "list_skills", "list_tasks", "query_history", "read_file",
     "read_many_files", "sql_query", "sql_schema", "stat_file", "wait_tasks", "write_todos",
 }  # fmt: skip
 CHANGING = {
-    "cancel_task", "edit_file", "kv_store", "message_task",
+    "activate_skill", "cancel_task", "edit_file", "kv_store", "message_task",
     "report_to_parent", "secret_store", "spawn_agent", "write_file", "write_session_title", "web_fetch",
 }  # fmt: skip
 PERSISTENT = {"cancel_schedule", "create_schedule"}

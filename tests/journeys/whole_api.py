@@ -10,6 +10,7 @@ import httpx
 
 from tests.journeys.families import spawns
 from tests.journeys.people import fresh
+from tests.media_files import png
 from tests.server import post
 from tests.talk import Json, Talk, body_of, call, new_talk, script
 
@@ -56,15 +57,21 @@ REQUIRED = {"name": "nobodys-name", "id": "session_id", "from-example": "noteboo
 """What stands in the parameters of queries that must be there."""
 
 
+JSON = "application/json"
+
+
 def operations_in(document: Json) -> Iterator[Operation]:
     for path, item in document["paths"].items():
         for method, each in item.items():
             body: Json = {}
-            for kind, content in each.get("requestBody", {}).get("content", {}).items():
+            kinds = each.get("requestBody", {}).get("content", {})
+            if JSON in kinds and "multipart/form-data" in kinds:
+                kinds = {JSON: kinds[JSON]}
+            for kind, content in kinds.items():
                 example = content.get("example", {})
                 body = (
                     {"json": example}
-                    if kind == "application/json"
+                    if kind == JSON
                     else {"content": str(example), "headers": {"content-type": kind}}
                 )
             needed = (
@@ -126,11 +133,18 @@ async def _budget(http: httpx.AsyncClient, user: str) -> str:
     return identifier
 
 
-async def _hooks(http: httpx.AsyncClient, task: str, mark: str) -> dict[str, str]:
+async def _skill(http: httpx.AsyncClient, mark: str) -> str:
+    text = f"---\nname: {mark}\ndescription: {mark}\n---\n\n{mark}\n"
+    return str((await post(http, "/v1/skills", {"skill_md": text}))["id"])
+
+
+async def _hooks_image_and_memory(http: httpx.AsyncClient, task: str, mark: str) -> dict[str, str]:
     url = {"url": f"https://hooks.invalid/{mark}"}
     webhook = await post(http, "/v1/task-webhooks", url)
     config = await post(http, f"{task}/push-configs", url)
-    return {"webhook_id": webhook["id"], "config_id": config["id"]}
+    image = (await http.post("/v1/images", files={"file": (f"{mark}.png", png(), "image/png")})).json()
+    memory = await _memory(http, mark)
+    return {"webhook_id": webhook["id"], "config_id": config["id"], "image_id": image["id"], **memory}
 
 
 async def _memory(http: httpx.AsyncClient, mark: str) -> dict[str, str]:
@@ -181,7 +195,6 @@ class Place:
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
         server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
         task = await _waiting_task(http, session["id"], mark)
-        hooks = await _hooks(http, f"{base}/tasks/{task}", mark) | await _memory(http, mark)
         invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
@@ -203,6 +216,7 @@ class Place:
             "name": database,
             "server_id": server["id"],
             "server_name": mark,
+            "skill_id": await _skill(http, mark),
             "workspace_id": session["workspace_id"],
             "path": "kept.txt",
             "item_id": item,
@@ -211,7 +225,7 @@ class Place:
             "provider": server["id"],
             "task_id": task,
             "budget_id": await _budget(http, me["id"]),
-            **hooks,
+            **await _hooks_image_and_memory(http, f"{base}/tasks/{task}", mark),
         }
         self.marks = {
             value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10

@@ -149,13 +149,13 @@ def head(method: str, path: str, headers: dict[str, str]) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
-async def raw_exchange(server: Server, data: bytes) -> tuple[int, Any]:
-    """Send bytes over a connection of their own; the status and the JSON of the answer."""
+async def raw_exchange(server: Server, data: bytes, seconds: float = 30) -> tuple[int, Any]:
+    """Send bytes over a connection of their own; the status and the JSON of the answer within `seconds`."""
     url = urlsplit(server.url)
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     try:
         writer.write(data)
-        lines = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).decode().split("\r\n")
+        lines = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), seconds)).decode().split("\r\n")
         fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
         assert fields["content-type"] == "application/problem+json"
         return int(lines[0].split()[1]), strictly(

@@ -233,6 +233,8 @@ async def open_budgets(world: World, limit: int) -> None:
 class BudgetSchedule(TreeSchedule):
     """A schedule of a tree under budgets."""
 
+    replay = "tests/simulation/test_budgets.py"
+
     async def _live(self, world: World) -> None:
         client = Client(world)
         BudgetInjections(world, client)

@@ -12,6 +12,7 @@ from perdure.app.inbox_links import create_link, decide_by_link, read_link
 from perdure.app.input_requests import answer_input, list_input_requests, resume_signed_in
 from perdure.app.messages import post_message, submit_tool_results
 from perdure.app.participants import add_participant
+from perdure.app.questions import submit_results
 from perdure.app.session_ends import cancel_turn, delete_session
 from perdure.app.sessions import change_session, create_session
 from perdure.domain.callbacks import CallbackResult
@@ -171,7 +172,7 @@ class Client:
                 token = made.url.rpartition("/")[2]
                 self._links.append((item, token))
             shown = (await read_link(app, token)).shown
-            await decide_by_link(app, token, DecideByLink(decision, shown), None, None)
+            await decide_by_link(app, token, DecideByLink(shown, decision), None, None)
             if item in self._decided:
                 self.world.blame(f"{item} was decided twice")
             self._decided.add(item)
@@ -246,6 +247,31 @@ class Client:
 
         await self._ask("consent", call, server)
 
+    async def reply(self, server: Process | None = None) -> None:
+        """Answer one of the agent's questions, of which another request may be faster."""
+        session_id, rng, consents = self.world.session_id, self.world.rng, self.world.consents
+        row = self.world.store.row(session_id)
+        asked = [each for each in row.parked_calls() if each.kind == "question"]
+        if not asked:
+            return
+        chosen = rng.choice(asked)
+        answers = {"q": rng.choice(("yes", "no", None)), "s": rng.choice(("2468-1357", None))}
+        body = SubmitToolResults((ToolCallResult(chosen.tool_call_id, {"answers": answers}),))
+
+        async def call(process: Process) -> None:
+            consents.perhaps += 1
+            try:
+                await submit_results(process.app, Decider(self.world.store.caller), session_id, body)
+            except (Gone, Conflict, InvalidInput, NotFound):
+                consents.perhaps -= 1
+                raise
+            consents.perhaps -= 1
+            consents.replied += 1
+            if self.world.now() > chosen.until + SKEW:
+                self.world.blame("an answer was accepted after the deadline")
+
+        await self._ask("reply", call, server)
+
     async def sign_in(self, server: Process | None = None) -> None:
         """Sign in, and resume what waits for it."""
 
@@ -275,6 +301,8 @@ class Client:
         allowed: tuple[type[BaseException], ...] = (Crash, Unavailable, asyncio.CancelledError)
         if what == "answer":
             allowed += (Conflict, InvalidInput)  # another request answered first
+        if what == "reply":
+            allowed += (Conflict, InvalidInput, Gone)
         if what == "reject":
             allowed += (Conflict,)
         if what in ("link", "consent"):

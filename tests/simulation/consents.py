@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from perdure.app.context import App
 from perdure.capabilities.port import ToolContext
 from perdure.domain.connections import SERVICE, SignInServer
-from perdure.domain.events import Event
+from perdure.domain.events import ENDED_TURN, Event
 from perdure.domain.mcp import McpInputRequest, McpInputRequired
 from perdure.domain.oauth import Grant, OAuthClient
+from perdure.domain.questions import AskedOption, AskedQuestion
 from perdure.store.connections import ConnectionRow, put_connection
 from perdure.store.database import Tx
 from perdure.store.rows import to_json
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 QUESTIONS = McpInputRequired(
     (McpInputRequest("q", "form", "May I?", {"type": "object", "properties": {}}),), "state"
+)
+ASKED_QUESTIONS = (
+    AskedQuestion("q", "choice", "May I?", (AskedOption("yes"), AskedOption("no", recommended=True))),
+    AskedQuestion("s", "secret", "Your PIN?", secret_name="PIN"),
 )
 URL = "https://mcp.example.com/mcp"
 
@@ -49,6 +54,9 @@ class Consents:
     asked: dict[str, Asked] = field(default_factory=dict)
     promised: list[Promised] = field(default_factory=list)
     signed_in_at: int | None = None
+    replied: int = 0
+    perhaps: int = 0
+    """Answers to the agent's questions that were surely, and perhaps, accepted."""
 
     def ask(self, request_id: str, deadline: int) -> Asked:
         """Return what is known of a question."""
@@ -96,8 +104,30 @@ def check_consents(world: World, log: list[Event]) -> None:
         ):
             world.blame(f"{effect.word} was done before anybody was asked")
     _check_ends(world, log)
+    _check_questions(world, log)
     for each in world.consents.promised:
         _check_promise(world, each, log)
+
+
+def _check_questions(world: World, log: list[Event]) -> None:
+    """Each question of the agent ends once, and each accepted answer ends one."""
+    answered, waiting = 0, set[str]()
+    for event in log:
+        if event.type == "tool.parked" and event.decoded().parked_kind == "question":
+            waiting.add(event.decoded().tool_call_id)
+        elif event.type == "tool.completed" and event.decoded().tool_name == "question":
+            data = event.decoded()
+            answered += data.answered is not None
+            if data.tool_call_id in waiting and data.status not in ("success", "timeout", "cancelled"):
+                world.blame(f"the question {data.tool_call_id} ended as {data.status}")
+            if (data.answered is not None) and data.tool_call_id not in waiting:
+                world.blame(f"the question {data.tool_call_id} was answered, and waited no more")
+            waiting.discard(data.tool_call_id)
+        elif event.type in ENDED_TURN:
+            waiting.clear()
+    surely, perhaps = world.consents.replied, world.consents.perhaps
+    if not world.told.deletion_tried and not surely <= answered <= surely + perhaps:
+        world.blame(f"{surely} to {surely + perhaps} answers were accepted, and {answered} are in the log")
 
 
 def _check_promise(world: World, promised: Promised, log: list[Event]) -> None:

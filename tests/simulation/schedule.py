@@ -74,7 +74,9 @@ class Drawn:
 
 
 class Schedule:
-    """A schedule that can be played once; its name is for playing it again."""
+    """A schedule that can be played once; its name is for playing it again, with the tests in `replay`."""
+
+    replay = "tests/simulation/test_drawn.py"
 
     def __init__(
         self, scenario: Scenario, plan: Plan, rng: random.Random, name: str, *, lossy: bool, gentle: bool
@@ -123,7 +125,7 @@ class Schedule:
         )
         return (
             f"{world.violations[0]}\nreplay: "
-            f"PERDURE_SIMULATION_SEED='{self.name}' .venv/bin/pytest tests/simulation/test_drawn.py\n"
+            f"PERDURE_SIMULATION_SEED='{self.name}' .venv/bin/pytest {self.replay}\n"
             + "\n".join(world.trace)
             + f"\nthe log:\n{log}"
         )

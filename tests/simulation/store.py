@@ -199,6 +199,8 @@ class Store:
             ("sessions", "id"),
         ):
             self.writer.execute(f"DELETE FROM {table} WHERE {column} = ?", (session_id,))
+        # The ledger keeps the calls of deleted sessions, and equal schedules have equal ids.
+        self.writer.execute("DELETE FROM model_calls")
         self.writer.execute("DELETE FROM connections")
         self.writer.execute("DELETE FROM callbacks")  # those that were answered are kept for a day
         self.writer.execute("COMMIT")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from perdure.app import input_requests as use
+from perdure.app import questions
 from perdure.domain import turn
 from perdure.domain.calls import Parked
 from perdure.domain.events import ToolParkedData, ToolResumedData
@@ -23,6 +24,7 @@ COUNT = 3_000 * SCALE if SOAKING else 250
 """Schedules that are drawn."""
 TEXT = Step()
 TWO = Step((("consent", {}), ("once", {"seconds": 2.0}), ("sign", {})))
+ASKS = Step((("question", {}), ("once", {"seconds": 2.0}), ("question", {})))
 SCENARIOS = (
     Scenario("consent", ((Step((("consent", {}),)), TEXT),), ("post 0", "rest", "consent", "rest")),
     Scenario("sign", ((Step((("sign", {}),)), TEXT),), ("post 0", "rest", "sign_in", "rest")),
@@ -38,6 +40,9 @@ SCENARIOS = (
         ("post 0", "rest", "post 1", "rest", "consent", "sign_in", "rest"),
     ),
     Scenario("ended", ((TWO, TEXT),), ("post 0", "rest", "cancel", "consent", "sign_in", "rest")),
+    Scenario("question", ((ASKS, TEXT),), ("post 0", "rest", "reply", "rest", "reply", "rest")),
+    Scenario("unanswered", ((ASKS, TEXT),), ("post 0", "rest", "wait 500", "reply", "rest", "reply", "rest")),
+    Scenario("overtaken", ((ASKS, TEXT), (TEXT,)), ("post 0", "rest", "reply", "post 1", "reply", "rest")),
     Scenario("forgotten", ((TWO, TEXT),), ("post 0", "rest", "wait 700000", "consent", "rest")),
 )
 
@@ -50,12 +55,23 @@ def drawn_consent(seed: int) -> Schedule:
     return Schedule(scenario, plan, rng, f"consent {seed}", lossy=rng.random() < 0.3, gentle=plan.gentle)
 
 
-_OFTEN = (6, 4, 2, 2, 1, 1)
-_ACTIONS = ("consent", "consent", "sign_in", "call_back", "answer", "post 1", "queue 1", "cancel", "patch")
+_OFTEN = (6, 4, 2, 2, 1, 1, 3)
+_ACTIONS = (
+    "consent",
+    "consent",
+    "sign_in",
+    "reply",
+    "call_back",
+    "answer",
+    "post 1",
+    "queue 1",
+    "cancel",
+    "patch",
+)
 
 
 def _scenario(rng: random.Random) -> Scenario:
-    kinds = ("consent", "sign", "once", "later", "look", "ask_user")
+    kinds = ("consent", "sign", "once", "later", "look", "ask_user", "question")
     scripts = tuple(
         (
             *(
@@ -69,21 +85,7 @@ def _scenario(rng: random.Random) -> Scenario:
     actions: list[str] = ["post 0"]
     for _ in range(rng.randint(2, 6)):
         actions.append(rng.choice(("rest", "rest", "wait 0.1", "wait 2")))
-        actions.append(
-            rng.choice(
-                (
-                    "consent",
-                    "consent",
-                    "sign_in",
-                    "call_back",
-                    "answer",
-                    "post 1",
-                    "queue 1",
-                    "cancel",
-                    "patch",
-                )
-            )
-        )
+        actions.append(rng.choice(_ACTIONS))
     return Scenario("drawn", scripts, (*actions, "rest"), repeat_ids=rng.random() < 0.3)
 
 
@@ -169,6 +171,24 @@ def a_sign_in_resumes_nothing(patch: Patch) -> None:
     patch.setattr(use, "_resume", nothing)
 
 
+def an_answer_to_the_agent_wakes_nobody(patch: Patch) -> None:
+    async def nothing(*about: Any, is_new: bool) -> None:
+        pass
+
+    patch.setattr(questions, "see_to_runner", nothing)
+
+
+def an_answer_to_the_agent_is_never_too_late(patch: Patch) -> None:
+    patch.setattr(questions, "is_overdue", lambda call, now: False)
+
+
+def an_answer_to_the_agent_is_said_to_be_stored_and_is_not(patch: Patch) -> None:
+    async def nothing(app: Any, tx: Any, row: Any, *more: Any) -> Any:
+        return row
+
+    patch.setattr(questions, "end_calls", nothing)
+
+
 MUTATIONS = (
     an_answer_resumes_nothing,
     an_answer_wakes_nobody,
@@ -178,6 +198,9 @@ MUTATIONS = (
     a_crash_forgets_what_was_asked,
     nobody_waits_too_long,
     a_sign_in_resumes_nothing,
+    an_answer_to_the_agent_wakes_nobody,
+    an_answer_to_the_agent_is_never_too_late,
+    an_answer_to_the_agent_is_said_to_be_stored_and_is_not,
 )
 
 

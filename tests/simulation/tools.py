@@ -24,7 +24,7 @@ from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
 from perdure.tools.mcp.consent import answers_for, authorization_for, input_required
 from tests.simulation.callbacks import OPEN_FOR
-from tests.simulation.consents import QUESTIONS, server_of
+from tests.simulation.consents import ASKED_QUESTIONS, QUESTIONS, server_of
 
 TIMEOUT = 5.0
 """The timeout of each of these tools, in seconds."""
@@ -211,6 +211,14 @@ async def _sign(context: ToolContext, arguments: JsonObject) -> ToolOutcome | La
     return await _act(context, arguments, "sign")
 
 
+async def _question(context: ToolContext, arguments: JsonObject) -> Later:
+    """Ask people a question of the agent."""
+    hands = HANDS.get()
+    await hands.point("tool.before")
+    deadline = hands.app.now() + round(OPEN_FOR * 1_000_000)
+    return Later("question", deadline, "May I?", questions=ASKED_QUESTIONS)
+
+
 PARAMETERS = schema({"seconds": {"type": "number"}, "slowly": {"type": "number"}})
 
 
@@ -250,8 +258,9 @@ TOOLS = (
     _tool("posted", _posted, ONCE, resumable=True),
     _tool("consent", _consent, ONCE),
     _tool("sign", _sign, ONCE),
+    _tool("question", _question, READ_ONLY),
 )
-REPLAYABLE = frozenset({"again", "look", "later_again"})
+REPLAYABLE = frozenset({"again", "look", "later_again", "question"})
 
 SIMULATION = Capability(
     id="simulation",

@@ -27,7 +27,10 @@ LEFT_OUT = {
 }
 """Routes without a method, with the reason."""
 
-OTHERS = {"close", "call", "resume", "set_secrets", "submit_tool_results", "wait_for_run"}
+OTHERS = {
+    "close", "call", "resume", "set_secrets", "submit_tool_results", "upload_file", "upload_image",
+    "wait_for_run",
+}  # fmt: skip
 """Public methods that are not one request, or take more than ids."""
 ROUTES = all_routes(Settings(), asyncio.Event(), lambda: 0)
 
@@ -73,6 +76,9 @@ async def test_every_route_has_a_method_and_every_key_a_route_that_takes_it() ->
             for given in ("session_1", "workspace_1"):
                 await attempt(client, name, given)
         await attempt_with(client.set_secrets("session_1", {"SHOP_TOKEN": "t0k3n-value"}))
+        for place in ("session_1", "workspace_1"):
+            await attempt_with(client.upload_file(place, "/a", b"content"))
+        await attempt_with(client.upload_image(b"content", "a.png"))
         await attempt_with(client.submit_tool_results("session_1", [ToolCallResult("call_1")]))
     sent = {matching(request).operation_id: request for request in server.requests}
     operations = {route.operation_id for route in ROUTES}

@@ -344,3 +344,24 @@ async def test_models_are_registered_under_their_provider() -> None:
         "GET /v1/models",
         "GET /v1/providers/provider_1/models",
     ]
+
+
+async def test_a_download_that_is_cut_goes_on_where_it_ended() -> None:
+    async def half(_: Request, reply: Reply) -> None:
+        await reply.start(200, "application/octet-stream", etag='"abc"', content_length="10")
+        await reply.send(b"01234")
+        reply.cut()
+
+    async def rest(request: Request, reply: Reply) -> None:
+        assert (request.headers["range"], request.headers["if-match"]) == ("bytes=5-", '"abc"')
+        await reply.start(206, "application/octet-stream", etag='"abc"', content_length="5")
+        await reply.send(b"56789")
+
+    async def changed(_: Request, reply: Reply) -> None:
+        await reply.json(412, {"code": "precondition_failed", "detail": "it has changed"})
+
+    async with FakeServer(script(half, rest)) as server, Client(server.url) as client:
+        assert b"".join([piece async for piece in client.download_file(SESSION_ID, "a")]) == b"0123456789"
+    async with FakeServer(script(half, changed)) as server, Client(server.url) as client:
+        with pytest.raises(ApiError):
+            [piece async for piece in client.download_file(SESSION_ID, "a")]

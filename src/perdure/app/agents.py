@@ -10,7 +10,6 @@ from perdure.app.agent_snapshots import record_change
 from perdure.app.context import App
 from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
-from perdure.app.hook_secrets import sealed_refs
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
 from perdure.app.mcp_checks import check_inline
@@ -18,6 +17,7 @@ from perdure.app.output_schemas import changed_output, checked_output
 from perdure.app.ref_checks import check_configs, check_refs
 from perdure.app.searches import search
 from perdure.app.sessions import check_fallbacks, check_model, find_harness
+from perdure.app.stored_refs import stored_refs
 from perdure.app.tool_definitions import check_tools
 from perdure.app.variables import stored_variables
 from perdure.domain.accounts import Caller
@@ -132,7 +132,7 @@ async def create_agent(
     await _check_parts(app, body.capabilities, body.tools, body.initial_files)
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
-    capabilities = await sealed_refs(app, caller.organization_id, body.capabilities)
+    capabilities = await stored_refs(app, caller.organization_id, body.capabilities)
     body = msgspec.structs.replace(body, capabilities=capabilities)
     output_schema = await checked_output(body.output_schema, body.response_format)
     requested_id = agent_id or body.id
@@ -356,7 +356,7 @@ async def change_agent(
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
     output_schema = await changed_output(body.output_schema, body.response_format)
-    capabilities = await sealed_refs(app, caller.organization_id, body.capabilities)
+    capabilities = await stored_refs(app, caller.organization_id, body.capabilities)
     body = msgspec.structs.replace(
         body, output_schema=output_schema, response_format=UNSET, capabilities=capabilities
     )

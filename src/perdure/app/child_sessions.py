@@ -35,6 +35,7 @@ class Wanted(Struct, frozen=True):
         files: whether it works on the parent's files, on a copy of them, or on its own.
         config: the configuration of the capability.
         controls: the options of the parent's turn.
+        model_id: the model that the parent calls; None if it has to be looked up.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Wanted(Struct, frozen=True):
     files: Files
     config: Subagents
     controls: Controls
+    model_id: ModelId | None = None
 
 
 class Planned(Struct, frozen=True):
@@ -81,9 +83,7 @@ async def plan_child(app: Services, tx: Tx, parent: SessionRow, wanted: Wanted) 
     blueprint = _blueprint(wanted)
     agent = await _agent(tx, parent, wanted, blueprint)
     controls = wanted.controls
-    own = await read_layers(tx, parent, controls.variables)
-    model = await find_model(tx, parent.org_id, own, controls.model_id)
-    model_id = parent.model_id if model is None else model.model.id
+    model_id = wanted.model_id or await _model_of(tx, parent, controls)
     row = _new(app.new_id("session"), parent, wanted, app.now())
     if agent is None:
         row = replace(row, model_id=model_id)
@@ -114,6 +114,13 @@ async def plan_child(app: Services, tx: Tx, parent: SessionRow, wanted: Wanted) 
     if agent is not None:
         return Planned(row, files)
     return Planned(row, files, Controls(reasoning=controls.reasoning), parent.loaded_names())
+
+
+async def _model_of(tx: Tx, parent: SessionRow, controls: Controls) -> ModelId | None:
+    """The model that the parent's next call uses."""
+    layers = await read_layers(tx, parent, controls.variables)
+    model = await find_model(tx, parent.org_id, layers, controls.model_id)
+    return parent.model_id if model is None else model.model.id
 
 
 def _depth_limit(parent: SessionRow, config: Subagents) -> int:

@@ -83,7 +83,9 @@ async def spawn(app: Services, context: ToolContext, what: Spawn, later: Later |
         Fenced: the turn was cancelled, so nothing was begun.
     """
     controls = context.controls or Controls()
-    wanted = Wanted(what.name, what.agent, what.blueprint, what.files, what.config, controls)
+    wanted = Wanted(
+        what.name, what.agent, what.blueprint, what.files, what.config, controls, context.model_id
+    )
 
     async def plan(tx: Tx) -> TaskRow | tuple[SessionRow, Planned]:
         before = await task_by_key(tx, context.session_id, context.effect_key)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import msgspec
 
-from perdure.domain.errors import InvalidInput, NotFound, TooLarge
+from perdure.domain.errors import InvalidInput, TooLarge
 from perdure.domain.ids import check_id
-from perdure.domain.media import BadImage, clean_image
+from perdure.domain.media import MAX_MEDIA_TYPE, MAX_URL, BadImage, clean_image
 from perdure.domain.messages import (
     MAX_ACTOR,
     MAX_EFFORT,
+    MAX_FILENAME,
     MAX_LOCALE,
     MAX_SOURCE,
     MAX_TEXT,
     Controls,
     CreateMessage,
     ExternalActor,
+    FilePart,
+    ImageFilePart,
     ImagePart,
     InputPart,
     JsonObject,
@@ -36,7 +39,6 @@ def checked_content(body: CreateMessage) -> tuple[InputPart, ...]:
 
     Raises:
         InvalidInput: a part is too long, an image cannot be sent to a model, or there is only blank text.
-        NotFound: the message refers to an uploaded image.
     """
     content = body.message.content
     checked = tuple(_checked(part, f"message.content[{index}]") for index, part in enumerate(content))
@@ -53,12 +55,30 @@ def _checked(part: InputPart, where: str) -> InputPart:
     if isinstance(part, TextPart):
         _check_length(part.text, MAX_TEXT, f"{where}.text")
         return part
+    if part.stored is not None:
+        raise InvalidInput(
+            f"`{where}.stored` is set by the server: omit it, and send the file", field=f"{where}.stored"
+        )
     if isinstance(part, ImagePart):
         if part.base64 is not None and part.media_type is None:
             raise InvalidInput(f"`{where}.media_type` is required with `base64`", field=where)
         return _check_image(part, where)
-    check_id(part.image_id, "image", f"{where}.image_id")
-    raise NotFound("image")
+    _check_length(part.filename, MAX_FILENAME, f"{where}.filename")
+    if isinstance(part, ImageFilePart):
+        check_id(part.image_id, "image", f"{where}.image_id")
+        return part
+    return _check_file(part, where)
+
+
+def _check_file(part: FilePart, where: str) -> FilePart:
+    if sum(each is not None for each in (part.path, part.url, part.base64)) != 1:
+        raise InvalidInput(f"`{where}` must have exactly one of `path`, `url` and `base64`", field=where)
+    _check_length(part.media_type, MAX_MEDIA_TYPE, f"{where}.media_type")
+    if part.url is not None and part.url[:5].lower() != "data:":
+        _check_length(part.url, MAX_URL, f"{where}.url")
+        if not part.url.lower().startswith(("https://", "http://")):
+            raise InvalidInput(f"`{where}.url` must be an http(s) or data URL", field=f"{where}.url")
+    return part
 
 
 def _check_image(part: ImagePart, where: str) -> ImagePart:

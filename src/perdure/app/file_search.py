@@ -88,7 +88,8 @@ async def _grep(
     end = time.monotonic() + SECONDS
     pattern = await asyncio.to_thread(compile_regex, regex, ignore_case=ignore_case)
     rows, truncated = await _select_files(app, scope, at, folder, glob, end)
-    rows = [row for row in rows if row.is_text and row.size_bytes]
+    texts = [row for row in rows if row.is_text and row.size_bytes]
+    rows = [row for row in texts if row.size_bytes <= app.file_limits.file]
     files: list[FileMatches] = []
     searched = 0
     for batch in _batches(rows):
@@ -101,6 +102,8 @@ async def _grep(
         searched += len(batch)
     if limit <= 0 and not truncated:
         truncated = "there are more matches: narrow the search"
+    if len(rows) < len(texts) and not truncated:
+        truncated = f"{len(texts) - len(rows)} files over {app.file_limits.file} bytes were not searched"
     return Search(tuple(files), truncated, searched)
 
 

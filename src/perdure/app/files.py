@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct
 from msgspec.structs import asdict
 
 from perdure.app.at_head import append_aside
-from perdure.app.context import App, Services
+from perdure.app.context import App, Scope, Services
 from perdure.app.file_access import At, change_files, content_of_row, sized
 from perdure.app.file_search import grep
 from perdure.app.file_views import children_at, entry_at, tree_at, view_at
@@ -72,9 +72,9 @@ class OpenFile(Struct, frozen=True):
         return parts_of(self.row.size_bytes)
 
 
-async def _changing(
-    app: App,
-    caller: Caller,
+async def changing(
+    app: Services,
+    scope: Scope,
     at: At,
     work: Callable[[Tx, WorkspaceRow], Awaitable[tuple[T, FileWrittenData | None]]],
     content: Content | None = None,
@@ -90,10 +90,10 @@ async def _changing(
             await append_aside(app, tx, session, await without_secrets(app, tx, session, events), now)
         return result
 
-    return await change_files(app, caller, at, change, content, once)
+    return await change_files(app, scope, at, change, content, once)
 
 
-async def _changing_memory(
+async def changing_memory(
     app: App,
     caller: Caller,
     of: tuple[SessionId, Mounts],
@@ -101,7 +101,7 @@ async def _changing_memory(
     work: Callable[[Tx, Held], Awaitable[tuple[T, FileWrittenData | None]]],
     once: Once | None = None,
 ) -> T:
-    """As `_changing`, for a path in a memory."""
+    """As `changing`, for a path in a memory."""
     now = app.now()
 
     async def change(tx: Tx, held: Held, session: SessionRow) -> T:
@@ -204,7 +204,7 @@ async def read_path(
     if row.is_directory:
         return await list_folder(app, caller, at, clean, recursive=recursive)
     if row.size_bytes > PART:
-        return _open(app, row)
+        return opened(app, row)
     data = await content_of_row(app, row)
     return _file(row, await sized(len(data), encoded, data, bool(row.is_text)))
 
@@ -228,10 +228,12 @@ async def open_file(app: App, caller: Caller, at: At, path: str) -> OpenFile:
     row = await _read_entry(app, caller, await with_mounts(app, caller, at, clean), clean)
     if row.is_directory:
         raise is_a_folder(clean)
-    return _open(app, row)
+    return opened(app, row)
 
 
-def _open(app: Services, row: FileRow) -> OpenFile:
+def opened(app: Services, row: FileRow) -> OpenFile:
+    """Open the file of a row."""
+
     async def read(part: int) -> bytes:
         return await app.database.read(lambda tx: read_part(tx, row.org_id, row.hash, part), long=True)
 
@@ -269,13 +271,13 @@ async def create_path(
             row = (await write_one(tx, held, write)).row
             return _file(row), FileWrittenData(clean, "write", True, row.size_bytes)
 
-        return await _changing_memory(app, caller, of, clean, in_memory, once)
+        return await changing_memory(app, caller, of, clean, in_memory, once)
 
     async def work(tx: Tx, space: WorkspaceRow) -> tuple[SessionFile, FileWrittenData]:
         row = (await changes.write_file(tx, space, write, app.file_limits, now)).row
         return _file(row), FileWrittenData(clean, "write", True, row.size_bytes)
 
-    return await _changing(app, caller, at, work, content, once)
+    return await changing(app, caller, at, work, content, once)
 
 
 async def update_path(
@@ -299,7 +301,7 @@ async def update_path(
             row = (await write_one(tx, held, change)).row
             return _file(row), FileWrittenData(clean, "write", False, row.size_bytes)
 
-        return await _changing_memory(app, caller, of, clean, in_memory)
+        return await changing_memory(app, caller, of, clean, in_memory)
 
     async def work(tx: Tx, space: WorkspaceRow) -> tuple[SessionFile, FileWrittenData | None]:
         if content is None:
@@ -322,7 +324,7 @@ async def update_path(
         row = (await changes.write_file(tx, space, write, app.file_limits, now)).row
         return _file(row), FileWrittenData(clean, "write", False, row.size_bytes)
 
-    return await _changing(app, caller, at, work, content)
+    return await changing(app, caller, at, work, content)
 
 
 def _both(if_match: frozenset[str] | None, expected: str | None) -> frozenset[str] | None:
@@ -349,14 +351,14 @@ async def delete_path(
         async def in_memory(tx: Tx, held: Held) -> tuple[DeletedFile, FileWrittenData | None]:
             return result(await delete_one(tx, held, recursive=recursive, expected=if_match))
 
-        return await _changing_memory(app, caller, of, clean, in_memory)
+        return await changing_memory(app, caller, of, clean, in_memory)
 
     async def work(tx: Tx, space: WorkspaceRow) -> tuple[DeletedFile, FileWrittenData | None]:
         return result(
             await changes.delete_path(tx, space, clean, recursive=recursive, expected=if_match, now=now)
         )
 
-    return await _changing(app, caller, at, work)
+    return await changing(app, caller, at, work)
 
 
 async def move_path(app: App, caller: Caller, at: At, source: str, target: str) -> SessionFile:
@@ -393,7 +395,7 @@ async def _transfer(
         row = await transfer(tx, space, src, dst, app.file_limits, now)
         return _file(row), FileWrittenData(dst, operation, True, row.size_bytes)
 
-    return await _changing(app, caller, at, work, once=once)
+    return await changing(app, caller, at, work, once=once)
 
 
 async def _across(

@@ -37,6 +37,7 @@ from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.store.agents import get_agent
 from perdure.store.confidential import reader_of
+from perdure.store.content_holds import copy_holds
 from perdure.store.database import Tx
 from perdure.store.databases import copy_databases
 from perdure.store.events import copy_events, events_within
@@ -195,6 +196,7 @@ async def _complete(
     await fork_participants(app, tx, source, row, now)
     await copy_shell_state(tx, source.id, row.id)
     await copy_tool_lists(tx, source.id, row.id)
+    await copy_holds(tx, source.org_id, source.id, row.id)
     if await reader_of(tx, source.id) is not None:
         await close_to_others(tx, row, now)
     await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)

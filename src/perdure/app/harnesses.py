@@ -12,12 +12,12 @@ from perdure.app.agents import check_files
 from perdure.app.context import App
 from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
-from perdure.app.hook_secrets import sealed_refs
 from perdure.app.idempotency import Once, write_once
 from perdure.app.mcp_checks import check_inline
 from perdure.app.ref_checks import check_configs, check_refs
 from perdure.app.searches import search
 from perdure.app.sessions import check_model
+from perdure.app.stored_refs import stored_refs
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from perdure.domain.examples import HARNESS_EXAMPLES
@@ -158,7 +158,7 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness, once: On
     check_files(body.initial_files)
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
-    capabilities = await sealed_refs(app, caller.organization_id, body.capabilities)
+    capabilities = await stored_refs(app, caller.organization_id, body.capabilities)
     body = msgspec.structs.replace(body, capabilities=capabilities)
     now = app.now()
 
@@ -291,7 +291,7 @@ async def change_harness(
         check_files(body.initial_files)
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
-    capabilities = await sealed_refs(app, caller.organization_id, body.capabilities)
+    capabilities = await stored_refs(app, caller.organization_id, body.capabilities)
     body = msgspec.structs.replace(body, capabilities=capabilities)
     now = app.now()
 

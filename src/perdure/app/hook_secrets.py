@@ -6,11 +6,6 @@ use for another URL or another organization.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import msgspec
-from msgspec import UnsetType
-
 from perdure.app.context import App
 from perdure.domain.errors import InvalidInput, Unreadable
 from perdure.domain.ids import OrgId
@@ -18,54 +13,13 @@ from perdure.domain.messages import JsonObject
 from perdure.domain.policy_hooks import (
     INVALID,
     MAX_SECRET,
-    POLICY_HOOK,
     SEALED,
     hook_of,
     sealed_bytes,
     sealed_text,
 )
-from perdure.domain.subagents import SUBAGENTS
-from perdure.domain.tools import CapabilityRef
 from perdure.domain.webhooks import key_of
 from perdure.net.webhook_http import check_target
-
-R = TypeVar("R", tuple[CapabilityRef, ...], tuple[CapabilityRef, ...] | UnsetType)
-
-
-async def sealed_refs(app: App, org_id: OrgId, refs: R, field: str = "capabilities") -> R:
-    """Return the capabilities with the secrets of their policy hooks encrypted.
-
-    Call it outside any transaction, for configurations that match their schemas.
-
-    Raises:
-        InvalidInput: a hook's URL or secret cannot be used.
-    """
-    if isinstance(refs, UnsetType):
-        return refs
-    found = []
-    for index, ref in enumerate(refs):
-        capability = app.registry.get(ref.ref)
-        where = f"{field}[{index}].config"
-        config = ref.config
-        if capability is not None and capability.id == POLICY_HOOK:
-            config = await sealed_config(app, org_id, config, where)
-        elif capability is not None and capability.id == SUBAGENTS and config:
-            config = await _with_blueprints(app, org_id, config, where)
-        found.append(msgspec.structs.replace(ref, config=config))
-    return tuple(found)
-
-
-async def _with_blueprints(app: App, org_id: OrgId, config: JsonObject, where: str) -> JsonObject:
-    blueprints = {}
-    for name, blueprint in (config.get("blueprints") or {}).items():
-        own = tuple(msgspec.convert(blueprint.get("capabilities") or [], list[CapabilityRef]))
-        sealed = await sealed_refs(app, org_id, own, f"{where}.blueprints.{name}.capabilities")
-        blueprints[name] = blueprint if sealed == own else {**blueprint, "capabilities": _built(sealed)}
-    return {**config, "blueprints": blueprints} if blueprints else config
-
-
-def _built(refs: tuple[CapabilityRef, ...]) -> object:
-    return msgspec.to_builtins(list(refs))
 
 
 async def sealed_config(app: App, org_id: OrgId, config: JsonObject, where: str) -> JsonObject:

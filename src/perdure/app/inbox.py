@@ -20,11 +20,13 @@ from perdure.app.inbox_items import (
     view_of,
 )
 from perdure.app.inbox_outcomes import outcome_of
+from perdure.app.questions import Wanted, check_answers, end_calls
 from perdure.domain.accounts import Caller
 from perdure.domain.calls import CallState, Parked
-from perdure.domain.errors import Conflict, Gone, NotFound, PerdureError
+from perdure.domain.errors import Conflict, Gone, InvalidInput, NotFound, PerdureError
 from perdure.domain.inbox import DecideItem, Decider, InboxItem, InboxOutcome, ItemRef, parse_item_id
 from perdure.domain.messages import JsonObject
+from perdure.domain.questions import Answers
 from perdure.domain.turn import Calling, TurnState, parked_calls
 from perdure.store.database import Tx
 from perdure.store.inbox import names_of_agents
@@ -86,17 +88,25 @@ async def _schema(app: App, caller: Caller, item: InboxItem) -> JsonObject | Non
 
 
 async def decide_item(app: App, decider: Decider, item_id: str, body: DecideItem) -> InboxItem:
-    """Decide on an item, and return it with the decision as its outcome.
+    """Decide on an item or answer it, and return it with that as its outcome.
 
     Raises:
-        InvalidInput: the id is malformed; the edited arguments do not fit the tool's schema.
+        InvalidInput: the id is malformed; the edited arguments do not fit the tool's schema; the answers do
+            not fit the questions.
         NotFound: the organization has no such item.
         Forbidden: the decider may not decide so.
-        Conflict: somebody has decided already, or the item is no approval.
+        Conflict: somebody has decided already, or the item is of another kind.
         Gone: it expired or was withdrawn.
     """
-    ref, caller = parse_item_id(item_id), decider.caller
-    check_edited(body.decision, body.arguments, "arguments")
+    ref, caller, decision = parse_item_id(item_id), decider.caller, body.decision
+    if body.answers is not None:
+        return await _answer_item(app, decider, ref, body, body.answers)
+    if decision is None:
+        raise InvalidInput(
+            "`decision`: it is missing: send a `decision` on an approval, or `answers` to questions",
+            field="decision",
+        )
+    check_edited(decision, body.arguments, "arguments")
     if body.arguments is not None:
         opened = await app.database.read(lambda tx: _open(app, tx, caller, ref))
         if opened.call is not None:
@@ -116,15 +126,15 @@ async def decide_item(app: App, decider: Decider, item_id: str, body: DecideItem
             raise _closed(await outcome_of(tx, row, ref, opened.question))
         if opened.question.kind != "approval":
             raise Conflict(
-                f"this item is not an approval but of the kind {opened.question.kind!r}: `input_requests` of "
-                "the item says how to answer it",
+                f"this item is not an approval but of the kind {opened.question.kind!r}: `input_requests` or "
+                "`questions` of the item say how to answer it",
                 code="not_an_approval",
             )
         if row.status != "waiting_for_tool_results":
             raise _withdrawn()
         if is_overdue(call, now):
             raise _expired()
-        decided = decided_by(decider, body.decision, body.arguments, body.reason)
+        decided = decided_by(decider, decision, body.arguments, body.reason)
         verdicts = with_standing(parked_calls(state, "approval"), {call.id: decided})
         after, stored = await decide_calls(app, tx, row, state, caller, verdicts, now)
         tell_followers(app, tx, after, stored)
@@ -132,6 +142,48 @@ async def decide_item(app: App, decider: Decider, item_id: str, body: DecideItem
         return await _shown(app, tx, caller, ref, opened, made)
 
     return await write_at_head(app, work)
+
+
+async def _answer_item(
+    app: App, decider: Decider, ref: ItemRef, body: DecideItem, answers: Answers
+) -> InboxItem:
+    """Answer the questions of an item."""
+    caller = decider.caller
+    if body.decision is not None or body.arguments is not None or body.reason is not None:
+        raise InvalidInput("`answers`: send them without anything else", field="answers")
+    opened = await app.database.read(lambda tx: _open_question(app, tx, caller, ref))
+    wanted = Wanted(opened.question.call_id, answers, "answers")
+    try:
+        answered = await check_answers(app, caller, ref.session_id, [wanted])
+    except Gone:
+        # The log says who was faster.
+        await app.database.read(lambda tx: _open_question(app, tx, caller, ref))
+        raise
+
+    async def work(tx: Tx) -> InboxItem:
+        again = await _open_question(app, tx, caller, ref, lock=True)
+        if not isinstance(again.state, Calling):
+            raise _withdrawn()
+        after = await end_calls(app, tx, again.row, again.state, answered, decider, app.now())
+        made = await outcome_of(tx, after, ref, again.question)
+        return await _shown(app, tx, caller, ref, again, made)
+
+    return await write_at_head(app, work)
+
+
+async def _open_question(app: App, tx: Tx, caller: Caller, ref: ItemRef, *, lock: bool = False) -> _Opened:
+    """Open an item whose questions wait for answers. Raises as `decide_item`."""
+    opened = await _open(app, tx, caller, ref, lock=lock)
+    if opened.question.kind != "question":
+        raise Conflict(
+            f"this item asks no questions, but is of the kind {opened.question.kind!r}",
+            code="not_a_question",
+        )
+    if opened.call is None:
+        raise _closed(await outcome_of(tx, opened.row, ref, opened.question))
+    if is_overdue(opened.call, app.now()):
+        raise _expired()
+    return opened
 
 
 async def _open(app: App, tx: Tx, caller: Caller, ref: ItemRef, *, lock: bool = False) -> _Opened:
@@ -178,7 +230,9 @@ def _closed(outcome: InboxOutcome) -> Conflict | Gone:
     if outcome.status == "withdrawn":
         return _withdrawn()
     if decided is None:
-        return Conflict("this item was answered already", code="already_decided")
+        answered = outcome.answered
+        who = "" if answered is None else f" by {answered.by} through {answered.via} at {outcome.at}"
+        return Conflict(f"this item was answered already{who}", code="already_decided")
     who = f" by {decided.by}" if decided.by else ""
     return Conflict(
         f"this item was decided already: {decided.decision}{who} through {decided.via} at {outcome.at}",
@@ -187,7 +241,7 @@ def _closed(outcome: InboxOutcome) -> Conflict | Gone:
 
 
 def _expired() -> Gone:
-    return Gone("the deadline of this item has passed, so the call is refused", code="item_expired")
+    return Gone("the deadline of this item has passed: nothing waits for it any more", code="item_expired")
 
 
 def _withdrawn() -> Gone:

@@ -29,7 +29,8 @@ from perdure.domain.inbox import (
 )
 from perdure.domain.input_requests import InputRequest
 from perdure.domain.messages import JsonValue
-from perdure.domain.parked import deadline_of
+from perdure.domain.parked import CONSENT, deadline_of
+from perdure.domain.questions import AskedQuestion, summary_of
 from perdure.domain.speakers import Speaker
 from perdure.domain.times import Micros, from_rfc3339, to_rfc3339
 from perdure.domain.tools import APPROVE, call_of_question
@@ -62,6 +63,7 @@ class Question(Struct, frozen=True):
     approvers: Approvers = ANYBODY
     reasons: tuple[AskReason, ...] = ()
     budget_id: BudgetId | None = None
+    questions: tuple[AskedQuestion, ...] = ()
 
 
 class ItemView(Struct, frozen=True):
@@ -101,6 +103,14 @@ async def question_at(tx: Tx, ref: ItemRef) -> Question | None:
             return Question(
                 *(kind, data.tool_call_id, data.tool_name, asks, event.ts, until, len(event.data)),
                 display_name=data.display_name,
+            )
+        case ToolParkedData(parked_kind="question") as data if ref.index == 0:
+            until = deadline_of(event.ts, data.timeout_ms)
+            return Question(
+                *("question", data.tool_call_id, data.tool_name, summary_of(data.questions)),
+                *(event.ts, until, len(event.data)),
+                display_name=data.display_name,
+                questions=data.questions,
             )
         case TurnParkedData(parked_kind="budget") as data if ref.index == 0:
             return Question(
@@ -151,8 +161,8 @@ async def approvers_of(tx: Tx, org_id: OrgId, session_id: SessionId, question: Q
 async def input_requests_for(
     app: App, tx: Tx, row: SessionRow, question: Question
 ) -> tuple[InputRequest, ...]:
-    """Return what the call of a question asks for; nothing for an approval."""
-    if question.kind in ("approval", "budget"):
+    """Return what the tool's server asks for; nothing if it does not ask."""
+    if question.kind not in CONSENT:
         return ()
     found = await input_requests_of(app, tx, row)
     return tuple(each for each in found if each.tool_call_id == question.call_id)
@@ -191,6 +201,7 @@ def view_of(
         arguments,
         truncated,
         input_requests=requests,
+        questions=question.questions,
         budget_id=question.budget_id,
         outcome=outcome,
         reasons=question.reasons,

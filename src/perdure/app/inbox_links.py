@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import secrets
 
+from msgspec import convert
+
 from perdure.app.context import App
 from perdure.app.inbox import decide_item, read_item
 from perdure.domain.accounts import Caller
 from perdure.domain.callbacks import hash_of_token, is_signed, sign_token
 from perdure.domain.decisions import LinkUse
-from perdure.domain.errors import Conflict, Forbidden, Gone, NotFound
+from perdure.domain.errors import Conflict, Forbidden, Gone, InvalidInput, NotFound
 from perdure.domain.inbox import DecideItem, Decider, InboxItem
 from perdure.domain.inbox_links import (
     LINK_PREFIX,
@@ -25,6 +27,7 @@ from perdure.domain.inbox_links import (
     LinkedItem,
     linked,
 )
+from perdure.domain.questions import Asked
 from perdure.domain.times import from_rfc3339, to_rfc3339
 from perdure.domain.visible import without_hidden
 from perdure.store.accounts import is_current, memberships_of
@@ -59,7 +62,7 @@ async def create_link(app: App, caller: Caller, item_id: str, body: CreateLink) 
         InvalidInput: the id is malformed.
         NotFound: the organization has no such item.
         Forbidden: the caller may not decide on the item, so no link of the caller's may.
-        Conflict: the item is not an approval, or has as many links as are allowed.
+        Conflict: the item is neither an approval nor a question, or has as many links as are allowed.
         Gone: the item has left the inbox.
     """
     item = await read_item(app, caller, item_id)
@@ -136,13 +139,33 @@ async def decide_by_link(
         shown.shown,
         LinkUse(row.made_by, to_rfc3339(row.created_at)),
     )
-    # Who has the link need not be known to anybody: nothing hidden reaches the model.
-    reason = None if body.reason is None else without_hidden(body.reason)
     try:
-        await decide_item(app, decider, row.item_id, DecideItem(body.decision, reason=reason))
+        await decide_item(app, decider, row.item_id, _decision(body, shown))
     except (NotFound, Conflict, Forbidden):
         raise _gone() from None
-    return LinkDecision(decision=body.decision)
+    return LinkDecision(decision=body.decision or "answer")
+
+
+def _decision(body: DecideByLink, shown: LinkedItem) -> DecideItem:
+    """What is decided. Who has the link need not be known to anybody: nothing hidden reaches the model.
+
+    Raises:
+        InvalidInput: the item wants something else.
+    """
+    reason = None if body.reason is None else without_hidden(body.reason)
+    if shown.kind != "question":
+        if body.answers is not None:
+            raise InvalidInput("`answers`: this link asks for a `decision`", field="answers")
+        return DecideItem(body.decision, reason=reason)
+    if body.answers is None or body.decision is not None:
+        raise InvalidInput("`answers`: this link asks questions, so send `answers` to them", field="answers")
+    questions = convert(shown.arguments, Asked).questions
+    secrets = {each.id for each in questions if each.type == "secret"}
+    clean = {
+        name: value if value is None or name in secrets else without_hidden(value)
+        for name, value in body.answers.items()
+    }
+    return DecideItem(answers=clean)
 
 
 async def _find(app: App, token: str) -> tuple[InboxLinkRow, Caller]:
@@ -178,12 +201,12 @@ async def _item_of(app: App, row: InboxLinkRow, caller: Caller) -> InboxItem:
 
 
 def _check_open(item: InboxItem) -> None:
-    """Raise Gone if the item has left the inbox, Conflict if it is not an approval."""
+    """Raise Gone if the item has left the inbox, Conflict if a link cannot decide on it."""
     if item.outcome is not None:
         raise _gone() if item.outcome.decided is None else _decided(item)
-    if item.kind != "approval":
+    if item.kind not in ("approval", "question"):
         raise Conflict(
-            f"a link can decide on approvals only, not on items of the kind {item.kind!r}",
+            f"a link can decide on approvals and questions only, not on items of the kind {item.kind!r}",
             code="not_an_approval",
         )
 

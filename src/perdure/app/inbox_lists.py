@@ -27,7 +27,7 @@ from perdure.domain.ids import AgentId, OrgId, SessionId, ToolCallId, is_id
 from perdure.domain.inbox import InboxCount, InboxItem, InboxItemId, InboxKind, ItemRef, item_id
 from perdure.domain.input_requests import InputRequest
 from perdure.domain.paging import Page, page_of
-from perdure.domain.parked import ParkedCall
+from perdure.domain.parked import CONSENT, ParkedCall
 from perdure.domain.times import Micros
 from perdure.domain.turn import Calling
 from perdure.store.agents import agent_by_name
@@ -175,7 +175,7 @@ def _kind_of(session: WaitingSession, call: ParkedCall, now: Micros) -> InboxKin
     match call.kind:
         case "approval":
             return "approval" if session.status == "waiting_for_tool_results" else None
-        case "sign_in" | "input":
+        case "sign_in" | "input" | "question":
             return call.kind
         case "budget":
             return "budget" if session.status == "paused" else None
@@ -241,7 +241,7 @@ async def views(app: App, tx: Tx, caller: Caller, found: Sequence[Waiting]) -> t
 async def _requests(
     app: App, tx: Tx, org_id: OrgId, item: Waiting, question: Question
 ) -> tuple[InputRequest, ...]:
-    if item.kind in ("approval", "budget"):
+    if item.kind not in CONSENT:
         return ()
     try:
         row = await get_session(tx, org_id, item.session.id)

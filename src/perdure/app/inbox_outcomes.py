@@ -61,7 +61,9 @@ def _outcome(event: Event, question: Question) -> InboxOutcome | None:
                 return InboxOutcome("expired", at)
             if data.status == "cancelled":
                 return InboxOutcome("withdrawn", at)
-            return InboxOutcome("decided", at, _decided(data) if question.kind == "approval" else None)
+            if question.kind == "approval":
+                return InboxOutcome("decided", at, _decided(data))
+            return InboxOutcome("decided", at, answered=data.answered)
         case ToolResumedData() | ToolParkedData() as data if data.tool_call_id == question.call_id:
             return InboxOutcome("decided", at)
     return None

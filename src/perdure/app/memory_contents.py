@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from perdure.app import memory_files
 from perdure.app.context import App
 from perdure.app.file_access import sized
+from perdure.app.files import OpenFile, opened
 from perdure.app.idempotency import Once, write_once
 from perdure.app.memories import visible_memory
 from perdure.app.memory_files import Writing, check_writable, writing
@@ -73,6 +74,17 @@ async def read_path(
 
     row, data, rows = await app.database.read(work)
     return [to_info(each) for each in rows] if row.is_directory else _file(row, data)
+
+
+async def open_file(app: App, caller: Caller, memory_id: MemoryId, path: str) -> OpenFile:
+    """Open a file to read it part by part. Raises NotFound, and InvalidInput for a folder."""
+    clean = clean_path(path)
+
+    async def work(tx: Tx) -> FileRow:
+        memory = await visible_memory(tx, caller, memory_id)
+        return await need_file(tx, memory.org_id, memory.place(), clean)
+
+    return opened(app, await app.database.read(work))
 
 
 async def stat_path(app: App, caller: Caller, memory_id: MemoryId, path: str) -> MemoryFileInfo:

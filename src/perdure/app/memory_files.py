@@ -92,7 +92,7 @@ async def write_files(tx: Tx, at: Writing, writes: Sequence[FileWrite]) -> list[
     kept = {path: row.hash for path, row in before.items() if not row.is_directory}
     left = [
         _Left(
-            each.path, "update" if each.path in kept else "create", each.content.hash, len(each.content.data)
+            each.path, "update" if each.path in kept else "create", each.content.hash, each.content.size_bytes
         )
         for each in writes
         if each.content is not None and kept.get(each.path) != each.content.hash

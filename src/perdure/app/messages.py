@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 
 from perdure.app.at_head import tell_followers, write_at_head
+from perdure.app.attachments import receive
 from perdure.app.content_checks import check_result, checked_content
 from perdure.app.context import App, Services
 from perdure.app.damaged import damaged_message
 from perdure.app.guarded import Checked, checked_results, session_guard
-from perdure.app.idempotency import Once
+from perdure.app.idempotency import Once, replay
 from perdure.app.output_schemas import checked_controls
 from perdure.app.participants import addressee
 from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
@@ -67,7 +68,9 @@ async def post_message(
 
     When this returns, the message is durable and the session has a job in the queue (promise P1).
     """
-    post = await posting(app, caller, body)
+    if any(not isinstance(part, TextPart) for part in body.message.content):
+        await replay(app, once)  # a repetition fetches nothing
+    post = await posting(app, caller, body, session_id)
 
     async def work(tx: Tx) -> Message:
         return await post(tx, await get_session(tx, caller.organization_id, session_id, lock=True))
@@ -76,15 +79,16 @@ async def post_message(
 
 
 async def posting(
-    app: App, caller: Caller, body: CreateMessage
+    app: App, caller: Caller, body: CreateMessage, session_id: SessionId | None = None
 ) -> Callable[[Tx, SessionRow], Awaitable[Message]]:
-    """Check a message, and return the part of a transaction that appends it to a session.
+    """Check a message and get its files, and return the part of a transaction that appends it to a session.
 
-    The session's row must be locked.
+    The session's row must be locked. `session_id` is None if that transaction creates the session.
     """
     body = with_variables(body)
     content = checked_content(body)
     controls = await checked_controls(body.controls)
+    attachments = await receive(app, caller, session_id, content)
     now = app.now()
     message_id = app.new_id("message")
     addressed = body.addressed_participant_id or None
@@ -106,8 +110,11 @@ async def posting(
         if row.archived_at is not None:
             await check_room_for_session(app, tx, row.org_id, row.owner_id)
             row = await set_archived(tx, row, now, archived=False)
-        message = _message(body, controls, content, message_id, now)
-        message = await append_message(app, tx, row, message, now, addressed=speaker)
+        kept = await attachments.keep(app, tx, row, now)
+        message = _message(body, controls, kept, message_id, now)
+        message = await append_message(
+            app, tx, row, message, now, addressed=speaker, external=attachments.external
+        )
         if client_id is not None and message.sequence is not None:
             await keep_sent_message(tx, row, client_id, Sent(fingerprint, message.sequence))
         return message

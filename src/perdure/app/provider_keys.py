@@ -140,13 +140,14 @@ async def _check(app: App, settings: Settings, driver: Driver | None = None) -> 
             with these settings.
     """
     started, at = time.monotonic(), to_rfc3339(app.now())
-    has_key = settings.secrets.api_key is not None or settings.base_url is None
+    kind = KINDS.get(settings.provider_type)
+    may_use_ours = settings.base_url is None and kind is not None and kind.environment is not None
+    has_key = settings.secrets.api_key is not None or may_use_ours
 
     def result(status: KeyStatus, error: KeyCheckError | None, models: int | None = None) -> KeyCheck:
         took = round((time.monotonic() - started) * 1000)
         return KeyCheck(models is not None, at, took, status if has_key else None, models, error)
 
-    kind = KINDS.get(settings.provider_type)
     if kind is None or not kind.lists_models:
         said = f"a provider of the type {settings.provider_type} has no list of models to ask for"
         return KeyCheck(True, at, 0, "unchecked" if settings.secrets.api_key else None, None, _error(said))
@@ -173,9 +174,10 @@ def _driver(app: App, settings: Settings, secrets: ProviderSecrets | None = None
 async def _lists_without_key(app: App, settings: Settings) -> bool:
     """Whether the server lists its models to everybody, so that a list says nothing about the key.
 
-    Vendors' own addresses do not. Others are asked.
+    Most vendors' own addresses do not. Others are asked.
     """
-    if settings.base_url is None:
+    kind = KINDS.get(settings.provider_type)
+    if settings.base_url is None and kind is not None and not kind.open_list and kind.environment is not None:
         return False
     try:
         await _driver(app, settings, ProviderSecrets(None, settings.secrets.headers)).list_models()

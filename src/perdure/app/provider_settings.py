@@ -227,11 +227,10 @@ def form_of(kind: DriverKind, *, in_environment: bool = False) -> CredentialForm
 
     The key is optional if the server's environment contains it.
     """
-    if kind.environment is None:
+    if not kind.takes_key:
         return CredentialForm((), kind.help)
-    help_text = (
-        "Stored encrypted and never shown again. Without a key, the server uses its environment variable"
-        f" `{kind.environment}`."
-    )
+    help_text = "Stored encrypted and never shown again."
+    if kind.environment is not None:
+        help_text += f" Without a key, the server uses its environment variable `{kind.environment}`."
     key = FormField("api_key", "API key", "password", kind.key_needed and not in_environment, help_text)
     return CredentialForm((key,), kind.help)

@@ -1,4 +1,4 @@
-"""Checks what the configurations of capabilities name: MCP servers, agents and models."""
+"""Checks what the configurations of capabilities name: MCP servers, skills, agents and models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from msgspec import UnsetType
 from perdure.app.context import App
 from perdure.app.mcp_checks import check_mcp_refs
 from perdure.app.output_schemas import checked_output
+from perdure.app.skill_checks import check_skill_refs
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.guardrail_checks import GUARDRAILS, GuardrailsConfig, JudgeCheck, ModerationCheck
 from perdure.domain.guardrail_config import check_config, read_config
@@ -53,12 +54,13 @@ async def check_refs(
     """Check what capabilities name. Their configurations are checked.
 
     Raises:
-        InvalidInput: an MCP server, an agent, a model or a provider does not exist.
+        InvalidInput: an MCP server, a skill, an agent, a model or a provider does not exist.
     """
     if isinstance(refs, UnsetType):
         return
     refs = tuple(refs)
     await check_mcp_refs(app, tx, org_id, refs, field)
+    await check_skill_refs(tx, org_id, refs, field)
     for where, config in _configs_of(app, refs, field, GUARDRAILS):
         await _check_services(tx, org_id, read_config(config, where), where)
     for where, config in _subagents_of(app, refs, field):

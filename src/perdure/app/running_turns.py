@@ -107,6 +107,7 @@ _WAITED_FOR: dict[AwaitedKind, str] = {
     "active_turns": "other turns to end, as the limit of active turns is reached",
     "rate_limit": "the end of its model's rate limit",
     "reservation": "money that other model calls hold",
+    "question": "an answer to the agent's questions",
     "sign_in": "a sign-in",
     "tokens_per_minute": "the next minute, as the limit of tokens per minute is reached",
 }

@@ -11,6 +11,7 @@ from perdure.app.feed import Frame, Want, open_follower
 from perdure.app.inbox_items import shown
 from perdure.app.input_requests import input_requests_of
 from perdure.app.login import may_continue
+from perdure.app.questions import questions_of
 from perdure.app.session_lists import page_of_sessions
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Damaged, NotFound, Unauthenticated
@@ -70,6 +71,7 @@ async def read_answer(app: App, caller: Caller, session_id: SessionId) -> Sessio
             problem,
             await _approvals_of(app, tx, row),
             tuple(map(open_input_of, (await input_requests_of(app, tx, row))[:MAX_OPEN])),
+            await questions_of(tx, row),
             tuple(call.on_wire() for call in row.parked_calls()),
         )
 

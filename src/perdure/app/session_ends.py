@@ -28,8 +28,10 @@ from perdure.domain.tasks import Canceller, SessionTask
 from perdure.domain.times import Micros
 from perdure.store.budgets import wait_no_more
 from perdure.store.bus import Appended, Stop
+from perdure.store.content_holds import drop_holds
 from perdure.store.database import Tx
 from perdure.store.file_changes import remove_files
+from perdure.store.images import remove_images_of
 from perdure.store.queue import Job
 from perdure.store.session_deletion import mark_deleted
 from perdure.store.sessions import IN_TURN, SessionRow, append, get_session
@@ -141,6 +143,8 @@ async def _delete(app: Services, org_id: OrgId, session_id: SessionId) -> list[T
         tasks = await wish_for(tx, row.id, "delete")
         await mark_deleted(tx, row, now)
         await drop_tool_lists(tx, row.org_id, row.id, now)
+        await drop_holds(tx, row.org_id, row.id, now)
+        await remove_images_of(tx, row.org_id, row.id, now)
         space = await orphaned_workspace(tx, row.org_id, row.id, row.workspace())
         if space is not None:
             await remove_files(tx, space, now)

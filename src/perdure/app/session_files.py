@@ -14,7 +14,7 @@ from perdure.app.context import Scope, Services
 from perdure.app.file_access import OfSession, change_files, content_of_row, sized, workspace_at
 from perdure.app.file_views import children_at, entry_at, find_at, prepare, tree_at, view_at
 from perdure.app.mounted_files import Held, change_memory, delete_one, mounts_for, write_one
-from perdure.domain.errors import PreconditionFailed
+from perdure.domain.errors import PreconditionFailed, TooLarge
 from perdure.domain.files import Content
 from perdure.domain.ids import SessionId
 from perdure.store import file_changes as changes
@@ -64,10 +64,18 @@ async def read_entry(app: Services, scope: Scope, session_id: SessionId, path: s
 
 
 async def read_file(app: Services, scope: Scope, session_id: SessionId, path: str) -> tuple[FileRow, bytes]:
-    """Read the file at a clean path with its content. Raises NotFound, and InvalidInput for a folder."""
+    """Read the file at a clean path with its content.
+
+    Raises NotFound, InvalidInput for a folder, and TooLarge for what tools do not hold in memory.
+    """
     row = await read_entry(app, scope, session_id, path)
     if row.is_directory:
         raise is_a_folder(path)
+    if row.size_bytes > app.file_limits.file:
+        raise TooLarge(
+            f"{path} has {row.size_bytes} bytes, and tools read files of up to {app.file_limits.file} bytes",
+            code="file_too_large",
+        )
     return row, await content_of_row(app, row)
 
 
@@ -114,6 +122,7 @@ async def write_file(app: Services, scope: Scope, session_id: SessionId, write: 
     Raises the errors of `store.file_changes.write_files`.
     """
     now, at = app.now(), OfSession(session_id)
+    content = write.content if isinstance(write.content, Content) else None
     of = mounts_for(scope, at, write.path)
     if of is not None:
 
@@ -125,7 +134,7 @@ async def write_file(app: Services, scope: Scope, session_id: SessionId, write: 
     async def change(tx: Tx, space: WorkspaceRow, session: SessionRow | None) -> Written:
         return await changes.write_file(tx, space, write, app.file_limits, now)
 
-    return await change_files(app, scope, at, change, write.content)
+    return await change_files(app, scope, at, change, content)
 
 
 async def edit_file(

@@ -12,13 +12,13 @@ from perdure.app.confidential import check_workspace, close_to_others
 from perdure.app.context import App
 from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
-from perdure.app.hook_secrets import sealed_refs
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
 from perdure.app.mcp_checks import check_inline
 from perdure.app.output_schemas import checked_output
 from perdure.app.ref_checks import check_configs, check_refs
 from perdure.app.session_room import check_room_for_session
+from perdure.app.stored_refs import stored_refs
 from perdure.app.tool_definitions import check_tools
 from perdure.app.variables import check_session_values, config_with_values
 from perdure.capabilities.features import Features, SessionFeatures
@@ -179,7 +179,7 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
     tags, title = clean_tags(body.tags), clean_title(body.title)
     app.registry.check(body.capabilities)
     await check_configs(app, body.capabilities)
-    capabilities = await sealed_refs(app, caller.organization_id, body.capabilities)
+    capabilities = await stored_refs(app, caller.organization_id, body.capabilities)
     check_network(body.network_access)
     await check_inline(app, body.mcp_servers)
     await check_tools(body.tools)

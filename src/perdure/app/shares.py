@@ -22,8 +22,17 @@ class Shares:
     """Turns, given to the organizations in rotation."""
 
     def __init__(
-        self, slots: int = SLOTS, each: int = EACH, queue: int = QUEUE, patience: float = PATIENCE
+        self,
+        slots: int = SLOTS,
+        each: int = EACH,
+        queue: int = QUEUE,
+        patience: float = PATIENCE,
+        *,
+        what: str = "searches",
+        code: str = "too_many_searches",
     ) -> None:
+        """Make the turns; `what` takes them, and `code` is the error if too much of it waits."""
+        self._what, self._code = what, code
         self._slots, self._each, self._queue, self._patience = slots, each, queue, patience
         self._running: Counter[OrgId] = Counter()
         self._waiting: OrderedDict[OrgId, deque[asyncio.Future[None]]] = OrderedDict()
@@ -84,7 +93,7 @@ class Shares:
 
     def _refusal(self) -> RateLimited:
         return RateLimited(
-            "your organization has too many searches at once: wait for some to end",
-            code="too_many_searches",
+            f"your organization has too many {self._what} at once: wait for some to end",
+            code=self._code,
             retry_after=5,
         )

@@ -15,11 +15,17 @@ class Snapshot(Struct, frozen=True):
         files: each file's content, by path.
         hashes: each content's hash, by path.
         folders: every folder.
+        left_out: the paths of files that are too large for a command.
     """
 
     files: dict[str, bytes]
     hashes: dict[str, str]
     folders: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    def notes(self) -> list[str]:
+        """Tell the model which files the command could not see."""
+        return [f"{path} was left out: it is too large for a command" for path in self.left_out]
 
 
 class Changes(Struct, frozen=True):

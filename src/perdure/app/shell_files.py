@@ -21,30 +21,32 @@ from perdure.domain.times import Micros
 from perdure.store.blobs import read_contents
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, Written, remove_entries, write_files
-from perdure.store.files import FileRow, children_of, get_entries
+from perdure.store.files import FileRow, children_of, get_entries, total_size
 from perdure.store.sessions import SessionRow, get_session
 from perdure.store.shell_states import read_shell_state, write_shell_state
 from perdure.store.workspaces import WorkspaceRow, hold_for_writing, note_external, workspace_size
 
 
 async def files_size(app: Services, scope: Scope, session_id: SessionId) -> int:
-    """The total size of the session's files, in bytes."""
+    """The total size of the session's files that a command gets, in bytes."""
 
     async def work(tx: Tx) -> int:
         view = await view_at(tx, scope, OfSession(session_id), "/")
         memories = sum(each.row.size_bytes for each in view.seen if each.row is not None)
-        return memories + await workspace_size(tx, view.org_id, view.space)
+        size, most = await workspace_size(tx, view.org_id, view.space), app.file_limits.file
+        own = size if size <= most else await total_size(tx, view.org_id, view.space, most)
+        return memories + own
 
     return await app.database.read(work)
 
 
 async def before_command(app: Services, scope: Scope, session_id: SessionId) -> tuple[Snapshot, str | None]:
-    """Read every file of the session, and the state of its shell after the previous command."""
+    """Read the session's files, and the state of its shell after the previous command."""
     at = OfSession(session_id)
     await prepare(app, scope, at, "/")
 
     async def work(tx: Tx) -> tuple[Snapshot, str | None]:
-        before = await _load(tx, await view_at(tx, scope, at, "/"))
+        before = await _load(tx, await view_at(tx, scope, at, "/"), app.file_limits.file)
         return before, await read_shell_state(tx, scope.organization_id, session_id)
 
     return await app.database.read(work, long=True)
@@ -112,14 +114,15 @@ def _without(changes: Changes, guarded: GuardedFiles) -> tuple[Changes, tuple[st
     return kept, tuple(notes)
 
 
-async def _load(tx: Tx, view: View) -> Snapshot:
+async def _load(tx: Tx, view: View, most: int) -> Snapshot:
     rows = await tree_at(tx, view, "/")
-    files = [row for row in rows if not row.is_directory]
+    files = [row for row in rows if not row.is_directory and row.size_bytes <= most]
     contents = await read_contents(tx, view.org_id, {row.hash: row.size_bytes for row in files})
     return Snapshot(
         {row.path: contents[row.hash] for row in files},
         {row.path: row.hash for row in files},
         tuple(row.path for row in rows if row.is_directory),
+        tuple(row.path for row in rows if row.size_bytes > most),
     )
 
 
@@ -193,7 +196,7 @@ def _writes(
     writes = []
     for path, content in candidates:
         problem = "its path is not valid in a workspace" if not _is_clean(path) else None
-        if path in changes.unseen:
+        if path in changes.unseen or path in before.left_out:
             problem = "the shell cannot see its content"
         elif content is not None and _is_changed(current.get(path), before.hashes.get(path), content.hash):
             problem = "it was changed meanwhile"

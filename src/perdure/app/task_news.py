@@ -20,7 +20,7 @@ from perdure.app.participants import speaker_of_turn
 from perdure.app.running_turns import see_to_runner
 from perdure.app.storage import redactor_of
 from perdure.app.task_answers import Answer, answer_text, result_of_wait
-from perdure.app.task_reports import Report, read_news
+from perdure.app.task_reports import News, Report, read_news
 from perdure.capabilities.guarding import Guard
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.data_flow import with_sources
@@ -69,15 +69,20 @@ ATTEMPTS = 20
 async def deliver(app: Services, child_id: SessionId) -> None:
     """Tell a session's parent what it has not heard of, if there is anything. Idempotent."""
     for _ in range(ATTEMPTS):
-        news = await app.database.read(lambda tx: read_news(tx, child_id))
+        news, guard = await app.database.read(lambda tx: _news_and_guard(app, tx, child_id))
         if news is None:
             return
-        applied = False if news.tell is None else await _settled(app, *news.tell)
+        applied = False if news.tell is None else await _settled(app, *news.tell, guard)
         if applied:
             return  # the task remembers that: nobody waits until the note is cleared, too
         if applied is False:
             await clear_note(app, child_id, news.sequence)
             return
+
+
+async def _news_and_guard(app: Services, tx: Tx, child_id: SessionId) -> tuple[News | None, Guard | None]:
+    news = await read_news(tx, child_id)
+    return news, None if news is None or news.tell is None else await _guard_of(app, tx, *news.tell)
 
 
 async def clear_note(app: Services, child_id: SessionId, sequence: int) -> None:
@@ -91,17 +96,24 @@ async def settle(app: Services, task_id: TaskId, report: Report) -> bool:
     If the session waits for the task, its call gets the result. Otherwise the session receives a message, as
     the task's policy says: it steers a running turn, and starts one in a session at rest.
     """
-    task = await app.database.read(lambda tx: find_task(tx, task_id))
-    return task is not None and bool(await _settled(app, task, report))
+
+    async def read(tx: Tx) -> tuple[TaskRow | None, Guard | None]:
+        task = await find_task(tx, task_id)
+        return task, None if task is None else await _guard_of(app, tx, task, report)
+
+    task, guard = await app.database.read(read)
+    return task is not None and bool(await _settled(app, task, report, guard))
 
 
-async def _settled(app: Services, task: TaskRow, report: Report) -> bool | None:
+async def _settled(app: Services, task: TaskRow, report: Report, guard: Guard | None) -> bool | None:
     """As `settle`; None if the parent has heard more than when the report was read: read it again.
 
     Args:
         task: the task as it was read at some time.
+        guard: the guardrails that check the report, outside of any transaction.
     """
-    report = await _guarded(app, task.id, report)
+    if guard is not None:
+        report = await checked_report(guard, task, report)
 
     async def work(tx: Tx) -> bool | None:
         try:
@@ -120,23 +132,15 @@ async def _settled(app: Services, task: TaskRow, report: Report) -> bool | None:
     return await write_at_head(app, work)
 
 
-async def _guarded(app: Services, task_id: TaskId, report: Report) -> Report:
-    """Check a report with the guardrails of the session that hears of it, outside of any transaction."""
-
-    async def work(tx: Tx) -> tuple[Guard | None, TaskRow | None]:
-        task = await find_task(tx, task_id)
-        if task is None or task.finished_at is not None:
-            return None, None
-        row = await look_session(tx, task.session_id)
-        if row is None:
-            return None, task
-        speaker = await speaker_of_turn(tx, row, task.turn_id)  # the agent that hears of it
-        return await session_guard(app, tx, row if speaker is None else row.under(speaker.at())), task
-
-    if not report.says_something:
-        return report
-    guard, task = await app.database.read(work)
-    return report if guard is None or task is None else await checked_report(guard, task, report)
+async def _guard_of(app: Services, tx: Tx, task: TaskRow, report: Report) -> Guard | None:
+    """The guardrails of the session that hears of a task."""
+    if not report.says_something or task.finished_at is not None:
+        return None
+    row = await look_session(tx, task.session_id)
+    if row is None:
+        return None
+    speaker = await speaker_of_turn(tx, row, task.turn_id)  # the agent that hears of it
+    return await session_guard(app, tx, row if speaker is None else row.under(speaker.at()))
 
 
 async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, report: Report) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from perdure.app.task_answers import answer_in, end_at
@@ -22,6 +22,7 @@ from perdure.domain.events import (
 from perdure.domain.ids import SessionId
 from perdure.domain.messages import JsonValue
 from perdure.domain.parked import ASKED, ParkedCall
+from perdure.domain.questions import summary_of
 from perdure.domain.tasks import (
     TaskArtifact,
     TaskError,
@@ -33,6 +34,7 @@ from perdure.domain.tasks import (
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
 from perdure.store.events import events_within
+from perdure.store.questions import questions_at
 from perdure.store.sessions import SessionRow, look_session
 from perdure.store.tasks import TaskRow, find_task
 
@@ -138,7 +140,7 @@ async def _with_state(tx: Tx, row: SessionRow, task: TaskRow, report: Report) ->
         return replace(report, state="canceled", error=DELETED)
     asked = next((call for call in row.parked_calls() if call.kind in ASKED), None)
     if row.status == "waiting_for_tool_results" and asked is not None:
-        return replace(report, state="awaiting_input", input_request=_asked(asked))
+        return replace(report, state="awaiting_input", input_request=await _asked(tx, row, asked))
     if row.status == "paused":
         return _stopped(report, row)
     return report
@@ -190,7 +192,11 @@ def _decoded(event: Event) -> object:
         return None
 
 
-def _asked(call: ParkedCall) -> TaskInputRequest:
+async def _asked(tx: Tx, row: SessionRow, call: ParkedCall) -> TaskInputRequest:
+    if call.kind == "question":
+        questions = await questions_at(tx, row.id, call.asked_at)
+        prompt = f"The sub-agent asks: {summary_of(questions)}"
+        return TaskInputRequest(call.tool_call_id, prompt, {"questions": to_builtins(questions)})
     prompts = {
         "approval": f"May {call.tool_name} run?",
         "client": f"A client has to run {call.tool_name}.",

@@ -67,7 +67,10 @@ def add_definitions(
     defined: set[str] = set()
     for definition in definitions:
         name = definition.name
-        if name in defined or (isinstance(definition, ClientSideTool) and name in bound):
+        own = isinstance(definition, ClientSideTool)
+        if own and name in bound and bound[name].tool.yields:
+            del bound[name]
+        if name in defined or (own and name in bound):
             raise InvalidInput(f"two tools are named {name!r}", code="duplicate_tool", field="tools")
         defined.add(name)
         if isinstance(definition, BuiltinTool):

@@ -35,13 +35,14 @@ from perdure.domain.event_data import EventData
 from perdure.domain.events import FileWrittenData
 from perdure.domain.guardrail_checks import AnyCheck
 from perdure.domain.guards import GuardedFiles
-from perdure.domain.ids import ExecId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
+from perdure.domain.ids import ExecId, ModelId, OrgId, SessionId, ToolCallId, TurnId, UserId, WorkspaceId
 from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.memories import MemoryMount, Mounts
 from perdure.domain.messages import Controls, ImagePart, JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.parked import ParkedKind
 from perdure.domain.policy_hooks import Hook
+from perdure.domain.questions import AskedQuestion
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile
 from perdure.domain.speakers import AgentAt
@@ -87,6 +88,7 @@ class Later(Struct, frozen=True):
             waits no longer than its callbacks are open.
         message: what it waits for, for people.
         requests: what a person is asked for; they are stored already.
+        questions: with `question`: what the agent asks.
 
     Raises:
         ValueError, TypeError: one of them is not what it should be.
@@ -96,6 +98,7 @@ class Later(Struct, frozen=True):
     deadline: Micros
     message: str | None = None
     requests: tuple[AskedInput, ...] = ()
+    questions: tuple[AskedQuestion, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ParkedKind):
@@ -167,21 +170,19 @@ class ToolContext(Struct, frozen=True):
             then return `Later("callback", callback.deadline)`. The result may come before that.
         effect_key: identifies the call's effect towards other services: it is in the log before the call
             runs, stays the same if the call runs again after a crash, and no other call has it.
-        step: runs a part of the tool and records its result, so that the part is not repeated after a crash:
-            `await context.step("charge", work)`. See the guide on tools.
+        step: runs a part of the tool, and does not repeat it after a crash: `await context.step("a", work)`.
         exec_id, tool_name: the execution that the call is of, and the name that the model called.
         act_as: notes whose sign-in the call uses.
-        provided_by: notes the id and the name of the capability that the call is of, for a tool that several
-            capabilities share.
+        provided_by: notes the id and the name of the call's capability, for a tool that several share.
         controls: the options of the message that the turn is for.
         log: appends events to the session's log, and changes rows in the same transaction, which may run
             twice. It fails if the turn was cancelled or the call has ended. Only for tools of this package.
         agent: the agent whose call it is; None if it is not one of a session's turn.
         check_agent: checks that another agent can continue the turn. Raises PerdureError.
         heard_from: notes a host or server whose text is in the result, if it is not the one of the arguments.
-        guarded: files of the session that the call must not change, because that needs an approval of its
-            own.
+        guarded: files of the session that the call must not change: that needs an approval of its own.
         memories, owner_id: the memories in the session's files, and the session's owner.
+        model_id: the model that the session calls; None if it is a fallback, or not known.
         in_background: whether the call runs as a task, beside the turn. Its steps are not recorded then, it
             has no callbacks, and what it sends to `output` is not shown.
     """
@@ -212,6 +213,7 @@ class ToolContext(Struct, frozen=True):
     guarded: GuardedFiles | None = None
     memories: tuple[MemoryMount, ...] = ()
     owner_id: UserId = UserId("")
+    model_id: ModelId | None = None
     in_background: bool = False
 
     @property
@@ -340,6 +342,7 @@ class Tool(Struct, frozen=True):
             does both, and others do not. Tools of MCP servers always do.
         reads_files: whether its results can contain text of the session's files.
         persistent: whether its calls change what later turns do, as a schedule does.
+        yields: whether a client-side tool of the same name takes its place, instead of being refused.
         background: where the capability `background_tools` is active, the model may have a call run in the
             background: the tool receives no argument for that, and its result comes later as a message.
     """
@@ -366,6 +369,7 @@ class Tool(Struct, frozen=True):
     flow: Flow | None = None
     reads_files: bool = False
     persistent: bool = False
+    yields: bool = False
 
 
 class Discovered(Struct, frozen=True):

@@ -21,6 +21,7 @@ from perdure.domain.memories import MemoryMount
 from perdure.domain.messages import JsonObject
 from perdure.domain.policy_hooks import Hook
 from perdure.domain.schema_cost import Cost, cost_of
+from perdure.domain.skills import SKILL_REF, as_catalogue, check_skill_ref
 from perdure.domain.tools import CapabilityRef
 
 if TYPE_CHECKING:
@@ -160,6 +161,9 @@ class Registry:
             capability = self._named(ref.ref)
             if capability is None and ref.ref.startswith(MCP_REF):
                 continue  # only a transaction can look the server up: `check_mcp_refs` does
+            if ref.ref.startswith(SKILL_REF):
+                check_skill_ref(ref, location)
+                continue  # `check_skill_refs` looks it up
             if capability is None:
                 raise InvalidInput(
                     f"`{location}.ref`: unknown capability {ref.ref!r}; see GET /v1/capabilities",
@@ -217,7 +221,7 @@ class Registry:
         """
         configs: dict[str, list[Any]] = {}
         for layer in layers:
-            for ref in layer:
+            for ref in map(as_catalogue, layer):
                 capability = self.get(ref.ref)
                 if capability is None:
                     self._note_missing(ref.ref)

@@ -8,55 +8,46 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from perdure.cli.asked import ADVICE, answer_to, asked_lines
+from perdure.cli.attached import HELP, content_of, read_attachment
 from perdure.cli.common import CommandFailed
 from perdure.cli.decisions import HELP as DECISIONS_HELP
 from perdure.cli.decisions import Asking
-from perdure.cli.failures import FAILED, INTERRUPTED, MODEL_ADVICE, explain
+from perdure.cli.failures import INTERRUPTED, MODEL_ADVICE, explain
+from perdure.cli.piped_chat import answer_lines
+from perdure.cli.question_answers import ask_person
 from perdure.cli.render import (
     TurnPrinter,
     limit_text,
-    model_trouble,
     narrations,
-    parked_text,
     question_of,
     waits_for,
 )
 from perdure.cli.sessions import last_messages, print_messages, print_session
-from perdure.cli.terminal import Screen, complain
+from perdure.cli.terminal import Screen
 from perdure.cli.texts import short
-from perdure.client import ApiError, Client, TurnPaused, WireEvent, data_of, turn_failure
+from perdure.client import ApiError, Client, WireEvent, data_of
+from perdure.client.questions import questions_in
 from perdure.client.trees import OPEN
 from perdure.client.turns import until_turn_ends
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
 from perdure.domain.input_requests import AnswerInput, InputRequest
-from perdure.domain.messages import Controls, WhenBusy, text_of
+from perdure.domain.messages import Controls, FilePart, InputPart, WhenBusy
 from perdure.domain.parked import CONSENT
 from perdure.domain.tools import APPROVE, ApprovalDecision
 from perdure.domain.variables import VariableValue
 from perdure.domain.visible import exact
 
 if TYPE_CHECKING:
+    from perdure.domain.session_answers import OpenQuestions
     from perdure.domain.sessions import Session
     from perdure.domain.tasks import SessionTask
-
-HELP = """\
-/new             start a new session
-/title TEXT      set this session's title
-/tags TAG ...    replace this session's tags (without a tag, remove all)
-/show            show this session's fields
-/answer          answer what a tool's server asks you; /decline refuses
-/help            show this help
-/quit            exit, as Ctrl-D does; the session remains
-Ctrl-C during an answer cancels the turn. While a tool waits for a callback, Ctrl-C returns to the
-prompt and leaves the tool waiting; Enter without a message goes on watching it, or tasks that go on in
-the background. `perdure tasks` and `perdure sessions tree` show what sub-agents do."""
 
 
 def chat(
@@ -66,15 +57,17 @@ def chat(
     model: str | None,
     when_busy: WhenBusy | None,
     variables: dict[str, VariableValue],
+    files: Sequence[FilePart] = (),
 ) -> int:
     """Run the conversation; return the exit status."""
     with asyncio.Runner() as runner:
         try:
             talk = runner.run(_open(client, session_id, agent, model, when_busy, variables))
+            talk.files += files
             screen = Screen()
             if sys.stdin.isatty() and screen.is_terminal:
                 return _converse(runner, talk, screen)
-            return _answer_lines(runner, talk)
+            return answer_lines(runner, talk)
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
@@ -116,6 +109,15 @@ class Chat:
         """The names of the tasks in the background that go on, by their ids."""
         self.in_turn = False
         """Whether a turn runs, as far as was seen."""
+        self.asked: list[OpenQuestions] = []
+        """The agent's questions that wait for answers, as far as was seen."""
+        self.files: list[FilePart] = []
+        """What goes with the next message."""
+
+    def content(self, text: str) -> str | list[InputPart]:
+        """The next message, with the files that wait for it."""
+        files, self.files = self.files, []
+        return content_of(text, files)
 
     def choices(self) -> str:
         """Say what a person can do about a turn that waits."""
@@ -124,8 +126,9 @@ class Chat:
         return f"Your next message {message}. Enter without a message waits."
 
     def note(self, event: WireEvent) -> None:
-        """Keep in mind what the event says about calls that wait for callbacks."""
+        """Keep in mind what the event says about calls that wait for callbacks, and about questions."""
         self.seen = event.id
+        self.note_questions(event)
         match event.type:
             case "tool.parked":
                 self.parked[data_of(event).tool_call_id] = data_of(event).tool_name
@@ -148,9 +151,19 @@ class Chat:
             case kind if kind in ENDED_TURN:
                 self.parked, self.rests, self.in_turn = {}, False, False
 
+    def note_questions(self, event: WireEvent) -> None:
+        """Keep in mind which questions of the agent are open."""
+        if (asked := questions_in(self.session.id, event)) is not None:
+            self.asked.append(asked)
+        elif event.type == "tool.completed":
+            ended = data_of(event).tool_call_id
+            self.asked = [each for each in self.asked if each.tool_call_id != ended]
+        elif event.type in ENDED_TURN:
+            self.asked = []
+
     async def renew(self) -> None:
         """Continue in a new session, with the same agent and model."""
-        self.parked, self.rests, self.tasks, self.in_turn = {}, False, {}, False
+        self.parked, self.rests, self.tasks, self.in_turn, self.asked = {}, False, {}, False, []
         self.session = await self.client.create_session(
             agent_name=self.agent, agent_id=self._agent_id(), source="chat", variables=self.variables
         )
@@ -182,63 +195,6 @@ async def _open(
         raise CommandFailed(f"this server has no model yet.\n{MODEL_ADVICE}")
     session = await client.create_session(agent_name=agent, source="chat", variables=variables)
     return Chat(client, session, agent, model_id, when_busy, variables)
-
-
-# --- without a terminal ----------------------------------------------------------
-
-
-def _answer_lines(runner: asyncio.Runner, talk: Chat) -> int:
-    status = 0
-    for line in sys.stdin:
-        text = line.strip()
-        if text:
-            try:
-                Screen().line(runner.run(_answer(talk, text)))
-            except PerdureError as error:
-                complain(explain(error))
-                status = FAILED
-    return status
-
-
-async def _answer(talk: Chat, text: str) -> str:
-    answer = ""
-    try:
-        async with aclosing(talk.client.run(talk.session.id, text, controls=talk.controls)) as events:
-            async for event in events:
-                _refuse_to_wait(event)
-                if event.type == "tool.parked":
-                    Screen(stderr=True).line(parked_text(event))
-                elif event.type in ("reason.fallback", "turn.parked"):
-                    if event.type == "turn.parked" and data_of(event).parked_kind == "budget":
-                        raise _paused(talk, event)
-                    Screen(stderr=True).line(model_trouble(event))
-                if (failure := turn_failure(event)) is not None:
-                    raise failure
-                if event.type == "output.message.completed":
-                    answer = text_of(data_of(event).message.content)
-    except (asyncio.CancelledError, CommandFailed):
-        await _cancel(talk)
-        raise
-    return answer
-
-
-def _paused(talk: Chat, event: WireEvent) -> TurnPaused:
-    """The error of a turn without money. It is not cancelled, and goes on once there is some."""
-    data = data_of(event)
-    return TurnPaused(talk.session.id, data.budget_id or "", data.until, data.error)
-
-
-def _refuse_to_wait(event: WireEvent) -> None:
-    if event.type == "tool.call_requested":
-        calls = data_of(event).tool_calls
-        held = ", ".join(question_of(call).tool_name for call in calls if call.name == APPROVE)
-        if held:
-            raise CommandFailed(
-                f"a tool call requires approval, and there is no terminal to ask on: {held}. The turn was "
-                "cancelled; `perdure approvals` decides calls of sessions that are started over HTTP"
-            )
-        names = ", ".join(call.name for call in calls)
-        raise CommandFailed(f"the agent called client-side tools, which this program cannot run: {names}")
 
 
 # --- at a terminal ----------------------------------------------------------------
@@ -363,6 +319,11 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
     _tell_tasks(talk, printer)
     # The status is read after the log's end, so that the end of a turn that runs now cannot be missed.
     session = talk.session = await talk.client.get_session(session.id)
+    if any(call.kind == "question" for call in session.parked_on):
+        open_now = await talk.client.pending(session.id)
+        talk.asked = [] if open_now is None else list(open_now.questions)
+        talk.in_turn = True
+        return  # they are asked at once
     waits = any(call.kind in CONSENT for call in session.parked_on)
     if (session.status in ("active", "paused") or waits) and session.parked_on:
         talk.seen, talk.rests = since, True
@@ -399,9 +360,16 @@ async def _only(event: WireEvent) -> AsyncGenerator[WireEvent, None]:
 
 
 def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter, screen: Screen) -> None:
-    """Ask about each call that requires approval, then continue the turn. Ctrl-C cancels the turn."""
+    """Ask about each call that requires approval, and the agent's questions, then continue the turn.
+
+    Ctrl-C cancels the turn.
+    """
     asking = Asking(runner, talk.client, talk.session.id, screen)
-    while talk.questions:
+    while talk.questions or talk.asked:
+        if talk.asked:
+            if not _answer_agent(runner, talk, printer, screen):
+                return
+            continue
         try:
             decisions = [asking.ask(question_of(question)) for question in talk.questions]
         except (EOFError, KeyboardInterrupt):
@@ -420,6 +388,28 @@ def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter, screen: Sc
         runner.run(_watch(talk, until_turn_ends(_follow(talk, talk.seen)), printer))
 
 
+def _answer_agent(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter, screen: Screen) -> bool:
+    """Ask the agent's questions, then continue the turn; whether the person did not cancel it."""
+    asked = talk.asked[0]
+    try:
+        answers = ask_person(asked.questions, screen)
+    except (EOFError, KeyboardInterrupt):
+        talk.asked = []
+        screen.line()
+        printer.note(runner.run(_cancel(talk)), "yellow")
+        return False
+    try:
+        runner.run(talk.client.answer_questions(asked.session_id, asked.tool_call_id, answers))
+    except PerdureError as error:
+        printer.note(f"error: {explain(error)}", "red")
+        if error.code == "invalid_answer":
+            return True  # the questions stay open
+    talk.asked = talk.asked[1:]
+    if not talk.asked:
+        runner.run(_watch(talk, until_turn_ends(_follow(talk, talk.seen)), printer))
+    return True
+
+
 async def _decided(talk: Chat, decisions: list[ApprovalDecision]) -> None:
     await talk.client.submit_tool_approvals(talk.session.id, decisions)
 
@@ -430,7 +420,7 @@ def _follow(talk: Chat, since: str | None) -> AsyncGenerator[WireEvent, None]:
 
 async def _turn(talk: Chat, text: str, printer: TurnPrinter) -> None:
     printer.wait()
-    await _watch(talk, talk.client.run(talk.session.id, text, controls=talk.controls), printer)
+    await _watch(talk, talk.client.run(talk.session.id, talk.content(text), controls=talk.controls), printer)
 
 
 async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: TurnPrinter) -> None:
@@ -446,6 +436,8 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
                 talk.note(event)
                 if event.type in ENDED_TURN:
                     _tell_tasks(talk, printer)
+                if event.type == "act.completed" and talk.asked:
+                    return
                 if event.type in ("act.completed", "turn.parked") and talk.rests:
                     await _show_asked(talk, printer)
                     printer.note("Ctrl-C returns to the prompt and leaves it waiting.")
@@ -491,6 +483,9 @@ async def _command(talk: Chat, line: str, printer: TurnPrinter) -> None:
         case "/tags":
             talk.session = await talk.client.update_session(talk.session.id, tags=tuple(rest))
             printer.note(f"tags: {', '.join(talk.session.tags) or 'none'}")
+        case "/attach":
+            talk.files.append(read_attachment(line.partition(" ")[2].strip()))
+            printer.note(f"goes with your next message: {exact(talk.files[-1].filename or '')}")
         case "/show":
             print_session(await talk.client.get_session(talk.session.id))
         case _:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,20 +62,33 @@ def get(
     token: Token = None,
     org: Org = None,
 ) -> None:
-    """Print a file, or save it with `--output`. In a pipe, its bytes are not changed."""
-    content = enter(_get(connect(url, token, org), owner, path))
-    if output is not None:
+    """Print a file, or save it with `--output`, once it is whole. In a pipe, its bytes are not changed."""
+    if output is None:
+        Screen().content(enter(_get(connect(url, token, org), owner, path)))
+    else:
+        direct = output.exists() and not output.is_file()  # such as /dev/null
+        target = output if direct else output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
         try:
-            output.write_bytes(content)
+            enter(_save(connect(url, token, org), owner, path, target))
+            if not direct:
+                target.replace(output)
         except OSError as error:
             raise CommandFailed(f"cannot write {output}: {error.strerror}") from error
-    else:
-        Screen().content(content)
+        finally:
+            if not direct:
+                target.unlink(missing_ok=True)
 
 
 async def _get(client: Client, owner: str, path: str) -> bytes:
     async with client:
         return await client.read_file(owner, path)
+
+
+async def _save(client: Client, owner: str, path: str, target: Path) -> None:
+    async with client:
+        with await asyncio.to_thread(target.open, "wb") as file:
+            async for piece in client.download_file(owner, path):
+                await asyncio.to_thread(file.write, piece)
 
 
 @app.command()
@@ -85,17 +100,20 @@ def put(
     token: Token = None,
     org: Org = None,
 ) -> None:
-    """Create a file, or replace its content."""
+    """Create a file, or replace its content. A local file is read while it is sent."""
     try:
-        content = sys.stdin.buffer.read() if source == STANDARD else source.read_bytes()
+        if source == STANDARD:
+            content: bytes | Path = sys.stdin.buffer.read()
+        else:
+            content = source if source.is_file() else source.read_bytes()  # a pipe has no size
+        enter(_put(connect(url, token, org), owner, path, content))
     except OSError as error:
         raise CommandFailed(f"cannot read {source}: {error.strerror}") from error
-    enter(_put(connect(url, token, org), owner, path, content))
 
 
-async def _put(client: Client, owner: str, path: str, content: bytes) -> None:
+async def _put(client: Client, owner: str, path: str, content: bytes | Path) -> None:
     async with client:
-        file = await client.write_file(owner, path, content)
+        file = await client.upload_file(owner, path, content)
     Screen().line(f"wrote {file.path}, {file.size_bytes} bytes")
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter
+from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter, pairs_of
+from perdure.cli.failures import INTERRUPTED
 from perdure.cli.terminal import Screen
 from perdure.domain.inbox import InboxKind
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from perdure.domain.decisions import Decision
     from perdure.domain.inbox import InboxItem
     from perdure.domain.messages import JsonObject
+    from perdure.domain.questions import Answers
 
 app = typer.Typer(
     help="List and decide what sessions wait for: approvals, questions, sign-ins, budgets.",
@@ -84,6 +86,7 @@ async def _show(client: Client, item_id: str, as_json: bool) -> None:
 async def _print(client: Client, item: InboxItem, screen: Screen) -> None:
     from perdure.cli.asked import asked_lines
     from perdure.cli.call_texts import call_lines, printed
+    from perdure.cli.question_answers import question_lines
     from perdure.domain.visible import exact
 
     screen.line((exact(item.summary), "bold"))
@@ -95,12 +98,16 @@ async def _print(client: Client, item: InboxItem, screen: Screen) -> None:
         lines = await call_lines(client, item.session_id, item.tool_name, item.arguments)
         for row in printed(lines, screen.width, whole=True):
             screen.line(*row)
+    for line in question_lines(item.questions):
+        screen.line(line)
     for request in item.input_requests:
         for line in asked_lines(request):
             screen.line(line)
     if item.outcome is not None:
         decided = item.outcome.decided
+        answered = item.outcome.answered
         by = "" if decided is None else f": {decided.decision}, by {decided.by} via {decided.via}"
+        by += "" if answered is None else f": answered by {answered.by} via {answered.via}"
         screen.line((f"{item.outcome.status} at {item.outcome.at}{by}", "yellow"))
     elif not item.you_may_decide:
         screen.line((f"only {item.may_decide} may decide", "yellow"))
@@ -193,6 +200,69 @@ async def _decide(
     item = await client.decide_inbox_item(item_id, decision, arguments=arguments, reason=reason)
     edited = " with your arguments" if arguments is not None else ""
     Screen().line(f"decided: {decision} {item.tool_name}{edited}")
+
+
+@app.command()
+def answer(
+    item_id: Item,
+    answers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--answer",
+            "-a",
+            metavar="ID=ANSWER",
+            help="An answer: the question's id, and an option's label or a text; repeatable.",
+            show_default="asks at the terminal",
+        ),
+    ] = None,
+    decline: Annotated[
+        bool, typer.Option("--decline", help="Decline the questions that have no --answer.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Answer the questions of an agent. Secrets are read without showing them.
+
+    Example: perdure inbox answer ITEM --answer colour=blue
+    """
+    given = pairs_of(answers, "--answer", "ANSWER")
+    item = enter(_question(connect(url, token, org), item_id))
+    # Between two event loops: Ctrl-C ends a read at once.
+    complete = _completed(item, given, decline)
+    enter(_answer(connect(url, token, org), item_id, complete))
+
+
+async def _question(client: Client, item_id: str) -> InboxItem:
+    async with client:
+        item = await client.get_inbox_item(item_id)
+    if item.kind != "question":
+        raise CommandFailed(f"{item_id} asks no questions: `perdure inbox show` tells more")
+    return item
+
+
+def _completed(item: InboxItem, given: dict[str, str], decline: bool) -> Answers:
+    """The answers, with those for which the person is asked."""
+    from perdure.cli.question_answers import ask_person, read_answers
+
+    screen = Screen()
+    rest = [each for each in item.questions if each.id not in given and item.outcome is None]
+    try:
+        if decline:
+            more: Answers = dict.fromkeys(each.id for each in rest)
+        elif sys.stdin.isatty() and screen.is_terminal:
+            more = ask_person(rest, screen)
+        else:
+            more = read_answers(rest, Screen(stderr=True))
+    except (EOFError, KeyboardInterrupt):
+        raise typer.Exit(INTERRUPTED) from None
+    return {**given, **more}
+
+
+async def _answer(client: Client, item_id: str, answers: Answers) -> None:
+    async with client:
+        await client.answer_inbox_item(item_id, answers)
+    Screen().line(f"answered {item_id}")
 
 
 @app.command()

@@ -41,6 +41,7 @@ _GROUPS = {
     "schedules": ("schedules", "app"),
     "limits": ("limits", "app"),
     "mcp": ("mcp", "app"),
+    "skills": ("skills", "app"),
     "connections": ("connections", "app"),
     "approvals": ("answers", "approvals"),
     "inbox": ("inbox", "app"),
@@ -174,6 +175,14 @@ def serve(
     raise typer.Exit(run(ServeOptions(host, port, data, database_url, tuple(tools or ()), local_model)))
 
 
+Attach = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A file that goes with the (first) message; repeat it for several.", show_default=False
+    ),
+]
+
+
 @app.command()
 def chat(
     session_id: Annotated[
@@ -195,11 +204,13 @@ def chat(
             show_default=False,
         ),
     ] = None,
+    attach: Attach = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,
 ) -> None:
     """Talk to an agent. Without a terminal, send each line of standard input and print the answers."""
+    from perdure.cli.attached import read_attachment
     from perdure.cli.chat import chat as run_chat
     from perdure.domain.messages import WhenBusy
 
@@ -214,7 +225,8 @@ def chat(
     policy = None if when_busy == "steer" else cast("WhenBusy", when_busy)
     variables = pairs_of(var, "--var", "VALUE")
     client = connect(url, token, org, retries=4, program="perdure-chat")
-    raise typer.Exit(run_chat(client, session_id, agent, model, policy, {**variables}))
+    files = [read_attachment(each) for each in attach or ()]
+    raise typer.Exit(run_chat(client, session_id, agent, model, policy, {**variables}, files))
 
 
 @app.command()
@@ -241,6 +253,7 @@ def run(
     model: Annotated[
         str | None, typer.Option(help="The model to use, by id or name.", show_default="the agent's")
     ] = None,
+    attach: Attach = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -253,11 +266,13 @@ def run(
     After Ctrl-C, the run goes on.
     """
     from perdure.cli import runs
+    from perdure.cli.attached import content_of, read_attachment
 
     fields = runs.fields_of(agent, model, title, file or (), var or ())
     wanted, message = runs.read_schema(schema), runs.read_message(text)
+    content = content_of(message, [read_attachment(each) for each in attach or ()])
     client = connect(url, token, org, retries=4)
-    raise typer.Exit(enter(runs.run_once(client, message, wanted, fields, as_json=as_json)))
+    raise typer.Exit(enter(runs.run_once(client, content, wanted, fields, as_json=as_json)))
 
 
 @app.command()

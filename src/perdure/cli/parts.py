@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "postgres": ("asyncpg", "pgqueuer"),
         "local-model": ("xllamacpp",),
+        "documents": ("PIL", "pypdfium2_raw"),
     }
 )  # fmt: skip
 """Extra -> the modules that its packages provide."""

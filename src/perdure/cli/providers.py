@@ -12,7 +12,7 @@ from perdure.cli.terminal import Part, Screen
 
 if TYPE_CHECKING:
     from perdure.client import Client
-    from perdure.domain.providers import KeyCheck, Model, Provider
+    from perdure.domain.providers import DriverCredentials, KeyCheck, Model, Provider
 
 app = typer.Typer(
     help="Register providers of models, and check their API keys.",
@@ -24,7 +24,7 @@ Type = Annotated[
     str | None,
     typer.Option(
         "--type",
-        help="openai, openai_completions, anthropic or llmsim.",
+        help="The vendor or protocol; `perdure providers types` lists them.",
         show_default="the name, if it is a type; openai_completions with --base-url",
     ),
 ]
@@ -191,6 +191,24 @@ async def _next_step(client: Client, models: list[Model]) -> str:
     if default in {each.id for each in models}:
         return "Talk to it: perdure chat"
     return f"Talk to it: perdure chat --model {models[0].model_id}"
+
+
+@app.command()
+def types(as_json: Json = False, url: Url = DEFAULT_URL, token: Token = None, org: Org = None) -> None:
+    """List the types of provider, and which need an API key."""
+    enter(_types(connect(url, token, org), as_json))
+
+
+async def _types(client: Client, as_json: bool) -> None:
+    async with client:
+        found = (await client.get_provider_config()).drivers
+
+    def row(each: DriverCredentials) -> tuple[Part, ...]:
+        fields = each.credential_schema.fields
+        needed = "required" if any(field.required for field in fields) else "optional" if fields else "none"
+        return each.driver, needed, each.credential_schema.instructions_markdown
+
+    Screen().listing(found, ["TYPE", "KEY", "NOTES"], row, as_json=as_json)
 
 
 @app.command()

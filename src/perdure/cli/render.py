@@ -112,6 +112,7 @@ def brief(event: WireEvent) -> str:
 _WAITS_FOR = {
     "child": "what it has begun",
     "sign_in": "a sign-in",
+    "question": "an answer",
     "input": "an answer to its server's question",
 }
 _LIMITED = {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from perdure.client import Client
     from perdure.client.turns import RunFields
     from perdure.domain.events import WireEvent
-    from perdure.domain.messages import JsonObject
+    from perdure.domain.messages import InputPart, JsonObject
     from perdure.domain.runs import RunResult
     from perdure.domain.sessions import InitialFile
 
@@ -101,16 +101,24 @@ def _read_file(text: str) -> InitialFile:
 
 
 async def run_once(
-    client: Client, message: str, schema: JsonObject | None, fields: RunFields, *, as_json: bool
+    client: Client,
+    content: str | list[InputPart],
+    schema: JsonObject | None,
+    fields: RunFields,
+    *,
+    as_json: bool,
 ) -> int:
     """Run an agent and print its answer, or with a schema the answer's value. Returns the exit status.
 
     Args:
         as_json: print the whole result, also of a run that fails or waits.
     """
+    from perdure.domain.messages import InputMessage
+
     async with client:
         if model := fields.get("model_id"):
             fields["model_id"] = model if is_id(model, "model") else (await find_model(client, model)).id
+        message = content if isinstance(content, str) else InputMessage(tuple(content))
         run = await client.create_run(message, output_schema=schema, **fields)
         notes = Screen(stderr=True)
         if not as_json:
@@ -127,6 +135,7 @@ async def run_once(
                 run.session_id, types=("turn.parked",), newest_first=True, limit=1
             )
             _tell_limit(events[0], notes, told)
+        asked = await _asked(client, result)
     if as_json:
         Screen().json(result)
     elif result.status == "completed":
@@ -135,18 +144,30 @@ async def run_once(
         for call in result.waiting_on:
             if call.budget_id is None:
                 notes.line(f"{call.tool_name} waits ({call.kind}) until {call.until}")
+        for line in asked:
+            notes.line(line)
         if paused:
             complain(f"the run waits for a budget\n{money_advice(paused[0])}")
         else:
-            complain(
-                f"the run waits for somebody: `perdure chat {quote(result.session_id)}` shows what to do"
-            )
+            how = "asks" if asked else "shows what to do"
+            inbox = ", and `perdure inbox answer` answers" if asked else ""
+            complain(f"the run waits for somebody: `perdure chat {quote(result.session_id)}` {how}{inbox}")
     else:
         problem = None if result.turn is None else result.turn.error
         why = f"{problem.code}: {problem.message}" if problem is not None else result.status
         advice = f"\n{MODEL_ADVICE}" if problem is not None and problem.code == "model_not_configured" else ""
         raise CommandFailed(f"the run ended without an answer: {why}{advice}")
     return {"completed": 0, "waiting": WAITS}.get(result.status, FAILED)
+
+
+async def _asked(client: Client, result: RunResult) -> list[str]:
+    """Return the agent's questions that the run waits for, as lines."""
+    from perdure.cli.question_answers import question_lines
+
+    if not any(call.kind == "question" for call in result.waiting_on):
+        return []
+    waits = await client.pending(result.session_id)
+    return [line for each in (waits.questions if waits else ()) for line in question_lines(each.questions)]
 
 
 async def _tell_limits(client: Client, session_id: str, notes: Screen, told: set[str]) -> None:

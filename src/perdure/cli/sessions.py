@@ -147,7 +147,7 @@ async def waiting_calls(client: Client, session: Session) -> list[str]:
     """Format the calls that wait for this session's client: for approval, or to be run."""
     from perdure.cli.render import brief
 
-    if session.status != "waiting_for_tool_results":
+    if not any(call.kind in ("client", "approval") for call in session.parked_on):
         return []
     kind = ("tool.call_requested",)
     requests = await client.list_events(session.id, types=kind, newest_first=True, limit=1)

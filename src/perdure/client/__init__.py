@@ -19,10 +19,20 @@ from perdure.client.errors import (
     Unreachable,
 )
 from perdure.client.events import data_of, is_live
+from perdure.client.images import attachment
 from perdure.client.own_tools import ToolCallContext, client_side_tool
 from perdure.domain.errors import PerdureError, ToolError
 from perdure.domain.events import WireEvent
-from perdure.domain.messages import Controls, ImagePart, Message, ReasoningConfig, TextPart
+from perdure.domain.messages import (
+    Controls,
+    FilePart,
+    ImageFilePart,
+    ImagePart,
+    Message,
+    ReasoningConfig,
+    TextPart,
+)
+from perdure.domain.session_answers import OpenQuestions
 from perdure.domain.tool_functions import tool
 from perdure.domain.tools import ApprovalDecision, BuiltinTool, CapabilityRef, ClientSideTool, ToolCallResult
 
@@ -36,9 +46,12 @@ __all__ = [
     "ClientSideTool",
     "Conflict",
     "Controls",
+    "FilePart",
+    "ImageFilePart",
     "ImagePart",
     "Message",
     "NotFound",
+    "OpenQuestions",
     "PerdureError",
     "RateLimited",
     "ReasoningConfig",
@@ -51,6 +64,7 @@ __all__ = [
     "TurnWaits",
     "Unreachable",
     "WireEvent",
+    "attachment",
     "client_side_tool",
     "data_of",
     "is_live",

@@ -11,6 +11,7 @@ from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageM
 from perdure.client.budgets import BudgetMethods
 from perdure.client.connections import ConnectionMethods
 from perdure.client.files import FileMethods
+from perdure.client.images import ImageMethods
 from perdure.client.inbox import InboxMethods
 from perdure.client.inbox_links import InboxLinkMethods
 from perdure.client.mcp_servers import McpMethods
@@ -18,6 +19,7 @@ from perdure.client.memories import MemoryMethods
 from perdure.client.models import ModelMethods
 from perdure.client.own_calls import OwnCalls
 from perdure.client.sessions import SessionMethods
+from perdure.client.skills import SkillMethods
 from perdure.client.spend import SpendMethods
 from perdure.client.transport import PROGRAM, RETRIES, Transport
 from perdure.client.turns import TurnMethods
@@ -29,6 +31,7 @@ class Client(
     SessionMethods,
     TurnMethods,
     FileMethods,
+    ImageMethods,
     StorageMethods,
     ScheduleMethods,
     DatabaseMethods,
@@ -40,6 +43,7 @@ class Client(
     CapabilityMethods,
     ModelMethods,
     McpMethods,
+    SkillMethods,
     ConnectionMethods,
     InboxMethods,
     InboxLinkMethods,

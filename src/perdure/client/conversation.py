@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from msgspec import UNSET, Struct
 
@@ -10,6 +10,7 @@ from perdure.client import routes
 from perdure.client.errors import TurnFailed, TurnPaused, TurnWaits
 from perdure.client.events import EventMethods, data_of
 from perdure.client.own_calls import OwnCalls
+from perdure.client.questions import questions_in, submit_answers
 from perdure.client.routes import path_of
 from perdure.domain.callbacks import OpenCallback
 from perdure.domain.events import ENDED_TURN, WireEvent
@@ -88,7 +89,7 @@ class ConversationMethods(EventMethods):
     list_messages = routes.lists_under(_MESSAGES, Message, "List a session's messages, oldest first.")
 
     async def pending(self, session_id: str) -> TurnWaits | None:
-        """Return what the session's turn waits for: client-side tool calls and approvals. None for nothing.
+        """Return what the session's turn waits for: client-side tool calls, approvals or questions, or None.
 
         `resume` takes the result.
         """
@@ -99,7 +100,37 @@ class ConversationMethods(EventMethods):
         asked = [
             (event, call) for event in of_turn for call in await self.own_calls.open_calls(session_id, event)
         ]
-        return TurnWaits(session_id, asked[0][0], [call for _, call in asked]) if asked else None
+        if asked:
+            return TurnWaits(session_id, asked[0][0], [call for _, call in asked])
+        parked = await self.list_events(session_id, types=("tool.parked",), newest_first=True, limit=100)
+        return await self._asked(session_id, parked[::-1])
+
+    async def _asked(self, session_id: str, parked: Sequence[WireEvent]) -> TurnWaits | None:
+        """Return the questions of these events that are still open; None if there are none."""
+        found = [(event, asked) for event in parked if (asked := questions_in(session_id, event)) is not None]
+        if not found:
+            return None
+        session = await self.call("GET", path_of("/v1/sessions/{}", session_id), Session)
+        waits = {call.tool_call_id for call in session.parked_on if call.kind == "question"}
+        still = [(event, asked) for event, asked in found if asked.tool_call_id in waits]
+        return TurnWaits(session_id, still[0][0], (), tuple(asked for _, asked in still)) if still else None
+
+    async def answer_questions(
+        self, session_id: str, tool_call_id: str, answers: Mapping[str, str | None]
+    ) -> SubmittedToolResults:
+        """Answer the questions of a call.
+
+        Args:
+            session_id: the session's id.
+            tool_call_id: the call that asks.
+            answers: by the questions' ids: the label of an option, a text, or a secret's value, which becomes
+                a secret of the session; None declines.
+
+        Raises:
+            ApiError: an answer does not fit its question (`invalid_answer`), or nothing waits for it any more
+                (`questions_closed`, `not_waiting_for_tool_results`).
+        """
+        return await submit_answers(self, session_id, tool_call_id, answers)
 
     async def _waits(self, session_id: str, request: WireEvent, own: Container[str]) -> TurnWaits | None:
         """Return what a request waits for, apart from the program's own tools; None if there is nothing."""

@@ -22,6 +22,7 @@ from perdure.domain.errors import PerdureError
 from perdure.domain.events import ToolCall, WireEvent
 from perdure.domain.messages import JsonObject
 from perdure.domain.retry_after import retry_after
+from perdure.domain.session_answers import OpenQuestions
 from perdure.domain.tools import APPROVE, ApprovalQuestion
 
 
@@ -89,15 +90,23 @@ class TurnWaits(PerdureError):
 
     Attributes:
         session_id: the session's id.
-        request: the event that asked, `tool.call_requested`.
+        request: the event that asked: `tool.call_requested` or, with questions, `tool.parked`.
         calls: the client-side tool calls that wait for a result, for `submit_tool_results`.
         approvals: the tool calls that wait for a decision, for `submit_tool_approvals`.
+        questions: the agent's questions that wait for answers, for `answer_questions`.
     """
 
     code = "turn_waits"
 
-    def __init__(self, session_id: str, request: WireEvent, open_calls: Iterable[ToolCall]) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        request: WireEvent,
+        open_calls: Iterable[ToolCall],
+        questions: tuple[OpenQuestions, ...] = (),
+    ) -> None:
         asked = tuple(open_calls)
+        self.questions = questions
         self.session_id = session_id
         self.request = request
         self.calls = tuple(call for call in asked if call.name != APPROVE)
@@ -106,7 +115,9 @@ class TurnWaits(PerdureError):
         )
         waits = [f"the result of the client-side tool {call.name}" for call in self.calls]
         waits += [f"approval of {question.tool_name}" for question in self.approvals]
+        waits += [f"an answer to {question.question!r}" for each in questions for question in each.questions]
         ways = ["`submit_tool_results`"] if self.calls else []
+        ways += ["`answer_questions`"] if questions else []
         ways += ["`submit_tool_approvals`"] if self.approvals else []
         super().__init__(
             f"the turn waits for {', and for '.join(waits)}: answer with {' and '.join(ways)}, then call "

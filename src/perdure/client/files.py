@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 from msgspec import UNSET, Struct, UnsetType
 
 from perdure.client.routes import Caller, new_key, path_of
+from perdure.client.transport import Streamed
 from perdure.domain.errors import PerdureError
 from perdure.domain.files import (
     LONG,
@@ -83,6 +86,42 @@ class FileMethods(Caller):
         # Somebody else has created it meanwhile.
         return await self.call("PUT", _place(owner, path), SessionFile, body=change)
 
+    async def upload_file(
+        self, owner: str, path: str, source: bytes | Path, *, expected_hash: str | None = None
+    ) -> SessionFile:
+        """Create a file, or replace its content, with bytes as they are. Creates missing folders.
+
+        This takes files of up to 100 MB, or of the server's limit. A local file is read while it is sent.
+
+        Args:
+            owner: the id of the session or the workspace.
+            path: the file's path.
+            source: the content, or the path of a local file.
+            expected_hash: the SHA-256 of the content that you read. If the file has another content by now,
+                or is gone, nothing is written, and this raises ApiError with status 412.
+
+        Raises:
+            OSError: the local file cannot be read.
+        """
+        if isinstance(source, bytes):
+            body = Streamed(lambda: _pieces_of(source), len(source))
+        else:
+            size = (await asyncio.to_thread(source.stat)).st_size
+            body = Streamed(lambda: _pieces_in(source, size), size)
+        return await self.call("PUT", _place(owner, path), SessionFile, body=body, if_match=expected_hash)
+
+    def download_file(self, owner: str, path: str) -> AsyncIterator[bytes]:
+        """Read a file piece by piece, so that one of any size takes little memory.
+
+        If the connection breaks, the download goes on where it ended.
+
+        Raises:
+            NotFound: there is no such file (`file_not_found`).
+            ApiError: the path is a folder (`is_a_folder`), or the file has changed since the download began
+                (status 412).
+        """
+        return self.transport.download(_place(owner, "_/download", path))
+
     async def create_file(
         self, owner: str, path: str, content: bytes | str = b"", *, is_readonly: bool | None = None
     ) -> SessionFile:
@@ -158,6 +197,23 @@ class FileMethods(Caller):
         """
         body = GrepFiles(pattern, path_pattern)
         return await self.call("POST", _place(owner, "_/grep"), GrepResults, body=body)
+
+
+PIECE = 256 * 1024
+"""Bytes of an upload that are read and sent at a time."""
+
+
+async def _pieces_of(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), PIECE):
+        yield content[start : start + PIECE]
+
+
+async def _pieces_in(path: Path, size: int) -> AsyncIterator[bytes]:
+    """Read `size` bytes of a local file: those that it had when the upload began."""
+    with await asyncio.to_thread(path.open, "rb") as file:
+        while size > 0 and (piece := await asyncio.to_thread(file.read, min(PIECE, size))):
+            size -= len(piece)
+            yield piece
 
 
 async def _body_of(content: bytes | str) -> tuple[str, Encoding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 
 import httpx
 import msgspec
@@ -102,6 +102,20 @@ class InboxMethods(Caller):
             Conflict: somebody was faster (`already_decided`).
         """
         body = DecideItem(decision, arguments, reason)
+        return await self.call("POST", path_of("/v1/inbox/{}/decision", item_id), InboxItem, body=body)
+
+    async def answer_inbox_item(self, item_id: str, answers: Mapping[str, str | None]) -> InboxItem:
+        """Answer the questions of an item; return the item with its outcome.
+
+        Args:
+            answers: by the questions' ids: the label of an option, a text, or a secret's value; None
+                declines.
+
+        Raises:
+            ApiError: an answer does not fit its question (`invalid_answer`). The questions stay open.
+            Conflict: somebody was faster (`already_decided`).
+        """
+        body = DecideItem(answers=dict(answers))
         return await self.call("POST", path_of("/v1/inbox/{}/decision", item_id), InboxItem, body=body)
 
     async def follow_inbox(

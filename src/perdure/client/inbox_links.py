@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from perdure.client import routes
 from perdure.client.routes import Caller, path_of
 from perdure.domain.inbox_links import (
@@ -44,7 +46,23 @@ class InboxLinkMethods(Caller):
             ApiError: the link does not work, or not any more (`link_gone`).
             Conflict: it shows something else by now (`shown_differs`).
         """
-        return await self.call("POST", _place(link), LinkDecision, body=DecideByLink(decision, shown, reason))
+        return await self.call(
+            "POST", _place(link), LinkDecision, body=DecideByLink(shown, decision, reason=reason)
+        )
+
+    async def answer_by_link(self, link: str, answers: Mapping[str, str | None], shown: str) -> LinkDecision:
+        """Answer the questions of a link, once. Needs no credentials.
+
+        Args:
+            link: the link.
+            answers: as for `answer_inbox_item`.
+            shown: the digest from `read_link`: what the person has seen.
+
+        Raises:
+            ApiError: an answer does not fit (`invalid_answer`), or the link does not work any more.
+        """
+        body = DecideByLink(shown, answers=dict(answers))
+        return await self.call("POST", _place(link), LinkDecision, body=body)
 
 
 def _place(link: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 
@@ -24,6 +24,26 @@ class Text(Struct, frozen=True):
     """A request body that is text instead of JSON."""
 
     text: str
+    media_type: str
+
+
+class Streamed(Struct, frozen=True):
+    """A request body of bytes, read while it is sent.
+
+    Attributes:
+        open: returns the bytes from the beginning; called again for a retry.
+        size: the number of bytes.
+    """
+
+    open: Callable[[], AsyncIterator[bytes]]
+    size: int
+    media_type: str = "application/octet-stream"
+
+
+class Binary(Struct, frozen=True):
+    """A request body of bytes."""
+
+    data: bytes
     media_type: str
 
 
@@ -109,7 +129,7 @@ class Transport:
             method: the HTTP method.
             path: the path below the base URL.
             params: the query parameters.
-            body: the request body, sent as JSON if it is not `Text`.
+            body: the request body, sent as JSON if it is not `Text`, `Binary` or `Streamed`.
             headers: additional headers.
             repeatable: whether to retry if the request may have taken effect already. The default depends on
                 the method. A request that certainly was not sent, or got a 429, is always retried.
@@ -125,8 +145,9 @@ class Transport:
         sent_headers = {**(headers or {}), **media_type}
         for attempt in count():
             try:
+                sent = body.open() if isinstance(body, Streamed) else content
                 response = await self._http.request(
-                    method, path, params=_present(params), content=content, headers=sent_headers
+                    method, path, params=_present(params), content=sent, headers=sent_headers
                 )
             except httpx.TransportError as error:
                 may_retry = isinstance(error, _NEVER_SENT) or (idempotent and isinstance(error, CUT))
@@ -168,6 +189,36 @@ class Transport:
                 raise BadAnswer(f"{path} did not return an event stream")
             yield response.aiter_bytes()
 
+    async def download(self, path: str) -> AsyncIterator[bytes]:
+        """Read bytes while they arrive. A connection that breaks is replaced, and goes on where it ended.
+
+        Raises:
+            ApiError: the server refused the request, or what it sends has changed meanwhile (412).
+            Unreachable: no server answered.
+        """
+        got, tag, attempt = 0, "", 0
+        while True:
+            headers = {"Range": f"bytes={got}-", "If-Match": tag} if got else {}
+            before, wait = got, _pause(attempt)
+            try:
+                async with self._http.stream("GET", path, headers=headers) as response:
+                    if response.is_success:
+                        tag = response.headers.get("etag", "")
+                        async for chunk in response.aiter_raw():
+                            got += len(chunk)
+                            yield chunk
+                        return
+                    refusal = error_of(response.status_code, response.headers, await response.aread())
+                if refusal.status not in _BUSY or attempt >= self._retries:
+                    raise refusal
+                wait = wait if refusal.retry_after is None else min(refusal.retry_after, LONGEST_WAIT)
+            except httpx.TransportError as error:
+                attempt = 0 if got > before else attempt
+                if attempt >= self._retries or not isinstance(error, (*_NEVER_SENT, *CUT)):
+                    raise self.unreachable(error) from error
+            attempt += 1
+            await asyncio.sleep(wait)
+
     def unreachable(self, error: Exception) -> Unreachable:
         """Build the error for a server that does not answer."""
         reason = str(error) or type(error).__name__
@@ -186,6 +237,10 @@ def _encoded(body: Struct | None) -> tuple[bytes | None, dict[str, str]]:
             return None, {}
         case Text(text, media_type):
             return text.encode(), {"Content-Type": media_type}
+        case Streamed(size=size, media_type=media_type):
+            return None, {"Content-Type": media_type, "Content-Length": str(size)}
+        case Binary(data, media_type):
+            return data, {"Content-Type": media_type}
         case _:
             return msgspec.json.encode(body, enc_hook=_refused), {"Content-Type": "application/json"}
 

@@ -14,6 +14,7 @@ from perdure.client.errors import TurnWaits
 from perdure.client.events import data_of
 from perdure.client.outputs import Schema, schema_of, value_of, with_schema
 from perdure.client.own_tools import OwnTool, Runnable, runnable_tools
+from perdure.client.questions import AnswerHandler, answering_questions
 from perdure.client.routes import path_of
 from perdure.client.tasks import TaskMethods
 from perdure.client.trees import Open, TreeFollower
@@ -42,9 +43,12 @@ class TurnOptions(TypedDict, total=False):
         idempotency_key: as for `send_message`. If the message was sent before, its turn is followed from the
             beginning, and only the calls that are still open are answered.
         client_message_id: as for `send_message`, with the same effect.
+        answers: answers the agent's questions: a function, async or not, that takes an `OpenQuestions` and
+            returns the answers by the questions' ids, or None to leave them to others.
     """
 
     tools: Iterable[OwnTool]
+    answers: AnswerHandler | None
     controls: Controls | None
     idempotency_key: str | None
     client_message_id: str | None
@@ -88,15 +92,30 @@ class TurnMethods(ConversationMethods, TaskMethods):
     ) -> AsyncGenerator[WireEvent, None]: ...
     @overload
     def run(
-        self, *, message: str | InputMessage, schema: None = None, **fields: Unpack[RunFields]
+        self,
+        *,
+        message: str | InputMessage,
+        schema: None = None,
+        answers: AnswerHandler | None = None,
+        **fields: Unpack[RunFields],
     ) -> Coroutine[Any, Any, str]: ...
     @overload
     def run(
-        self, *, message: str | InputMessage, schema: type[T], **fields: Unpack[RunFields]
+        self,
+        *,
+        message: str | InputMessage,
+        schema: type[T],
+        answers: AnswerHandler | None = None,
+        **fields: Unpack[RunFields],
     ) -> Coroutine[Any, Any, T]: ...
     @overload
     def run(
-        self, *, message: str | InputMessage, schema: JsonObject, **fields: Unpack[RunFields]
+        self,
+        *,
+        message: str | InputMessage,
+        schema: JsonObject,
+        answers: AnswerHandler | None = None,
+        **fields: Unpack[RunFields],
     ) -> Coroutine[Any, Any, JsonValue]: ...
     def run(
         self, session_id: str | None = None, content: str | Sequence[InputPart] = "", **options: Any
@@ -169,26 +188,50 @@ class TurnMethods(ConversationMethods, TaskMethods):
         Raises:
             TurnFailed: the turn failed, was cancelled or was sealed; `output_invalid` if the model gave no
                 answer that matches.
-            TurnWaits: the turn waits for an approval, or for the result of a tool that is not in `tools`.
+            TurnWaits: the turn waits for an approval, for the result of a tool that is not in `tools`, or,
+                without `answers`, for answers to the agent's questions.
             TurnPaused: the turn waits for a budget.
             ValueError: the value breaks a rule of the type that JSON Schema cannot express.
         """
         own = tuple(options.get("tools", ()))
         options["tools"], options["controls"] = own, with_schema(options.get("controls"), schema)
-        return await self._answer_of(session_id, self._turn(session_id, content, **options), own, schema)
+        turn = self._turn(session_id, content, **options)
+        return await self._answer_of(session_id, turn, own, schema, options.get("answers"))
 
     @overload
     async def resume(
-        self, waits: TurnWaits, *, tools: Iterable[OwnTool] = (), schema: None = None
+        self,
+        waits: TurnWaits,
+        *,
+        tools: Iterable[OwnTool] = (),
+        schema: None = None,
+        answers: AnswerHandler | None = None,
     ) -> str: ...
     @overload
-    async def resume(self, waits: TurnWaits, *, tools: Iterable[OwnTool] = (), schema: type[T]) -> T: ...
+    async def resume(
+        self,
+        waits: TurnWaits,
+        *,
+        tools: Iterable[OwnTool] = (),
+        schema: type[T],
+        answers: AnswerHandler | None = None,
+    ) -> T: ...
     @overload
     async def resume(
-        self, waits: TurnWaits, *, tools: Iterable[OwnTool] = (), schema: JsonObject
+        self,
+        waits: TurnWaits,
+        *,
+        tools: Iterable[OwnTool] = (),
+        schema: JsonObject,
+        answers: AnswerHandler | None = None,
     ) -> JsonValue: ...
     async def resume(
-        self, waits: TurnWaits, *, tools: Iterable[OwnTool] = (), schema: Schema[Any] | None = None
+        self,
+        waits: TurnWaits,
+        *,
+        tools: Iterable[OwnTool] = (),
+        schema: Schema[Any] | None = None,
+        answers: AnswerHandler | None = None,
     ) -> Any:
         """Return the answer of a turn that waited, once you have answered what it asked.
 
@@ -196,6 +239,7 @@ class TurnMethods(ConversationMethods, TaskMethods):
             waits: what it waited for.
             tools: as for `run`.
             schema: that of the `ask` or `run` that raised `waits`.
+            answers: as for `ask`.
 
         Raises:
             TurnFailed: the turn failed, was cancelled or was sealed.
@@ -206,10 +250,8 @@ class TurnMethods(ConversationMethods, TaskMethods):
         own = runnable_tools(given)
         # From the request itself, because a call of `tools` may be open.
         since = await self._event_before(waits.session_id, waits.request.sequence or 1)
-        followed = self.follow(waits.session_id, since, exclude=("llm.generation",))
-        async with aclosing(followed):
-            events = self.own_calls.answering(waits.session_id, followed, own) if own else followed
-            return await self._answer_of(waits.session_id, until_turn_ends(events), given, schema)
+        events = until_turn_ends(self._opened(own, answers)(waits.session_id, since))
+        return await self._answer_of(waits.session_id, events, given, schema, answers)
 
     async def create_run(
         self,
@@ -261,12 +303,17 @@ class TurnMethods(ConversationMethods, TaskMethods):
         return result
 
     async def _answered_run(
-        self, message: str | InputMessage, *, schema: Schema[Any] | None = None, **fields: Unpack[RunFields]
+        self,
+        message: str | InputMessage,
+        *,
+        schema: Schema[Any] | None = None,
+        answers: AnswerHandler | None = None,
+        **fields: Unpack[RunFields],
     ) -> Any:
         wanted = None if schema is None else schema_of(schema)
         run = await self.create_run(message, output_schema=wanted, **fields)
-        events = self._until_end(run.session_id, run.message.id, None, {})
-        return await self._answer_of(run.session_id, events, (), schema)
+        events = self._until_end(run.session_id, run.message.id, None, self._opened({}, answers))
+        return await self._answer_of(run.session_id, events, (), schema, answers)
 
     async def _turn(
         self,
@@ -277,6 +324,7 @@ class TurnMethods(ConversationMethods, TaskMethods):
         controls: Controls | None = None,
         idempotency_key: str | None = None,
         client_message_id: str | None = None,
+        answers: AnswerHandler | None = None,
         tree: bool = False,
     ) -> AsyncGenerator[WireEvent, None]:
         """Send a message, and yield the events of its turn."""
@@ -291,9 +339,10 @@ class TurnMethods(ConversationMethods, TaskMethods):
         )
         if since is not None and message.sequence is not None and message.sequence <= sequence_of(since):
             since = await self._event_before(session_id, message.sequence)
-        turn = self._until_end(session_id, message.id, since, own)
+        opened = self._opened(own, answers)
+        turn = self._until_end(session_id, message.id, since, opened)
         if tree:
-            turn = TreeFollower(self, session_id, self._opened(own)).merged(turn, since)
+            turn = TreeFollower(self, session_id, opened).merged(turn, since)
         async with aclosing(turn) as events:
             async for event in events:
                 yield event
@@ -308,17 +357,19 @@ class TurnMethods(ConversationMethods, TaskMethods):
             session_id: the session's id.
             since_id: the id of the last event of this session that the caller has seen.
         """
-        opened = self._opened({})
+        opened = self._opened({}, None)
         return TreeFollower(self, session_id, opened).merged(opened(session_id, since_id), since_id)
 
-    def _opened(self, own: Mapping[str, Runnable]) -> Open:
-        """Follow a session, and answer the calls of these tools."""
+    def _opened(self, own: Mapping[str, Runnable], answers: AnswerHandler | None) -> Open:
+        """Follow a session, and answer the calls of these tools, and the agent's questions."""
 
         async def opened(session_id: str, since_id: str | None) -> AsyncGenerator[WireEvent, None]:
             # The server adds the whole prompt to each `llm.generation` that it sends; callers rarely need it.
             followed = self.follow(session_id, since_id, exclude=("llm.generation",))
             async with aclosing(followed):
                 answered = self.own_calls.answering(session_id, followed, own) if own else followed
+                if answers is not None:
+                    answered = answering_questions(self, session_id, answered, answers)
                 async with aclosing(answered) as events:
                     async for event in events:
                         yield event
@@ -326,11 +377,11 @@ class TurnMethods(ConversationMethods, TaskMethods):
         return opened
 
     async def _until_end(
-        self, session_id: str, message_id: str, since: str | None, own: Mapping[str, Runnable]
+        self, session_id: str, message_id: str, since: str | None, opened: Open
     ) -> AsyncGenerator[WireEvent, None]:
-        """Yield the events from a message to the end of its turn, and answer the calls of these tools."""
+        """Yield the events from a message to the end of its turn."""
         watch = TurnWatch(message_id)
-        async with aclosing(self._opened(own)(session_id, since)) as events:
+        async with aclosing(opened(session_id, since)) as events:
             async for event in events:
                 if watch.take(event):
                     yield event
@@ -347,16 +398,23 @@ class TurnMethods(ConversationMethods, TaskMethods):
         events: AsyncGenerator[WireEvent, None],
         tools: Iterable[OwnTool],
         schema: Schema[Any] | None,
+        answers: AnswerHandler | None,
     ) -> Any:
         """Return the answer of a turn's events, which end with it."""
         names = runnable_tools(tools).keys()
         answer: Any = ""
+        parked: list[WireEvent] = []
         async with aclosing(events):
             async for event in events:
                 if event.type == "output.message.completed":
                     answer = text_of(data_of(event).message.content)
                 elif event.type == "tool.call_requested":
                     if waits := await self._waits(session_id, event, names):
+                        raise waits
+                elif event.type == "tool.parked" and answers is None:
+                    parked.append(event)
+                elif event.type == "act.completed" and parked:
+                    if waits := await self._asked(session_id, parked):
                         raise waits
                 elif event.type == "turn.parked":
                     if paused := await self._paused(session_id, event):

@@ -1,7 +1,7 @@
 """The tool calls of the model's last answer, and the status of each.
 
     Announced -> Started -> Done
-        |           |-> Parked -> Done        the result comes later, from outside
+        |           |-> Parked -> Done        the result comes later, from outside (callback, question)
         |-> Parked (approval) -> Allowed -> Started -> Done
         |-> Parked (client) -> Done
 

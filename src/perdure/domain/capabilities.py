@@ -66,4 +66,5 @@ class CapabilityInfo(Struct, frozen=True, omit_defaults=True):
     is_guardrail: Annotated[bool, Meta(description="Whether the capability checks texts and tool calls.")] = (
         False
     )
+    is_skill: Annotated[bool, Meta(description="Whether the capability is a registered skill.")] = False
     allowed_actions: AllowedActions = ()

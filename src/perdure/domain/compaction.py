@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from perdure.domain.event_data import EventData
 from perdure.domain.ids import MessageId
-from perdure.domain.messages import Message, TextPart, ToolCallPart, ToolResultPart
+from perdure.domain.messages import FilePart, Message, TextPart, ToolCallPart, ToolResultPart
 from perdure.domain.texts import without_middle
 from perdure.domain.times import Micros, to_rfc3339
 
@@ -192,6 +192,8 @@ def _entry(message: Message) -> str:
                 lines.append(f"[result] {_cut(result, MAX_RESULT)}")
             case ToolResultPart(result=result):
                 lines.append(f"[result] {_cut(msgspec.json.encode(result).decode(), MAX_RESULT)}")
+            case FilePart():
+                lines.append(f"[{message.role}] (the file {part.filename or part.path or 'without a name'})")
             case _:
                 lines.append(f"[{message.role}] (an image)")
     return "\n".join(lines)

@@ -104,6 +104,19 @@ class LinkUse(Struct, frozen=True):
     made_at: Annotated[Timestamp, Meta(description="When the link was made.")]
 
 
+class AnsweredBy(Struct, frozen=True, omit_defaults=True):
+    """Whose answers to an agent's questions are."""
+
+    via: Annotated[Via, Meta(description="How the answers came.", examples=["api"])]
+    by: Annotated[
+        UserId | None, Meta(description="On whose authority: who called, or who made the link.")
+    ] = None
+    address: Annotated[str | None, Meta(description="The network address that they came from.")] = None
+    user_agent: Annotated[str | None, Meta(description="The program that sent them, as it says.")] = None
+    shown: Annotated[str | None, Meta(description="The SHA-256 of what was shown to the person.")] = None
+    link: Annotated[LinkUse | None, Meta(description="The link that was used.")] = None
+
+
 class Decided(Struct, frozen=True, omit_defaults=True):
     """A decision, and whose it is."""
 

@@ -97,6 +97,20 @@ class PreconditionFailed(PerdureError):
     code = "precondition_failed"
 
 
+class UnsatisfiableRange(PerdureError):
+    """A request asks for bytes that do not exist.
+
+    Attributes:
+        total: how many bytes there are.
+    """
+
+    code = "unsatisfiable_range"
+
+    def __init__(self, total: int) -> None:
+        super().__init__(f"no byte is in the range: there are {total}")
+        self.total = total
+
+
 class Gone(PerdureError):
     code = "gone"
 

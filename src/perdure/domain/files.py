@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 from typing import Annotated, Literal
 
@@ -25,10 +26,18 @@ MAX_ENTRIES = 20_000
 
 
 class FileLimits(Struct, frozen=True):
-    """Bytes that one file, and all files of a workspace together, may have."""
+    """Limits of files.
+
+    Attributes:
+        file: bytes of a file that is held in memory: one that is sent as JSON, or that a tool reads or
+            writes.
+        workspace: bytes of all files of a workspace together.
+        upload: bytes of a file that is uploaded as it is.
+    """
 
     file: int = 10 * 1024 * 1024
     workspace: int = 100 * 1024 * 1024
+    upload: int = 100 * 1024 * 1024
 
 
 _PATH = Meta(description="The absolute path.")
@@ -188,6 +197,53 @@ class Content(Struct, frozen=True):
     data: bytes
     hash: str
     is_text: bool
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
+
+
+class Uploaded(Struct, frozen=True):
+    """A content that has arrived in parts, and is in the database already.
+
+    Attributes:
+        key: under which it was stored, as long as its hash was not known.
+    """
+
+    key: str
+    hash: str
+    is_text: bool
+    size_bytes: int
+
+
+class Measure:
+    """Computes the size and the hash of a content that comes in pieces, and detects whether it is text."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._hash = hashlib.sha256()
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._is_text = True
+
+    def add(self, piece: bytes) -> None:
+        """Take the next piece. In a thread if it is longer than LONG."""
+        self.size += len(piece)
+        self._hash.update(piece)
+        self._check(piece)
+
+    def done(self, key: str) -> Uploaded:
+        """Return the whole content, after the last piece."""
+        self._check(b"", final=True)
+        return Uploaded(key, self._hash.hexdigest(), self._is_text, self.size)
+
+    def _check(self, piece: bytes, *, final: bool = False) -> None:
+        if self._is_text:
+            try:
+                self._decoder.decode(piece, final)
+            except UnicodeDecodeError:
+                self._is_text = False
+            else:
+                self._is_text = b"\0" not in piece
 
 
 LONG = 256 * 1024

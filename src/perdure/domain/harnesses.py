@@ -156,11 +156,11 @@ class BuiltInHarness(Struct, frozen=True):
     name: str
     display_name: str
     description: str
-    capabilities: tuple[str, ...] = ()
+    capabilities: tuple[CapabilityRef, ...] = ()
 
     def config(self) -> HarnessConfig:
         """What it brings to a session."""
-        return HarnessConfig(tuple(CapabilityRef(name) for name in self.capabilities))
+        return HarnessConfig(self.capabilities)
 
 
 DEFAULT_HARNESS = "generic"
@@ -171,20 +171,22 @@ BUILT_IN_HARNESSES = (
     BuiltInHarness(
         DEFAULT_HARNESS,
         "Generic",
-        "Files with their instructions (AGENTS.md), a shell, web pages, schedules, a to-do list, the time "
-        "and the session itself.",
+        "Files with their instructions (AGENTS.md) and skills, a shell, web pages, schedules, a to-do list, "
+        "questions to the user, the time and the session itself.",
         (
-            "session_file_system",
-            "bashkit_shell",
-            "session_storage",
-            "session",
-            "current_time",
-            "stateless_todo_list",
-            "agent_instructions",
-            "context_compaction",
-            "web_fetch",
-            "session_schedule",
-            "loop_detection",
+            CapabilityRef("session_file_system"),
+            CapabilityRef("bashkit_shell"),
+            CapabilityRef("session_storage"),
+            CapabilityRef("session"),
+            CapabilityRef("current_time"),
+            CapabilityRef("stateless_todo_list"),
+            CapabilityRef("ask_user"),
+            CapabilityRef("agent_instructions"),
+            CapabilityRef("context_compaction"),
+            CapabilityRef("web_fetch"),
+            CapabilityRef("session_schedule"),
+            CapabilityRef("loop_detection"),
+            CapabilityRef("skills", {"offer": "with_skills"}),
         ),
     ),
 )

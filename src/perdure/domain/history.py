@@ -37,7 +37,7 @@ from perdure.domain.events import (
     is_cancel_notice,
 )
 from perdure.domain.ids import EventId, ModelId
-from perdure.domain.media import image_bytes, is_unusable
+from perdure.domain.media import file_tokens, image_bytes, needs_reading
 from perdure.domain.messages import (
     Message,
     Role,
@@ -56,6 +56,7 @@ from perdure.domain.result_sizes import (
     share_for,
     text_of_result,
 )
+from perdure.domain.stored_files import IMAGE_TOKENS
 from perdure.domain.times import Micros
 from perdure.domain.tokens import text_tokens
 from perdure.domain.tools import call_of_question
@@ -76,9 +77,6 @@ HISTORY_TYPES = (
 
 MESSAGE_OVERHEAD = 8
 """Tokens of a message beyond its text: the role and separators."""
-
-IMAGE_TOKENS = 1_000
-"""About how many tokens vendors charge for an image of usual size."""
 
 BYTES_PER_TOKEN = 4
 """About how much memory a token of text takes."""
@@ -120,7 +118,7 @@ def estimate_tokens(message: Message) -> int:
             case ToolResultPart():
                 tokens += _value_tokens(part.result) + text_tokens(part.error or "")
             case _:
-                tokens += IMAGE_TOKENS
+                tokens += file_tokens(part)
     return tokens + MESSAGE_OVERHEAD
 
 
@@ -158,7 +156,7 @@ class Conversation:
         self.rest = 0
         """The messages that are still to come before a summary is tried again."""
         self.kept_tools: str | None = None  # the digest of the list that this process has stored last
-        self.has_files = False  # whether a message has an image that cannot be sent
+        self.has_files = False  # whether a message has a file that cannot be sent as the log has it
         self.summary: Message | None = None
         """The message that replaces those that were compacted."""
         self.summary_at: int | None = None
@@ -339,7 +337,7 @@ class Conversation:
         tokens = estimate_tokens(message)
         self._entries.append(Entry(message, begin, tokens))
         self._tokens += tokens
-        self.has_files = self.has_files or any(map(is_unusable, message.content))
+        self.has_files = self.has_files or any(map(needs_reading, message.content))
 
     def _add_results(self, results: list[Message], begin: int) -> None:
         """Add the results of one answer, cut to their shares."""

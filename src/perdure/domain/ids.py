@@ -20,7 +20,7 @@ Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
     "callback", "mcp", "input", "webhook", "participant", "pushconfig", "delivery", "budget", "entry",
-    "hold", "memory", "memver",
+    "hold", "memory", "memver", "skill",
 ]  # fmt: skip
 
 
@@ -60,6 +60,8 @@ PushConfigId = NewType("PushConfigId", Annotated[str, id_schema("pushconfig")])
 BudgetId = NewType("BudgetId", Annotated[str, id_schema("budget")])
 MemoryId = NewType("MemoryId", Annotated[str, id_schema("memory")])
 MemoryVersionId = NewType("MemoryVersionId", Annotated[str, id_schema("memver")])
+SkillId = NewType("SkillId", Annotated[str, id_schema("skill")])
+ImageId = NewType("ImageId", Annotated[str, id_schema("image")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -85,7 +87,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     PrincipalId: "principal", FileId: "file", TokenId: "token",
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
     TaskId: "task", WebhookId: "webhook", ParticipantId: "participant", PushConfigId: "pushconfig",
-    BudgetId: "budget", MemoryId: "memory", MemoryVersionId: "memver",
+    BudgetId: "budget", MemoryId: "memory", MemoryVersionId: "memver", SkillId: "skill", ImageId: "image",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}
@@ -149,6 +151,8 @@ def new_id(prefix: Literal["sched"], millis: int | None = None) -> ScheduleId: .
 @overload
 def new_id(prefix: Literal["workspace"], millis: int | None = None) -> WorkspaceId: ...
 @overload
+def new_id(prefix: Literal["image"], millis: int | None = None) -> ImageId: ...
+@overload
 def new_id(prefix: Literal["principal"], millis: int | None = None) -> PrincipalId: ...
 @overload
 def new_id(prefix: Literal["file"], millis: int | None = None) -> FileId: ...
@@ -202,6 +206,8 @@ class NewId(Protocol):
     def __call__(self, prefix: Literal["sched"]) -> ScheduleId: ...
     @overload
     def __call__(self, prefix: Literal["workspace"]) -> WorkspaceId: ...
+    @overload
+    def __call__(self, prefix: Literal["image"], millis: int | None = None) -> ImageId: ...
     @overload
     def __call__(self, prefix: Literal["principal"]) -> PrincipalId: ...
     @overload

@@ -14,11 +14,12 @@ from msgspec import Meta, Struct
 
 from perdure.domain.accounts import Caller
 from perdure.domain.data_flow import AskReason
-from perdure.domain.decisions import Approvers, Decided, Decision, Edited, LinkUse, Reason, Via
+from perdure.domain.decisions import AnsweredBy, Approvers, Decided, Decision, Edited, LinkUse, Reason, Via
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import AgentId, BudgetId, SessionId, ToolCallId, UserId
 from perdure.domain.input_requests import InputRequest
 from perdure.domain.messages import JsonObject, JsonValue
+from perdure.domain.questions import ANSWERS, Answers, AskedQuestion
 from perdure.domain.speakers import Speaker
 from perdure.domain.times import Timestamp
 
@@ -28,7 +29,7 @@ InboxItemId = NewType(
 """`inbox_`, the 32 digits of the session's id, 8 of the sequence of the event that asks, and 4 of the index
 of the question in that event; all hexadecimal."""
 
-InboxKind = Literal["approval", "sign_in", "input", "budget"]
+InboxKind = Literal["approval", "sign_in", "input", "question", "budget"]
 """What a person is asked for. Other kinds will follow."""
 
 MAX_SHOWN = 4_000
@@ -43,8 +44,8 @@ _ID = Meta(
 _KIND = Meta(
     description=(
         "`approval`: may this call run? `sign_in`: sign in at the tool's server; `input`: give what the "
-        "tool's server asks for; `budget`: see to a budget without money. Other kinds will "
-        "follow: ignore those that you do not know."
+        "tool's server asks for; `question`: answer the agent's questions; `budget`: see to a budget without "
+        "money. Other kinds will follow: ignore those that you do not know."
     ),
     examples=["approval"],
 )
@@ -87,7 +88,8 @@ class InboxLinks(Struct, frozen=True):
         str,
         Meta(
             description=(
-                "Where to POST the decision, the answer to an input request (`kind` is `input`), or a top-up "
+                "Where to POST the decision or the `answers`, the answer to an input request (`kind` is "
+                "`input`), or a top-up "
                 "(`budget`)."
             )
         ),
@@ -110,9 +112,12 @@ class InboxOutcome(Struct, frozen=True, omit_defaults=True):
         ),
     ]
     at: Annotated[Timestamp, Meta(description="When.", examples=["2026-03-14T09:27:12.004211Z"])]
-    decided: Annotated[Decided | None, Meta(description="With `decided`: the decision, and whose it is.")] = (
-        None
-    )
+    decided: Annotated[
+        Decided | None, Meta(description="With `decided`: the decision on an approval, and whose it is.")
+    ] = None
+    answered: Annotated[
+        AnsweredBy | None, Meta(description="With `decided`: whose the answers to questions are.")
+    ] = None
 
 
 class InboxItem(Struct, frozen=True, omit_defaults=True):
@@ -180,6 +185,9 @@ class InboxItem(Struct, frozen=True, omit_defaults=True):
         tuple[InputRequest, ...],
         Meta(description="With `sign_in` and `input`: the questions that are still open."),
     ] = ()
+    questions: Annotated[
+        tuple[AskedQuestion, ...], Meta(description="With `question`: what the agent asks.")
+    ] = ()
     budget_id: Annotated[
         BudgetId | None, Meta(description="With `budget`: the budget that has no money for the turn.")
     ] = None
@@ -203,19 +211,21 @@ class InboxCount(Struct, frozen=True):
 
 
 class DecideItem(Struct, frozen=True, omit_defaults=True):
-    """The body of `POST /v1/inbox/{item_id}/decision`."""
+    """The body of `POST /v1/inbox/{item_id}/decision`: a `decision` on an approval, or `answers`."""
 
     decision: Annotated[
-        Decision,
+        Decision | None,
         Meta(
             description=(
-                "The decision. `..._always` also applies to every later call of that tool in this session."
+                "With `approval`: the decision. `..._always` also applies to every later call of that "
+                "tool in this session."
             ),
             examples=["allow"],
         ),
-    ]
+    ] = None
     arguments: Annotated[JsonObject | None, Edited] = None
     reason: Annotated[Reason | None, Meta(description="Why, for the model.")] = None
+    answers: Annotated[Answers | None, ANSWERS] = None
 
 
 class Decider(Struct, frozen=True):

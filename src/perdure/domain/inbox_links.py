@@ -9,8 +9,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from perdure.domain.decisions import Reason
-from perdure.domain.inbox import InboxItem
+from perdure.domain.inbox import InboxItem, InboxKind
 from perdure.domain.messages import JsonValue
+from perdure.domain.questions import ANSWERS, Answers
 from perdure.domain.times import Timestamp
 
 LINK_PREFIX = "pdr_il_"
@@ -28,6 +29,7 @@ MAX_LINK_BODY = 32 * 1024
 SHOWN_EXAMPLE = "5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"
 
 LinkChoice = Literal["allow", "reject"]
+LinkOutcome = Literal["allow", "reject", "answer"]
 
 _EXPIRES_AT = Meta(
     description="When the link stops working: no later than the item's deadline.",
@@ -75,7 +77,12 @@ class LinkedItem(Struct, frozen=True, omit_defaults=True):
     ]
     arguments: Annotated[
         JsonValue,
-        Meta(description="The call's arguments, with secrets blanked.", examples=[{"to": "ada@example.com"}]),
+        Meta(
+            description=(
+                "The call's arguments, with secrets blanked. With the kind `question`: the `questions`."
+            ),
+            examples=[{"to": "ada@example.com"}],
+        ),
     ]
     shown: Annotated[str, _DIGEST]
     expires_at: Annotated[Timestamp, _EXPIRES_AT]
@@ -86,13 +93,19 @@ class LinkedItem(Struct, frozen=True, omit_defaults=True):
         bool,
         Meta(description="Whether `arguments` are too long to show: only a rejection is accepted then."),
     ] = False
+    kind: Annotated[
+        InboxKind, Meta(description="`approval`: may the call run? `question`: answer the questions.")
+    ] = "approval"
 
 
 class DecideByLink(Struct, frozen=True, omit_defaults=True):
-    """The body of a decision by link. It cannot change the arguments or decide later calls."""
+    """The body of a decision or of answers by link. It cannot change the arguments or decide later calls."""
 
-    decision: Annotated[LinkChoice, Meta(description="The decision.", examples=["allow"])]
     shown: Annotated[_SHOWN, Meta(description="The digest `shown` of what you saw, from the same URL.")]
+    decision: Annotated[
+        LinkChoice | None, Meta(description="With an approval: the decision.", examples=["allow"])
+    ] = None
+    answers: Annotated[Answers | None, ANSWERS] = None
     reason: Annotated[Reason | None, Meta(description="Why, for the model.")] = None
 
 
@@ -102,23 +115,28 @@ class LinkDecision(Struct, frozen=True):
     status: Annotated[
         Literal["decided"], Meta(description="The decision is stored.", examples=["decided"])
     ] = "decided"
-    decision: Annotated[LinkChoice, Meta(description="The decision.", examples=["allow"])] = "allow"
+    decision: Annotated[LinkOutcome, Meta(description="The decision, or `answer`.", examples=["allow"])] = (
+        "allow"
+    )
 
 
 def linked(item: InboxItem, expires_at: Timestamp) -> LinkedItem:
     """Return what a link shows of an item. The digest covers what would run."""
-    truncated = _is_too_long(msgspec.json.encode(item.arguments))
+    asked = {"questions": msgspec.to_builtins(item.questions)}
+    arguments = asked if item.kind == "question" else item.arguments
+    truncated = _is_too_long(msgspec.json.encode(arguments))
     return LinkedItem(
         item.tool_name,
         item.tool_call_id,
         item.summary,
-        "" if truncated else item.arguments,
-        digest_of_shown(item.tool_name, item.tool_call_id, item.arguments),
+        "" if truncated else arguments,
+        digest_of_shown(item.tool_name, item.tool_call_id, arguments),
         expires_at,
         item.display_name,
         item.session_title,
         item.agent,
         truncated,
+        item.kind,
     )
 
 

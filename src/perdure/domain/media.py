@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from perdure.domain.messages import ContentPart, ImageFilePart, ImagePart, Message, ToolResultPart
+from perdure.domain.messages import ContentPart, FilePart, ImageFilePart, ImagePart, Message, ToolResultPart
+from perdure.domain.stored_files import IMAGE_TOKENS
 
 MAX_URL = 8_192
 """Characters of an image's URL."""
@@ -40,6 +41,11 @@ def image_bytes(message: Message) -> int:
             items = [item.get("base64") for item in part.result if isinstance(item, dict)]
             size += sum(len(item) for item in items if isinstance(item, str))
     return size
+
+
+def file_tokens(part: ImagePart | ImageFilePart | FilePart) -> int:
+    """Estimate the tokens of a message's file in a prompt."""
+    return IMAGE_TOKENS if part.stored is None else part.stored.tokens()
 
 
 class BadImage(ValueError):
@@ -96,14 +102,14 @@ def _check_data(data: str, kind: str | None) -> None:
         raw = binascii.a2b_base64(data, strict_mode=True)
     except (binascii.Error, ValueError):
         raise BadImage("has data that is not base64 (standard alphabet, padded, no line breaks)") from None
-    found = _kind_of(raw)
+    found = kind_of_image(raw)
     if found is None:
         raise BadImage(f"has data that is no complete {FORMATS} image")
     if kind is not None and found != kind:
         raise BadImage(f"has the media type {kind}, but its data is {found}")
 
 
-def _kind_of(raw: bytes) -> str | None:
+def kind_of_image(raw: bytes) -> str | None:
     """The media type by the first bytes; None for anything but the formats that all vendors accept."""
     if len(raw) < LEAST_BYTES:
         return None
@@ -118,14 +124,21 @@ def _kind_of(raw: bytes) -> str | None:
     return None
 
 
+def needs_reading(part: ContentPart) -> bool:
+    """Whether a prompt cannot have the part as the log has it: its file is stored elsewhere, or nowhere."""
+    return is_unusable(part) or (
+        isinstance(part, ImagePart | ImageFilePart | FilePart) and part.stored is not None
+    )
+
+
 def is_unusable(part: ContentPart) -> bool:
     """Whether a prompt must leave out this part: an image without data, or one that is not stored.
 
     Logs of earlier releases contain such images. Only the beginning of the data is examined.
     """
-    if isinstance(part, ImageFilePart):
-        return True
-    if not isinstance(part, ImagePart):
+    if isinstance(part, ImageFilePart | FilePart):
+        return part.stored is None
+    if not isinstance(part, ImagePart) or part.stored is not None:
         return False
     data = part.base64
     if not data and part.url:

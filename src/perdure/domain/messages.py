@@ -18,6 +18,7 @@ from perdure.domain.ids import ImageIdText, MessageId, ModelIdText, SessionId, T
 from perdure.domain.layer_fields import OUTPUT_SCHEMA, RESPONSE_FORMAT, VARIABLE_VALUES
 from perdure.domain.outputs import OutputSchema, ResponseFormat
 from perdure.domain.speakers import Speaker
+from perdure.domain.stored_files import StoredFile
 from perdure.domain.times import CreatedAt
 from perdure.domain.variables import LoggedValues, VariableValues
 
@@ -56,6 +57,11 @@ _EXTERNAL_ACTOR = Meta(
     description=("The author of the message, if the author is not a member of the organization.")
 )
 _CONTENT = Meta(description="The parts of the message, in order.")
+_STORED = Meta(
+    description="Where the content is. Set by the server, which takes it out of the message; clients omit it."
+)
+MAX_FILENAME = 200
+_FILENAME = Annotated[str, at_most(MAX_FILENAME), Meta(examples=["report.pdf"])]
 
 
 class TextPart(Struct, frozen=True, gc=False, tag_field="type", tag="text"):
@@ -71,7 +77,10 @@ class TextPart(Struct, frozen=True, gc=False, tag_field="type", tag="text"):
 
 
 class ImagePart(Struct, frozen=True, gc=False, tag_field="type", tag="image", omit_defaults=True):
-    """An image, either by URL or inline as base64 with its media type."""
+    """An image, either by URL or inline as base64 with its media type.
+
+    The server fetches the image, stores its bytes beside the log, and puts `stored` in their place.
+    """
 
     url: Annotated[
         Annotated[str, at_most(8192)] | None,
@@ -84,13 +93,42 @@ class ImagePart(Struct, frozen=True, gc=False, tag_field="type", tag="image", om
         Annotated[str, at_most(100), Meta(examples=["image/png"])] | None,
         Meta(description="The image's media type. Required with `base64`."),
     ] = None
+    stored: Annotated[StoredFile | None, _STORED] = None
 
 
 class ImageFilePart(Struct, frozen=True, gc=False, tag_field="type", tag="image_file", omit_defaults=True):
     """An uploaded image, by its id."""
 
     image_id: Annotated[ImageIdText, Meta(description="The id of an uploaded image.")]
-    filename: Annotated[str | None, Meta(description="The image's file name.")] = None
+    filename: Annotated[_FILENAME | None, Meta(description="The image's file name.")] = None
+    stored: Annotated[StoredFile | None, _STORED] = None
+
+
+class FilePart(Struct, frozen=True, gc=False, tag_field="type", tag="file", omit_defaults=True):
+    """A file: a PDF, an image, sound, an office file or text. Give one of `path`, `url` and `base64`.
+
+    A model that reads such files gets it as it is, and any other its text, or else a note that it was left
+    out. Like an image, it is stored beside the log, with `stored` in the place of its bytes.
+    """
+
+    path: Annotated[
+        Annotated[str, at_most(1024)] | None, Meta(description="A path in the session's files.")
+    ] = None
+    url: Annotated[
+        Annotated[str, at_most(8192)] | None,
+        Meta(description="The file's URL: `https:`, `http:` or `data:`. The server fetches it once."),
+    ] = None
+    base64: Annotated[str | None, Meta(description="The file's bytes in base64.")] = None
+    filename: Annotated[_FILENAME | None, Meta(description="The file's name.")] = None
+    media_type: Annotated[
+        Annotated[str, at_most(100), Meta(examples=["application/pdf"])] | None,
+        Meta(
+            description=(
+                "The file's media type. Its content decides; a type that contradicts the content is refused."
+            )
+        ),
+    ] = None
+    stored: Annotated[StoredFile | None, _STORED] = None
 
 
 class ToolCallPart(Struct, frozen=True, gc=False, tag_field="type", tag="tool_call"):
@@ -111,8 +149,10 @@ class ToolResultPart(Struct, frozen=True, gc=False, tag_field="type", tag="tool_
     error: Annotated[str | None, Meta(description="The error message for the model.")] = None
 
 
-InputPart = TextPart | ImagePart | ImageFilePart
-ContentPart = TextPart | ImagePart | ImageFilePart | ToolCallPart | ToolResultPart
+InputPart = TextPart | ImagePart | ImageFilePart | FilePart
+ContentPart = TextPart | ImagePart | ImageFilePart | FilePart | ToolCallPart | ToolResultPart
+AttachedPart = ImagePart | ImageFilePart | FilePart
+"""A part that a file comes with."""
 
 
 class ReasoningConfig(Struct, frozen=True, omit_defaults=True):

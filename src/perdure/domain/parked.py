@@ -10,20 +10,25 @@ from perdure.domain.decisions import ANYBODY, Approvers
 from perdure.domain.ids import BudgetId, ToolCallId
 from perdure.domain.times import Micros, Timestamp, to_rfc3339
 
-ParkedKind = Literal["client", "approval", "callback", "sign_in", "input", "child"]
+ParkedKind = Literal["client", "approval", "callback", "sign_in", "input", "question", "child"]
 """Whom a parked call waits for: a client that runs it, a person who approves it, a callback's URL, a person
-who signs in at another server, one who gives it what it asks for, or tasks of the session."""
+who signs in at another server, one who gives it what it asks for, one who answers the agent's questions, or
+tasks of the session."""
 
-ASKED: tuple[ParkedKind, ...] = ("client", "approval", "sign_in", "input")
+ASKED: tuple[ParkedKind, ...] = ("client", "approval", "sign_in", "input", "question")
 """Kinds that wait for the session's own clients and people, whose next message withdraws such calls."""
 
 CONSENT: tuple[ParkedKind, ...] = ("sign_in", "input")
 """Kinds whose answer does not end the call: it is made again, with what it waited for."""
 
+ASKED_BY_TOOLS: tuple[ParkedKind, ...] = (*CONSENT, "question")
+"""Kinds by which a tool that has begun waits for people: the session does when nothing else runs in it."""
+
 PARKED_KIND = Meta(
     description=(
         "`client`: a client runs it; `approval`: a person approves it; `callback`: a URL is called; "
         "`sign_in`: somebody signs in at the tool's server; `input`: somebody gives what the tool asks for; "
+        "`question`: somebody answers the agent's questions; "
         "`child`: tasks of the session end; "
         "`rate_limit`: the model can be called again; "
         "`active_turns`: other turns of the organization or the user end; "

@@ -40,7 +40,15 @@ from perdure.domain.events import (
 from perdure.domain.ids import ToolCallId, TurnId
 from perdure.domain.loaded_tools import with_loaded
 from perdure.domain.messages import Message, Usage, preview_of, text_of
-from perdure.domain.parked import ASKED, CONSENT, LIMITS, ParkedCall, deadline_of, next_deadline, parked_turn
+from perdure.domain.parked import (
+    ASKED,
+    ASKED_BY_TOOLS,
+    LIMITS,
+    ParkedCall,
+    deadline_of,
+    next_deadline,
+    parked_turn,
+)
 from perdure.domain.queued import Queue, QueuedMessage, size_of, without_turn
 from perdure.domain.sessions import Status
 from perdure.domain.speakers import AgentAt
@@ -205,7 +213,7 @@ def _tool_completed(old: Projection, event: NewEvent, head: int) -> Projection:
 
 def _act_completed(old: Projection, event: NewEvent, head: int) -> Projection:
     # Only now does nothing run that a sweep would have to see to: a person is all that the session waits for.
-    asks = old.status == "active" and any(call.kind in CONSENT for call in old.parked)
+    asks = old.status == "active" and any(call.kind in ASKED_BY_TOOLS for call in old.parked)
     return replace(old, status="waiting_for_tool_results") if asks else old
 
 

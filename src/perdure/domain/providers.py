@@ -51,18 +51,21 @@ MAX_HEADERS = 32
 _PROVIDER_LINK = Meta(examples=["/v1/providers/provider_0192f0c1b2a37b5c8d4e5f60718293a4"])
 _MODEL_LINK = Meta(examples=["/v1/models/model_0192f0c1b2a37b5c8d4e5f60718293a4"])
 _BEARER = Meta(
-    description=("`anthropic`: whether to send the key as `Authorization: Bearer`, as gateways expect it.")
+    description=(
+        "`anthropic`, `azure_openai`: whether to send the key as `Authorization: Bearer`, as gateways and"
+        " tokens of Entra ID need it."
+    )
 )
 _MAX_TOKENS = Meta(
     description="`anthropic`: the maximum size of an answer in tokens, where the call sets none."
 )
-_INCLUDE_USAGE = Meta(description="`openai_completions`: `false` for servers that reject `stream_options`.")
+_INCLUDE_USAGE = Meta(description="Chat Completions: `false` for servers that reject `stream_options`.")
 _MAX_TOKENS_FIELD = Meta(
-    description="`openai_completions`: the name of the field that limits the size of an answer."
+    description="Chat Completions: the name of the field that limits the size of an answer."
 )
 _REASONING_CONTENT = Meta(
     description=(
-        "`openai_completions`: whether to send the reasoning back with messages that contain tool calls,"
+        "Chat Completions: whether to send the reasoning back with messages that contain tool calls,"
         " where host and model name do not tell."
     )
 )
@@ -77,7 +80,8 @@ _TIMEOUT_SECONDS = Meta(
 _PROVIDER_NAME = Meta(description="The provider's name, for people.")
 _PROVIDER_TYPE = Meta(
     description=(
-        "The provider's protocol: `openai`, `openai_completions`, `anthropic`, or `llmsim` (simulated)."
+        "The provider's protocol or vendor, such as `openai`, `anthropic` or `openai_completions`; "
+        "`GET /v1/providers/config` lists them all."
     )
 )
 _BASE_URL = Meta(

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.events import NewEvent
+from perdure.domain.storage import SHORTEST_REDACTED
 
 S = TypeVar("S", bound=Struct)
 
@@ -24,9 +25,6 @@ MAX_MATCHES = 1_000
 COMPILE_AFTER = 100_000
 """Characters, once for each prefix of a secret's forms, that are searched before the prefixes are compiled to
 one pattern. Compiling takes about as long, and most runs search less."""
-
-SHORTEST_REDACTED = 4
-"""Characters of the shortest secret that is redacted: shorter ones would match anywhere in ordinary text."""
 
 
 _UNSAFE = re.compile(r"[^\w.-]")

@@ -38,7 +38,12 @@ Files = Annotated[tuple[InitialFile, ...], Meta(max_length=100)]
 RESERVED_NAMES = frozenset({"analyze", "check-name", "config", "import", "preview"})
 """Words that the API's paths use in the place of a name."""
 
-MANAGERS: dict[str, UserRole] = {"agent": "member", "harness": "admin", "mcp_server": "admin"}
+MANAGERS: dict[str, UserRole] = {
+    "agent": "member",
+    "harness": "admin",
+    "mcp_server": "admin",
+    "skill": "member",
+}
 """The minimum role to create, change and archive. Members may not change harnesses, because many agents
 depend on one harness, nor MCP servers, which hold credentials that others use."""
 

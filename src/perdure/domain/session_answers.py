@@ -11,6 +11,7 @@ from perdure.domain.ids import InputRequestId, SessionId, ToolCallId
 from perdure.domain.input_requests import InputMode, InputRequest
 from perdure.domain.messages import JsonValue
 from perdure.domain.parked import ParkedOn
+from perdure.domain.questions import AskedQuestion
 from perdure.domain.sessions import Status
 from perdure.domain.times import Timestamp
 
@@ -46,6 +47,18 @@ class OpenInput(Struct, frozen=True, omit_defaults=True):
     until: Annotated[Timestamp, Meta(description="The deadline, after which the call fails.")]
     message: Annotated[str, Meta(description="What the server says about it. Do not trust it.")] = ""
     url: Annotated[str | None, Meta(description="What the user opens in a browser.")] = None
+
+
+class OpenQuestions(Struct, frozen=True):
+    """Questions of the agent that a person answers."""
+
+    session_id: Annotated[SessionId, Meta(description="The session that waits.")]
+    tool_call_id: Annotated[ToolCallId, Meta(description="The tool call's id, for the answers.")]
+    questions: Annotated[tuple[AskedQuestion, ...], Meta(description="What the agent asks.")]
+    until: Annotated[
+        Timestamp,
+        Meta(description="The deadline: choices then have the recommended option, the others are declined."),
+    ]
 
 
 def open_input_of(request: InputRequest) -> OpenInput:
@@ -91,9 +104,9 @@ class SessionAnswer(Struct, frozen=True, omit_defaults=True):
         Meta(
             description=(
                 "`idle`: the turn has ended, and `answer` or `error` is final; `active`: the turn runs; "
-                "`waiting_for_tool_results`: it waits for people (`approvals`, `input_requests`) or for a "
-                "client's tools; `paused`: a budget has no money for it, see `parked_on`; `started`: the "
-                "session has had no turn yet."
+                "`waiting_for_tool_results`: it waits for people (`approvals`, `input_requests`, "
+                "`questions`) or for a client's tools; `paused`: a budget has no money for it, see "
+                "`parked_on`; `started`: the session has had no turn yet."
             )
         ),
     ]
@@ -112,6 +125,9 @@ class SessionAnswer(Struct, frozen=True, omit_defaults=True):
     ] = ()
     input_requests: Annotated[
         tuple[OpenInput, ...], Meta(description="What tool calls wait for that only a person can do or know.")
+    ] = ()
+    questions: Annotated[
+        tuple[OpenQuestions, ...], Meta(description="The questions of the agent that wait for answers.")
     ] = ()
     parked_on: Annotated[
         tuple[ParkedOn, ...], Meta(description="All that the session waits for: tool calls, or a budget.")

@@ -61,8 +61,8 @@ class Standing(Struct, frozen=True):
         return self.limit - self.spent
 
 
-class Held(Struct, frozen=True):
-    """What a call holds of one budget."""
+class Held(Struct, frozen=True, omit_defaults=True):
+    """What a call holds of one budget. `price`: of a budget in US dollars."""
 
     budget_id: BudgetId
     shard: int
@@ -126,7 +126,7 @@ def plan_call(
             continue
         if standing.status == "paused":
             return Refusal(standing, "paused")
-        price = cost or standing.unpriced
+        price = (cost or standing.unpriced) if standing.currency == "usd" else None
         if standing.currency == "usd" and price is None:
             return Refusal(standing, "unpriced")
         fixed, per_output = _rates(standing.currency, price, input_tokens)

@@ -17,6 +17,8 @@ MAX_KEYS = 1_000
 MAX_SECRETS = 100
 MAX_SECRET = 32 * 1024
 """Characters of one secret."""
+SHORTEST_REDACTED = 4
+"""Characters of the shortest secret that is redacted: shorter ones would match anywhere in ordinary text."""
 MAX_SECRETS_SIZE = 256 * 1024
 """Total bytes of a session's secrets. Everything that a session logs is searched for all of them."""
 

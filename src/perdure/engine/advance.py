@@ -43,7 +43,7 @@ from perdure.engine.budget import expected_input
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.data_flow import rules_ahead, with_instructions
-from perdure.engine.deferred import ended_tasks, in_background
+from perdure.engine.deferred import ended_tasks, in_background, unanswered
 from perdure.engine.found_tools import commit_with_tools, is_outdated
 from perdure.engine.hooks import vet_calls, vet_model_call
 from perdure.engine.limits import held_back, may_go_on
@@ -172,7 +172,8 @@ async def _step(run: Run) -> bool:
         case ExpireCalls():
             also = in_background(run, action.state, action.calls, withdrawn=action.withdrawn)
             ended = await ended_tasks(run, action.state, action.calls)
-            await run.commit(expire_calls(run, action, ended), also=also)
+            unread = {} if action.withdrawn else await unanswered(run, action.calls)
+            await run.commit(expire_calls(run, action, ended, unread), also=also)
         case EndBatch():
             run.unlogged += await end_batch(run, action.state, [])
             run.prepared = None  # as after any batch

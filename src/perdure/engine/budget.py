@@ -120,8 +120,9 @@ def expected_input(run: Run, agent: ResolvedAgent, choice: ModelChoice, queued: 
         queued: the message of the next turn, if it waited for that: the history does not have it yet.
     """
     added = added_tokens(run) + (0 if queued is None else estimate_tokens(queued))
-    budget = conversation_budget(run, agent, choice)
-    history = min(run.conversation.tokens() + added, max(budget, added))
+    history = run.conversation.tokens() + added
+    if history > smallest_budget(run, choice):
+        history = min(history, max(conversation_budget(run, agent, choice), added))
     fixed = _fixed_tokens(run, agent)
     return counted(run, choice, fixed + history, fixed)
 

@@ -22,6 +22,7 @@ from perdure.domain.ids import NewId, SessionId, new_id
 from perdure.domain.network import PrivateAddresses
 from perdure.domain.times import Micros
 from perdure.engine.conversation_cache import ConversationCache
+from perdure.engine.file_contents import FileCache
 from perdure.engine.output_formats import OutputFormats
 from perdure.engine.suspects import Suspects
 from perdure.llm.breakers import Breakers
@@ -126,5 +127,6 @@ class Engine(Struct, frozen=True):
     fit: FitProviders = field(default_factory=FitProviders)
     hooks: HookClient = field(default_factory=HookClient)
     meter: Meter = field(default_factory=Meter)
+    files: FileCache = field(default_factory=FileCache)
     guard: GuardServices | None = None
     """Makes the guardrails' checks that need a service; without it, they count as not made."""

@@ -20,8 +20,9 @@ from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import Fenced, ToolError
 from perdure.domain.events import NewEvent, ToolCompletedData, ToolParkedData
 from perdure.domain.ids import ToolCallId
-from perdure.domain.messages import TextPart, storable
+from perdure.domain.messages import JsonObject, TextPart, storable
 from perdure.domain.parked import CONSENT
+from perdure.domain.questions import fallback
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
@@ -38,6 +39,7 @@ from perdure.store.callbacks import (
 )
 from perdure.store.database import Tx
 from perdure.store.input_requests import open_input, remove_requests_of_call, requests_of_call
+from perdure.store.questions import questions_at
 from perdure.store.sessions import get_session
 from perdure.store.tasks import WaitRow, remove_waits, tasks_named, wait_of_call
 
@@ -113,7 +115,7 @@ class Callbacks:
         Raises:
             ToolError: nothing could ever give the result.
         """
-        if later.kind in CONSENT and later.requests:
+        if (later.kind in CONSENT and later.requests) or (later.kind == "question" and later.questions):
             return later
         if later.kind == "child" and await _waits(self._run, self._state, self._call) is not None:
             return later
@@ -217,6 +219,23 @@ async def ended_tasks(run: Run, state: Calling, calls: tuple[CallState, ...]) ->
     return await outlast(run.engine, session_id, lambda: run.engine.database.read(body))
 
 
+async def unanswered(run: Run, calls: tuple[CallState, ...]) -> dict[ToolCallId, JsonObject]:
+    """Read what the model gets for questions that nobody has answered in time, by call."""
+    asked = {call.id: call.status for call in calls if isinstance(call.status, Parked)}
+    asked = {call_id: status for call_id, status in asked.items() if status.kind == "question"}
+    if not asked:
+        return {}
+    session_id = run.row.id
+
+    async def body(tx: Tx) -> dict[ToolCallId, JsonObject]:
+        return {
+            call_id: fallback(await questions_at(tx, session_id, status.asked_at))
+            for call_id, status in asked.items()
+        }
+
+    return await outlast(run.engine, session_id, lambda: run.engine.database.read(body))
+
+
 def wait_ended(call: CallState, why: str, ended: str | None) -> ToolCompletedData:
     """The result of a call that waits no more for tasks, which go on.
 
@@ -256,5 +275,6 @@ def parked_call(run: Run, bound: BoundTool | None, state: Calling, call: CallSta
         bound.tool.display_name if bound else None,
         later.requests[0].url if later.kind == "sign_in" else None,
         later.requests,
+        later.questions,
     )
     return NewEvent(data, tool_context(state, call.id), now)

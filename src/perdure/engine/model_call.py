@@ -23,10 +23,8 @@ from perdure.domain.events import (
 )
 from perdure.domain.guardrails import Hit
 from perdure.domain.ids import ToolCallId
-from perdure.domain.media import is_unusable
 from perdure.domain.messages import (
     ContentPart,
-    ImageFilePart,
     Message,
     TextPart,
     ToolCallPart,
@@ -39,6 +37,7 @@ from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
 from perdure.engine.answers import generate_with_content, problem_of, refuse_cut_calls
+from perdure.engine.attachments import with_files
 from perdure.engine.budget import (
     conversation_budget,
     learned_limits,
@@ -148,11 +147,11 @@ class _Call:
         limits = [self.room.max_output, None if self.money is None else self.money.output]
         return min((each for each in limits if each is not None), default=None)
 
-    def request(self) -> tuple[ModelRequest, PromptRef]:
+    async def request(self) -> tuple[ModelRequest, PromptRef]:
         conversation = self.run.conversation
         messages, after = self.room.prompt()
         if conversation.has_files:
-            messages = [_without_files(message) for message in messages]
+            messages = await with_files(self.run, self.agent, self.choice, self.adaptation, messages)
         if self.adaptation.changes or self.adaptation.images_left_out:
             messages = adapted(messages, self.adaptation)
         messages = as_read_by(messages, self.run.voice.reader)
@@ -215,7 +214,7 @@ class _Call:
         if self.money is not None and self.money.is_owed:
             await self._renew(self.money)  # the attempt before broke off, and has to be paid for
         self.paid_for = None
-        self.sent, self.prompt = self.request()
+        self.sent, self.prompt = await self.request()
         if self.money is not None:
             self.money.send()
         response = await generate_with_content(self.driver, self.sent, self.on_delta, self._begin_again)
@@ -297,20 +296,6 @@ class _Call:
         left_out = self.adaptation.parameters_left_out  # the server named these
         self.adaptation = msgspec.structs.replace(known, parameters_left_out=left_out)
         return True
-
-
-def _without_files(message: Message) -> Message:
-    """Replace images that cannot be sent by a note, so that they do not fail the turn."""
-    if not any(map(is_unusable, message.content)):
-        return message
-    parts = tuple(_note_of(part) if is_unusable(part) else part for part in message.content)
-    return msgspec.structs.replace(message, content=parts)
-
-
-def _note_of(part: ContentPart) -> TextPart:
-    if isinstance(part, ImageFilePart):
-        return TextPart(f"[image {part.image_id} is not available]")
-    return TextPart("[image left out: it has no data]")
 
 
 async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> list[NewEvent]:

@@ -16,12 +16,12 @@ from perdure.domain.messages import Message, TextPart, tool_calls_of
 from perdure.domain.words import Words
 from perdure.llm import adaptations
 from perdure.llm.adaptations import has_images
+from perdure.llm.dialects import CHAT_TYPES
 from perdure.llm.driver import ModelRequest
 
 MAX_LISTED = 200
 """How many messages without their images the log lists; with more, all images are left out."""
 
-_CHAT = "openai_completions"
 _WITH_REASONING = frozenset({adaptations.REASONING_WITH_CALLS, adaptations.REASONING_ALWAYS})
 
 _IMAGES = Words(
@@ -178,7 +178,7 @@ def _named_change(
     """The first change that the refusal asks for and that is not made yet."""
     facts = _Facts(request, provider_type)
     reasoning: list[str] = []
-    if _NEEDS_REASONING.search(refusal) and provider_type == _CHAT:
+    if _NEEDS_REASONING.search(refusal) and provider_type in CHAT_TYPES:
         reasoning = [adaptations.REASONING_WITH_CALLS, adaptations.REASONING_ALWAYS]
     elif _REFUSES_REASONING.search(refusal):
         reasoning = [adaptations.NO_REASONING]
@@ -225,7 +225,7 @@ class _Facts:
     def __init__(self, request: ModelRequest, provider_type: str) -> None:
         answers = [message for message in request.messages if message.role == "agent"]
         calling = [message for message in answers if tool_calls_of(message)]
-        chat = provider_type == _CHAT
+        chat = provider_type in CHAT_TYPES
         thinking = any(message.thinking for message in answers)
         items = any(message.reasoning_items for message in answers)
         budget = provider_type == "anthropic" and request.reasoning_effort is not None

@@ -25,7 +25,7 @@ from perdure.domain.events import (
     ToolCompletedData,
     ToolsLoadedData,
 )
-from perdure.domain.ids import ToolCallId
+from perdure.domain.ids import ModelId, ToolCallId
 from perdure.domain.input_requests import ActedAs
 from perdure.domain.messages import ImagePart, TextPart
 from perdure.domain.redaction import is_mark
@@ -467,4 +467,13 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         guarded=agent.rules.guarded_files,
         memories=agent.memories,
         owner_id=row.owner_id,
+        model_id=_first_model(run, state),
     )
+
+
+def _first_model(run: Run, state: Calling) -> ModelId | None:
+    """The model that the session's settings choose; None if another one stands in for it."""
+    if run.prepared is None or state.turn.fallback is not None:
+        return None
+    choice = run.prepared[1]
+    return choice.model.id if choice.instead_of is None and not choice.unfit else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from msgspec.json import encode
 from msgspec.structs import replace
 
 from perdure.capabilities.guards import source_of_client
@@ -40,7 +41,7 @@ from perdure.domain.events import (
     TurnStartedData,
 )
 from perdure.domain.ids import ToolCallId
-from perdure.domain.messages import Message, TextPart
+from perdure.domain.messages import JsonObject, Message, TextPart
 from perdure.domain.parked import CONSENT
 from perdure.domain.pending import first_of, steering
 from perdure.domain.policy_hooks import BLOCKED, UNAVAILABLE
@@ -237,13 +238,26 @@ def _asking(
     return ToolCallSummary(question.id, APPROVE, _display_name(agent, call.name), said, reasons)
 
 
-def expire_calls(run: Run, action: ExpireCalls, ended: dict[ToolCallId, str]) -> list[NewEvent]:
-    """The results of calls without an answer, and an answer to each unanswered request for approval."""
+def expire_calls(
+    run: Run,
+    action: ExpireCalls,
+    ended: dict[ToolCallId, str],
+    unanswered: dict[ToolCallId, JsonObject],
+) -> list[NewEvent]:
+    """The results of calls without an answer, and an answer to each unanswered request for approval.
+
+    Args:
+        ended: what has ended of what calls wait for.
+        unanswered: the results of questions whose time is over.
+    """
     now, state = run.engine.clock.now(), action.state
     withdrawn = _why_withdrawn(state) if action.withdrawn else None
     events: list[NewEvent] = []
     for call in action.calls:
-        ends = [_expired_call(call, withdrawn, ended.get(call.id))]
+        if call.id in unanswered:
+            ends = [_unanswered_questions(call, unanswered[call.id])]
+        else:
+            ends = [_expired_call(call, withdrawn, ended.get(call.id))]
         if _is_approval(call):
             ends.insert(0, _expired_approval(call, withdrawn))
         events += [NewEvent(data, tool_context(state, call.id), now) for data in ends]
@@ -288,6 +302,10 @@ def _expired_call(call: CallState, withdrawn: str | None, ended: str | None) -> 
         return ToolCompletedData(call.id, call.name, False, "timeout", error=error)
     error = f"{NO_CALLBACK if is_callback(call) else UNANSWERED} {UNCERTAIN}"
     return ToolCompletedData(call.id, call.name, False, "timeout", error=error, outcome_unknown=sent)
+
+
+def _unanswered_questions(call: CallState, result: JsonObject) -> ToolCompletedData:
+    return ToolCompletedData(call.id, call.name, True, "timeout", (TextPart(encode(result).decode()),))
 
 
 def _expired_approval(call: CallState, withdrawn: str | None) -> ToolCompletedData:

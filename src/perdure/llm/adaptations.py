@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from perdure.domain.events import HistoryAdaptation
 from perdure.domain.messages import (
     ContentPart,
+    FilePart,
     ImagePart,
     Message,
     TextPart,
@@ -52,6 +53,9 @@ TOOLS_AS_TEXT = "tools_as_text"
 IMAGE_LEFT_OUT = "[image left out: the model refused it]"
 """Replaces an image that a model's server refused."""
 
+FILE_LEFT_OUT = "[file left out: the model refused it]"
+"""Replaces a file that a model's server refused, and that has no text."""
+
 
 def adapted(messages: Sequence[Message], adaptation: HistoryAdaptation) -> list[Message]:
     """Return the messages with the changes that concern every protocol."""
@@ -70,9 +74,9 @@ def adapted(messages: Sequence[Message], adaptation: HistoryAdaptation) -> list[
 
 
 def has_images(message: Message) -> bool:
-    """Whether the message, or a tool result in it, has an image."""
+    """Whether the message, or a tool result in it, has an image, or a file that is sent as it is."""
     return any(
-        isinstance(part, ImagePart)
+        isinstance(part, ImagePart | FilePart)
         or (isinstance(part, ToolResultPart) and isinstance(part.result, list) and result_content(part)[1])
         for part in message.content
     )
@@ -87,6 +91,8 @@ def _without_images(message: Message) -> Message:
 def _without_image(part: ContentPart) -> ContentPart:
     if isinstance(part, ImagePart):
         return TextPart(IMAGE_LEFT_OUT)
+    if isinstance(part, FilePart):
+        return TextPart(FILE_LEFT_OUT)
     if isinstance(part, ToolResultPart) and isinstance(part.result, list) and result_content(part)[1]:
         texts = [
             str(item.get("text", "")) if item["type"] == "text" else IMAGE_LEFT_OUT for item in part.result

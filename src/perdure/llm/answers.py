@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 import msgspec
@@ -21,11 +21,15 @@ from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
 from perdure.domain.nesting import MAX_NESTING, is_deep, may_be_deep
+from perdure.domain.sse import SseParser
 from perdure.domain.tool_arguments import ArgumentsBudget
 from perdure.llm.answer_values import has_half, paired, sound, written
 from perdure.llm.driver import DeltaKind, ModelResponse, OnDelta
 from perdure.llm.failures import bad_response, error_in, in_stream, spoken
 from perdure.llm.wire import Reasoning, packed
+
+if TYPE_CHECKING:
+    from perdure.llm.aws_events import AwsEventParser
 
 _END = b"[DONE]"
 _DONE = frozenset({"[done]", "done", "[end]", "[finish]"})
@@ -134,6 +138,7 @@ class Answer:
         "result_tool",
         "usage",
     )
+    framing: ClassVar[type[SseParser | AwsEventParser]] = SseParser
     decoder: ClassVar[msgspec.json.Decoder[Any]]
     plain_decoder: ClassVar[msgspec.json.Decoder[Any]]
 

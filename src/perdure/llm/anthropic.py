@@ -246,13 +246,13 @@ class AnthropicDriver:
         settings: JsonObject = {"model": request.model, "stream": True, "max_tokens": limit}
         version = claude_version(request.model)
         if version is not None and version >= (4, 6):
-            settings |= _adaptive(request.reasoning_effort, version)
+            settings |= adaptive_thinking(request.reasoning_effort, version)
         elif (
             request.reasoning_effort is not None
             and NO_REASONING not in request.changes
-            and _may_think(ordered)
+            and may_think(ordered)
         ):
-            settings |= _budgeted(request.reasoning_effort, limit)
+            settings |= budgeted_thinking(request.reasoning_effort, limit)
         settings = without(settings, request.left_out)
         # Thinking fixes the temperature, and Claude 4.7 and later reject the parameter.
         if (
@@ -284,7 +284,7 @@ def _marks(request: ModelRequest) -> bool:
     return request.prompt_caching is not False and "cache_control" not in request.left_out
 
 
-def _adaptive(effort: str | None, version: tuple[int, int]) -> JsonObject:
+def adaptive_thinking(effort: str | None, version: tuple[int, int]) -> JsonObject:
     """Return the thinking settings for Claude 4.6 and later.
 
     From version 5 on, models think by default and return their thinking only on request.
@@ -298,7 +298,7 @@ def _adaptive(effort: str | None, version: tuple[int, int]) -> JsonObject:
     return {**summarized, "output_config": {"effort": "low" if effort == "minimal" else effort}}
 
 
-def _budgeted(effort: str, limit: int) -> JsonObject:
+def budgeted_thinking(effort: str, limit: int) -> JsonObject:
     """Return the thinking settings for earlier models: a budget of at most three quarters of the limit.
 
     Turns thinking off if that is less than the vendor's minimum.
@@ -318,7 +318,7 @@ def _budgeted(effort: str, limit: int) -> JsonObject:
     return {"thinking": {"type": "enabled", "budget_tokens": tokens}} if tokens >= LEAST_THINKING else {}
 
 
-def _may_think(ordered: Sequence[Fragment]) -> bool:
+def may_think(ordered: Sequence[Fragment]) -> bool:
     """Whether the request may ask for thinking.
 
     In a tool loop, these models accept it only if the loop's last step began with thinking. Answers in a row

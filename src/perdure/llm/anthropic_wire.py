@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
+    FilePart,
     ImagePart,
     JsonObject,
     Message,
@@ -18,6 +19,7 @@ from perdure.domain.messages import (
     text_of,
 )
 from perdure.llm.driver import ToolSpec
+from perdure.llm.file_parts import file_data
 from perdure.llm.wire import (
     CONTINUE,
     NO_CONTENT,
@@ -64,8 +66,8 @@ def fragment(message: Message, model: str | None) -> Fragment:
         # The protocol has one system prompt, at the top. A later system message keeps its position as user
         # text in a tag that names its author.
         text = text_of(message.content).strip()
-        return Fragment("system", dumps(_text(f"<system>\n{text}\n</system>")) if text else b"")
-    blocks = _text_and_images(message.content) or [_text(NO_CONTENT)]
+        return Fragment("system", dumps(text_block(f"<system>\n{text}\n</system>")) if text else b"")
+    blocks = _text_and_images(message.content) or [text_block(NO_CONTENT)]
     return Fragment("user", b",".join(dumps(block) for block in blocks))
 
 
@@ -74,7 +76,7 @@ def _assistant(message: Message, model: str | None) -> Fragment:
     blocks: list[JsonObject] = []
     for piece in pieces:
         if isinstance(piece, str):
-            blocks.append(_text(piece))
+            blocks.append(text_block(piece))
         elif isinstance(piece, ToolCallPart):
             call = {
                 "id": plain_id(piece.id),
@@ -104,7 +106,7 @@ def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
         block = _result(part.tool_call_id, text, is_error=is_error)
         # Content besides the results is sent with the first result.
         if images or extra:
-            block["content"] = ([_text(text)] if text.strip() else []) + _text_and_images(images) + extra
+            block["content"] = ([text_block(text)] if text.strip() else []) + _text_and_images(images) + extra
             extra = []
         values.append((part.tool_call_id, dumps(block)))
     return result_fragment(values)
@@ -124,15 +126,11 @@ def missing(call_id: ToolCallId) -> Fragment:
     return Fragment("user", dumps(_result(call_id, NO_RESULT, is_error=True)), answers=(call_id,))
 
 
-def _text(text: str) -> JsonObject:
-    return {"type": "text", "text": text}
-
-
 def _text_and_images(parts: Sequence[ContentPart]) -> list[JsonObject]:
     blocks: list[JsonObject] = []
     for part in parts:
         if isinstance(part, TextPart) and part.text.strip():
-            blocks.append(_text(part.text))
+            blocks.append(text_block(part.text))
         elif isinstance(part, ImagePart):
             inline = image_data(part)
             source: JsonObject = (
@@ -141,14 +139,27 @@ def _text_and_images(parts: Sequence[ContentPart]) -> list[JsonObject]:
                 else {"type": "base64", "media_type": inline[0], "data": inline[1]}
             )
             blocks.append({"type": "image", "source": source})
+        elif isinstance(part, FilePart):
+            name, kind, data = file_data(part)
+            document = {"type": "base64", "media_type": kind, "data": data}
+            blocks.append({"type": "document", "source": document, "title": name})
     return blocks
 
 
-def turns(fragments: Sequence[Fragment]) -> bytes:
+def text_block(text: str) -> JsonObject:
+    """Return a block of text."""
+    return {"type": "text", "text": text}
+
+
+def turns(fragments: Sequence[Fragment], block: Callable[[str], JsonObject] = text_block) -> bytes:
     """Merge adjacent fragments of one role into messages, with tool results first in a user message.
 
     The protocol requires that the conversation begins and ends with a user message: a placeholder is added
     where it would not.
+
+    Args:
+        fragments: the conversation, arranged.
+        block: makes the block of a placeholder.
     """
     out: list[bytes] = []
     results: list[bytes] = []
@@ -169,12 +180,12 @@ def turns(fragments: Sequence[Fragment]) -> bytes:
         if owner != side:
             close()
             if not out and owner == "assistant":
-                out.append(b'{"role":"user","content":[%b]}' % dumps(_text(NO_CONTENT)))
+                out.append(b'{"role":"user","content":[%b]}' % dumps(block(NO_CONTENT)))
             side = owner
         (results if part.answers else blocks).append(part.data)
     close()
     if side != "user":
-        out.append(b'{"role":"user","content":[%b]}' % dumps(_text(CONTINUE)))
+        out.append(b'{"role":"user","content":[%b]}' % dumps(block(CONTINUE)))
     return b",".join(out)
 
 
@@ -199,7 +210,7 @@ def _marked(part: Fragment) -> Fragment:
 
 def system_blocks(system: str, *, mark: bool) -> bytes:
     """Encode the system prompt, with a cache mark if `mark` is set."""
-    block = dumps(_text(system))
+    block = dumps(text_block(system))
     return b"[" + (block[:-1] + _MARK if mark else block) + b"]"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 from perdure.net.addresses import is_public_address, plain_address
 
@@ -13,15 +14,16 @@ _SLASHES = re.compile(r"/{2,}")
 _NEAR_NAMES = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".intranet", ".svc")
 
 
-def base_urls(given: str, *, versioned: bool = False) -> tuple[str, str | None]:
+def base_urls(given: str, *, versioned: bool = False, version: str = "v1") -> tuple[str, str | None]:
     """Return the base URL to call, and another form of it to try if the server has no such address.
 
-    A path that is given is kept, without the path of a call at its end. `/v1` is added to a bare host.
+    A path that is given is kept, without the path of a call at its end. The version is added to a bare host.
 
     Args:
         given: the provider's base URL.
-        versioned: the protocol's base URLs omit the version by convention, so `/v1` is added to every path
+        versioned: the protocol's base URLs omit the version by convention, so it is added to every path
             without a version.
+        version: the version of the protocol's paths.
     """
     head, mark, query = given.strip().partition("#")[0].partition("?")
     scheme, slashes, rest = head.rstrip("/").partition("://")
@@ -34,8 +36,13 @@ def base_urls(given: str, *, versioned: bool = False) -> tuple[str, str | None]:
 
     if _VERSION.search(path):
         return url(path), None
-    plain, numbered = url(path), url(f"{path}/v1")
+    plain, numbered = url(path), url(f"{path}/{version}")
     return (numbered, plain) if versioned or not path else (plain, numbered)
+
+
+def path_segment(name: str) -> str:
+    """Encode a name as one segment of a path, which it cannot leave."""
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
 def is_near(host: str) -> bool:

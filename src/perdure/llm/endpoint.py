@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from multidict import CIMultiDict
 from yarl import URL
@@ -11,6 +12,17 @@ from perdure.domain.errors import InvalidInput, ModelError
 from perdure.llm.base_urls import is_near
 from perdure.llm.failures import redacted
 from perdure.net.addresses import is_refused_host
+
+_VERSION = "api-version"
+"""The parameter of a query that is no secret."""
+
+
+class Signing(Protocol):
+    """What signs requests."""
+
+    def headers(self, method: str, url: URL, body: bytes) -> dict[str, str]:
+        """Return the headers that sign this request."""
+        ...
 
 
 class Endpoint:
@@ -24,7 +36,7 @@ class Endpoint:
         timeout: the provider's own maximum of seconds between bytes, or None.
     """
 
-    __slots__ = ("_headers", "_query", "_secrets", "base", "host", "near", "other", "timeout")
+    __slots__ = ("_headers", "_query", "_secrets", "_signer", "base", "host", "near", "other", "timeout")
 
     def __init__(
         self,
@@ -33,6 +45,9 @@ class Endpoint:
         headers: Mapping[str, str] | None = None,
         other: str | None = None,
         timeout: object = None,
+        *,
+        signer: Signing | None = None,
+        secrets: Sequence[str] = (),
     ) -> None:
         """Validate the URL and the headers.
 
@@ -42,6 +57,8 @@ class Endpoint:
             headers: additional headers; their values count as secrets too.
             other: another form of `base`, at the same host.
             timeout: maximum seconds between bytes.
+            signer: signs each request.
+            secrets: more values that must not appear in an error.
 
         Raises:
             InvalidInput: the URL, or a header's name or value, is invalid.
@@ -62,24 +79,29 @@ class Endpoint:
                 **all_headers,
             }
         )
-        secrets = [value.removeprefix("Bearer ") for value in all_headers.values()]
-        secrets += [url.password or "", *url.query.values()]
+        self._signer = signer
+        values = [*secrets, *(value.removeprefix("Bearer ") for value in all_headers.values())]
+        values += [url.password or "", *(value for name, value in url.query.items() if name != _VERSION)]
         # Short values ("beta", "1") are no secrets, and redacting them would garble the text.
         self._secrets = tuple(
-            sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
+            sorted({secret for secret in values if len(secret) >= 6}, key=len, reverse=True)
         )
 
     def url(self, path: str, query: Mapping[str, str] | None = None, base: str | None = None) -> URL:
-        """Return the URL of `path` (which begins with a slash) under the base, or another base."""
-        url = URL((base or self.base) + path)
+        """Return the URL of `path` under the base, or another base.
+
+        The path begins with a slash, and is encoded.
+        """
+        url = URL(base or self.base).joinpath(path[1:], encoded=True)
         if self._query:
             url = url.with_query(self._query)
         return url.update_query(query) if query else url
 
-    @property
-    def headers(self) -> CIMultiDict[str]:
-        """The headers of every call. Do not modify."""
-        return self._headers
+    def headers(self, method: str, url: URL, body: bytes = b"") -> Mapping[str, str]:
+        """Return the headers of a request. Do not modify."""
+        if self._signer is None:
+            return self._headers
+        return CIMultiDict({**self._headers, **self._signer.headers(method, url, body)})
 
     @property
     def secrets(self) -> tuple[str, ...]:

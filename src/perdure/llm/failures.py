@@ -18,7 +18,7 @@ import msgspec
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import storable
 from perdure.domain.redaction import forms_of
-from perdure.domain.retry_after import retry_after
+from perdure.domain.retry_after import MAX_WAIT, retry_after
 from perdure.domain.words import Words
 from perdure.llm.no_tools import accepts_no_tools, with_advice
 from perdure.llm.transient import STATUSES, passing
@@ -31,6 +31,10 @@ _QUOTA_CODES = frozenset(
         "billing_not_active",
         "insufficient_balance",
         "insufficient_credits",
+        "billing_disabled",
+        "budget_exceeded",
+        "servicequotaexceededexception",
+        "exceeded_current_quota_error",
     }
 )
 _FILTER_CODES = frozenset(
@@ -38,7 +42,17 @@ _FILTER_CODES = frozenset(
 )
 _NO_MODEL_CODES = frozenset({"model_not_found", "not_found_error", "model_not_found_error"})
 _AUTH_CODES = frozenset(
-    {"authentication_error", "invalid_api_key", "api_key_invalid", "permission_error", "permission_denied"}
+    {
+        "authentication_error",
+        "invalid_api_key",
+        "api_key_invalid",
+        "permission_error",
+        "permission_denied",
+        "accessdeniedexception",
+        "unrecognizedclientexception",
+        "expiredtokenexception",
+        "invalidsignatureexception",
+    }
 )
 # Google and xAI refuse a wrong key with 400.
 _AUTH = Words(
@@ -50,7 +64,12 @@ _MODERATED = Words(
 """OpenRouter refuses contents with 403, like a key."""
 _LONGEST_AUTH = 300
 """Characters of such a refusal. A longer message may quote the request."""
-_REQUEST_CODES = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
+_NO_MODEL = Words(r"provided model identifier is invalid", re.IGNORECASE)
+_GARBLED_CODES = frozenset({"tool_use_failed"})
+"""Groq: the model wrote a tool call that is none, so the next one may be better."""
+_REQUEST_CODES = frozenset(
+    {"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error", "validationexception"}
+)
 _QUOTA = Words(
     r"credit balance is too low|insufficient (balance|credits)|specified api usage limits|余额不足|欠费"
     r"|余额.{0,6}不足|额度.{0,6}(用尽|不足|用完)|请.{0,4}充值",
@@ -76,6 +95,7 @@ _ERROR_WORDS = Words(
 # What may be broken JSON; `[ERROR] ...` is not.
 _JSON = Words(r"\{|\[(?![A-Za-z])")
 _BEARER = Words(r"(?i)\b(bearer\s+|sk-|gsk_|xai-)[\w*.~+/=-]{8,}")
+_SECONDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 _NO_VENDOR_TEXT = "the provider answered HTTP {status}"
 
 
@@ -114,6 +134,8 @@ def refusal(
         secrets: values that must not appear in the message.
     """
     codes, message = _explained(body)
+    kind = headers.get("x-amzn-errortype", "").partition(":")[0].lower()  # AWS says it nowhere else
+    codes |= {kind} if kind else frozenset()
     code, transient = _classified(status, codes, message)
     text = redacted(message or _NO_VENDOR_TEXT.format(status=status), secrets)
     if 300 <= status < 400:
@@ -127,7 +149,30 @@ def refusal(
     if code == "invalid_model_request" and accepts_no_tools(message):
         text = with_advice(text)
     wait = retry_after(headers, time.time())
+    if wait is None and transient:
+        wait = _wait_in(body)
     return ModelError(text, code=code, transient=transient, retry_after=wait, status=status)
+
+
+def _wait_in(body: bytes) -> float | None:
+    try:
+        return _wait_of(msgspec.json.decode(body))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _wait_of(error: object) -> float | None:
+    """Return the seconds that an error's details ask to wait, as Google's `RetryInfo` does."""
+    error = error[0] if isinstance(error, list) and error else error
+    inner = error.get("error") if isinstance(error, dict) else None
+    error = inner if isinstance(inner, dict) else error
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details[:_MAX_DETAILS] if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        match = _SECONDS.fullmatch(delay) if isinstance(delay, str) else None
+        if match:
+            return min(float(match[1]), MAX_WAIT)
+    return None
 
 
 def _place(headers: Mapping[str, str]) -> str:
@@ -202,6 +247,7 @@ def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
         redacted(text, secrets),
         code=code,
         transient=transient,
+        retry_after=_wait_of(error) if transient else None,
         status=status,
     )
 
@@ -236,8 +282,12 @@ def _classified(status: int | None, codes: frozenset[str], message: str) -> tupl
         return "context_length_exceeded", False
     if codes & _FILTER_CODES:
         return "content_filtered", False
+    if codes & _GARBLED_CODES:
+        return "provider_bad_response", True
     if (status in {None, 400, 422} or (status or 0) >= 500) and accepts_no_tools(message):
         return "invalid_model_request", False  # some servers answer 500
+    if _NO_MODEL.search(message):
+        return "model_not_found", False
     if status is not None and status not in {200, 400}:
         return _by_status(status, codes, message)
     for known, code in ((_AUTH_CODES, "provider_auth"), (_NO_MODEL_CODES, "model_not_found")):
@@ -304,7 +354,7 @@ _SAYS_LITTLE = 60
 """Characters of a message that may explain nothing, such as `Bad request` or `Provider returned error`."""
 _MAX_DETAILS = 100
 """Values of an error that are looked at: an answer that is none may have millions."""
-_CODE_KEYS = ("type", "code", "status", "reason", "error_code")
+_CODE_KEYS = ("type", "code", "status", "reason", "error_code", "__type")
 _DETAIL = Words(r"message|msg|detail|descr|err|fault|raw|cause|explanation|title", re.IGNORECASE)
 _OF_REQUEST = frozenset({"input", "request", "body", "messages", "headers", "url", "loc"})
 _ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg", "errorMessage", "status_msg")
@@ -318,7 +368,11 @@ def _described(error: object, depth: int = 0) -> tuple[frozenset[str], str]:
         return frozenset({error.lower()}), error
     if not isinstance(error, dict):
         return frozenset(), ""
-    codes = frozenset(str(error[key]).lower() for key in _CODE_KEYS if isinstance(error.get(key), str | int))
+    codes = frozenset(
+        str(error[key]).lower().rpartition("#")[2]  # AWS puts a name space in front
+        for key in _CODE_KEYS
+        if isinstance(error.get(key), str | int)
+    )
     for key in (*_ERROR_TEXTS, "error"):
         message = error.get(key)
         if isinstance(message, str) and message:

@@ -36,7 +36,7 @@ from aiohttp import (
 from yarl import URL
 
 from perdure.domain.errors import ModelError
-from perdure.domain.sse import Frame, SseParser, StreamTooLong
+from perdure.domain.sse import Frame, StreamTooLong
 from perdure.llm.endpoint import Endpoint
 from perdure.llm.failures import WRONG_ADDRESS, bad_response, disguised, no_such_address, refusal
 from perdure.net.addresses import GuardedResolver
@@ -89,8 +89,25 @@ _MAX_HEADER = 64 << 10
 _LARGE_BODY = 1 << 20
 
 
+class Parser(Protocol):
+    """What parses the framing of a stream, which arrives in pieces of any size."""
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Return the events that are complete with this piece. Raises: StreamTooLong, ModelError."""
+        ...
+
+    def flush(self) -> list[Frame]:
+        """Return the events that the end of the stream completes."""
+        ...
+
+
 class Sink(Protocol):
     """What receives an answer."""
+
+    @property
+    def framing(self) -> Callable[[int, int], Parser]:
+        """Makes the parser of the stream, from the maximum bytes of an event and of the stream."""
+        ...
 
     @property
     def done(self) -> bool:
@@ -177,7 +194,7 @@ class Http:
                 return await self._session(fresh=fresh).post(
                     url,
                     data=data,
-                    headers=endpoint.headers,
+                    headers=endpoint.headers("POST", url, body),
                     allow_redirects=False,
                     timeout=self._timeout(endpoint),
                 )
@@ -216,7 +233,14 @@ class Http:
         return result
 
     async def stream(
-        self, endpoint: Endpoint, path: str, body: bytes, answer: Sink, first_byte: float | None = None
+        self,
+        endpoint: Endpoint,
+        path: str,
+        body: bytes,
+        answer: Sink,
+        first_byte: float | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
     ) -> None:
         """POST `body`, and pass all that the server answers to `answer`, until it is complete.
 
@@ -225,13 +249,14 @@ class Http:
         Args:
             first_byte: seconds until the first byte. Servers nearby, and providers with a limit of their own,
                 have their usual time.
+            query: parameters of the address, besides those of the endpoint.
 
         Raises:
             ModelError: the call failed, in whatever way.
         """
         limit = None if endpoint.near or endpoint.timeout is not None else first_byte
         await self._at_either(
-            endpoint, path, None, lambda url: self._stream(endpoint, url, body, answer, limit)
+            endpoint, path, query, lambda url: self._stream(endpoint, url, body, answer, limit)
         )
 
     async def _stream(
@@ -262,7 +287,7 @@ class Http:
         if chunk.lstrip(_BLANK)[:1] in {b"{", b"[", b"<"} or _is_words(response, chunk):
             await _pump_whole(endpoint, response, chunk, answer)
             return
-        parser = SseParser(self._max_event, self._max_stream)
+        parser = answer.framing(self._max_event, self._max_stream)
         while chunk:
             _feed(answer, parser.feed(chunk))
             if answer.done:
@@ -304,7 +329,9 @@ class Http:
         response: ClientResponse | None = None
         try:
             async with asyncio.timeout(LIST_TIMEOUT):
-                response = await self._session().get(url, headers=endpoint.headers, allow_redirects=False)
+                response = await self._session().get(
+                    url, headers=endpoint.headers("GET", url), allow_redirects=False
+                )
                 if not 200 <= response.status < 300:
                     raise await _refused(endpoint, response)
                 body = await _limited(response, MAX_BODY + 1)
@@ -349,7 +376,7 @@ def _is_words(response: ClientResponse, chunk: bytes) -> bool:
     return not _FIELD.match(chunk.lstrip(_BLANK)) and response.content_type == "text/plain"
 
 
-async def _drain(response: ClientResponse, parser: SseParser, answer: Sink) -> None:
+async def _drain(response: ClientResponse, parser: Parser, answer: Sink) -> None:
     """Read what follows the end mark, such as a late usage, if it arrives at once."""
     with contextlib.suppress(TimeoutError, ClientError, OSError, StreamTooLong):
         async with asyncio.timeout(_DRAIN_TIMEOUT):

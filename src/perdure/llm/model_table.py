@@ -103,6 +103,21 @@ def _claude(
     )
 
 
+def _gemini(pattern: str, efforts: Efforts, default: ReasoningEffort = "medium") -> _Kind:
+    return _Kind(
+        re.compile(pattern),
+        "gemini",
+        "google",
+        1_048_576,
+        65_536,
+        _EVERYTHING,
+        efforts,
+        default=default,
+        reasoning=True,
+        structured=True,
+    )
+
+
 def _other(
     pattern: str,
     family: str,
@@ -168,16 +183,13 @@ _OTHERS = (
     _Kind(
         re.compile(r"^gemini-2\.0"), "gemini-2.0", "google", 1_048_576, 8_192, _EVERYTHING, structured=True
     ),
-    _Kind(
-        re.compile(r"^gemini-([3-9]|2\.5)"),
-        "gemini",
-        "google",
-        1_048_576,
-        65_536,
-        _EVERYTHING,
-        reasoning=True,
-        structured=True,
-    ),
+    _gemini(r"^gemini-2\.5-pro", _MINIMAL_TO_HIGH),
+    _gemini(r"^gemini-2\.5", _BUDGETS),
+    _gemini(r"^gemini-[3-9].*flash", _MINIMAL_TO_HIGH, "high"),
+    _gemini(r"^gemini-[3-9]", _LOW_TO_HIGH, "high"),
+    _other(r"^nova-2", "nova", inputs=_IMAGES, reasoning=True),
+    _other(r"^nova-micro", "nova"),
+    _other(r"^nova", "nova", inputs=_IMAGES),
     _other(r"^gemma", "gemma", "google", open_weights=True),
     _other(r"^(qwq|qwen\d.*thinking)", "qwen", "qwen", reasoning=True, open_weights=True),
     _other(r"^qwen.*vl", "qwen", "qwen", inputs=_IMAGES, open_weights=True),
@@ -211,6 +223,9 @@ _OTHER_TASKS = re.compile(
     r"|gpt-3\.5-turbo-instruct|nano-banana"
 )
 
+_MAKERS = "amazon|anthropic|cohere|google|meta|minimax|mistral|moonshot(?:ai)?|nvidia|openai|qwen"
+"""Whose names Amazon Bedrock puts in front of a model's."""
+
 _VENDORS: tuple[tuple[str, ModelVendor], ...] = (
     ("claude", "anthropic"),
     ("gpt-", "openai"),
@@ -221,7 +236,7 @@ _VENDORS: tuple[tuple[str, ModelVendor], ...] = (
 def plain_model_name(model: str) -> str:
     """Strip what gateways add to a name, as in `us.anthropic.claude-x` or `openai/gpt-x:free`."""
     name = model.lower().rsplit("/", 1)[-1].split(":", 1)[0]
-    return re.sub(r"^(?:[a-z]{2,6}\.)?(?:anthropic|openai|google|meta|mistral|qwen|moonshot)\.", "", name)
+    return re.sub(rf"^(?:[a-z]{{2,6}}\.)?(?:{_MAKERS})\.", "", name)
 
 
 def converses(model: str) -> bool:

@@ -1,15 +1,15 @@
-"""OpenAI Chat Completions (`openai_completions`).
+"""OpenAI Chat Completions (`openai_completions`), and the provider types that are its dialects.
 
-Nearly every model server speaks this protocol, from OpenAI to llama.cpp.
-
-The host name selects the defaults where servers differ. The provider's options override them:
+Nearly every model server speaks this protocol, from OpenAI to llama.cpp. Where they differ, the dialect says
+what a server wants (`llm/dialects.py`). The provider's options override it:
 
     headers             additional HTTP headers
     include_usage       False leaves out `stream_options`, for servers that reject it
-    max_tokens_field    `max_completion_tokens` (OpenAI's own hosts) or `max_tokens` (all others); the other
-                        one replaces it if the server refuses it
-    reasoning_content   True sends back the thinking of messages with tool calls; by default, the host and
+    max_tokens_field    `max_completion_tokens` or `max_tokens`; the other one replaces it if the server
+                        refuses it
+    reasoning_content   True sends back the thinking of messages with tool calls; by default, the dialect and
                         the model's name decide: DeepSeek, Moonshot and MiMo require it
+    bearer              Azure only: True sends the key as `Authorization: Bearer`, for tokens of Entra ID
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import re
 
 from perdure.domain.messages import JsonObject
 from perdure.llm import adaptations
+from perdure.llm.azure import Deployment, azure_endpoint
+from perdure.llm.dialects import Dialect, dialect_of, own_address
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig
 from perdure.llm.endpoint import Endpoint
 from perdure.llm.http import Http
@@ -25,7 +27,6 @@ from perdure.llm.openai_chat_answer import ChatAnswer
 from perdure.llm.openai_chat_wire import (
     KNOWN_REASONING,
     NO_REASONING,
-    PROVIDER_TYPE,
     REASONING_ALWAYS,
     REASONING_WITH_CALLS,
     Form,
@@ -35,7 +36,7 @@ from perdure.llm.openai_chat_wire import (
     turns,
     user_fragment,
 )
-from perdure.llm.openai_common import OPENAI_HOSTS, cache_key, endpoint_of, listed_models, thinks
+from perdure.llm.openai_common import cache_key, endpoint_of, listed_models, thinks
 from perdure.llm.output_schemas import OutputSchemas, compatible_schema, openai_schema
 from perdure.llm.outputs import NAME, RESULT_TOOL, result_tool_of, tools_with_result
 from perdure.llm.settings import sent_of, without
@@ -49,16 +50,14 @@ from perdure.llm.wire import (
     with_distinct_ids,
 )
 
-_MISTRAL_HOSTS = ("mistral.ai",)
-_THINKING_HOSTS = ("deepseek.com", "moonshot.ai", "moonshot.cn", "kimi.com", "xiaomimimo.com")
-# These hosts refuse unknown fields, or have no use for the field.
-_THOUGHTLESS_HOSTS = (*OPENAI_HOSTS, *_MISTRAL_HOSTS, "groq.com")
 _OPTIONAL = frozenset(
     {
         "stream",
         "stream_options",
         "parallel_tool_calls",
         "reasoning_effort",
+        "reasoning",
+        "thinking",
         "max_tokens",
         "max_completion_tokens",
         "temperature",
@@ -68,6 +67,7 @@ _OPTIONAL = frozenset(
     }
 )
 _LIMITS = ("max_tokens", "max_completion_tokens")
+_NO_THINKING = frozenset({"none", "off", "disabled"})
 MAX_FORMS = 100
 """Maximum number of forms that a driver remembers: one for each model, and for each set of changes."""
 
@@ -94,37 +94,35 @@ class OpenAiChatDriver:
         cache: the process's cache of encoded messages.
     """
 
-    provider_type = PROVIDER_TYPE
-
     def __init__(self, config: ProviderConfig, http: Http, cache: FragmentCache) -> None:
         options = config.options
+        self.provider_type = config.provider_type
         self._http = http
         self._cache = cache
-        self._endpoint: Endpoint = endpoint_of(config)
-        self._at_openai = self._endpoint.host.endswith(OPENAI_HOSTS)
-        self._include_usage = bool(options.get("include_usage", True))
-        field = options.get("max_tokens_field") or (
-            "max_completion_tokens" if self._at_openai else "max_tokens"
+        self._deployment: Deployment | None = None
+        own = own_address(config.provider_type)
+        self._endpoint: Endpoint = endpoint_of(config, own)
+        self._dialect: Dialect = dialect_of(config.provider_type, self._endpoint.host)
+        if self._dialect.deployments and config.provider_type == self._dialect.name:
+            self._endpoint, self._deployment = azure_endpoint(config, self._dialect)
+        self._include_usage = (
+            bool(options.get("include_usage", True)) and "stream_options" not in self._dialect.refused
         )
-        self._max_tokens_field = str(field)
-        self._at_mistral = self._endpoint.host.endswith(_MISTRAL_HOSTS)
+        self._max_tokens_field = str(options.get("max_tokens_field") or self._dialect.limit_field)
         # None: the model's name decides.
-        self._returns_thinking: bool | None = options.get("reasoning_content")
-        if self._returns_thinking is None and self._endpoint.host.endswith(_THINKING_HOSTS):
-            self._returns_thinking = True
-        elif self._returns_thinking is None and self._endpoint.host.endswith(_THOUGHTLESS_HOSTS):
-            self._returns_thinking = False
+        self._returns_thinking: bool | None = options.get("reasoning_content", self._dialect.returns_thinking)
         self._tools = ToolCache(encoded_tools)
-        self._schemas = OutputSchemas(openai_schema if self._at_openai else compatible_schema)
+        self._schemas = OutputSchemas(openai_schema if self._dialect.strict_schemas else compatible_schema)
         self._forms: dict[tuple[str, frozenset[str]], tuple[Form, str]] = {}
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         """Make one streamed call. Raises: ModelError."""
-        answer = ChatAnswer(on_delta, self._endpoint.secrets)
+        answer = ChatAnswer(on_delta, self._endpoint.secrets, self._dialect.blocks)
         answer.result_tool = result_tool_of(request, native=self._is_native(request))
-        await self._http.stream(
-            self._endpoint, "/chat/completions", self.encoded(request), answer, request.first_byte
-        )
+        path = "/chat/completions"
+        if self._deployment is not None:
+            path = self._deployment.path(request.model)
+        await self._http.stream(self._endpoint, path, self.encoded(request), answer, request.first_byte)
         return answer.finished(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:
@@ -133,7 +131,9 @@ class OpenAiChatDriver:
 
     async def list_models(self) -> list[ListedModel]:
         """List the models of `GET /models`. Raises: ModelError."""
-        return listed_models(await self._http.get_json(self._endpoint, "/models"))
+        path = self._dialect.models_path if self._deployment is None else self._deployment.models_path
+        listed = listed_models(await self._http.get_json(self._endpoint, path))
+        return listed if self._deployment is None else self._deployment.offered(listed)
 
     def encoded(self, request: ModelRequest) -> bytes:
         """Encode the request's body."""
@@ -161,7 +161,10 @@ class OpenAiChatDriver:
 
     def _is_native(self, request: ModelRequest) -> bool:
         """Whether `response_format` asks for the form of the answer: elsewhere it may prevent tool calls."""
-        return (self._at_openai or not request.tools) and "response_format" not in request.left_out
+        allowed = self._dialect.schemas == "always" or (
+            self._dialect.schemas == "alone" and not request.tools
+        )
+        return allowed and "response_format" not in request.left_out
 
     def _form(self, request: ModelRequest) -> tuple[Form, str]:
         """The form for this model, and its name in the cache of encoded messages."""
@@ -175,15 +178,17 @@ class OpenAiChatDriver:
         return known
 
     def _new_form(self, request: ModelRequest) -> Form:
-        changes, mistral = request.changes, self._at_mistral or is_mistral(request.model)
+        changes, mistral = request.changes, self._dialect.short_ids or is_mistral(request.model)
         return Form(
             request.model,
+            provider_type=self.provider_type,
+            blocks=self._dialect.blocks or "",
             takes_turns=mistral or adaptations.ALTERNATING_ROLES in changes,
             short_ids=mistral or adaptations.SHORT_CALL_IDS in changes,
             textless_calls=adaptations.CALLS_WITHOUT_TEXT in changes,
             reasoning=self._reasoning(request),
             signatures=adaptations.NO_REASONING not in changes,
-            system_role=self._at_openai and adaptations.SYSTEM_AS_USER not in changes,
+            system_role=self._dialect.system_role and adaptations.SYSTEM_AS_USER not in changes,
         )
 
     def _reasoning(self, request: ModelRequest) -> int:
@@ -198,25 +203,42 @@ class OpenAiChatDriver:
         return KNOWN_REASONING if by_name else NO_REASONING
 
     def _settings(self, request: ModelRequest) -> JsonObject:
+        dialect = self._dialect
         settings: JsonObject = {"model": request.model, "stream": True}
         if self._include_usage and "stream" not in request.left_out:
             settings["stream_options"] = {"include_usage": True}
         if request.tools and request.parallel_tool_calls is not None:
             settings["parallel_tool_calls"] = request.parallel_tool_calls
         if request.reasoning_effort is not None:
-            settings["reasoning_effort"] = request.reasoning_effort
-        if request.max_output_tokens is not None:
+            settings |= _effort(dialect, request.reasoning_effort)
+        limit = request.max_output_tokens or _default_limit(dialect, request.model)
+        if limit is not None:
             fields = (self._max_tokens_field, *_LIMITS)
             accepted = (field for field in fields if field not in request.left_out)
-            settings[next(accepted, self._max_tokens_field)] = request.max_output_tokens
-        if request.temperature is not None and not (self._at_openai and thinks(request.model)):
+            settings[next(accepted, self._max_tokens_field)] = limit
+        if request.temperature is not None and not (dialect.fixed_temperature and thinks(request.model)):
             settings["temperature"] = request.temperature
-        if request.cache_key and self._at_openai:
+        if request.cache_key and dialect.cache_key:
             settings["prompt_cache_key"] = cache_key(request.cache_key)
         if request.output is not None:
             if self._is_native(request):
                 schema = {"name": NAME, **(self._schemas.encoded(request.output) or {})}
                 settings["response_format"] = {"type": "json_schema", "json_schema": schema}
-            elif RESULT_TOOL not in request.left_out:
-                settings["tool_choice"] = "required"
-        return without(settings, request.left_out)
+            elif RESULT_TOOL not in request.left_out and dialect.must_call is not None:
+                settings["tool_choice"] = dialect.must_call
+        return without(settings, request.left_out | dialect.refused)
+
+
+def _effort(dialect: Dialect, effort: str) -> JsonObject:
+    if dialect.effort == "reasoning":
+        return {"reasoning": {"effort": effort}}
+    if dialect.effort == "reasoning_effort":
+        return {"reasoning_effort": effort}
+    if effort in _NO_THINKING:
+        return {"thinking": {"type": "disabled"}}
+    enabled: JsonObject = {"thinking": {"type": "enabled"}}
+    return enabled if dialect.effort == "thinking" else {**enabled, "reasoning_effort": effort}
+
+
+def _default_limit(dialect: Dialect, model: str) -> int | None:
+    return next((limit for word, limit in dialect.limits if word in model.lower()), None)

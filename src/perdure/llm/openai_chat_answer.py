@@ -97,18 +97,27 @@ _ARGUMENTS = ("arguments", "parameters", "input")
 _TEXTS = ("content", "text")
 _THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks")
 _THOUGHTS = frozenset({"reasoning", "thinking", "reasoning_text", "summary_text"})
+_JOINED = frozenset({"text", "summary", "thinking", "data"})
 _FINISHES = ("finish_reason", "finishReason", "stop_reason", "stopReason")
 
 
 class ChatAnswer(Answer):
-    """An answer that arrives in Chat Completions chunks."""
+    """An answer that arrives in Chat Completions chunks.
 
-    __slots__ = ("_by_id", "_by_index", "_choice", "_messages")
+    Args:
+        on_delta: called with every piece of text.
+        secrets: values that must not appear in an error.
+        blocks: the field whose values are kept, to be sent back as they came; None for no such field.
+    """
+
+    __slots__ = ("_blocks", "_by_id", "_by_index", "_choice", "_field", "_messages")
     decoder = msgspec.json.Decoder(_Chunk)
     plain_decoder = msgspec.json.Decoder(_PlainChunk)
 
-    def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
+    def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = (), blocks: str | None = None) -> None:
         super().__init__(on_delta, secrets)
+        self._field = blocks
+        self._blocks: list[JsonObject] = []
         self._by_index: dict[int, CallInProgress] = {}
         self._by_id: dict[str, CallInProgress] = {}
         # The choice that has content; servers may send others, and leave the first one empty.
@@ -204,6 +213,8 @@ class ChatAnswer(Answer):
             return
         if delta.get("error") or delta.get("code"):
             _raise_error(delta, self._secrets)
+        if self._field is not None and isinstance(delta.get(self._field), list):
+            self._keep(delta[self._field])
         for key in _THINKING:
             if thinking := delta.get(key):
                 self.add_thinking(text_in(thinking))
@@ -217,6 +228,21 @@ class ChatAnswer(Answer):
             self.add_text(text_in(delta["refusal"]))
         if delta.get("tool_calls") or delta.get("function_call"):
             self._add_calls(delta)
+
+    def _keep(self, pieces: list[Any]) -> None:
+        """Keep pieces of signed reasoning: texts of one block are joined, its other fields replaced."""
+        for piece in pieces:
+            if not isinstance(piece, dict):
+                continue
+            last = self._blocks[-1] if self._blocks else None
+            if last is None or not _continues(last, piece):
+                self._blocks.append(dict(piece))
+                continue
+            for name, value in piece.items():
+                if name in _JOINED and isinstance(value, str) and isinstance(last.get(name), str):
+                    last[name] += value
+                elif value is not None:
+                    last[name] = value
 
     def _add_calls(self, delta: JsonObject) -> None:
         # The older field names one call. Servers that send both mean the same call.
@@ -335,10 +361,18 @@ class ChatAnswer(Answer):
             for part, call in zip(response.tool_calls, self.calls, strict=True)
             if call.extra is not None
         ]
+        extras += [Reasoning({"type": self._field, "block": block}) for block in self._blocks]
         if not extras:
             return response
         self.reasoning = extras
         return msgspec.structs.replace(response, reasoning_items=self.packed_reasoning(request.model))
+
+
+def _continues(block: JsonObject, piece: JsonObject) -> bool:
+    """Whether a piece of signed reasoning belongs to the block before it, which its signature ends."""
+    same = all(block.get(name) == piece.get(name) for name in ("type", "index"))
+    new_id = block.get("id") and piece.get("id") and block["id"] != piece["id"]
+    return same and not new_id and not block.get("signature")
 
 
 def _finish_in(place: object) -> str | None:

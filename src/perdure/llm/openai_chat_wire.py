@@ -14,6 +14,7 @@ from msgspec import Struct
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
+    FilePart,
     ImagePart,
     JsonObject,
     Message,
@@ -22,7 +23,9 @@ from perdure.domain.messages import (
     ToolResultPart,
     text_of,
 )
+from perdure.llm.dialects import CHAT_TYPES
 from perdure.llm.driver import ToolSpec
+from perdure.llm.file_parts import file_data
 from perdure.llm.wire import (
     ACKNOWLEDGED,
     CONTINUE,
@@ -62,6 +65,8 @@ class Form(Struct, frozen=True):
 
     Attributes:
         model: the model, which gets back its own signatures.
+        provider_type: the provider's type, which gets back its own reasoning.
+        blocks: the field in which signed reasoning goes back as it came; empty for none.
         takes_turns: a user message must not follow tool results directly.
         short_ids: call ids have nine letters and digits.
         textless_calls: a message with calls has no text.
@@ -72,6 +77,8 @@ class Form(Struct, frozen=True):
     """
 
     model: str
+    provider_type: str = PROVIDER_TYPE
+    blocks: str = ""
     takes_turns: bool = False
     short_ids: bool = False
     textless_calls: bool = False
@@ -82,7 +89,8 @@ class Form(Struct, frozen=True):
     def variant(self) -> str:
         """Name everything that affects the bytes, for the cache."""
         flags = (self.takes_turns, self.short_ids, self.textless_calls, self.signatures, self.system_role)
-        return f"chat/{self.model}/{self.reasoning}" + "".join("-+"[flag] for flag in flags)
+        head = f"chat/{self.provider_type}/{self.model}/{self.blocks}/{self.reasoning}"
+        return head + "".join("-+"[flag] for flag in flags)
 
 
 def fragment(message: Message, form: Form) -> Fragment:
@@ -121,15 +129,19 @@ def _assistant(message: Message, form: Form) -> Fragment:
     if not text and not calls:
         return Fragment("assistant", b"")
     value: JsonObject = {"role": "assistant", "content": text or None}
+    kept = unpacked(message, form.provider_type, form.model) if form.signatures else []
+    blocks = [block.item["block"] for block in kept if block.item.get("type") == form.blocks]
+    if blocks:
+        value[form.blocks] = blocks
     if calls:
         extras = {
             block.item["tool_call_id"]: block.item["extra_content"]
-            for block in (unpacked(message, PROVIDER_TYPE, form.model) if form.signatures else ())
+            for block in kept
             if block.item.get("type") == "extra_content"
         }
         value["tool_calls"] = [_call(part, extras, form) for part in calls]
     if form.reasoning and (calls or form.reasoning == REASONING_ALWAYS):
-        own = message.thinking if message.reasoning_provider in {None, PROVIDER_TYPE} else None
+        own = message.thinking if message.reasoning_provider in {None, *CHAT_TYPES} else None
         if own and own.strip():
             value["reasoning_content"] = own
         elif form.reasoning != KNOWN_REASONING:
@@ -181,19 +193,29 @@ def _content(content: Sequence[ContentPart]) -> str | list[JsonObject]:
     parts = [
         part
         for part in content
-        if isinstance(part, ImagePart) or (isinstance(part, TextPart) and part.text.strip())
+        if isinstance(part, ImagePart | FilePart) or (isinstance(part, TextPart) and part.text.strip())
     ]
     if not parts:
         return NO_CONTENT
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     if len(texts) == len(parts):
         return "\n\n".join(texts)
-    return [
-        {"type": "text", "text": part.text}
-        if isinstance(part, TextPart)
-        else {"type": "image_url", "image_url": {"url": image_url(part)}}
-        for part in parts
-    ]
+    return [_part(part) for part in parts]
+
+
+_SOUNDS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
+
+
+def _part(part: TextPart | ImagePart | FilePart) -> JsonObject:
+    match part:
+        case TextPart():
+            return {"type": "text", "text": part.text}
+        case ImagePart():
+            return {"type": "image_url", "image_url": {"url": image_url(part)}}
+    name, kind, data = file_data(part)
+    if kind in _SOUNDS:
+        return {"type": "input_audio", "input_audio": {"data": data, "format": _SOUNDS[kind]}}
+    return {"type": "file", "file": {"filename": name, "file_data": f"data:{kind};base64,{data}"}}
 
 
 def missing(call_id: ToolCallId, form: Form) -> Fragment:
@@ -249,6 +271,9 @@ def _parts(content: bytes) -> bytes:
 def _joined_answers(first: bytes, second: bytes) -> bytes:
     left, right = msgspec.json.decode(first), msgspec.json.decode(second)
     joined = {**left, **right}
+    for field in left.keys() & right.keys():
+        if isinstance(left[field], list) and isinstance(right[field], list):
+            joined[field] = left[field] + right[field]
     for field in ("content", "reasoning_content"):
         texts = [value[field] for value in (left, right) if value.get(field)]
         if texts or field == "content":

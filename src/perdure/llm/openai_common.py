@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.domain.errors import InvalidInput
 from perdure.llm.answer_values import count
 from perdure.llm.base_urls import base_urls
 from perdure.llm.driver import ListedModel, ProviderConfig
@@ -25,13 +26,21 @@ _REASONS = re.compile(r"(^|/)(o\d|gpt-([5-9]|\d\d)|codex|computer-use)(?!.*chat)
 _PHASED = re.compile(r"(^|/)gpt-(5\.[3-9]|5\.\d\d|[6-9]|\d\d)")
 
 
-def endpoint_of(config: ProviderConfig) -> Endpoint:
+def endpoint_of(config: ProviderConfig, own: str | None = DEFAULT_BASE) -> Endpoint:
     """Build the endpoint for a configuration.
 
+    Args:
+        own: the address without a `base_url`; None if the provider needs one.
+
     Raises:
-        InvalidInput: the URL or the key is invalid.
+        InvalidInput: the URL or the key is invalid, or the URL is missing.
     """
-    base, other = base_urls(config.base_url or DEFAULT_BASE)
+    address = config.base_url or own
+    if address is None:
+        raise InvalidInput(
+            f"a provider of the type {config.provider_type} needs a `base_url`", field="base_url"
+        )
+    base, other = base_urls(address)
     key = (config.api_key or "").strip()
     credentials = {"Authorization": f"Bearer {key}"} if key else {}
     headers = text_map(config.options.get("headers"))
@@ -84,6 +93,7 @@ def _listed(entry: dict[str, Any]) -> ListedModel | None:
     windows = (
         entry.get("context_length"),
         entry.get("context_window"),
+        entry.get("max_context_length"),
         entry.get("max_model_len"),
         entry.get("max_input_tokens"),
         meta.get("n_ctx"),

@@ -19,6 +19,7 @@ from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
+    FilePart,
     ImagePart,
     JsonObject,
     Message,
@@ -28,6 +29,7 @@ from perdure.domain.messages import (
 )
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
 from perdure.llm.endpoint import Endpoint
+from perdure.llm.file_parts import file_data
 from perdure.llm.http import Http
 from perdure.llm.openai_common import (
     OPENAI_HOSTS,
@@ -278,13 +280,21 @@ def _input_text(text: str) -> JsonObject:
 
 def _content(parts: Sequence[ContentPart]) -> list[JsonObject]:
     content = [
-        _input_text(part.text)
-        if isinstance(part, TextPart)
-        else {"type": "input_image", "image_url": image_url(part), "detail": "auto"}
+        _input(part)
         for part in parts
-        if isinstance(part, ImagePart) or (isinstance(part, TextPart) and part.text.strip())
+        if isinstance(part, ImagePart | FilePart) or (isinstance(part, TextPart) and part.text.strip())
     ]
     return content or [_input_text(NO_CONTENT)]
+
+
+def _input(part: TextPart | ImagePart | FilePart) -> JsonObject:
+    match part:
+        case TextPart():
+            return _input_text(part.text)
+        case ImagePart():
+            return {"type": "input_image", "image_url": image_url(part), "detail": "auto"}
+    name, kind, data = file_data(part)
+    return {"type": "input_file", "filename": name, "file_data": f"data:{kind};base64,{data}"}
 
 
 def _missing(call_id: ToolCallId) -> Fragment:

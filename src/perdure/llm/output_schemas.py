@@ -51,6 +51,13 @@ OPENAI = Dialect(
 )  # fmt: skip
 ANTHROPIC = Dialect(frozenset(), _FORMATS | {"uri"}, all_required=False, recursive=False)
 
+GEMINI = Dialect(
+    frozenset({"minimum", "maximum", "minItems", "maxItems"}),
+    frozenset({"date-time", "date", "time"}),
+    all_required=False,
+    recursive=True,
+)
+
 _BOUNDS = frozenset(
     {
         "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "pattern", "minLength",

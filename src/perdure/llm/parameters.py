@@ -90,6 +90,18 @@ _NAMES: Mapping[str, str] = {
     "response_format": _STRUCTURED,
     "text.format": rf"text\.format|{_STRUCTURED}",
     "output_config.format": rf"output[ _-]?config\W{{1,4}}format|output[ _-]?format|{_STRUCTURED}",
+    "generationConfig.thinkingConfig": r"thinking[ _-]?(?:config|level|budget)|include[ _-]?thoughts",
+    "generationConfig.responseJsonSchema": rf"response[ _-]?(?:json[ _-]?)?schema|{_STRUCTURED}",
+    "generationConfig.maxOutputTokens": r"max_?output_?tokens",
+    "generationConfig.temperature": r"temperature",
+    "toolConfig": r"tool[ _-]?config|function[ _-]?calling[ _-]?config|function calling mode",
+    "additionalModelRequestFields": (
+        rf"additional_?model_?request_?fields|reasoning[ _]?config|{_REASONING}|output[ _-]?config"
+    ),
+    "inferenceConfig.maxTokens": r"max_?tokens",
+    "inferenceConfig.temperature": r"temperature",
+    "toolConfig.toolChoice": r"tool[ _-]?choice",
+    "cachePoint": r"cache[ _-]?point|prompt caching",
     "anthropic-beta": r"anthropic[_-]beta|beta (?:flag|header|feature)s?",
 }
 """By parameter: how servers name it."""
@@ -112,9 +124,17 @@ _OTHER_WORDS: Mapping[str, Words] = {
     "reasoning_effort": _NO_REASONING,
     "reasoning": _NO_REASONING,
     "thinking": _NO_REASONING,
+    "additionalModelRequestFields": _NO_REASONING,
+    "generationConfig.thinkingConfig": Words(r"thinking is not (?:enabled|supported)", re.IGNORECASE),
+    "generationConfig.responseJsonSchema": Words(
+        r"schema\b[^.]{0,40}(?:too many states|too complex)|response mime type", re.IGNORECASE
+    ),
     "include": Words(r"encrypted content is not supported", re.IGNORECASE),
-    "cache_control": Words(
-        r"(?:not|n.t) (?:allow|support|permit) (?:prompt )?cach|caching is (?:not|n.t|un)", re.IGNORECASE
+    **dict.fromkeys(
+        ("cache_control", "cachePoint"),
+        Words(
+            r"(?:not|n.t) (?:allow|support|permit) (?:prompt )?cach|caching is (?:not|n.t|un)", re.IGNORECASE
+        ),
     ),
     "stream": Words(
         r"in streaming mode|(?:not|n.t) support stream(?:ing)?(?![\w-]| ?options)|streaming is (?:not|un|dis)"
@@ -124,7 +144,15 @@ _OTHER_WORDS: Mapping[str, Words] = {
 }
 """By parameter: refusals that do not name it."""
 
-LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+LIMITS = frozenset(
+    {
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "generationConfig.maxOutputTokens",
+        "inferenceConfig.maxTokens",
+    }
+)
 """The names of the limit of an answer."""
 _IN_HISTORY = re.compile(r"\b(?:messages|input|contents?)[.\[]", re.IGNORECASE)
 

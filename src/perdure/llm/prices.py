@@ -16,11 +16,19 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from perdure.domain.model_profiles import CostTier, ModelCost
+from perdure.llm.dialects import NAMED
 
 log = logging.getLogger("perdure.llm")
 
-_VENDORS = {"openai": "openai", "openai_completions": "openai", "anthropic": "anthropic"}
-"""Provider type -> the vendor whose prices apply at the driver's default base URL."""
+_VENDORS = {
+    "openai": "openai",
+    "openai_completions": "openai",
+    "anthropic": "anthropic",
+    "gemini": "google",
+    "bedrock": "aws",
+    **{dialect.name: dialect.seller for dialect in NAMED},
+}
+"""Provider type -> the vendor whose prices apply at the driver's default base URL; empty for none."""
 
 
 class Seller(Struct, frozen=True):
@@ -46,7 +54,7 @@ def seller_of(provider_type: str, base_url: str | None) -> Seller | None:
     if vendor is None:
         return None
     if base_url is None:
-        return Seller(vendor=vendor)
+        return Seller(vendor=vendor) if vendor else None
     host = _host(base_url)
     return Seller(address=base_url) if "." in host and not _is_address(host) else None
 

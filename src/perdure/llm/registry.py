@@ -15,10 +15,11 @@ from msgspec import Struct
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import OrgId, ProviderId
 from perdure.domain.messages import JsonObject
-from perdure.domain.model_profiles import ModelVendor
+from perdure.domain.model_profiles import Modality, ModelProfile, ModelVendor
 from perdure.domain.providers import ProviderOptions, ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.anthropic import AnthropicDriver
+from perdure.llm.dialects import NAMED, Dialect
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.http import Http
 from perdure.llm.model_table import vendor_of_model
@@ -34,6 +35,9 @@ MAX_DRIVERS = 1_000
 """Maximum number of pooled drivers; one takes a few kilobytes."""
 
 
+_MEDIA: frozenset[Modality] = frozenset({"image", "pdf"})
+
+
 class DriverKind(Struct, frozen=True):
     """A provider type.
 
@@ -41,19 +45,58 @@ class DriverKind(Struct, frozen=True):
         title: the display name.
         environment: the variable from which the vendor's own tools read the key.
         key_needed: whether to ask users for a key. Most private servers need none.
+        takes_key: whether it can have a key.
+        own_address: whether it is called without a `base_url`.
+        open_list: whether it lists its models to everybody, so that the list says nothing of the key.
         options: the options that it accepts, see `ProviderOptions`.
         help: how to get a key, in Markdown.
         vendor: who makes the models, if one vendor makes all of them.
+        media: what the driver can send besides text, if the model reads it.
     """
 
     factory: Factory
     title: str
     environment: str | None = None
     key_needed: bool = False
+    takes_key: bool = True
+    own_address: bool = True
+    open_list: bool = False
     lists_models: bool = True
     options: frozenset[str] = frozenset()
     help: str = ""
     vendor: ModelVendor | None = None
+    media: frozenset[Modality] = _MEDIA
+
+
+def _gemini(config: ProviderConfig, http: Http, cache: FragmentCache) -> Driver:
+    from perdure.llm.gemini import GeminiDriver  # only a server with such a provider needs it
+
+    return GeminiDriver(config, http, cache)
+
+
+def _bedrock(config: ProviderConfig, http: Http, cache: FragmentCache) -> Driver:
+    from perdure.llm.bedrock import BedrockDriver  # only a server with such a provider needs it
+
+    return BedrockDriver(config, http, cache)
+
+
+_CHAT_OPTIONS = frozenset(
+    {"headers", "timeout_seconds", "include_usage", "max_tokens_field", "reasoning_content"}
+)
+
+
+def _chat_kind(dialect: Dialect) -> DriverKind:
+    """Describe the provider type of a dialect of Chat Completions."""
+    return DriverKind(
+        OpenAiChatDriver,
+        dialect.title,
+        dialect.key_variable,
+        key_needed=dialect.key_variable is not None or dialect.base_url is None,
+        own_address=dialect.base_url is not None,
+        open_list=dialect.open_list,
+        options=_CHAT_OPTIONS | ({"bearer"} if dialect.deployments else set()),
+        help=dialect.help,
+    )
 
 
 KINDS: Mapping[str, DriverKind] = MappingProxyType(
@@ -73,13 +116,12 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             OpenAiChatDriver,
             "OpenAI Chat Completions",
             OPENAI.key_variable,
-            options=frozenset(
-                {"headers", "timeout_seconds", "include_usage", "max_tokens_field", "reasoning_content"}
-            ),
+            options=_CHAT_OPTIONS,
             help=(
                 "For any server that speaks Chat Completions: enter its `base_url`, which usually ends in"
                 " `/v1`, and a key if the server needs one. Without `base_url`, calls go to OpenAI."
             ),
+            media=frozenset({"image", "pdf", "audio"}),
         ),
         "anthropic": DriverKind(
             AnthropicDriver,
@@ -95,10 +137,38 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
         "llmsim": DriverKind(
             lambda config, http, cache: SimulatedDriver(),
             "Simulated model",
+            takes_key=False,
             lists_models=False,
             help="A simulation for tests: it needs no key and no options.",
             vendor="llmsim",
+            media=frozenset({"image"}),
         ),
+        "gemini": DriverKind(
+            _gemini,
+            "Google Gemini",
+            "GEMINI_API_KEY",
+            key_needed=True,
+            options=frozenset({"headers", "timeout_seconds", "bearer", "max_tokens"}),
+            help=(
+                "Create a key at [aistudio.google.com](https://aistudio.google.com/apikey)."
+                " Without `base_url`, calls go to Google."
+            ),
+            vendor="google",
+        ),
+        "bedrock": DriverKind(
+            _bedrock,
+            "Amazon Bedrock",
+            "AWS_BEARER_TOKEN_BEDROCK",
+            key_needed=True,
+            options=frozenset({"headers", "timeout_seconds", "max_tokens"}),
+            help=(
+                "Create a Bedrock API key in the [AWS console](https://console.aws.amazon.com/bedrock/), or"
+                " enter an access key as `KEY_ID:SECRET` or `KEY_ID:SECRET:SESSION_TOKEN`. Without"
+                " `base_url`, calls go to us-east-1; other regions have the address"
+                " `https://bedrock-runtime.REGION.amazonaws.com`."
+            ),
+        ),
+        **{dialect.name: _chat_kind(dialect) for dialect in NAMED},
     }
 )
 
@@ -116,6 +186,17 @@ def vendor_key(provider_type: str, environment: Mapping[str, str]) -> str | None
         if kind is None or kind.environment is None
         else environment.get(kind.environment, "").strip() or None
     )
+
+
+def media_of(provider_type: str, profile: ModelProfile | None) -> frozenset[Modality]:
+    """Return what a model gets as it is: what it reads, as far as the protocol can carry it.
+
+    A model of which nothing is known may read images: its server refuses them if not.
+    """
+    kind = KINDS.get(provider_type)
+    known = None if profile is None else profile.modalities
+    reads: tuple[Modality, ...] = ("image",) if known is None else known.input
+    return (_MEDIA if kind is None else kind.media) & frozenset(reads)
 
 
 def vendor_of(provider_type: str, model: str) -> ModelVendor | None:

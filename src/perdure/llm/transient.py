@@ -6,7 +6,7 @@ import re
 
 from perdure.domain.words import Words
 
-STATUSES = frozenset({408, 409, 423, 424, 425, 460, 499})
+STATUSES = frozenset({408, 409, 423, 424, 425, 460, 498, 499})
 """Statuses below 500 of errors that pass, besides 429: timeouts, conflicts, a model that is being loaded."""
 
 RATE_CODES = frozenset(

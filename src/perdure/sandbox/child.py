@@ -24,6 +24,7 @@ from msgspec import Struct
 from perdure.domain.errors import ToolError
 from perdure.sandbox.arguments import ArgumentsJob, check_arguments
 from perdure.sandbox.confinement import confine
+from perdure.sandbox.media import InspectJob, inspect
 from perdure.sandbox.shell import ShellJob, run_shell
 from perdure.sandbox.sql import SchemaJob, SqlJob, describe, run_sql
 
@@ -43,7 +44,7 @@ USED_UP = 300 << 20
 LONGEST = 200
 """Seconds after which SIGALRM ends a job that nothing else has stopped."""
 
-Job = ShellJob | SqlJob | SchemaJob | ArgumentsJob
+Job = ShellJob | SqlJob | SchemaJob | ArgumentsJob | InspectJob
 
 
 class Started(Struct, frozen=True, tag="started"):
@@ -87,6 +88,8 @@ def work(job: Job, show: Callable[[str, str], None]) -> Any:
             return describe(job.image)
         case ArgumentsJob():
             return check_arguments(job)
+        case InspectJob():
+            return inspect(job)
 
 
 def answer_to(job: Job, show: Callable[[str, str], None], statm: int = -1) -> Done | Failed:

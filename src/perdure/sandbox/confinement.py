@@ -82,7 +82,8 @@ def _readable() -> Iterable[str]:
     yield f"{sys.base_prefix}/lib"
     yield str(Path(__file__).parents[1])
     yield str(Path(msgspec.__file__).parents[1])
-    yield from (folder for folder in sys.path if Path(folder, "bashkit").is_dir())
+    for package in ("bashkit", "PIL", "pypdfium2"):
+        yield from (folder for folder in sys.path if Path(folder, package).is_dir())
     yield from (*_SYSTEM, *(f"/etc/{name}" for name in _ETC))
     yield from (os.environ[name] for name in ("SSL_CERT_DIR", "SSL_CERT_FILE") if name in os.environ)
     yield from os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)

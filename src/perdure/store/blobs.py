@@ -1,11 +1,12 @@
 """Contents of files, stored once per organization under their SHA-256, in parts, and never changed.
 
 Files refer to their content by its hash, so copies, forks and initial files of many sessions take no extra
-space. In the same way, sessions refer to the lists of their discovered tools (`tool_lists.py`), and versions
-of the files of memories to theirs (`memory_versions.py`). A content that may have lost its last reference is
-marked with `released_at`. An hour later `purge_blobs` checks marked contents and removes those that nothing
-refers to. The delay replaces reference counting: a transaction that saw a file with the content, and is about
-to give it to another file, has long ended by then (a statement's limit is 30 seconds).
+space. Sessions refer in the same way to the lists of their discovered tools (`tool_lists.py`) and to the
+files of their messages, images to their bytes (`content_holds.py`), skills to their files (`skills.py`), and
+versions of the files of memories to theirs (`memory_versions.py`). A content that may have lost its last
+reference is marked with `released_at`. An hour later `purge_blobs` checks marked contents and removes those
+that nothing refers to. The delay replaces reference counting: a transaction that saw a file with the content,
+and is about to give it to another file, has long ended by then (a statement's limit is 30 seconds).
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ PART = 256 * 1024
 KEPT = 3_600_000_000
 """Microseconds between a content's last release and its removal."""
 PURGED = 16 * 1024 * 1024
-"""Bytes that one batch removes, unless a single content is larger. On SQLite all writes wait for the batch
-(measured: 3 ms per MB)."""
+"""Bytes that one batch removes, unless a single content that arrived at once is larger. On SQLite all writes
+wait for the batch (measured: 3 ms per MB)."""
+
+PARTS = "blobs b JOIN blob_parts p ON p.org_id = b.org_id AND p.hash = COALESCE(b.parts_key, b.hash)"
+"""Contents with their parts. One that arrived in parts has them under a key of its own (`uploads.py`)."""
 
 
 def parts_of(size: int) -> int:
@@ -56,25 +60,59 @@ async def send_ahead(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> No
         await keep_contents(tx, org_id, (content,), now)
 
 
+async def stage_content(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
+    """Store a content before the transaction that needs it, so that nothing is locked while it is uploaded.
+
+    Unless one comes that keeps it, it is purged like a content that lost its last reference.
+    """
+    if len(content.data) <= PART:
+        return
+    sql = (
+        "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING"
+    )
+    if await tx.run(sql, org_id, content.hash, len(content.data), now, now):
+        await _add_parts(tx, org_id, content)
+    else:  # one that is marked already must live as long as a new one
+        await tx.run(
+            "UPDATE blobs SET released_at = ? WHERE org_id = ? AND hash = ? AND released_at IS NOT NULL",
+            now,
+            org_id,
+            content.hash,
+        )
+
+
 async def _retain(tx: Tx, org_id: OrgId, hash_: str) -> bool:
     return (
         await tx.run("UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ?", org_id, hash_) == 1
     )
 
 
+async def add_row(
+    tx: Tx, org_id: OrgId, hash_: str, size: int, now: Micros, parts_key: str | None = None
+) -> bool:
+    """Add a content's row, or remove the mark of an existing one; return whether it was added."""
+    sql = (
+        "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at, parts_key)"
+        " VALUES (?, ?, ?, NULL, ?, ?) ON CONFLICT DO NOTHING"
+    )
+    while await tx.run(sql, org_id, hash_, size, now, parts_key) == 0:
+        # Another transaction has added the content since it was looked up, and may have released it again.
+        if await _retain(tx, org_id, hash_):
+            return False
+    return True
+
+
 async def _add(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
     size = len(content.data)
-    sql = (
-        "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at) VALUES (?, ?, ?, NULL, ?)"
-        " ON CONFLICT DO NOTHING"
-    )
-    while await tx.run(sql, org_id, content.hash, size, now) == 0:
-        # Another transaction has added the content since it was looked up, and may have released it again.
-        if await _retain(tx, org_id, content.hash):
-            return
+    if await add_row(tx, org_id, content.hash, size, now):
+        await _add_parts(tx, org_id, content)
+
+
+async def _add_parts(tx: Tx, org_id: OrgId, content: Content) -> None:
     rows = [
         (org_id, content.hash, part, content.data[part * PART : (part + 1) * PART])
-        for part in range(parts_of(size))
+        for part in range(parts_of(len(content.data)))
     ]
     if rows:
         await tx.run_many("INSERT INTO blob_parts (org_id, hash, part, content) VALUES (?, ?, ?, ?)", rows)
@@ -83,7 +121,7 @@ async def _add(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
 async def read_content(tx: Tx, org_id: OrgId, hash_: str, size: int) -> bytes:
     """Read a whole content of `size` bytes."""
     rows = await tx.all(
-        "SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? ORDER BY part", org_id, hash_
+        f"SELECT p.content FROM {PARTS} WHERE b.org_id = ? AND b.hash = ? ORDER BY p.part", org_id, hash_
     )
     return _joined(hash_, size, [row[0] for row in rows])
 
@@ -91,7 +129,10 @@ async def read_content(tx: Tx, org_id: OrgId, hash_: str, size: int) -> bytes:
 async def read_part(tx: Tx, org_id: OrgId, hash_: str, part: int) -> bytes:
     """Read one part of a content, counted from 0."""
     row = await tx.one(
-        "SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? AND part = ?", org_id, hash_, part
+        f"SELECT p.content FROM {PARTS} WHERE b.org_id = ? AND b.hash = ? AND p.part = ?",
+        org_id,
+        hash_,
+        part,
     )
     return _joined(hash_, None, [] if row is None else [row[0]])
 
@@ -99,8 +140,8 @@ async def read_part(tx: Tx, org_id: OrgId, hash_: str, part: int) -> bytes:
 async def read_contents(tx: Tx, org_id: OrgId, sizes: dict[str, int]) -> dict[str, bytes]:
     """Read several contents, by hash, given their sizes in bytes."""
     parts: dict[str, list[bytes]] = {hash_: [] for hash_ in sizes}
-    match, hashes = among(tx.dialect, "hash", "TEXT", list(sizes))
-    sql = f"SELECT hash, content FROM blob_parts WHERE org_id = ? AND {match} ORDER BY hash, part"
+    match, hashes = among(tx.dialect, "b.hash", "TEXT", list(sizes))
+    sql = f"SELECT b.hash, p.content FROM {PARTS} WHERE b.org_id = ? AND {match} ORDER BY b.hash, p.part"
     for row in await tx.all(sql, org_id, hashes) if sizes else ():
         parts[row[0]].append(row[1])
     return {hash_: _joined(hash_, sizes[hash_], found) for hash_, found in parts.items()}
@@ -126,6 +167,10 @@ _IN_USE = (
     " AND files.is_directory = 0)"
     " OR EXISTS (SELECT 1 FROM tool_lists WHERE tool_lists.org_id = blobs.org_id"
     " AND tool_lists.hash = blobs.hash)"
+    " OR EXISTS (SELECT 1 FROM skill_files WHERE skill_files.org_id = blobs.org_id"
+    " AND skill_files.hash = blobs.hash)"
+    " OR EXISTS (SELECT 1 FROM content_holds WHERE content_holds.org_id = blobs.org_id"
+    " AND content_holds.hash = blobs.hash)"
     " OR EXISTS (SELECT 1 FROM memory_versions WHERE memory_versions.org_id = blobs.org_id"
     " AND memory_versions.hash = blobs.hash AND memory_versions.redacted_at IS NULL))"
 )
@@ -144,7 +189,8 @@ async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
         limit,
     )
     batch = first_within(rows, PURGED)
-    gone = 0
+    sizes = {(row[0], row[1]): row[2] for row in rows}
+    gone, more = 0, len(batch) < len(rows) or len(rows) == limit
     for org_id, hash_ in sorted(batch):
         # Each statement checks the mark again, so that a writer that has removed it meanwhile wins.
         await tx.run(
@@ -154,13 +200,40 @@ async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
             hash_,
             before,
         )
-        removed = await tx.run(
-            f"DELETE FROM blobs WHERE org_id = ? AND hash = ? AND released_at < ? AND NOT {_IN_USE}",
+        if sizes[org_id, hash_] > PURGED and await _shorten(tx, org_id, hash_, before):
+            more = True
+            continue
+        removed = await tx.one(
+            f"DELETE FROM blobs WHERE org_id = ? AND hash = ? AND released_at < ? AND NOT {_IN_USE}"
+            " RETURNING COALESCE(parts_key, hash)",
             org_id,
             hash_,
             before,
         )
-        if removed:
-            await tx.run("DELETE FROM blob_parts WHERE org_id = ? AND hash = ?", org_id, hash_)
+        if removed is not None:
+            await tx.run("DELETE FROM blob_parts WHERE org_id = ? AND hash = ?", org_id, removed[0])
             gone += 1
-    return Purged(gone, len(batch) < len(rows) or len(rows) == limit)
+    return Purged(gone, more)
+
+
+async def _shorten(tx: Tx, org_id: str, hash_: str, before: Micros) -> bool:
+    """Remove the last `PURGED` bytes of a long content that arrived in parts; return whether it is one.
+
+    First its row gives up the hash, so that nobody finds a content that is not whole any more.
+    """
+    row = await tx.one(
+        f"UPDATE blobs SET hash = parts_key, size_bytes = size_bytes - ? WHERE org_id = ? AND hash = ?"
+        f" AND released_at < ? AND parts_key IS NOT NULL AND NOT {_IN_USE} RETURNING parts_key, size_bytes",
+        PURGED,
+        org_id,
+        hash_,
+        before,
+    )
+    if row is not None:
+        await tx.run(
+            "DELETE FROM blob_parts WHERE org_id = ? AND hash = ? AND part >= ?",
+            org_id,
+            row[0],
+            parts_of(row[1]),
+        )
+    return row is not None

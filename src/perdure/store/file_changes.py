@@ -11,13 +11,14 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput, PreconditionFailed, TooLarge
-from perdure.domain.files import MAX_ENTRIES, Content, FileLimits, too_large
+from perdure.domain.files import MAX_ENTRIES, Content, FileLimits, Uploaded, too_large
 from perdure.domain.paths import clean_path, folders_above, is_below, parent_of
 from perdure.domain.times import Micros
 from perdure.store.blobs import keep_contents, release_contents
 from perdure.store.database import Tx
 from perdure.store.files import INSERT, FileRow, below, get_entries, is_a_folder, list_tree, missing
 from perdure.store.rows import among, values
+from perdure.store.uploads import link_content
 from perdure.store.workspaces import WorkspaceRow, count_in_workspace, remove_workspace
 
 
@@ -31,15 +32,17 @@ class FileWrite(Struct, frozen=True):
         expected: the hashes of which the file must have one, `*` for any; None skips the check.
         readonly: the new read-only flag; None keeps the present one.
         force: whether to overwrite a read-only file.
+        uploaded: whether the limit is that of uploads.
     """
 
     path: str
-    content: Content | None
+    content: Content | Uploaded | None
     new: bool = False
     old: bool = False
     expected: frozenset[str] | None = None
     readonly: bool | None = None
     force: bool = False
+    uploaded: bool = False
 
 
 class Written(Struct, frozen=True):
@@ -76,9 +79,11 @@ async def write_files(
     folders = _folders_for(space, done, after, now)
     growth, created = _growth(done, before), [written.row for written in done if written.created]
     check_room(space, growth, len(folders) + len(created), limits)
-    await keep_contents(
-        tx, space.org_id, [write.content for write in writes if write.content is not None], now
-    )
+    contents = [write.content for write in writes]
+    await keep_contents(tx, space.org_id, [each for each in contents if isinstance(each, Content)], now)
+    for each in contents:
+        if isinstance(each, Uploaded):
+            await link_content(tx, space.org_id, each, now)
     added = [*folders, *created]
     if added:
         await tx.run_many(INSERT, [values(row) for row in added])
@@ -104,8 +109,8 @@ def _written(
         raise missing(path)
     if old is not None:
         _check_change(write, old)
-    if content is not None and len(content.data) > limits.file:
-        raise too_large(limits.file)
+    if content is not None:
+        check_size(content.size_bytes, limits, uploaded=write.uploaded)
     row = FileRow(
         space.id,
         path,
@@ -114,7 +119,7 @@ def _written(
         int(content is None),
         0,
         int(content is not None and content.is_text),
-        0 if content is None else len(content.data),
+        0 if content is None else content.size_bytes,
         "" if content is None else content.hash,
         now,
         now,
@@ -129,6 +134,32 @@ def _written(
     if write.readonly is not None:
         row = msgspec.structs.replace(row, is_readonly=int(write.readonly))
     return Written(row, old is None)
+
+
+def check_size(size: int, limits: FileLimits, *, uploaded: bool) -> None:
+    """Check that a file may have so many bytes. Raises TooLarge."""
+    most = limits.upload if uploaded else limits.file
+    if size > most:
+        raise too_large(most)
+
+
+async def check_upload(
+    tx: Tx, space: WorkspaceRow, path: str, expected: frozenset[str] | None, limits: FileLimits
+) -> int:
+    """Check that a file could be written, before it arrives; return how many bytes it may have.
+
+    A hash is compared at the end only: a repeated request may find its own content. Raises the errors of
+    `write_files`.
+    """
+    before = await get_entries(tx, space.org_id, space.id, (path, *folders_above(path)))
+    old = before.get(path)
+    nothing = Content(b"", "", is_text=True)
+    write = FileWrite(path, nothing, expected=expected if old is None else None)
+    done = _written(space, write, old, limits, space.updated_at)
+    folders = _folders_for(space, [done], before, space.updated_at)
+    check_room(space, 0, len(folders) + int(done.created), limits)
+    room = limits.workspace - space.size_bytes + (0 if old is None else old.size_bytes)
+    return max(0, min(room, limits.upload))
 
 
 def _check_change(write: FileWrite, old: FileRow) -> None:

@@ -13,7 +13,7 @@ from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.files import MAX_ENTRIES
 from perdure.domain.ids import OrgId, WorkspaceId
 from perdure.domain.times import Micros
-from perdure.store.blobs import PART
+from perdure.store.blobs import PART, PARTS
 from perdure.store.database import Tx
 from perdure.store.rows import among, columns, insert
 
@@ -111,7 +111,7 @@ async def read_heads(
     match, choices = among(tx.dialect, "f.path", "TEXT", paths)
     rows = await tx.all(
         "SELECT f.path, f.size_bytes, substr(p.content, 1, ?) FROM files f"
-        " JOIN blob_parts p ON p.org_id = f.org_id AND p.hash = f.hash AND p.part = 0"
+        f" JOIN ({PARTS}) ON b.org_id = f.org_id AND b.hash = f.hash AND p.part = 0"
         f" WHERE f.workspace_id = ? AND f.org_id = ? AND f.is_directory = 0 AND f.is_text = 1 AND {match}",
         min(size, PART),
         workspace_id,
@@ -146,6 +146,39 @@ async def list_tree(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folder: st
     """Return everything below a folder at any depth, sorted by path."""
     sql = f"{_FROM} AND path >= ? AND path < ? ORDER BY path LIMIT ?"
     rows = await tx.all(sql, workspace_id, org_id, *below(folder), MAX_ENTRIES)
+    return [FileRow(*row) for row in rows]
+
+
+async def total_size(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, most: int) -> int:
+    """Return the total bytes of the files that have at most `most` bytes each."""
+    row = await tx.one(
+        "SELECT COALESCE(SUM(size_bytes), 0) FROM files WHERE workspace_id = ? AND org_id = ?"
+        " AND size_bytes <= ?",
+        workspace_id,
+        org_id,
+        most,
+    )
+    return 0 if row is None else int(row[0])
+
+
+async def files_named(
+    tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folder: str, name: str, limit: int
+) -> list[FileRow]:
+    """Return the text files of this name in the folders directly below a folder, sorted by path.
+
+    Its cost does not depend on what else is in these folders.
+    """
+    rows = await tx.all(
+        f"SELECT {columns(FileRow, alias='f')} FROM files d JOIN files f"
+        " ON f.workspace_id = d.workspace_id AND f.path = d.path || ?"
+        " WHERE d.workspace_id = ? AND d.org_id = ? AND d.parent = ? AND d.is_directory = 1"
+        " AND f.is_directory = 0 AND f.is_text = 1 ORDER BY f.path LIMIT ?",
+        f"/{name}",
+        workspace_id,
+        org_id,
+        folder,
+        limit,
+    )
     return [FileRow(*row) for row in rows]
 
 

@@ -99,7 +99,11 @@ async def hold_workspace(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> Wo
 
 async def hold_for_writing(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> WorkspaceRow:
     """Lock a workspace for a change of its files. Raises NotFound, and Conflict if it is archived."""
-    row = await hold_workspace(tx, org_id, workspace_id)
+    return need_active(await hold_workspace(tx, org_id, workspace_id))
+
+
+def need_active(row: WorkspaceRow) -> WorkspaceRow:
+    """Return the workspace if its files may change. Raises Conflict if it is archived."""
     if row.status != "active":
         raise Conflict(
             "this workspace is archived: its files are read-only until its `status` is `active` again",

@@ -61,7 +61,7 @@ async def _bash(services: Services, context: ToolContext, arguments: JsonObject)
         fresh = kept if kept != state else None
         if changes or fresh is not None:
             saved = await after_command(services, context, session_id, held, changes, fresh, context.guarded)
-    answer = _answer(result, [*notes, *saved.notes], done.differences, context.redactor)
+    answer = _answer(result, [*notes, *held.notes(), *saved.notes], done.differences, context.redactor)
     return ToolOutcome(answer, saved.events)
 
 

@@ -7,6 +7,7 @@ from typing import cast
 from perdure.app.context import Services
 from perdure.capabilities.port import Capability
 from perdure.tools.agent_instructions import agent_instructions
+from perdure.tools.ask_user import ask_user
 from perdure.tools.background_tools import background_tools
 from perdure.tools.bashkit_shell import bashkit_shell
 from perdure.tools.code_interpreter import code_interpreter
@@ -25,6 +26,7 @@ from perdure.tools.session_file_system import session_file_system
 from perdure.tools.session_schedule import session_schedule
 from perdure.tools.session_sql_database import session_sql_database
 from perdure.tools.session_storage import session_storage
+from perdure.tools.skills import skills
 from perdure.tools.stateless_todo_list import STATELESS_TODO_LIST
 from perdure.tools.subagents import subagents
 from perdure.tools.tool_approval import TOOL_APPROVAL
@@ -37,6 +39,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
     """Create the built-in capabilities, with their tools bound to the services that they call."""
     return (
         agent_instructions(services),
+        ask_user(services),
         background_tools(services),
         bashkit_shell(services),
         code_interpreter(services),
@@ -47,6 +50,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
         session_schedule(services),
         session_sql_database(services),
         session_storage(services),
+        skills(services),
         subagents(services),
         STATELESS_TODO_LIST,
         web_fetch(),

@@ -99,7 +99,7 @@ async def _run_python(
         changes, saved = await asyncio.to_thread(_changes, result), Saved()
         if changes:
             saved = await after_command(services, context, session_id, held, changes, None, context.guarded)
-    notes = few(notes, invalid, saved.notes, *_notes(result, limits, seconds))
+    notes = few(notes, held.notes(), invalid, saved.notes, *_notes(result, limits, seconds))
     return ToolOutcome(answer_of(result, notes, context.redactor), saved.events)
 
 

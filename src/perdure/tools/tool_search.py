@@ -20,7 +20,9 @@ MAX_ALWAYS = 100
 
 
 def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
-    return replace(behaviour, tool_search=msgspec.convert(config or {}, ToolSearchRules))
+    rules = msgspec.convert(config or {}, ToolSearchRules)
+    always = (*behaviour.tool_search.always, *rules.always)
+    return replace(behaviour, tool_search=replace(rules, always=always))
 
 
 TOOL_SEARCH = Capability(

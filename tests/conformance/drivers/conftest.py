@@ -10,7 +10,8 @@ import pytest_asyncio
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.http import Http
 from perdure.llm.registry import make_driver
-from tests.conformance.drivers.protocols import WIRES, Wire
+from tests.conformance.drivers.converse import EVERY_WIRE
+from tests.conformance.drivers.protocols import ALL_WIRES, Wire
 from tests.conformance.drivers.vendor import Vendor, open_vendor
 
 API_KEY = "sk-very-secret-0123456789"
@@ -33,9 +34,16 @@ async def http() -> AsyncIterator[Http]:
     await pool.close()
 
 
-@pytest.fixture(params=WIRES, ids=lambda wire: wire.provider_type)
+@pytest.fixture(params=EVERY_WIRE, ids=lambda wire: wire.provider_type)
 def wire(request: pytest.FixtureRequest) -> Wire:
     """Each protocol in turn."""
+    protocol: Wire = request.param
+    return protocol
+
+
+@pytest.fixture(params=ALL_WIRES, ids=lambda wire: wire.provider_type)
+def sse_wire(request: pytest.FixtureRequest) -> Wire:
+    """Each protocol that streams server-sent events in turn."""
     protocol: Wire = request.param
     return protocol
 

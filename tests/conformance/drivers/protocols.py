@@ -1,4 +1,4 @@
-"""The three wire protocols as their vendors speak them: streams and error bodies for scripted exchanges."""
+"""The wire protocols as their vendors speak them: streams and error bodies for scripted exchanges."""
 
 from __future__ import annotations
 
@@ -351,7 +351,90 @@ class MessagesWire:
         return {"type": words[kind], "message": message}
 
 
+class GeminiWire:
+    provider_type = "gemini"
+    path = "/v1/models/model-1:streamGenerateContent"
+
+    def _chunk(self, *parts: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
+        candidate: dict[str, Any] = {"content": {"role": "model", "parts": list(parts)}, "index": 0}
+        if finish is not None:
+            candidate["finishReason"] = finish
+        return sse({"candidates": [candidate], "modelVersion": "model-1", "responseId": "r-1", **more})
+
+    def answer(
+        self,
+        text: Sequence[str] = (),
+        calls: Sequence[Call] = (),
+        thinking: Sequence[str] = (),
+        counts: Counts = Counts(),
+        finish: str = "stop",
+    ) -> list[bytes]:
+        so_far = {"promptTokenCount": counts.given, "totalTokenCount": counts.given}
+        events = [self._chunk({"text": ""}, usageMetadata=so_far)]
+        events += [self._chunk({"text": piece, "thought": True}, usageMetadata=so_far) for piece in thinking]
+        events += [self._chunk({"text": piece}, usageMetadata=so_far) for piece in text]
+        for number, (call_id, name, pieces) in enumerate(calls):
+            part: dict[str, Any] = {"functionCall": {"name": name, "args": _value("".join(pieces))}}
+            if call_id:
+                part["functionCall"]["id"] = call_id
+            if thinking and number == 0:
+                part["thoughtSignature"] = "c2lnbmVk"
+            events.append(self._chunk(part))
+        reason = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}[finish]
+        thoughts = 3 if thinking else 0
+        usage = {
+            **so_far,
+            "candidatesTokenCount": counts.made - thoughts,
+            "thoughtsTokenCount": thoughts,
+            "cachedContentTokenCount": counts.read,
+        }
+        return [*events, self._chunk({"text": ""}, finish=reason, usageMetadata=usage)]
+
+    def whole(self, text: str, call: tuple[str, str, dict[str, Any]]) -> bytes:
+        parts = [{"text": text}, {"functionCall": {"id": call[0], "name": call[1], "args": call[2]}}]
+        candidate = {"content": {"role": "model", "parts": parts}, "finishReason": "STOP", "index": 0}
+        usage = {"promptTokenCount": 5, "candidatesTokenCount": 2}
+        return msgspec.json.encode({"candidates": [candidate], "usageMetadata": usage})
+
+    def failure(self, kind: str, message: str) -> bytes:
+        return sse(self._error(kind, message))
+
+    def refusal(self, kind: str, message: str) -> bytes:
+        return msgspec.json.encode(self._error(kind, message))
+
+    def _error(self, kind: str, message: str) -> dict[str, Any]:
+        code, status, reason = {
+            "overloaded": (503, "UNAVAILABLE", None),
+            "rate_limit": (429, "RESOURCE_EXHAUSTED", "RATE_LIMIT_EXCEEDED"),
+            "context": (400, "INVALID_ARGUMENT", None),
+            "quota": (403, "PERMISSION_DENIED", "BILLING_DISABLED"),
+            "other": (400, "INVALID_ARGUMENT", None),
+        }[kind]
+        if kind == "context":
+            message = (
+                "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576). "
+                + message
+            )
+        error: dict[str, Any] = {"code": code, "message": message, "status": status}
+        if reason is not None:
+            info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}
+            error["details"] = [{**info, "domain": "googleapis.com"}]
+        return {"error": error}
+
+
+def _value(text: str) -> Any:
+    """The arguments as a value; what is no JSON, which this vendor would not send, as text."""
+    try:
+        return msgspec.json.decode(text or "{}")
+    except ValueError:
+        return text
+
+
 WIRES: tuple[Wire, ...] = (ChatWire(), ResponsesWire(), MessagesWire())
+"""The protocols that the journeys are made with."""
+
+ALL_WIRES: tuple[Wire, ...] = (*WIRES, GeminiWire())
+"""The protocols of the drivers' suite that stream server-sent events."""
 
 
 def refused(wire: Wire, status: int, kind: str = "other", message: str = "no", **headers: str) -> Reply:

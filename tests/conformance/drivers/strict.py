@@ -20,7 +20,21 @@ def complaints(provider_type: str, body: Any, *, mistral: bool = False) -> list[
     """Return what the server of this protocol refuses about the history; empty if it accepts it."""
     if provider_type == "anthropic":
         return list(_messages(body))
+    if provider_type == "bedrock":
+        return list(_converse(body))
+    if provider_type == "gemini":
+        return list(_contents(body))
     return list(_responses(body) if provider_type == "openai" else _chat(body, mistral=mistral))
+
+
+def unsigned(body: Any) -> list[str]:
+    """Return the steps of tool calls that Gemini 3 refuses: the first call of each needs a signature."""
+    steps = [
+        [part for part in content["parts"] if "functionCall" in part]
+        for content in body["contents"]
+        if content["role"] == "model"
+    ]
+    return [str(calls[0]) for calls in steps if calls and not calls[0].get("thoughtSignature")]
 
 
 def _names(tools: Sequence[Any]) -> Iterator[str]:
@@ -229,3 +243,109 @@ def _thinking(body: Any) -> Iterator[str]:
     in_loop = any(block["type"] == "tool_result" for block in last["content"])
     if in_loop and step["content"][0]["type"] not in {"thinking", "redacted_thinking"}:
         yield "Expected `thinking` or `redacted_thinking`"
+
+
+# --- Gemini -------------------------------------------------------------------
+
+
+def _contents(body: Any) -> Iterator[str]:
+    yield from _names([each for tool in body.get("tools", ()) for each in tool["functionDeclarations"]])
+    contents = body["contents"]
+    if not contents or contents[0]["role"] != "user" or contents[-1]["role"] != "user":
+        yield "the contents do not begin and end with the user"
+    waiting: list[tuple[str, str]] = []
+    used: set[str] = set()
+    before = ""
+    for content in contents:
+        parts, role = content["parts"], content["role"]
+        answers = [part["functionResponse"] for part in parts if "functionResponse" in part]
+        if not parts:
+            yield "no parts"
+        if sorted((each["id"], each["name"]) for each in answers) != sorted(waiting):
+            yield "the number of function response parts does not equal that of the function call parts"
+        if answers and len(answers) < len(parts):
+            yield "function responses beside other parts"
+        kind = "results" if answers else role
+        if kind == before:
+            yield f"{kind} after {kind}"
+        before = kind
+        for part in parts:
+            yield from _part(part, role)
+        calls = [part["functionCall"] for part in parts if "functionCall" in part]
+        waiting = [(each["id"], each["name"]) for each in calls]
+        if used & {each["id"] for each in calls} or len({each["id"] for each in calls}) < len(calls):
+            yield "an id is used twice"
+        used |= {each["id"] for each in calls}
+    if waiting:
+        yield "calls without responses"
+
+
+# --- Converse -----------------------------------------------------------------
+
+
+def _converse(body: Any) -> Iterator[str]:
+    tools = [each["toolSpec"] for each in body.get("toolConfig", {}).get("tools", ()) if "toolSpec" in each]
+    yield from _names(tools)
+    messages = body["messages"]
+    if not messages or messages[0]["role"] != "user" or messages[-1]["role"] != "user":
+        yield "the conversation does not begin and end with a user message"
+    used: set[str] = set()
+    waiting: list[str] = []
+    before = ""
+    for message in messages:
+        if message["role"] == before:
+            yield "roles do not alternate"
+        before, content = message["role"], message["content"]
+        if not content:
+            yield "no content"
+        results = [block["toolResult"] for block in content if "toolResult" in block]
+        if sorted(each["toolUseId"] for each in results) != sorted(waiting):
+            yield "calls and results do not match"
+        for block in content:
+            yield from _converse_block(block, used)
+        waiting = [block["toolUse"]["toolUseId"] for block in content if "toolUse" in block]
+        if content and "reasoningContent" in content[-1]:
+            yield "reasoning at the end"
+    if waiting:
+        yield "calls without results"
+    if used and not tools:
+        yield "The toolConfig field must be defined when using toolUse and toolResult content blocks"
+
+
+def _converse_block(block: Any, used: set[str]) -> Iterator[str]:
+    if len(block) != 1:
+        yield "a block must have exactly one kind of data"
+    if "text" in block and not block["text"].strip():
+        yield "The text field in the ContentBlock object is blank"
+    if "toolUse" in block:
+        use = block["toolUse"]
+        if not NAME.fullmatch(use["toolUseId"]) or use["toolUseId"] in used:
+            yield f"id {use['toolUseId']!r}"
+        used.add(use["toolUseId"])
+        if not NAME.fullmatch(use["name"]) or not isinstance(use["input"], dict):
+            yield f"call {use!r}"
+    for part in block.get("toolResult", {}).get("content", ()):
+        yield from _converse_block(part, used)
+    if "toolResult" in block and not block["toolResult"]["content"]:
+        yield "an empty result"
+    if "image" in block and block["image"]["format"] not in {"png", "jpeg", "gif", "webp"}:
+        yield "an image that is none"
+
+
+def _part(part: Any, role: str) -> Iterator[str]:
+    if len(part.keys() - {"thoughtSignature", "thought"}) != 1:
+        yield "a part must have exactly one kind of data"
+    if "text" in part and not part["text"].strip() and not part.get("thoughtSignature"):
+        yield "a blank part"
+    if "functionCall" in part:
+        call = part["functionCall"]
+        if role != "model" or not isinstance(call["args"], dict):
+            yield "a call that is none"
+        if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,63}", call["name"]):
+            yield f"name {call['name']!r}"
+    if "functionResponse" in part and not isinstance(part["functionResponse"]["response"], dict):
+        yield "a response that is no object"
+    if "inlineData" in part:
+        data = part["inlineData"]
+        if not IMAGE_URL.fullmatch(f"data:{data['mimeType']};base64,{data['data']}"):
+            yield "an image that is none"

@@ -17,6 +17,7 @@ from tests.conformance.drivers.protocols import Wire, sse
 from tests.conformance.drivers.vendor import JSON, SSE, Reply, Vendor
 from tests.unit.llm.talk import CLOCK, WEATHER, Heard, ask, user
 
+KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
 PLAIN = {"Content-Type": "text/plain"}
 
 
@@ -27,8 +28,9 @@ async def test_text_arrives_piece_by_piece_and_whole(vendor: Vendor, connect: Co
     assert heard.pieces("text") == ["Hel", "lo", " there"]
     assert response.text == "Hello there"
     assert response.finish_reason == "stop"
-    assert response.model == "model-1"
-    assert response.response_id
+    if wire.provider_type != "bedrock":  # it names neither
+        assert response.model == "model-1"
+        assert response.response_id
     assert response.thinking is None
     assert response.reasoning_items == ()
 
@@ -40,9 +42,12 @@ async def test_the_call_streams_to_the_right_address_with_the_key(
     await connect(wire.provider_type).generate(ask(user("Hi")), Heard())
     asked = vendor.asked[0]
     assert (asked.method, asked.path) == ("POST", wire.path)
-    assert asked.body["stream"] is True
-    assert asked.body["model"] == "model-1"
-    assert API_KEY in (asked.headers.get("authorization", "") + asked.headers.get("x-api-key", ""))
+    if wire.provider_type in {"gemini", "bedrock"}:  # the path says both
+        assert asked.query == ({"alt": "sse"} if wire.provider_type == "gemini" else {})
+    else:
+        assert asked.body["stream"] is True
+        assert asked.body["model"] == "model-1"
+    assert API_KEY in {asked.headers.get(name, "").removeprefix("Bearer ") for name in KEY_HEADERS}
     assert asked.headers["content-type"] == "application/json"
 
 
@@ -55,7 +60,9 @@ async def test_all_input_is_counted_including_the_cached_part(
     assert response.usage.input_tokens == 100
     assert response.usage.output_tokens == 7
     assert response.usage.cache_read_tokens == 60
-    assert response.usage.cache_creation_tokens == (10 if wire.provider_type == "anthropic" else None)
+    assert response.usage.cache_creation_tokens == (
+        10 if wire.provider_type in {"anthropic", "bedrock"} else None
+    )
 
 
 async def test_events_may_be_split_anywhere_or_arrive_together(
@@ -71,11 +78,11 @@ async def test_events_may_be_split_anywhere_or_arrive_together(
 
 
 async def test_lines_may_end_with_carriage_returns_and_comments_are_skipped(
-    vendor: Vendor, connect: Connect, wire: Wire
+    vendor: Vendor, connect: Connect, sse_wire: Wire
 ) -> None:
-    stream = b": hello\n\n" + b": ping\n\n".join(wire.answer(["a", "b"]))
+    stream = b": hello\n\n" + b": ping\n\n".join(sse_wire.answer(["a", "b"]))
     vendor.will(Reply([stream.replace(b"\n", b"\r\n")]))
-    assert (await connect(wire.provider_type).generate(ask(user("Hi")), Heard())).text == "ab"
+    assert (await connect(sse_wire.provider_type).generate(ask(user("Hi")), Heard())).text == "ab"
 
 
 async def test_parallel_tool_calls_keep_their_order_ids_and_split_arguments(
@@ -224,20 +231,20 @@ async def test_a_stream_that_ends_cleanly_but_too_early_is_a_transient_error(
     ],
 )
 async def test_garbage_costs_one_call_and_is_quoted(
-    vendor: Vendor, connect: Connect, wire: Wire, garbage: bytes
+    vendor: Vendor, connect: Connect, sse_wire: Wire, garbage: bytes
 ) -> None:
-    vendor.will(Reply([*wire.answer(["Hel"])[:2], garbage]))
-    error = await failed(connect, wire)
+    vendor.will(Reply([*sse_wire.answer(["Hel"])[:2], garbage]))
+    error = await failed(connect, sse_wire)
     assert (error.code, error.transient) == ("provider_bad_response", False)
     assert garbage[6:20].decode("utf-8", "replace").strip() in error.message
 
 
 async def test_an_event_that_is_cut_is_a_transient_error(
-    vendor: Vendor, connect: Connect, wire: Wire
+    vendor: Vendor, connect: Connect, sse_wire: Wire
 ) -> None:
     for rest in (b"\x00" * 99, b'data: {"choices": [{"del', b"da", b"event: error"):
-        vendor.will(Reply([*wire.answer(["Hel"])[:2], rest]))
-        error = await failed(connect, wire)
+        vendor.will(Reply([*sse_wire.answer(["Hel"])[:2], rest]))
+        error = await failed(connect, sse_wire)
         assert (error.code, error.transient) == ("provider_bad_response", True)
 
 
@@ -294,9 +301,9 @@ async def test_a_stream_with_another_label_is_understood(
 async def test_a_complete_answer_is_kept_if_the_connection_breaks_after_it(
     vendor: Vendor, connect: Connect, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All three answers are complete with their last event but one (Responses: with the last).
+    # The answers are complete with their last event but one (Responses, Gemini: with the last).
     events = wire.answer(["Hel", "lo"])
-    kept = events if wire.provider_type == "openai" else events[:-1]
+    kept = events if wire.provider_type in {"openai", "gemini"} else events[:-1]
     vendor.will(Reply(kept, then="cut"))
     response = await connect(wire.provider_type).generate(ask(user("Hi")), Heard())
     assert (response.text, response.finish_reason) == ("Hello", "stop")
@@ -306,15 +313,17 @@ async def test_a_complete_answer_is_kept_if_the_connection_breaks_after_it(
 
 
 async def test_an_address_that_the_server_does_not_have_is_tried_in_its_other_form(
-    vendor: Vendor, http: Http, wire: Wire
+    vendor: Vendor, http: Http, sse_wire: Wire
 ) -> None:
-    driver = make_driver(ProviderConfig(wire.provider_type, f"{vendor.url}/inference", API_KEY), http)
+    driver = make_driver(ProviderConfig(sse_wire.provider_type, f"{vendor.url}/inference", API_KEY), http)
     unknown = Reply([b'{"detail":"Not Found"}'], 404, JSON)
-    vendor.will(unknown, *[Reply(wire.answer(["ok"]))] * 2)
+    vendor.will(unknown, *[Reply(sse_wire.answer(["ok"]))] * 2)
     for _ in range(2):
         assert (await driver.generate(ask(user("Hi")), Heard())).text == "ok"
     first, second, third = (asked.path for asked in vendor.asked)
-    assert {first, second} == {"/inference" + wire.path, "/inference" + wire.path.removeprefix("/v1")}
+    version = "/v1beta" if sse_wire.provider_type == "gemini" else "/v1"
+    tail = sse_wire.path.removeprefix("/v1")
+    assert {first, second} == {f"/inference{version}{tail}", f"/inference{tail}"}
     assert third == second
     vendor.will(unknown, unknown)
     with pytest.raises(ModelError) as caught:
@@ -390,10 +399,10 @@ async def test_an_endless_line_is_cut_off(vendor: Vendor, connect: Connect, wire
     assert (error.code, error.transient) == ("provider_bad_response", False)
 
 
-async def test_an_endless_answer_is_cut_off(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_an_endless_answer_is_cut_off(vendor: Vendor, connect: Connect, sse_wire: Wire) -> None:
     pool = Http(max_stream=20_000)
     vendor.will(Reply([b": ping\n\n" * 1000] * 5, then="hang"))
-    error = await failed(connect, wire, pool=pool)
+    error = await failed(connect, sse_wire, pool=pool)
     await pool.close()
     assert (error.code, error.transient) == ("provider_bad_response", False)
 
@@ -460,11 +469,13 @@ async def test_redirects_are_not_followed(vendor: Vendor, connect: Connect, wire
     assert len(vendor.asked) == 1
 
 
-async def test_unknown_events_and_fields_are_ignored(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_unknown_events_and_fields_are_ignored(
+    vendor: Vendor, connect: Connect, sse_wire: Wire
+) -> None:
     odd = sse({"type": "something.new", "object": "odd", "strange": {"deep": [1]}, "choices": []})
-    events = wire.answer(["a", "b"])
+    events = sse_wire.answer(["a", "b"])
     vendor.will(Reply([odd, *events[:3], odd, *events[3:]]))
-    assert (await connect(wire.provider_type).generate(ask(user("Hi")), Heard())).text == "ab"
+    assert (await connect(sse_wire.provider_type).generate(ask(user("Hi")), Heard())).text == "ab"
 
 
 async def test_large_requests_are_sent_completely(vendor: Vendor, connect: Connect, wire: Wire) -> None:
@@ -474,12 +485,14 @@ async def test_large_requests_are_sent_completely(vendor: Vendor, connect: Conne
     assert text in str(vendor.sent)
 
 
-async def test_counts_that_are_not_numbers_are_left_out(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_counts_that_are_not_numbers_are_left_out(
+    vendor: Vendor, connect: Connect, sse_wire: Wire
+) -> None:
     stream = (
-        b"".join(wire.answer(["ok"]))
+        b"".join(sse_wire.answer(["ok"]))
         .replace(b"100", b"-1")
         .replace(b'"output_tokens":7', b'"output_tokens":"x"')
     )
     vendor.will(Reply([stream], headers=SSE))
-    response = await connect(wire.provider_type).generate(ask(user("Hi")), Heard())
+    response = await connect(sse_wire.provider_type).generate(ask(user("Hi")), Heard())
     assert response.usage is None or isinstance(response.usage, Usage)

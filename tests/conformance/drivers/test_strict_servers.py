@@ -17,8 +17,9 @@ from perdure.llm.http import Http
 from perdure.llm.registry import make_driver
 from perdure.llm.wire import Reasoning, packed
 from tests.conformance.drivers.conftest import Connect
-from tests.conformance.drivers.protocols import WIRES, Wire
-from tests.conformance.drivers.strict import complaints
+from tests.conformance.drivers.converse import EVERY_WIRE
+from tests.conformance.drivers.protocols import Wire
+from tests.conformance.drivers.strict import complaints, unsigned
 from tests.conformance.drivers.vendor import Reply, Vendor
 from tests.unit.llm.talk import CLOCK, WEATHER, Heard, agent, ask, call, kept, result, system, user
 from tests.unit.llm.test_encoding import REQUESTS
@@ -123,11 +124,14 @@ async def test_odd_histories_are_accepted(vendor: Vendor, connect: Connect, wire
         {"model": "mistral-large-latest", "tools": (WEATHER, CLOCK)},
         {"model": "claude-sonnet-4-5", "reasoning_effort": "high", "tools": (CLOCK,), "system": "S"},
         {"model": "kimi-k2-thinking", "system": " "},
+        {"model": "gemini-3-pro", "system": "S"},
     ):
         vendor.will(Reply(wire.answer(["ok"])))
         await connect(wire.provider_type).generate(ask(*HISTORIES[name], **fields), Heard())
         mistral = fields["model"] == "mistral-large-latest"
         assert complaints(wire.provider_type, vendor.sent, mistral=mistral) == [], (name, fields)
+        if wire.provider_type == "gemini":
+            assert unsigned(vendor.sent) == [] or "gemini-3" not in fields["model"], name
 
 
 def cleaned(history: Sequence[Message]) -> list[Message]:
@@ -153,7 +157,7 @@ def fits(role: str, part: object) -> bool:
 
 @pytest.mark.unmeasured  # the odd histories measure the same code
 @given(request_=REQUESTS, mistral=st.booleans(), changes=st.sets(st.sampled_from(CHANGES)))
-@pytest.mark.parametrize("provider_type", [wire.provider_type for wire in WIRES])
+@pytest.mark.parametrize("provider_type", [wire.provider_type for wire in EVERY_WIRE])
 def test_drawn_histories_are_accepted(
     pool: Http, provider_type: str, request_: ModelRequest, mistral: bool, changes: set[str]
 ) -> None:
@@ -174,7 +178,7 @@ def _pool() -> Http:
     return Http()
 
 
-@pytest.mark.parametrize("first", WIRES, ids=lambda wire: wire.provider_type)
+@pytest.mark.parametrize("first", EVERY_WIRE, ids=lambda wire: wire.provider_type)
 async def test_every_switch_of_vendor_is_accepted(
     vendor: Vendor, connect: Connect, wire: Wire, first: Wire
 ) -> None:
@@ -188,9 +192,11 @@ async def test_every_switch_of_vendor_is_accepted(
         response = await connect(other).generate(ask(*history, tools=(WEATHER,)), Heard())
         history += [kept(response, other), result(call_id, SHOT if number else "sunny")]
     history.append(user("And now?"))
-    for model in ("model-1", "magistral-small", "deepseek-reasoner", "claude-opus-4-1"):
+    for model in ("model-1", "magistral-small", "deepseek-reasoner", "claude-opus-4-1", "gemini-3-pro"):
         vendor.will(Reply(wire.answer(["ok"])))
         request = ask(*history, model=model, reasoning_effort="high")
         await connect(wire.provider_type).generate(request, Heard())
         mistral = model == "magistral-small"
         assert complaints(wire.provider_type, vendor.sent, mistral=mistral) == [], model
+        if (wire.provider_type, model) == ("gemini", "gemini-3-pro"):
+            assert unsigned(vendor.sent) == []

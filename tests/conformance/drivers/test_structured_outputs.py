@@ -25,7 +25,13 @@ SCHEMA: JsonObject = {
     "required": ["city", "degrees"],
     "additionalProperties": False,
 }
-NATIVE = {"openai_completions": "response_format", "openai": "text", "anthropic": "output_config"}
+NATIVE = {
+    "openai_completions": "response_format",
+    "openai": "text",
+    "anthropic": "output_config",
+    "gemini": "generationConfig",
+}
+CHOICE = {"gemini": "toolConfig"}
 CLAUDE = "claude-opus-4-6"
 
 
@@ -41,37 +47,41 @@ def request_of(wire: Wire, **fields: Any) -> ModelRequest:
 
 
 def names_of(body: Any) -> list[str]:
-    return [tool.get("name") or tool["function"]["name"] for tool in body.get("tools", ())]
+    if "toolConfig" in body and "tools" in body["toolConfig"]:
+        return [each["toolSpec"]["name"] for each in body["toolConfig"]["tools"] if "toolSpec" in each]
+    tools = [each for tool in body.get("tools", ()) for each in tool.get("functionDeclarations", [tool])]
+    return [tool.get("name") or tool["function"]["name"] for tool in tools]
 
 
 async def test_without_tools_a_parameter_asks_for_the_form(
-    vendor: Vendor, connect: Connect, wire: Wire
+    vendor: Vendor, connect: Connect, sse_wire: Wire
 ) -> None:
-    vendor.will(Reply(wire.answer(['{"city": "Ro', 'me", "degrees": 21}'])))
+    vendor.will(Reply(sse_wire.answer(['{"city": "Ro', 'me", "degrees": 21}'])))
     heard = Heard()
-    response = await connect(wire.provider_type).generate(request_of(wire), heard)
+    response = await connect(sse_wire.provider_type).generate(request_of(sse_wire), heard)
     assert heard.joined("text") == response.text == '{"city": "Rome", "degrees": 21}'
     assert names_of(vendor.sent) == []
-    asked = vendor.sent[NATIVE[wire.provider_type]]
+    asked = vendor.sent[NATIVE[sse_wire.provider_type]]
     schema = {
         "openai_completions": lambda: asked["json_schema"]["schema"],
         "openai": lambda: asked["format"]["schema"],
         "anthropic": lambda: asked["format"]["schema"],
-    }[wire.provider_type]()
+        "gemini": lambda: asked["responseJsonSchema"],
+    }[sse_wire.provider_type]()
     assert schema["required"] == ["city", "degrees"]
     assert schema["additionalProperties"] is False
 
 
 async def test_beside_tools_the_parameter_is_used_only_where_tools_can_be_called(
-    vendor: Vendor, connect: Connect, wire: Wire
+    vendor: Vendor, connect: Connect, sse_wire: Wire
 ) -> None:
-    vendor.will(Reply(wire.answer(calls=[("c1", "weather", ['{"city": "Rome"}'])])))
-    response = await connect(wire.provider_type).generate(request_of(wire, tools=(WEATHER,)), Heard())
+    vendor.will(Reply(sse_wire.answer(calls=[("c1", "weather", ['{"city": "Rome"}'])])))
+    response = await connect(sse_wire.provider_type).generate(request_of(sse_wire, tools=(WEATHER,)), Heard())
     assert [call.name for call in response.tool_calls] == ["weather"]
-    native = wire.provider_type == "anthropic"
-    assert (NATIVE[wire.provider_type] in vendor.sent) == native
+    native = sse_wire.provider_type == "anthropic"
+    assert (NATIVE[sse_wire.provider_type] in vendor.sent) == native
     assert names_of(vendor.sent) == ["weather"] if native else ["weather", "final_result"]
-    assert ("tool_choice" in vendor.sent) != native
+    assert (CHOICE.get(sse_wire.provider_type, "tool_choice") in vendor.sent) != native
 
 
 async def test_the_call_of_the_result_tool_is_shown_while_it_arrives(
@@ -79,16 +89,21 @@ async def test_the_call_of_the_result_tool_is_shown_while_it_arrives(
 ) -> None:
     pieces = ['{"city": "Ro', 'me", "degr', 'ees": 21}']
     vendor.will(Reply(wire.answer(["So."], calls=[("c1", "final_result", pieces)])))
-    left_out = frozenset({"response_format", "text.format", "output_config.format"})
+    left_out = frozenset(
+        {"response_format", "text.format", "output_config.format", "generationConfig.responseJsonSchema"}
+    )
     heard = Heard()
     response = await connect(wire.provider_type).generate(request_of(wire, left_out=left_out), heard)
-    assert heard.pieces("result") == pieces
+    if wire.provider_type == "gemini":  # its calls arrive whole
+        assert msgspec.json.decode(heard.joined("result")) == {"city": "Rome", "degrees": 21}
+    else:
+        assert heard.pieces("result") == pieces
     assert response.text == "So."
     assert [(call.name, call.arguments) for call in response.tool_calls] == [
         ("final_result", {"city": "Rome", "degrees": 21})
     ]
     assert names_of(vendor.sent) == ["final_result"]
-    assert NATIVE[wire.provider_type] not in vendor.sent
+    assert NATIVE.get(wire.provider_type) not in vendor.sent
 
 
 async def test_the_arguments_of_other_tools_are_not_shown(
@@ -106,9 +121,9 @@ async def test_a_server_without_tools_is_asked_in_words_only(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     vendor.will(Reply(wire.answer(["{}"])))
-    left_out = frozenset({"response_format", "text.format", "output_config", RESULT_TOOL})
+    left_out = frozenset({"response_format", "text.format", "output_config", "generationConfig", RESULT_TOOL})
     await connect(wire.provider_type).generate(request_of(wire, left_out=left_out), Heard())
-    assert not vendor.sent.keys() & {"tools", "tool_choice", *NATIVE.values()}
+    assert not vendor.sent.keys() & {"tools", "tool_choice", "toolConfig", *NATIVE.values()}
 
 
 async def test_a_model_that_thinks_may_choose_not_to_call_the_result_tool(

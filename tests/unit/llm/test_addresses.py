@@ -69,7 +69,10 @@ def test_all_other_addresses_are_allowed(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:169.254.169.254]", "2852039166"])
-@pytest.mark.parametrize("provider_type", ["openai", "openai_completions", "anthropic"])
+@pytest.mark.parametrize(
+    "provider_type",
+    ["openai", "openai_completions", "anthropic", "gemini", "bedrock", "azure_openai", "ollama"],
+)
 async def test_no_driver_is_created_for_it(provider_type: str, host: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         make_driver(ProviderConfig(provider_type, f"http://{host}/v1"), Http())

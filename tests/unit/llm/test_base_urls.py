@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.llm.base_urls import base_urls, is_near
+from perdure.llm.base_urls import base_urls, is_near, path_segment
 from perdure.llm.driver import ProviderConfig
 from perdure.llm.http import NEAR_READ_TIMEOUT, READ_TIMEOUT, Http
 from perdure.llm.openai_common import endpoint_of
@@ -78,3 +78,20 @@ async def test_servers_nearby_may_be_silent_for_longer(host: str, near: bool) ->
     assert Http(read_timeout=7)._timeout(endpoint).sock_read == 7
     own = endpoint_of(ProviderConfig("openai", f"http://{host}:8000", None, {"timeout_seconds": 5}))
     assert Http(read_timeout=7)._timeout(own).sock_read == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "segment"),
+    [
+        ("anthropic.claude-x-v1:0", "anthropic.claude-x-v1%3A0"),
+        (
+            "arn:aws:bedrock:us-east-1:1:inference-profile/x",
+            "arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Ainference-profile%2Fx",
+        ),
+        ("..", "%2E%2E"),
+        ("../x?y#z", "..%2Fx%3Fy%23z"),
+        ("名", "%E5%90%8D"),
+    ],
+)
+def test_a_name_is_one_segment_of_a_path(name: str, segment: str) -> None:
+    assert path_segment(name) == segment

@@ -32,6 +32,7 @@ from perdure.llm.model_table import converses, described, plain_model_name, vend
         ("anthropic/claude-sonnet-4.6", "claude", 1_000_000, 128_000, True, True),
         ("claude-sonnet-5-5", "claude", 1_000_000, 128_000, True, True),
         ("gemini-2.5-pro", "gemini", 1_048_576, 65_536, True, True),
+        ("gemini-3-pro-preview", "gemini", 1_048_576, 65_536, True, True),
     ],
 )
 def test_a_vendors_model_is_recognized_by_its_name(
@@ -104,6 +105,8 @@ def test_models_that_may_converse_are_accepted(model: str) -> None:
         ("mistral-large", None),
         ("claude-v1", "anthropic"),
         ("something", None),
+        ("us.amazon.nova-2-lite-v1:0", None),
+        ("openai.gpt-oss-120b-1:0", "openai"),
     ],
 )
 def test_the_vendor_of_a_model_follows_from_its_name(model: str, vendor: str | None) -> None:
@@ -120,4 +123,6 @@ def test_models_accept_a_temperature_unless_their_vendor_rejects_it() -> None:
 
 def test_the_additions_of_gateways_to_a_name_are_stripped() -> None:
     assert plain_model_name("eu.anthropic.claude-sonnet-4-5-v1:0") == "claude-sonnet-4-5-v1"
+    assert plain_model_name("us.amazon.nova-2-lite-v1:0") == "nova-2-lite-v1"
+    assert plain_model_name("deepseek.v3-v1:0") == "deepseek.v3-v1"
     assert plain_model_name("accounts/fireworks/models/Qwen3-8B") == "qwen3-8b"

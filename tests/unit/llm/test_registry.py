@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,12 +14,31 @@ from perdure.domain.ids import OrgId, ProviderId
 from perdure.domain.providers import ProviderOptions, ProviderSecrets
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.http import Http
-from perdure.llm.registry import MAX_DRIVERS, DriverPool, known_types, make_driver
+from perdure.llm.registry import KINDS, MAX_DRIVERS, DriverPool, known_types, make_driver
 
 
 @pytest.mark.parametrize("provider_type", known_types())
 async def test_every_known_type_has_a_driver_that_knows_its_type(provider_type: str) -> None:
-    assert make_driver(ProviderConfig(provider_type), Http()).provider_type == provider_type
+    address = None if KINDS[provider_type].own_address else "https://name.example.com"
+    assert make_driver(ProviderConfig(provider_type, address), Http()).provider_type == provider_type
+
+
+def test_drivers_that_few_servers_need_are_imported_on_first_use() -> None:
+    code = (
+        "import sys; import perdure.wiring; print(*(name for name in sys.modules if 'perdure.llm.' in name))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = done.stdout.split()
+    assert "perdure.llm.registry" in loaded
+    assert not [name for name in loaded if "gemini" in name or "bedrock" in name or "aws" in name]
+
+
+async def test_a_type_without_an_address_of_its_own_asks_for_one() -> None:
+    with pytest.raises(InvalidInput, match="needs a `base_url`") as caught:
+        make_driver(ProviderConfig("azure_openai"), Http())
+    assert caught.value.field == "base_url"
 
 
 async def test_an_unknown_type_is_refused_and_the_error_lists_the_known_ones() -> None:
@@ -26,7 +47,9 @@ async def test_an_unknown_type_is_refused_and_the_error_lists_the_known_ones() -
     assert caught.value.field == "provider_type"
 
 
-@pytest.mark.parametrize("provider_type", ["openai", "openai_completions", "anthropic"])
+@pytest.mark.parametrize(
+    "provider_type", ["openai", "openai_completions", "anthropic", "gemini", "bedrock", "ollama"]
+)
 @pytest.mark.parametrize(
     ("field", "fields"),
     [
@@ -52,6 +75,13 @@ async def test_an_invalid_configuration_is_refused_without_revealing_the_key(
     assert "two" not in caught.value.message
 
 
+VARIABLES = (
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "GEMINI_API_KEY",
+    "AWS_BEARER_TOKEN_BEDROCK",
+    "GROQ_API_KEY",
+)
 FIRST, SECOND = OrgId("org_1"), OrgId("org_2")
 
 
@@ -94,9 +124,11 @@ async def test_a_pool_is_bounded() -> None:
     assert len(pool._drivers) == MAX_DRIVERS
 
 
-@pytest.mark.parametrize("provider_type", ["openai", "openai_completions", "anthropic"])
+@pytest.mark.parametrize(
+    "provider_type", ["openai", "openai_completions", "anthropic", "gemini", "bedrock", "groq"]
+)
 async def test_a_key_in_the_environment_serves_the_first_organization_only(provider_type: str) -> None:
-    pool = DriverPool({"OPENAI_API_KEY": "key", "ANTHROPIC_API_KEY": "key"})
+    pool = DriverPool(dict.fromkeys(VARIABLES, "key"))
     mine = _Stored(ProviderId("provider_1"), 1, provider_type)
     theirs = _Stored(ProviderId("provider_2"), 1, provider_type, org_id=SECOND)
     assert not pool.environment_key(FIRST, provider_type)  # until it is known which one that is

@@ -92,10 +92,12 @@ class Commands:
                 "this release does not have",
                 code="unknown_command",
             )
-        if known.ready.route.content in STREAMED or known.ready.route.raw_limit:
+        route = known.ready.route
+        of_any_type = route.raw_limit or (route.stream_limit and route.body is None)
+        if route.content in STREAMED or of_any_type:
             why = (
                 "takes a body of any type, which a command cannot have"
-                if known.ready.route.raw_limit
+                if of_any_type
                 else "answers with a stream, which a command cannot return"
             )
             raise InvalidInput(

@@ -53,6 +53,25 @@ async def read_body(
         Unavailable: too many large bodies are arriving.
         ClientLeft: the client closed the connection.
     """
+    declared_size(headers, limit)
+    if arrival is not None:
+        return await _read_parts(receive, arrival, limit)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientLeft
+    body = message.get("body", b"")
+    check_size(body, limit)
+    return body
+
+
+def declared_size(headers: Headers, limit: int) -> int:
+    """Return the size in bytes that the headers declare, 0 without one, before anything is read.
+
+    Raises:
+        TooLarge: it is over the limit.
+        UnsupportedMedia: the body is compressed.
+        InvalidInput: it is not a number.
+    """
     declared = headers.get(b"content-length", b"0")
     if not declared.isdigit():
         raise InvalidInput("the Content-Length header must be a number of bytes")
@@ -63,14 +82,7 @@ async def read_body(
     # More than 18 digits are over any limit: do not parse them.
     if len(declared) > 18 or int(declared) > limit:
         raise TooLarge(f"the body may have at most {limit} bytes")
-    if arrival is not None:
-        return await _read_parts(receive, arrival, limit)
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientLeft
-    body = message.get("body", b"")
-    check_size(body, limit)
-    return body
+    return int(declared)
 
 
 async def _read_parts(receive: Receive, arrival: Arrival, limit: int) -> bytes:
@@ -95,6 +107,11 @@ async def _read_parts(receive: Receive, arrival: Arrival, limit: int) -> bytes:
         raise InvalidInput("the body did not arrive in time: send it again", code="body_timeout") from None
     finally:
         arrival.close()
+
+
+def is_json(headers: Headers) -> bool:
+    """Whether the body is declared to be `application/json`."""
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json"
 
 
 async def read_json(

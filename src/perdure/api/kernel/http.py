@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import urllib.parse
+from contextlib import closing
 
 import msgspec
 
 from perdure.api.kernel.asgi import NOT_STORED, Header, Headers, Receive, Scope, Send, headers_of
 from perdure.api.kernel.authentication import Authenticate
+from perdure.api.kernel.body_stream import BodyStream
 from perdure.api.kernel.call import Answer, Call, Chunked, Encoded, Reply, Stream
 from perdure.api.kernel.commands import (
     CONDITIONS,
@@ -29,6 +31,7 @@ from perdure.api.kernel.decoding import (
     check_size,
     check_text,
     decode,
+    is_json,
     parameters_of,
     read_body,
     read_json,
@@ -55,7 +58,7 @@ from perdure.app.confidential import check_reader
 from perdure.app.context import App
 from perdure.app.idempotency import Replayed
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import InvalidInput, NotFound, PerdureError, Unavailable
+from perdure.domain.errors import InvalidInput, NotFound, PerdureError, Unavailable, UnsatisfiableRange
 from perdure.domain.ids import OrgId, UserId
 from perdure.domain.paging import Page
 from perdure.domain.workspaces import session_of
@@ -115,7 +118,7 @@ class Api:
         if match is None:
             raise NotFound("route; see /docs", code="route_not_found")
         methods, values = match
-        ready = methods.get(scope["method"])
+        ready = _ready_for(scope["method"], methods)
         headers = headers_of(scope)
         if ready is None:
             return _wrong_method(path, methods)
@@ -135,26 +138,39 @@ class Api:
         ignored = query_warnings(ready, headers, parameters)
         if ready.query is not None:
             arguments.append(ready.query.decode(parameters))
-        raw = b""
-        if ready.decoder is not None:
-            raw = await read_json(
-                headers, receive, self._arrival(scope, caller), route.body_limit or MAX_BODY
-            )
-            arguments.append(decode(ready.decoder, raw))
-            call.warnings = body_warnings(ready, headers, raw)
-        elif route.text_limit:
-            text = await read_text(headers, receive, self._arrival(scope, caller), route.text_limit)
-            raw = text.encode()
-            arguments.append(text)
-        elif route.raw_limit:
-            raw = await read_body(headers, receive, self._arrival(scope, caller), route.raw_limit)
-            arguments.append(raw)
-        elif route.method in ("POST", "PUT", "PATCH"):
-            raw = await read_body(headers, receive, self._arrival(scope, caller))
-        answer = await self._run(ready, call, arguments, Asked(path, query, tuple(values), raw))
+        is_raw = ready.query is not None and getattr(arguments[-1], "raw", False)
+        asked = Asked(path, query, tuple(values), b"")
+        if route.stream_limit and (ready.decoder is None or is_raw or not is_json(headers)):
+            arrival = self._arrival(scope, caller)
+            with closing(BodyStream(headers, receive, arrival, route.stream_limit)) as stream:
+                answer = await self._run(ready, call, [*arguments, stream], asked)
+        else:
+            raw = await self._read(ready, call, arguments, self._arrival(scope, caller))
+            answer = await self._run(ready, call, arguments, msgspec.structs.replace(asked, body=raw))
         if (call.warnings or ignored) and not isinstance(answer, Stream):
             return with_warnings(answer, call.warnings, ignored, has_field=ready.has_warnings)
         return answer
+
+    async def _read(
+        self, ready: Ready, call: Call, arguments: list[object], arrival: Arrival | None
+    ) -> bytes:
+        """Read the body, and add the handler's argument for it, if it has one, to `arguments`."""
+        route, headers, receive = ready.route, call.headers, call.receive
+        raw = b""
+        if ready.decoder is not None:
+            raw = await read_json(headers, receive, arrival, route.body_limit or MAX_BODY)
+            arguments.append(decode(ready.decoder, raw))
+            call.warnings = body_warnings(ready, headers, raw)
+        elif route.text_limit:
+            text = await read_text(headers, receive, arrival, route.text_limit)
+            raw = text.encode()
+            arguments.append(text)
+        elif route.raw_limit:
+            raw = await read_body(headers, receive, arrival, route.raw_limit)
+            arguments.append(raw)
+        elif route.method in ("POST", "PUT", "PATCH"):
+            raw = await read_body(headers, receive, arrival)
+        return raw
 
     def _arrival(self, scope: Scope, caller: Caller) -> Arrival | None:
         """Return the count for a body that is still arriving; None if all of it is here."""
@@ -272,6 +288,8 @@ def _refusal(scope: Scope, error: PerdureError) -> Reply:
     if isinstance(error, Unavailable):
         keyed = any(name == b"idempotency-key" for name, _ in scope["headers"])
         problem = explain_outcome(problem, scope["method"], keyed=keyed)
+    if isinstance(error, UnsatisfiableRange):
+        return problem_reply(problem, ((b"content-range", b"bytes */%d" % error.total),))
     return problem_reply(problem, _retry(error))
 
 
@@ -291,6 +309,14 @@ def problem_reply(problem: Problem, headers: tuple[Header, ...] = ()) -> Reply:
     if problem.status == 401:
         headers = (*headers, (b"www-authenticate", b"Bearer"))
     return Reply(encode(problem), problem.status, b"application/problem+json", headers)
+
+
+def _ready_for(method: str, methods: dict[str, Ready]) -> Ready | None:
+    """Return the route of a method. HEAD is a GET of bytes, of which only the headers are sent."""
+    if method != "HEAD":
+        return methods.get(method)
+    ready = methods.get("GET")
+    return ready if ready is not None and ready.route.content == "application/octet-stream" else None
 
 
 def _wrong_method(path: str, methods: dict[str, Ready]) -> Reply:

@@ -25,6 +25,7 @@ STATUS: dict[type[errors.PerdureError], tuple[int, str]] = {
     errors.PreconditionFailed: (412, "Precondition failed"),
     errors.TooLarge: (413, "Content too large"),
     errors.UnsupportedMedia: (415, "Unsupported media type"),
+    errors.UnsatisfiableRange: (416, "Range not satisfiable"),
     errors.HeadersTooLarge: (431, "Request header fields too large"),
     errors.RateLimited: (429, "Too many requests"),
     errors.ModelError: (502, "Bad gateway"),

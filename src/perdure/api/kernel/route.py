@@ -21,6 +21,7 @@ from typing import Literal, Union, get_args, get_origin
 
 from msgspec import Struct
 
+from perdure.api.kernel.body_stream import BodyStream
 from perdure.api.kernel.call import Answer, Call, Chunked, Encoded, Reply, Stream
 from perdure.api.kernel.variables import Variable, variable_of
 
@@ -48,15 +49,19 @@ class Route(Struct, frozen=True, kw_only=True):
         also: a second type that the JSON response may have: that with one of the `other` statuses, if there
             are any.
 
-        status: the status of a successful response.
+        status: the status of a successful response; by default 204 if the handler returns None, else 200.
         other: further statuses with the same response type.
         errors: error statuses in addition to those that every operation has.
         body_limit: the maximum size of the body in bytes; 0 for the general limit.
         text_limit: if not 0, the body is text, not JSON, of up to this number of bytes.
+        accepts: the media types of such a body, for the document.
         takes_key: whether requests may carry an Idempotency-Key; a repeated request gets the first response
             again. True for each POST that creates something, unless its response has a secret that is shown
-            only once.
+            only once. `replayable` overrides that: False for such a secret, or for a body that is a stream,
+            which the key cannot be compared by; True if what creates something has another status than 201.
         raw_limit: if not 0, the body is of any type, of up to this number of bytes.
+        stream_limit: if not 0, the handler reads the body while it arrives, of up to this number of bytes. If
+            there is a `body` as well, JSON is decoded into that, unless the query has `raw`.
         public: whether the operation needs no credentials.
         anywhere: whether the operation concerns the caller and not an organization, so that a member of
             several organizations need not name one.
@@ -87,6 +92,8 @@ class Route(Struct, frozen=True, kw_only=True):
     body_limit: int
     text_limit: int
     raw_limit: int
+    stream_limit: int
+    accepts: tuple[str, ...]
     public: bool
     anywhere: bool
     command: bool
@@ -117,6 +124,8 @@ def route(
     errors: tuple[int, ...] = (),
     body_example: object = None,
     body_limit: int = 0,
+    stream_limit: int = 0,
+    accepts: tuple[str, ...] = ("application/json", "text/plain"),
     public: bool = False,
     anywhere: bool = False,
     command: bool = False,
@@ -126,16 +135,12 @@ def route(
     example: str | None = None,
     admit: Admit | None = None,
 ) -> Callable[[Handler], Route]:
-    """Make a handler a route. Raises TypeError if its annotations do not fit the path.
-
-    By default, `status` is 204 if the handler returns None, else 200. `replayable` is False if the response
-    has a secret that is shown once, and True if what creates something has another status than 201.
-    """
+    """Make a handler a route (see `Route`). Raises TypeError if its annotations do not fit the path."""
 
     def build(handler: Handler) -> Route:
-        hints = inspect.get_annotations(handler, eval_str=True)  # get_type_hints takes twice as long
         summary, description = _words_of(handler)
-        kinds = _response_types(result := hints.pop("return"), plain_first=bool(other))
+        body = _body_type(handler, hints := inspect.get_annotations(handler, eval_str=True), stream_limit)
+        returns, also = _response_types(result := hints.pop("return"), plain_first=bool(other))
         return Route(
             handler=handler,
             operation_id=handler.__name__,
@@ -143,9 +148,9 @@ def route(
             description=description,
             variables=_variables(handler, path, hints),
             query=hints.get("query"),
-            body=None if (body := hints.get("body")) in (str, bytes) else body,
-            returns=kinds[0] if kinds else None,
-            also=kinds[1] if len(kinds) > 1 else None,
+            body=None if body in (str, bytes) else body,
+            returns=returns,
+            also=also,
             method=method,
             path=path,
             tag=tag,
@@ -156,6 +161,8 @@ def route(
             body_limit=0 if body in (str, bytes) else body_limit,
             text_limit=body_limit if body is str else 0,
             raw_limit=body_limit if body is bytes else 0,
+            stream_limit=stream_limit,
+            accepts=accepts,
             public=public,
             anywhere=anywhere,
             command=command,
@@ -167,6 +174,22 @@ def route(
         )
 
     return build
+
+
+def _body_type(handler: Handler, hints: dict[str, Kind], stream_limit: int) -> Kind | None:
+    """Return the type of the body that is not a stream. Raises TypeError: a stream needs a limit.
+
+    Args:
+        hints: from `get_annotations`: `get_type_hints` takes twice as long.
+    """
+    hint, streams = hints.get("body"), stream_limit > 0
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if (BodyStream in members) != streams:
+        raise TypeError(f"{handler.__name__}: a `BodyStream` and `stream_limit` belong together")
+    if not streams:
+        return hint
+    rest = [each for each in members if each is not BodyStream]
+    return rest[0] if rest else None
 
 
 def _words_of(handler: Handler) -> tuple[str, str]:
@@ -201,8 +224,8 @@ def _variables(handler: Handler, path: str, hints: dict[str, Kind]) -> tuple[Var
     return tuple(variable_of(name, kinds[name]) for name in names)
 
 
-def _response_types(hint: Kind, *, plain_first: bool) -> list[Kind]:
-    """List the JSON types that a handler returns, without their wrappers.
+def _response_types(hint: Kind, *, plain_first: bool) -> tuple[Kind | None, Kind | None]:
+    """Return the JSON types that a handler returns, without their wrappers: up to two.
 
     `Chunked[bytes]` is not JSON.
     """
@@ -215,7 +238,8 @@ def _response_types(hint: Kind, *, plain_first: bool) -> list[Kind]:
         if get_origin(each) not in _WRAPPERS and each not in (Reply, Stream, NoneType, None)
     ]
     if len(plain) == len(members):
-        return [hint]
+        return hint, None
     if len(plain) > 1 or len(wrapped) + len(plain) > 2:
         raise TypeError(f"{hint} has too many response types: at most two")
-    return [*plain, *wrapped] if plain_first else [*wrapped, *plain]
+    kinds = [*plain, *wrapped] if plain_first else [*wrapped, *plain]
+    return kinds[0] if kinds else None, kinds[1] if len(kinds) > 1 else None

@@ -33,8 +33,22 @@ POLICIES = (
         "The event `hook.decided` says why (`failure`). Repair the hook, then send another message.",
     ),
 )
-TASKS = (
+QUESTIONS = (
     *POLICIES,
+    (
+        "invalid_answer",
+        "An answer does not fit its question, a question has no answer, or one is not asked.",
+        "Correct what `field` names. The questions stay open.",
+    ),
+    (
+        "questions_closed",
+        "Nothing waits for the answers: they came already, the time is over, or the turn went on or ended.",
+        "Read the session's events to see which.",
+    ),
+    ("not_a_question", "The item of the inbox asks no questions.", "Send a `decision`."),
+)
+TASKS = (
+    *QUESTIONS,
     (
         "too_deep",
         "The session is too many levels below the first one of its tree to begin sub-agents.",

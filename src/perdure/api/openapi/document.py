@@ -83,6 +83,19 @@ _HEADERS: dict[str, JsonObject] = {
         ),
         "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
     },
+    "Range": {
+        "name": "Range",
+        "description": (
+            "The bytes to return, such as `bytes=0-1023`, `bytes=1024-` or, for the last ones, `bytes=-512`. "
+            "The response is 206; several ranges are parts of `multipart/byteranges`."
+        ),
+        "schema": {"type": "string", "pattern": r"^bytes=[0-9, -]+$"},
+    },
+    "IfRange": {
+        "name": "If-Range",
+        "description": "The `ETag` for which `Range` counts. With another one, the response is the whole.",
+        "schema": {"type": "string", "pattern": r'^"[!#-~]*"$'},
+    },
     "LastEventId": {
         "name": "Last-Event-ID",
         "description": (
@@ -110,6 +123,18 @@ _TOKEN = {
         "An access token (`pdr_pat_...`). A server that listens on loopback and has no tokens needs none."
     ),
 }
+
+
+RAW: dict[str, JsonObject] = {
+    "application/json": {},
+    "text/plain": {"type": "string"},
+    "multipart/form-data": {
+        "type": "object",
+        "properties": {"file": {"type": "string", "format": "binary"}},
+        "required": ["file"],
+    },
+}
+"""Schemas of bodies of any type, by media type; all others are bytes."""
 
 
 def build_document(routes: tuple[Route, ...], version: str) -> JsonObject:
@@ -216,22 +241,41 @@ def _operation(
         content: JsonObject = {"schema": by_type[id(route.body)]}
         if route.body_example is not None:
             content["example"] = route.body_example
-        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+        kinds = {"application/json": content} | _streamed(route)
+        operation["requestBody"] = {"required": True, "content": kinds}
+    elif route.stream_limit:
+        operation["requestBody"] = {"required": True, "content": _streamed(route)}
     elif route.text_limit:
         text: JsonObject = {"schema": {"type": "string"}}
         if route.body_example is not None:
             text["example"] = route.body_example
         operation["requestBody"] = {"required": True, "content": {"text/plain": text, "text/markdown": text}}
     elif route.raw_limit:
-        body: JsonObject = {"schema": {}}
+        content = {
+            kind: {"schema": RAW.get(kind, {"type": "string", "format": "binary"})} for kind in route.accepts
+        }
         if route.body_example is not None:
-            body["example"] = route.body_example
-        accepted = {"application/json": body, "text/plain": {"schema": {"type": "string"}}}
-        operation["requestBody"] = {"required": False, "content": accepted}
+            content[route.accepts[0]]["example"] = route.body_example
+        operation["requestBody"] = {"required": False, "content": content}
     operation["responses"] = _responses(route, by_type, examples)
     if route.public:
         operation["security"] = []
     return operation
+
+
+def _streamed(route: Route) -> JsonObject:
+    """Describe a body that is not JSON: bytes, or a form with a file."""
+    if not route.stream_limit:
+        return {}
+    form: JsonObject = {
+        "type": "object",
+        "properties": {"file": {"type": "string", "format": "binary"}},
+        "required": ["file"],
+    }
+    binary: JsonObject = {"schema": {"type": "string", "format": "binary"}}
+    if route.body is None:
+        return {"multipart/form-data": {"schema": form}}
+    return {"application/octet-stream": binary, "multipart/form-data": {"schema": form}}
 
 
 def _headers_of(route: Route) -> Iterable[str]:
@@ -244,6 +288,9 @@ def _headers_of(route: Route) -> Iterable[str]:
         yield "IfNoneMatch" if route.method == "GET" else "IfMatch"
     if route.content == "text/event-stream":
         yield "LastEventId"
+    if route.content == "application/octet-stream":
+        yield "Range"
+        yield "IfRange"
 
 
 def _path_parameter(variable: Variable) -> JsonObject:
@@ -287,7 +334,7 @@ def errors_of(route: Route) -> set[int]:
     errors = {400, 401, 403, 429, 503, *route.errors}
     if route.method in ("POST", "PUT", "PATCH"):
         errors.add(413)
-    if route.body is not None or route.text_limit:
+    if route.body is not None or route.text_limit or route.stream_limit:
         errors.add(415)
     if "IdempotencyKey" in _headers_of(route):
         errors.add(409)
@@ -315,6 +362,8 @@ def _responses(route: Route, by_type: dict[int, JsonObject], examples: Examples)
     responses = {str(route.status): success} | {str(status): elsewhere for status in route.other}
     if route.etag and route.method == "GET":
         responses["304"] = {"description": "Not changed since the version in `If-None-Match`."}
+    if route.content == "application/octet-stream":
+        responses["206"] = {**success, "description": "The bytes of the ranges."}
     for status in errors_of(route):
         shared: JsonObject = {"$ref": f"#/components/responses/Error{status}"}
         is_page = route.public and route.content == "text/html"

@@ -11,6 +11,7 @@ from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
 from perdure.api.openapi.answer_codes import ANSWERS, OUTPUT_SCHEMAS, TASKS
 from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
 from perdure.api.openapi.request_codes import CHANGED, CONFLICTS, GATEWAY, INVALID, MISSING
+from perdure.api.openapi.upload_codes import RANGES, UNREADABLE
 
 
 class ErrorCode(Struct, frozen=True):
@@ -225,7 +226,6 @@ RESPONSES = (
         ("file_not_found", "Nothing exists at this path.", "List the folder to see its files."),
         ("harness_example_not_found", "No example has this name.", "See `GET /v1/harness-examples`."),
         ("harness_not_found", "The organization has no such harness.", "See `GET /v1/harnesses`."),
-        ("image_not_found", "No stored image has this id.", "Send the image itself as base64, or its URL."),
         (
             "invitation_not_found",
             "The invitation's id or code is wrong, or it expired, was accepted, or was withdrawn.",
@@ -330,15 +330,8 @@ RESPONSES = (
     *_codes(410, *GONE),
     *_codes(412, *CHANGED),
     *_codes(413, *TOO_LARGE),
-    *_codes(
-        415,
-        ("no_preview", "Only text files have a preview.", "Download the file."),
-        (
-            "unsupported_media_type",
-            "The body is compressed, or its `Content-Type` is not one that the operation accepts.",
-            "Send JSON in UTF-8 with `Content-Type: application/json`, or text where text is expected.",
-        ),
-    ),
+    *_codes(415, *UNREADABLE),
+    *_codes(416, *RANGES),
     *_codes(429, *TOO_MANY),
     *_codes(
         431,

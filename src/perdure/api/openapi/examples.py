@@ -38,6 +38,7 @@ _ERRORS: dict[int, tuple[str, str, JsonObject]] = {
     412: ("precondition_failed", "the resource has changed since it was read: read it again", {}),
     413: ("too_large", "the body may have at most 10000000 bytes", {}),
     415: ("unsupported_media_type", "send JSON with the header Content-Type: application/json", {}),
+    416: ("unsatisfiable_range", "no byte is in the range: there are 1024", {}),
     429: (
         "rate_limited",
         "too many requests: wait as long as Retry-After says",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.attachment_codes import FILES_AT_ONCE
 from perdure.api.openapi.memory_codes import LARGE_MEMORIES
+from perdure.api.openapi.upload_codes import LARGE_FORMS, UPLOAD_EXPIRED
 
 TOO_LARGE = (
+    *LARGE_FORMS,
     *LARGE_MEMORIES,
     (
         "arguments_too_large",
@@ -13,8 +16,8 @@ TOO_LARGE = (
     ),
     (
         "file_too_large",
-        "The file is larger than 10 MB, or than the limit configured on the server.",
-        "Split the file.",
+        "The file is larger than 10 MB, or 100 MB for an upload of bytes, or the limits set on the server.",
+        "Upload a large file as it is, with PUT, or split it. Tools read files of up to 10 MB.",
     ),
     (
         "filled_prompt_too_long",
@@ -37,6 +40,11 @@ TOO_LARGE = (
         "Delete files, or combine them in archives.",
     ),
     (
+        "skill_too_large",
+        "The archive of a skill, one of its files, or all of them together are too large or too many.",
+        "Leave files out. The message says what the limit is.",
+    ),
+    (
         "tool_result_too_large",
         "A tool result is larger than 100 KB.",
         "Shorten it, or store the data elsewhere and send its location.",
@@ -49,6 +57,7 @@ TOO_LARGE = (
 )
 
 TOO_MANY = (
+    FILES_AT_ONCE,
     ("rate_limited", "The caller has sent too many requests.", "Wait for `Retry-After` seconds."),
     (
         "too_many_searches",
@@ -78,6 +87,7 @@ BUSY = (
         "The read looked at very much and was stopped at its time limit.",
         "Ask for less, for example with more filters.",
     ),
+    UPLOAD_EXPIRED,
     (
         "too_many_uploads",
         "So many large bodies are arriving at once that this one was refused.",

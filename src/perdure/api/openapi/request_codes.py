@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perdure.api.openapi.attachment_codes import INVALID_FILES, MISSING_IMAGES, TOO_MANY_IMAGES
 from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
 from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
 from perdure.api.openapi.memory_codes import (
@@ -10,12 +11,17 @@ from perdure.api.openapi.memory_codes import (
     MEMORY_CONFLICTS,
     MISSING_MEMORIES,
 )
+from perdure.api.openapi.skill_codes import INVALID_SKILLS, MISSING_SKILLS, SKILL_CONFLICTS
+from perdure.api.openapi.upload_codes import INVALID_FORMS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
+    *INVALID_FILES,
     LIMIT_TOO_HIGH,
+    INVALID_FORMS,
     *INVALID_BUDGETS,
     *INVALID_MEMORIES,
+    *INVALID_SKILLS,
     *INVALID_WEBHOOKS,
     (
         "too_many_participants",
@@ -145,9 +151,11 @@ INVALID = (
 )
 
 CONFLICTS = (
+    TOO_MANY_IMAGES,
     *BUDGET_CONFLICTS,
     *MEMORY_CONFLICTS,
     TOO_MANY_SESSIONS,
+    *SKILL_CONFLICTS,
     *WEBHOOK_CONFLICTS,
     (
         "already_participant",
@@ -232,8 +240,10 @@ CONFLICTS = (
 )
 
 MISSING = (
+    *MISSING_IMAGES,
     *MISSING_BUDGETS,
     *MISSING_MEMORIES,
+    *MISSING_SKILLS,
     *MISSING_WEBHOOKS,
     (
         "participant_not_found",

@@ -12,6 +12,7 @@ TAGS: dict[str, str] = {
     ),
     "workspace files": "The files of a workspace.",
     "session files": "The files of the session's workspace. The workspace's own routes show the same files.",
+    "images": "Images that were uploaded for messages. Other files come with a message, or by their path.",
     "sessions": "A session is a conversation with an agent. It is a log of events and never expires.",
     "memory": (
         "A memory is a store of versioned text files that several sessions share: of the organization, of an "
@@ -36,6 +37,7 @@ TAGS: dict[str, str] = {
     "budgets": "Limits on what model calls may cost. Money is held before a call is sent.",
     "spend": "The ledger of model calls: what was used and what it cost, by model, day, session, user ...",
     "mcp servers": "MCP servers give agents the tools of others. Each is a capability, `mcp:{id}`.",
+    "skills": "Skills are instructions for particular tasks. Each is a capability, `skill:{id}`.",
     "organizations": "Every resource belongs to one organization. Other organizations cannot see it.",
     "connections": "Sign-ins of users, and of organizations, at MCP servers that their agents use.",
     "users": "Users, their roles in organizations, and their access tokens.",

@@ -35,7 +35,8 @@ class ListCapabilities(Struct, frozen=True):
 async def list_capabilities(call: Call, query: ListCapabilities) -> Page[CapabilityInfo]:
     """List capabilities.
 
-    Sorted by id, each with its tools. The organization's MCP servers follow, as `mcp:{id}`, without theirs.
+    Sorted by id, each with its tools. The organization's MCP servers follow, as `mcp:{id}`, without theirs,
+    and then its skills, as `skill:{id}`.
     """
     return await use.page_of_capabilities(call.app, call.caller, query.search, query.offset, query.limit)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import urllib.parse
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
-from perdure.api.kernel.asgi import Header, Receive, Scope, Send
+from perdure.api.kernel.body_stream import BodyStream
 from perdure.api.kernel.call import Answer, Call, Chunked, Reply, Stream
 from perdure.api.kernel.decoding import MAX_BODY
-from perdure.api.kernel.entity_tags import etag_header, is_known
 from perdure.api.kernel.route import Route, route
-from perdure.api.kernel.sending import is_closed
 from perdure.api.kernel.variables import RestOfPath, Variable
+from perdure.api.routes.file_bytes import FORM_BYTES, SANDBOXED, download, upload
 from perdure.api.routes.file_json import file_json
 from perdure.app import files as use
 from perdure.app.file_access import At, OfSession, OfWorkspace
@@ -54,6 +52,14 @@ class DeletePath(Struct, frozen=True):
 
     recursive: Annotated[
         bool, Meta(description="Whether to delete a folder together with everything in it.")
+    ] = False
+
+
+class WritePath(Struct, frozen=True):
+    """Query parameters of a write."""
+
+    raw: Annotated[
+        bool, Meta(description="Whether the body is the file's content, whatever its type is.")
     ] = False
 
 
@@ -147,17 +153,26 @@ async def create_path(call: Call, place: Place, path: RestOfPath, body: CreateFi
     "PUT",
     "{place}/{path}",
     "",
+    other=(201,),
     errors=(404, 409, 412),
     body_example={"content": "Buy oat milk.\n"},
+    stream_limit=MAX_BODY,
     etag=True,
 )
-async def update_path(call: Call, place: Place, path: RestOfPath, body: UpdateFile) -> Answer[SessionFile]:
-    """Update a file.
+async def update_path(
+    call: Call, place: Place, path: RestOfPath, query: WritePath, body: UpdateFile | BodyStream
+) -> Answer[SessionFile]:
+    """Update a file, or upload one.
 
-    Sets the content, the read-only flag or both. With `expected_hash`, or the hash in `If-Match`, the request
-    fails with 412 if the file has changed. The content of a read-only file can be set only together with
-    `is_readonly: false`.
+    JSON changes an existing file: the content, the read-only flag or both. With `expected_hash`, or the hash
+    in `If-Match`, the request fails with 412 if the file has changed. The content of a read-only file can be
+    set only together with `is_readonly: false`. A body of any other type is the content itself, or a form
+    with one file in it: it replaces the file, or creates it (201) with missing parent folders. With `raw`,
+    JSON and forms are content too.
     """
+    if isinstance(body, BodyStream):
+        put = await upload(call, _at(place), path, body, raw=query.raw)
+        return Answer(put.file, 201 if put.created else 200, etag=put.file.hash)
     file = await use.update_path(call.app, call.caller, _at(place), path, body, call.if_match)
     return Answer(file, etag=file.hash or None)
 
@@ -178,55 +193,22 @@ async def delete_path(call: Call, place: Place, path: RestOfPath, query: DeleteP
 
 # --- download and preview ---------------------------------------------------
 
-SANDBOXED = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; sandbox")
-"""Files come from users and models: a browser may show them, but not run or load anything."""
-
 
 @route(
     "GET",
     "{place}/_/download/{path}",
     "",
-    errors=(404,),
+    errors=(404, 412, 416),
     content="application/octet-stream",
     etag=True,
 )
 async def download_path(call: Call, place: Place, path: RestOfPath) -> Reply | Stream:
     """Download a file.
 
-    Returns the file's bytes, to be saved under its name.
+    Returns the file's bytes, to be saved under its name. `Range` asks for parts of it, with `If-Range` only
+    if the file has not changed. HEAD returns the headers.
     """
-    file = await use.open_file(call.app, call.caller, _at(place), path)
-    row = file.row
-    if is_known(call.headers, row.hash):
-        return Reply(b"", 304, headers=etag_header(row.hash))
-    headers: list[Header] = [
-        (b"content-type", b"application/octet-stream"),
-        (b"content-length", str(row.size_bytes).encode()),
-        (b"content-disposition", disposition(name_of(row.path))),
-        (b"x-content-type-options", b"nosniff"),
-        SANDBOXED,
-        *etag_header(row.hash),
-    ]
-
-    async def run(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for part in range(file.parts):
-            if is_closed(scope):
-                return
-            await send({"type": "http.response.body", "body": await file.read(part), "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-    return Stream(run)
-
-
-def disposition(name: str) -> bytes:
-    """Build a Content-Disposition that saves a file under its name (RFC 6266).
-
-    Characters with a meaning in the header are replaced or quoted.
-    """
-    plain = "".join(ch if ch.isascii() and ch.isprintable() and ch not in '"\\%;' else "_" for ch in name)
-    quoted = urllib.parse.quote(name, safe="")
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quoted}".encode()
+    return download(call, await use.open_file(call.app, call.caller, _at(place), path))
 
 
 @route("GET", "{place}/_/preview/{path}", "", errors=(404, 415), content="text/html")
@@ -300,18 +282,20 @@ TEMPLATES = (
 """The routes with `{place}` in their paths."""
 
 
-def file_routes(max_file: int) -> tuple[Route, ...]:
+def file_routes(max_file: int, max_upload: int) -> tuple[Route, ...]:
     """Build the routes of files, below workspaces and below sessions.
 
     Args:
-        max_file: the maximum size of a file, in bytes.
+        max_file: the maximum size of a file that is sent as JSON, in bytes.
+        max_upload: the maximum size of a file that is uploaded as it is, in bytes.
     """
     # Base64 adds a third. Escaping text in JSON rarely doubles it.
     body_limit = max(MAX_BODY, 2 * max_file + 65_536)
-    return tuple(_mounted(each, mount, body_limit) for mount in MOUNTS for each in TEMPLATES)
+    limits = body_limit, max_upload + FORM_BYTES
+    return tuple(_mounted(each, mount, *limits) for mount in MOUNTS for each in TEMPLATES)
 
 
-def _mounted(template: Route, mount: Mount, body_limit: int) -> Route:
+def _mounted(template: Route, mount: Mount, body_limit: int, stream_limit: int) -> Route:
     return msgspec.structs.replace(
         template,
         path=template.path.replace("{place}", mount.path),
@@ -319,4 +303,5 @@ def _mounted(template: Route, mount: Mount, body_limit: int) -> Route:
         tag=mount.tag,
         variables=(mount.variable, *template.variables[1:]),
         body_limit=body_limit if template in (create_path, update_path) else 0,
+        stream_limit=stream_limit if template.stream_limit else 0,
     )

@@ -98,12 +98,15 @@ async def get_inbox_item(call: Call, item_id: str) -> InboxItem:
     body_limit=2 * MAX_EDITED,
 )
 async def decide_inbox_item(call: Call, item_id: str, body: DecideItem) -> InboxItem:
-    """Decide on an approval.
+    """Decide on an approval, or answer the agent's questions.
 
     Returns the item with the decision as its `outcome`. `arguments` replace the model's: they must fit the
     tool's schema, the log has both, and the model is told. The model gets the `reason`, too. 409 with the
     code `already_decided` if somebody was faster: the message says what was decided. 410 if the deadline has
     passed, or a new message or a cancel came first.
+
+    Items of the kind `question` take `answers` instead: one for each of their `questions`, by its id. The
+    value of a secret becomes a secret of the session, and is never shown again.
     """
     return await use.decide_item(call.app, decider_of(call), item_id, body)
 

@@ -18,6 +18,7 @@ from perdure.api.kernel.pages import SENDS_NO_REFERRER, page, wants_page
 from perdure.api.kernel.problems import problem_of
 from perdure.api.kernel.route import route
 from perdure.api.routes.deciders import address_of, user_agent_of
+from perdure.api.routes.question_pages import question_page, with_answers
 from perdure.app import inbox_links as use
 from perdure.domain.call_views import view_call
 from perdure.domain.errors import InvalidInput, PerdureError
@@ -90,8 +91,9 @@ async def decide_by_link(call: Call, token: str, body: bytes) -> Answer[LinkDeci
     """Decide on the item of a link.
 
     The body is JSON, or the page's form: the decision (`allow` or `reject`), `shown` from the same URL, and
-    a reason for the model. The log records who made the link and when, and the address, the program and the
-    digest of what was shown. 409 if `shown` is not what the link shows now.
+    a reason for the model. With questions, it has `answers` instead of a decision; 400 if one does not fit,
+    and the questions stay open. The log records who made the link and when, and the address, the program
+    and the digest of what was shown. 409 if `shown` is not what the link shows now.
     """
     try:
         given = _decision_of(call, body)
@@ -102,7 +104,7 @@ async def decide_by_link(call: Call, token: str, body: bytes) -> Answer[LinkDeci
         return _failed(error)
     if not wants_page(call.header(b"accept")):
         return Answer(decided)
-    done = "Allowed" if decided.decision == "allow" else "Rejected"
+    done = {"allow": "Allowed", "reject": "Rejected", "answer": "Answered"}[decided.decision]
     text = f"<h1>{done}</h1><p>The agent has been told. You can close this page.</p>"
     return page(text, 200, SENDS_NO_REFERRER)
 
@@ -117,14 +119,16 @@ def _decision_of(call: Call, body: bytes) -> DecideByLink:
         )
     except ValueError:
         raise InvalidInput("the body is not a form") from None
-    fields = {name: check_text(value).replace("\r\n", "\n") for name, value in pairs}
+    fields: dict[str, object] = {name: check_text(value).replace("\r\n", "\n") for name, value in pairs}
     try:
-        return msgspec.convert(fields, DecideByLink)
+        return msgspec.convert(with_answers(fields), DecideByLink)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the form is not complete: {error}") from None
 
 
 def _item_page(item: LinkedItem) -> Reply:
+    if item.kind == "question" and not item.truncated:
+        return question_page(item)
     name = item.display_name or item.tool_name
     about = [f"<p>{escape(exact(item.summary))}</p>"]
     if item.session_title:

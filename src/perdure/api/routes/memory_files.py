@@ -6,14 +6,12 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from perdure.api.kernel.call import Answer, Call, Reply
-from perdure.api.kernel.entity_tags import etag_header, is_known
+from perdure.api.kernel.call import Answer, Call, Reply, Stream
 from perdure.api.kernel.route import route
 from perdure.api.kernel.variables import RestOfPath
-from perdure.api.routes.files import SANDBOXED, disposition
+from perdure.api.routes.file_bytes import download
 from perdure.app import memory_contents as use
 from perdure.app import memory_search
-from perdure.domain.errors import InvalidInput
 from perdure.domain.files import GrepFiles, StatFile
 from perdure.domain.ids import MemoryId
 from perdure.domain.memories import (
@@ -24,7 +22,6 @@ from perdure.domain.memories import (
     UpdateMemoryFile,
 )
 from perdure.domain.paging import Listing
-from perdure.domain.paths import name_of
 
 _FS = "/v1/memories/{memory_id}/fs"
 
@@ -84,28 +81,17 @@ async def stat_action(call: Call, memory_id: MemoryId, body: StatFile) -> Memory
     "GET",
     f"{_FS}/_/download/{{path}}",
     "memory",
-    errors=(404,),
+    errors=(404, 412, 416),
     content="application/octet-stream",
     etag=True,
 )
-async def download_action(call: Call, memory_id: MemoryId, path: RestOfPath) -> Reply:
+async def download_action(call: Call, memory_id: MemoryId, path: RestOfPath) -> Reply | Stream:
     """Download a file of a memory.
 
-    Returns the file's bytes, to be saved under its name.
+    Returns the file's bytes, to be saved under its name. `Range` asks for parts of it, with `If-Range` only
+    if the file has not changed. HEAD returns the headers.
     """
-    found = await use.read_path(call.app, call.caller, memory_id, path)
-    if isinstance(found, list):
-        raise InvalidInput("a folder cannot be downloaded: name a file", code="is_a_folder", field="path")
-    tag = found.content_hash or ""
-    if is_known(call.headers, tag):
-        return Reply(b"", 304, headers=etag_header(tag))
-    headers = (
-        (b"content-disposition", disposition(name_of(found.path))),
-        (b"x-content-type-options", b"nosniff"),
-        SANDBOXED,
-        *etag_header(tag),
-    )
-    return Reply(found.content.encode(), content_type=b"application/octet-stream", headers=headers)
+    return download(call, await use.open_file(call.app, call.caller, memory_id, path))
 
 
 @route("GET", f"{_FS}/{{path}}", "memory", errors=(404,), etag=True)

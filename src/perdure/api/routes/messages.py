@@ -20,6 +20,7 @@ from perdure.app import messages as use
 from perdure.app.events import Cursor as EventCursor
 from perdure.app.feed import Want, open_follower
 from perdure.app.login import may_continue
+from perdure.app.questions import submit_results
 from perdure.app.runs import send
 from perdure.domain.errors import InvalidInput
 from perdure.domain.event_pages import EventPage, EventsSummary
@@ -167,18 +168,28 @@ async def list_messages(call: Call, session_id: SessionId) -> Chunked[Listing[Me
     return Chunked(json_list(use.list_messages(call.app, call.caller, session_id)))
 
 
-@route("POST", "/v1/sessions/{session_id}/tool-results", "messages", errors=(404, 409), body_example=_RESULTS)
+@route(
+    "POST",
+    "/v1/sessions/{session_id}/tool-results",
+    "messages",
+    errors=(404, 409, 410),
+    body_example=_RESULTS,
+)
 async def submit_tool_results(
     call: Call, session_id: SessionId, body: SubmitToolResults
 ) -> SubmittedToolResults:
-    """Submit the results of the open client-side tool calls.
+    """Submit the results of the open client-side tool calls, or answers to the agent's questions.
 
     The request must answer every open call of the latest `tool.call_requested` event exactly once. Calls
     that have no result by the deadline in the event fail; the model sees the error. Calls whose arguments do
     not match the tool's schema are not requested: they fail at once. 409 if the session is not
     waiting for tool results.
+
+    A call that asks questions (`tool.parked` of the kind `question`) takes the result
+    `{"answers": {"<the question's id>": <a text or null>}}`: the label of an option, a text, or the value
+    of a secret; `null` declines. 410 if somebody was faster, or the time is over.
     """
-    return await use.submit_tool_results(call.app, call.caller, session_id, body)
+    return await submit_results(call.app, decider_of(call), session_id, body)
 
 
 @route(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from perdure.domain.data_flow import AskReason, External
-from perdure.domain.decisions import Approvers, Decided
+from perdure.domain.decisions import AnsweredBy, Approvers, Decided
 from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import ERROR, TOOL_CALLS, TOOL_DISPLAY_NAME, TOOL_NAME, TURN_ID
 from perdure.domain.ids import (
@@ -17,6 +17,7 @@ from perdure.domain.ids import (
 from perdure.domain.input_requests import ActedAs, AskedInput
 from perdure.domain.messages import ContentPart, JsonValue
 from perdure.domain.parked import PARKED_KIND, ParkedKind
+from perdure.domain.questions import AskedQuestion
 
 _TOOL_CALL_ID = Meta(description="The tool call's id, as the model wrote it.")
 _ABOUT = Meta(description="The id of the tool call that the event is about.")
@@ -137,6 +138,9 @@ class ToolCompletedData(EventData, frozen=True, omit_defaults=True):
         Decided | None,
         Meta(description="With the answer to a request for approval: the decision, and whose it is."),
     ] = None
+    answered: Annotated[
+        AnsweredBy | None, Meta(description="With answers to the agent's questions: whose they are.")
+    ] = None
     external: Annotated[
         External | None,
         Meta(description="Where the result comes from, if it contains text from outside."),
@@ -214,6 +218,9 @@ class ToolParkedData(EventData, frozen=True, omit_defaults=True):
     ] = None
     input_requests: Annotated[
         tuple[AskedInput, ...], Meta(description="With `sign_in` and `input`: what is asked for.")
+    ] = ()
+    questions: Annotated[
+        tuple[AskedQuestion, ...], Meta(description="With `question`: what the agent asks.")
     ] = ()
 
 

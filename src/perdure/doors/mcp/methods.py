@@ -33,7 +33,8 @@ INSTRUCTIONS = (
     "continues it; both wait for the answer for a while. If the status is `active` then, the agent still "
     "works: call read_answer with `wait_seconds`. If there are `approvals`, ask the user, decide with "
     "decide_approval, and call read_answer. If there are `input_requests`, tell the user where to go, and "
-    "call read_answer when that is done."
+    "call read_answer when that is done. If there are `questions`, ask the user, and answer with "
+    "answer_questions."
 )
 _SERVER = {"name": "perdure", "title": "Perdure", "version": __version__}
 _CAPABILITIES: JsonObject = {"tools": {}}

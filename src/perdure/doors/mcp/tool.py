@@ -9,10 +9,12 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from perdure.app.confidential import check_reader
 from perdure.app.context import App
 from perdure.app.feed import Frame
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput
+from perdure.domain.ids import SessionId, check_id
 from perdure.domain.messages import JsonObject
 from perdure.doors.mcp.schemas import plain_schema, result_schema
 
@@ -90,6 +92,13 @@ def tool(
         "annotations": msgspec.to_builtins(hints),
     }
     return Tool(name, definition, call)
+
+
+async def open_session(visit: Visit, text: str) -> SessionId:
+    """Read a session's id. Raises InvalidInput, and NotFound: the session is closed to the caller."""
+    session_id = check_id(text, "session", "session_id")
+    await check_reader(visit.app, visit.caller, session_id)
+    return session_id
 
 
 def arguments_of(kind: type[A], given: JsonObject) -> A:

@@ -11,7 +11,6 @@ from msgspec import Meta, Struct
 
 from perdure.app.agents import page_of_agents
 from perdure.app.approvals import submit_approvals
-from perdure.app.confidential import check_reader
 from perdure.app.messages import post_message
 from perdure.app.session_answers import list_approvals, read_answer, wait_for_answer
 from perdure.app.session_ends import cancel_turn, delete_session
@@ -20,7 +19,7 @@ from perdure.app.sessions import create_session
 from perdure.domain.cancels import CancelledTurn
 from perdure.domain.decisions import Decision
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import AgentId, SessionId, check_id, id_schema, is_id
+from perdure.domain.ids import AgentId, SessionId, id_schema, is_id
 from perdure.domain.inbox import Decider
 from perdure.domain.messages import Controls, CreateMessage, InputMessage, TextPart
 from perdure.domain.session_answers import OpenApproval, SessionAnswer
@@ -28,7 +27,8 @@ from perdure.domain.sessions import CreateSession, Status
 from perdure.domain.times import Timestamp
 from perdure.domain.tools import ApprovalDecision, SubmitApprovals, SubmittedToolResults
 from perdure.domain.variables import VariableValues
-from perdure.doors.mcp.tool import DECIDES, READS, STOPS, WORKS, Tool, Visit, tool
+from perdure.doors.mcp.question_tools import answer_questions
+from perdure.doors.mcp.tool import DECIDES, READS, STOPS, WORKS, Tool, Visit, open_session, tool
 from perdure.store.session_lists import SessionFilter
 
 MAX_WAIT = 300
@@ -272,20 +272,13 @@ async def say(
     )
 
 
-async def _open_session(visit: Visit, text: str) -> SessionId:
-    """Read a session's id. Raises InvalidInput, and NotFound: the session is closed to the caller."""
-    session_id = check_id(text, "session", "session_id")
-    await check_reader(visit.app, visit.caller, session_id)
-    return session_id
-
-
 async def _send_message(visit: Visit, given: SendMessage) -> SessionAnswer:
-    session_id = await _open_session(visit, given.session_id)
+    session_id = await open_session(visit, given.session_id)
     return await say(visit, session_id, given.message, given.wait_seconds, given.client_message_id)
 
 
 async def _read_answer(visit: Visit, given: ReadAnswer) -> SessionAnswer:
-    session_id = await _open_session(visit, given.session_id)
+    session_id = await open_session(visit, given.session_id)
     return await wait_for_answer(
         visit.app, visit.caller, session_id, given.wait_seconds, visit.stop, see=visit.see
     )
@@ -312,18 +305,18 @@ async def _list_sessions(visit: Visit, given: ListSessions) -> SessionList:
 
 
 async def _list_approvals(visit: Visit, given: ListApprovals) -> ApprovalList:
-    session_id = None if given.session_id is None else await _open_session(visit, given.session_id)
+    session_id = None if given.session_id is None else await open_session(visit, given.session_id)
     return ApprovalList(tuple(await list_approvals(visit.app, visit.caller, session_id)))
 
 
 async def _decide_approval(visit: Visit, given: DecideApproval) -> SubmittedToolResults:
-    session_id = await _open_session(visit, given.session_id)
+    session_id = await open_session(visit, given.session_id)
     body = SubmitApprovals((ApprovalDecision(given.tool_call_id, given.decision),))
     return await submit_approvals(visit.app, Decider(visit.caller, "mcp"), session_id, body)
 
 
 async def _cancel_turn(visit: Visit, given: CancelTurn) -> CancelledTurn:
-    return await cancel_turn(visit.app, visit.caller, await _open_session(visit, given.session_id))
+    return await cancel_turn(visit.app, visit.caller, await open_session(visit, given.session_id))
 
 
 def general_tools() -> tuple[Tool, ...]:
@@ -343,5 +336,6 @@ def general_tools() -> tuple[Tool, ...]:
             SubmittedToolResults,
             _decide_approval,
         ),
+        answer_questions(),
         tool("cancel_turn", "Cancel the turn", STOPS, CancelTurn, CancelledTurn, _cancel_turn),
     )

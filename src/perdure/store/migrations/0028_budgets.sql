@@ -35,7 +35,7 @@ CREATE TABLE budget_shards (
     spent BIGINT NOT NULL,
     reserved BIGINT NOT NULL,
     PRIMARY KEY (budget_id, shard)
-);
+){{updated}};
 
 -- What a model call that is under way holds of its budgets. held: as JSON; call: what the ledger says of it.
 -- Every model call inserts a row and deletes it, and there are few at any time: one index has to do.

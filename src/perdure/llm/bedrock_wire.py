@@ -1,0 +1,174 @@
+"""Encode messages for Amazon Bedrock's Converse: content blocks in alternating user and assistant turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import structs
+
+from perdure.domain.errors import ModelError
+from perdure.domain.ids import ToolCallId
+from perdure.domain.messages import (
+    ContentPart,
+    ImagePart,
+    JsonObject,
+    Message,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    text_of,
+)
+from perdure.llm.driver import ToolSpec
+from perdure.llm.wire import (
+    NO_CONTENT,
+    NO_RESULT,
+    Fragment,
+    argument_object,
+    dumps,
+    image_data,
+    parameters_of,
+    plain_id,
+    plain_name,
+    refuse_files,
+    result_content,
+    result_fragment,
+    unpacked,
+    without_blanks,
+    woven,
+)
+
+PROVIDER_TYPE = "bedrock"
+CACHE_POINT: JsonObject = {"cachePoint": {"type": "default"}}
+_POINT = b"," + dumps(CACHE_POINT)
+IMAGE_BY_URL = "[image left out: Amazon Bedrock takes no images by URL]"
+_FORMATS = frozenset({"png", "jpeg", "gif", "webp"})
+
+
+def text_block(text: str) -> JsonObject:
+    """Return a block of text."""
+    return {"text": text}
+
+
+def fragment(message: Message, model: str | None) -> Fragment:
+    """Encode a message as content blocks.
+
+    Args:
+        message: the message.
+        model: keep the reasoning that this model made; None leaves all reasoning out.
+
+    Raises:
+        ModelError: an image cannot be sent.
+    """
+    refuse_files(message.content)
+    if message.role == "agent":
+        return _assistant(message, model)
+    results = [part for part in message.content if isinstance(part, ToolResultPart)]
+    if message.role == "tool_result" and results:
+        return _results(message, results)
+    if message.role == "system":
+        # The protocol has one system prompt. A later system message keeps its position as user text.
+        text = text_of(message.content).strip()
+        return Fragment("system", dumps(text_block(f"<system>\n{text}\n</system>")) if text else b"")
+    blocks = _text_and_images(message.content) or [text_block(NO_CONTENT)]
+    return Fragment("user", b",".join(map(dumps, blocks)))
+
+
+def _assistant(message: Message, model: str | None) -> Fragment:
+    pieces = without_blanks(woven(message, [] if model is None else unpacked(message, PROVIDER_TYPE, model)))
+    blocks: list[JsonObject] = []
+    for piece in pieces:
+        if isinstance(piece, str):
+            blocks.append(text_block(piece))
+        elif isinstance(piece, ToolCallPart):
+            call = {
+                "toolUseId": plain_id(piece.id),
+                "name": plain_name(piece.name),
+                "input": argument_object(piece.arguments),
+            }
+            blocks.append({"toolUse": call})
+        else:
+            blocks.append(piece)
+    return Fragment(
+        "assistant",
+        b",".join(map(dumps, blocks)),
+        calls=tuple(piece.id for piece in pieces if isinstance(piece, ToolCallPart)),
+        thinks=bool(blocks) and "reasoningContent" in blocks[0],
+    )
+
+
+def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
+    extra = _text_and_images(message.content)
+    values: list[tuple[ToolCallId, bytes]] = []
+    for part in results:
+        text, images = result_content(part)
+        content = [text_block(text if text.strip() else NO_CONTENT)] if text.strip() or not images else []
+        # Content besides the results is sent with the first result.
+        content += _text_and_images(images) + extra
+        extra = []
+        values.append((part.tool_call_id, _result(part.tool_call_id, content, failed=part.error is not None)))
+    return result_fragment(values)
+
+
+def _result(call_id: ToolCallId, content: list[JsonObject], *, failed: bool) -> bytes:
+    status = {"status": "error"} if failed else {}
+    return dumps({"toolResult": {"toolUseId": plain_id(call_id), "content": content, **status}})
+
+
+def missing(call_id: ToolCallId) -> Fragment:
+    """Make an error result for a call whose result is missing in the history."""
+    return Fragment("user", _result(call_id, [text_block(NO_RESULT)], failed=True), answers=(call_id,))
+
+
+def _text_and_images(parts: Sequence[ContentPart]) -> list[JsonObject]:
+    blocks: list[JsonObject] = []
+    for part in parts:
+        if isinstance(part, TextPart) and part.text.strip():
+            blocks.append(text_block(part.text))
+        elif isinstance(part, ImagePart):
+            blocks.append(_image(part))
+    return blocks
+
+
+def _image(part: ImagePart) -> JsonObject:
+    inline = image_data(part)
+    if inline is None:
+        return text_block(IMAGE_BY_URL)
+    kind = inline[0].partition("/")[2].replace("jpg", "jpeg")
+    if kind not in _FORMATS:
+        raise ModelError(
+            f"Amazon Bedrock takes no images of the type {inline[0]!r}: use PNG, JPEG, GIF or WebP",
+            code="invalid_model_request",
+        )
+    return {"image": {"format": kind, "source": {"bytes": inline[1]}}}
+
+
+def marked(fragments: list[Fragment]) -> list[Fragment]:
+    """Return the fragments with a cache point at the end of the last user turn."""
+    for index in range(len(fragments) - 1, -1, -1):
+        part = fragments[index]
+        if part.role == "assistant":
+            break
+        if part.data and not part.answers:
+            return [*fragments[:index], _marked(part), *fragments[index + 1 :]]
+    if fragments and fragments[-1].data and fragments[-1].role != "assistant":
+        return [*fragments[:-1], _marked(fragments[-1])]
+    return fragments
+
+
+def _marked(part: Fragment) -> Fragment:
+    return structs.replace(part, data=part.data + _POINT)
+
+
+def encoded_tools(tools: Sequence[ToolSpec], *, mark: bool) -> bytes:
+    """Encode the tool list, with a cache point at its end if `mark` is set."""
+    values: list[JsonObject] = [
+        {
+            "toolSpec": {
+                "name": tool.name,
+                "description": tool.description or tool.name,
+                "inputSchema": {"json": parameters_of(tool)},
+            }
+        }
+        for tool in tools
+    ]
+    return dumps([*values, CACHE_POINT] if mark else values)
