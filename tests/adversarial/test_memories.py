@@ -255,14 +255,16 @@ async def test_the_files_of_a_closed_session_are_not_shared_with_a_new_one(peopl
     assert (await people.ada.post("/v1/sessions", json={"workspace_id": space})).status_code == 201
 
 
-async def test_a_long_output_is_not_saved_where_others_read_it(people: People) -> None:
-    space = await post(people.ada, "/v1/workspaces", {"name": "Shared"})
+@pytest.mark.parametrize("own", [False, True], ids=["a workspace", "the workspace of an open session"])
+async def test_a_long_output_is_not_saved_where_others_read_it(people: People, own: bool) -> None:
+    made = await (new_talk(people.ada) if own else post(people.ada, "/v1/workspaces", {"name": "Shared"}))
+    space = (await made.read())["workspace_id"] if isinstance(made, Talk) else made["id"]
     also = [{"ref": "bashkit_shell"}]
-    talk = await new_talk(people.ada, workspace_id=space["id"], capabilities=mounts(MINE, also=also))
+    talk = await new_talk(people.ada, workspace_id=space, capabilities=mounts(MINE, also=also))
     await use(talk, "write_file", path="/memories/me/a.md", content=f"{MARK} " * 10_000)
     (result,) = await results(talk, call("bash", command="cat /workspace/memories/me/a.md"))
     assert MARK in json.dumps(result)
-    found = await people.bob.get(f"/v1/workspaces/{space['id']}/fs", params={"recursive": True})
+    found = await people.bob.get(f"/v1/workspaces/{space}/fs", params={"recursive": True})
     assert [each["path"] for each in found.json()["data"]] == []
 
 
@@ -320,15 +322,21 @@ async def test_images_and_questions_of_a_closed_session_are_its_users(people: Pe
 
 
 async def test_files_of_messages_are_not_put_where_others_read_them(people: People) -> None:
-    space = await post(people.ada, "/v1/workspaces", {"name": "Shared"})
-    talk = await new_talk(people.ada, workspace_id=space["id"], capabilities=mounts(MINE))
+    shared = await post(people.ada, "/v1/workspaces", {"name": "Shared"})
+    open_one = await (await new_talk(people.ada)).read()
+    for space in (shared["id"], open_one["workspace_id"]):
+        await is_not_put_into(people, space)
+
+
+async def is_not_put_into(people: People, space: str) -> None:
+    talk = await new_talk(people.ada, workspace_id=space, capabilities=mounts(MINE))
     part = {"type": "file", "base64": base64.b64encode(MARK.encode()).decode(), "filename": "a.txt"}
     body = {"message": {"content": [part, {"type": "text", "text": script({"text": "Seen."})}]}}
     sent = await post(people.ada, talk.path("/messages"), body)
     await talk.logged_until("session.idled")
     stored = sent["content"][0]["stored"]
     assert (stored["digest"], stored.get("path")) == (sha(MARK), None)
-    found = await people.bob.get(f"/v1/workspaces/{space['id']}/fs", params={"recursive": True})
+    found = await people.bob.get(f"/v1/workspaces/{space}/fs", params={"recursive": True})
     assert found.json()["data"] == []
 
 

@@ -102,14 +102,15 @@ class Attachments(Struct, frozen=True):
         """
         if not self.files:
             return self.content
-        if self.personal:
-            await close_to_others(tx, row, now)
         # In the order in which all changes of files lock: the workspace, then the contents by their hashes.
+        # Who reads the session is last.
         space = await hold_workspace(tx, row.org_id, row.workspace())
         texts = [each.examined.text for each in self.files if each.examined.text is not None]
         held = (*(each.examined.content for each in self.files), *texts)
         await hold_contents(tx, row.org_id, row.id, held, now)
         paths = await _write(app, tx, row, space, self, now)
+        if self.personal:
+            await close_to_others(tx, row, now)
         parts = list(self.content)
         for file, path in zip(self.files, paths, strict=True):
             parts[file.index] = _logged(parts[file.index], file, path)
@@ -319,8 +320,10 @@ async def _write(
 
     An archived one takes none, and one that others read takes none of a session that they do not read.
     """
-    shared = space.session_id is None
-    if space.status != "active" or (shared and await reader_of(tx, row.id) is not None):
+    closed = attachments.personal or await reader_of(tx, row.id) is not None
+    if space.status != "active" or (
+        closed and space.session_id not in (row.id, row.root_session_id or row.id)
+    ):
         return [file.path for file in attachments.files]
     await note_external(tx, space, with_sources(row.external_sources(), attachments.external))
     paths = await _paths(tx, space, attachments.files)

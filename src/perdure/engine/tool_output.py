@@ -167,7 +167,8 @@ async def _spill(run: Site, path: str, text: str) -> tuple[FileWrittenData, ...]
     async def work(tx: Tx) -> FileWrittenData:
         await send_ahead(tx, row.org_id, content, engine.clock.now())
         _, workspace = await hold_session_files(tx, row.org_id, row.id)
-        if workspace.session_id is None and await reader_of(tx, row.id) is not None:
+        own = workspace.session_id in (row.id, row.root_session_id or row.id)
+        if not own and await reader_of(tx, row.id) is not None:
             raise Conflict("others read the workspace, and not the session")
         written = await write_file(
             tx, workspace, FileWrite(path, content, force=True), engine.policy.file_limits, engine.clock.now()
