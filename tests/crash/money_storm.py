@@ -128,7 +128,7 @@ async def check_money(data: Path, database_url: str) -> Counter[str]:
 
 
 async def _check(database: Database) -> Counter[str]:
-    async def read(tx: Tx) -> tuple[list[Any], list[Any], list[Any], dict[str, list[int]]]:
+    async def read(tx: Tx) -> tuple[list[Any], list[Any], list[Any], dict[str, list[int]], set[str]]:
         sums = await tx.all(
             "SELECT id, subject_type, spent + COALESCE((SELECT CAST(SUM(spent) AS BIGINT) FROM budget_shards"
             " WHERE budget_id = budgets.id), 0), leased, (SELECT CAST(COALESCE(SUM(leased), 0) AS BIGINT)"
@@ -142,15 +142,19 @@ async def _check(database: Database) -> Counter[str]:
             for event in await events_after(tx, session_id, 0, limit=1_000_000):
                 if event.type == "llm.generation" and (usage := event.decoded().metadata.usage):  # type: ignore[attr-defined]
                     answers.setdefault(session_id, []).append(usage.input_tokens + usage.output_tokens)
-        return list(sums), list(entries), list(holds), answers
+        paying = await tx.all(
+            "SELECT id FROM sessions WHERE COALESCE(root_session_id, id) IN"
+            " (SELECT subject_id FROM budgets WHERE subject_type = 'session')"
+        )
+        return list(sums), list(entries), list(holds), answers, {row[0] for row in paying}
 
-    sums, entries, holds, answers = await database.read(read)
+    sums, entries, holds, answers, paying = await database.read(read)
     assert holds == [], "a hold is left"
-    calls: dict[str, Counter[str]] = {}
+    calls: dict[str, Counter[tuple[str, str]]] = {}
     paid: Counter[tuple[str, int]] = Counter()
     kinds = {row[0]: row[1] for row in sums}
     for budget_id, session_id, ref_id, amount, _ in entries:
-        calls.setdefault(kinds[budget_id], Counter())[ref_id] += 1
+        calls.setdefault(kinds[budget_id], Counter())[session_id, ref_id] += 1
         if kinds[budget_id] == "user":
             paid[session_id, amount] += 1
     for budget_id, _, spent, leased, in_shards, reserved in sums:
@@ -158,9 +162,12 @@ async def _check(database: Database) -> Counter[str]:
         assert leased == in_shards
         assert spent == sum(row[3] for row in entries if row[0] == budget_id)
     assert set(calls) == {"session", "agent", "user", "organization"}
+    every = calls["organization"]
+    kept = {call for call in every if call[0] in paying}
     for each in calls.values():
-        assert each == calls["organization"], "a call is not charged once to each level"
-        assert set(each.values()) == {1}
+        # A session's budget goes with the session.
+        assert kept <= set(each) <= set(every), "a call is not charged to each level"
+        assert set(each.values()) == {1}, "a call is charged twice"
     for session_id, amounts in answers.items():
         for amount in amounts:
             assert paid[session_id, amount] > 0, f"{session_id} has not paid {amount}"

@@ -248,7 +248,9 @@ class BudgetSchedule(TreeSchedule):
             if verb == "child":
                 await act(world, what)
             elif verb == "sweep":
-                await asyncio.wait([process.spawn(sweep_tasks(process)) for process in world.live()])
+                await asyncio.wait(
+                    [process.spawn(sweep_tasks(process)) for process in world.live() or [world.start()]]
+                )
             elif verb in ("raise", "lower", "stop", "go"):
                 await change(world, verb)
             else:

@@ -110,9 +110,9 @@ class Schedule:
             finally:
                 loop.run_until_complete(_kill_all(world))
                 loop.close()
+                if world.session_id:  # also after a violation: it must not fail the schedules that follow
+                    (store.forget_tree if self.scenario.tree else store.forget)(world.session_id)
         self.points = world.passed
-        if world.session_id:
-            (store.forget_tree if self.scenario.tree else store.forget)(world.session_id)
         if world.violations:
             raise Violation(self._report(world))
         return world
