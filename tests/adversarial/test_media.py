@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -28,6 +29,28 @@ async def look(sandbox: Sandbox, data: bytes, *, thumbnail: bool = False) -> Ins
     job = InspectJob(found.kind, found.media_type, data, thumbnail)
     async with sandbox.slot((), len(data)):
         return await sandbox.run(job, Inspected, SECONDS)
+
+
+def test_telling_text_from_bytes_costs_no_more_than_decoding_it_several_times() -> None:
+    data = ("пример " * 300_000).encode()
+
+    def seconds(work: Callable[[], object]) -> float:
+        took = []
+        for _ in range(3):
+            began = time.perf_counter()
+            work()
+            took.append(time.perf_counter() - began)
+        return min(took)
+
+    assert seconds(lambda: file_type(data)) < 8 * seconds(data.decode)
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-16"])
+def test_text_has_no_control_characters_in_any_encoding(codec: str) -> None:
+    for text in ("plain", "\u0100\u0a00\u0200 \x1b[1m\t\r\n\f\x08", "\u0085x"):
+        assert file_type(text.encode(codec)) is not None
+    for text in ("a\x00b", "a\x01", "\x1f", "\u0100\x7f\x0e"):
+        assert file_type(text.encode(codec)) is None
 
 
 def bomb(size: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -246,6 +247,30 @@ async def test_a_bad_file_is_refused_and_nothing_is_logged(api: httpx.AsyncClien
     assert "at most 20 files" in many["detail"]
     assert await talk.messages() == []
     assert (await api.get(talk.path("/fs"))).json()["data"] == []
+
+
+async def test_slow_sites_do_not_delay_messages_whose_bytes_are_here(
+    database_url: str, tmp_path: Path, site: Site
+) -> None:
+    enough = asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        await enough.wait()
+        return web.Response(body=b"late pears")
+
+    site.answers["/slow"] = slow
+    server = Server(
+        tmp_path / "data", database_url=database_url, environment={"PERDURE_PRIVATE_ADDRESSES": "true"}
+    )
+    async with server, httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        talk = await new_talk(http)
+        late = [asyncio.create_task(send(talk, {"type": "file", "url": site.url("/slow")})) for _ in range(5)]
+        while "/slow" not in site.asked:
+            await asyncio.sleep(0)
+        assert (await send(talk, inline(b"early pears")))["content"][0]["stored"]["size_bytes"] == 11
+        assert not any(each.done() for each in late)
+        enough.set()
+        await asyncio.gather(*late)
 
 
 async def test_files_are_fetched_under_the_rules_of_the_session(

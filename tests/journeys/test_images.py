@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from perdure.api.kernel.sending import PIECE
 from perdure.domain.ids import new_id
 from perdure.sandbox.media import size_of
 from tests.journeys.keyed import add_member, person, with_login
@@ -52,6 +53,17 @@ async def test_an_image_comes_back_as_it_was_and_as_a_thumbnail(api: httpx.Async
         gone = await api.get(f"/v1/images/{image['id']}{path}")
         assert (gone.status_code, gone.json()["code"]) == (404, "image_not_found")
     assert (await api.delete(f"/v1/images/{image['id']}")).status_code == 404
+
+
+async def test_a_large_image_is_sent_in_parts_with_its_length(api: httpx.AsyncClient) -> None:
+    rng = random.Random(1)
+    noise = png(600, 600, b"".join(b"\0" + rng.randbytes(600) for _ in range(600)))
+    assert len(noise) > PIECE
+    image = await upload(api, noise)
+    async with api.stream("GET", f"/v1/images/{image['id']}") as got:
+        assert got.headers["content-length"] == str(len(noise))
+        assert "transfer-encoding" not in got.headers
+        assert await got.aread() == noise
 
 
 async def test_the_list_has_pages_with_the_newest_first(api: httpx.AsyncClient) -> None:

@@ -117,7 +117,7 @@ async def test_judges_of_calls_that_run_at_once_are_settled_once_each(
 async def test_without_money_for_a_judge_nothing_is_sent_and_the_check_counts_as_not_made(
     client: httpx.AsyncClient, vendor: Vendor, on_failure: str, text: str
 ) -> None:
-    policy = "No birds. " * 800
+    policy = "No birds. " * 2_000
     talk, budget = await judged(client, vendor, 1, on_failure=on_failure, policy=policy)
     await talk.say(script({"text": "A cat. " * 120}))
     log = await talk.logged_until("turn.parked")

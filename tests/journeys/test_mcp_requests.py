@@ -58,7 +58,7 @@ async def test_each_organization_sees_and_reaches_its_own_only(any_server: Serve
         begun = await use_tool(mine, "start_session", agent=agent["name"], message=SLOW, wait_seconds=0)
         session = {"session_id": begun["session_id"]}
         assert f"agent_{agent['name']}" in [each["name"] for each in (await rpc(mine, "tools/list"))["tools"]]
-        assert len((await rpc(others, "tools/list"))["tools"]) == 8
+        assert len((await rpc(others, "tools/list"))["tools"]) == 9
         params = {"name": f"agent_{agent['name']}", "arguments": {"message": "Hi"}}
         assert refusal(await send(others, "tools/call", params, stateless=True))[:2] == (400, -32602)
         assert (await use_tool(others, "list_sessions"))["total"] == 0

@@ -182,8 +182,8 @@ async def test_a_result_is_replaced_or_withheld_before_anybody_sees_it(
     http: httpx.AsyncClient, hook: PolicyHook
 ) -> None:
     talk = await new_talk(http, capabilities=[FILES, hook.ref("after_tool", tools=["read_*"])])
-    await post(http, talk.path("/fs/a"), {"content": "The number is 4711."})
-    hook.decide = lambda question: {"decision": "modify", "result": question["result"].replace("4711", "#")}
+    await post(http, talk.path("/fs/a"), {"content": "The number is N-4711."})
+    hook.decide = lambda question: {"decision": "modify", "result": question["result"].replace("N-4711", "#")}
     reads = {"tool_calls": [call("read_file", "call_2", path="/a")]}
     message = await talk.say(script(reads, {"text": "Done."}))
     async with talk.follow(after_sequence=message["sequence"]) as stream:
@@ -191,7 +191,7 @@ async def test_a_result_is_replaced_or_withheld_before_anybody_sees_it(
         seen = stream.raw.decode()
     events = await talk.events()
     assert "The number is #." in text_of_result(result_of(events, "call_2"))
-    assert "4711" not in seen
+    assert "N-4711" not in seen
     hook.decide = lambda question: {"decision": "block", "reason": "Numbers."}
     reads = {"tool_calls": [call("read_file", "call_3", path="/a")]}
     events = await talk.turn(reads, writes("/b", "x"), {"text": "Done."})
@@ -199,7 +199,7 @@ async def test_a_result_is_replaced_or_withheld_before_anybody_sees_it(
     assert [each["tool_call"]["name"] for each in hook.asked("after_tool")] == ["read_file"] * 2
     withheld = result_of(events, "call_3")
     assert withheld["error"] == "The call was made, but a policy withheld its result: Numbers."
-    assert "4711" not in json.dumps(events)
+    assert "N-4711" not in json.dumps(events)
     assert [each["event"] for each in decisions_in(await talk.events())] == ["after_tool"] * 2
 
 
@@ -225,23 +225,23 @@ async def test_a_changed_message_is_what_this_and_later_model_calls_receive(
     http: httpx.AsyncClient, hook: PolicyHook
 ) -> None:
     def masked(question: Json) -> Json:
-        texts = [each for each in question["messages"] if each["changeable"] and "4711" in each["text"]]
-        changed = [{"id": each["id"], "text": each["text"].replace("4711", "####")} for each in texts]
+        texts = [each for each in question["messages"] if each["changeable"] and "N-4711" in each["text"]]
+        changed = [{"id": each["id"], "text": each["text"].replace("N-4711", "######")} for each in texts]
         return {"decision": "modify", "messages": changed} if changed else ALLOW
 
     hook.decide = masked
     talk = await new_talk(http, capabilities=[hook.ref("before_model")])
-    await talk.turn({"text": "One."}, ask="My number is 4711.")
+    await talk.turn({"text": "One."}, ask="My number is N-4711.")
     events = await talk.turn({"text": "Two."}, ask="What was it?")
     prompt = hook.asked("before_model")[-1]
     assert [each["role"] for each in prompt["messages"]] == ["user", "agent", "user"]
-    assert "####" in prompt["messages"][0]["text"]
-    assert "4711" not in json.dumps(prompt)
+    assert "######" in prompt["messages"][0]["text"]
+    assert "N-4711" not in json.dumps(prompt)
     assert decisions_in(events) == []
     generation = next(each for each in events if each["type"] == "llm.generation")
     sent = json.dumps(generation["data"]["messages"])
-    assert "####" in sent
-    assert "4711" not in sent
+    assert "######" in sent
+    assert "N-4711" not in sent
 
 
 async def test_the_hook_decides_before_a_person_does_and_about_what_the_person_changed(
@@ -372,7 +372,7 @@ async def test_a_result_in_the_background_is_decided_on_too(
     talk = await new_talk(
         http, capabilities=[FILES, rules, hook.ref("before_tool", "after_tool", tools=["read_file"])]
     )
-    await post(http, talk.path("/fs/a"), {"content": "The number is 4711."})
+    await post(http, talk.path("/fs/a"), {"content": "The number is N-4711."})
     withheld = {"decision": "block", "reason": "Numbers."}
     hook.decide = lambda question: withheld if question["event"] == "after_tool" else ALLOW
     reads = {"tool_calls": [call("read_file", "call_1", path="/a", run_in_background=True)]}
@@ -394,7 +394,7 @@ async def test_a_result_in_the_background_is_decided_on_too(
     assert (decided["event"], decided["decision"], decided["tool_call_id"]) == (
         "after_tool", "block", "call_1",
     )  # fmt: skip
-    assert "4711" not in json.dumps(await talk.events())
+    assert "N-4711" not in json.dumps(await talk.events())
 
 
 async def test_the_client_and_the_command_try_a_hook(

@@ -194,8 +194,8 @@ async def test_a_summary_is_written_without_what_the_server_refuses(api: httpx.A
     def script(body: Json) -> Reply:
         if SUMMARY in json.dumps(body["messages"]) and "stream_options" in body:
             return refused("Unrecognized request argument supplied: stream_options")
-        over = size_of(body) > 4_000
-        return refused("This model's maximum context length is 4000 tokens.") if over else answer("y" * 400)
+        over = size_of(body) > 5_000
+        return refused("This model's maximum context length is 5000 tokens.") if over else answer("y" * 400)
 
     async with scripted(script) as vendor:
         talk = await narrow_talk(api, vendor)

@@ -369,6 +369,20 @@ async def test_the_files_of_an_activated_skill_are_read_and_run_in_the_session(
     assert done["status"] == "error"
 
 
+async def test_an_activation_lists_the_first_of_many_files_and_how_many_more_there_are(
+    api: httpx.AsyncClient,
+) -> None:
+    files = [{"path": f"/.agents/skills/long/d/{n:03}.md", "content": "x"} for n in range(98)]
+    files.append({"path": "/.agents/skills/long/SKILL.md", "content": skill_md("long")})
+    files.append({"path": "/.agents/skills/longer/other.md", "content": "x"})
+    talk = await new_talk(api, initial_files=files)
+    for n in range(98, 105):
+        await put(talk, f"/.agents/skills/long/d/{n:03}.md", "x")
+    text = text_of(await said(talk, "activate_skill", name="long"))
+    assert text.count("- /.agents/skills/long/d/") == 100
+    assert "- /.agents/skills/long/d/099.md\n- and 5 more: see list_directory" in text
+
+
 async def test_a_folder_in_the_files_of_a_session_is_a_skill(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await talk.turn({"text": "One."})

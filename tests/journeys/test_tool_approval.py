@@ -15,7 +15,7 @@ from tests.talk import Json, Talk, call, new_talk, script
 
 READING = {
     "get_current_time", "get_session_info", "get_task", "glob", "grep_files", "list_directory",
-    "list_schedules", "list_skills", "list_tasks", "query_history", "read_file",
+    "ask_user", "list_schedules", "list_skills", "list_tasks", "query_history", "read_file",
     "read_many_files", "sql_query", "sql_schema", "stat_file", "wait_tasks", "write_todos",
 }  # fmt: skip
 CHANGING = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -13,7 +15,7 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import new_id
 from perdure.domain.skill_catalogue import MAX_CATALOGUE, OfferedSkill, catalogue_text
 from perdure.domain.skill_md import MAX_SKILL_MD, SkillFacts, read_skill
-from perdure.domain.skills import LATEST, SKILL_REF, SKILLS, pins_of, version_of
+from perdure.domain.skills import LATEST, MAX_PINS, SKILL_REF, SKILLS, pins_of, version_of
 from perdure.domain.tokens import text_tokens
 from perdure.domain.tools import CapabilityRef
 from perdure.tools.built_in import catalogue
@@ -64,6 +66,14 @@ def test_all_fields_of_a_front_matter_are_read() -> None:
         ("---\nname: 7\ndescription: d\n---\n", "line 2: `name` must be a text"),
         ("---\nname: a\ndescription: ' '\n---\n", "line 3: `description` must not be empty"),
         ("---\nname: a\ndescription: d\nmetadata: x\n---\n", "line 4: `metadata` must have keys"),
+        (
+            f"---\nname: a\ndescription: d\nmetadata: {{k: {'x' * 4096}}}\n---\n",
+            "line 4: `metadata` has 4104",
+        ),
+        (
+            f"---\nname: a\ndescription: d\nmetadata: {{k: [{'[],' * 100}]}}\n---\n",
+            "line 4: `metadata` has 101",
+        ),
         ("---\nname: a\ndescription: d\nuser-invocable: yes\n---\n", "line 4: `user-invocable` must be true"),
         ("---\nname: a\ndescription: b: c\n---\n", "line 3, column 15: "),
         ("---\nname: a\nname: b\n---\n", "line 3, column 1: the key 'name' occurs twice"),
@@ -96,6 +106,23 @@ def test_a_version_depends_on_paths_and_contents_only() -> None:
     assert version_of(files) == version_of(dict(reversed(files.items())))
     assert version_of(files) != version_of({"SKILL.md": "a" * 64, "scripts/b.py": "b" * 64})
     assert version_of(files) != version_of({**files, "scripts/a.py": "c" * 64})
+
+
+def test_a_configuration_may_pin_as_many_skills_as_the_guide_says_and_no_other_than_valid_ones() -> None:
+    registry, one = Registry(catalogue()), new_id("skill")
+    many: dict[str, str | None] = {new_id("skill"): "a" * 64 for _ in range(MAX_PINS)}
+    registry.check((CapabilityRef(SKILLS, {"pins": many, "offer": "always"}),))
+    for config, words in (
+        ({"pins": {**many, one: None}}, "up to 500 skills"),
+        ({"pins": {one: "5"}}, f"pins.{one}`: it must be a version"),
+        ({"pins": {"skill_1": None}}, "'skill_1' is not the id of a skill"),
+        ({"pins": None}, "it must be an object"),
+        ({"offer": "never"}, "it must be one of: always, with_skills"),
+        ({"pin": {}}, "only `pins` and `offer`"),
+        ([], "only `pins` and `offer`"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            registry.check((CapabilityRef(SKILLS, config),))
 
 
 # --- references -----------------------------------------------------------------
@@ -238,3 +265,18 @@ def test_the_file_of_a_form_is_its_bytes() -> None:
 def test_a_form_that_cannot_be_read_is_refused(kind: str, body: bytes) -> None:
     with pytest.raises(InvalidInput, match="the form cannot be read"):
         file_of_form(kind, body)
+
+
+def test_a_catalogue_of_long_descriptions_costs_hardly_more_than_reading_them_once() -> None:
+    skills = offered(500, "word " * 200)
+
+    def seconds(work: Callable[[], object]) -> float:
+        took = []
+        for _ in range(5):
+            began = time.perf_counter()
+            work()
+            took.append(time.perf_counter() - began)
+        return min(took)
+
+    once = seconds(lambda: [" ".join(each.description.split()) for each in skills])
+    assert seconds(lambda: catalogue_text(skills)) < 3 * once

@@ -57,8 +57,9 @@ MAX_FILES = 20
 """Files of one message."""
 MAX_BYTES = 50_000_000
 """Bytes of all files of one message."""
-PATIENCE = 120.0
-"""Seconds for fetching and examining all files of a message."""
+PATIENCE = 50.0
+"""Seconds for fetching and examining all files of a message. Others wait a little longer for a turn: so
+organizations whose files are slow cannot keep the rest out."""
 _OK = range(200, 300)
 
 
@@ -151,13 +152,24 @@ async def receive(
     if len(attached) > MAX_FILES:
         raise InvalidInput(f"a message may have at most {MAX_FILES} files", field="message.content")
     try:
-        async with app.receiving.turn(caller.organization_id), asyncio.timeout(PATIENCE):
+        # Those of slow sites must not take the turns of those whose bytes are here.
+        turns = app.fetching if any(_is_fetched(part) for _, part in attached) else app.receiving
+        async with turns.turn(caller.organization_id), asyncio.timeout(PATIENCE):
             found = await _received(app, caller, session_id, attached)
     except TimeoutError:
         raise Unavailable("the message's files took too long: send fewer or smaller ones") from None
     for file in found.files:
         await stage_upload(app, caller.organization_id, file.examined.content)
     return replace(found, content=content)
+
+
+def _is_fetched(part: AttachedPart) -> bool:
+    url = None if isinstance(part, ImageFilePart) else part.url
+    return url is not None and not _is_data(url)
+
+
+def _is_data(url: str) -> bool:
+    return url[:5].lower() == "data:"
 
 
 async def _received(
@@ -222,7 +234,7 @@ class _Source:
             data = await asyncio.to_thread(_decoded, part.base64, self._limit, f"{where}.base64")
             return _Arrived(data, name, part.media_type)
         url = part.url or ""
-        if url[:5].lower() == "data:":
+        if _is_data(url):
             head, _, text = url[5:].partition(",")
             data = await asyncio.to_thread(_decoded, text, self._limit, f"{where}.url")
             return _Arrived(data, name, part.media_type or head.partition(";")[0])

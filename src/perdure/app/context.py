@@ -85,6 +85,11 @@ def _receiving() -> Shares:
     return Shares(slots=8, each=4, queue=64, patience=60.0, what=what, code="too_many_files_at_once")
 
 
+def _fetching() -> Shares:
+    what = "messages with files to fetch"
+    return Shares(slots=8, each=2, queue=64, patience=60.0, what=what, code="too_many_files_at_once")
+
+
 class Services(Struct, frozen=True):
     """The services of the use cases that HTTP and a session's own tools share.
 
@@ -93,6 +98,7 @@ class Services(Struct, frozen=True):
         sandbox: separate processes for work that may crash, hang or run out of memory.
         shares: turns for work that may look at very much.
         receiving: turns for messages with files, which are held in memory until they are stored.
+        fetching: turns for those whose files have to be fetched first.
         code: where programs of models run; None if the operator has not turned it on.
         public: where browsers reach this server.
         refreshes: the tokens that this process is refreshing.
@@ -114,6 +120,7 @@ class Services(Struct, frozen=True):
     sandbox: Sandbox = field(default_factory=Sandbox)
     shares: Shares = field(default_factory=Shares)
     receiving: Shares = field(default_factory=_receiving)
+    fetching: Shares = field(default_factory=_fetching)
     code: CodeBackEnd | None = None
     public: PublicUrl = field(default_factory=PublicUrl)
     refreshes: Refreshes = field(default_factory=Refreshes)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from functools import partial
+
 from perdure.app.attachments import safe_name, stage_upload
 from perdure.app.confidential import check_reader
 from perdure.app.context import App
@@ -16,7 +19,7 @@ from perdure.domain.images import MAX_IMAGE_BYTES, MAX_IMAGES, ImageInfo, ImageU
 from perdure.domain.messages import JsonObject
 from perdure.domain.times import to_rfc3339
 from perdure.store import images as store
-from perdure.store.blobs import read_content
+from perdure.store.blobs import parts_of, read_content, read_part
 from perdure.store.content_holds import hold_contents
 from perdure.store.database import Tx
 from perdure.store.images import ImageRow
@@ -103,14 +106,17 @@ def _info(row: ImageRow) -> ImageInfo:
     )
 
 
-async def read_image(app: App, caller: Caller, image_id: ImageId) -> tuple[ImageRow, bytes]:
-    """Return an image with its bytes. Raises NotFound."""
+async def open_image(app: App, caller: Caller, image_id: ImageId) -> tuple[ImageRow, AsyncIterator[bytes]]:
+    """Return an image with its bytes, which are read while they are taken. Raises NotFound."""
+    org_id, user_id = caller.organization_id, caller.user_id
+    row = await app.database.read(lambda tx: store.get_image(tx, org_id, user_id, image_id))
 
-    async def work(tx: Tx) -> tuple[ImageRow, bytes]:
-        row = await store.get_image(tx, caller.organization_id, caller.user_id, image_id)
-        return row, await read_content(tx, row.org_id, row.hash, row.size_bytes)
+    async def parts() -> AsyncIterator[bytes]:
+        for number in range(parts_of(row.size_bytes)):
+            read = partial(read_part, org_id=row.org_id, hash_=row.hash, part=number)
+            yield await app.database.read(read, long=True)
 
-    return await app.database.read(work, long=True)
+    return row, parts()
 
 
 async def read_thumbnail(app: App, caller: Caller, image_id: ImageId) -> tuple[str, bytes]:

@@ -21,11 +21,13 @@ from perdure.domain.skill_md import MAX_SKILL_MD, SKILL_MD, is_skill_name, read_
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, write_files
-from perdure.store.files import FileRow, files_named, get_entries, list_tree, read_heads
+from perdure.store.files import FileRow, files_below, files_named, get_entries, read_heads
 from perdure.store.sessions import SessionRow
 from perdure.store.skills import SkillVersionRow, contents_of, files_of_version, pinned_versions
 from perdure.store.workspaces import WorkspaceRow
 
+MAX_LISTED = 100
+"""Further files that an activation lists."""
 KNOWN = 2_000
 """SKILL.md files whose front matter this process remembers."""
 
@@ -37,13 +39,15 @@ class ActiveSkill(Struct, frozen=True):
 
     Attributes:
         text: the instructions, without the front matter.
-        files: the absolute paths of the further files.
+        files: the absolute paths of the further files, or of the first ones.
+        count: how many further files there are.
         written: the files that were put into the session.
     """
 
     skill: OfferedSkill
     text: str
     files: tuple[str, ...]
+    count: int
     written: tuple[FileWrittenData, ...] = ()
 
 
@@ -143,25 +147,25 @@ async def activate(
     files = await _contents(app, scope, skill)
     text = files[SKILL_MD].data.decode()
     if len(files) == 1:
-        return ActiveSkill(skill, read_skill(text).body, ())
+        return ActiveSkill(skill, read_skill(text).body, (), 0)
     written = await _install(app, scope, session_id, skill, files, since)
-    paths = (f"{skill.folder}/{path}" for path in files if path != SKILL_MD)
-    return ActiveSkill(skill, read_skill(text).body, tuple(paths), written)
+    paths = tuple(f"{skill.folder}/{path}" for path in files if path != SKILL_MD)
+    return ActiveSkill(skill, read_skill(text).body, paths, len(paths), written)
 
 
 async def _own(app: Services, scope: Scope, session_id: SessionId, skill: OfferedSkill) -> ActiveSkill:
-    _, data = await read_file(app, scope, session_id, f"{skill.folder}/{SKILL_MD}")
+    main = f"{skill.folder}/{SKILL_MD}"
+    _, data = await read_file(app, scope, session_id, main)
     text = read_skill(data.decode(errors="replace"))
     if text.errors:
         raise ToolError(f"the skill {skill.name!r} cannot be used: {'; '.join(text.errors)}")
 
-    async def below(tx: Tx) -> list[FileRow]:
+    async def further(tx: Tx) -> tuple[list[str], int]:
         space = await workspace_at(tx, scope, OfSession(session_id))
-        return await list_tree(tx, scope.organization_id, space, skill.folder)
+        return await files_below(tx, scope.organization_id, space, skill.folder, MAX_LISTED, main)
 
-    rows = await app.database.read(below)
-    paths = [row.path for row in rows if not row.is_directory and row.path != f"{skill.folder}/{SKILL_MD}"]
-    return ActiveSkill(skill, text.body, tuple(paths))
+    paths, count = await app.database.read(further)
+    return ActiveSkill(skill, text.body, tuple(paths), count)
 
 
 async def _contents(app: Services, scope: Scope, skill: OfferedSkill) -> dict[str, Content]:

@@ -27,7 +27,8 @@ async def check_skill_refs(tx: Tx, org_id: OrgId, refs: Iterable[CapabilityRef],
     if not named:
         return
     ids = sorted({skill_id for _, _, skill_id, _ in named})
-    known, versions = await current_versions(tx, org_id, ids), await known_versions(tx, org_id, ids)
+    pinned = sorted({version for *_, version in named if version not in (None, LATEST)})
+    known, versions = await current_versions(tx, org_id, ids), await known_versions(tx, org_id, ids, pinned)
     for index, ref, skill_id, version in named:
         where = f"{field}[{index}]" + ("" if ref.ref != SKILLS else f".config.pins.{skill_id[:60]}")
         if skill_id not in known:

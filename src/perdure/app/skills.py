@@ -266,7 +266,7 @@ async def all_skills(app: App, caller: Caller, text: str | None, archived: bool)
     rows = await app.database.read(
         lambda tx: list_skills(tx, caller.organization_id, text, archived), long=True
     )
-    return [to_skill(*each) for each in rows]
+    return await asyncio.to_thread(lambda: [to_skill(*each) for each in rows])
 
 
 async def read_content(app: App, caller: Caller, skill_id: SkillId, version: str | None) -> SkillContent:

@@ -33,7 +33,7 @@ _EXTENSIONS = {
     "audio/mp4": ".m4a", DOCX: ".docx", XLSX: ".xlsx", PPTX: ".pptx",
 }  # fmt: skip
 
-_CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\r\f\x1b\x08")
+_CONTROLS = bytes(frozenset(range(32)) - frozenset(b"\t\n\r\f\x1b\x08"))
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _SOUND = {"M4A ": "audio/mp4", "M4B ": "audio/mp4"}
 _SYNC = 0xE0
@@ -94,7 +94,9 @@ def _text(data: bytes) -> str | None:
         text = data.decode(codec)
     except UnicodeDecodeError:
         return None
-    if not text.strip() or any(ord(ch) in _CONTROLS for ch in set(text)):
+    # Over bytes: a set of the characters takes ten times longer, and nothing else runs meanwhile.
+    plain = data if codec != "utf-16" else text.encode()
+    if not text.strip() or len(plain.translate(None, _CONTROLS)) < len(plain):
         return None
     return text
 

@@ -27,14 +27,10 @@ ASKED_BY_TOOLS: tuple[ParkedKind, ...] = (*CONSENT, "question")
 PARKED_KIND = Meta(
     description=(
         "`client`: a client runs it; `approval`: a person approves it; `callback`: a URL is called; "
-        "`sign_in`: somebody signs in at the tool's server; `input`: somebody gives what the tool asks for; "
-        "`question`: somebody answers the agent's questions; "
-        "`child`: tasks of the session end; "
-        "`rate_limit`: the model can be called again; "
-        "`active_turns`: other turns of the organization or the user end; "
-        "`tokens_per_minute`: the organization or the user may use tokens again; "
-        "`budget`: a budget has money again; "
-        "`reservation`: calls that are under way release the rest of a budget."
+        "`sign_in`: somebody signs in; `input`: somebody gives what the tool asks for; `question`: somebody "
+        "answers; `child`: tasks end; `rate_limit`: the model can be called again; `active_turns`: other "
+        "turns end; `tokens_per_minute`: tokens may be used again; `budget`: a budget has money again; "
+        "`reservation`: calls under way release the rest of a budget."
     )
 )
 

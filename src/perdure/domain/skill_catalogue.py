@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from perdure.domain.ids import SkillId
-from perdure.domain.texts import one_line
+from perdure.domain.texts import cut_line
 from perdure.domain.tokens import text_tokens
 
 FOLDER = "/.agents/skills"
@@ -63,22 +63,22 @@ def catalogue_text(skills: Sequence[OfferedSkill]) -> str:
     """
     if not skills:
         return ""
+    shown = [(each.name, " ".join(each.description.split())) for each in skills]
     for length in _LENGTHS:
-        text = _text(skills, length, 0)
+        text = _text(shown, length, 0)
         if text_tokens(text) <= MAX_CATALOGUE:
             return text
-    shown = list(skills)
     while len(shown) > 1 and text_tokens(text := _text(shown, 0, len(skills) - len(shown))) > MAX_CATALOGUE:
         shown = shown[: len(shown) * 9 // 10]
     return text
 
 
-def _text(skills: Sequence[OfferedSkill], length: int, left_out: int) -> str:
+def _text(skills: Sequence[tuple[str, str]], length: int, left_out: int) -> str:
+    """The catalogue of names with descriptions, each in one line, of up to `length` characters."""
     lines, shortened = [], False
-    for each in skills:
-        whole = one_line(each.description, len(each.description) or 1)
-        said = one_line(whole, length) if length else ""
+    for name, whole in skills:
+        said = cut_line(whole, length) if length else ""
         shortened = shortened or said != whole
-        lines.append(f"- {each.name}: {said}" if said else f"- {each.name}")
+        lines.append(f"- {name}: {said}" if said else f"- {name}")
     more = [f"{left_out} more skills: see list_skills."] if left_out else []
     return "\n".join([_INTRODUCTION, *([_SHORTENED] if shortened else []), *lines, *more])

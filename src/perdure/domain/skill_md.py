@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
@@ -21,6 +22,10 @@ MAX_TEXT = 500
 """Characters of `license` and `compatibility`."""
 MAX_TOOLS = 2000
 """Characters of `allowed-tools`."""
+MAX_METADATA = 4 * 1024
+"""Bytes of `metadata` as JSON."""
+MAX_METADATA_VALUES = 100
+"""Values in `metadata`, at any depth: a list of skills has those of a thousand."""
 MAX_UNKNOWN = 20
 """Fields that are not those of skills, and that a warning names."""
 LONG_BODY = 500
@@ -174,6 +179,13 @@ class _Reader:
         if not isinstance(value, dict):
             self._wrong("metadata", "must have keys and values")
             return {}
+        size, count = len(msgspec.json.encode(value)), _values_in(value)
+        if size > MAX_METADATA:
+            self._wrong("metadata", f"has {size} bytes as JSON: the maximum is {MAX_METADATA}")
+            return {}
+        if count > MAX_METADATA_VALUES:
+            self._wrong("metadata", f"has {count} values: the maximum is {MAX_METADATA_VALUES}")
+            return {}
         if not all(isinstance(each, str) for each in value.values()):
             self._warnings.append((self._line("metadata"), "`metadata` has values that are not text"))
         return value
@@ -184,6 +196,12 @@ class _Reader:
             return default if value is None else value
         self._wrong(key, "must be true or false")
         return default
+
+
+def _values_in(value: object) -> int:
+    """Count the values in a value, at any depth. Front matter is nested at most 99 levels deep."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(1 + _values_in(each) for each in inner)
 
 
 def _told(found: list[tuple[int, str]]) -> tuple[str, ...]:

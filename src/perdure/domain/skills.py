@@ -27,6 +27,8 @@ SKILL_REF = "skill:"
 """How the capability of a registered skill begins: `skill:{id}`."""
 LATEST = "latest"
 """In place of a version: whichever is current when the turn begins."""
+OFFERS = ("always", "with_skills")
+"""When the tools of skills are offered."""
 MAX_PINS = 500
 """Registered skills of one configuration."""
 CODE = "invalid_capability_config"
@@ -203,6 +205,34 @@ def merged(lower: Any, higher: Any) -> Any:
 def pins_of(config: Any) -> dict[SkillId, str | None]:
     """The registered skills of a configuration, each with its version; None: the current one."""
     return {SkillId(skill_id): version for skill_id, version in ((config or {}).get("pins") or {}).items()}
+
+
+def read_config(config: Any, where: str) -> None:
+    """Check a configuration of the capability. Against its schema, 500 pins would cost too much.
+
+    Args:
+        where: the path of the configuration in the request, for errors.
+
+    Raises:
+        InvalidInput: names what is not valid.
+    """
+    if not isinstance(config, dict) or set(config) - {"pins", "offer"}:
+        raise _wrong(where, "it may have only `pins` and `offer`")
+    if "offer" in config and config["offer"] not in OFFERS:
+        raise _wrong(f"{where}.offer", f"it must be one of: {', '.join(OFFERS)}")
+    pins = config.get("pins", {})
+    if not isinstance(pins, dict) or len(pins) > MAX_PINS:
+        raise _wrong(f"{where}.pins", f"it must be an object with up to {MAX_PINS} skills")
+    for skill_id, version in pins.items():
+        if not is_id(skill_id, "skill"):
+            raise _wrong(f"{where}.pins", f"{skill_id[:60]!r} is not the id of a skill; see GET /v1/skills")
+        if not (version is None or is_version(version)):
+            what = f'it must be a version of the skill, "{LATEST}", or null'
+            raise _wrong(f"{where}.pins.{skill_id}", what)
+
+
+def _wrong(field: str, what: str) -> InvalidInput:
+    return InvalidInput(f"`{field}`: {what}", code=CODE, field=field)
 
 
 def check_skill_ref(ref: CapabilityRef, where: str) -> None:

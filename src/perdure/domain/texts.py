@@ -7,7 +7,11 @@ from collections.abc import Callable
 
 def one_line(text: str, limit: int) -> str:
     """Return the text in one line of at most `limit` characters; what is cut ends with an ellipsis."""
-    line = " ".join(text.split())
+    return cut_line(" ".join(text.split()), limit)
+
+
+def cut_line(line: str, limit: int) -> str:
+    """Return at most `limit` characters of a line; what is cut ends with an ellipsis."""
     return line if len(line) <= limit else f"{line[: limit - 3].rstrip()}..."
 
 

@@ -15,6 +15,8 @@ from perdure.llm.failures import bad_response
 
 _PRELUDE = 12
 _OVERHEAD = 16
+MAX_HEADERS = 128 * 1024
+"""Bytes of the headers of one message, as AWS limits them."""
 _SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 """By the type of a header: the bytes of its value, if all values have the same length."""
 _BYTES, _TEXT = 6, 7
@@ -72,7 +74,7 @@ class AwsEventParser:
             raise bad_response(f"the provider's stream is no AWS event stream: {quoted}", transient=False)
         if length > self._max_event:
             raise StreamTooLong("event", self._max_event)
-        if length < _OVERHEAD or headers > length - _OVERHEAD:
+        if length < _OVERHEAD or headers > min(length - _OVERHEAD, MAX_HEADERS):
             raise bad_response("a message of the provider's stream has a wrong length", transient=False)
         return length, headers
 

@@ -79,7 +79,7 @@ def _joined(pieces: list[str]) -> str:
 class ConverseAnswer(Answer):
     """An answer that arrives block by block, in an AWS event stream."""
 
-    __slots__ = ("_blocks",)
+    __slots__ = ("_blocks", "_last")
     framing = AwsEventParser
     decoder = msgspec.json.Decoder(_Event)
     plain_decoder = msgspec.json.Decoder(_Plain)
@@ -87,6 +87,7 @@ class ConverseAnswer(Answer):
     def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
         super().__init__(on_delta, secrets)
         self._blocks: dict[int, _Block] = {}
+        self._last = 0
 
     def take_plain(self, piece: _Plain) -> bool:
         """Take a piece of text."""
@@ -127,7 +128,8 @@ class ConverseAnswer(Answer):
 
     def _block(self, index: object) -> _Block:
         number = number_in(index)
-        number = max(self._blocks, default=0) if number is None else number
+        number = self._last if number is None else number
+        self._last = max(self._last, number)
         block = self._blocks.get(number)
         if block is None:
             block = self._blocks[number] = _Block(self.chars, len(self.calls))

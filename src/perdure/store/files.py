@@ -149,6 +149,23 @@ async def list_tree(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folder: st
     return [FileRow(*row) for row in rows]
 
 
+async def files_below(
+    tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folder: str, limit: int, without: str = ""
+) -> tuple[list[str], int]:
+    """Return the paths of the first files below a folder at any depth, sorted, and how many there are.
+
+    Args:
+        without: the path of a file that does not count.
+    """
+    where = "workspace_id = ? AND org_id = ? AND is_directory = 0 AND path >= ? AND path < ? AND path <> ?"
+    args = (workspace_id, org_id, *below(folder), without)
+    rows = await tx.all(f"SELECT path FROM files WHERE {where} ORDER BY path LIMIT ?", *args, limit)
+    if len(rows) < limit:
+        return [row[0] for row in rows], len(rows)
+    found = await tx.one(f"SELECT COUNT(*) FROM files WHERE {where}", *args)
+    return [row[0] for row in rows], int(found[0]) if found else 0
+
+
 async def total_size(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, most: int) -> int:
     """Return the total bytes of the files that have at most `most` bytes each."""
     row = await tx.one(

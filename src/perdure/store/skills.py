@@ -183,13 +183,16 @@ async def current_versions(tx: Tx, org_id: OrgId, ids: Sequence[str]) -> dict[st
     return {row[0]: row[1] for row in rows}
 
 
-async def known_versions(tx: Tx, org_id: OrgId, ids: Sequence[str]) -> set[tuple[str, str]]:
-    """Return the versions that these skills have had, each with the skill's id."""
-    if not ids:
+async def known_versions(
+    tx: Tx, org_id: OrgId, ids: Sequence[str], versions: Sequence[str]
+) -> set[tuple[str, str]]:
+    """Return those of these versions that these skills have had, each with the skill's id."""
+    if not versions:
         return set()
     match, chosen = among(tx.dialect, "skill_id", "TEXT", ids)
-    sql = f"SELECT skill_id, version FROM skill_versions WHERE org_id = ? AND {match}"
-    return {(row[0], row[1]) for row in await tx.all(sql, org_id, chosen)}
+    other, wanted = among(tx.dialect, "version", "TEXT", versions)
+    sql = f"SELECT skill_id, version FROM skill_versions WHERE org_id = ? AND {match} AND {other}"
+    return {(row[0], row[1]) for row in await tx.all(sql, org_id, chosen, wanted)}
 
 
 async def pinned_versions(

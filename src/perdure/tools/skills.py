@@ -11,7 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from perdure.app.context import Services
-from perdure.app.session_skills import ActiveSkill, KnownSkills, Pins, activate, offered_skills
+from perdure.app.session_skills import MAX_LISTED, ActiveSkill, KnownSkills, Pins, activate, offered_skills
 from perdure.capabilities.behaviour import Behaviour
 from perdure.capabilities.port import (
     READ_ONLY,
@@ -30,15 +30,15 @@ from perdure.domain.messages import JsonObject
 from perdure.domain.paths import MOUNT
 from perdure.domain.skill_catalogue import FOLDER, OfferedSkill, catalogue_text
 from perdure.domain.skill_md import MAX_NAME
-from perdure.domain.skills import LATEST, MAX_PINS, SKILLS, merged, pins_of
+from perdure.domain.skills import LATEST, MAX_PINS, OFFERS, SKILLS, merged, pins_of, read_config
 from perdure.domain.texts import one_line
 
 NAMES = ("list_skills", "activate_skill")
 PAGE = 40
 """Skills in one answer of `list_skills`."""
 MAX_QUERY = 200
-MAX_LISTED, MAX_LIST = 100, 8_000
-"""Files that an activation lists, and their characters."""
+MAX_LIST = 8_000
+"""Characters of the files that an activation lists."""
 MAX_ERROR = 300
 """Characters of what is wrong with a skill."""
 
@@ -70,6 +70,7 @@ def skills(services: Services) -> Capability:
         ),
         category="files",
         dependencies=("session_file_system",),
+        read=read_config,
         config_schema=schema(
             {
                 "pins": {
@@ -89,7 +90,7 @@ def skills(services: Services) -> Capability:
                     ),
                 },
                 "offer": {
-                    "enum": ["always", "with_skills"],
+                    "enum": [*OFFERS],
                     "default": "always",
                     "description": "`with_skills`: the tools are offered only once there is a skill.",
                 },
@@ -205,14 +206,14 @@ async def _activate(
 def _told(active: ActiveSkill) -> str:
     skill = active.skill
     lines = [f"The skill {skill.name}:"]
-    if active.files:
+    if active.count:
         shown, room = [], MAX_LIST
         for path in active.files[:MAX_LISTED]:
             room -= len(path)
             if room < 0:
                 break
             shown.append(f"- {path}")
-        more = len(active.files) - len(shown)
+        more = active.count - len(shown)
         lines = [
             f"The skill {skill.name}, in the folder {skill.folder}. Its further files:",
             *shown,

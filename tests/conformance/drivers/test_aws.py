@@ -62,6 +62,8 @@ def _raw(headers: bytes, payload: bytes) -> bytes:
 
 
 def test_lengths_are_bounded() -> None:
+    with pytest.raises(ModelError, match="wrong length"):
+        AwsEventParser(1_000_000, 1_000_000).feed(_raw(b"\x01A\x00" * 50_000, b"{}")[:12])
     with pytest.raises(StreamTooLong):
         AwsEventParser(100, 10_000).feed(message({}, b"x" * 100))
     with pytest.raises(StreamTooLong):

@@ -6,6 +6,7 @@ The exchanges are scripted from the vendor's reference, not recorded from a live
 from __future__ import annotations
 
 import base64
+import time
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 
 from perdure.domain.errors import InvalidInput, ModelError
 from perdure.domain.messages import ImagePart
+from perdure.llm.bedrock_answer import ConverseAnswer
 from perdure.llm.driver import ListedModel, ModelResponse, OutputFormat, ProviderConfig, ToolSpec
 from perdure.llm.http import Http
 from perdure.llm.parameters import refused_parameters
@@ -41,6 +43,24 @@ def body_of(*history: Any, **fields: Any) -> Any:
 async def answered(vendor: Vendor, connect: Connect, *events: bytes, model: str = CLAUDE) -> ModelResponse:
     vendor.will(Reply(events))
     return await connect(TYPE).generate(ask(user("Hi"), model=model, tools=(WEATHER, CLOCK)), Heard())
+
+
+def test_pieces_without_a_number_continue_the_last_block_and_cost_no_more_than_others() -> None:
+    def seconds(*, numbered: bool) -> float:
+        answer = ConverseAnswer(Heard())
+        for index in range(20_000):
+            answer.feed(b'{"contentBlockIndex":%d,"delta":{"text":"a"}}' % index, "contentBlockDelta")
+        use = b'{"contentBlockIndex":20000,"start":{"toolUse":{"toolUseId":"c1","name":"clock"}}}'
+        answer.feed(use, "contentBlockStart")
+        number = b'"contentBlockIndex":20000,' if numbered else b""
+        began = time.process_time()
+        for _ in range(1_000):
+            answer.feed(b'{%b"delta":{"toolUse":{"input":" "}}}' % number, "contentBlockDelta")
+        took = time.process_time() - began
+        assert [len(each.arguments) for each in answer.calls] == [1_000]
+        return took
+
+    assert seconds(numbered=False) < 20 * seconds(numbered=True)
 
 
 # --- keys ------------------------------------------------------------------------

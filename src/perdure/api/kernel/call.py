@@ -99,12 +99,14 @@ class Chunked(Struct, Generic[T], frozen=True):
         chunks: the body. Nothing is sent until the first ones are there, so they may raise errors.
         etag: the entity tag, without quotes; None for no tag.
         headers: further headers.
+        size: the body's size in bytes, if it is known before.
     """
 
     chunks: AsyncIterator[bytes]
     content_type: bytes = b"application/json"
     etag: str | None = None
     headers: tuple[Header, ...] = ()
+    size: int | None = None
 
 
 class Reply(Struct, frozen=True):

@@ -107,6 +107,8 @@ async def send_chunks(scope: Scope, send: Send, begun: Begun) -> None:
     """Send a response while it is made. If that fails, abort the connection."""
     answer = begun.answer
     head = [*_headers(scope, answer.headers), (b"content-type", answer.content_type)]
+    if answer.size is not None:
+        head.append((b"content-length", b"%d" % answer.size))
     await send({"type": "http.response.start", "status": 200, "headers": head})
     try:
         while begun.first:

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from perdure.api.kernel.asgi import Header
 from perdure.api.kernel.body_stream import BodyStream
-from perdure.api.kernel.call import Call, Reply
+from perdure.api.kernel.call import Call, Chunked, Reply
 from perdure.api.kernel.decoding import MAX_BODY
 from perdure.api.kernel.entity_tags import etag_header, is_known
 from perdure.api.kernel.multipart import Multipart
@@ -79,15 +79,13 @@ async def list_images(call: Call, query: ImagePage) -> tuple[ImageInfo, ...]:
 
 
 @route("GET", "/v1/images/{image_id}", "images", errors=(404,), content="image/*", etag=True)
-async def get_image(call: Call, image_id: ImageId) -> Reply:
+async def get_image(call: Call, image_id: ImageId) -> Chunked[bytes]:
     """Get an image's bytes.
 
     With its media type. The entity tag is the SHA-256 of the content.
     """
-    row, data = await use.read_image(call.app, call.caller, image_id)
-    if is_known(call.headers, row.hash):
-        return Reply(b"", 304, headers=etag_header(row.hash))
-    return Reply(data, content_type=row.content_type.encode(), headers=(*_SAFE, *etag_header(row.hash)))
+    row, parts = await use.open_image(call.app, call.caller, image_id)
+    return Chunked(parts, row.content_type.encode(), row.hash, _SAFE, row.size_bytes)
 
 
 @route("GET", "/v1/images/{image_id}/thumbnail", "images", errors=(404,), content="image/jpeg", etag=True)

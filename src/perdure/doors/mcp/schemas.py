@@ -13,6 +13,8 @@ _REF = "#/$defs/{name}"
 _START = _REF.format(name="")
 _LEFT_OUT = ("title", "examples")
 """What helps readers of the API's documentation, and costs the tokens of a model."""
+DESCRIBED = 2
+"""Levels of lists whose fields are described, the result itself included."""
 _OF_ARGUMENTS = ("default", "pattern")
 """What helps to fill in arguments, and is of no use in results."""
 
@@ -29,17 +31,23 @@ def plain_schema(kind: type[Struct]) -> JsonObject:
 
 
 @lru_cache(maxsize=64)
-def result_schema(kind: type[Struct]) -> JsonObject:
-    """Return the plain JSON schema of a struct that is a tool's result: shorter than one of arguments."""
-    return _shortened(plain_schema(kind))
+def result_schema(kind: type[Struct], *, described: bool = True) -> JsonObject:
+    """Return the plain JSON schema of a struct that is a tool's result: shorter than one of arguments.
+
+    Args:
+        described: whether it says what the fields mean, to `DESCRIBED` levels of lists. One tool has to say
+            it of a result that several have.
+    """
+    return _shortened(plain_schema(kind), DESCRIBED if described else 0)
 
 
-def _shortened(schema: JsonObject) -> JsonObject:
-    found = {name: value for name, value in schema.items() if name not in _OF_ARGUMENTS}
+def _shortened(schema: JsonObject, levels: int) -> JsonObject:
+    left_out = _OF_ARGUMENTS if levels else (*_OF_ARGUMENTS, "description")
+    found = {name: value for name, value in schema.items() if name not in left_out}
     if "properties" in found:
-        found["properties"] = {field: _shortened(each) for field, each in found["properties"].items()}
+        found["properties"] = {field: _shortened(each, levels) for field, each in found["properties"].items()}
     if "items" in found:
-        items = _shortened(found["items"])
+        items = _shortened(found["items"], max(levels - 1, 0))
         found["items"] = _without(items, "description") if "description" in found else items
     return found
 

@@ -73,11 +73,14 @@ def tool(
     result: type[R],
     run: Callable[[Visit, A], Awaitable[R]],
     description: str | None = None,
+    *,
+    described: bool = True,
 ) -> Tool:
     """Build a tool from its arguments, its result and what it does.
 
     Args:
         description: what models read about it; by default the docstring of its arguments.
+        described: whether the schema of the result says what its fields mean.
     """
 
     async def call(visit: Visit, given: JsonObject) -> Struct:
@@ -88,7 +91,7 @@ def tool(
         "title": title,
         "description": description or " ".join((arguments.__doc__ or "").split()),
         "inputSchema": plain_schema(arguments),
-        "outputSchema": result_schema(result),
+        "outputSchema": result_schema(result, described=described),
         "annotations": msgspec.to_builtins(hints),
     }
     return Tool(name, definition, call)

@@ -323,8 +323,25 @@ def general_tools() -> tuple[Tool, ...]:
     """Build the tools that every caller has."""
     return (
         tool("list_agents", "List agents", READS, ListAgents, AgentList, _list_agents),
-        tool("start_session", "Start a session", WORKS, StartSession, SessionAnswer, _start_session),
-        tool("send_message", "Send a message", WORKS, SendMessage, SessionAnswer, _send_message),
+        # The fields of their results are described once, by `read_answer`.
+        tool(
+            "start_session",
+            "Start a session",
+            WORKS,
+            StartSession,
+            SessionAnswer,
+            _start_session,
+            described=False,
+        ),
+        tool(
+            "send_message",
+            "Send a message",
+            WORKS,
+            SendMessage,
+            SessionAnswer,
+            _send_message,
+            described=False,
+        ),
         tool("read_answer", "Read the answer", READS, ReadAnswer, SessionAnswer, _read_answer),
         tool("list_sessions", "List sessions", READS, ListSessions, SessionList, _list_sessions),
         tool("list_approvals", "List approvals", READS, ListApprovals, ApprovalList, _list_approvals),
