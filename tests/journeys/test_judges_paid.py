@@ -53,7 +53,7 @@ async def judged(
     """A session whose answers a model of the vendor judges, and its budget in tokens."""
     model = await new_model(client, await vendor_provider(client, vendor), f"judge-{vendor.url[-5:]}")
     judge = {"type": "judge", "policy": "No birds.", "model_id": model["id"], **fields}
-    agent = await new_agent(client)
+    agent = await new_agent(client, harness_name="base")  # the judge is to need more than the call itself
     talk = await guarded_talk(
         client, *({**judge, "id": f"birds_{number}"} for number in range(checks)), agent_id=agent["id"]
     )
@@ -117,7 +117,7 @@ async def test_judges_of_calls_that_run_at_once_are_settled_once_each(
 async def test_without_money_for_a_judge_nothing_is_sent_and_the_check_counts_as_not_made(
     client: httpx.AsyncClient, vendor: Vendor, on_failure: str, text: str
 ) -> None:
-    policy = "No birds. " * 2_000
+    policy = "No birds. " * 800
     talk, budget = await judged(client, vendor, 1, on_failure=on_failure, policy=policy)
     await talk.say(script({"text": "A cat. " * 120}))
     log = await talk.logged_until("turn.parked")

@@ -26,7 +26,7 @@ ASKED_BY_TOOLS: tuple[ParkedKind, ...] = (*CONSENT, "question")
 
 PARKED_KIND = Meta(
     description=(
-        "`client`: a client runs it; `approval`: a person approves it; `callback`: a URL is called; "
+        "`client`: a client runs it; `approval`: somebody approves; `callback`: a URL is called; "
         "`sign_in`: somebody signs in; `input`: somebody gives what the tool asks for; `question`: somebody "
         "answers; `child`: tasks end; `rate_limit`: the model can be called again; `active_turns`: other "
         "turns end; `tokens_per_minute`: tokens may be used again; `budget`: a budget has money again; "
@@ -92,14 +92,10 @@ class ParkedOn(Struct, frozen=True, omit_defaults=True):
         ToolCallId,
         Meta(description="The tool call's id, as the model wrote it. Empty for a parked turn."),
     ]
-    tool_name: Annotated[str, Meta(description="The name of the tool. Empty for a parked turn.")]
+    tool_name: Annotated[str, Meta(description="The tool. Empty for a parked turn.")]
     until: Annotated[
         Timestamp,
-        Meta(
-            description=(
-                "The deadline, after which the call fails. Of a parked turn: when the model is called again."
-            )
-        ),
+        Meta(description=("The deadline of the call. Of a parked turn: when the model is called again.")),
     ]
     budget_id: Annotated[
         BudgetId | None, Meta(description="With `budget`: the budget that has no money for the turn.")
