@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
 from perdure.client import Client, data_of
+from perdure.domain.events import ENDED_TURN
 from tests.command import PERDURE, Terminal, environment, perdure, script, use_simulated_model
 from tests.journeys.test_questions import COLOUR, SECRET, TOKEN, WHY, asking
 from tests.server import Server
@@ -70,18 +71,23 @@ async def test_chat_asks_what_a_session_waits_for_and_ctrl_c_cancels(
 ) -> None:
     session = await client.create_session()
     await client.send_message(session.id, script(asking(COLOUR), {"text": "Thank you."}))
-    await until_asked(client, session.id)
+    await followed_to(client, session.id, "act.completed")
     async with terminal_of(sqlite_server, "chat", session.id) as terminal:
         await terminal.see("Esc declines")
         terminal.type("\x03")
-        await terminal.see("> ")
+        assert await followed_to(client, session.id, *ENDED_TURN) == "turn.cancelled"
+        await followed_to(client, session.id, "session.idled")
+        terminal.type("/quit\n")
+        assert await terminal.end() == 0
     assert (await client.get_session(session.id)).status == "idle"
+    assert await client.pending(session.id) is None
+    assert await answers_in(client, session.id) == []
 
 
-async def until_asked(client: Client, session_id: str) -> None:
-    async for event in client.follow(session_id):
-        if event.type == "act.completed":
-            return
+async def followed_to(client: Client, session_id: str, *kinds: str) -> str:
+    """Follow the session from its start; the first of these kinds that comes."""
+    async with aclosing(client.follow(session_id)) as events:
+        return await anext(event.type async for event in events if event.type in kinds)
 
 
 async def test_a_dumb_terminal_takes_numbers(client: Client, sqlite_server: Server) -> None:
@@ -126,32 +132,3 @@ async def test_a_run_stops_with_its_question_and_the_inbox_answers(
     assert right.out == f"answered {item.id}\n"
     assert await answers_in(client, session_id) == [["red", "Just so."]]
     assert "decided" in (await perdure("inbox", "show", item.id, url=url)).out
-
-
-async def test_the_clients_function_answers(client: Client) -> None:
-    asked = []
-
-    async def answer(questions: object) -> dict[str, str | None]:
-        asked.append(questions)
-        return {"colour": "red", "why": None}
-
-    session = await client.create_session()
-    steps = script(asking(COLOUR, WHY), asking(COLOUR, WHY, _id="q2"), {"text": "Thank you."})
-    assert await client.ask(session.id, steps, answers=answer) == "Thank you."
-    assert len(asked) == 2
-    assert await answers_in(client, session.id) == [["red", None], ["red", None]]
-
-
-async def test_without_a_function_the_clients_turn_waits_and_is_resumed(client: Client) -> None:
-    from perdure.client import TurnWaits
-
-    session = await client.create_session()
-    with pytest.raises(TurnWaits, match="Which colour") as waits:
-        await client.ask(session.id, script(asking(COLOUR), {"text": "Thank you."}))
-    (asked,) = waits.value.questions
-    again = await client.pending(session.id)
-    assert again is not None
-    assert again.questions == (asked,)
-    await client.answer_questions(session.id, asked.tool_call_id, {"colour": "blue"})
-    assert await client.resume(waits.value) == "Thank you."
-    assert await client.pending(session.id) is None
