@@ -136,13 +136,15 @@ async def test_tokens_that_were_revoked_are_forgotten(crm: Crm) -> None:
     assert await crm.row() is None
 
 
-async def test_a_client_that_the_server_does_not_know_any_more_is_forgotten_too(crm: Crm) -> None:
-    grant = await crm.keep(ends_in=30)
-    where = (crm.host.session_org, grant.issuer, grant.client.redirect_uri)
-    await crm.app.database.write(lambda tx: put_client(tx, *where, b"sealed", 0))
-    crm.server.clients.clear()
-    assert await crm.usable() is None
-    assert await crm.app.database.read(lambda tx: find_client(tx, *where)) is None
+async def test_a_client_that_the_server_does_not_know_any_more_is_forgotten_too(tmp_path: Path) -> None:
+    async with hosting("", tmp_path) as host, oauth_server() as server:
+        crm = Crm(host, server)
+        grant = await crm.keep(ends_in=30)
+        where = (host.session_org, grant.issuer, grant.client.redirect_uri)
+        await crm.app.database.write(lambda tx: put_client(tx, *where, b"sealed", 0))
+        server.clients.clear()
+        assert await crm.usable() is None
+        assert await crm.app.database.read(lambda tx: find_client(tx, *where)) is None
 
 
 async def test_what_is_removed_while_it_is_refreshed_is_revoked(crm: Crm) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from perdure.domain.events import HookDecidedData, LlmGenerationData, TurnFailedData
+from perdure.app.sessions import create_session
+from perdure.domain.events import HookDecidedData, TurnFailedData
 from perdure.domain.messages import text_of
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tools import CapabilityRef, ClientSideTool
 from perdure.engine.hooks import MAX_TEXT
-from perdure.llm.driver import ModelRequest
-from perdure.llm.simulated import SimulatedDriver
 from tests.journeys.mcp_inside import Host, hosting
 from tests.policies import PolicyHook, deciding
 from tests.talk import Json, call
@@ -24,11 +23,16 @@ from tests.talk import Json, call
 FILES = CapabilityRef("session_file_system")
 WRITES: Json = {"tool_calls": [call("write_file", "call_1", path="/a", content="heron")]}
 DONE: Json = {"text": "Done."}
+OPEN = {"after_tool": "open"}
 
 
 @asynccontextmanager
 async def policed(
-    folder: Path, *events: str, answers: tuple[Json, ...] = (WRITES, DONE), more: tuple[Any, ...] = (), **config: Any
+    folder: Path,
+    *events: str,
+    answers: tuple[Json, ...] = (WRITES, DONE),
+    more: tuple[Any, ...] = (),
+    **config: Any,
 ) -> AsyncIterator[tuple[Host, PolicyHook]]:
     """A session with files, whose calls a hook decides about."""
     async with deciding() as hook:
@@ -124,15 +128,25 @@ async def test_a_call_of_a_client_may_get_other_arguments(tmp_path: Path) -> Non
             capabilities=refs,
             tools=(ClientSideTool("weather", "The weather.", parameters),),
         )
-        from perdure.app.sessions import create_session
-
-        host = replace(host, session=await create_session(host.app, host.owner, body))
+        client = replace(host, session=await create_session(host.app, host.owner, body))
         hook.decide = lambda question: {"decision": "modify", "arguments": {"city": "Oslo"}}
-        await host.ask()
-        (question,) = await host.questions()
-        (record,) = await decided(host)
+        await client.ask()
+        (question,) = await client.questions()
+        (record,) = await decided(client)
         assert (record.decision, record.arguments) == ("modify", {"city": "Oslo"})
         assert [each.arguments for each in question.tool_calls] == [{"city": "Oslo"}]
+
+
+async def test_the_arguments_of_a_tool_that_takes_secrets_stay_as_they_are(tmp_path: Path) -> None:
+    arguments = {"operation": "set", "name": "PIN", "value": "4711-0815"}
+    calls = {"tool_calls": [{"name": "secret_store", "arguments": arguments}]}
+    storage = CapabilityRef("session_storage")
+    async with policed(tmp_path, answers=(calls, DONE), more=(storage,)) as (host, hook):
+        hook.decide = lambda question: {"decision": "modify", "arguments": {"name": "PIN", "value": "x"}}
+        await host.ask()
+        (record,) = await decided(host)
+        assert "changes the arguments of a tool that takes secrets" in str(record.failure)
+        assert "4711-0815" not in str(hook.came)
 
 
 # --- after tool calls ----------------------------------------------------------
@@ -170,11 +184,14 @@ async def test_without_a_decision_a_result_is_withheld_unless_the_hook_is_open(t
         hook.decide = lambda question: {"decision": "modify"}
         await host.ask()
         assert "gave no decision" in await last_result(host)
-        refs = (FILES, CapabilityRef("policy_hook", hook.config("after_tool", on_failure={"after_tool": "open"})))
-        host = await host.with_session(refs=refs)
-        await host.ask()
-        assert [each.success for each in await host.ended()] == [True]
-        assert [each.decision for each in await decided(host)] == ["none"]
+        refs = (
+            FILES,
+            CapabilityRef("policy_hook", hook.config("after_tool", on_failure=OPEN)),
+        )
+        other = await host.with_session(refs=refs)
+        await other.ask()
+        assert [each.success for each in await other.ended()] == [True]
+        assert [each.decision for each in await decided(other)] == ["none"]
 
 
 # --- before model calls --------------------------------------------------------

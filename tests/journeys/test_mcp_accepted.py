@@ -166,11 +166,11 @@ async def test_a_tool_of_a_registered_server_is_accepted_for_all_sessions(shop: 
 
 
 async def test_a_server_with_a_sign_in_is_asked_as_the_caller(tmp_path: Path) -> None:
-    async with hosting("", tmp_path) as host, oauth_server() as crm:
+    async with hosting("", tmp_path) as opened, oauth_server() as crm:
         crm.lies.lists_openly, crm.lies.repeats = False, True
         body = CreateMcpServer("crm", crm.mcp, auth_mode="o_auth", acts_as="user")
-        server = await create_server(host.app, host.owner, body)
-        host = await host.with_session(refs=(CapabilityRef(f"mcp:{server.id}"),))
+        server = await create_server(opened.app, opened.owner, body)
+        host = await opened.with_session(refs=(CapabilityRef(f"mcp:{server.id}"),))
         work = tools_in_session(host.app, host.owner, host.session.id, "crm")
         with pytest.raises(ModelError):
             await work

@@ -60,7 +60,7 @@ class Office:
         self.driver: Any = SimulatedDriver([{"text": "ALLOW"}])
         app = parts.app
         assert app.guard is not None
-        configs = app.guard._configs  # noqa: SLF001
+        configs = app.guard._configs
         self.services = GuardServices(
             app.database,
             app.vault,
@@ -281,7 +281,7 @@ async def test_an_endpoint_that_may_not_be_reached_or_is_not_there_is_no_check(
         office.parts.app.database,
         office.parts.app.vault,
         lambda row, secrets: office.driver,
-        office.services._configs,  # noqa: SLF001
+        office.services._configs,
         catalog=office.parts.app.catalog,
     )
     office.services = strict

@@ -197,7 +197,7 @@ def test_an_embedded_resource_is_shown_as_text_with_its_address(resource: Json, 
     ("more", "expected"),
     [
         ({}, "[link to the resource a:b]"),
-        ({"name": "B", "mimeType": "text/csv", "size": 9}, "[link to the resource a:b, B, text/csv, 9 bytes]"),
+        ({"name": "B", "mimeType": "a/b", "size": 9}, "[link to the resource a:b, B, a/b, 9 bytes]"),
         ({"size": True, "description": ""}, "[link to the resource a:b]"),
         ({"description": "The list."}, "[link to the resource a:b] The list."),
     ],

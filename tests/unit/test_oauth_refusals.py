@@ -17,9 +17,10 @@ from perdure.net.oauth import (
     client_credentials,
     discover,
     place_of,
+    refresh,
     register,
+    revoke,
 )
-from perdure.net.oauth import refresh, revoke
 from tests.sites import INSIDE, Names, Site
 
 RESOURCE = "/.well-known/oauth-protected-resource"
@@ -154,7 +155,7 @@ async def test_an_old_server_grants_access_at_its_origin(company: Company, slash
     company.says(SERVER, {**company.metadata, "issuer": f"{company.url}{slash}"})
     found = await discover(company.place, Challenge())
     assert (found.resource, found.metadata.issuer) == (company.place.url, f"{company.url}{slash}")
-    with pytest.raises(SignInFailed, match="`oauth_client_id` belongs to 'https://a.example'"):
+    with pytest.raises(SignInFailed, match=r"`oauth_client_id` belongs to 'https://a.example'"):
         await discover(company.place, Challenge(), only="https://a.example")
     company.says(SERVER, {**company.metadata, "issuer": "https://evil.example"})
     with pytest.raises(SignInFailed):

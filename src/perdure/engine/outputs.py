@@ -46,7 +46,8 @@ class LiveAnswer:
 
     def __init__(self, live: LiveText, *, wrapped: bool) -> None:
         self._live, self._wrapped = live, wrapped
-        self.restart()
+        self._called, self._held, self._begun = False, "", False
+        self._unwraps = wrapped
 
     def add(self, kind: DeltaKind, text: str) -> None:
         """Add a piece."""
