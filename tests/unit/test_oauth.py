@@ -204,7 +204,7 @@ async def server() -> AsyncIterator[OAuthServer]:
         yield opened
 
 
-async def _signed_in(server: OAuthServer, place: Place) -> tuple[Grant, Authority]:
+async def signed_in_at(server: OAuthServer, place: Place) -> tuple[Grant, Authority]:
     authority = await discover(place, Challenge())
     client = await register(place, authority.metadata, REDIRECT, authority.scopes)
     scopes = scopes_to_ask(authority, ())
@@ -226,7 +226,7 @@ async def test_a_sign_in_from_discovery_to_rotation(
 ) -> None:
     server.lies.secret, server.lies.path = secret, path
     place = await place_of(server.mcp, INSIDE)
-    grant, _ = await _signed_in(server, place)
+    grant, _ = await signed_in_at(server, place)
     assert (grant.scope, grant.expires_at) == (("crm:read", "offline_access"), 3_601_000_000)
     fresh = await refresh(place, grant, 5_000_000)
     assert fresh.access_token != grant.access_token
@@ -242,7 +242,7 @@ async def test_a_sign_in_from_discovery_to_rotation(
 async def test_a_refresh_without_a_new_refresh_token_keeps_the_old_one(server: OAuthServer) -> None:
     server.lies.rotates = False
     place = await place_of(server.mcp, INSIDE)
-    grant, _ = await _signed_in(server, place)
+    grant, _ = await signed_in_at(server, place)
     server.lies.refreshes = False
     fresh = await refresh(place, grant, 5_000_000)
     assert fresh.refresh_token == grant.refresh_token

@@ -46,9 +46,8 @@ class LiveAnswer:
 
     def __init__(self, live: LiveText, *, wrapped: bool) -> None:
         self._live, self._wrapped = live, wrapped
-        self._called = False
-        self._held = ""
-        self._begun = not wrapped
+        self._called, self._held, self._begun = False, "", False
+        self._unwraps = wrapped
 
     def add(self, kind: DeltaKind, text: str) -> None:
         """Add a piece."""
@@ -60,11 +59,12 @@ class LiveAnswer:
             self._live.take_back("text")
             self._called = True
         if (kind == "result") == self._called:
-            self._live.add("text", self._unwrapped(text) if self._wrapped else text)
+            self._live.add("text", self._unwrapped(text) if self._unwraps else text)
 
     def restart(self) -> None:
         """Start over, for the next attempt."""
-        self._called, self._held, self._begun = False, "", not self._wrapped
+        self._called, self._held, self._begun = False, "", False
+        self._unwraps = self._wrapped
 
     def _unwrapped(self, text: str) -> str:
         text, self._held = self._held + text, ""
@@ -75,7 +75,7 @@ class LiveAnswer:
                 if start and len(text) < MAX_HELD:
                     self._held = text
                     return ""
-                self._wrapped, begin = begin is not None, None
+                self._unwraps = begin is not None
                 return text
             self._begun, text = True, text[begin.end() :]
         end = len(text.rstrip())
