@@ -23,6 +23,8 @@ def test_images_are_checked_by_their_headers_and_have_no_thumbnail() -> None:
     assert (found.width, found.height, found.thumbnail) == (7, 9, b"")
     with pytest.raises(ToolError, match="60000 x 60000"):
         inspect(InspectJob("image", "image/png", png(60_000, 60_000, rows=b"")))
+    with pytest.raises(ToolError, match="is not a complete image"):
+        inspect(InspectJob("image", "image/jpeg", b"\xff\xd8\xff\xe0\0\0"))
 
 
 @pytest.mark.usefixtures("_bare")

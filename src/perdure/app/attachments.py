@@ -204,7 +204,7 @@ async def _examined(
         media_type=arrived.media_type,
         image=not isinstance(part, FilePart),
     )
-    return _File(index, found, arrived.filename, arrived.path)
+    return _File(index, found, safe_name(arrived.filename, "") or None, arrived.path)
 
 
 async def stage_upload(app: Services, org_id: OrgId, content: Content) -> None:
