@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+import io
 from functools import partial
-from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from msgspec.structs import replace
 
-from perdure.app.accounts import bootstrap
-from perdure.app.context import App
-from perdure.app.file_access import OfSession, change_files
+from perdure.app import schedules, session_skills
 from perdure.app.schedules import (
     all_schedules,
     change_schedule,
@@ -24,101 +20,23 @@ from perdure.app.schedules import (
     remove_schedule,
 )
 from perdure.app.session_skills import KnownSkills, activate, offered_skills
-from perdure.app.sessions import create_session
 from perdure.app.shell_changes import Changes, Saved
-from perdure.app.shell_files import after_command, before_command, files_size
-from perdure.app.skills import create_skill, destroy_skill
-from perdure.domain.accounts import Caller
+from perdure.app.shell_files import before_command, files_size
+from perdure.app.skills import create_skill, destroy_skill, upload_skill
 from perdure.domain.errors import InvalidInput, NotFound, ToolError
 from perdure.domain.files import Content, content_of
 from perdure.domain.guards import GuardedFiles
-from perdure.domain.ids import SessionId, SkillId, UserId, WorkspaceId
-from perdure.domain.memories import MemoryMount, Mounts
+from perdure.domain.ids import SessionId, SkillId, new_id
+from perdure.domain.memories import MemoryMount
 from perdure.domain.schedules import CreateSchedule, UpdateSchedule
-from perdure.domain.sessions import CreateSession
 from perdure.domain.skills import CreateSkill
-from perdure.settings import Settings
 from perdure.store.database import Tx
-from perdure.store.file_changes import FileWrite, write_files
 from perdure.store.schedules import update_schedule
-from perdure.store.sessions import SessionRow
-from perdure.store.workspaces import WorkspaceRow
-from perdure.wiring import open_parts
+from perdure.store.session_deletion import mark_deleted
+from perdure.store.sessions import get_session
+from tests.unit.rooms import Room
 
 HOUR = 3_600_000_000
-
-
-@dataclass(frozen=True)
-class Tool:
-    """A tool of a session: what it works for."""
-
-    owner: Caller
-    mounts: Mounts | None = None
-
-    @property
-    def organization_id(self) -> str:
-        return self.owner.organization_id
-
-    def own_workspace(self, session_id: SessionId) -> WorkspaceId | None:
-        return None
-
-    def own_memories(self, session_id: SessionId) -> Mounts | None:
-        return self.mounts
-
-
-class Room:
-    """A session of an organization on SQLite.
-
-    Tests open it themselves: the thread of a database that a fixture opens is not measured.
-    """
-
-    app: App
-    owner: Caller
-    id: SessionId
-    tool: Tool
-
-    def __init__(self, folder: Path) -> None:
-        self._settings = Settings(data=str(folder))
-        self.opened = AsyncExitStack()
-
-    async def open(self, *mounts: MemoryMount) -> None:
-        """Open it, with these memories in the session's files."""
-        self.app = (await self.opened.enter_async_context(open_parts(self._settings))).app
-        self.owner = await bootstrap(self.app)
-        self.id = (await create_session(self.app, self.owner, CreateSession())).id
-        user = UserId(self.owner.user_id)
-        self.tool = Tool(self.owner, Mounts(mounts, user, None, user) if mounts else None)
-
-    async def write(self, files: Mapping[str, bytes], **how: bool) -> None:
-        """Write files as somebody else does."""
-
-        async def work(tx: Tx, space: WorkspaceRow, session: SessionRow | None) -> None:
-            writes = [FileWrite(path, content_of(data), **how) for path, data in files.items()]
-            await write_files(tx, space, writes, self.app.file_limits, self.app.now())
-
-        await change_files(self.app, self.owner, OfSession(self.id), work)
-
-    async def files(self) -> dict[str, bytes]:
-        return (await before_command(self.app, self.tool, self.id))[0].files
-
-    async def run(
-        self,
-        changes: Changes,
-        meanwhile: Mapping[str, bytes] | None = None,
-        guarded: GuardedFiles | None = None,
-    ) -> Saved:
-        """Save what a command changed, while others change files too."""
-        before, _ = await before_command(self.app, self.tool, self.id)
-        if meanwhile:
-            await self.write(meanwhile)
-        return await after_command(self.app, self.tool, self.id, before, changes, "x=1", guarded)
-
-
-@pytest.fixture
-async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    made = Room(tmp_path)
-    yield made
-    await made.opened.aclose()
 
 
 def texts(**files: str) -> dict[str, Content]:
@@ -357,3 +275,65 @@ async def test_schedules_of_a_clock_that_was_ahead_are_brought_forward(room: Roo
     moved = await read_schedule(room.app, room.tool, room.id, far)
     assert moved.next_at is not None
     assert moved.next_at < (await read_schedule(room.app, room.tool, room.id, wrong)).next_at
+
+
+async def test_a_schedule_of_a_deleted_session_ends_without_a_message(room: Room) -> None:
+    await room.open()
+    gone = await due(room)
+
+    async def delete(tx: Tx) -> None:
+        await mark_deleted(tx, await get_session(tx, room.owner.organization_id, room.id, lock=True), 1)
+
+    await room.app.database.write(delete)
+    assert await fire_due(room.app) == 0
+    count = "SELECT count(*) FROM schedules WHERE id = ?"
+    assert await room.app.database.read(lambda tx: tx.one(count, gone)) == (0,)
+
+
+async def test_a_session_has_so_many_schedules_and_no_more(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.open()
+    monkeypatch.setattr(schedules, "MAX_ACTIVE", 1)
+    body = CreateSchedule("Look.", cron="0 9 * * *")
+    first = await create_schedule(room.app, room.tool, room.id, body)
+    with pytest.raises(InvalidInput, match="at most 1 active"):
+        await create_schedule(room.app, room.tool, room.id, body)
+    asleep = await create_schedule(room.app, room.tool, room.id, replace(body, enabled=False))
+    change = partial(change_schedule, room.app, room.tool, room.id)
+    with pytest.raises(InvalidInput, match="at most 1 active"):
+        await change(asleep.id, UpdateSchedule(enabled=True))
+    await change(first.id, UpdateSchedule(enabled=False))
+    assert (await change(asleep.id, UpdateSchedule(enabled=True))).enabled
+
+
+async def test_the_files_of_a_skill_are_put_into_the_session_once(room: Room) -> None:
+    await room.open()
+    data = io.BytesIO()
+    with ZipFile(data, "w") as archive:
+        archive.writestr("forms/SKILL.md", skill_md("forms"))
+        archive.writestr("forms/references/fields.md", "Fields.")
+    made = await upload_skill(room.app, room.owner, data.getvalue())
+    (skill,) = await offered_skills(room.app, KnownSkills(), room.tool, room.id, {SkillId(made.id): None})
+    began = room.app.now()
+    first = await activate(room.app, room.tool, room.id, skill, began)
+    assert first.files == (f"{skill.folder}/references/fields.md",)
+    assert {each.path for each in first.written} >= set(first.files)
+    assert (await room.files())[first.files[0]] == b"Fields."
+    again = await activate(room.app, room.tool, room.id, skill, began)
+    assert {each.path for each in again.written} == {each.path for each in first.written}
+    later = await activate(room.app, room.tool, room.id, skill, room.app.now() + HOUR)
+    assert (later.written, later.files) == ((), first.files)
+    with pytest.raises(ToolError, match="session"):
+        await activate(room.app, room.tool, SessionId(new_id("session")), skill, began)
+
+
+async def test_a_process_remembers_the_latest_skills_of_files(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.open()
+    monkeypatch.setattr(session_skills, "KNOWN", 1)
+    await room.write({f"/.agents/skills/{name}/SKILL.md": skill_md(name) for name in ("one", "two")})
+    for _ in range(2):
+        found = await offered_skills(room.app, KnownSkills(), room.tool, room.id, {})
+        assert [(each.name, each.errors) for each in found] == [("one", ()), ("two", ())]

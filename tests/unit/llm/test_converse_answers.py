@@ -1,4 +1,4 @@
-"""What ConverseStream's events and whole answers mean, however odd they are."""
+"""What events and whole answers of Converse and of Gemini mean, however odd they are."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import base64
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import Usage
 from perdure.llm.bedrock_answer import ConverseAnswer
 from perdure.llm.driver import ModelResponse
+from perdure.llm.gemini_answer import GeminiAnswer
 from tests.unit.llm.talk import Heard, ask, user
 
 Events = list[tuple[str, dict[str, Any]]]
@@ -150,3 +152,26 @@ def test_a_whole_answer_without_blocks_is_empty() -> None:
         answer_to([("message", {"output": {"message": "odd"}})])
     response = answer_to([whole(None, "end_turn")])
     assert (response.text, response.tool_calls) == ("", ())
+
+
+def test_geminis_signed_thoughts_and_texts_are_kept_and_odd_values_mean_nothing() -> None:
+    heard = Heard()
+    answer = GeminiAnswer(heard)
+    parts = [
+        {"text": "Hm.", "thought": True, "thoughtSignature": "t1"},
+        "odd",
+        {"text": "Sunny.", "thoughtSignature": "t2"},
+        {"functionCall": {"name": "weather", "args": {"city": "Rome"}}, "thoughtSignature": "t3"},
+        {"functionCall": {"name": "clock"}},
+    ]
+    candidate = {"content": {"parts": parts}, "finishReason": "STOP"}
+    for event in ({"candidates": "odd"}, {"candidates": [candidate]}):
+        answer.feed(json.dumps(event).encode())
+    response = answer.finished(ask(user("Hi")))
+    assert (response.text, response.thinking, heard.joined("text")) == ("Sunny.", "Hm.", "Sunny.")
+    assert [(call.name, call.arguments) for call in response.tool_calls] == [
+        ("weather", {"city": "Rome"}),
+        ("clock", {}),
+    ]
+    kept = json.dumps(msgspec.to_builtins(response.reasoning_items))
+    assert [sign in kept for sign in ("t1", "t2", "t3")] == [True] * 3
