@@ -13,11 +13,13 @@ import jsonschema_rs
 import msgspec
 import pytest
 
+from perdure.capabilities.tool_context import Context
 from perdure.domain.docstrings import read_docstring
 from perdure.domain.errors import PerdureError
 from perdure.domain.hint_schemas import schema_of_hint
 from perdure.domain.hint_values import UnsupportedHint
 from perdure.domain.tool_functions import InvalidToolFunction, read_signature, tool
+from perdure.domain.tools import APPROVE
 
 
 class Colour(enum.Enum):
@@ -342,3 +344,76 @@ def test_what_is_no_async_function_is_refused_where_it_stands() -> None:
         yield number
 
     assert problems(stream)[0].startswith("yields values")
+
+
+def test_a_tool_has_one_name_that_is_its_own_and_a_display_name_that_fits() -> None:
+    async def look() -> None:
+        """Look."""
+
+    assert problems(tool(name=APPROVE)(look)) == [
+        f"is named {APPROVE!r}, which stands for requests for approval"
+    ]
+    assert problems(tool(display_name="")(look)) == [
+        "has a `display_name` that is not a text of 1 to 200 characters"
+    ]
+    with pytest.raises(TypeError, match=r"write `@tool\(name='look'\)`"):
+        tool("look")  # type: ignore[call-overload]
+
+
+def test_a_verify_and_a_docstring_that_cannot_serve_are_refused() -> None:
+    def check() -> None: ...
+
+    @tool(verify=check)  # type: ignore[arg-type]
+    async def look(place: str) -> None:
+        """Look.
+
+        Args:
+          place: where
+         somewhere
+        """
+
+    found = problems(look)
+    assert "has a `verify` that is not an `async def`" in found
+    assert any(text.startswith("has a line under `Args:` that is neither") for text in found)
+    look.function.__doc__ = "x" * 8_001
+    assert "has a docstring of 8001 characters, and may have 8000" in problems(look)
+
+
+def test_a_default_is_told_to_the_model_if_it_has_the_type_of_its_parameter() -> None:
+    @tool
+    async def wrong(number: int = "one") -> None:  # type: ignore[assignment]
+        """Look."""
+
+    assert problems(wrong)[0].startswith(
+        "has a parameter `number` whose default 'one' does not have its type"
+    )
+
+    @tool
+    async def look(number: int = 3, name: str = None) -> None:  # type: ignore[assignment]  # noqa: RUF013
+        """Look."""
+
+    properties = read_signature(look).parameters["properties"]
+    assert properties["number"] == {**WHOLE, "default": 3}
+    assert properties["name"] == {"anyOf": [TEXT, {"type": "null"}]}
+
+
+def test_types_that_no_value_can_be_converted_to_are_refused_at_their_parameter() -> None:
+    @tool
+    async def look(where: Context, callback: Callback, other: Callback = None) -> None:  # type: ignore[assignment]
+        """Look."""
+
+    first, *rest = problems(look)
+    assert first == "takes the context as `where`: its first parameter must be named `ctx`"
+    assert [text.partition(" whose type")[0] for text in rest] == [
+        "has a parameter `callback`",
+        "has a parameter `other`",
+    ]
+
+
+def test_parameters_before_a_slash_are_passed_by_position_and_whole_floats_are_integers() -> None:
+    @tool
+    async def look(place: str, times: int = 2, /, *, depth: list[int]) -> None:
+        """Look."""
+
+    signature = read_signature(look)
+    assert signature.convert({"place": "here", "depth": [3.0]}) == (["here", 2], {"depth": [3]})

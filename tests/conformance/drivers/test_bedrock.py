@@ -438,6 +438,27 @@ async def test_models_and_profiles_are_listed(vendor: Vendor, connect: Connect) 
     assert [asked.path for asked in vendor.asked[:2]] == ["/v1/foundation-models", "/v1/inference-profiles"]
 
 
+async def test_entries_without_a_name_are_left_out_and_a_busy_vendor_is_told(
+    vendor: Vendor, connect: Connect
+) -> None:
+    models = [{"modelName": "Nameless"}, {"modelId": 5}, "odd", {"modelId": "m", "modelName": "m"}]
+    slow = [{"modelId": "batch", "responseStreamingSupported": False}]
+    busy = Reply([b'{"message":"slow down"}'], 503, {**JSON, "x-amzn-ErrorType": "ServiceUnavailable"})
+    vendor.will(Reply([msgspec.json.encode({"modelSummaries": models + slow})], 200, JSON), busy)
+    with pytest.raises(ModelError) as caught:
+        await connect(TYPE).list_models()
+    assert caught.value.transient
+    vendor.will(
+        Reply([msgspec.json.encode({"modelSummaries": models + slow})], 200, JSON),
+        Reply([b'{"inferenceProfileSummaries":[{}]}'], 200, JSON),
+        *(Reply([body], 200, JSON) for body in (b"odd", b"[]")),
+    )
+    assert await connect(TYPE).list_models() == [ListedModel("m", None)]
+    for words in ("is not JSON", "is not a list"):
+        with pytest.raises(ModelError, match=words):
+            await connect(TYPE).list_models()
+
+
 def test_the_control_plane_is_asked_for_models() -> None:
     for address, control in (
         (None, "https://bedrock.us-east-1.amazonaws.com"),
