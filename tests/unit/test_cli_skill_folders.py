@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from perdure.cli import skills
 from perdure.cli.common import CommandFailed
-from perdure.cli.main import app
-from perdure.cli.skills import _read
-from perdure.domain.skill_archives import MAX_FILES
+from perdure.cli.skills import _read, app
 
 TEXT = "---\nname: forms\ndescription: Fills in forms.\n---\n\nList the fields.\n"
 
@@ -45,10 +44,10 @@ def test_links_and_what_is_no_file_are_refused(folder: Path) -> None:
     assert _read(folder).errors == (f"{folder / 'pipe'} is not an ordinary file",)
 
 
-def test_a_folder_with_too_many_files_is_refused(folder: Path) -> None:
-    for number in range(MAX_FILES + 1):
-        (folder / f"{number}.md").touch()
-    assert _read(folder).errors == (f"{folder} has too many files for a skill: at most {MAX_FILES}",)
+def test_a_folder_with_too_many_files_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skills, "MAX_FILES", 1)
+    (folder / "references" / "more.md").touch()
+    assert _read(folder).errors == (f"{folder} has too many files for a skill: at most 1",)
 
 
 def test_a_path_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -66,6 +65,6 @@ def test_a_skill_with_mistakes_is_not_added(folder: Path) -> None:
     archive = renamed / "skill.zip"
     archive.write_bytes(b"not an archive")
     assert len(_read(archive).errors) == 1
-    result = CliRunner().invoke(app, ["skills", "add", str(renamed)])
+    result = CliRunner().invoke(app, ["add", str(renamed)])
     assert isinstance(result.exception, CommandFailed)
     assert str(result.exception) == "the skill cannot be added: SKILL.md is not UTF-8 text"

@@ -27,8 +27,8 @@ READY = 'echo "starting"; echo "listening on http://127.0.0.1:8123"\n'
 
 
 async def test_a_server_that_is_ready_is_stopped_by_a_signal(tmp_path: Path, program: Path) -> None:
-    program.write_text(f'#!/bin/sh\ntrap "exit 0" TERM\n{READY}read forever < "{tmp_path}/pipe" & wait\n')
-    os.mkfifo(tmp_path / "pipe")
+    ends = 'trap "echo ended >&2; exit 0" TERM\n'
+    program.write_text(f"#!/bin/sh\n{ends}{READY}while :; do sleep 0.01; done\n")
     server = DemoServer(tmp_path)
     await server.stop()
     await server.kill()
@@ -36,9 +36,8 @@ async def test_a_server_that_is_ready_is_stopped_by_a_signal(tmp_path: Path, pro
     await server.start()
     assert (server.url, server.port) == ("http://127.0.0.1:8123", 8123)
     assert server.pid > 0
-    (tmp_path / "pipe").write_text("")
     await server.stop()
-    assert server.pid == 0
+    assert (server.pid, server.log_end()) == (0, "ended")
 
 
 async def test_a_server_that_ignores_the_signal_is_killed(
