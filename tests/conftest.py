@@ -87,27 +87,36 @@ SERVERS = {"server", "any_server", "sqlite_server", "postgresql_server", "shared
 
 
 REPEATED = 3
-"""`make test` repeats one in so many of these tests on PostgreSQL; the soak has the others."""
+"""`make test` repeats one in so many of these tests on PostgreSQL, and the soak another one; the soak has all
+others, too, with PERDURE_SOAK=2 or more."""
 REPEATING = ("journeys", "adversarial", "crash")
 """Folders whose tests are repeated on PostgreSQL. Those in `conformance` always run on both databases."""
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Choose what is measured and what the soak repeats.
 
     Coverage is measured where the package runs: in the server's process, and in the test's own for tests of
     the Python client. Tests of properties are not measured: to draw examples takes twice as long then, and
     other tests run the same code.
     """
+    left_out = []
     for item in items:
         drawn = isinstance(item, pytest.Function) and hypothesis.is_hypothesis_test(item.obj)
         served = SERVERS.intersection(getattr(item, "fixturenames", ()))
         if drawn or (served and not item.path.name.startswith("test_client")):
             item.add_marker(pytest.mark.unmeasured)
         repeats = item.path.parent.name in REPEATING and "postgres" in item.name
-        if (drawn and SOAKING) or (repeats and zlib.crc32(item.name.encode()) % REPEATED):
+        turn = zlib.crc32(item.name.encode()) % REPEATED if repeats else 0
+        if (drawn and SOAKING) or turn:
             item.add_marker(pytest.mark.soak)
+        if SOAKING and SCALE == 1 and turn > 1:
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
     _mark_repetitions(items)
 
 

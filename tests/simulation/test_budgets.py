@@ -28,7 +28,7 @@ from tests.soak import SCALE, amounts, sampled
 
 SEEDS = 60
 """Schedules within which each mutation must be detected."""
-COUNT, SOAK = 24, 600 * SCALE
+COUNT, SOAK = 24, 300 * SCALE
 NAMED = os.environ.get("PERDURE_SIMULATION_SEED")
 SAMPLE = 211
 """`make test` plays one point in 211; each kind of injection starts at another one."""

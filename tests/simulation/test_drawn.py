@@ -13,7 +13,7 @@ from tests.simulation.schedule import drawn, named
 from tests.simulation.store import Store
 from tests.soak import SCALE
 
-COUNT, SOAK = 1000, 20_000 * SCALE
+COUNT, SOAK = 1000, 8_000 * SCALE
 """Seeds that `make test` plays, and those up to which the soak goes on."""
 NAMED = os.environ.get("PERDURE_SIMULATION_SEED")
 PARTS = 4

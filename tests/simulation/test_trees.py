@@ -20,7 +20,7 @@ from tests.soak import SCALE, amounts, sampled
 
 SEEDS = 1000
 """Schedules within which each mutation must be detected."""
-COUNT, SOAK = 250, 5_000 * SCALE
+COUNT, SOAK = 250, 2_000 * SCALE
 NAMED = os.environ.get("PERDURE_SIMULATION_SEED")
 LONG = 200
 """A scenario with more points is long: it is played five times more thinly."""
