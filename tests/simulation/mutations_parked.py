@@ -148,7 +148,7 @@ def a_message_ends_the_wait_without_a_result(patch: Patch) -> None:
 
 def an_answer_wakes_nobody(patch: Patch) -> None:
     patch.setattr(
-        use, "_complete", lambda app, tx, row, event, now: rows.append(tx, row, [event], now=now, rests=True)
+        use, "_complete", lambda app, tx, row, events, now: rows.append(tx, row, events, now=now, rests=True)
     )
 
 
