@@ -43,7 +43,7 @@ def test_each_end_is_told_once_in_every_drawn_schedule(seeds: range | None, watc
     _play(seeds, watched)
 
 
-@pytest.mark.parametrize("every", amounts(SAMPLE, 3))
+@pytest.mark.parametrize("every", amounts(SAMPLE, 9 if SCALE == 1 else 3))
 @pytest.mark.parametrize("scenario", TREES, ids=lambda scenario: scenario.name)
 def test_each_end_is_told_once_with_any_injection_at_any_point(
     scenario: Scenario, every: int, watched: Store
