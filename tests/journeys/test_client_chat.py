@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -210,11 +210,11 @@ def test_in_a_pipe_the_next_line_answers_a_question(
 def test_ctrl_c_ends_a_pipe_with_the_status_of_an_interrupt(
     sqlite_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted() -> Iterator[str]:
-        yield "\n"
-        raise KeyboardInterrupt
+    class Interrupted(io.StringIO):
+        def __next__(self) -> str:
+            raise KeyboardInterrupt
 
-    assert piped(sqlite_server, interrupted(), monkeypatch) == 130
+    assert piped(sqlite_server, Interrupted(), monkeypatch) == 130
 
 
 def test_a_model_that_the_server_does_not_have_is_named_with_those_it_has(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable
 
 import pytest
 
@@ -265,18 +263,3 @@ def test_the_file_of_a_form_is_its_bytes() -> None:
 def test_a_form_that_cannot_be_read_is_refused(kind: str, body: bytes) -> None:
     with pytest.raises(InvalidInput, match="the form cannot be read"):
         file_of_form(kind, body)
-
-
-def test_a_catalogue_of_long_descriptions_costs_hardly_more_than_reading_them_once() -> None:
-    skills = offered(500, "word " * 200)
-
-    def seconds(work: Callable[[], object]) -> float:
-        took = []
-        for _ in range(5):
-            began = time.perf_counter()
-            work()
-            took.append(time.perf_counter() - began)
-        return min(took)
-
-    once = seconds(lambda: [" ".join(each.description.split()) for each in skills])
-    assert seconds(lambda: catalogue_text(skills)) < 3 * once
