@@ -33,21 +33,14 @@ from perdure.llm.anthropic_wire import (
 from perdure.llm.base_urls import base_urls
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig
 from perdure.llm.endpoint import Endpoint
+from perdure.llm.fragment_cache import Encoding, FragmentCache, ToolCache
 from perdure.llm.http import Http
 from perdure.llm.openai_common import MAX_LISTED, listed_models, next_page, text_map
 from perdure.llm.output_schemas import ANTHROPIC, OutputSchemas, narrowed
 from perdure.llm.outputs import offers_result_tool, result_tool_of, tools_with_result
 from perdure.llm.replay import Replay
 from perdure.llm.settings import sent_of, without
-from perdure.llm.wire import (
-    Fragment,
-    FragmentCache,
-    ToolCache,
-    arranged,
-    dumps,
-    reuses_ids,
-    with_distinct_ids,
-)
+from perdure.llm.wire import Fragment, arranged, dumps, reuses_ids, with_distinct_ids
 
 DEFAULT_BASE = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"
@@ -141,8 +134,7 @@ class AnthropicDriver:
         self._without_beta = (
             None if stable == headers else Endpoint(base, credentials, stable, other, timeout)
         )
-        limit = config.options.get("max_tokens")
-        self._max_tokens = limit if isinstance(limit, int) and limit > 0 else None
+        self._max_tokens = config.max_tokens()
         self._tools = ToolCache(lambda tools: encoded_tools(tools, mark=False))
         self._marked_tools = ToolCache(lambda tools: encoded_tools(tools, mark=True))
         self._schemas = OutputSchemas(lambda schema: narrowed(schema, ANTHROPIC))
@@ -150,13 +142,7 @@ class AnthropicDriver:
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         """Make one streamed call. Raises: ModelError."""
-        bare = self._replay.bare(request)
-        try:
-            return await self._call(request, on_delta, bare)
-        except ModelError as error:
-            if not self._replay.refused(request, error, bare):
-                raise
-        return await self._call(request, on_delta, len(request.messages))
+        return await self._replay.answer(request, lambda bare: self._call(request, on_delta, bare))
 
     async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
         endpoint = self._endpoint
@@ -221,15 +207,11 @@ class AnthropicDriver:
         return arranged(fragments, missing)
 
     def _fragments(self, model: str, messages: Sequence[Message], bare: int) -> list[Fragment]:
-        fragments: list[Fragment] = []
-        if bare:
-            fragments = self._cache.fragments(
-                "anthropic-bare", messages[:bare], lambda message: fragment(message, None)
-            )
-        return fragments + self._cache.fragments(
-            f"anthropic/{model}",
-            messages[bare:] if bare else messages,
-            lambda message: fragment(message, model),
+        return self._cache.split(
+            messages,
+            bare,
+            Encoding("anthropic-bare", lambda message: fragment(message, None)),
+            Encoding(f"anthropic/{model}", lambda message: fragment(message, model)),
         )
 
     def _native_format(self, request: ModelRequest) -> JsonObject | None:

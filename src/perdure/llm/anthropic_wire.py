@@ -16,7 +16,6 @@ from perdure.domain.messages import (
     TextPart,
     ToolCallPart,
     ToolResultPart,
-    text_of,
 )
 from perdure.llm.driver import ToolSpec
 from perdure.llm.file_parts import file_data
@@ -30,10 +29,10 @@ from perdure.llm.wire import (
     calls_of,
     dumps,
     image_data,
+    in_blocks,
     parameters_of,
     plain_id,
     plain_name,
-    refuse_files,
     result_content,
     result_fragment,
     unpacked,
@@ -56,19 +55,13 @@ def fragment(message: Message, model: str | None) -> Fragment:
     Raises:
         ModelError: an image cannot be sent.
     """
-    refuse_files(message.content)
-    if message.role == "agent":
-        return _assistant(message, model)
-    results = [part for part in message.content if isinstance(part, ToolResultPart)]
-    if message.role == "tool_result" and results:
-        return _results(message, results)
-    if message.role == "system":
-        # The protocol has one system prompt, at the top. A later system message keeps its position as user
-        # text in a tag that names its author.
-        text = text_of(message.content).strip()
-        return Fragment("system", dumps(text_block(f"<system>\n{text}\n</system>")) if text else b"")
-    blocks = _text_and_images(message.content) or [text_block(NO_CONTENT)]
-    return Fragment("user", b",".join(dumps(block) for block in blocks))
+    return in_blocks(
+        message,
+        text=text_block,
+        answer=lambda each: _assistant(each, model),
+        results=_results,
+        content=_text_and_images,
+    )
 
 
 def _assistant(message: Message, model: str | None) -> Fragment:

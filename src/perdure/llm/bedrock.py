@@ -15,8 +15,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import JsonObject, Message
 from perdure.llm.adaptations import NO_REASONING
@@ -42,21 +40,13 @@ from perdure.llm.bedrock_wire import (
 )
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig
 from perdure.llm.endpoint import Endpoint
-from perdure.llm.failures import bad_response
+from perdure.llm.fragment_cache import Encoding, FragmentCache, ToolCache
 from perdure.llm.http import Http
-from perdure.llm.openai_common import MAX_LISTED, text_map
+from perdure.llm.openai_common import MAX_LISTED, decoded_list, entries_in, text_map
 from perdure.llm.outputs import offers_result_tool, result_tool_of, tools_with_result
 from perdure.llm.replay import Replay
 from perdure.llm.settings import sent_of, without
-from perdure.llm.wire import (
-    Fragment,
-    FragmentCache,
-    ToolCache,
-    arranged,
-    dumps,
-    reuses_ids,
-    with_distinct_ids,
-)
+from perdure.llm.wire import Fragment, arranged, dumps, reuses_ids, with_distinct_ids
 
 REGION = "us-east-1"
 """The region where the address names none."""
@@ -96,21 +86,14 @@ class BedrockDriver:
         self._endpoint = _endpoint(base, config)
         # Models are listed by the control plane, whose name differs in one word.
         self._control = _endpoint(_RUNTIME.sub(r"\1bedrock\2", base), config)
-        limit = config.options.get("max_tokens")
-        self._max_tokens = limit if isinstance(limit, int) and limit > 0 else None
+        self._max_tokens = config.max_tokens()
         self._tools = ToolCache(lambda tools: encoded_tools(tools, mark=False))
         self._marked_tools = ToolCache(lambda tools: encoded_tools(tools, mark=True))
         self._replay = Replay()
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         """Make one streamed call. Raises: ModelError."""
-        bare = self._replay.bare(request)
-        try:
-            return await self._call(request, on_delta, bare)
-        except ModelError as error:
-            if not self._replay.refused(request, error, bare):
-                raise
-        return await self._call(request, on_delta, len(request.messages))
+        return await self._replay.answer(request, lambda bare: self._call(request, on_delta, bare))
 
     async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
         answer = ConverseAnswer(on_delta, self._endpoint.secrets)
@@ -172,15 +155,11 @@ class BedrockDriver:
         return arranged(fragments, missing)
 
     def _fragments(self, model: str, messages: Sequence[Message], bare: int) -> list[Fragment]:
-        fragments: list[Fragment] = []
-        if bare:
-            fragments = self._cache.fragments(
-                "bedrock-bare", messages[:bare], lambda message: fragment(message, None)
-            )
-        return fragments + self._cache.fragments(
-            f"bedrock/{model}",
-            messages[bare:] if bare else messages,
-            lambda message: fragment(message, model),
+        return self._cache.split(
+            messages,
+            bare,
+            Encoding("bedrock-bare", lambda message: fragment(message, None)),
+            Encoding(f"bedrock/{model}", lambda message: fragment(message, model)),
         )
 
     def _settings(self, request: ModelRequest, ordered: Sequence[Fragment]) -> JsonObject:
@@ -257,14 +236,8 @@ def _reasoning(
 
 def _entries(body: bytes, name: str) -> list[dict[str, Any]]:
     """Return the entries of a list. Raises: ModelError: the answer is none."""
-    try:
-        value = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        raise bad_response("the provider's list of models is not JSON", transient=False) from None
-    entries = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(entries, list):
-        raise bad_response("the provider's list of models is not a list", transient=False)
-    return [entry for entry in entries[:MAX_LISTED] if isinstance(entry, dict)]
+    value = decoded_list(body)
+    return entries_in(value.get(name) if isinstance(value, dict) else None)
 
 
 def _model(entry: dict[str, Any]) -> ListedModel | None:

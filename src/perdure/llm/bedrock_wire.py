@@ -16,7 +16,6 @@ from perdure.domain.messages import (
     TextPart,
     ToolCallPart,
     ToolResultPart,
-    text_of,
 )
 from perdure.llm.driver import ToolSpec
 from perdure.llm.wire import (
@@ -26,10 +25,10 @@ from perdure.llm.wire import (
     argument_object,
     dumps,
     image_data,
+    in_blocks,
     parameters_of,
     plain_id,
     plain_name,
-    refuse_files,
     result_content,
     result_fragment,
     unpacked,
@@ -59,18 +58,13 @@ def fragment(message: Message, model: str | None) -> Fragment:
     Raises:
         ModelError: an image cannot be sent.
     """
-    refuse_files(message.content)
-    if message.role == "agent":
-        return _assistant(message, model)
-    results = [part for part in message.content if isinstance(part, ToolResultPart)]
-    if message.role == "tool_result" and results:
-        return _results(message, results)
-    if message.role == "system":
-        # The protocol has one system prompt. A later system message keeps its position as user text.
-        text = text_of(message.content).strip()
-        return Fragment("system", dumps(text_block(f"<system>\n{text}\n</system>")) if text else b"")
-    blocks = _text_and_images(message.content) or [text_block(NO_CONTENT)]
-    return Fragment("user", b",".join(map(dumps, blocks)))
+    return in_blocks(
+        message,
+        text=text_block,
+        answer=lambda each: _assistant(each, model),
+        results=_results,
+        content=_text_and_images,
+    )
 
 
 def _assistant(message: Message, model: str | None) -> Fragment:

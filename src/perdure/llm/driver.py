@@ -173,3 +173,8 @@ class ProviderConfig(Struct, frozen=True):
     base_url: str | None = None
     api_key: str | None = None
     options: JsonObject = {}
+
+    def max_tokens(self) -> int | None:
+        """The option `max_tokens`: tokens of answer to ask for where a call sets no limit."""
+        limit = self.options.get("max_tokens")
+        return limit if isinstance(limit, int) and limit > 0 else None

@@ -23,7 +23,7 @@ from perdure.llm.answer_values import count
 from perdure.llm.base_urls import base_urls, path_segment
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig
 from perdure.llm.endpoint import Endpoint
-from perdure.llm.failures import bad_response
+from perdure.llm.fragment_cache import Encoding, FragmentCache, ToolCache
 from perdure.llm.gemini_answer import GeminiAnswer
 from perdure.llm.gemini_wire import (
     PROVIDER_TYPE,
@@ -35,20 +35,12 @@ from perdure.llm.gemini_wire import (
     names_of,
 )
 from perdure.llm.http import Http
-from perdure.llm.openai_common import MAX_LISTED, text_map
+from perdure.llm.openai_common import MAX_LISTED, decoded_list, entries_in, text_map
 from perdure.llm.output_schemas import GEMINI, OutputSchemas, narrowed
 from perdure.llm.outputs import offers_result_tool, result_tool_of, tools_with_result
 from perdure.llm.replay import Replay
 from perdure.llm.settings import sent_of, without
-from perdure.llm.wire import (
-    Fragment,
-    FragmentCache,
-    ToolCache,
-    arranged,
-    dumps,
-    reuses_ids,
-    with_distinct_ids,
-)
+from perdure.llm.wire import Fragment, arranged, dumps, reuses_ids, with_distinct_ids
 
 DEFAULT_BASE = "https://generativelanguage.googleapis.com/v1beta"
 VERTEX_HOST = "aiplatform.googleapis.com"
@@ -110,21 +102,14 @@ class GeminiDriver:
         timeout = config.options.get("timeout_seconds")
         self._endpoint = Endpoint(base, credentials, headers, other, timeout)
         self._ids = not self._endpoint.host.endswith(VERTEX_HOST)
-        limit = config.options.get("max_tokens")
-        self._max_tokens = limit if isinstance(limit, int) and limit > 0 else None
+        self._max_tokens = config.max_tokens()
         self._tools = ToolCache(encoded_tools)
         self._schemas = OutputSchemas(lambda schema: narrowed(schema, GEMINI))
         self._replay = Replay()
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         """Make one streamed call. Raises: ModelError."""
-        bare = self._replay.bare(request)
-        try:
-            return await self._call(request, on_delta, bare)
-        except ModelError as error:
-            if not self._replay.refused(request, error, bare):
-                raise
-        return await self._call(request, on_delta, len(request.messages))
+        return await self._replay.answer(request, lambda bare: self._call(request, on_delta, bare))
 
     async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
         answer = GeminiAnswer(on_delta, self._endpoint.secrets)
@@ -185,16 +170,12 @@ class GeminiDriver:
 
     def _fragments(self, model: str, messages: Sequence[Message], bare: int) -> list[Fragment]:
         form = self._form(model)
-        fragments: list[Fragment] = []
-        if bare:
-            unsigned = msgspec.structs.replace(form, model=None)
-            fragments = self._cache.fragments(
-                unsigned.variant(), messages[:bare], lambda message: fragment(message, unsigned)
-            )
-        return fragments + self._cache.fragments(
-            form.variant(),
-            messages[bare:] if bare else messages,
-            lambda message: fragment(message, form),
+        unsigned = msgspec.structs.replace(form, model=None)
+        return self._cache.split(
+            messages,
+            bare,
+            Encoding(unsigned.variant(), lambda message: fragment(message, unsigned)),
+            Encoding(form.variant(), lambda message: fragment(message, form)),
         )
 
     def _native_schema(self, request: ModelRequest) -> JsonObject | None:
@@ -267,14 +248,9 @@ def _listed(body: bytes) -> tuple[list[ListedModel], str | None]:
     Raises:
         ModelError: the answer is not a list of models.
     """
-    try:
-        value = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        raise bad_response("the provider's list of models is not JSON", transient=False) from None
+    value = decoded_list(body)
     entries = value.get("models", value.get("data", [])) if isinstance(value, dict) else None
-    if not isinstance(entries, list):
-        raise bad_response("the provider's list of models is not a list", transient=False)
-    models = [_model(entry) for entry in entries[:MAX_LISTED] if isinstance(entry, dict)]
+    models = [_model(entry) for entry in entries_in(entries)]
     token = value.get("nextPageToken")
     return [model for model in models if model is not None], token if isinstance(
         token, str

@@ -21,7 +21,6 @@ from perdure.domain.messages import (
     TextPart,
     ToolCallPart,
     ToolResultPart,
-    text_of,
 )
 from perdure.llm.driver import ToolSpec
 from perdure.llm.wire import (
@@ -33,10 +32,10 @@ from perdure.llm.wire import (
     calls_of,
     dumps,
     image_data,
+    in_blocks,
     parameters_of,
     plain_id,
     plain_name,
-    refuse_files,
     result_content,
     result_fragment,
     unpacked,
@@ -69,17 +68,13 @@ class Form(Struct, frozen=True):
 
 def fragment(message: Message, form: Form) -> Fragment:
     """Encode a message as parts. Raises: ModelError: an image cannot be sent."""
-    refuse_files(message.content)
-    if message.role == "agent":
-        return _assistant(message, form)
-    results = [part for part in message.content if isinstance(part, ToolResultPart)]
-    if message.role == "tool_result" and results:
-        return _results(message, results)
-    if message.role == "system":
-        # The protocol has one system prompt. A later system message keeps its position as user text.
-        text = text_of(message.content).strip()
-        return Fragment("system", dumps({"text": f"<system>\n{text}\n</system>"}) if text else b"")
-    return Fragment("user", _joined(_text_and_images(message.content) or [{"text": NO_CONTENT}]))
+    return in_blocks(
+        message,
+        text=lambda text: {"text": text},
+        answer=lambda each: _assistant(each, form),
+        results=_results,
+        content=_text_and_images,
+    )
 
 
 def _joined(parts: Iterable[JsonObject]) -> bytes:

@@ -22,6 +22,7 @@ from perdure.llm.azure import Deployment, azure_endpoint
 from perdure.llm.dialects import Dialect, dialect_of, own_address
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig
 from perdure.llm.endpoint import Endpoint
+from perdure.llm.fragment_cache import FragmentCache, ToolCache
 from perdure.llm.http import Http
 from perdure.llm.openai_chat_answer import ChatAnswer
 from perdure.llm.openai_chat_wire import (
@@ -40,15 +41,7 @@ from perdure.llm.openai_common import cache_key, endpoint_of, listed_models, thi
 from perdure.llm.output_schemas import OutputSchemas, compatible_schema, openai_schema
 from perdure.llm.outputs import NAME, RESULT_TOOL, result_tool_of, tools_with_result
 from perdure.llm.settings import sent_of, without
-from perdure.llm.wire import (
-    FragmentCache,
-    ToolCache,
-    alternating,
-    arranged,
-    dumps,
-    reuses_ids,
-    with_distinct_ids,
-)
+from perdure.llm.wire import alternating, arranged, dumps, reuses_ids, with_distinct_ids
 
 _OPTIONAL = frozenset(
     {

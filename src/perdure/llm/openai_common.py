@@ -73,15 +73,25 @@ def listed_models(body: bytes) -> list[ListedModel]:
     Raises:
         ModelError: the answer is not a list of models.
     """
+    value = decoded_list(body)
+    entries = value.get("data", value.get("models")) if isinstance(value, dict) else value
+    models = [_listed(entry) for entry in entries_in(entries)]
+    return [model for model in models if model is not None]
+
+
+def decoded_list(body: bytes) -> Any:
+    """Decode the answer of a list endpoint. Raises: ModelError: it is not JSON."""
     try:
-        value = msgspec.json.decode(body)
+        return msgspec.json.decode(body)
     except (ValueError, RecursionError):
         raise bad_response("the provider's list of models is not JSON", transient=False) from None
-    entries = value.get("data", value.get("models")) if isinstance(value, dict) else value
-    if not isinstance(entries, list):
+
+
+def entries_in(listed: object) -> list[dict[str, Any]]:
+    """Return the entries of a list of models, up to `MAX_LISTED`. Raises: ModelError: it is not a list."""
+    if not isinstance(listed, list):
         raise bad_response("the provider's list of models is not a list", transient=False)
-    models = [_listed(entry) for entry in entries[:MAX_LISTED] if isinstance(entry, dict)]
-    return [model for model in models if model is not None]
+    return [entry for entry in listed[:MAX_LISTED] if isinstance(entry, dict)]
 
 
 def _listed(entry: dict[str, Any]) -> ListedModel | None:

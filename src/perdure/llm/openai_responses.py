@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
@@ -30,6 +29,7 @@ from perdure.domain.messages import (
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
 from perdure.llm.endpoint import Endpoint
 from perdure.llm.file_parts import file_data
+from perdure.llm.fragment_cache import Encoding, FragmentCache, ToolCache
 from perdure.llm.http import Http
 from perdure.llm.openai_common import (
     OPENAI_HOSTS,
@@ -49,8 +49,6 @@ from perdure.llm.wire import (
     NO_CONTENT,
     NO_RESULT,
     Fragment,
-    FragmentCache,
-    ToolCache,
     argument_object,
     arranged,
     dumps,
@@ -112,13 +110,7 @@ class OpenAiResponsesDriver:
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         """Make one streamed call. Raises: ModelError."""
-        bare = self._replay.bare(request)
-        try:
-            return await self._call(request, on_delta, bare)
-        except ModelError as error:
-            if not self._replay.refused(request, error, bare):
-                raise
-        return await self._call(request, on_delta, len(request.messages))
+        return await self._replay.answer(request, lambda bare: self._call(request, on_delta, bare))
 
     async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
         answer = ResponsesAnswer(on_delta, self._endpoint.secrets)
@@ -164,17 +156,11 @@ class OpenAiResponsesDriver:
 
     def _fragments(self, model: str, messages: Sequence[Message], bare: int) -> list[Fragment]:
         phased = knows_phases(model)
-        fragments: list[Fragment] = []
-        if bare:
-            fragments = self._cache.fragments(
-                f"responses-bare/{phased:d}",
-                messages[:bare],
-                lambda message: _fragment(message, None, phased),
-            )
-        return fragments + self._cache.fragments(
-            f"responses/{model}",
-            messages[bare:] if bare else messages,
-            lambda message: _fragment(message, model, phased),
+        return self._cache.split(
+            messages,
+            bare,
+            Encoding(f"responses-bare/{phased:d}", lambda message: _fragment(message, None, phased)),
+            Encoding(f"responses/{model}", lambda message: _fragment(message, model, phased)),
         )
 
     def _is_native(self, request: ModelRequest) -> bool:

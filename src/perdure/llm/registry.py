@@ -21,13 +21,13 @@ from perdure.domain.times import Micros
 from perdure.llm.anthropic import AnthropicDriver
 from perdure.llm.dialects import NAMED, Dialect
 from perdure.llm.driver import Driver, ProviderConfig
+from perdure.llm.fragment_cache import FragmentCache
 from perdure.llm.http import Http
 from perdure.llm.model_table import vendor_of_model
 from perdure.llm.openai_chat import OpenAiChatDriver
 from perdure.llm.openai_responses import OpenAiResponsesDriver
 from perdure.llm.simulated import SimulatedDriver
 from perdure.llm.vendors import ANTHROPIC, OPENAI
-from perdure.llm.wire import FragmentCache
 
 Factory = Callable[[ProviderConfig, Http, FragmentCache], Driver]
 

@@ -9,9 +9,10 @@ retry, because nothing has been generated yet.
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 
 from perdure.domain.errors import ModelError
-from perdure.llm.driver import ModelRequest
+from perdure.llm.driver import ModelRequest, ModelResponse
 
 MAX_REMEMBERED = 10_000
 """Maximum number of conversations remembered; a forgotten one costs one more rejected call."""
@@ -27,6 +28,26 @@ class Replay:
 
     def __init__(self) -> None:
         self._bare_through: dict[str, str] = {}
+
+    async def answer(
+        self, request: ModelRequest, call: Callable[[int], Awaitable[ModelResponse]]
+    ) -> ModelResponse:
+        """Make a call, and once more without any reasoning if the vendor rejects that.
+
+        Args:
+            request: the call.
+            call: makes it; receives how many messages, counted from the first, go without their reasoning.
+
+        Raises:
+            ModelError: the call failed otherwise, or again.
+        """
+        bare = self.bare(request)
+        try:
+            return await call(bare)
+        except ModelError as error:
+            if not self.refused(request, error, bare):
+                raise
+        return await call(len(request.messages))
 
     def bare(self, request: ModelRequest) -> int:
         """Return how many messages, counted from the first, to send without their reasoning."""

@@ -1,8 +1,7 @@
 """Encode messages for vendors: the parts that all protocols share.
 
-A message is encoded once and cached as bytes (`FragmentCache`), so a call with a long history costs one
-lookup per message and one join. A cache hit is checked against the message's content, so a message that the
-caller shortened is encoded again.
+A message is encoded once and cached as bytes (`fragment_cache.py`), so a call with a long history costs one
+lookup per message and one join.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from perdure.domain.errors import ModelError
-from perdure.domain.ids import MessageId, ToolCallId, digest_call_id
+from perdure.domain.ids import ToolCallId, digest_call_id
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
@@ -28,12 +27,10 @@ from perdure.domain.messages import (
     TextPart,
     ToolCallPart,
     ToolResultPart,
+    text_of,
 )
 from perdure.llm.driver import ToolSpec
 from perdure.llm.schemas import acceptable
-
-CACHE_BYTES = 16 << 20
-"""Capacity of a `FragmentCache` in bytes: about 25,000 messages of a few sentences."""
 
 NO_RESULT = "No result of this call was recorded."
 """The result that a model sees for a call without a result in the history."""
@@ -50,7 +47,6 @@ ACKNOWLEDGED = "I have the results."
 CONTINUE = "Please continue."
 """Follows a final message of the model: newer models reject a conversation that ends with their own text."""
 
-_ENTRY_OVERHEAD = 400
 _encode = msgspec.json.encode
 
 
@@ -76,97 +72,38 @@ class Fragment(Struct, frozen=True, gc=False):
     thinks: bool = False
 
 
-class _Entry(Struct, frozen=True, gc=False):
-    content: tuple[ContentPart, ...]
-    items: tuple[JsonObject, ...] | None
-    fragment: Fragment
-    size: int
-
-
-class FragmentCache:
-    """A cache of encoded messages, bounded by bytes.
-
-    Two generations approximate least-recently-used eviction, so that a hit costs one lookup.
+def in_blocks(
+    message: Message,
+    *,
+    text: Callable[[str], JsonObject],
+    answer: Callable[[Message], Fragment],
+    results: Callable[[Message, list[ToolResultPart]], Fragment],
+    content: Callable[[Sequence[ContentPart]], list[JsonObject]],
+) -> Fragment:
+    """Encode a message for a protocol whose messages consist of blocks, and that has one system prompt.
 
     Args:
-        limit: capacity in estimated bytes. Each fragment counts twice, because the content that it is
-            checked against is kept too.
+        text: encodes text as a block.
+        answer: encodes a message of the model.
+        results: encodes a message with these results of tool calls.
+        content: encodes what a person sent as blocks.
+
+    Raises:
+        ModelError: a part cannot be sent.
     """
-
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self._half = limit // 2
-        self._young: dict[str, dict[MessageId, _Entry]] = {}
-        self._old: dict[str, dict[MessageId, _Entry]] = {}
-        self._young_size = 0
-        self._old_size = 0
-
-    @property
-    def size(self) -> int:
-        """The estimated bytes held."""
-        return self._young_size + self._old_size
-
-    def fragments(
-        self, variant: str, messages: Iterable[Message], encode: Callable[[Message], Fragment]
-    ) -> list[Fragment]:
-        """Return the messages' fragments, from the cache where possible.
-
-        Args:
-            variant: names everything besides the message that affects the bytes: protocol, model, options.
-            messages: the messages to send.
-            encode: encodes one message.
-        """
-        young = self._young.get(variant, {})
-        out: list[Fragment] = []
-        for message in messages:
-            entry = young.get(message.id)
-            if entry is None or (
-                (entry.content is not message.content or entry.items is not message.reasoning_items)
-                and (entry.content != message.content or entry.items != message.reasoning_items)
-            ):
-                entry = self._old_or_new(variant, message, encode)
-                young = self._young.get(variant, {})
-            out.append(entry.fragment)
-        return out
-
-    def _old_or_new(self, variant: str, message: Message, encode: Callable[[Message], Fragment]) -> _Entry:
-        key, old, young = message.id, self._old.get(variant), self._young.get(variant)
-        entry = None if old is None else old.get(key)
-        if entry is None or entry.content != message.content or entry.items != message.reasoning_items:
-            fragment = encode(message)
-            size = 2 * (len(fragment.data) + len(fragment.late)) + _ENTRY_OVERHEAD
-            entry = _Entry(message.content, message.reasoning_items, fragment, size)
-        before = None if young is None else young.pop(key, None)
-        if before is not None:
-            self._young_size -= before.size
-        if self._young_size + entry.size > self._half:
-            self._old, self._old_size = self._young, self._young_size
-            self._young, self._young_size, young = {}, 0, None
-        if entry.size <= self._half:
-            if young is None:
-                young = self._young[variant] = {}
-            young[key] = entry
-            self._young_size += entry.size
-        return entry
-
-
-class ToolCache:
-    """A driver's most recent encoded tool lists: agents offer the same tools call after call."""
-
-    _CAPACITY = 8
-
-    def __init__(self, encode: Callable[[Sequence[ToolSpec]], bytes]) -> None:
-        self._encode = encode
-        self._entries: list[tuple[Sequence[ToolSpec], bytes]] = []
-
-    def encoded(self, tools: Sequence[ToolSpec]) -> bytes:
-        """Return the tool list in the vendor's encoding."""
-        for cached, data in self._entries:
-            if cached is tools or cached == tools:
-                return data
-        data = self._encode(tools)
-        self._entries.append((tools, data))
-        del self._entries[: -self._CAPACITY]
-        return data
+    refuse_files(message.content)
+    if message.role == "agent":
+        return answer(message)
+    given = [part for part in message.content if isinstance(part, ToolResultPart)]
+    if message.role == "tool_result" and given:
+        return results(message, given)
+    if message.role == "system":
+        # The one system prompt is at the top. A later system message keeps its position as user text in a tag
+        # that names its author.
+        words = text_of(message.content).strip()
+        return Fragment("system", dumps(text(f"<system>\n{words}\n</system>")) if words else b"")
+    blocks = content(message.content) or [text(NO_CONTENT)]
+    return Fragment("user", b",".join(map(dumps, blocks)))
 
 
 def alternating(fragments: Sequence[Fragment]) -> list[bytes] | None:

@@ -11,8 +11,8 @@ from perdure.domain.errors import ModelError
 from perdure.domain.messages import ImagePart, Message
 from perdure.llm.anthropic import AnthropicDriver, claude_version, default_max_tokens
 from perdure.llm.driver import ListedModel, ModelResponse, ProviderConfig
+from perdure.llm.fragment_cache import FragmentCache
 from perdure.llm.http import Http
-from perdure.llm.wire import FragmentCache
 from tests.conformance.drivers.conftest import API_KEY, Connect
 from tests.conformance.drivers.protocols import Counts, MessagesWire
 from tests.conformance.drivers.vendor import JSON, Reply, Vendor

@@ -10,9 +10,9 @@ import pytest
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import ImageFilePart, ImagePart, TextPart, ToolCallPart
 from perdure.llm.driver import ListedModel, ProviderConfig
+from perdure.llm.fragment_cache import FragmentCache
 from perdure.llm.http import Http
 from perdure.llm.openai_chat import OpenAiChatDriver
-from perdure.llm.wire import FragmentCache
 from tests.conformance.drivers.conftest import Connect
 from tests.conformance.drivers.protocols import ChatWire, sse
 from tests.conformance.drivers.vendor import JSON, Reply, Vendor

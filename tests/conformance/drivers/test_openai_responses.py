@@ -10,10 +10,10 @@ import pytest
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import ImagePart, Message
 from perdure.llm.driver import ModelResponse, ProviderConfig
+from perdure.llm.fragment_cache import FragmentCache
 from perdure.llm.http import Http
 from perdure.llm.openai_common import knows_phases, thinks
 from perdure.llm.openai_responses import OpenAiResponsesDriver
-from perdure.llm.wire import FragmentCache
 from tests.conformance.drivers.conftest import Connect
 from tests.conformance.drivers.protocols import Counts, ResponsesWire
 from tests.conformance.drivers.vendor import JSON, Reply, Vendor

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from perdure.domain.messages import ImagePart, Message, Role, TextPart, ToolCallPart, ToolResultPart
 from perdure.llm.anthropic import AnthropicDriver
 from perdure.llm.driver import ModelRequest, ProviderConfig, ToolSpec
+from perdure.llm.fragment_cache import FragmentCache
 from perdure.llm.http import Http
 from perdure.llm.openai_chat import OpenAiChatDriver
 from perdure.llm.openai_responses import OpenAiResponsesDriver
-from perdure.llm.wire import FragmentCache, Reasoning, packed
+from perdure.llm.wire import Reasoning, packed
 from tests.unit.llm.talk import AT
 
 JSON = st.recursive(

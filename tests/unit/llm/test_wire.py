@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from perdure.domain.messages import ImagePart, Message, TextPart, ToolResultPart
 from perdure.llm.driver import ProviderConfig, ToolSpec
+from perdure.llm.fragment_cache import FragmentCache, ToolCache
 from perdure.llm.http import Http
 from perdure.llm.openai_chat import OpenAiChatDriver
 from perdure.llm.openai_chat_wire import Form, missing, turns
 from perdure.llm.wire import (
     Fragment,
-    FragmentCache,
     Reasoning,
-    ToolCache,
     alternating,
     arranged,
     dumps,
