@@ -288,7 +288,7 @@ async def update_path(
     A body that clears the flag may also change the content of a read-only file.
     """
     clean, now = clean_path(path), app.now()
-    expected = _both(if_match, body.expected_hash)
+    expected = expected_by_both(if_match, body.expected_hash)
     content = None if body.content is None else await _content(app, body.content, body.encoding)
     at = await with_mounts(app, caller, at, clean)
     if (of := mounts_for(caller, at, clean)) is not None:
@@ -327,7 +327,7 @@ async def update_path(
     return await changing(app, caller, at, work, content)
 
 
-def _both(if_match: frozenset[str] | None, expected: str | None) -> frozenset[str] | None:
+def expected_by_both(if_match: frozenset[str] | None, expected: str | None) -> frozenset[str] | None:
     """Combine the hashes that the header and the body expect: both must match."""
     if expected is None:
         return if_match

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from perdure.app import memory_files
 from perdure.app.context import App
 from perdure.app.file_access import sized
-from perdure.app.files import OpenFile, opened
+from perdure.app.files import OpenFile, expected_by_both, opened
 from perdure.app.idempotency import Once, write_once
 from perdure.app.memories import visible_memory
 from perdure.app.memory_files import Writing, check_writable, writing
@@ -154,11 +154,7 @@ async def update_path(
 ) -> MemoryFile:
     """Change the text of a file. Raises PreconditionFailed if it has not the hash that the caller read."""
     clean, now = clean_path(path), app.now()
-    expected = if_match
-    if body.expected_hash is not None:
-        wanted = body.expected_hash
-        both = if_match is None or bool({"*", wanted} & if_match)
-        expected = frozenset((wanted,)) if both else frozenset()
+    expected = expected_by_both(if_match, body.expected_hash)
     content = None if body.content is None else await _content_of(body.content, body.encoding)
 
     async def work(tx: Tx) -> MemoryFile:

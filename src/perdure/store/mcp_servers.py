@@ -21,7 +21,7 @@ from perdure.domain.mcp_servers import (
 from perdure.domain.times import Micros
 from perdure.store.crypto import Vault
 from perdure.store.database import LOCK_ROW, Changes, Tx, Value
-from perdure.store.rows import among, assignments, columns, from_json, insert, like_pattern, to_json, values
+from perdure.store.rows import among, assignments, columns, contains, from_json, insert, to_json, values
 
 
 class McpServerRow(Struct, frozen=True):
@@ -166,10 +166,7 @@ async def list_mcp_servers(
     if not archived:
         where += " AND status <> 'archived'"
     if search is not None:
-        searched = ("name", "url", "description")
-        likes = " OR ".join(f"LOWER(COALESCE({name}, '')) LIKE LOWER(?) ESCAPE '!'" for name in searched)
-        where += f" AND ({likes})"
-        args += [like_pattern(search)] * len(searched)
+        where += " AND " + contains(args, search, "name", "url", "description")
     rows = await tx.all(f"SELECT {_COLUMNS} FROM mcp_servers WHERE {where} ORDER BY created_at, id", *args)
     return [McpServerRow(*row) for row in rows]
 

@@ -15,7 +15,7 @@ from perdure.domain.ids import AgentId, MemoryId, OrgId, UserId, WorkspaceId
 from perdure.domain.memories import MemoryScope, MemoryStatus
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Changes, Tx, Value
-from perdure.store.rows import assignments, columns, from_json, like_pattern, marks, values
+from perdure.store.rows import assignments, columns, contains, from_json, marks, values
 from perdure.store.workspaces import WorkspaceRow
 
 
@@ -121,11 +121,7 @@ async def list_memories(
     if not archived:
         where += " AND status = 'active'"
     if search is not None:
-        where += (
-            " AND (LOWER(name) LIKE LOWER(?) ESCAPE '!'"
-            " OR LOWER(COALESCE(description, '')) LIKE LOWER(?) ESCAPE '!')"
-        )
-        args += [like_pattern(search)] * 2
+        where += " AND " + contains(args, search, "name", "description")
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM memories WHERE {where} ORDER BY created_at DESC, id DESC", *args
     )

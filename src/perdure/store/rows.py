@@ -77,14 +77,15 @@ def named(org_id: OrgId, search: str | None, archived: bool) -> tuple[str, list[
     args: list[Value] = [org_id]
     parts.append("status <> 'deleted'" if archived else "status = 'active'")
     if search is not None:
-        searched = ("name", "display_name", "description")
-        parts.append(
-            "("
-            + " OR ".join(f"LOWER(COALESCE({name}, '')) LIKE LOWER(?) ESCAPE '!'" for name in searched)
-            + ")"
-        )
-        args += [like_pattern(search)] * len(searched)
+        parts.append(contains(args, search, "name", "display_name", "description"))
     return " AND ".join(parts), args
+
+
+def contains(args: list[Value], search: str, *columns: str) -> str:
+    """Return the condition that a text is in one of these columns; adds its arguments to `args`."""
+    args += [like_pattern(search)] * len(columns)
+    likes = " OR ".join(f"LOWER(COALESCE({name}, '')) LIKE LOWER(?) ESCAPE '!'" for name in columns)
+    return f"({likes})"
 
 
 _AMONG = {

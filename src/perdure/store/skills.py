@@ -15,7 +15,7 @@ from perdure.domain.skills import LATEST, SkillSource, SkillStatus
 from perdure.domain.times import Micros
 from perdure.store.blobs import read_contents, release_contents
 from perdure.store.database import LOCK_ROW, Changes, Tx, Value
-from perdure.store.rows import among, assignments, columns, from_json, insert, like_pattern, values
+from perdure.store.rows import among, assignments, columns, contains, from_json, insert, values
 
 
 class SkillRow(Struct, frozen=True):
@@ -134,9 +134,7 @@ async def list_skills(
     if not archived:
         where += " AND s.status <> 'archived'"
     if search is not None:
-        likes = (f"LOWER({name}) LIKE LOWER(?) ESCAPE '!'" for name in ("s.name", "v.description"))
-        where += f" AND ({' OR '.join(likes)})"
-        args += [like_pattern(search)] * 2
+        where += " AND " + contains(args, search, "s.name", "v.description")
     rows = await tx.all(f"{_BOTH}s.version WHERE {where} ORDER BY s.created_at, s.id", *args)
     return [_pair(row) for row in rows]
 

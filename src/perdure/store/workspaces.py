@@ -15,7 +15,7 @@ from perdure.domain.ids import OrgId, SessionId, WorkspaceId
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import WorkspaceStatus
 from perdure.store.database import LOCK_ROW, Changes, Tx, Value
-from perdure.store.rows import assignments, columns, from_json, insert, like_pattern, to_json, values
+from perdure.store.rows import assignments, columns, contains, from_json, insert, to_json, values
 from perdure.store.sessions import SessionRow, get_session
 
 
@@ -157,11 +157,7 @@ async def list_workspaces(tx: Tx, org_id: OrgId, search: str | None, archived: b
     if not archived:
         where += " AND status = 'active'"
     if search is not None:
-        where += (
-            " AND (LOWER(name) LIKE LOWER(?) ESCAPE '!'"
-            " OR LOWER(COALESCE(description, '')) LIKE LOWER(?) ESCAPE '!')"
-        )
-        args += [like_pattern(search)] * 2
+        where += " AND " + contains(args, search, "name", "description")
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM workspaces WHERE {where} ORDER BY created_at DESC, id DESC", *args
     )
