@@ -117,7 +117,7 @@ async def desk(database_url: str, tmp_path: Path) -> AsyncIterator[Desk]:
 
 async def test_a_task_is_removed_with_its_messages_30_days_after_its_end(desk: Desk) -> None:
     old = await desk.task("old", "succeeded", NOW - 40 * DAY, NOW)
-    await desk.task("young", "failed", NOW - 40 * DAY, NOW + DAY)
+    await desk.task("young", "failed", NOW - 40 * DAY + 1, NOW + DAY)
     await desk.task("endless", "running", NOW - 400 * DAY)
     await desk.message(old, "done")
     for now, left in (

@@ -239,10 +239,10 @@ FILE = b'Content-Disposition: form-data; name="file"; filename="a.zip"\r\nConten
 FIELD = b'Content-Disposition: form-data; name="note"\r\n\r\nhello'
 
 
-def test_the_file_of_a_form_is_its_bytes() -> None:
+async def test_the_file_of_a_form_is_its_bytes() -> None:
     content = b"PK\x03\x04\r\n--xy\r\n\r\n\0\xff\r\n"
-    assert file_of_form(FORM, form(FIELD, FILE + content)) == content
-    assert file_of_form('multipart/form-data; boundary="xyz"', form(FILE)) == b""
+    assert await file_of_form(FORM, form(FIELD, FILE + content)) == content
+    assert await file_of_form('multipart/form-data; boundary="xyz"', form(FILE)) == b""
 
 
 @pytest.mark.parametrize(
@@ -260,6 +260,6 @@ def test_the_file_of_a_form_is_its_bytes() -> None:
         (f"{FORM}abc", form(FILE)),
     ],
 )
-def test_a_form_that_cannot_be_read_is_refused(kind: str, body: bytes) -> None:
+async def test_a_form_that_cannot_be_read_is_refused(kind: str, body: bytes) -> None:
     with pytest.raises(InvalidInput, match="the form cannot be read"):
-        file_of_form(kind, body)
+        await file_of_form(kind, body)

@@ -1,20 +1,28 @@
-"""Bodies of the type multipart/form-data, of which one file is wanted."""
+"""Forms that have arrived already, of which one file is wanted."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import AsyncIterator
 
-from perdure.domain.errors import InvalidInput
+from msgspec import Struct
 
-MAX_PARTS = 20
-MAX_HEAD = 8 * 1024
-"""Bytes of a part's headers."""
+from perdure.api.kernel.multipart import Multipart, MultipartLimits
+from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 
-_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
-_FILE = re.compile(rb"^content-disposition:[^\r\n]*;\s*filename\*?=", re.IGNORECASE | re.MULTILINE)
+LIMITS = MultipartLimits(parts=20)
 
 
-def file_of_form(content_type: str, body: bytes) -> bytes:
+class _Arrived(Struct, frozen=True):
+    """A body in memory, as `Multipart` reads it."""
+
+    content_type: bytes
+    data: bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.data
+
+
+async def file_of_form(content_type: str, body: bytes) -> bytes:
     """Return the content of the only file in a form.
 
     Args:
@@ -23,20 +31,11 @@ def file_of_form(content_type: str, body: bytes) -> bytes:
     Raises:
         InvalidInput: the form cannot be read, or does not have one file.
     """
-    found = _BOUNDARY.search(content_type)
-    if found is None:
-        raise _refused("its Content-Type has no boundary")
-    mark = b"\r\n--" + (found[1] or found[2]).encode("latin-1", "replace")
-    parts = (b"\r\n" + body).split(mark, MAX_PARTS + 1)
-    if len(parts) < 3 or parts[-1][:2] != b"--":
-        raise _refused(f"it is not complete, or has more than {MAX_PARTS} parts")
-    files = []
-    for part in parts[1:-1]:
-        head, separator, content = part.partition(b"\r\n\r\n")
-        if not separator or len(head) > MAX_HEAD:
-            raise _refused("a part has no headers, or too long ones")
-        if _FILE.search(head):
-            files.append(content)
+    try:
+        form = Multipart(_Arrived(content_type.encode("latin-1", "replace"), body), LIMITS)
+        files = [await part.read(len(body)) async for part in form if part.filename is not None]
+    except (InvalidInput, TooLarge, UnsupportedMedia) as error:
+        raise _refused(error.message) from None
     if len(files) != 1:
         raise _refused(f"it has {len(files)} files instead of one")
     return files[0]

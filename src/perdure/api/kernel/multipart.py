@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 from msgspec import Struct
 
-from perdure.api.kernel.body_stream import BodyStream
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 
 
@@ -102,10 +102,19 @@ class Part:
         return b"".join(chunks)
 
 
+class Body(Protocol):
+    """A body of a declared type, chunk by chunk: a `BodyStream`, for example."""
+
+    @property
+    def content_type(self) -> bytes: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
 class Multipart:
     """A form, part by part."""
 
-    def __init__(self, body: BodyStream, limits: MultipartLimits | None = None) -> None:
+    def __init__(self, body: Body, limits: MultipartLimits | None = None) -> None:
         """Raises UnsupportedMedia and InvalidInput: the Content-Type is not that of a form."""
         self._delimiter = b"\r\n--" + boundary_of(body.content_type)
         self._limits = limits or MultipartLimits()

@@ -130,7 +130,7 @@ async def upload_skill(call: Call, query: UploadSkill, body: bytes) -> Skill:
     media = given.partition(";")[0].strip().lower()
     # Any web page can make a browser send a form here, but no Authorization header.
     if media == "multipart/form-data" and call.header(b"authorization") is not None:
-        body = file_of_form(given, body)
+        body = await file_of_form(given, body)
     elif media not in _ZIP:
         raise UnsupportedMedia("send a ZIP file with the header Content-Type: application/zip")
     return await use.upload_skill(call.app, call.caller, body, call.once, replace=query.replace)
