@@ -6,16 +6,13 @@ from typing import Any
 
 import pytest
 
-from perdure.domain.ids import MessageId, SessionId, ToolCallId, TurnId
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import ToolCallPart
-from perdure.domain.redaction import Redactor
-from perdure.engine.live import LiveText
 from perdure.engine.output_formats import OutputFormats, TypedOutput
 from perdure.engine.outputs import MAX_HELD, LiveAnswer, as_answer
 from perdure.llm.driver import DeltaKind, ModelResponse
 from perdure.store.bus import Live, LocalBus
-
-SESSION = SessionId("session_1")
+from tests.unit.live import SESSION, live_text
 
 
 class Follower:
@@ -24,16 +21,7 @@ class Follower:
     def __init__(self, *, wrapped: bool) -> None:
         self.bus = LocalBus()
         self.subscription = self.bus.subscribe(SESSION)
-        self.live = LiveText(
-            self.bus,
-            session_id=SESSION,
-            turn_id=TurnId("turn_1"),
-            message_id=MessageId("message_1"),
-            sequence=1,
-            interval=60.0,
-            context="{}",
-            redactor=Redactor({}),
-        )
+        self.live = live_text(self.bus)
         self.answer = LiveAnswer(self.live, wrapped=wrapped)
 
     def sees(self, *pieces: tuple[DeltaKind, str]) -> dict[str, str]:

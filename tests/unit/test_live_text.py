@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from perdure.domain.ids import MessageId, SessionId, TurnId
 from perdure.domain.messages import MAX_TEXT
-from perdure.domain.redaction import Redactor
-from perdure.engine.live import LiveText
 from perdure.store.bus import Live, LocalBus
-
-SESSION = SessionId("session_1")
+from tests.unit.live import SESSION, live_text
 
 
 async def published(*pieces: str) -> list[str]:
     """The texts that a follower gets when a model has written these pieces."""
     bus = LocalBus()
     subscription = bus.subscribe(SESSION)
-    live = LiveText(
-        bus,
-        session_id=SESSION,
-        turn_id=TurnId("turn_1"),
-        message_id=MessageId("message_1"),
-        sequence=1,
-        interval=60.0,
-        context="{}",
-        redactor=Redactor({}),
-    )
+    live = live_text(bus)
     texts = []
     for piece in (*pieces, None):
         if piece is None:
@@ -52,16 +39,7 @@ async def test_text_that_the_log_will_not_contain_is_not_published() -> None:
 async def test_a_checked_text_that_was_not_held_back_is_published_once() -> None:
     bus = LocalBus()
     subscription = bus.subscribe(SESSION)
-    live = LiveText(
-        bus,
-        session_id=SESSION,
-        turn_id=TurnId("turn_1"),
-        message_id=MessageId("message_1"),
-        sequence=1,
-        interval=60.0,
-        context="{}",
-        redactor=Redactor({}),
-    )
+    live = live_text(bus)
     live.add("text", "a")
     live.add("text", "b")
     live.finish_checked({"text": "ab"})
