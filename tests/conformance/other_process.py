@@ -14,9 +14,11 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from perdure.domain.events import Event
+from perdure.domain.ids import SessionId
 from perdure.store.bus import Appended, Live
 from perdure.store.migrate import migrate
 from perdure.store.postgres.bus import PostgresBus
@@ -37,6 +39,11 @@ class Other:
         """Return the next line that it prints."""
         assert self.process.stdout is not None
         return (await soon(self.process.stdout.readline())).decode().strip()
+
+    def tell(self, line: str) -> None:
+        """Have it read a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n".encode())
 
     async def kill(self) -> None:
         """Kill it with SIGKILL."""
@@ -80,7 +87,7 @@ async def migrating(url: str) -> None:
 
 
 async def working(url: str) -> None:
-    """Take jobs, and never finish one."""
+    """Take jobs, and never finish one. Each line that it reads is a session to enqueue."""
     database = postgres(await open_database(url))
     notifier = await open_notifier(database)
     queue = await open_postgres_queue(database, notifier)
@@ -91,8 +98,8 @@ async def working(url: str) -> None:
 
     await queue.start(handle)
     say("ready")
-    async for _ in hear():
-        pass
+    async for line in hear():
+        await database.write(partial(queue.enqueue, job=Job("org_1", SessionId(line))))
     await queue.close()
     await notifier.close()
     await database.close()

@@ -31,13 +31,13 @@ CANCELLED = "[The user asked to cancel this turn.]"
 async def see_to_runner(app: Services, tx: Tx, row: SessionRow, *, is_new: bool) -> None:
     """Enqueue a job for what was appended, unless a runner will see it.
 
+    Whoever takes the job leaves a turn at work to its runner. If that is gone, the sweep finds out.
+
     Args:
-        is_new: nobody runs the session, so the job is no recovery.
+        is_new: nobody runs the session.
     """
-    if is_new:
+    if is_new or not await app.queue.has_live_job(tx, row.id):
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
-    elif not await app.queue.has_live_job(tx, row.id):
-        await app.queue.enqueue(tx, Job(row.org_id, row.id, again=True))  # its runner is gone
 
 
 async def stop_turn(

@@ -19,6 +19,7 @@ from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
 from perdure.store.database import Body, Further, Param, Part, Row, Rows, T, Value, out_of_time, run_callbacks
 from perdure.store.faults import Fault, lasting, sqlstate_cause, unavailable
+from perdure.store.postgres.lost import drop_silent, is_connection_error, is_lost, no_connection, sqlstate_of
 from perdure.store.postgres.statements import INSERT, append_statement, numbered, within_statement
 
 SETTINGS = {
@@ -59,8 +60,6 @@ _CONFLICTS = ("40001", "40P01", "0A000")
 _TAKEN = "23505"
 """Another transaction took the same unique name between the body's check and its insert. When the body runs
 again, its check finds that row."""
-_ENDED = ("08", "57P", "25P03", "25P04")
-"""No connection; the server shuts down or starts up; the transaction was idle or open for too long."""
 _READ_ONLY = "25006"
 """The server is a standby now, or was read-only when the connection began: a new one may be writable."""
 _UNKNOWN = "during a commit: the transaction may or may not have committed"
@@ -75,6 +74,8 @@ class PostgresTx:
         self.connection = connection
         """The asyncpg connection, for code that is specific to PostgreSQL (the queue)."""
         self.callbacks: list[Callable[[], None]] = []
+        self.undone: list[Callable[[], None]] = []
+        """What to call if the transaction fails."""
         self._appends = appends
         self._timeout: float | None = None
 
@@ -140,6 +141,10 @@ class PostgresTx:
 
     def after_commit(self, call: Callable[[], None]) -> None:
         self.callbacks.append(call)
+
+    def after_rollback(self, call: Callable[[], None]) -> None:
+        """Call a function if the transaction fails, or may have failed."""
+        self.undone.append(call)
 
 
 class _SingleTx(PostgresTx):
@@ -211,8 +216,11 @@ class PostgresDatabase:
             tx = (_SingleTx if single else PostgresTx)(connection, self._appends)
             try:
                 result = await (_do_alone if single else _transact)(connection, tx, body)
-            except Exception as error:  # noqa: BLE001 - raised again unless the body may be retried
-                if _sqlstate(error) == _READ_ONLY:
+            except BaseException as error:
+                run_callbacks(tx.undone)
+                if not isinstance(error, Exception):
+                    raise
+                if sqlstate_of(error) == _READ_ONLY:
                     await self._pool.expire_connections()
                 self._check_retry(connection, error, left)
             else:
@@ -244,7 +252,7 @@ class PostgresDatabase:
             try:
                 return await body(PostgresTx(connection, self._appends))
             except Exception as error:  # noqa: BLE001 - raised again unless the body may be retried
-                _drop_silent(connection, error)
+                drop_silent(connection, error)
                 self._check_retry(connection, error, left)
             finally:
                 await self._release(connection)
@@ -268,7 +276,7 @@ class PostgresDatabase:
         try:
             return await asyncpg.connect(self._url, **_options(self._url, settings))
         except Exception as error:
-            raise _no_connection(error, self._url) from error
+            raise no_connection(error, self._url) from error
 
     async def open_pool(self, size: int, **settings: str) -> Any:
         """Open a separate pool, for work that must not wait behind the transactions of callers.
@@ -285,8 +293,8 @@ class PostgresDatabase:
     def _check_retry(self, connection: Any, error: Exception, left: int) -> None:
         """Return if the body may run again: nothing was committed, and attempts are left. Otherwise raise."""
         silent = type(error) is TimeoutError
-        lost = not silent and _is_lost(connection, error)
-        state = _sqlstate(error) or ""
+        lost = not silent and is_lost(connection, error)
+        state = sqlstate_of(error) or ""
         if left and (lost or state in _CONFLICTS or state == _TAKEN):
             return
         if state == _READ_ONLY and left == ATTEMPTS - 1:
@@ -305,7 +313,7 @@ class PostgresDatabase:
             async with asyncio.timeout(ACQUIRE_SECONDS):
                 return await self._pool.acquire()
         except Exception as error:
-            raise _no_connection(error, self._url) from error
+            raise no_connection(error, self._url) from error
 
     async def _release(self, connection: Any) -> None:
         try:
@@ -325,10 +333,10 @@ async def _transact(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
     try:
         await connection.execute("COMMIT")
     except (OSError, TimeoutError) as error:
-        _drop_silent(connection, error)
+        drop_silent(connection, error)
         raise _unknown(error) from error
     except Exception as error:
-        if _is_lost(connection, error):
+        if is_lost(connection, error):
             raise _unknown(error) from error
         raise
     return result
@@ -338,8 +346,8 @@ async def _do_alone(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
     try:
         return await body(tx)
     except Exception as error:
-        if _is_lost(connection, error) or type(error) is TimeoutError:
-            _drop_silent(connection, error)
+        if is_lost(connection, error) or type(error) is TimeoutError:
+            drop_silent(connection, error)
             raise _unknown(error) from error
         raise
 
@@ -382,7 +390,7 @@ async def _open_pool(url: str, min_size: int, max_size: int, settings: dict[str,
             **_options(url, settings),
         )
     except Exception as error:
-        raise _no_connection(error, url) from error
+        raise no_connection(error, url) from error
 
 
 def _options(url: str, settings: dict[str, str]) -> dict[str, Any]:
@@ -410,32 +418,11 @@ async def _no_reset(connection: Any) -> None:
     """Do nothing: connections keep no session settings, listeners or temporary tables."""
 
 
-def is_connection_error(error: BaseException) -> bool:
-    """Return whether the error means that the connection is missing or lost, not that a statement failed."""
-    if isinstance(error, asyncpg.PostgresError):
-        return (_sqlstate(error) or "").startswith(_ENDED)
-    # asyncpg raises an internal error for a statement that runs after the server's shutdown message but
-    # before the connection is closed.
-    return isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
-
-
-def _is_lost(connection: Any, error: BaseException) -> bool:
-    """Return whether this error means that the connection broke, which undoes all that is uncommitted."""
-    if not is_connection_error(error):
-        return False
-    if isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError):
-        return True
-    try:
-        return bool(connection.is_closed())
-    except asyncpg.InterfaceError:  # the pool has taken it back already
-        return True
-
-
 async def _roll_back(connection: Any, error: BaseException) -> None:
     try:
-        if _is_lost(connection, error):
+        if is_lost(connection, error):
             connection.terminate()
-        elif not _drop_silent(connection, error):
+        elif not drop_silent(connection, error):
             await connection.execute("ROLLBACK")
     except Exception as another:
         if not is_connection_error(another):
@@ -444,56 +431,12 @@ async def _roll_back(connection: Any, error: BaseException) -> None:
             connection.terminate()
 
 
-def _drop_silent(connection: Any, error: BaseException) -> bool:
-    """Terminate the connection if its server did not answer in time; return whether it was.
-
-    Otherwise asyncpg, before it uses or releases the connection, asks the silent server to cancel the
-    statement, and waits as long again for that.
-    """
-    if type(error) is not TimeoutError:
-        return False
-    with contextlib.suppress(Exception):
-        connection.terminate()
-    return True
-
-
 def _unknown(error: BaseException) -> Unavailable:
     """Return the error for a commit without an answer."""
     cause = "not_responding" if type(error) is TimeoutError else "no_connection"
     return unavailable(cause, _UNKNOWN, unknown=True)
 
 
-def _sqlstate(error: BaseException) -> str | None:
-    return getattr(error, "sqlstate", None)
-
-
 def _pause(left: int) -> float:
     """Return the seconds before the next attempt."""
     return backoff(ATTEMPTS - left, first=0.005, most=1.0)
-
-
-def _no_connection(error: Exception, url: str) -> Exception:
-    """Return `Unavailable` for a failure to connect, without the URL, which contains a password."""
-    if isinstance(error, TimeoutError):
-        return unavailable("not_responding", "or all of this process's connections are in use")
-    if isinstance(
-        error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
-    ):
-        if isinstance(error, asyncpg.ClientConfigurationError):
-            return Unavailable(
-                f"the database URL must look like postgresql://user:password@host:5432/database ({error})"
-            )
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        return Unavailable(
-            f"cannot connect to the database{_at_address(url)}: {reason}", cause="no_connection"
-        )
-    return error
-
-
-def _at_address(url: str) -> str:
-    """Return ` at host:port` for a message; nothing if the URL names no host."""
-    try:
-        parts = urlsplit(url)
-        return f" at {parts.hostname}:{parts.port or 5432}" if parts.hostname else ""
-    except ValueError:
-        return ""

@@ -23,7 +23,8 @@ from msgspec import Struct
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
 from perdure.domain.ids import SessionId, TaskId, TurnId
-from perdure.store.postgres.database import PostgresDatabase, is_connection_error
+from perdure.store.postgres.database import PostgresDatabase
+from perdure.store.postgres.lost import is_connection_error
 
 CHANNEL = "perdure_1"
 """Ends with the number of the frames' format, so that during an upgrade processes of different versions do

@@ -3,6 +3,8 @@
 PgQueuer wakes workers by a trigger whose NOTIFY is part of the transaction that enqueues, which serializes
 commits. That trigger is disabled: the `Notifier` sends the wake-up after the commit, and polling covers lost
 ones. PgQueuer's log of finished jobs is disabled too, because the session's own log is the record.
+
+Most turns need no job: see `direct`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from pgqueuer.types import Channel
 from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.store.database import Tx
 from perdure.store.faults import CAUSES, sqlstate_cause
-from perdure.store.postgres.database import PostgresDatabase, PostgresTx, close_pool, is_connection_error
+from perdure.store.postgres.database import PostgresDatabase, PostgresTx, close_pool
+from perdure.store.postgres.direct import DirectTurns
+from perdure.store.postgres.lost import is_connection_error
 from perdure.store.postgres.notify import Frame, Notifier, Woke
 from perdure.store.postgres.turns_of_orgs import (
     ADD_BY_ORG,
@@ -110,12 +114,15 @@ class PostgresQueue:
         self._owners: list[UUID] = []
         self._managing: set[asyncio.Task[None]] = set()
         self._running: set[asyncio.Task[object]] = set()
+        self._direct = DirectTurns(self._places, self._wake)
         notifier.on_frames(self._receive)
         notifier.on_loss(self._wake)
 
     async def enqueue(self, tx: Tx, job: Job) -> None:
         if not isinstance(tx, PostgresTx):
             raise TypeError(f"a job must be enqueued in a PostgreSQL transaction, not a {type(tx).__name__}")
+        if self._direct.take(tx, job):
+            return
         queries = _queries(AsyncpgDriver(tx.connection), self._settings)
         headers: dict[str, str] = {"org_id": job.org_id}
         if job.again:
@@ -150,6 +157,7 @@ class PostgresQueue:
         self._driver = _WokenDriver(self._pool, self._settings)
         self._manager = self._new_manager(self._driver, handler)
         self._owners.append(self._manager.queue_manager_id)
+        self._direct.start(handler, _queries(self._driver, self._settings))
         task = asyncio.create_task(self._manage(self._manager), name="perdure-queue")
         self._managing.add(task)
         task.add_done_callback(self._managing.discard)
@@ -206,6 +214,7 @@ class PostgresQueue:
         return True
 
     async def stop(self) -> None:
+        self._direct.stop()
         if self._manager is not None:
             self._manager.shutdown.set()
             self._manager = None
@@ -216,6 +225,7 @@ class PostgresQueue:
             self._driver.closing = True
         for task in list(self._running):
             task.cancel()
+        await self._direct.close(CLOSE_SECONDS)
         if self._managing:
             _, late = await asyncio.wait(self._managing, timeout=CLOSE_SECONDS)
             for task in late:
@@ -236,6 +246,8 @@ class PostgresQueue:
         self._notifier.send(Woke())
 
     async def has_live_job(self, tx: Tx, key: SessionId | TaskId) -> bool:
+        if key in self._direct:
+            return True
         seconds = 2 * HEARTBEAT_SECONDS
         return await tx.one(_LIVE, key.encode(), seconds, seconds, seconds) is not None
 

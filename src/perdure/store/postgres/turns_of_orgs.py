@@ -61,6 +61,11 @@ class Places:
     def free(self) -> int:
         return self.count - len(self._held)
 
+    @property
+    def nobody_waits(self) -> bool:
+        """Whether a place is free, and no job waits for one, as far as this process knows."""
+        return self.free > 0 and not self._put
+
     def take(self, job_id: JobId, org_id: OrgId) -> None:
         """Note that a job has a place."""
         if job_id not in self._held:
@@ -78,8 +83,8 @@ class Places:
         return self.free == 1
 
     def keep(self, running: Container[JobId]) -> None:
-        """Release the places of jobs that do not run here, in case PgQueuer has not begun one."""
-        for job_id in [each for each in self._held if each not in running]:
+        """Release the places of PgQueuer's jobs that do not run here, in case it has not begun one."""
+        for job_id in [each for each in self._held if each > 0 and each not in running]:
             self.release(job_id)
 
     def drained(self) -> None:
