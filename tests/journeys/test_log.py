@@ -48,7 +48,7 @@ async def test_each_request_is_one_line_with_the_template_of_its_route(
     made = refused.headers["x-request-id"]
     assert refused.json()["request_id"] == made
     assert (await line_with(any_server, request_id=made, status=400))["route"] == "/v1/sessions/{session_id}"
-    for bad in ("a" * 129, "two words", "é".encode(), "", "<script>"):
+    for bad in ("a" * 129, "two words", "é".encode(), "", "<script>", "pdr_pat_abcdefgh"):
         answer = await http.get(
             "/health", headers={b"x-request-id": bad if isinstance(bad, bytes) else bad.encode()}
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from textwrap import indent
@@ -17,6 +18,8 @@ from perdure.domain.visible import visible, visible_line
 
 TRACE = "trace"
 """The attribute of a record with a traceback that was made, and redacted, before it was logged."""
+CLEAN = "clean"
+"""The attribute of a record in which nothing was written by others, so that nothing has to be escaped."""
 FIELDS = "fields"
 """The attribute of a record with its fields: ids, codes and numbers by name, never what users wrote."""
 
@@ -53,6 +56,10 @@ class LogSecrets:
         values = sorted({each for each in known if len(each) >= _SHORTEST}, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, values))) if values else None
 
+    def are_in(self, text: str) -> bool:
+        """Whether the text has something that looks like a secret."""
+        return self.remove(text) != text
+
     def remove(self, text: str) -> str:
         """Return the text without secrets."""
         if self._known is not None:
@@ -85,17 +92,29 @@ class LogFormatter(logging.Formatter):
     def __init__(self, form: str = "%(message)s", secrets: LogSecrets | None = None) -> None:
         super().__init__(form)
         self._secrets = secrets or LogSecrets()
+        self._second, self._time = -1, ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (as above)
+        """Return the local time, which is computed once a second."""
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._time = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+        return f"{self._time},{int(record.msecs):03d}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the base class's name)
         """Format the record without its traceback, in one line."""
         line = super().formatMessage(record)
         found: Mapping[str, Field] | None = getattr(record, FIELDS, None)
+        if found and hasattr(record, CLEAN):
+            return line + "".join([f" {name}={value}" for name, value in found.items()])
         if found:
             line += "".join(f" {name}={_shown(value)}" for name, value in found.items())
         return visible_line(line)
 
     def format(self, record: logging.LogRecord) -> str:
         """Format the record, with its traceback if it has one."""
+        if hasattr(record, CLEAN):
+            return super().format(record)
         trace = getattr(record, TRACE, None)
         # Indented, so that no line of an exception's message looks like a record.
         below = "" if trace is None else f"\n{indent(str(trace).rstrip(), '  ')}"
@@ -112,18 +131,22 @@ class JsonLogFormatter(logging.Formatter):
     def __init__(self, secrets: LogSecrets | None = None) -> None:
         super().__init__()
         self._secrets = secrets or LogSecrets()
+        self._second, self._time = -1, ""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format the record, with its traceback if it has one."""
         line: dict[str, Field] = {
-            "time": _rfc3339(record.created),
+            "time": self._rfc3339(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": self._secrets.remove(record.getMessage()),
+            "message": record.getMessage(),
         }
+        if hasattr(record, CLEAN):
+            line |= {**_named(record), **getattr(record, FIELDS, {})}
+            return json.dumps(line)
+        line["message"] = self._secrets.remove(record.getMessage())
         found: Mapping[str, Field] | None = getattr(record, FIELDS, None)
-        named: Mapping[str, Any] = record.args if isinstance(record.args, Mapping) else {}
-        for name, value in (*named.items(), *(found or {}).items()):
+        for name, value in (*_named(record).items(), *(found or {}).items()):
             line.setdefault(name, self._secrets.remove(value) if isinstance(value, str) else value)
         trace = getattr(record, TRACE, None)
         if trace is None and record.exc_info:
@@ -132,14 +155,20 @@ class JsonLogFormatter(logging.Formatter):
             line["trace"] = self._secrets.remove(str(trace).rstrip())
         return json.dumps(line)
 
+    def _rfc3339(self, seconds: float) -> str:
+        second = int(seconds)
+        if second != self._second:
+            self._second, self._time = second, f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
+        return f"{self._time}.{int((seconds - second) * 1000):03d}Z"
+
+
+def _named(record: logging.LogRecord) -> Mapping[str, Any]:
+    """What the record's message names by name."""
+    return record.args if isinstance(record.args, Mapping) else {}
+
 
 def _shown(value: Field) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
-
-
-def _rfc3339(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"

@@ -82,7 +82,7 @@ def _family(each: Snapshot) -> Metric:
 def _buckets(bounds: Sequence[float], counts: Sequence[float]) -> list[tuple[str, float]]:
     """Return the buckets as the format has them: each with all that are below it."""
     total, found = 0.0, []
-    for bound, count in zip((*(f"{each:g}" for each in bounds), "+Inf"), counts, strict=False):
+    for bound, count in zip((*(str(float(each)) for each in bounds), "+Inf"), counts, strict=False):
         total += count
         found.append((bound, total))
     return found

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from perdure.api.kernel.asgi import Header, Message, Scope, Send
 from perdure.domain.accounts import Caller
 from perdure.domain.ids import new_request_id
-from perdure.domain.log_lines import FIELDS, Field
+from perdure.domain.log_lines import CLEAN, FIELDS, Field, LogSecrets
 from perdure.domain.metrics import Metrics
 
 log = logging.getLogger("perdure.access")
@@ -26,6 +26,7 @@ NO_ROUTE = "-"
 """The route of a request for a path that no route has: paths can hold tokens, so none is logged."""
 
 _ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
+_SECRETS = LogSecrets()
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _LINE = "%(method)s %(route)s %(status)d"
 _QUIET = frozenset({"/health", "/metrics"})
@@ -86,7 +87,8 @@ class Access:
         for name, value in scope["headers"]:
             if name == REQUEST_ID:
                 given = value
-        request_id = given.decode() if _ID.fullmatch(given) else new_request_id()
+        usable = _ID.fullmatch(given) is not None and not _SECRETS.are_in(given.decode())
+        request_id = given.decode() if usable else new_request_id()
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s begins", scope["method"], extra={FIELDS: {"request_id": request_id}})
         return Visit(scope["method"], request_id, send)
@@ -118,7 +120,7 @@ class Access:
         found["request_id"] = visit.request_id
         # Made here: to look up which line of the code logs takes as long as everything else.
         record = logging.LogRecord(log.name, level, "", 0, _LINE, (named,), None)
-        record.__dict__[FIELDS] = found
+        record.__dict__ |= {FIELDS: found, CLEAN: True}
         log.handle(record)
 
     def stranger(self, status: int) -> Visit:
