@@ -1,4 +1,4 @@
-"""Writes docs/reference/{settings,events,routes,capabilities,errors}.md from the code.
+"""Writes docs/reference/{settings,events,routes,capabilities,errors,metrics}.md from the code.
 
 A test fails while these pages are out of date. Usage: python -m tools.reference
 """
@@ -18,6 +18,8 @@ from perdure.api.openapi.error_codes import PROGRAMS, RESPONSES, TOOLS, TURNS, E
 from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.registry import Registry
 from perdure.domain.events import EVENT_DATA, LIVE_TYPES, RESERVED_TYPES
+from perdure.domain.instruments import Counter, Instrument, instruments_of
+from perdure.domain.metrics import MOST_MODELS, MOST_TOOLS, Metrics
 from perdure.routing import all_routes
 from perdure.settings import Settings, described, plain
 from perdure.tools.built_in import catalogue
@@ -296,6 +298,38 @@ def errors_page(schemas: dict[str, Any]) -> str:
     )
 
 
+def metric_name(each: Instrument) -> str:
+    """The name as queries have it."""
+    return f"{each.name}_total" if isinstance(each, Counter) else each.name
+
+
+def metrics_page() -> str:
+    entries = []
+    for each in instruments_of(Metrics()):
+        labels = ", ".join(f"`{label}`" for label in each.labels)
+        head = f"**`{metric_name(each)}`**, {each.kind}" + (f" by {labels}" if labels else "")
+        entries.append((head, each.help))
+    return page(
+        "Metrics",
+        wrap(
+            "`GET /metrics` returns these in the text format of Prometheus, each process its own. "
+            "[Operate](../guide/operate.md#metrics) says who may read them, and shows a dashboard and alerts."
+        ),
+        wrap(
+            "A histogram has `_bucket` with the label `le`, `_sum` and `_count`. Durations are in seconds. "
+            f"At most {MOST_MODELS} models and {MOST_TOOLS} tools have labels of their own; further ones are "
+            "counted as `other`. `route` is the template of the path, and `-` for a path that no route has. "
+            "`provider` is the provider's type, and `code` one of the [error codes](errors.md)."
+        ),
+        items(entries),
+        wrap(
+            "The process itself is described by `process_resident_memory_bytes`, "
+            "`process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`, "
+            "`process_virtual_memory_bytes`, `process_start_time_seconds` and `python_info`."
+        ),
+    )
+
+
 def pages() -> dict[str, str]:
     """Every page by its file name."""
     document = build_document(all_routes(Settings(), asyncio.Event(), lambda: 0), "")
@@ -306,6 +340,7 @@ def pages() -> dict[str, str]:
         "routes.md": routes_page(document),
         "capabilities.md": capabilities_page(),
         "errors.md": errors_page(schemas),
+        "metrics.md": metrics_page(),
     }
 
 

@@ -28,6 +28,7 @@ LONG_LINES_ALLOWED = (
     "*.xz",  # recorded data, compressed
     "src/perdure/store/migrations/0001_core.sql",  # a released migration is never edited
     "src/perdure/store/migrations/0002_agent_versions.sql",  # a released migration is never edited
+    "deploy/grafana/*.json",  # a query is one string of JSON
     "tests/peers/package-lock.json",  # hashes
     "tests/contract/commands.json",  # extracted from another project's client
     "tests/contract/contract.json",  # extracted from another project's document

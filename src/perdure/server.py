@@ -5,24 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import errno
 import faulthandler
 import gc
 import logging
 import resource
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import cast
 from urllib.parse import urlsplit
-
-import uvicorn
 
 from perdure.api.kernel.authentication import Authenticate, as_owner, by_token
 from perdure.api.kernel.connections import SPARE, ConnectionLimits, Connections
 from perdure.api.kernel.http import Api
-from perdure.api.kernel.protocol import HttpProtocol
 from perdure.app.accounts import bootstrap
 from perdure.app.login import login_required
 from perdure.app.predefined import LocalModel, add_predefined, set_local_model
@@ -30,8 +25,11 @@ from perdure.app.rate_limit import RateLimit
 from perdure.app.task_news import deliver
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden, Unavailable
-from perdure.domain.log_lines import LogFormatter
 from perdure.domain.visible import visible_line
+from perdure.doors.prometheus import metrics_route
+from perdure.listening import http_server, listen
+from perdure.logs import LogWriter, start_log
+from perdure.observed import Observed
 from perdure.routing import all_routes, door_routes
 from perdure.sandbox.confinement import hide_memory, landlock_version
 from perdure.settings import Settings
@@ -47,19 +45,10 @@ from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import STALE_AFTER, Sweep
 from perdure.worker.tasks import TaskSweep
-from perdure.worker.watchdog import watching
 from perdure.worker.webhooks import Deliverer
 from perdure.worker.worker import Worker
 
 log = logging.getLogger("perdure")
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: on a signal, we drain the worker before uvicorn stops."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def serve(
@@ -77,19 +66,16 @@ async def serve(
     Raises:
         Unavailable, Forbidden, InvalidInput: the server cannot start; the message says what to do.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
-    # uvicorn's messages at start repeat our `listening on`.
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
-    # Its pool logs each failure to connect with a traceback; callers get the error anyway.
-    logging.getLogger("asyncpg").setLevel(logging.ERROR)
+    writer = start_log(settings)
     _raise_file_limit()
     with contextlib.suppress(AttributeError, ValueError, OSError):
         faulthandler.enable(sys.stderr)  # a process that is aborted leaves at least its stack
     stopping = Stopping(settings.drain_seconds)
-    with stopping.handled():
-        await _serve(settings, stopping, announce or _print, local_model)
+    try:
+        with stopping.handled():
+            await _serve(settings, stopping, announce or _print, local_model, writer)
+    finally:
+        writer.flush()
 
 
 _MMAP_THRESHOLD = -3
@@ -108,7 +94,11 @@ def _return_large_blocks() -> None:
 
 
 async def _serve(
-    settings: Settings, stopping: Stopping, announce: Callable[[str], None], local_model: LocalModel | None
+    settings: Settings,
+    stopping: Stopping,
+    announce: Callable[[str], None],
+    local_model: LocalModel | None,
+    writer: LogWriter,
 ) -> None:
     _return_large_blocks()
     hidden = not settings.debuggable and hide_memory()
@@ -123,13 +113,15 @@ async def _serve(
         sweep = Sweep(parts.engine, worker)
         closing = asyncio.Event()
         routes = all_routes(settings, closing, lambda: worker.running)
-        api = Api(parts.app, (*routes, *door_routes(closing)), authenticate)
+        observed = Observed(parts, worker, writer)
+        doors = (*door_routes(closing), metrics_route(observed.scrapes, owner.organization_id))
+        api = Api(parts.app, (*routes, *doors), authenticate, observed.access)
 
         def close() -> None:
             closing.set()
             parts.app.waiters.end()
 
-        listener = _listen(settings)
+        listener = listen(settings.host, settings.port)
         if not parts.engine.public.url:
             parts.engine.public.url = _url_of(listener)
         await complete_parked(parts.database)
@@ -139,30 +131,34 @@ async def _serve(
         left = await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else STALE_AFTER)
         if left:
             log.warning("the last server stopped in the middle of %d turns: they are resumed", left)
-        sweeping = asyncio.create_task(sweep.run())
-        scheduling = asyncio.create_task(Scheduler(parts.app).run())
-        resuming = asyncio.create_task(Resumer(parts.app).run())
-        telling = asyncio.create_task(TaskSweep(parts.app, parts.engine.clock).run())
-        paying = asyncio.create_task(BudgetSweep(parts.app, parts.engine.clock).run())
-        limiting = asyncio.create_task(LimitSweep(parts.app).run())
-        sending = asyncio.create_task(Deliverer(parts.app).run())
-        sorting = asyncio.create_task(Sorter(parts.database).run())
+        beside = _beside(parts, sweep)
         gc.collect()
         gc.freeze()
         gc.enable()  # the command disables it while it imports
         try:
-            with watching():
+            async with observed.served(settings):
                 greet = partial(_greet, settings, parts, owner, announce, local_model)
-                await _run(settings, api, listener, worker, close, stopping, greet)
+                connections = observed.connections(_connection_limits(settings))
+                await _run(settings, api, connections, listener, worker, close, stopping, greet)
         finally:
-            sweeping.cancel()
-            scheduling.cancel()
-            resuming.cancel()
-            telling.cancel()
-            paying.cancel()
-            limiting.cancel()
-            sending.cancel()
-            sorting.cancel()
+            for task in beside:
+                task.cancel()
+
+
+def _beside(parts: Parts, sweep: Sweep) -> list[asyncio.Task[None]]:
+    """Start what runs beside the requests and the worker, until it is cancelled."""
+    app, clock = parts.app, parts.engine.clock
+    works = (
+        sweep,
+        Scheduler(app),
+        Resumer(app),
+        TaskSweep(app, clock),
+        BudgetSweep(app, clock),
+        LimitSweep(app),
+        Deliverer(app),
+        Sorter(parts.database),
+    )
+    return [asyncio.create_task(each.run()) for each in works]
 
 
 def _log_protections(*, hidden: bool) -> None:
@@ -228,27 +224,6 @@ def _print(line: str) -> None:
     print(visible_line(line), flush=True)  # noqa: T201 (scripts wait for the first line)
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        advice = (
-            " (is a server already running? choose another port with --port)"
-            if error.errno == errno.EADDRINUSE
-            else ""
-        )
-        raise Unavailable(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}{advice}"
-        ) from error
-    listener.listen(4096)
-    listener.setblocking(False)
-    return listener
-
-
 def _url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -257,29 +232,14 @@ def _url_of(listener: socket.socket) -> str:
 async def _run(
     settings: Settings,
     api: Api,
+    connections: Connections,
     listener: socket.socket,
     worker: Worker,
     close: Callable[[], None],
     stopping: Stopping,
     greet: Callable[[str], Awaitable[None]],
 ) -> None:
-    connections = Connections(_connection_limits(settings))
-    config = uvicorn.Config(
-        api,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        http=cast("type[asyncio.Protocol]", partial(HttpProtocol, connections)),
-        ws="none",
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=cast("int", settings.keep_alive_seconds),
-        timeout_graceful_shutdown=5,
-        backlog=4096,
-        limit_concurrency=None,
-        proxy_headers=False,
-    )
-    server = _Server(config)
+    server = http_server(api, connections, settings.keep_alive_seconds)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     sweeping = asyncio.create_task(connections.run())
     while not server.started and not serving.done():  # noqa: ASYNC110 (uvicorn offers no event to wait for)

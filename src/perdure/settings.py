@@ -25,9 +25,10 @@ LARGEST_FILE = 64 * 1024 * 1024
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 _PRIVATE = "true, false, or networks such as 10.0.0.0/8, separated by commas"
-_CHOICES = {"log_level": ("debug", "info", "warning", "error")}
+_CHOICES = {"log_level": ("debug", "info", "warning", "error"), "log_format": ("text", "json")}
 _BOUNDS = {
     "port": (0, 65_535),
+    "metrics_port": (0, 65_535),
     "max_file_bytes": (1, LARGEST_FILE),
     "code_seconds": (1, 3600),
     "code_memory_bytes": (64 << 20, 1 << 40),
@@ -103,6 +104,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         tokens_per_minute: about how many input and output tokens an organization's model calls may use in a
             minute; turns wait then; 0 for no limit.
         log_level: the lowest level to log: debug, info, warning or error.
+        log_format: the format of the log on standard error: `text` for people, or `json`, one object a line.
+        metrics_port: a port that serves only `/metrics`, without a login; 0 for none.
+        metrics_host: the address to listen on for that port.
     """
 
     host: str = "127.0.0.1"
@@ -148,6 +152,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     log_level: str = "info"
+    log_format: str = "text"
+    metrics_port: int = 0
+    metrics_host: str = "127.0.0.1"
 
     @property
     def data_folder(self) -> Path:

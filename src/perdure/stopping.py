@@ -17,13 +17,17 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from perdure.logs import flush_log
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 CLOSE_SECONDS = 10.0
 """How long the server may take to stop after the time that running turns have: to end streams, and to close
 the database."""
-LAST_SECONDS = 2.0
-"""After the deadline: how long its log line may take. Standard error may be a full pipe."""
+LAST_SECONDS = 4.0
+"""After the deadline: how long its log lines may take. Standard error may be a full pipe."""
+AT_ONCE = 0.2
+"""How long the log may take when the process has to end at once."""
 FORCED = 1
 """The exit status of a server that did not stop in time."""
 
@@ -73,6 +77,7 @@ class Stopping:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if not self._started or (self._deadline is not None and number == signal.SIGINT):
+            flush_log(AT_ONCE)
             os._exit(128 + number)  # a second Ctrl-C means now
         if self._deadline is not None:
             return
@@ -93,6 +98,7 @@ class Stopping:
             self._limit,
             ", ".join(_busy(self._loop)) or "nothing that is known",
         )
+        flush_log()
         os._exit(FORCED)
 
 

@@ -28,6 +28,7 @@ from perdure.domain.code import CodeBackEnd, CodeLimits
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
 from perdure.domain.local_mcp import LocalMcpServer
+from perdure.domain.metrics import Metrics
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
@@ -52,6 +53,7 @@ from perdure.store.master_key import (
     read_key_files,
     stage_key,
 )
+from perdure.store.measured import MeasuredDatabase
 from perdure.store.meter import Meter
 from perdure.store.migrate import migrate
 from perdure.store.queue import LocalQueue, Queue
@@ -197,17 +199,15 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         Unavailable: the database, the data folder or the master key cannot be used.
     """
     # Before anything is created: a mistake in these leaves no traces.
-    code, local_mcp = code_back_end(settings), _local_mcp(settings)
+    code, local_mcp, metrics = code_back_end(settings), _local_mcp(settings), Metrics()
     async with contextlib.AsyncExitStack() as stack:
-        database, bus, queue = await _open_store(settings, stack)
+        database, bus, queue = await _open_store(settings, stack, metrics)
         vault = await open_vault(settings, database)
         drivers = DriverPool(os.environ, Http(read_timeout=settings.model_timeout_seconds or None))
-        stack.push_async_callback(drivers.close)
-        clock, catalog, sandbox, mcp = SystemClock(), Catalog(), Sandbox(), LazyHosts()
-        stack.push_async_callback(mcp.close)
+        clock, catalog, sandbox, mcp = SystemClock(), Catalog(), Sandbox(metrics=metrics), LazyHosts()
         hooks = HookClient(settings.private_addresses)
-        stack.push_async_callback(hooks.close)
-        stack.push_async_callback(sandbox.close)
+        for each in (drivers, mcp, hooks, sandbox):
+            stack.push_async_callback(each.close)
         limits = _file_limits(settings)
         services = Services(
             *(database, queue, bus, vault, clock.now),
@@ -220,6 +220,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             mcp=mcp,
             meter=Meter(settings.limits(), alone=not settings.database_url),
             guard=_guard(settings, database, vault, drivers, catalog),
+            metrics=metrics,
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
         app = App(
@@ -243,6 +244,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             hooks=hooks,
             meter=app.meter,
             guard=services.guard,
+            metrics=metrics,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))
@@ -322,13 +324,19 @@ async def open_vault(settings: Settings, database: Database) -> Vault:
     return vault
 
 
-async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Database, Bus, Queue]:
+async def _open_store(
+    settings: Settings, stack: contextlib.AsyncExitStack, metrics: Metrics
+) -> tuple[Database, Bus, Queue]:
     if not settings.database_url:
         stack.enter_context(lock_folder(settings))
-        database: Database = await open_sqlite(settings.data_folder / "perdure.db")
+        database = await open_sqlite(settings.data_folder / "perdure.db")
         stack.push_async_callback(database.close)
         await migrate(database)
-        return database, LocalBus(), LocalQueue(_Spawner(), settings.max_turns)
+        return (
+            MeasuredDatabase(database, metrics),
+            LocalBus(),
+            LocalQueue(_Spawner(), settings.max_turns, metrics),
+        )
     try:
         from perdure.store.postgres.bus import PostgresBus
         from perdure.store.postgres.database import open_postgres
@@ -344,9 +352,9 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
     stack.push_async_callback(notifier.close)
     bus = PostgresBus(postgres, notifier)
     stack.push_async_callback(bus.close)
-    queue = await open_postgres_queue(postgres, notifier, settings.max_turns)
+    queue = await open_postgres_queue(postgres, notifier, settings.max_turns, metrics)
     stack.push_async_callback(queue.close)
-    return postgres, bus, queue
+    return MeasuredDatabase(postgres, metrics), bus, queue
 
 
 async def create_key(settings: Settings, name: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from msgspec import Struct
 
+from perdure.api.kernel.access import Access
 from perdure.api.kernel.http import Api
 from perdure.app.accounts import bootstrap
 from perdure.capabilities.port import ToolContext
@@ -122,7 +123,9 @@ async def house(
         async def as_owner(headers: dict[bytes, bytes], anywhere: bool) -> Caller:
             return owner
 
-        api = Api(parts.app, all_routes(settings, asyncio.Event(), lambda: 0), as_owner)
+        api = Api(
+            parts.app, all_routes(settings, asyncio.Event(), lambda: 0), as_owner, Access(parts.app.metrics)
+        )
         transport = httpx.ASGITransport(app=api)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             yield House(parts, owner, http)

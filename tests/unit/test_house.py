@@ -26,7 +26,19 @@ RINGS = {
     "domain", "net", "sandbox", "store", "llm", "capabilities", "engine", "app", "tools", "api", "doors",
     "worker", "cli",
 }  # fmt: skip
-OUTSIDE_THE_RINGS = {"__init__", "__main__", "settings", "routing", "wiring", "server", "stopping", "client"}
+OUTSIDE_THE_RINGS = {
+    "__init__",
+    "__main__",
+    "settings",
+    "routing",
+    "wiring",
+    "server",
+    "stopping",
+    "logs",
+    "listening",
+    "observed",
+    "client",
+}
 
 # The brackets keep this file from matching its own pattern.
 REGISTRY_HOSTS = re.compile(

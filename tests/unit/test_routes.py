@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
+from perdure.api.kernel.access import Access
 from perdure.api.kernel.call import Answer, Call, Encoded, Reply
 from perdure.api.kernel.http import Api
 from perdure.api.kernel.route import Route, route
@@ -15,6 +16,7 @@ from perdure.api.kernel.variables import RestOfPath, Variable
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidId, InvalidInput
 from perdure.domain.ids import AgentRef, OrgId, SessionId, UserId, WorkspaceId, new_id
+from perdure.domain.metrics import Metrics
 from perdure.domain.paging import Listing
 
 
@@ -172,7 +174,7 @@ async def request(one: Route, path: str, body: bytes, headers: dict[bytes, bytes
         "query_string": b"deep=true",
         "headers": [(b"content-type", b"application/json"), *(headers or {}).items()],
     }
-    await Api(NO_APP, (one,), anybody)(scope, receive, response.send)
+    await Api(NO_APP, (one,), anybody, Access(Metrics()))(scope, receive, response.send)
     return response
 
 

@@ -22,6 +22,7 @@ from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.memories import Mounts
+from perdure.domain.metrics import Metrics
 from perdure.domain.network import PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
@@ -108,6 +109,7 @@ class Services(Struct, frozen=True):
         turns: the turns that this process has parked.
         meter: limits, and what is used of them.
         guard: makes the guardrails' checks that need a service; without it, they count as not made.
+        metrics: what operators see of this process.
     """
 
     database: Database
@@ -130,6 +132,7 @@ class Services(Struct, frozen=True):
     turns: ParkedTurns = field(default_factory=ParkedTurns)
     meter: Meter = field(default_factory=Meter)
     guard: GuardServices | None = None
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 class App(Services, frozen=True, kw_only=True):

@@ -60,6 +60,7 @@ async def stop_turn(
         turn_id = first_of(pending).turn_id
     turn_id = turn_id or app.new_id("turn")
     left = bool(after_cancel(pending, turn_id))
+    tx.after_commit(lambda: app.metrics.turns.add("cancelled", ""))
     return cancel_events(app, turn_id, reason, now, request_text, idle=not left), left
 
 

@@ -140,6 +140,7 @@ async def _delete(app: Services, org_id: OrgId, session_id: SessionId) -> list[T
             notice = "[The session was deleted during this turn.]"
             events = cancel_events(app, turn_id, SESSION_DELETED, now, notice)
             row, _ = await append(tx, row, events, now=now, fence=True)
+            tx.after_commit(lambda: app.metrics.turns.add("cancelled", ""))
         tasks = await wish_for(tx, row.id, "delete")
         await mark_deleted(tx, row, now)
         await drop_tool_lists(tx, row.org_id, row.id, now)

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from perdure import __version__
-from perdure.cli import participants, session_resume, sessions, spend
+from perdure.cli import doctor, participants, session_resume, sessions, spend
 from perdure.cli.common import (
     DEFAULT_URL,
     Org,
@@ -95,6 +95,7 @@ sessions.app.command("resume")(session_resume.resume)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys, name="keys")
 app.command()(spend.spend)
+app.command()(doctor.doctor)
 
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")]
 DatabaseUrl = Annotated[

@@ -12,7 +12,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "server": (
             "aiohttp", "bashkit", "cronsim", "cryptography", "genai_prices", "html_to_markdown", "httptools",
-            "jsonschema_rs", "re2", "rich", "typer", "tzdata", "uvicorn", "uvloop", "yaml",
+            "jsonschema_rs", "prometheus_client", "re2", "rich", "typer", "tzdata",
+            "uvicorn", "uvloop", "yaml",
         ),
         "postgres": ("asyncpg", "pgqueuer"),
         "local-model": ("xllamacpp",),

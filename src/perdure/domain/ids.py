@@ -175,6 +175,11 @@ def new_id(prefix: Prefix, millis: int | None = None) -> str:
     return f"{prefix}_{_uuid7_hex(now, noise >> 62, noise)}"
 
 
+def new_request_id() -> str:
+    """Generate the id of an HTTP request, which is in no resource."""
+    return f"req_{_noise(128):032x}"
+
+
 class NewId(Protocol):
     """The type of `new_id` and of its replacements in tests and simulations."""
 

@@ -49,6 +49,7 @@ from perdure.engine.hooks import vet_calls, vet_model_call
 from perdure.engine.limits import held_back, may_go_on
 from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
+from perdure.engine.observed import observe_fence
 from perdure.engine.outages import outlast
 from perdure.engine.patience import admits, fallback_of, instead_of_resuming, resumed, was_given_up
 from perdure.engine.run import Run
@@ -114,7 +115,7 @@ async def advance(
         engine.turns.put(session_id, run.state)
         return run.row.news is not None
     except Fenced:
-        log.debug("session %s was taken over", session_id)
+        observe_fence(engine, session_id, None if run is None else run.state)
         return False
     except BaseException as error:
         interrupted = is_interruption(error)

@@ -14,6 +14,7 @@ from perdure.domain.errors import Fenced, PerdureError, StaleHead, Unavailable
 from perdure.domain.ids import SessionId
 from perdure.domain.turn_queries import begins_with_append
 from perdure.engine.context import Engine
+from perdure.engine.observed import observe_recovery
 from perdure.engine.run import OpenedSession, Run, read_session
 from perdure.engine.seal import seal
 from perdure.engine.suspects import Admission
@@ -140,6 +141,7 @@ class Attempt:
                 self._engine.suspects.excuse(row.id)
             raise
         self._engine.claimed_epochs[row.id] = self._claimed.epoch
+        observe_recovery(self._engine, self._claimed, failed=self._trouble is not None)
         return self._claimed
 
     async def close(self, run: Run | None, *, interrupted: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -49,6 +50,7 @@ from perdure.engine.budget import (
 )
 from perdure.engine.generation import Attempts, Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.guarded import checked_failure, checked_summary, guard_of
+from perdure.engine.observed import observe_attempt
 from perdure.engine.patience import patience_with
 from perdure.engine.recoveries import adaptation_of, refused_by
 from perdure.engine.run import Run
@@ -149,7 +151,7 @@ async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoic
     duration = round((clock.elapsed() - began) * 1000)
     if summary is None:
         run.uncompactable = choice.model.id
-        log.warning("cannot summarize the history of session %s: %s", run.row.id, summarizer.error)
+        log.warning("cannot summarize the history of session %s: %s", run.row.id, summarizer.error_code)
         done = ContextCompactedData(
             "none",
             before,
@@ -277,6 +279,7 @@ class _Summarizer:
                 recover,
                 redactor=self.run.redactor,
                 patience=patience_with(engine, self.choice),
+                noted=partial(observe_attempt, engine, self.run.row, self.choice, self.run.row.turn_id or ""),
             )
         finally:
             self._settle(attempts)

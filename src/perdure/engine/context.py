@@ -19,6 +19,7 @@ from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Registry
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, SessionId, new_id
+from perdure.domain.metrics import Metrics
 from perdure.domain.network import PrivateAddresses
 from perdure.domain.times import Micros
 from perdure.engine.conversation_cache import ConversationCache
@@ -128,5 +129,6 @@ class Engine(Struct, frozen=True):
     hooks: HookClient = field(default_factory=HookClient)
     meter: Meter = field(default_factory=Meter)
     files: FileCache = field(default_factory=FileCache)
+    metrics: Metrics = field(default_factory=Metrics)
     guard: GuardServices | None = None
     """Makes the guardrails' checks that need a service; without it, they count as not made."""

@@ -76,6 +76,10 @@ async def no_recovery(error: ModelError) -> bool:
     return False
 
 
+def no_note(error: ModelError, attempt: int, pause: float | None) -> None:
+    """The `noted` of calls that nobody observes."""
+
+
 async def call_with_retries(
     engine: Engine,
     generate: Callable[[], Awaitable[ModelResponse]],
@@ -83,6 +87,7 @@ async def call_with_retries(
     *,
     redactor: Redactor,
     patience: Patience | None = None,
+    noted: Callable[[ModelError, int, float | None], None] = no_note,
 ) -> Attempts:
     """Make a model call, and retry transient errors until the attempts are used up.
 
@@ -91,6 +96,8 @@ async def call_with_retries(
         recover: called after each failure. True: the request was changed, so try again at once.
         redactor: redacts secrets before a text is cut.
         patience: how long the call goes on; by default, as for a model without an alternative.
+        noted: is told of each failure: the error, the attempt's number from 1, and the seconds until the next
+            attempt, or None if there is none.
     """
     patience = patience or Patience(engine.policy.model_attempts)
     count, waited, silent = 0, 0.0, 0.0
@@ -108,8 +115,10 @@ async def call_with_retries(
                 silent += engine.clock.elapsed() - began
             patience.note(engine, error, redactor)
             if patience.is_over(error, count, silent):
+                noted(error, count, None)
                 return Attempts(None, error, count, waited)
             pause = _pause_after(engine, count, error)
+            noted(error, count, pause)
         waited += pause
         await engine.clock.sleep(pause)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 
@@ -57,6 +58,7 @@ from perdure.engine.guarded import (
 )
 from perdure.engine.live import LiveText
 from perdure.engine.made_calls import MadeCalls, made_calls
+from perdure.engine.observed import observe_attempt
 from perdure.engine.output_formats import TypedOutput
 from perdure.engine.outputs import LiveAnswer, Verdict, as_answer, judge
 from perdure.engine.patience import instead_of_failing, patience_with
@@ -189,6 +191,7 @@ class _Call:
                 self._recover,
                 redactor=self.run.redactor,
                 patience=self.patience,
+                noted=partial(observe_attempt, self.engine, self.run.row, self.choice, self.state.turn.id),
             )
         except BaseException:
             self.live.stop()

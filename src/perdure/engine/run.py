@@ -31,6 +31,7 @@ from perdure.engine.batches import act_completed, is_last_to_park, rests_after
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.joined_appends import Entry, also_of, joining
+from perdure.engine.observed import observe
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
 from perdure.engine.overtaken import without_overtaken
 from perdure.engine.settlements import Awaited, Money, Settlement, money_move, settled_also
@@ -282,6 +283,7 @@ class Run:
             self.admission = None
         self._apply(batch, stored)
         note_usage(self.engine, self.row, batch)
+        observe(self.engine, self.row, batch)
         self.engine.bus.publish(Appended(self.row.id, self.row.head, stored))
 
     def _was_slow(self, began: float) -> bool:

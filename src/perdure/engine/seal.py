@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 
 from perdure.domain.errors import Fenced, StaleHead
@@ -11,10 +10,9 @@ from perdure.domain.messages import Message, TextPart
 from perdure.domain.spans import message_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.engine.context import Engine
+from perdure.engine.observed import observe_seal
 from perdure.store.bus import Appended
 from perdure.store.sessions import SessionRow, append, look_session
-
-log = logging.getLogger("perdure.engine")
 
 
 async def seal(engine: Engine, row: SessionRow, trouble: str | None) -> None:
@@ -34,7 +32,7 @@ async def seal(engine: Engine, row: SessionRow, trouble: str | None) -> None:
         if current is None or current.deleted_at is not None or current.epoch != row.epoch:
             raise Fenced
         row = current
-    log.warning("session %s is sealed: %s", row.id, _detail(row, trouble))
+    observe_seal(engine, row, trouble)
 
 
 async def _append(engine: Engine, row: SessionRow, trouble: str | None) -> bool:

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
@@ -21,6 +22,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from perdure.domain.errors import ToolError
+from perdure.domain.metrics import Metrics
 from perdure.sandbox.child import HEADER, MODULE, Done, Failed, Frame, Job, Output
 from perdure.sandbox.confinement import TEMPORARY, temporary_folder
 from perdure.sandbox.room import Room
@@ -69,7 +71,8 @@ _ANSWER: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 class Sandbox:
     """The sandbox processes of one server. The first job starts the first process."""
 
-    def __init__(self, at_once: int = AT_ONCE) -> None:
+    def __init__(self, at_once: int = AT_ONCE, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or Metrics()
         self._slots = asyncio.Semaphore(at_once)
         self._room = Room(ROOM)
         self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
@@ -103,12 +106,14 @@ class Sandbox:
             held_shares.append(self._share(owner, count))
             if background:
                 held_shares.append(self._share(f"{owner} in the background", max(count - 1, 1)))
+        began = time.perf_counter()
         async with contextlib.AsyncExitStack() as held:
             # The session's share comes first: a job that waits for it then blocks no other session.
             for share in reversed(held_shares):
                 await held.enter_async_context(share)
             await held.enter_async_context(self._slots)
             await held.enter_async_context(self._room.hold(size))
+            self._metrics.sandbox_wait.observe(time.perf_counter() - began)
             yield
 
     async def run(
@@ -161,7 +166,8 @@ class Sandbox:
 
         Returns None if a reused process died before it received the job: the job can then be sent again.
         """
-        reusable = False
+        reusable, began = False, time.perf_counter()
+        self._metrics.sandbox_running.move(1)
         try:
             async with asyncio.timeout(seconds + GRACE):
                 result = await child.run(job, show)
@@ -170,8 +176,11 @@ class Sandbox:
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
             if child.reused and not child.started:
                 return None
+            self._metrics.sandbox_stopped.add()
             raise ToolError(STOPPED) from None
         finally:
+            self._metrics.sandbox_running.move(-1)
+            self._metrics.sandbox_seconds.observe(time.perf_counter() - began)
             self._give_back(child, reusable=reusable)
 
     async def _take(self) -> _Child:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
@@ -14,6 +15,7 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from perdure.domain.ids import OrgId, SessionId, TaskId
+from perdure.domain.metrics import Metrics
 from perdure.store.database import Tx
 from perdure.store.fair_line import FairLine
 
@@ -86,6 +88,10 @@ class Queue(Protocol):
         """Return the number of jobs that wait in this process."""
         ...
 
+    async def waiting(self, tx: Tx) -> int:
+        """Return the number of jobs that wait, in all processes."""
+        ...
+
 
 class LocalQueue:
     """The queue of an installation with SQLite: in memory, filled when a transaction commits.
@@ -97,10 +103,17 @@ class LocalQueue:
         places: how many jobs of sessions run at a time.
     """
 
-    def __init__(self, spawn: Callable[[Awaitable[None]], object], places: int = PLACES) -> None:
+    def __init__(
+        self,
+        spawn: Callable[[Awaitable[None]], object],
+        places: int = PLACES,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._spawn = spawn
+        self._wait = (metrics or Metrics()).queue_wait
         self._places = places
-        self._waiting: FairLine[Job] = FairLine()
+        self._waiting: FairLine[tuple[Job, float]] = FairLine()
+        """Jobs, and since when they wait."""
         self._tasks: list[Job] = []
         """The jobs of tasks that wait for the start."""
         self._handler: Handler | None = None
@@ -118,12 +131,14 @@ class LocalQueue:
         if job.task_id is not None and self._handler is None:
             self._tasks.append(job)
         elif self._handler is not None and (job.task_id is not None or self._held < self._places):
-            self._begin(job, self._handler)
+            self._begin(job, self._handler, 0.0)
         else:
-            self._waiting.put(job.org_id, job, has_place=job.org_id in self._holders)
+            self._waiting.put(job.org_id, (job, time.monotonic()), has_place=job.org_id in self._holders)
 
-    def _begin(self, job: Job, handler: Handler) -> None:
+    def _begin(self, job: Job, handler: Handler, waited: float) -> None:
+        """Run a job that has waited for so many seconds."""
         if job.task_id is None:
+            self._wait.observe(waited)
             self._held += 1
             self._holders[job.org_id] += 1
         self._spawn(self._run(job, handler))
@@ -149,13 +164,14 @@ class LocalQueue:
     def _fill(self) -> None:
         """Begin jobs that wait, as far as there are places."""
         while self._handler is not None and self._waiting and self._held < self._places:
-            self._begin(self._waiting.next(), self._handler)
+            job, since = self._waiting.next()
+            self._begin(job, self._handler, time.monotonic() - since)
 
     async def start(self, handler: Handler) -> None:
         self._handler = handler
         tasks, self._tasks = self._tasks, []
         for job in tasks:
-            self._begin(job, handler)
+            self._begin(job, handler, 0.0)
         self._fill()
 
     async def stop(self) -> None:
@@ -173,6 +189,9 @@ class LocalQueue:
 
     def depth(self) -> int:
         return len(self._waiting) + len(self._tasks)
+
+    async def waiting(self, tx: Tx) -> int:
+        return self.depth()
 
 
 Key = TypeVar("Key")

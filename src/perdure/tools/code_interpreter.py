@@ -49,7 +49,10 @@ def code_interpreter(services: Services | None) -> Capability:
     place = None if services is None else services.code
     off = services is not None and place is None
     limits = CodeLimits() if place is None else place.limits
-    tool = _tool(partial(_run_python, services, Sandbox(AT_ONCE)), limits)
+    tool = _tool(
+        partial(_run_python, services, Sandbox(AT_ONCE, None if services is None else services.metrics)),
+        limits,
+    )
     if place is not None and place.has_network:
         tool = replace(tool, flow=Flow(where="any_host"))
     description = (

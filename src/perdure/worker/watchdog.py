@@ -15,6 +15,9 @@ import time
 import traceback
 from collections.abc import Iterator
 
+from perdure.domain.instruments import Histogram
+from perdure.domain.metrics import Metrics
+
 log = logging.getLogger("perdure.watchdog")
 
 PATIENCE = 0.5
@@ -29,9 +32,10 @@ FRAMES = 25
 
 
 @contextlib.contextmanager
-def watching(quiet: float = QUIET) -> Iterator[None]:
+def watching(quiet: float = QUIET, metrics: Metrics | None = None) -> Iterator[None]:
     """Watch the running event loop for the block's duration. The caller runs in the loop's thread."""
-    watchdog = _Watchdog(asyncio.get_running_loop(), threading.get_ident(), quiet)
+    delay = (metrics or Metrics()).loop_delay
+    watchdog = _Watchdog(asyncio.get_running_loop(), threading.get_ident(), quiet, delay)
     thread = threading.Thread(target=watchdog.run, name="watchdog", daemon=True)
     thread.start()
     try:
@@ -41,7 +45,8 @@ def watching(quiet: float = QUIET) -> Iterator[None]:
 
 
 class _Watchdog:
-    def __init__(self, loop: asyncio.AbstractEventLoop, thread: int, quiet: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: int, quiet: float, delay: Histogram) -> None:
+        self._delay = delay
         self.stopped = threading.Event()
         self._loop = loop
         self._thread = thread
@@ -56,7 +61,7 @@ class _Watchdog:
             alive.clear()
             last, used = time.monotonic(), time.process_time()
             try:
-                self._loop.call_soon_threadsafe(alive.set)
+                self._loop.call_soon_threadsafe(self._answer, alive, last)
             except RuntimeError:
                 return
             if self.stopped.wait(PATIENCE):
@@ -64,6 +69,11 @@ class _Watchdog:
             # If even this thread wakes up late, the interpreter's lock was held.
             if not alive.is_set() or time.monotonic() - last >= 2 * PATIENCE:
                 self._report(alive, last, used)
+
+    def _answer(self, alive: threading.Event, asked: float) -> None:
+        """Give the sign of life; in the loop's thread."""
+        alive.set()
+        self._delay.observe(time.monotonic() - asked)
 
     def _report(self, alive: threading.Event, last: float, used: float) -> None:
         """Log a block that began after `last`, when `used` seconds of processor time had been used."""

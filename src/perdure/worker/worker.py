@@ -17,6 +17,7 @@ from perdure.domain.ids import SessionId
 from perdure.engine.advance import advance
 from perdure.engine.attempt import is_cancelled, is_retryable
 from perdure.engine.context import Engine
+from perdure.engine.observed import observe_fence
 from perdure.store.bus import Stop
 from perdure.store.queue import Job, PutBack
 from perdure.store.working_sessions import epochs_of
@@ -166,8 +167,8 @@ class Worker:
             return
         task, held = self._running.get(stop.session_id), self._engine.claimed_epochs.get(stop.session_id)
         # A runner without a claim is fenced at its first append; the signal does not concern a newer claim.
-        if task is not None and held is not None and held < stop.epoch:
-            task.cancel()
+        if task is not None and held is not None and held < stop.epoch and task.cancel():
+            observe_fence(self._engine, stop.session_id, None)
 
     async def _watch_epochs(self) -> None:
         """Stop runners whose session has a newer epoch: the signal of a cancel or a delete may be lost."""

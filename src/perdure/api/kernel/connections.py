@@ -16,6 +16,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from perdure.api.kernel.access import Access
+
 log = logging.getLogger("perdure.connections")
 
 SWEEP_SECONDS = 1.0
@@ -72,8 +74,9 @@ class Connection(Protocol):
 class Connections:
     """The connections of one server."""
 
-    def __init__(self, limits: ConnectionLimits) -> None:
+    def __init__(self, limits: ConnectionLimits, access: Access) -> None:
         self.limits = limits
+        self.access = access
         self.refused = 0
         """Connections that were over the limit since the last message about it."""
         self._open: dict[Connection, None] = {}

@@ -12,6 +12,7 @@ from contextlib import closing
 
 import msgspec
 
+from perdure.api.kernel.access import Access, Visit
 from perdure.api.kernel.asgi import NOT_STORED, Header, Headers, Receive, Scope, Send, headers_of
 from perdure.api.kernel.authentication import Authenticate
 from perdure.api.kernel.body_stream import BodyStream
@@ -60,6 +61,7 @@ from perdure.app.idempotency import Replayed
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound, PerdureError, Unavailable, UnsatisfiableRange
 from perdure.domain.ids import OrgId, UserId
+from perdure.domain.log_lines import fields
 from perdure.domain.paging import Page
 from perdure.domain.workspaces import session_of
 from perdure.store.faults import system_fault
@@ -76,8 +78,11 @@ REPLAYED = (b"idempotency-replayed", b"true")
 class Api:
     """The ASGI application."""
 
-    def __init__(self, app: App, routes: tuple[Route, ...], authenticate: Authenticate) -> None:
+    def __init__(
+        self, app: App, routes: tuple[Route, ...], authenticate: Authenticate, access: Access
+    ) -> None:
         self._app = app
+        self._access = access
         self._router = Router(routes)
         self._commands = Commands(self._router.ready)
         self._authenticate = authenticate
@@ -86,32 +91,44 @@ class Api:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"this application serves HTTP only, not {scope['type']}")
+        visit = self._access.begin(scope, send)
+        try:
+            await self._serve(scope, receive, visit)
+        finally:
+            self._access.end(visit)
+
+    async def _serve(self, scope: Scope, receive: Receive, visit: Visit) -> None:
+        """Answer one request, whatever happens."""
         path = scope["path"]
         try:
-            answer = await self._answer(scope, path, receive)
+            answer = await self._answer(scope, path, receive, visit)
         except PerdureError as error:
-            answer = _refusal(scope, error)
+            answer = _refusal(scope, error, visit)
         except Replayed as before:
             answer = Reply(before.body, before.status, headers=(REPLAYED,))
         except ClientLeft:
             return
         except Exception as error:
             fault = system_fault(error)
+            named = fields(request_id=visit.request_id)
             if fault is None:
-                log.exception("%s %r failed", scope["method"], shown_path(path))
-                answer = problem_reply(msgspec.structs.replace(INTERNAL, instance=shown_path(path)))
+                log.exception("%s %r failed", scope["method"], shown_path(path), extra=named)
+                answer = problem_reply(msgspec.structs.replace(INTERNAL, instance=shown_path(path)), visit)
             else:
-                log.warning("%s %r failed: %s", scope["method"], shown_path(path), fault.message)
-                answer = _refusal(scope, fault)
+                log.warning("%s %r failed: %s", scope["method"], shown_path(path), fault.message, extra=named)
+                answer = _refusal(scope, fault, visit)
         match answer:
             case Reply():
-                await send_reply(scope, send, answer)
+                await send_reply(scope, visit.send, answer)
             case Begun():
-                await send_chunks(scope, send, answer)
+                await send_chunks(scope, visit.send, answer)
             case Stream(run=run):
-                await run(scope, receive, send)
+                visit.is_stream = True
+                await run(scope, receive, visit.send)
 
-    async def _answer(self, scope: Scope, path: str, receive: Receive) -> Reply | Stream | Begun:
+    async def _answer(
+        self, scope: Scope, path: str, receive: Receive, visit: Visit
+    ) -> Reply | Stream | Begun:
         if path.startswith("/api/"):
             path = path[4:]
         match = self._router.find(path)
@@ -121,10 +138,13 @@ class Api:
         ready = _ready_for(scope["method"], methods)
         headers = headers_of(scope)
         if ready is None:
-            return _wrong_method(path, methods)
+            visit.route = next(iter(methods.values())).route.path
+            return _wrong_method(path, methods, visit)
         route = ready.route
+        visit.route = route.path
         anywhere = self._commands.anywhere(values[0]) if route.command else route.anywhere
         caller = ANONYMOUS if route.public else await self._authenticate(headers, anywhere)
+        visit.caller = caller
         if ready.rest:
             _check_utf8(scope["raw_path"])
         arguments: list[object] = [check(text) for check, text in zip(ready.checks, values, strict=True)]
@@ -282,15 +302,15 @@ def _unwrapped(
     return result
 
 
-def _refusal(scope: Scope, error: PerdureError) -> Reply:
+def _refusal(scope: Scope, error: PerdureError, visit: Visit) -> Reply:
     """Build the response to a request that failed with this error."""
     problem = problem_of(error, scope["path"])
     if isinstance(error, Unavailable):
         keyed = any(name == b"idempotency-key" for name, _ in scope["headers"])
         problem = explain_outcome(problem, scope["method"], keyed=keyed)
     if isinstance(error, UnsatisfiableRange):
-        return problem_reply(problem, ((b"content-range", b"bytes */%d" % error.total),))
-    return problem_reply(problem, _retry(error))
+        return problem_reply(problem, visit, ((b"content-range", b"bytes */%d" % error.total),))
+    return problem_reply(problem, visit, _retry(error))
 
 
 def _retry(error: PerdureError) -> tuple[Header, ...]:
@@ -298,14 +318,15 @@ def _retry(error: PerdureError) -> tuple[Header, ...]:
     return () if seconds is None else ((b"retry-after", str(seconds).encode()),)
 
 
-def error_reply(error: PerdureError, path: str) -> Reply:
+def error_reply(error: PerdureError, path: str, visit: Visit) -> Reply:
     """Build the response of an error, for a request with this path."""
-    return problem_reply(problem_of(error, path), _retry(error))
+    return problem_reply(problem_of(error, path), visit, _retry(error))
 
 
-def problem_reply(problem: Problem, headers: tuple[Header, ...] = ()) -> Reply:
+def problem_reply(problem: Problem, visit: Visit, headers: tuple[Header, ...] = ()) -> Reply:
     """Build an error's response. Nothing keeps it: a cache may keep a 404, a 405 or a 410 otherwise."""
     headers = (*headers, NOT_STORED)
+    problem = msgspec.structs.replace(problem, request_id=visit.request_id)
     if problem.status == 401:
         headers = (*headers, (b"www-authenticate", b"Bearer"))
     return Reply(encode(problem), problem.status, b"application/problem+json", headers)
@@ -319,8 +340,8 @@ def _ready_for(method: str, methods: dict[str, Ready]) -> Ready | None:
     return ready if ready is not None and ready.route.content == "application/octet-stream" else None
 
 
-def _wrong_method(path: str, methods: dict[str, Ready]) -> Reply:
+def _wrong_method(path: str, methods: dict[str, Ready], visit: Visit) -> Reply:
     allowed = ", ".join(sorted(methods))
     error = PerdureError(f"this path accepts only {allowed}", code="method_not_allowed")
     problem = msgspec.structs.replace(problem_of(error, path), status=405, title="Method not allowed")
-    return problem_reply(problem, ((b"allow", allowed.encode()),))
+    return problem_reply(problem, visit, ((b"allow", allowed.encode()),))

@@ -63,6 +63,10 @@ class Problem(Struct, frozen=True, omit_defaults=True):
         "about:blank"
     )
     instance: Annotated[str | None, Meta(description="The path of the request.")] = None
+    request_id: Annotated[
+        str | None,
+        Meta(description="The id of the request, as in the answer's `X-Request-Id` and in the server's log."),
+    ] = None
     field: Annotated[
         str | None,
         Meta(description="The name of the field or parameter that is wrong, if it is a single one."),
@@ -110,15 +114,24 @@ def shown_path(path: str) -> str:
     return path[:200]
 
 
+def status_of(error: errors.PerdureError) -> int:
+    """Return the HTTP status of an error."""
+    return _status_and_title(error)[0]
+
+
+def _status_and_title(error: errors.PerdureError) -> tuple[int, str]:
+    return next(
+        (STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Internal server error")
+    )
+
+
 def problem_of(error: errors.PerdureError, instance: str) -> Problem:
     """Build the problem document of an error.
 
     Args:
         instance: the path of the request.
     """
-    status, title = next(
-        (STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Internal server error")
-    )
+    status, title = _status_and_title(error)
     return Problem(
         title=title,
         status=status,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from perdure.api.kernel.access import REQUEST_ID
 from perdure.api.kernel.asgi import Receive, Scope, Send
 from perdure.api.kernel.connections import (
     SPARE_SECONDS,
@@ -16,6 +17,7 @@ from perdure.api.kernel.connections import (
     Connections,
 )
 from perdure.api.kernel.http import error_reply
+from perdure.api.kernel.problems import status_of
 from perdure.api.kernel.sending import EXTENSION, send_reply
 from perdure.domain.errors import HeadersTooLarge, InvalidInput, PerdureError, Unavailable
 
@@ -29,6 +31,9 @@ MAX_HEAD = 64 * 1024
 LINGER_BYTES, LINGER_SECONDS = 64 * 1024 * 1024, 10.0
 """What is read and dropped of a request that was answered before its end. Closing the connection while the
 client still sends would make it lose the answer."""
+
+
+_TWO_HOSTS = "the request's URL and its Host header name different hosts: send one"
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -97,15 +102,15 @@ class HttpProtocol(HttpToolsProtocol):
         self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._since = False, None
+        self._in_head, self._since, two = False, None, False
         if self.spare:
             self._all.promote(self)
-            self.app = self.config.loaded_app if self._may_run() else _no_room
+            self.app = self.config.loaded_app if self._may_run() else self._no_room
         if not self.url.startswith((b"/", b"*")) and self._names_two_hosts():
-            self.app = _two_hosts
+            self.app, two = self._two_hosts, True
         super().on_headers_complete()
         self.cycle.transport = cast("asyncio.Transport", self._wire)
-        if self.spare or self.app is _two_hosts:
+        if self.spare or two:
             self.cycle.keep_alive = False
 
     def _names_two_hosts(self) -> bool:
@@ -180,11 +185,28 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def _refuse(self, error: PerdureError) -> None:
-        reply = error_reply(error, "")
+        visit = self._all.access.stranger(status_of(error))
+        reply = error_reply(error, "", visit)
         head = [STATUS_LINE[reply.status], b"content-type: ", reply.content_type, b"\r\n"]
+        head += [REQUEST_ID, b": ", visit.request_id.encode(), b"\r\n"]
         head += [b"content-length: ", str(len(reply.body)).encode(), b"\r\nconnection: close\r\n\r\n"]
         self.transport.write(b"".join([*head, reply.body]))
         self._linger()
+
+    async def _two_hosts(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._refuse_request(scope, send, InvalidInput(_TWO_HOSTS))
+
+    async def _no_room(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = Unavailable(
+            "all connections of this server are in use: try again later",
+            code="too_many_connections",
+            retry_after=5,
+        )
+        await self._refuse_request(scope, send, error)
+
+    async def _refuse_request(self, scope: Scope, send: Send, error: PerdureError) -> None:
+        with self._all.access.visit(scope, send) as visit:
+            await send_reply(scope, visit.send, error_reply(error, scope["path"], visit))
 
     def _may_run(self) -> bool:
         return not self.spare or self.url.partition(b"?")[0] in (b"/health", b"/api/health")
@@ -217,17 +239,3 @@ class _Wire:
 
     def is_paused(self) -> bool:
         return self._protocol.flow.write_paused
-
-
-async def _two_hosts(scope: Scope, receive: Receive, send: Send) -> None:
-    error = InvalidInput("the request's URL and its Host header name different hosts: send one")
-    await send_reply(scope, send, error_reply(error, scope["path"]))
-
-
-async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
-    error = Unavailable(
-        "all connections of this server are in use: try again later",
-        code="too_many_connections",
-        retry_after=5,
-    )
-    await send_reply(scope, send, error_reply(error, scope["path"]))

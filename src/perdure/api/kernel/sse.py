@@ -12,6 +12,8 @@ from perdure.api.kernel.asgi import Message, Receive, Scope, Send
 from perdure.api.kernel.sending import abort_connection, is_paused
 from perdure.app.feed import Frame
 from perdure.domain.errors import Unavailable
+from perdure.domain.ids import millis_of
+from perdure.domain.metrics import Metrics
 
 HEARTBEAT = 30.0
 """The time without frames after which a comment keeps the connection alive, in seconds (wire contract)."""
@@ -98,7 +100,10 @@ class EventStream:
         cycle: float = CYCLE,
         heartbeat: float = HEARTBEAT,
         allowed: Callable[[], Awaitable[bool]],
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
+        self._began_ms = time.time_ns() // 1_000_000
         self._follower = follower
         self._allowed = allowed
         self._closing = closing
@@ -112,6 +117,8 @@ class EventStream:
         writer = asyncio.create_task(self._write(scope, send))
         disconnect = asyncio.create_task(wait_for_disconnect(receive))
         closing = asyncio.create_task(self._closing.wait())
+        reason = "client_left"
+        self._metrics.followers.move(1)
         try:
             await asyncio.wait({writer, disconnect, closing}, return_when=asyncio.FIRST_COMPLETED)
             if disconnect.done():
@@ -121,8 +128,11 @@ class EventStream:
                 await asyncio.wait({writer}, timeout=END_TIMEOUT)
                 writer.cancel()
                 await asyncio.wait({writer})
-            await self._end(scope, send, "shutdown" if writer.cancelled() else writer.result())
+            reason = "shutdown" if writer.cancelled() else writer.result()
+            await self._end(scope, send, reason)
         finally:
+            self._metrics.followers.move(-1)
+            self._metrics.sse_ends.add(reason)
             for task in (writer, disconnect, closing):
                 task.cancel()
             self._follower.close()
@@ -148,7 +158,8 @@ class EventStream:
                     return "access_ended"
                 checked = now
             if frames:
-                await self._send_frames(scope, send, frames)
+                await self._send_frames(scope, send, b"".join(map(frame_bytes, frames)))
+                self._note(frames)
                 last_sent = now
             elif now - last_sent >= self._heartbeat:
                 await self._send_frames(scope, send, b": heartbeat\n\n")
@@ -159,10 +170,16 @@ class EventStream:
                 return "connection_cycle"
         return "session_deleted"
 
-    async def _next_frames(self) -> bytes:
-        """Wait for new frames; return empty bytes if none come within a heartbeat."""
-        frames = await self._follower.frames(min(self._heartbeat, max(self._until - time.monotonic(), 0.01)))
-        return b"".join(map(frame_bytes, frames))
+    async def _next_frames(self) -> list[Frame]:
+        """Wait for new frames; return none if none come within a heartbeat."""
+        return await self._follower.frames(min(self._heartbeat, max(self._until - time.monotonic(), 0.01)))
+
+    def _note(self, frames: list[Frame]) -> None:
+        """Note what was sent, and how late: only for what has happened since this stream began."""
+        self._metrics.sse_events.add(by=len(frames))
+        last = frames[-1].id
+        if last and (made := millis_of(last)) >= self._began_ms:
+            self._metrics.sse_lag.observe(max(0.0, time.time() - made / 1000))
 
     async def _send_frames(self, scope: Scope, send: Send, body: bytes) -> None:
         """Send complete frames. Raises TimeoutError if the client does not read them in time."""

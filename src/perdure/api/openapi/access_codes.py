@@ -13,6 +13,11 @@ UNAUTHENTICATED = (
 )
 
 FORBIDDEN = (
+    (
+        "operators_only",
+        "The metrics are about all organizations, so only administrators of the first one may read them.",
+        "Use an access token of an administrator there, or set `PERDURE_METRICS_PORT`.",
+    ),
     *FORBIDDEN_MEMORIES,
     (
         "other_browser",

@@ -132,6 +132,7 @@ def inbox_stream_route(settings: StreamSettings) -> Route:
                 cycle=settings.cycle,
                 heartbeat=settings.heartbeat,
                 allowed=lambda: may_continue(call.app, call.caller),
+                metrics=call.app.metrics,
             )
         )
 

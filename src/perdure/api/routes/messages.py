@@ -329,6 +329,7 @@ def stream_route(settings: StreamSettings) -> Route:
                 cycle=settings.cycle,
                 heartbeat=settings.heartbeat,
                 allowed=lambda: may_continue(call.app, call.caller),
+                metrics=call.app.metrics,
             )
         )
 

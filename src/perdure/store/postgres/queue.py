@@ -30,6 +30,7 @@ from pgqueuer.models import TableChangedEvent
 from pgqueuer.types import Channel
 
 from perdure.domain.ids import OrgId, SessionId, TaskId
+from perdure.domain.metrics import Metrics
 from perdure.store.database import Tx
 from perdure.store.faults import CAUSES, sqlstate_cause
 from perdure.store.postgres.database import PostgresDatabase, PostgresTx, close_pool
@@ -102,8 +103,14 @@ class PostgresQueue:
     """
 
     def __init__(
-        self, database: PostgresDatabase, notifier: Notifier, settings: DBSettings, places: int
+        self,
+        database: PostgresDatabase,
+        notifier: Notifier,
+        settings: DBSettings,
+        places: int,
+        metrics: Metrics,
     ) -> None:
+        self._wait = metrics.queue_wait
         self._database = database
         self._notifier = notifier
         self._settings = settings
@@ -200,6 +207,8 @@ class PostgresQueue:
         assert task is not None  # noqa: S101 - a running coroutine has a task
         self._running.add(task)
         key = (picked.payload or b"").decode()
+        if picked.attempts == 0:
+            self._wait.observe(max(0.0, (picked.updated - picked.created).total_seconds()))
         try:
             await handler(_job_of(picked, key))
         except PutBack:
@@ -253,6 +262,10 @@ class PostgresQueue:
 
     def depth(self) -> int:
         return 0  # jobs wait in the database, where every process sees them
+
+    async def waiting(self, tx: Tx) -> int:
+        found = await tx.one(f"SELECT count(*) FROM {_QUEUE} WHERE status = 'queued'")
+        return int(found[0]) if found else 0
 
 
 def _job_of(picked: PickedJob, key: str) -> Job:
@@ -340,7 +353,7 @@ def _queries(driver: Driver, settings: DBSettings) -> Queries:
 
 
 async def open_postgres_queue(
-    database: PostgresDatabase, notifier: Notifier, places: int = PLACES
+    database: PostgresDatabase, notifier: Notifier, places: int = PLACES, metrics: Metrics | None = None
 ) -> PostgresQueue:
     """Open the queue; create or upgrade its tables.
 
@@ -357,7 +370,7 @@ async def open_postgres_queue(
     finally:
         with contextlib.suppress(Exception):
             await connection.close(timeout=CLOSE_SECONDS)
-    return PostgresQueue(database, notifier, settings, places)
+    return PostgresQueue(database, notifier, settings, places, metrics or Metrics())
 
 
 def _settings() -> DBSettings:
