@@ -5,7 +5,6 @@ A test fails while these pages are out of date. Usage: python -m tools.reference
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 import textwrap
@@ -18,7 +17,7 @@ from perdure.api.openapi.error_codes import PROGRAMS, RESPONSES, TOOLS, TURNS, E
 from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.registry import Registry
 from perdure.domain.events import EVENT_DATA, LIVE_TYPES, RESERVED_TYPES
-from perdure.routing import all_routes
+from perdure.routing import ThisProcess, all_routes
 from perdure.settings import Settings, described, plain
 from perdure.tools.built_in import catalogue
 from perdure.tools.tool_approval import TOOL_APPROVAL
@@ -298,7 +297,7 @@ def errors_page(schemas: dict[str, Any]) -> str:
 
 def pages() -> dict[str, str]:
     """Every page by its file name."""
-    document = build_document(all_routes(Settings(), asyncio.Event(), lambda: 0), "")
+    document = build_document(all_routes(Settings(), ThisProcess()), "")
     schemas: dict[str, Any] = document["components"]["schemas"]
     return {
         "settings.md": settings_page(),

@@ -12,9 +12,9 @@ import logging
 import resource
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial
-from typing import cast
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -23,16 +23,17 @@ from perdure.api.kernel.authentication import Authenticate, as_owner, by_token
 from perdure.api.kernel.connections import SPARE, ConnectionLimits, Connections
 from perdure.api.kernel.http import Api
 from perdure.api.kernel.protocol import HttpProtocol
+from perdure.api.kernel.route import Route
 from perdure.app.accounts import bootstrap
 from perdure.app.login import login_required
 from perdure.app.predefined import LocalModel, add_predefined, set_local_model
 from perdure.app.rate_limit import RateLimit
 from perdure.app.task_news import deliver
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import Forbidden, Unavailable
+from perdure.domain.errors import Forbidden, InvalidInput, Unavailable
 from perdure.domain.log_lines import LogFormatter
 from perdure.domain.visible import visible_line
-from perdure.routing import all_routes, door_routes
+from perdure.routing import ThisProcess, all_routes, door_routes, health_routes
 from perdure.sandbox.confinement import hide_memory, landlock_version
 from perdure.settings import Settings
 from perdure.stopping import Stopping
@@ -62,14 +63,20 @@ class _Server(uvicorn.Server):
         yield
 
 
+Role = Literal["all", "api", "worker"]
+"""What a process does: serve the API, run turns, or both. All but `all` need PostgreSQL."""
+
+
 async def serve(
     settings: Settings,
     announce: Callable[[str], None] | None = None,
     local_model: LocalModel | None = None,
+    role: Role = "all",
 ) -> None:
     """Run the server until SIGTERM or SIGINT, then drain it.
 
     Args:
+        role: a worker listens as well, but only for `/health`.
         announce: called with each line for the person who starts the server, first
             `listening on http://...`; prints it by default.
         local_model: a model that this machine runs for the server.
@@ -77,6 +84,12 @@ async def serve(
     Raises:
         Unavailable, Forbidden, InvalidInput: the server cannot start; the message says what to do.
     """
+    if role != "all" and not settings.database_url:
+        raise InvalidInput(
+            f"`perdure {role}` needs PostgreSQL, so that several processes can share the work: set "
+            "PERDURE_DATABASE_URL, or run everything in one process with `perdure serve`",
+            code="invalid_setting",
+        )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
@@ -87,9 +100,9 @@ async def serve(
     _raise_file_limit()
     with contextlib.suppress(AttributeError, ValueError, OSError):
         faulthandler.enable(sys.stderr)  # a process that is aborted leaves at least its stack
-    stopping = Stopping(settings.drain_seconds)
+    stopping = Stopping(settings.drain_delay_seconds + settings.drain_seconds)
     with stopping.handled():
-        await _serve(settings, stopping, announce or _print, local_model)
+        await _serve(settings, stopping, announce or _print, local_model, role)
 
 
 _MMAP_THRESHOLD = -3
@@ -108,7 +121,11 @@ def _return_large_blocks() -> None:
 
 
 async def _serve(
-    settings: Settings, stopping: Stopping, announce: Callable[[str], None], local_model: LocalModel | None
+    settings: Settings,
+    stopping: Stopping,
+    announce: Callable[[str], None],
+    local_model: LocalModel | None,
+    role: Role,
 ) -> None:
     _return_large_blocks()
     hidden = not settings.debuggable and hide_memory()
@@ -117,13 +134,12 @@ async def _serve(
         owner = await bootstrap(parts.app)
         if not settings.database_url:
             await set_local_model(parts.app, owner.organization_id, local_model)
-        authenticate = await _prepare(settings, parts, owner)
+        authenticate = await _prepare(settings, parts, owner, role)
         background = BackgroundTools(parts.engine, parts.app)
         worker = Worker(parts.engine, partial(deliver, parts.app), background)
-        sweep = Sweep(parts.engine, worker)
         closing = asyncio.Event()
-        routes = all_routes(settings, closing, lambda: worker.running)
-        api = Api(parts.app, (*routes, *door_routes(closing)), authenticate)
+        process = ThisProcess(closing, lambda: worker.running, stopping.asked.is_set)
+        api = Api(parts.app, _routes(settings, process, role), authenticate)
 
         def close() -> None:
             closing.set()
@@ -134,35 +150,51 @@ async def _serve(
             parts.engine.public.url = _url_of(listener)
         await complete_parked(parts.database)
         await parts.app.meter.refresh(parts.database, parts.app.now())
-        await worker.start()
-        # On SQLite this is the only process, so nobody can be running what is active now.
-        left = await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else STALE_AFTER)
-        if left:
-            log.warning("the last server stopped in the middle of %d turns: they are resumed", left)
-        sweeping = asyncio.create_task(sweep.run())
-        scheduling = asyncio.create_task(Scheduler(parts.app).run())
-        resuming = asyncio.create_task(Resumer(parts.app).run())
-        telling = asyncio.create_task(TaskSweep(parts.app, parts.engine.clock).run())
-        paying = asyncio.create_task(BudgetSweep(parts.app, parts.engine.clock).run())
-        limiting = asyncio.create_task(LimitSweep(parts.app).run())
-        sending = asyncio.create_task(Deliverer(parts.app).run())
-        sorting = asyncio.create_task(Sorter(parts.database).run())
-        gc.collect()
-        gc.freeze()
-        gc.enable()  # the command disables it while it imports
-        try:
+        works = [LimitSweep(parts.app).run()] if role == "api" else await _start_working(parts, worker)
+        with _at_work(works):
+            gc.collect()
+            gc.freeze()
+            gc.enable()  # the command disables it while it imports
             with watching():
-                greet = partial(_greet, settings, parts, owner, announce, local_model)
+                greet = partial(_greet, settings, parts, owner, announce, local_model, role)
                 await _run(settings, api, listener, worker, close, stopping, greet)
-        finally:
-            sweeping.cancel()
-            scheduling.cancel()
-            resuming.cancel()
-            telling.cancel()
-            paying.cancel()
-            limiting.cancel()
-            sending.cancel()
-            sorting.cancel()
+
+
+def _routes(settings: Settings, process: ThisProcess, role: Role) -> tuple[Route, ...]:
+    if role == "worker":
+        return health_routes(settings, process)
+    return (*all_routes(settings, process), *door_routes(process.closing))
+
+
+async def _start_working(parts: Parts, worker: Worker) -> list[Coroutine[Any, Any, None]]:
+    """Start to run turns, and return what a process that runs turns does beside them."""
+    await worker.start()
+    sweep = Sweep(parts.engine, worker)
+    # On SQLite this is the only process, so nobody can be running what is active now.
+    left = await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else STALE_AFTER)
+    if left:
+        log.warning("the last server stopped in the middle of %d turns: they are resumed", left)
+    return [
+        sweep.run(),
+        Scheduler(parts.app).run(),
+        Resumer(parts.app).run(),
+        TaskSweep(parts.app, parts.engine.clock).run(),
+        BudgetSweep(parts.app, parts.engine.clock).run(),
+        LimitSweep(parts.app).run(),
+        Deliverer(parts.app).run(),
+        Sorter(parts.database).run(),
+    ]
+
+
+@contextlib.contextmanager
+def _at_work(works: Iterable[Coroutine[Any, Any, None]]) -> Iterator[None]:
+    """Run this beside the block, until that ends."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _log_protections(*, hidden: bool) -> None:
@@ -176,7 +208,7 @@ def _log_protections(*, hidden: bool) -> None:
     )
 
 
-async def _prepare(settings: Settings, parts: Parts, owner: Caller) -> Authenticate:
+async def _prepare(settings: Settings, parts: Parts, owner: Caller, role: Role) -> Authenticate:
     """Create the providers that the environment has keys for.
 
     Returns:
@@ -188,7 +220,7 @@ async def _prepare(settings: Settings, parts: Parts, owner: Caller) -> Authentic
     parts.app.drivers.lend_environment(owner.organization_id)
     for name in await add_predefined(parts.app, owner.organization_id):
         log.info("%s is set up: its key is in the environment", name)
-    if await login_required(parts.app):
+    if role == "worker" or await login_required(parts.app):
         return by_token(parts.app, RateLimit(settings.rate_limit))
     if not settings.is_loopback:
         raise Forbidden(
@@ -204,15 +236,21 @@ async def _greet(
     owner: Caller,
     announce: Callable[[str], None],
     local_model: LocalModel | None,
+    role: Role,
     url: str,
 ) -> None:
     """Say where the server listens and keeps its data, and what is missing before it can be used."""
     announce(f"listening on {url}")
-    announce(f"docs: {url}/docs")
+    if role == "worker":
+        announce(f"worker: it runs up to {settings.max_turns:,} turns, and serves only {url}/health")
+    else:
+        announce(f"docs: {url}/docs")
     if settings.database_url:
         announce(f"data: PostgreSQL at {urlsplit(settings.database_url).hostname}")
     else:
         announce(f"data: {settings.data_folder.resolve()}")
+    if role == "worker":
+        return
     if local_model is not None:
         announce(f"model: {local_model.title}, on this machine; `perdure chat` talks to it")
         return
@@ -288,6 +326,9 @@ async def _run(
     await greet(_url_of(listener))
     asked = asyncio.create_task(stopping.asked.wait())
     await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+    if settings.drain_delay_seconds and not serving.done():
+        # `/health/ready` tells load balancers to send requests elsewhere, and until they do, all are served.
+        await asyncio.wait({serving}, timeout=settings.drain_delay_seconds)
     unfinished = await worker.drain(settings.drain_seconds)
     if unfinished:
         log.info("%d running turns did not finish: they resume at the next start", unfinished)

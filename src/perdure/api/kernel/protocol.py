@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
+HEALTH = (b"/health", b"/health/live", b"/health/ready")
+"""What is answered over the limit of connections, too."""
 MAX_HEAD = 64 * 1024
 """The maximum size of a request line with its headers, in bytes. It may be exceeded by one socket read."""
 
@@ -187,7 +189,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._linger()
 
     def _may_run(self) -> bool:
-        return not self.spare or self.url.partition(b"?")[0] in (b"/health", b"/api/health")
+        return not self.spare or self.url.partition(b"?")[0].removeprefix(b"/api") in HEALTH
 
 
 class _Wire:
