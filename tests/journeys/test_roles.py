@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+
 from tests.server import Server, use_simulated_model
 from tests.talk import Talk, call, kinds_of, new_talk, script
 
