@@ -266,10 +266,10 @@ def _report(running: dict[int, int]) -> None:
 def _compute_types() -> None:
     """Make the decoders of all routes once: msgspec remembers what it computes about each type."""
     from perdure.api.kernel.router import Router
-    from perdure.routing import all_routes
+    from perdure.routing import ThisProcess, all_routes
     from perdure.settings import Settings
 
-    Router(all_routes(Settings(), asyncio.Event(), lambda: 0))
+    Router(all_routes(Settings(), ThisProcess()))
 
 
 def _main() -> None:

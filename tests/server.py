@@ -43,6 +43,8 @@ class Server:
         self._environment = {"PERDURE_DATABASE_URL": database_url, **(environment or {})}
         self._process: asyncio.subprocess.Process | Forked | None = None
         self.log = data / "server.log"
+        self.command = "serve"
+        """The command that runs the server: `serve`, `api` or `worker`."""
         self.options: tuple[str, ...] = ()
         """Further options of the command."""
         self.program: tuple[str, ...] = ()
@@ -68,7 +70,7 @@ class Server:
         self._port = int(self.url.rsplit(":", 1)[1])
 
     async def _started(self) -> asyncio.subprocess.Process | Forked:
-        arguments = ("serve", "--port", str(self._port), "--data", str(self.data), *self.options)
+        arguments = (self.command, "--port", str(self._port), "--data", str(self.data), *self.options)
         environment = {**os.environ, **NO_KEYS, "PYTHONPATH": ROOT, **self._environment}
         if environment["PERDURE_DATABASE_URL"]:
             environment.pop(MEASURED, None)
@@ -85,6 +87,11 @@ class Server:
                 stderr=log,
                 env=environment,
             )
+
+    def send(self, number: int) -> None:
+        """Send the process a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def kill(self, number: int = signal.SIGKILL) -> None:
         """End the process, at once unless told otherwise, and wait until it is gone."""

@@ -5,7 +5,6 @@ A test fails while these pages are out of date. Usage: python -m tools.reference
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 import textwrap
@@ -20,7 +19,7 @@ from perdure.capabilities.registry import Registry
 from perdure.domain.events import EVENT_DATA, LIVE_TYPES, RESERVED_TYPES
 from perdure.domain.instruments import Counter, Instrument, instruments_of
 from perdure.domain.metrics import MOST_MODELS, MOST_TOOLS, Metrics
-from perdure.routing import all_routes
+from perdure.routing import ThisProcess, all_routes
 from perdure.settings import Settings, described, plain
 from perdure.tools.built_in import catalogue
 from perdure.tools.tool_approval import TOOL_APPROVAL
@@ -332,7 +331,7 @@ def metrics_page() -> str:
 
 def pages() -> dict[str, str]:
     """Every page by its file name."""
-    document = build_document(all_routes(Settings(), asyncio.Event(), lambda: 0), "")
+    document = build_document(all_routes(Settings(), ThisProcess()), "")
     schemas: dict[str, Any] = document["components"]["schemas"]
     return {
         "settings.md": settings_page(),

@@ -15,12 +15,12 @@ def main() -> None:
     """Run the command. Status 2 and one line say that a package is not installed."""
     gc.disable()  # imports make no garbage, and collecting it anyway takes a twentieth of their time
     try:
-        if sys.argv[1:2] == ["serve"]:
+        if sys.argv[1:2] in (["serve"], ["api"], ["worker"]):
             from perdure.cli.serving import plain_options, serve_and_exit
 
             options = plain_options(sys.argv[2:])
             if options is not None:
-                serve_and_exit(options)
+                serve_and_exit(options, sys.argv[1])
         from perdure.cli.main import main as command
 
         gc.enable()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from msgspec import Struct, field
+
 from perdure import __version__
 from perdure.api.kernel.route import Route
 from perdure.api.routes import accounts as account_routes
@@ -43,20 +45,37 @@ from perdure.api.routes import tasks as task_routes
 from perdure.api.routes import webhooks as webhook_routes
 from perdure.api.routes import workspaces as workspace_routes
 from perdure.api.routes.files import file_routes
-from perdure.api.routes.system import document_routes, health_route
+from perdure.api.routes.system import document_routes, system_routes
 from perdure.domain.messages import JsonObject
 from perdure.doors.mcp.route import mcp_route
 from perdure.settings import Settings
 
 
-def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[], int]) -> tuple[Route, ...]:
-    """Return all routes of the server.
+class ThisProcess(Struct, frozen=True):
+    """What routes tell of the process.
 
-    Args:
+    Attributes:
         closing: set when the server shuts down, so that live streams end.
         running: returns the number of sessions that this process is working on.
+        draining: returns whether the process was asked to stop.
     """
-    stream = message_routes.StreamSettings(closing, settings.stream_cycle_seconds, settings.heartbeat_seconds)
+
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    running: Callable[[], int] = lambda: 0
+    draining: Callable[[], bool] = lambda: False
+
+
+def health_routes(settings: Settings, process: ThisProcess) -> tuple[Route, ...]:
+    """Return the routes that every process has, whatever its role."""
+    folder = None if settings.database_url else settings.data_folder
+    return system_routes(process.running, process.draining, folder)
+
+
+def all_routes(settings: Settings, process: ThisProcess) -> tuple[Route, ...]:
+    """Return all routes of the server."""
+    stream = message_routes.StreamSettings(
+        process.closing, settings.stream_cycle_seconds, settings.heartbeat_seconds
+    )
     cached: JsonObject = {}
 
     def document() -> JsonObject:
@@ -105,7 +124,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *webhook_routes.ROUTES,
         *budget_routes.ROUTES,
         *spend_routes.ROUTES,
-        health_route(running, None if settings.database_url else settings.data_folder),
+        *health_routes(settings, process),
         *document_routes(document),
     )
     return routes

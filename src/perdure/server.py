@@ -11,26 +11,28 @@ import logging
 import resource
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from perdure.api.kernel.authentication import Authenticate, as_owner, by_token
 from perdure.api.kernel.connections import SPARE, ConnectionLimits, Connections
 from perdure.api.kernel.http import Api
+from perdure.api.kernel.route import Route
 from perdure.app.accounts import bootstrap
 from perdure.app.login import login_required
 from perdure.app.predefined import LocalModel, add_predefined, set_local_model
 from perdure.app.rate_limit import RateLimit
 from perdure.app.task_news import deliver
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import Forbidden, Unavailable
+from perdure.domain.errors import Forbidden, InvalidInput, Unavailable
 from perdure.domain.visible import visible_line
 from perdure.doors.prometheus import metrics_route
 from perdure.listening import http_server, listen
 from perdure.logs import LogWriter, start_log
 from perdure.observed import Observed
-from perdure.routing import all_routes, door_routes
+from perdure.routing import ThisProcess, all_routes, door_routes, health_routes
 from perdure.sandbox.confinement import hide_memory, landlock_version
 from perdure.settings import Settings
 from perdure.stopping import Stopping
@@ -51,14 +53,20 @@ from perdure.worker.worker import Worker
 log = logging.getLogger("perdure")
 
 
+Role = Literal["all", "api", "worker"]
+"""What a process does: serve the API, run turns, or both. All but `all` need PostgreSQL."""
+
+
 async def serve(
     settings: Settings,
     announce: Callable[[str], None] | None = None,
     local_model: LocalModel | None = None,
+    role: Role = "all",
 ) -> None:
     """Run the server until SIGTERM or SIGINT, then drain it.
 
     Args:
+        role: a worker listens as well, but only for `/health`.
         announce: called with each line for the person who starts the server, first
             `listening on http://...`; prints it by default.
         local_model: a model that this machine runs for the server.
@@ -66,14 +74,20 @@ async def serve(
     Raises:
         Unavailable, Forbidden, InvalidInput: the server cannot start; the message says what to do.
     """
+    if role != "all" and not settings.database_url:
+        raise InvalidInput(
+            f"`perdure {role}` needs PostgreSQL, so that several processes can share the work: set "
+            "PERDURE_DATABASE_URL, or run everything in one process with `perdure serve`",
+            code="invalid_setting",
+        )
     writer = start_log(settings)
     _raise_file_limit()
     with contextlib.suppress(AttributeError, ValueError, OSError):
         faulthandler.enable(sys.stderr)  # a process that is aborted leaves at least its stack
-    stopping = Stopping(settings.drain_seconds)
+    stopping = Stopping(settings.drain_delay_seconds + settings.drain_seconds)
     try:
         with stopping.handled():
-            await _serve(settings, stopping, announce or _print, local_model, writer)
+            await _serve(settings, stopping, announce or _print, local_model, role, writer)
     finally:
         writer.flush()
 
@@ -98,6 +112,7 @@ async def _serve(
     stopping: Stopping,
     announce: Callable[[str], None],
     local_model: LocalModel | None,
+    role: Role,
     writer: LogWriter,
 ) -> None:
     _return_large_blocks()
@@ -107,15 +122,14 @@ async def _serve(
         owner = await bootstrap(parts.app)
         if not settings.database_url:
             await set_local_model(parts.app, owner.organization_id, local_model)
-        authenticate = await _prepare(settings, parts, owner)
+        authenticate = await _prepare(settings, parts, owner, role)
         background = BackgroundTools(parts.engine, parts.app)
         worker = Worker(parts.engine, partial(deliver, parts.app), background)
-        sweep = Sweep(parts.engine, worker)
         closing = asyncio.Event()
-        routes = all_routes(settings, closing, lambda: worker.running)
+        process = ThisProcess(closing, lambda: worker.running, stopping.asked.is_set)
         observed = Observed(parts, worker, writer)
-        doors = (*door_routes(closing), metrics_route(observed.scrapes, owner.organization_id))
-        api = Api(parts.app, (*routes, *doors), authenticate, observed.access)
+        routes = _routes(settings, process, observed, owner, role)
+        api = Api(parts.app, routes, authenticate, observed.access)
 
         def close() -> None:
             closing.set()
@@ -126,39 +140,55 @@ async def _serve(
             parts.engine.public.url = _url_of(listener)
         await complete_parked(parts.database)
         await parts.app.meter.refresh(parts.database, parts.app.now())
-        await worker.start()
-        # On SQLite this is the only process, so nobody can be running what is active now.
-        left = await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else STALE_AFTER)
-        if left:
-            log.warning("the last server stopped in the middle of %d turns: they are resumed", left)
-        beside = _beside(parts, sweep)
-        gc.collect()
-        gc.freeze()
-        gc.enable()  # the command disables it while it imports
-        try:
+        works = [LimitSweep(parts.app).run()] if role == "api" else await _start_working(parts, worker)
+        with _at_work(works):
+            gc.collect()
+            gc.freeze()
+            gc.enable()  # the command disables it while it imports
             async with observed.served(settings):
-                greet = partial(_greet, settings, parts, owner, announce, local_model)
+                greet = partial(_greet, settings, parts, owner, announce, local_model, role)
                 connections = observed.connections(_connection_limits(settings))
                 await _run(settings, api, connections, listener, worker, close, stopping, greet)
-        finally:
-            for task in beside:
-                task.cancel()
 
 
-def _beside(parts: Parts, sweep: Sweep) -> list[asyncio.Task[None]]:
-    """Start what runs beside the requests and the worker, until it is cancelled."""
-    app, clock = parts.app, parts.engine.clock
-    works = (
-        sweep,
-        Scheduler(app),
-        Resumer(app),
-        TaskSweep(app, clock),
-        BudgetSweep(app, clock),
-        LimitSweep(app),
-        Deliverer(app),
-        Sorter(parts.database),
-    )
-    return [asyncio.create_task(each.run()) for each in works]
+def _routes(
+    settings: Settings, process: ThisProcess, observed: Observed, owner: Caller, role: Role
+) -> tuple[Route, ...]:
+    metrics = metrics_route(observed.scrapes, owner.organization_id)
+    if role == "worker":
+        return (*health_routes(settings, process), metrics)
+    return (*all_routes(settings, process), *door_routes(process.closing), metrics)
+
+
+async def _start_working(parts: Parts, worker: Worker) -> list[Coroutine[Any, Any, None]]:
+    """Start to run turns, and return what a process that runs turns does beside them."""
+    await worker.start()
+    sweep = Sweep(parts.engine, worker)
+    # On SQLite this is the only process, so nobody can be running what is active now.
+    left = await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else STALE_AFTER)
+    if left:
+        log.warning("the last server stopped in the middle of %d turns: they are resumed", left)
+    return [
+        sweep.run(),
+        Scheduler(parts.app).run(),
+        Resumer(parts.app).run(),
+        TaskSweep(parts.app, parts.engine.clock).run(),
+        BudgetSweep(parts.app, parts.engine.clock).run(),
+        LimitSweep(parts.app).run(),
+        Deliverer(parts.app).run(),
+        Sorter(parts.database).run(),
+    ]
+
+
+@contextlib.contextmanager
+def _at_work(works: Iterable[Coroutine[Any, Any, None]]) -> Iterator[None]:
+    """Run this beside the block, until that ends."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _log_protections(*, hidden: bool) -> None:
@@ -172,7 +202,7 @@ def _log_protections(*, hidden: bool) -> None:
     )
 
 
-async def _prepare(settings: Settings, parts: Parts, owner: Caller) -> Authenticate:
+async def _prepare(settings: Settings, parts: Parts, owner: Caller, role: Role) -> Authenticate:
     """Create the providers that the environment has keys for.
 
     Returns:
@@ -184,7 +214,7 @@ async def _prepare(settings: Settings, parts: Parts, owner: Caller) -> Authentic
     parts.app.drivers.lend_environment(owner.organization_id)
     for name in await add_predefined(parts.app, owner.organization_id):
         log.info("%s is set up: its key is in the environment", name)
-    if await login_required(parts.app):
+    if role == "worker" or await login_required(parts.app):
         return by_token(parts.app, RateLimit(settings.rate_limit))
     if not settings.is_loopback:
         raise Forbidden(
@@ -200,15 +230,21 @@ async def _greet(
     owner: Caller,
     announce: Callable[[str], None],
     local_model: LocalModel | None,
+    role: Role,
     url: str,
 ) -> None:
     """Say where the server listens and keeps its data, and what is missing before it can be used."""
     announce(f"listening on {url}")
-    announce(f"docs: {url}/docs")
+    if role == "worker":
+        announce(f"worker: it runs up to {settings.max_turns:,} turns, and serves only {url}/health")
+    else:
+        announce(f"docs: {url}/docs")
     if settings.database_url:
         announce(f"data: PostgreSQL at {urlsplit(settings.database_url).hostname}")
     else:
         announce(f"data: {settings.data_folder.resolve()}")
+    if role == "worker":
+        return
     if local_model is not None:
         announce(f"model: {local_model.title}, on this machine; `perdure chat` talks to it")
         return
@@ -248,6 +284,9 @@ async def _run(
     await greet(_url_of(listener))
     asked = asyncio.create_task(stopping.asked.wait())
     await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+    if settings.drain_delay_seconds and not serving.done():
+        # `/health/ready` tells load balancers to send requests elsewhere, and until they do, all are served.
+        await asyncio.wait({serving}, timeout=settings.drain_delay_seconds)
     unfinished = await worker.drain(settings.drain_seconds)
     if unfinished:
         log.info("%d running turns did not finish: they resume at the next start", unfinished)

@@ -56,6 +56,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         master_key_previous: the previous master key, accepted during a key rotation.
         tools: Python files with tools, separated by colons. The server executes them when it starts.
         drain_seconds: how long running turns may continue after a request to stop, in seconds.
+        drain_delay_seconds: how long a process that was asked to stop still serves all requests, while
+            `/health/ready` tells load balancers to send them elsewhere, in seconds.
         stream_cycle_seconds: approximate duration of a live stream, in seconds; its follower then reconnects,
             perhaps to another server.
         heartbeat_seconds: how long a live stream may be silent before it sends a heartbeat, in seconds.
@@ -118,6 +120,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     master_key_previous: str = ""
     tools: str = ""
     drain_seconds: float = 10.0
+    drain_delay_seconds: float = 0.0
     stream_cycle_seconds: float = 300.0
     heartbeat_seconds: float = 30.0
     history_tokens: int = 100_000

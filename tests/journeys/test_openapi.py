@@ -16,7 +16,7 @@ import requests
 
 from perdure import __version__
 from perdure.api.openapi.document import build_document
-from perdure.routing import all_routes
+from perdure.routing import ThisProcess, all_routes
 from perdure.settings import Settings
 from tests.command import perdure
 from tests.server import Server
@@ -70,7 +70,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def document() -> dict[str, Any]:
-    return build_document(all_routes(Settings(), asyncio.Event(), lambda: 0), __version__)
+    return build_document(all_routes(Settings(), ThisProcess()), __version__)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from perdure.domain.ids import SessionId, ToolCallId, TurnId, WorkspaceId
 from perdure.domain.redaction import Redactor
 from perdure.domain.schedules import MAX_ACTIVE, MAX_KEPT
 from perdure.domain.storage import MAX_KEYS, MAX_SECRETS, MAX_SECRETS_SIZE
-from perdure.routing import all_routes
+from perdure.routing import ThisProcess, all_routes
 from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.storage import secret_sizes, set_value
@@ -123,9 +123,7 @@ async def house(
         async def as_owner(headers: dict[bytes, bytes], anywhere: bool) -> Caller:
             return owner
 
-        api = Api(
-            parts.app, all_routes(settings, asyncio.Event(), lambda: 0), as_owner, Access(parts.app.metrics)
-        )
+        api = Api(parts.app, all_routes(settings, ThisProcess()), as_owner, Access(parts.app.metrics))
         transport = httpx.ASGITransport(app=api)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             yield House(parts, owner, http)

@@ -14,12 +14,12 @@ import httpx
 
 from perdure.api.kernel.route import Route
 from perdure.domain.ids import new_id
-from perdure.routing import all_routes
+from perdure.routing import ThisProcess, all_routes
 from perdure.settings import Settings
 from tests.error_codes import EXPLAINED
 from tests.server import Server, post
 
-ROUTES = all_routes(Settings(), asyncio.Event(), lambda: 0)
+ROUTES = all_routes(Settings(), ThisProcess())
 
 
 def strictly(raw: bytes) -> Any:

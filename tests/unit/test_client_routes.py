@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from perdure.client import Client, PerdureError, ToolCallResult
-from perdure.routing import all_routes
+from perdure.routing import ThisProcess, all_routes
 from perdure.settings import Settings
 from tests.unit.fake_server import FakeServer, Request, answers
 
@@ -32,7 +31,7 @@ OTHERS = {
     "wait_for_run",
 }  # fmt: skip
 """Public methods that are not one request, or take more than ids."""
-ROUTES = all_routes(Settings(), asyncio.Event(), lambda: 0)
+ROUTES = all_routes(Settings(), ThisProcess())
 
 
 def matching(request: Request) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import functools
 import re
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from perdure.capabilities.registry import Registry
 from perdure.domain import errors
 from perdure.domain.events import EVENT_DATA, KNOWN_TYPES
 from perdure.engine.turn_events import ADVICE
-from perdure.routing import all_routes
+from perdure.routing import ThisProcess, all_routes
 from perdure.settings import Settings
 from perdure.tools.built_in import catalogue
 from tests.error_codes import EXPLAINED, INTERNAL_SIGNALS
@@ -98,7 +97,7 @@ def test_every_kind_of_event_says_what_it_is() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    routes = all_routes(Settings(), asyncio.Event(), lambda: 0)
+    routes = all_routes(Settings(), ThisProcess())
     known = words_of("routes.md")
     assert {route.path for route in routes} | {route.operation_id for route in routes} <= known
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import re
 from collections.abc import Iterator
@@ -24,14 +23,14 @@ from perdure.api.openapi.tags import TAGS
 from perdure.domain.errors import InvalidInput, NotFound, PerdureError
 from perdure.domain.events import EVENT_DATA
 from perdure.domain.visible import LABEL_PATTERN
-from perdure.routing import all_routes
+from perdure.routing import ThisProcess, all_routes
 from perdure.settings import Settings
 
 METHODS = ("get", "put", "post", "delete", "patch")
 
 
 def every_route() -> tuple[Route, ...]:
-    return all_routes(Settings(), asyncio.Event(), lambda: 0)
+    return all_routes(Settings(), ThisProcess())
 
 
 ROUTES = every_route()

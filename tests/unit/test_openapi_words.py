@@ -5,7 +5,6 @@ tests/golden/openapi_0_1_0.json.xz is that document. Texts may change; whatever 
 
 from __future__ import annotations
 
-import asyncio
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 
 from perdure.api.openapi.document import build_document
-from perdure.routing import all_routes
+from perdure.routing import ThisProcess, all_routes
 from perdure.settings import Settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "openapi_0_1_0.json.xz"
@@ -81,6 +80,6 @@ def _contents(place: str, holder: dict[str, Any]) -> Iterator[str]:
 
 def test_every_description_and_example_of_the_first_release_is_still_there() -> None:
     before = documented_parts(msgspec.json.decode(lzma.decompress(GOLDEN.read_bytes())))
-    now = documented_parts(build_document(all_routes(Settings(), asyncio.Event(), lambda: 0), "0"))
+    now = documented_parts(build_document(all_routes(Settings(), ThisProcess()), "0"))
     assert len(before) > 1500
     assert sorted(before - now) == []

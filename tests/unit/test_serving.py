@@ -98,3 +98,12 @@ def test_an_unexpected_error_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["api", "worker"])
+def test_a_role_needs_postgresql(tmp_path: Path, command: str) -> None:
+    done = run(command, "--port", "0", "--data", str(tmp_path / "data"))
+    assert done.returncode == 1
+    assert f"`perdure {command}` needs PostgreSQL" in done.stderr
+    assert "PERDURE_DATABASE_URL" in done.stderr
+    assert not (tmp_path / "data").exists()

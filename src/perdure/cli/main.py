@@ -142,23 +142,23 @@ def settings() -> None:
         screen.line(f"    {each.meaning}")
 
 
+Host = Annotated[str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")]
+Port = Annotated[
+    int | None, typer.Option(help="The port; 0 picks a free one.", min=0, max=65535, show_default="9000")
+]
+Tools = Annotated[
+    list[Path] | None,
+    typer.Option(help="A Python file with functions below @tool; repeat it for several.", show_default=False),
+]
+
+
 @app.command()
 def serve(
-    host: Annotated[
-        str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="The port; 0 picks a free one.", min=0, max=65535, show_default="9000")
-    ] = None,
+    host: Host = None,
+    port: Port = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
-    tools: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="A Python file with functions below @tool; repeat it for several.",
-            show_default=False,
-        ),
-    ] = None,
+    tools: Tools = None,
     local_model: Annotated[
         bool,
         typer.Option(
@@ -174,6 +174,40 @@ def serve(
     from perdure.cli.serving import ServeOptions, run
 
     raise typer.Exit(run(ServeOptions(host, port, data, database_url, tuple(tools or ()), local_model)))
+
+
+@app.command()
+def api(
+    host: Host = None,
+    port: Port = None,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+    tools: Tools = None,
+) -> None:
+    """Run the API and the MCP endpoint without a worker: processes of `perdure worker` run the turns.
+
+    It needs PostgreSQL. Give all processes the same settings.
+    """
+    from perdure.cli.serving import ServeOptions, run
+
+    raise typer.Exit(run(ServeOptions(host, port, data, database_url, tuple(tools or ())), "api"))
+
+
+@app.command()
+def worker(
+    host: Host = None,
+    port: Port = None,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+    tools: Tools = None,
+) -> None:
+    """Run turns, schedules and webhooks, without the API: it listens only for /health.
+
+    It needs PostgreSQL. Give all processes the same settings.
+    """
+    from perdure.cli.serving import ServeOptions, run
+
+    raise typer.Exit(run(ServeOptions(host, port, data, database_url, tuple(tools or ())), "worker"))
 
 
 Attach = Annotated[

@@ -1,7 +1,7 @@
 """Run the server, if possible without the library of the command line.
 
 That library takes 9 MB and a sixth of a second. The server would keep it for as long as it runs, so a plain
-`perdure serve` is read here. Everything else, such as help and mistakes, is left to the library.
+`perdure serve`, `api` or `worker` is read here. Everything else, such as help, is left to the library.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from perdure.cli.database_url import OPTION, hide_password
 from perdure.cli.failures import INTERRUPTED, end_with
 from perdure.cli.terminal import write_any_text
 
+if TYPE_CHECKING:
+    from perdure.server import Role
+
 LARGEST_PORT = 65_535
+ROLES: dict[str, Role] = {"serve": "all", "api": "api", "worker": "worker"}
+"""Commands that run a server, with the role of the process."""
 _SINGLE = ("--host", "--port", "--data", OPTION)
 
 
@@ -32,7 +37,7 @@ class ServeOptions(NamedTuple):
 
 
 def plain_options(arguments: Sequence[str]) -> ServeOptions | None:
-    """Read the arguments after `serve`; None if only the library of the command line can judge them."""
+    """Read the arguments after the command; None if only the library of the command line can judge them."""
     found: dict[str, str] = {}
     tools: list[Path] = []
     rest = iter(arguments)
@@ -60,18 +65,18 @@ def plain_options(arguments: Sequence[str]) -> ServeOptions | None:
     )
 
 
-def serve_and_exit(options: ServeOptions) -> NoReturn:
+def serve_and_exit(options: ServeOptions, command: str) -> NoReturn:
     """Run the server in place of the command."""
     write_any_text()
     try:
         hide_password(options.database_url)
-        status = run(options)
+        status = run(options, ROLES[command])
     except Exception as error:  # noqa: BLE001 - ends the process
         end_with(error)
     sys.exit(status)
 
 
-def run(options: ServeOptions) -> int:
+def run(options: ServeOptions, role: Role = "all") -> int:
     """Run the server until it is stopped. Returns the exit status.
 
     Raises:
@@ -97,7 +102,7 @@ def run(options: ServeOptions) -> int:
 
             uvloop.run(serve_with_local_model(settings))
         else:
-            uvloop.run(serve(settings))
+            uvloop.run(serve(settings, role=role))
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0

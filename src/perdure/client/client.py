@@ -104,3 +104,15 @@ class Client(
     async def health(self) -> JsonObject:
         """Return the health of the server: version, database, queue. Needs no credentials."""
         return await self.call("GET", "/health", JsonObject)
+
+    async def alive(self) -> JsonObject:
+        """Return `{"status": "ok"}` if the process answers. Needs no credentials."""
+        return await self.call("GET", "/health/live", JsonObject)
+
+    async def ready(self) -> JsonObject:
+        """Return whether the process should be sent requests. Needs no credentials.
+
+        Raises:
+            ApiError: 503: it was asked to stop, or its database cannot be written.
+        """
+        return await self.call("GET", "/health/ready", JsonObject)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
+HEALTH = (b"/health", b"/health/live", b"/health/ready")
+"""What is answered over the limit of connections, too."""
 MAX_HEAD = 64 * 1024
 """The maximum size of a request line with its headers, in bytes. It may be exceeded by one socket read."""
 
@@ -209,7 +211,7 @@ class HttpProtocol(HttpToolsProtocol):
             await send_reply(scope, visit.send, error_reply(error, scope["path"], visit))
 
     def _may_run(self) -> bool:
-        return not self.spare or self.url.partition(b"?")[0] in (b"/health", b"/api/health")
+        return not self.spare or self.url.partition(b"?")[0].removeprefix(b"/api") in HEALTH
 
 
 class _Wire:

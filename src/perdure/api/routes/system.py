@@ -66,14 +66,65 @@ class Health(Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
-def health_route(running: Callable[[], int], folder: Path | None) -> Route:
-    """Build the route of the health check.
+class Liveness(Struct, frozen=True):
+    """That a process answers."""
+
+    status: Annotated[str, Meta(description="Always `ok`.", examples=["ok"])] = "ok"
+
+
+class Readiness(Struct, frozen=True, omit_defaults=True):
+    """Whether a process should be sent requests."""
+
+    status: Annotated[
+        str,
+        Meta(
+            description=(
+                "`ready`, `draining` after a request to stop, or `degraded` if nothing can be written."
+            ),
+            examples=["ready"],
+        ),
+    ]
+    cause: Annotated[
+        str | None,
+        Meta(description="Why the database cannot be written, as in `GET /health`; otherwise absent."),
+    ] = None
+
+
+@route("GET", "/health/live", "system", public=True)
+async def health_live(call: Call) -> Liveness:
+    """Check whether the process answers.
+
+    Nothing else is checked. For a supervisor that restarts a process that hangs: a database that is away
+    must not restart it.
+    """
+    return Liveness()
+
+
+def system_routes(
+    running: Callable[[], int], draining: Callable[[], bool], folder: Path | None
+) -> tuple[Route, ...]:
+    """Build the routes of the health checks.
 
     Args:
         running: returns the number of sessions that this process is working on.
+        draining: returns whether the process was asked to stop.
         folder: the folder of the embedded database; None for PostgreSQL.
     """
     database = DatabaseHealth(folder)
+
+    @route("GET", "/health/ready", "system", other=(503,), public=True)
+    async def health_ready(call: Call) -> Answer[Readiness]:
+        """Check whether the process should be sent requests.
+
+        503 if it was asked to stop, or if the database cannot be written. For load balancers: until the
+        process has stopped, requests that still come are served.
+        """
+        fault = await database.fault(call.app.database, call.app.now())
+        if draining():
+            return Answer(Readiness("draining"), 503)
+        if fault is not None:
+            return Answer(Readiness("degraded", fault.cause), 503)
+        return Answer(Readiness("ready"))
 
     @route("GET", "/health", "system", other=(503,), public=True)
     async def health(call: Call) -> Answer[Health]:
@@ -100,7 +151,7 @@ def health_route(running: Callable[[], int], folder: Path | None) -> Route:
         )
         return Answer(result, 200 if fault is None else 503)
 
-    return health
+    return health, health_live, health_ready
 
 
 STRICT_CSP = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
