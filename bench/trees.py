@@ -28,6 +28,7 @@ from perdure.domain.tasks import SOURCE, SessionTask, TaskInputRequest, TaskLink
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.settings import Settings
 from perdure.store.database import Tx
+from perdure.store.migrate import load_migrations
 from perdure.store.rows import insert, to_json, values
 from perdure.store.session_counts import count_sessions
 from perdure.store.sessions import SessionRow
@@ -38,6 +39,8 @@ from perdure.worker.sorter import sort_sessions
 PARENTS, CHILDREN = 2, 25
 """A session may have 25 open tasks, so fifty at once have two parents."""
 PLAIN = f"[[sim {json.dumps([{'text': 'END.'}])}]]"
+TASKS = 24
+"""The number of the migration with which sub-agents began."""
 REST = 20.0
 """Seconds in which the CPU of waiting parents is measured: ten sweeps."""
 
@@ -45,12 +48,16 @@ REST = 20.0
 @contextlib.asynccontextmanager
 async def trees(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     """Measure a foreground sub-agent against two turns, fifty against fifty sessions, and waiting parents."""
-    if variant.source is not None:
-        yield _nothing  # an older source may not know sub-agents
+    newest = variant.newest_migration()
+    if newest is not None and newest < TASKS:
+        yield _nothing  # this source does not know sub-agents
         return
+    # Sessions that wait are inserted as this version does it, which needs its tables.
+    same = newest is None or newest == max(number for number, _, _ in load_migrations())
 
     async def once() -> Figures:
-        return {**await _spawns(variant, scale), **await _parked(variant, scale)}
+        waiting = await _parked(variant, scale) if same else {}
+        return {**await _spawns(variant, scale), **waiting}
 
     yield once
 

@@ -30,6 +30,7 @@ from perdure.domain.sessions import CreateSession, Session
 from perdure.domain.subagents import Subagents, subagents_of
 from perdure.domain.tools import CapabilityRef, ClientSideTool
 from perdure.settings import Settings
+from perdure.store.bus import Appended, Subscription
 from perdure.store.events import events_after
 from perdure.store.sessions import look_session
 from perdure.store.task_lists import TaskFilter
@@ -160,6 +161,7 @@ async def test_calls_are_parked_by_the_appends_that_begin_the_children_they_wait
 ) -> None:
     async with at_work(database_url, tmp_path) as (parts, owner, session):
         app, sweep = parts.app, TaskSweep(parts.app, parts.engine.clock)
+        appends = app.bus.subscribe(session.id, live=False)
         text = script(calls(begin("one", {"text": "1."}), begin("two", {"text": "2."})), {"text": "Both."})
         await post_message(app, owner, session.id, CreateMessage(InputMessage((TextPart(text),))))
         children = await ended_children(parts, session.id, 2)
@@ -170,13 +172,25 @@ async def test_calls_are_parked_by_the_appends_that_begin_the_children_they_wait
         for created, parked in ((0, 1), (2, 3)):
             first = kinds.index("task.created")
             assert log[first + created].ts == log[first + parked].ts, "one append, of one instant"
+        *_, start = batches(appends)
+        assert (start[0], start[-1]) == ("output.message.completed", "act.completed"), "of the answer"
+        assert [each for each in start if each != "llm.generation"] == [
+            *("output.message.completed", "reason.completed", "act.started", "tool.started", "tool.started"),
+            *("task.created", "tool.parked", "task.created", "tool.parked", "act.completed"),
+        ]
         row = await parts.database.read(lambda tx: look_session(tx, session.id))
         assert row is not None
         assert row.resting
 
-        for child_id in children:
-            await deliver(app, child_id)
+        await asyncio.gather(*(deliver(app, child_id) for child_id in children))
         await at_rest(parts, session.id)
+        ends = [batch for batch in batches(appends) if "task.updated" in batch]
+        assert (
+            sorted(kind for batch in ends for kind in batch) == ["task.updated"] * 2 + ["tool.completed"] * 2
+        )
+        if parts.database.dialect == "sqlite":
+            assert len(ends) == 1, "ends that come at the same time are one append"
+        app.bus.unsubscribe(appends)
         notes = await parts.database.read(lambda tx: sessions_with_news(tx, 10))
         assert {note.session_id for note in notes} == set(children)
         assert all(note.known for note in notes)
@@ -184,6 +198,13 @@ async def test_calls_are_parked_by_the_appends_that_begin_the_children_they_wait
         assert await sweep.once() == 0, "nothing is told again"
         assert await parts.database.read(lambda tx: sessions_with_news(tx, 10)) == []
         assert len(await log_of(parts, session.id)) == before
+
+
+def batches(appends: Subscription) -> list[list[str]]:
+    """The kinds of the events of each append since the last look."""
+    found, lost = appends.drain()
+    assert not lost
+    return [[event.type for event in each.events] for each in found if isinstance(each, Appended)]
 
 
 async def ended_children(parts: Parts, session_id: SessionId, count: int) -> list[SessionId]:

@@ -161,10 +161,10 @@ def reports_are_told_again(patch: Patch) -> None:
 def a_delivery_locks_the_child_too(patch: Patch) -> None:
     real = task_news._apply
 
-    async def apply(app: Any, tx: Any, row: Any, task_row: Any, report: Any) -> bool:
+    async def apply(app: Any, tx: Any, hearing: Any, task_row: Any, report: Any) -> bool:
         if task_row.child_session_id is not None:
-            await get_session(tx, row.org_id, task_row.child_session_id, lock=True)
-        return await real(app, tx, row, task_row, report)
+            await get_session(tx, task_row.org_id, task_row.child_session_id, lock=True)
+        return await real(app, tx, hearing, task_row, report)
 
     patch.setattr(task_news, "_apply", apply)
 

@@ -11,6 +11,7 @@ from perdure.app.inbox_snapshots import Inboxes
 from perdure.app.rate_limit import TOKEN_BURST, TOKEN_RATE, RateLimit
 from perdure.app.refreshes import Refreshes
 from perdure.app.shares import Shares
+from perdure.app.together import Together
 from perdure.app.waiters import Waiters
 from perdure.capabilities.arguments import ArgumentChecks
 from perdure.capabilities.features import FeatureCache
@@ -107,6 +108,7 @@ class Services(Struct, frozen=True):
         local_mcp: the MCP servers of the operator's file, by id.
         mcp: the client of MCP servers.
         turns: the turns that this process has parked.
+        hearing: the reports that wait until their session can hear of them, by its id.
         meter: limits, and what is used of them.
         guard: makes the guardrails' checks that need a service; without it, they count as not made.
         metrics: what operators see of this process.
@@ -130,6 +132,7 @@ class Services(Struct, frozen=True):
     local_mcp: dict[str, LocalMcpServer] = {}
     mcp: LazyHosts = field(default_factory=LazyHosts)
     turns: ParkedTurns = field(default_factory=ParkedTurns)
+    hearing: Together = field(default_factory=Together)
     meter: Meter = field(default_factory=Meter)
     guard: GuardServices | None = None
     metrics: Metrics = field(default_factory=Metrics)

@@ -9,7 +9,9 @@ reports count up to a sequence that the task remembers. A note that the task kno
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.at_head import tell_followers, write_at_head
@@ -34,7 +36,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import SessionId, TaskId, ToolCallId
 from perdure.domain.messages import Message, TextPart
-from perdure.domain.redaction import redact_events, redact_struct
+from perdure.domain.redaction import Redactor, redact_events, redact_struct
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tasks import (
@@ -46,7 +48,7 @@ from perdure.domain.tasks import (
     text_of_message,
 )
 from perdure.domain.times import Micros, to_rfc3339
-from perdure.domain.turn import Calling, TurnState
+from perdure.domain.turn import Calling, TurnState, fold
 from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn
 from perdure.store.sessions import SessionRow, append, get_session, look_session
@@ -114,22 +116,65 @@ async def _settled(app: Services, task: TaskRow, report: Report, guard: Guard | 
     """
     if guard is not None:
         report = await checked_report(guard, task, report)
+    return await app.hearing.work_on(task.session_id, _Told(task, report), partial(_hear, app))
 
-    async def work(tx: Tx) -> bool | None:
+
+class _Told(Struct, frozen=True):
+    """A report of a task. `task`: the task as it was read at some time."""
+
+    task: TaskRow
+    report: Report
+
+
+class _Hearing(Struct):
+    """What a session hears in one transaction.
+
+    Attributes:
+        row: the session as it was locked.
+        waits: its calls that wait, and for which tasks; None if they were not read.
+        state: its turn; None if it was not read.
+        events: the events to append.
+        ended: whether a call ends with them.
+        wakes: the messages that follow: texts, and the tasks that they are about.
+    """
+
+    row: SessionRow
+    now: Micros
+    redactor: Redactor
+    waits: list[tuple[WaitRow, tuple[TaskId, ...]]] | None = None
+    state: TurnState | None = None
+    events: list[NewEvent] = []
+    ended: bool = False
+    wakes: list[tuple[str, TaskRow, SessionTask]] = []
+
+
+async def _hear(app: Services, told: list[_Told]) -> list[bool | None]:
+    """Apply reports to the tasks of one session, in one transaction; return what `_settled` does of each."""
+    first = told[0].task
+
+    async def work(tx: Tx) -> list[bool | None]:
         try:
-            row = await get_session(tx, task.org_id, task.session_id, lock=True)
+            row = await get_session(tx, first.org_id, first.session_id, lock=True)
         except NotFound:
-            return False  # nobody is left to hear of it
-        task_row = await find_task(tx, task.id)
-        if task_row is None or task_row.finished_at is not None:
-            return False
-        if report.attempt is not None and report.attempt != task_row.attempt:
-            return False  # another attempt has begun since
-        if report.since is not None and report.since != task_row.heard:
-            return None  # another delivery was faster
-        return await _apply(app, tx, row, task_row, report)
+            return [False] * len(told)  # nobody is left to hear of it
+        # What a sub-agent says may be a secret of this session: the rows of tasks are read back like the log.
+        hearing = _Hearing(row, app.now(), await redactor_of(app, tx, row))
+        heard = [await _heard(app, tx, hearing, each) for each in told]
+        await _append(app, tx, hearing)
+        return heard
 
     return await write_at_head(app, work)
+
+
+async def _heard(app: Services, tx: Tx, hearing: _Hearing, told: _Told) -> bool | None:
+    report, task_row = told.report, await find_task(tx, told.task.id)
+    if task_row is None or task_row.finished_at is not None:
+        return False
+    if report.attempt is not None and report.attempt != task_row.attempt:
+        return False  # another attempt has begun since
+    if report.since is not None and report.since != task_row.heard:
+        return None  # another delivery was faster
+    return await _apply(app, tx, hearing, task_row, report)
 
 
 async def _guard_of(app: Services, tx: Tx, task: TaskRow, report: Report) -> Guard | None:
@@ -143,11 +188,10 @@ async def _guard_of(app: Services, tx: Tx, task: TaskRow, report: Report) -> Gua
     return await session_guard(app, tx, row if speaker is None else row.under(speaker.at()))
 
 
-async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, report: Report) -> bool:
-    now, before = app.now(), task_row.struct()
-    # What a sub-agent says may be a secret of this session: the rows of tasks are read back like the log.
-    redactor = await redactor_of(app, tx, row)
-    report = redact_struct(report, redactor)
+async def _apply(app: Services, tx: Tx, hearing: _Hearing, task_row: TaskRow, report: Report) -> bool:
+    """Apply a report to its task; `hearing` gets the events."""
+    now, before = hearing.now, task_row.struct()
+    report = redact_struct(report, hearing.redactor)
     task = _changed(before, report, now)
     heard = max(task_row.heard, report.heard)
     if task is before and not report.messages:
@@ -156,33 +200,29 @@ async def _apply(app: Services, tx: Tx, row: SessionRow, task_row: TaskRow, repo
         return False
     new_row = replace(task_row.changed(task, now), heard=heard, wish=None if task.ended else task_row.wish)
     await put_task(tx, new_row)
-    events: list[NewEvent] = []
+    events = hearing.events
     for message in report.messages:
-        await add_task_message(tx, row.org_id, message)
+        await add_task_message(tx, task_row.org_id, message)
         events.append(NewEvent(TaskMessageReceivedData(task.id, message), EventContext(), now))
     events += [NewEvent(each, EventContext(), now) for each in (*report.files, *report.found)]
     if task is not before:
         events.append(NewEvent(TaskUpdatedData(task), EventContext(), now))
-    ends, awaited = await _ends_of_waits(app, tx, row, new_row, report) if task.ended else ([], False)
-    # The results of calls also have what other sub-agents have said.
-    clean = redact_events([*events, *ends], redactor)
-    row = await _append(app, tx, row, clean, now, ended=bool(ends))
+    ends, awaited = await _ends_of_waits(app, tx, hearing, new_row, report) if task.ended else ([], False)
+    events += ends
+    hearing.ended = hearing.ended or bool(ends)
     text = _wake_text(before, task, report, awaited=awaited)
     if text is not None:
-        metadata = {PARENT_TASK: task.id}
-        content, ts = (TextPart(text),), to_rfc3339(now)
-        wake = Message(app.new_id("message"), "user", content, ts, metadata=metadata)
-        speaker = await speaker_of_turn(tx, row, task_row.turn_id)
-        await append_message(
-            *(app, tx, row, wake, now), origin="task", addressed=speaker, external=task.external
-        )
+        hearing.wakes.append((text, task_row, task))
     return True
 
 
-async def _append(
-    app: Services, tx: Tx, row: SessionRow, events: list[NewEvent], now: Micros, *, ended: bool
-) -> SessionRow:
+async def _append(app: Services, tx: Tx, hearing: _Hearing) -> None:
     """Append, and see to it that somebody continues the turn if the last call that it waits for has ended."""
+    if not hearing.events:
+        return
+    row, now, ended = hearing.row, hearing.now, hearing.ended
+    # The results of calls also have what other sub-agents have said.
+    events = redact_events(hearing.events, hearing.redactor)
     waits = bool(row.resting) and bool(_still_parked(row, events))
     continues = ended and not waits
     rests = bool(row.resting) and not continues
@@ -190,7 +230,18 @@ async def _append(
     if continues and (row.resting or after.status == "active"):
         await see_to_runner(app, tx, row, is_new=bool(row.resting))
     tell_followers(app, tx, after, stored)
-    return after
+    if hearing.state is not None:
+        state = fold(events, hearing.state)  # the next end, or the runner, needs only what is new
+        tx.after_commit(lambda: app.turns.put(row.id, state))
+    for number, (text, task_row, task) in enumerate(hearing.wakes):
+        if number:
+            after = await get_session(tx, row.org_id, row.id)
+        content, metadata = (TextPart(text),), {PARENT_TASK: task.id}
+        wake = Message(app.new_id("message"), "user", content, to_rfc3339(now), metadata=metadata)
+        speaker = await speaker_of_turn(tx, after, task_row.turn_id)
+        await append_message(
+            *(app, tx, after, wake, now), origin="task", addressed=speaker, external=task.external
+        )
 
 
 def _still_parked(row: SessionRow, events: list[NewEvent]) -> set[ToolCallId]:
@@ -225,22 +276,24 @@ def _changed(task: SessionTask, report: Report, now: Micros) -> SessionTask:
 
 
 async def _ends_of_waits(
-    app: Services, tx: Tx, row: SessionRow, ended: TaskRow, report: Report
+    app: Services, tx: Tx, hearing: _Hearing, ended: TaskRow, report: Report
 ) -> tuple[list[NewEvent], bool]:
     """The results of calls that waited for the task, and whether any call waits or waited for it."""
-    every = await waits_of_session(tx, row.id)
-    waits = [wait for wait in every if ended.id in wait.task_ids()]
+    row, now = hearing.row, hearing.now
+    if hearing.waits is None:
+        hearing.waits = [(wait, wait.task_ids()) for wait in await waits_of_session(tx, row.id)]
+    waits = [wait for wait, ids in hearing.waits if ended.id in ids]
     if not waits:
         return [], False
-    state, now = await read_turn(tx, row, app.turns), app.now()
-    if len(every) > 1:
-        tx.after_commit(lambda: app.turns.put(row.id, state))  # the next end needs only what is new
+    if hearing.state is None:
+        hearing.state = await read_turn(tx, row, app.turns)
+    state = hearing.state
     events: list[NewEvent] = []
     awaited = False
     for wait in waits:
         call = _open_call(state, wait)
         if call is None or not isinstance(state, Calling):
-            await remove_waits(tx, row.id, wait.exec_id, (wait.tool_call_id,))  # the turn went on
+            await _waits_no_more(tx, hearing, wait)  # the turn went on
             continue
         awaited = True
         alone = wait.task_ids() == (ended.id,)
@@ -248,7 +301,7 @@ async def _ends_of_waits(
         done = [each for each in rows if each.finished_at is not None]
         if not done or (wait.need == "all" and len(done) < len(rows)):
             continue
-        await remove_waits(tx, row.id, wait.exec_id, (wait.tool_call_id,))
+        await _waits_no_more(tx, hearing, wait)
         result = await result_of_wait(tx, wait, rows, Answer(report.answer, report.output))
         data = ToolCompletedData(
             call.id,
@@ -260,6 +313,11 @@ async def _ends_of_waits(
         )
         events.append(NewEvent(data, tool_context(state, call.id), now))
     return events, awaited
+
+
+async def _waits_no_more(tx: Tx, hearing: _Hearing, wait: WaitRow) -> None:
+    await remove_waits(tx, wait.session_id, wait.exec_id, (wait.tool_call_id,))
+    hearing.waits = [each for each in hearing.waits or () if each[0] is not wait]
 
 
 def _open_call(state: TurnState, wait: WaitRow) -> CallState | None:

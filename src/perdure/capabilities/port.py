@@ -114,15 +114,7 @@ class Later(Struct, frozen=True):
             raise TypeError(f"Later(...) has the message {self.message!r}: it must be a text")
 
 
-def nobody(identity: ActedAs) -> None:
-    """Note nothing: the call is not one of a session's turn."""
-
-
-def by_one(capability_id: str, capability_name: str) -> None:
-    """Note nothing: the call is not one of a session's turn."""
-
-
-def from_nobody(source: str) -> None:
+def note_nothing(*noted: object) -> None:
     """Note nothing: the call is not one of a session's turn."""
 
 
@@ -203,13 +195,13 @@ class ToolContext(Struct, frozen=True):
     step: StepRunner = no_steps
     exec_id: ExecId = ExecId("")
     tool_name: str = ""
-    act_as: Callable[[ActedAs], None] = nobody
-    provided_by: Callable[[str, str], None] = by_one
+    act_as: Callable[[ActedAs], None] = note_nothing
+    provided_by: Callable[[str, str], None] = note_nothing
     controls: Controls | None = None
     log: Log = no_log
     agent: AgentAt | None = None
     check_agent: Callable[[AgentAt], Awaitable[None]] = any_agent
-    heard_from: Callable[[str], None] = from_nobody
+    heard_from: Callable[[str], None] = note_nothing
     guarded: GuardedFiles | None = None
     memories: tuple[MemoryMount, ...] = ()
     owner_id: UserId = UserId("")
@@ -345,6 +337,8 @@ class Tool(Struct, frozen=True):
         yields: whether a client-side tool of the same name takes its place, instead of being refused.
         background: where the capability `background_tools` is active, the model may have a call run in the
             background: the tool receives no argument for that, and its result comes later as a message.
+        starts_with: says for which arguments a call only changes what it appends with `ToolContext.log`, and
+            does so within milliseconds. The start of such a call may be in the same append.
     """
 
     name: str
@@ -370,6 +364,7 @@ class Tool(Struct, frozen=True):
     reads_files: bool = False
     persistent: bool = False
     yields: bool = False
+    starts_with: Callable[[JsonObject], bool] | None = None
 
 
 class Discovered(Struct, frozen=True):

@@ -46,6 +46,7 @@ from perdure.engine.data_flow import rules_ahead, with_instructions
 from perdure.engine.deferred import ended_tasks, in_background, unanswered
 from perdure.engine.found_tools import commit_with_tools, is_outdated
 from perdure.engine.hooks import vet_calls, vet_model_call
+from perdure.engine.joined_starts import join_starts, run_with_start
 from perdure.engine.limits import held_back, may_go_on
 from perdure.engine.loading import loaded_after
 from perdure.engine.model_call import call_model
@@ -316,14 +317,17 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
         case CallModel(state=state):
             await _begin_call(run, state.turn, agent, choice)
         case RunTools(calls=calls):
-            if await run.commit(begin_tools(run, agent, action)):
+            opening = begin_tools(run, agent, action)
+            if opening and join_starts(run, agent, calls):
+                await run_with_start(run, agent, opening, calls)
+            elif await run.commit(opening):
                 run.announced.update(call.id for call in calls if not isinstance(call.status, Started))
                 run.unlogged = await run_tools(run, agent, tuple(call.id for call in calls))
                 if run.unlogged:
                     await _refresh_secrets(run)
-                if any(event.get(ActCompletedData) is not None for event in run.unlogged):
-                    # The layers may have changed while tools ran; the next model call uses the current ones.
-                    run.prepared = None
+            if any(event.get(ActCompletedData) is not None for event in run.unlogged):
+                # The layers may have changed while tools ran; the next model call uses the current ones.
+                run.prepared = None
         case AskApproval(state=state):
             rules = rules_ahead(run, agent.rules, state)
             await run.commit(request_approvals(run, agent, action, rules))

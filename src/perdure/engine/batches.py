@@ -41,7 +41,9 @@ def is_last_to_park(
     """
     parked = {event.data.tool_call_id for event in events if isinstance(event.data, ToolParkedData)}
     left = {call.id for call in state.calls if call.id in batch.calls and isinstance(call.status, Started)}
-    return bool(parked) and left <= parked and set[str](running) <= set[str](parked)
+    # The tool of a call that has parked itself has nothing left to do, although it may not have returned.
+    done = parked | {call.id for call in state.calls if isinstance(call.status, Parked)}
+    return bool(parked) and left <= parked and set[str](running) <= set[str](done)
 
 
 def rests_after(events: Sequence[NewEvent], state: Calling) -> bool:

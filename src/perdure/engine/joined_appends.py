@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from perdure.domain.event_data import EventData
+from perdure.domain.events import NewEvent
 from perdure.domain.ids import ToolCallId
 from perdure.engine.outages import Also
 from perdure.store.database import Tx
@@ -28,6 +31,32 @@ class Entry(Struct, eq=False):
     also: Also | None
     alone: bool = False
     logged: bool | None = None
+
+
+class Opening(Struct, eq=False):
+    """The start of calls, which the first of them appends with its own events.
+
+    Attributes:
+        calls: those of them that have neither come to append anything nor ended.
+        fate: what has become of it. It is dropped if the log has moved: it is decided again whether the calls
+            begin.
+    """
+
+    events: list[NewEvent]
+    calls: set[ToolCallId]
+    fate: Literal["held", "logged", "dropped"] = "held"
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def note(self, call_id: ToolCallId) -> None:
+        """Note that a call has come to append something, or has ended."""
+        self.calls.discard(call_id)
+        if not self.calls:
+            self.complete.set()
+
+    async def wait(self, call_id: ToolCallId) -> None:
+        """Wait until each call has come as far as this one, so that all of them share the append."""
+        self.note(call_id)
+        await self.complete.wait()
 
 
 def joining(first: Entry, entries: Sequence[Entry]) -> list[Entry]:

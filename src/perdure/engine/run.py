@@ -30,7 +30,7 @@ from perdure.domain.turn_queries import begins_with_append
 from perdure.engine.batches import act_completed, is_last_to_park, rests_after
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
-from perdure.engine.joined_appends import Entry, also_of, joining
+from perdure.engine.joined_appends import Entry, Opening, also_of, joining
 from perdure.engine.observed import observe
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast
 from perdure.engine.overtaken import without_overtaken
@@ -91,6 +91,8 @@ class Run:
         """What the model call that is under way holds of its budgets."""
         self.settling: list[Settlement | Awaited] = []
         """The model calls that have ended, and that the next append settles; what a turn then waits for."""
+        self._opening: Opening | None = None
+        """The start of the calls that run, if they append it themselves, after `unlogged`."""
         self._appending = asyncio.Lock()
         self._entries: list[Entry] = []
         """What calls that run append, and wait for."""
@@ -121,6 +123,17 @@ class Run:
         It is folded from the redacted events, because previews are taken from it.
         """
         return fold(self._redacted(self.unlogged), self.state) if self.unlogged else self.state
+
+    def hold(self, opening: Opening) -> TurnState:
+        """Leave it to the first call that appends to append its start, too; return the state with that."""
+        self._opening = opening
+        return fold(self._redacted(self._held), self.state)
+
+    @property
+    def _held(self) -> list[NewEvent]:
+        """The events that the next append of a call begins with."""
+        opening = self._opening
+        return [*self.unlogged, *opening.events] if opening and opening.fate == "held" else []
 
     def phase(self, kind: type[Phase]) -> Phase:
         """The state, which is in this phase because the events that begin it are in the log."""
@@ -192,6 +205,8 @@ class Run:
         entry = Entry(call_id, data, progress, also)
         self._entries.append(entry)
         try:
+            if self._opening is not None:
+                await self._opening.wait(call_id)
             async with self._appending:
                 while entry.logged is None:
                     await self._log_entries(entry)
@@ -202,15 +217,15 @@ class Run:
 
     async def _log_entries(self, first: Entry) -> None:
         """Append the events of a call, with those of all calls that may join it, in one transaction."""
-        entries = []
+        held, now, entries = self._held, self.engine.clock.now(), []
+        state = fold(self._redacted(held), self.state) if held else self.state
         for entry in joining(first, self._entries):
-            if isinstance(status_of(self.state, entry.call_id), Started):
+            if isinstance(status_of(state, entry.call_id), Started):
                 entries.append(entry)
             else:
                 entry.logged = False
-        if first.logged is not None:
+        if first.logged is not None or not isinstance(state, Calling):
             return
-        state, now = self.phase(Calling), self.engine.clock.now()
         batch = [
             NewEvent(data, tool_context(state, entry.call_id), now)
             for entry in entries
@@ -222,10 +237,13 @@ class Run:
         began = self.engine.clock.elapsed()
         try:
             await self._append(
-                self._redacted(batch), also=also_of(entries), progress=first.progress, rests=rests
+                self._redacted([*held, *batch]), also=also_of(entries), progress=first.progress, rests=rests
             )
         except StaleHead:
-            self._moved = True
+            if held and self._opening:
+                self._opening.fate = "dropped"
+            else:
+                self._moved = True
             await self._catch_up()
             return
         except PerdureError:
@@ -236,6 +254,8 @@ class Run:
             return
         for entry in entries:
             entry.logged = True
+        if held and self._opening:
+            self._opening.fate, self.unlogged = "logged", []
         if end:
             self.prepared = None  # as after any batch
         self._moved = self._moved or self._was_slow(began)
@@ -244,7 +264,11 @@ class Run:
     def _end_of_batch(self, state: Calling, parking: list[NewEvent]) -> list[NewEvent]:
         """The event that ends a batch of calls, if these events park the last ones of it."""
         batch, running = state.batch, [call_id for call_id, task in self.tools.items() if not task.done()]
-        if batch is None or self.unlogged or not is_last_to_park(state, batch, parking, running):
+        if (
+            batch is None
+            or (self.unlogged and not self._held)
+            or not is_last_to_park(state, batch, parking, running)
+        ):
             return []
         duration = self.milliseconds_since(batch.started_at)
         return [act_completed(state, batch, parking, duration, self.engine.clock.now())]

@@ -107,7 +107,7 @@ async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...])
         queue = bound.tool.queue if bound else None
         if call.id not in run.tools:
             run.tools[call.id] = asyncio.create_task(
-                _run_call(run, agent, state, call, last.get(queue) if queue else None)
+                run_call(run, agent, state, call, last.get(queue) if queue else None)
             )
         if queue:
             last[queue] = run.tools[call.id]
@@ -151,7 +151,7 @@ async def end_batch(run: Run, state: Calling, events: list[NewEvent]) -> list[Ne
 _NOTHING: tuple[RawOutput | None, Failure | None] = (None, None)
 
 
-async def _run_call(
+async def run_call(
     run: Run,
     agent: ResolvedAgent,
     state: Calling,

@@ -93,6 +93,11 @@ async def _spawn(
     return ToolOutcome({"task_id": row.id, "state": row.state, "session_id": row.child_session_id})
 
 
+def _begins_at_once(arguments: JsonObject) -> bool:
+    """Whether a sub-agent begins without a check of a schema, which may take a while."""
+    return arguments.get("output_schema") is None and arguments.get("blueprint") is None
+
+
 def _clean(context: ToolContext, value: Any) -> Any:
     """What a model says to others: without the session's secrets, and as every database can store it."""
     if isinstance(value, str):
@@ -217,6 +222,7 @@ def _spawn_tool(services: Services, config: Subagents) -> Tool:
         ),
         run=partial(_spawn, services, config),
         hints=REPEATABLE,
+        starts_with=_begins_at_once,
     )
 
 
