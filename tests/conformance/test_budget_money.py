@@ -14,6 +14,7 @@ from perdure.domain.budget_periods import CalendarPeriod, RollingPeriod
 from perdure.domain.errors import OverBudget
 from perdure.domain.ids import BudgetId, OrgId, SessionId, UserId, new_id
 from perdure.domain.spending import Held, SpentOn
+from perdure.store.budget_entries import EntryRow, book_charges, list_entries, remove_entries
 from perdure.store.budget_holds import (
     Charge,
     HoldRow,
@@ -25,7 +26,7 @@ from perdure.store.budget_holds import (
     move_money,
     settle_lost,
 )
-from perdure.store.budget_lists import remove_budget, remove_entries
+from perdure.store.budget_lists import remove_budget
 from perdure.store.budgets import (
     BudgetRow,
     lease,
@@ -78,7 +79,7 @@ class Till:
         return await self.database.write(lambda tx: move_money(tx, Move(settled, NOW, row, held)))
 
     def end(self, row: HoldRow, amount: int) -> Settled:
-        charges = [Charge(each, amount, new_id("entry")) for each in row.held_structs()]
+        charges = [Charge(each, amount) for each in row.held_structs()]
         return Settled(ORG, row.session_id, row.id, charges)
 
     async def append(self, move: Move, since: int = 0) -> bool:
@@ -104,8 +105,16 @@ class Till:
         return tuple(sum(row[at] for row in rows) for at in range(3))  # type: ignore[return-value]
 
     async def entries(self, budget: BudgetId) -> list[int]:
-        sql = "SELECT amount FROM budget_entries WHERE budget_id = ? ORDER BY amount"
-        return [row[0] for row in await self.database.read(lambda tx: tx.all(sql, budget))]
+        return sorted(each.amount for each in await self.rows(budget))
+
+    async def rows(self, budget: BudgetId) -> list[EntryRow]:
+        """The entries of a budget, whether they are booked or not."""
+        rows, count = await self.database.read(lambda tx: list_entries(tx, ORG, budget, 0, 1_000))
+        assert len(rows) == count
+        return rows
+
+    async def book(self, limit: int = 100) -> int:
+        return await self.database.write(lambda tx: book_charges(tx, limit))
 
     async def check(self, budget: BudgetId, limit: int) -> int:
         """Check that the sums add up; return what was spent."""
@@ -151,7 +160,52 @@ async def test_a_call_that_ends_after_its_budget_was_deleted_leaves_no_entry_of_
     await till.move([], row)
     await till.database.write(lambda tx: remove_budget(tx, ORG, gone))
     assert await till.move([till.end(row, 70)]) == [True]
+    await till.book()
     assert (await till.entries(gone), await till.entries(kept)) == ([], [70])
+
+
+async def test_entries_are_the_same_before_and_after_calls_are_booked(till: Till) -> None:
+    first, second = await till.budget(1_000), await till.budget(1_000)
+    held = till.held([first, second], 100, SESSION)
+    assert await till.book() == 0
+    for amount in (70, 0, 30):
+        assert await till.lease(held)
+        row = till.row(held, SESSION)
+        await till.move([], row)
+        await till.move([till.end(row, amount)])
+    assert await till.lease(held)
+    await till.move([], open_row := till.row(held, SESSION))
+    before = [await till.rows(each) for each in (first, second)]
+    assert [[each.amount for each in rows] for rows in before] == [[30, 70]] * 2
+    ids = {each.id for rows in before for each in rows}
+    assert len(ids) == 4
+    assert all(each.startswith("entry_") and len(each) == len(new_id("entry")) for each in ids)
+    assert await till.book(limit=1) == 1
+    assert [await till.rows(each) for each in (first, second)] == before
+    assert sum(await asyncio.gather(till.book(), till.book())) == 2
+    assert [await till.rows(each) for each in (first, second)] == before
+    assert await till.database.read(lambda tx: holds_of(tx, SESSION, 9)) == [open_row]
+    assert (await till.stored(first)).spent + (await till.shards(first))[1] == 100
+
+
+async def test_booking_while_budgets_are_deleted_leaves_no_entries_of_them(till: Till) -> None:
+    kept = await till.budget(10_000)
+    for _ in range(10):
+        gone = await till.budget(1_000)
+        held = till.held([gone, kept], 100, SESSION)
+        assert await till.lease(held)
+        row = till.row(held, SESSION)
+        await till.move([], row)
+        await till.move([till.end(row, 7)])
+
+        async def delete(gone: BudgetId = gone) -> None:
+            await till.database.write(lambda tx: remove_budget(tx, ORG, gone))
+            await till.database.write(lambda tx: remove_entries(tx, ORG, gone))
+
+        await asyncio.gather(till.book(), delete(), till.book())
+        await till.book()
+        assert await till.entries(gone) == []
+    assert await till.entries(kept) == [7] * 10
 
 
 async def test_entries_of_a_deleted_budget_are_removed_and_no_others(till: Till) -> None:
@@ -161,6 +215,7 @@ async def test_entries_of_a_deleted_budget_are_removed_and_no_others(till: Till)
     row = till.row(held, SESSION)
     await till.move([], row)
     await till.move([till.end(row, 70)])
+    await till.book()
     assert not await till.database.write(lambda tx: remove_entries(tx, ORG, gone))
     assert (await till.entries(gone), await till.entries(kept)) == ([], [70])
 
@@ -213,7 +268,8 @@ async def test_an_append_moves_money_or_changes_nothing(till: Till) -> None:
     assert (await till.stored(till.log)).updated_at == NOW + 1
     assert await till.database.read(lambda tx: holds_of(tx, SESSION, 9)) == [first]
     assert await till.append(Move([till.end(first, 30)], NOW, second, held))
-    assert await till.append(Move([till.end(first, 30), till.end(second, 0)], NOW))
+    assert await till.append(Move([till.end(first, 30)], NOW))
+    assert await till.append(Move([till.end(second, 0)], NOW))
     for each in (plenty, little):
         assert (await till.shards(each))[1:] == (30, 0)
         assert await till.entries(each) == [30]
@@ -331,7 +387,7 @@ async def test_holds_of_dead_attempts_are_settled_as_spent_once(till: Till) -> N
     assert found == [dead]
 
     async def settle(tx: Any) -> bool:
-        return await settle_lost(tx, dead, new_id, NOW)
+        return await settle_lost(tx, dead, NOW)
 
     assert await till.database.write(settle)
     assert not await till.database.write(settle)

@@ -158,6 +158,7 @@ RELEASED = {
     35: "c9662035ae3a66d1ed64be6e3d329236a51c278086e16edbab6c685aea0bbe09",
     36: "59bd61392471a644a00ee68d0f3ee55cc84819668c00668e8debf3f6de86e43e",
     37: "e889856debf3f0b12db1546ce48097ebee2b35ac8259f6aac846b29962c85977",
+    38: "93240627218b4ea8dd3b33b3ed8254d6b8d862bb9625f07eabb0ba856758fcea",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

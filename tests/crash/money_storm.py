@@ -13,6 +13,7 @@ import asyncpg
 
 from perdure.domain.ids import new_id
 from perdure.domain.model_profiles import ModelCost
+from perdure.store.budget_entries import book_charges
 from perdure.store.budget_holds import left_holds, settle_lost
 from perdure.store.database import Database, Tx
 from perdure.store.events import events_after
@@ -121,7 +122,9 @@ async def check_money(data: Path, database_url: str) -> Counter[str]:
     database = await (open_postgres(database_url) if database_url else open_sqlite(data / "perdure.db"))
     try:
         for left in await database.read(lambda tx: left_holds(tx, FAR)):  # as a sweep does after a minute
-            await database.write(lambda tx, left=left: settle_lost(tx, left, new_id, 2))
+            await database.write(lambda tx, left=left: settle_lost(tx, left, 2))
+        while await database.write(book_charges):
+            pass
         return await _check(database)
     finally:
         await database.close()

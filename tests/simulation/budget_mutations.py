@@ -34,17 +34,27 @@ def money_is_released_twice(patch: Patch) -> None:
 
 
 def a_call_is_settled_as_often_as_it_is_told(patch: Patch) -> None:
-    patch.setattr(
-        budget_holds, "_DELETE_HOLD", "UPDATE budget_holds SET epoch = epoch WHERE session_id = ? AND id = ?"
-    )
+    patch.setattr(budget_holds, "_END_HOLD", budget_holds._END_HOLD.replace(" AND settled_at IS NULL", ""))
 
 
 def money_is_not_released(patch: Patch) -> None:
-    patch.setattr(budget_holds, "_SETTLE", budget_holds._SETTLE.replace("reserved - ?", "reserved - 0 * ?"))
+    real = budget_holds._settle
+    patch.setattr(
+        budget_holds, "_settle", lambda count: real(count).replace("reserved - CASE", "reserved - 0 * CASE")
+    )
 
 
 def a_call_is_settled_at_its_estimate(patch: Patch) -> None:
-    patch.setattr(settlements, "charge", lambda held, usage: held.amount if usage.output_tokens else 0)
+    real = settlements.Money.settlement
+
+    def settlement(self: Any, usage: Any) -> Any:
+        end = real(self, usage)
+        used = self.so_far() if usage is None else usage
+        amounts = [each.held.amount if used.output_tokens else 0 for each in end.charges]
+        charges = [replace(each, amount=held) for each, held in zip(end.charges, amounts, strict=True)]
+        return replace(end, charges=tuple(charges))
+
+    patch.setattr(settlements.Money, "settlement", settlement)
 
 
 def a_resumed_call_holds_nothing(patch: Patch) -> None:
@@ -72,7 +82,8 @@ def a_turn_that_waits_is_forgotten(patch: Patch) -> None:
 
 
 def money_is_held_whatever_is_left(patch: Patch) -> None:
-    patch.setattr(budget_holds, "_HOLD", budget_holds._HOLD.replace(">= ?", ">= 0 * ?"))
+    real = budget_holds._hold
+    patch.setattr(budget_holds, "_hold", lambda count: real(count).replace(">= CASE", ">= 0 * CASE"))
 
     async def always(tx: Any, org_id: Any, held: Any, now: int) -> bool:
         await budgets.save_budget(
@@ -140,7 +151,7 @@ def a_live_call_is_taken_for_a_lost_one(patch: Patch) -> None:
     real = budgets_left = budget_waits.left_holds
 
     async def left(tx: Any, before: int) -> Any:
-        rows = await tx.all(f"{budget_holds_sql} WHERE created_at < ?", before)
+        rows = await tx.all(f"{budget_holds_sql} WHERE settled_at IS NULL AND created_at < ?", before)
         return [budget_holds.HoldRow(*row) for row in rows]
 
     budget_holds_sql = f"SELECT {budget_holds._HOLD_COLUMNS} FROM budget_holds"

@@ -16,7 +16,8 @@ ERROR = 300
 """Tokens by which the estimate of a prompt is off at most."""
 NUDGE = "message_" + "0" * 32
 HOLD = (
-    f"SELECT {columns(HoldRow)} FROM budget_holds WHERE session_id = ? ORDER BY epoch DESC, created_at DESC"
+    f"SELECT {columns(HoldRow)} FROM budget_holds WHERE session_id = ? AND settled_at IS NULL"
+    " ORDER BY epoch DESC, created_at DESC"
 )
 
 

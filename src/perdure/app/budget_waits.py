@@ -1,4 +1,4 @@
-"""Turns that wait for a budget: they go on once it has money for them."""
+"""What is done for budgets later: turns that wait for money go on, and calls that have ended are booked."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from perdure.domain.ids import BudgetId, OrgId, SessionId
 from perdure.domain.spans import turn_context
 from perdure.domain.spending import said_of
 from perdure.domain.turn import Waiting
+from perdure.store.budget_entries import BOOKED_AT_ONCE, book_charges, has_ended_calls
 from perdure.store.budget_holds import left_holds, settle_lost
 from perdure.store.budgets import standing_of, wait_no_more, waits_with_money
 from perdure.store.database import Tx
@@ -78,5 +79,14 @@ async def settle_left_holds(app: Services) -> int:
     now = app.now()
     found = await app.database.read(lambda tx: left_holds(tx, now - round(LOST_AFTER * _SECOND)))
     for left in found:
-        await app.database.write(partial(settle_lost, left=left, new_id=app.new_id, now=now))
+        await app.database.write(partial(settle_lost, left=left, now=now))
     return len(found)
+
+
+async def book_ended_calls(app: Services) -> int:
+    """Give budgets the entries of the calls that have ended; return how many calls there were."""
+    booked, more = 0, await app.database.read(has_ended_calls)
+    while more:
+        count = await app.database.write(book_charges)
+        booked, more = booked + count, count == BOOKED_AT_ONCE
+    return booked

@@ -37,17 +37,16 @@ from perdure.domain.spending import amount_of
 from perdure.domain.times import maybe_rfc3339, to_rfc3339
 from perdure.store.accounts import lock_organization, memberships_of
 from perdure.store.agents import get_agent
+from perdure.store.budget_entries import EntryRow, add_entry, list_entries, remove_entries
 from perdure.store.budget_lists import (
     BudgetSeen,
     add_budget,
     count_budgets,
     list_budgets,
-    list_entries,
     remove_budget,
-    remove_entries,
     see_budget,
 )
-from perdure.store.budgets import BudgetRow, EntryRow, add_entry, lock_budget, reclaim, roll, save_budget
+from perdure.store.budgets import BudgetRow, lock_budget, reclaim, roll, save_budget
 from perdure.store.database import Tx
 from perdure.store.rows import from_json, to_json
 from perdure.store.sessions import get_session

@@ -47,6 +47,9 @@ def highest_prices(cost: ModelCost, input_tokens: int) -> tuple[float, float]:
     Args:
         input_tokens: the estimated size of the prompt. A tier that begins just above it may apply, too.
     """
+    if not cost.cost_tiers:
+        per_input, per_output = max(cost.input, cost.cache_write or 0.0), cost.output
+        return per_input * NANOS / TOKENS_PER_PRICE, per_output * NANOS / TOKENS_PER_PRICE
     tiers = [tier for tier in cost.cost_tiers if input_tokens * 1.25 > tier.above_tokens]
     prices: list[ModelCost | CostTier] = [cost, *tiers]  # a long prompt may be cheaper than a short one
     per_input = max(max(each.input, each.cache_write or 0.0) for each in prices)

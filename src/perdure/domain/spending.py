@@ -61,14 +61,13 @@ class Standing(Struct, frozen=True):
         return self.limit - self.spent
 
 
-class Held(Struct, frozen=True, omit_defaults=True):
-    """What a call holds of one budget. `price`: of a budget in US dollars."""
+class Held(Struct, frozen=True):
+    """What a call holds of one budget."""
 
     budget_id: BudgetId
     shard: int
     currency: Currency
     amount: int
-    price: ModelCost | None = None
 
 
 class SpentOn(Struct, frozen=True, omit_defaults=True):
@@ -87,10 +86,12 @@ class Reservation(Struct, frozen=True):
     """What a call is to hold of its budgets.
 
     Attributes:
+        prices: those that each budget is charged at; None for one in tokens.
         output: tokens of answer to ask for at most; None if no budget limits them.
     """
 
     held: tuple[Held, ...]
+    prices: tuple[ModelCost | None, ...]
     output: int | None
 
 
@@ -145,10 +146,10 @@ def plan_call(
             limited = limited or most_output is None or affordable < output
             output = min(output, affordable)
     held = tuple(
-        Held(each.id, each.shard, each.currency, fixed + math.ceil(output * per), price)
-        for each, price, fixed, per in rates
+        Held(each.id, each.shard, each.currency, fixed + math.ceil(output * per))
+        for each, _, fixed, per in rates
     )
-    return Reservation(held, output if limited else None)
+    return Reservation(held, tuple(price for _, price, _, _ in rates), output if limited else None)
 
 
 def _rates(currency: Currency, price: ModelCost | None, input_tokens: int) -> tuple[int, float]:
@@ -159,11 +160,9 @@ def _rates(currency: Currency, price: ModelCost | None, input_tokens: int) -> tu
     return math.ceil(input_tokens * per_input), per_output
 
 
-def charge(held: Held, usage: Usage) -> int:
-    """Return what a call costs a budget."""
-    if held.currency == "tokens" or held.price is None:
-        return usage.input_tokens + usage.output_tokens
-    return charge_of(held.price, usage)
+def charge(price: ModelCost | None, usage: Usage) -> int:
+    """Return what a call costs a budget; `price`: None of one in tokens."""
+    return usage.input_tokens + usage.output_tokens if price is None else charge_of(price, usage)
 
 
 def said_of(standing: Standing) -> tuple[BudgetId, float, float, Currency, float | None]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
@@ -48,13 +47,13 @@ class Money:
         *,
         epoch: int,
         now: Micros,
-        new_id: Callable[[Literal["hold", "entry"]], str],
+        hold_id: str,
     ) -> None:
         self.output = reservation.output
         self._on, self._held, self._prompt = on, reservation.held, prompt
+        self._prices = reservation.prices
         self._standings = {each.id: each for each in standings}
-        self._epoch, self._now, self._new_id = epoch, now, new_id
-        self._id = new_id("hold")
+        self._epoch, self._now, self._id = epoch, now, hold_id
         self._sent = False
         self._received = 0
 
@@ -100,11 +99,14 @@ class Money:
     def settlement(self, usage: Usage | None) -> Settlement:
         """Return what settles the call. `usage`: what its end said; None if it said nothing."""
         used = self.so_far() if usage is None else usage
-        charges = tuple(Charge(each, charge(each, used), self._new_id("entry")) for each in self._held)
+        charges = tuple(
+            Charge(each, charge(price, used)) for each, price in zip(self._held, self._prices, strict=True)
+        )
         after = tuple(
             msgspec.structs.replace(standing, spent=standing.spent + each.amount)
             for each in charges
             if (standing := self._standings[each.held.budget_id]).spent < standing.limit
+            and standing.spent + each.amount >= _first_limit(standing)
         )
         return Settlement(self._on, self._id, charges, after)
 
@@ -116,7 +118,7 @@ class Settlement(Struct, frozen=True):
     hold_id: str
     charges: tuple[Charge, ...]
     after: tuple[Standing, ...] = ()
-    """The budgets that had money left when the call was planned, as they are now."""
+    """The budgets that had money left when the call was planned and have reached a limit, as they are now."""
 
     announced: bool = False
     """Whether the log gets `events`. Else the budgets are not noted to have warned: the next call does."""
@@ -154,6 +156,10 @@ class Settlement(Struct, frozen=True):
         return [NewEvent(each, turn_context(turn), now) for each in data]
 
 
+def _first_limit(standing: Standing) -> int:
+    return standing.limit if standing.soft_limit is None else min(standing.soft_limit, standing.limit)
+
+
 def _reached_soft_limit(standing: Standing) -> bool:
     return standing.soft_limit is not None and standing.spent >= standing.soft_limit and not standing.warned
 
@@ -179,7 +185,9 @@ def money_move(owed: Sequence[Settlement | Awaited], money: Money | None, now: M
     if not owed and money is None:
         return None
     ended = [each for each in owed if isinstance(each, Settlement)]
-    if len(ended) < len(owed) or any(each.lost is not None or each.warned() for each in ended):
+    if len(ended) < len(owed) or len(ended) > 1:
+        return None
+    if any(each.lost is not None or each.warned() for each in ended):
         return None
     return _move(ended, money, now)
 

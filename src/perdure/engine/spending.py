@@ -116,8 +116,8 @@ def _money(
         choice.provider.provider_type,
     )
     epoch = row.epoch if run.claimed else row.epoch + 1
-    now, new_id = run.engine.clock.now(), run.engine.new_id
-    return Money(on, plan, standings, prompt, epoch=epoch, now=now, new_id=new_id)
+    now, hold_id = run.engine.clock.now(), run.engine.new_id("hold")
+    return Money(on, plan, standings, prompt, epoch=epoch, now=now, hold_id=hold_id)
 
 
 def _most_output(run: Run, choice: ModelChoice, profile: ModelProfile | None) -> int | None:
@@ -212,7 +212,7 @@ async def settle_dead(run: Run) -> None:
     row, now, database = run.row, run.engine.clock.now(), run.engine.database
     left = await database.read(lambda tx: holds_of(tx, row.id, row.epoch))
     for each in left:
-        await database.write(partial(settle_lost, left=each, new_id=run.engine.new_id, now=now))
+        await database.write(partial(settle_lost, left=each, now=now))
     if left:
         run.standings = None
 

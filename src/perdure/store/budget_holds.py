@@ -6,8 +6,8 @@ budgets that have to be marked, then shards by budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from functools import cache
 
 import msgspec
 from msgspec import Struct
@@ -17,14 +17,13 @@ from perdure.domain.ids import BudgetId, OrgId, SessionId
 from perdure.domain.messages import Usage
 from perdure.domain.spending import Held, SpentOn
 from perdure.domain.times import Micros
-from perdure.store.budgets import INSERT_ENTRY, EntryRow
-from perdure.store.database import Param, Part, Tx
+from perdure.store.database import Param, Part, Tx, Value
 from perdure.store.model_calls import add_lost_call
-from perdure.store.rows import columns, from_json, insert, values
+from perdure.store.rows import columns, from_json, insert, to_json, values
 
 
 class HoldRow(Struct, frozen=True):
-    """What a model call holds of its budgets until it is settled, which removes the row."""
+    """What a model call holds of its budgets until it is settled. Then the row has what it has cost them."""
 
     id: str
     org_id: OrgId
@@ -40,17 +39,17 @@ class HoldRow(Struct, frozen=True):
 
 
 class Charge(Struct, frozen=True):
-    """What a call has cost one budget of which it held `held`; `entry_id` is that of its entry."""
+    """What a call has cost one budget of which it held `held`."""
 
     held: Held
     amount: int
-    entry_id: str
 
 
 class Settled(Struct, frozen=True):
     """The end of a call: its costs are spent, and the rest of what it held is free again.
 
     Attributes:
+        charges: what it has cost each budget. All parts of a session's calls are of the same shard.
         source: what was metered, for the budgets' entries.
     """
 
@@ -60,37 +59,18 @@ class Settled(Struct, frozen=True):
     charges: Sequence[Charge]
     source: str = "model"
 
-    def entries(self, now: Micros) -> list[EntryRow]:
-        """The entries of the budgets that it has cost something."""
-        return [
-            EntryRow(
-                each.entry_id,
-                self.org_id,
-                each.held.budget_id,
-                each.amount,
-                self.source,
-                self.session_id,
-                "model_call",
-                self.hold_id,
-                None,
-                now,
-            )
-            for each in self.charges
-            if each.amount
-        ]
+    def charged(self) -> str:
+        """What it has cost which budgets, as JSON, of which `budget_entries` makes entries."""
+        return to_json([(each.held.budget_id, each.amount) for each in self.charges if each.amount])
 
 
 _HELD = msgspec.json.Decoder(tuple[Held, ...])
 _SPENT_ON = msgspec.json.Decoder(SpentOn)
 _HOLD_COLUMNS = columns(HoldRow)
 _INSERT_HOLD = insert("budget_holds", HoldRow)
-_DELETE_HOLD = "DELETE FROM budget_holds WHERE session_id = ? AND id = ?"
-_SETTLE = (
-    "UPDATE budget_shards SET reserved = reserved - ?, spent = spent + ? WHERE budget_id = ? AND shard = ?"
-)
-_HOLD = (
-    "UPDATE budget_shards SET reserved = reserved + ?"
-    " WHERE budget_id = ? AND shard = ? AND leased - spent - reserved >= ?"
+_END_HOLD = (
+    "UPDATE budget_holds SET held = '[]', call = '{}', charges = ?, source = ?, settled_at = ?"
+    " WHERE session_id = ? AND id = ? AND settled_at IS NULL"
 )
 
 
@@ -114,23 +94,42 @@ class Move(Struct, frozen=True):
         return [each for each in self.held if each.amount > 0]
 
     def part(self) -> Part:
-        """Return the part of an append's statement that does it."""
-        wanted = self.wanted()
-        sql, args = _MOVES[bool(self.settled), self.row is not None], list[Param]()
-        if self.settled:
-            args += _settled_args(self.settled)
+        """Return the part of an append's statement that does it, if at most one call ends."""
+        if len(self.settled) > 1:
+            raise AssertionError("a statement ends one call")
+        wanted, args = self.wanted(), list[Param]()
+        change: dict[BudgetId, list[int]] = {}
+        for end in self.settled:
+            args += _end_args(end, self.now)
+            for charge in end.charges:
+                change[charge.held.budget_id] = [charge.held.amount, charge.amount, 0]
         if self.row is not None:
-            args += [[each.budget_id for each in wanted], [each.shard for each in wanted]]
-            args += [[each.amount for each in wanted], *values(self.row)]
+            args += values(self.row)
+        for held in wanted:
+            change.setdefault(held.budget_id, [0, 0, 0])[2] = held.amount
+        freed, paid, holds = zip(*change.values(), strict=True) if change else ((), (), ())
+        args += [self.shard(), list(change)]
         if self.settled:
-            args += [self.settled[0].org_id, self.settled[0].session_id, self.now]
+            args += [freed, paid]
+        if self.row is not None:
+            args.append(holds)
+        sql = _MOVES[bool(self.settled), self.row is not None]
         if not wanted:
             return Part(sql, args)
         return Part(sql, [*args, len(wanted)], _ENOUGH, OverBudget(wanted[0].budget_id))
 
+    def shard(self) -> int:
+        """The shard of the session's budgets."""
+        held = self.held or [charge.held for end in self.settled for charge in end.charges]
+        return held[0].shard if held else 0
+
     async def run(self, tx: Tx) -> None:
         """Do it in statements of its own. Raises OverBudget."""
         await move_money(tx, self)
+
+
+def _end_args(end: Settled, now: Micros) -> tuple[Value, ...]:
+    return end.charged(), end.source, now, end.session_id, end.hold_id
 
 
 async def move_money(tx: Tx, move: Move) -> list[bool]:
@@ -142,121 +141,142 @@ async def move_money(tx: Tx, move: Move) -> list[bool]:
     Raises:
         OverBudget: another call was faster. The money has to be planned and leased again.
     """
-    settled, wanted = move.settled, move.wanted()
     if tx.dialect == "postgres":
         return await _move_at_once(tx, move)
-    done = [bool(await tx.run(_DELETE_HOLD, each.session_id, each.hold_id)) for each in settled]
-    entries = []
-    for each in (each for each, was_held in zip(settled, done, strict=True) if was_held):
-        there = set()
-        for charge in each.charges:
-            part = charge.held
-            if await tx.run(_SETTLE, part.amount, charge.amount, part.budget_id, part.shard):
-                there.add(part.budget_id)
-        # A budget that was deleted meanwhile has no shards, and gets no entries, which nobody would remove.
-        entries += [entry for entry in each.entries(move.now) if entry.budget_id in there]
-    if entries:
-        await tx.run_many(INSERT_ENTRY, [values(entry) for entry in entries])
+    done = []
+    for end in move.settled:
+        done.append(bool(await tx.run(_END_HOLD, *_end_args(end, move.now))))
+        if done[-1] and end.charges:
+            await tx.run(_settle(len(end.charges)), *_settling(end.charges))
     if move.row is not None:
-        for part in wanted:
-            if not await tx.run(_HOLD, part.amount, part.budget_id, part.shard, part.amount):
-                raise OverBudget(part.budget_id)
+        wanted = move.wanted()
+        if wanted and await tx.run(_hold(len(wanted)), *_holding(wanted)) < len(wanted):
+            raise OverBudget(wanted[0].budget_id)
         await tx.run(_INSERT_HOLD, *values(move.row))
     return done
 
 
-# The parts of a statement with `moved`, which has a row if there is anything to do. `change` has one row for
-# each shard; `locked` locks them in their order and has their newest values, also those that were committed
-# while it waited.
-_GONE = """gone AS (
-  DELETE FROM budget_holds USING moved WHERE session_id = ? AND id = ANY(CAST(? AS TEXT[])) RETURNING id
-), charged AS (
-  SELECT given.* FROM gone JOIN unnest(CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]),
-    CAST(? AS INT[]), CAST(? AS BIGINT[]), CAST(? AS BIGINT[]), CAST(? AS TEXT[]))
-    AS given (hold_id, entry_id, budget_id, shard, held, amount, source) ON given.hold_id = gone.id
-), """
-_ASKED = f"""asked AS (
-  SELECT given.* FROM moved, unnest(CAST(? AS TEXT[]), CAST(? AS INT[]), CAST(? AS BIGINT[]))
-    AS given (budget_id, shard, wanted)
-), opened AS (
+# One statement for all budgets of a call: each one is a switch between threads, whatever it does.
+_THESE = " WHERE shard = ? AND budget_id IN ({marks})"
+_OF_EACH = "CASE budget_id {whens} END"
+
+
+@cache
+def _settle(count: int) -> str:
+    each = _OF_EACH.format(whens="WHEN ? THEN ? " * count)
+    return (
+        f"UPDATE budget_shards SET reserved = reserved - {each}, spent = spent + {each}"
+        f"{_THESE.format(marks=', '.join('?' * count))}"
+    )
+
+
+@cache
+def _hold(count: int) -> str:
+    each = _OF_EACH.format(whens="WHEN ? THEN ? " * count)
+    return (
+        f"UPDATE budget_shards SET reserved = reserved + {each}"
+        f"{_THESE.format(marks=', '.join('?' * count))} AND leased - spent - reserved >= {each}"
+    )
+
+
+def _settling(charges: Sequence[Charge]) -> list[Value]:
+    """The arguments of `_settle`."""
+    ids = [each.held.budget_id for each in charges]
+    freed = [value for each in charges for value in (each.held.budget_id, each.held.amount)]
+    paid = [value for each in charges for value in (each.held.budget_id, each.amount)]
+    return [*freed, *paid, charges[0].held.shard, *ids]
+
+
+def _holding(wanted: Sequence[Held]) -> list[Value]:
+    """The arguments of `_hold`."""
+    amounts = [value for each in wanted for value in (each.budget_id, each.amount)]
+    ids = [each.budget_id for each in wanted]
+    return [*amounts, wanted[0].shard, *ids, *amounts]
+
+
+# The parts of a statement with `moved`, which has a row if there is anything to do. `locked` locks the shards
+# in their order and has their newest values, also those that were committed while it waited.
+_ENDED = f"ended AS ({_END_HOLD.replace(' WHERE', ' FROM moved WHERE')} RETURNING 1), "
+_OPENED = f"""opened AS (
   INSERT INTO budget_holds ({_HOLD_COLUMNS})
   SELECT CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS INT), CAST(? AS TEXT),
     CAST(? AS TEXT), CAST(? AS BIGINT) FROM moved
 ), """
-_FREED = "SELECT budget_id, shard, held AS freed, amount AS paid, CAST(0 AS BIGINT) AS wanted FROM charged"
-_WANTED = "SELECT budget_id, shard, CAST(0 AS BIGINT) AS freed, CAST(0 AS BIGINT) AS paid, wanted FROM asked"
-_CHANGE = """change AS ({change}), locked AS (
-  SELECT change.*, each.leased - each.spent - each.reserved + freed - paid AS free
-  FROM change JOIN budget_shards AS each ON each.budget_id = change.budget_id AND each.shard = change.shard
-  ORDER BY each.budget_id, each.shard FOR UPDATE OF each
+_CHANGE = """given AS NOT MATERIALIZED (
+  SELECT CAST(? AS INT) AS shard, CAST(? AS TEXT[]) AS ids, {arrays}
+), locked AS (
+  SELECT each.budget_id, {found} FROM {source}, given, budget_shards AS each
+  WHERE each.shard = given.shard AND each.budget_id = ANY(given.ids)
+  ORDER BY each.budget_id FOR UPDATE OF each
 ), changed AS (
-  UPDATE budget_shards AS each SET reserved = each.reserved - freed + wanted, spent = each.spent + paid
-  FROM locked WHERE each.budget_id = locked.budget_id AND each.shard = locked.shard
+  UPDATE budget_shards AS each SET {change} FROM given
+  WHERE each.shard = given.shard AND each.budget_id = ANY(ARRAY(SELECT budget_id FROM locked))
 )"""
-# A budget that was deleted meanwhile has no shards, and gets no entries, which nobody would remove.
-_ENTERED = f""", entered AS (
-  INSERT INTO budget_entries ({columns(EntryRow)})
-  SELECT entry_id, CAST(? AS TEXT), budget_id, amount, source, CAST(? AS TEXT), 'model_call', hold_id,
-    CAST(NULL AS TEXT), CAST(? AS BIGINT) FROM charged
-  WHERE amount <> 0 AND budget_id IN (SELECT budget_id FROM locked)
-)"""
-_TOTAL = (
-    "SELECT budget_id, shard, CAST(SUM(freed) AS BIGINT) AS freed, CAST(SUM(paid) AS BIGINT) AS paid,"
-    " CAST(SUM(wanted) AS BIGINT) AS wanted FROM ({all}) AS changes GROUP BY budget_id, shard"
+_ARRAY, _OF_BUDGET = "CAST(? AS BIGINT[]) AS {}", "given.{}[array_position(given.ids, each.budget_id)]"
+_FREED, _PAID, _WANTED = (_OF_BUDGET.format(name) for name in ("freed", "paid", "wanted"))
+_FREE = f"each.leased - each.spent - each.reserved{{more}} AS free, {_WANTED} AS wanted"
+_IF_ENDED = "(SELECT COUNT(*) FROM ended)"
+_SETTLED = _CHANGE.format(
+    arrays=", ".join(_ARRAY.format(name) for name in ("freed", "paid")),
+    found="TRUE AS settled",
+    source="ended",
+    change=f"reserved = each.reserved - {_FREED}, spent = each.spent + {_PAID}",
+)
+_HELD_ONLY = _CHANGE.format(
+    arrays=_ARRAY.format("wanted"),
+    found=_FREE.format(more=""),
+    source="moved",
+    change=f"reserved = each.reserved + {_WANTED}",
+)
+_BOTH = _CHANGE.format(
+    arrays=", ".join(_ARRAY.format(name) for name in ("freed", "paid", "wanted")),
+    found=_FREE.format(more=f" + ({_FREED} - {_PAID}) * {_IF_ENDED}"),
+    source="moved",
+    change=(
+        f"reserved = each.reserved - {_FREED} * {_IF_ENDED} + {_WANTED},"
+        f" spent = each.spent + {_PAID} * {_IF_ENDED}"
+    ),
 )
 _MOVES = {
-    (True, False): _GONE + _CHANGE.format(change=_TOTAL.format(all=_FREED)) + _ENTERED,
-    (False, True): _ASKED + _CHANGE.format(change=_WANTED),
-    (True, True): (
-        _GONE + _ASKED + _CHANGE.format(change=_TOTAL.format(all=f"{_FREED} UNION ALL {_WANTED}")) + _ENTERED
-    ),
+    (True, False): _ENDED + _SETTLED,
+    (False, True): _OPENED + _HELD_ONLY,
+    (True, True): _ENDED + _OPENED + _BOTH,
 }
-"""By whether calls are settled, and whether one is opened."""
-_ENOUGH = "(SELECT COUNT(*) FROM locked WHERE wanted > 0 AND free >= wanted) = CAST(? AS BIGINT)"
-_ALONE = (
-    "WITH moved AS (SELECT 1), {parts}"
-    " SELECT ARRAY({gone}), ARRAY(SELECT budget_id FROM locked WHERE wanted > 0 AND free >= wanted)"
-)
-
-
-def _settled_args(settled: Sequence[Settled]) -> list[Param]:
-    rows = [(each, charge) for each in settled for charge in each.charges]
-    first = settled[0]
-    return [
-        first.session_id,
-        [each.hold_id for each in settled],
-        [each.hold_id for each, _ in rows],
-        [charge.entry_id for _, charge in rows],
-        [charge.held.budget_id for _, charge in rows],
-        [charge.held.shard for _, charge in rows],
-        [charge.held.amount for _, charge in rows],
-        [charge.amount for _, charge in rows],
-        [each.source for each, _ in rows],
-    ]
+"""By whether a call is settled, and whether one is opened."""
+_HAVE_ENOUGH = "(SELECT COUNT(*) FROM locked WHERE wanted > 0 AND free >= wanted)"
+_ENOUGH = f"{_HAVE_ENOUGH} = CAST(? AS BIGINT)"
+_ALONE = "WITH moved AS (SELECT 1), {parts} SELECT {ended}, {held}"
 
 
 async def _move_at_once(tx: Tx, move: Move) -> list[bool]:
-    """Do it without an append."""
-    if not move.settled and move.row is None:
-        return []
+    """Do it without an append: the calls that end one after the other, the last one with what begins."""
+    done = []
+    for end in move.settled[:-1]:
+        done += await _move_one(tx, Move([end], move.now))
+    if move.settled or move.row is not None:
+        done += await _move_one(tx, msgspec.structs.replace(move, settled=move.settled[-1:]))
+    return done
+
+
+async def _move_one(tx: Tx, move: Move) -> list[bool]:
     part, wanted = move.part(), move.wanted()
     args = part.args[:-1] if part.check else part.args
-    gone = "SELECT id FROM gone" if move.settled else "SELECT '' WHERE FALSE"
-    found = await tx.one(_ALONE.format(parts=part.sql, gone=gone), *args)
+    ended, held = _IF_ENDED if move.settled else "0", _HAVE_ENOUGH if wanted else "0"
+    found = await tx.one(_ALONE.format(parts=part.sql, ended=ended, held=held), *args)
     if found is None:
         raise AssertionError("a SELECT without FROM has a row")
-    if len(found[1]) != len(wanted):
-        raise OverBudget(next(each.budget_id for each in wanted if each.budget_id not in found[1]))
-    return [each.hold_id in found[0] for each in move.settled]
+    if found[1] != len(wanted):
+        raise OverBudget(wanted[0].budget_id)
+    return [bool(found[0])] * len(move.settled)
 
 
-async def settle_lost(tx: Tx, left: HoldRow, new_id: Callable[[Literal["entry"]], str], now: Micros) -> bool:
+async def settle_lost(tx: Tx, left: HoldRow, now: Micros) -> bool:
     """Settle what a dead attempt holds: all of it counts as spent, because nobody knows how far it came.
 
     Returns:
         Whether it was still held.
     """
-    charges = [Charge(each, each.amount, new_id("entry")) for each in left.held_structs()]
+    charges = [Charge(each, each.amount) for each in left.held_structs()]
     settled = Settled(left.org_id, left.session_id, left.id, charges, "lost_call")
     (done,) = await move_money(tx, Move([settled], now))
     if done:
@@ -273,7 +293,8 @@ def cost_in(charges: Sequence[Charge]) -> int | None:
 async def holds_of(tx: Tx, session_id: SessionId, before_epoch: int) -> list[HoldRow]:
     """Return what dead attempts of a session still hold."""
     rows = await tx.all(
-        f"SELECT {_HOLD_COLUMNS} FROM budget_holds WHERE session_id = ? AND epoch < ? ORDER BY id",
+        f"SELECT {_HOLD_COLUMNS} FROM budget_holds"
+        " WHERE session_id = ? AND epoch < ? AND settled_at IS NULL ORDER BY id",
         session_id,
         before_epoch,
     )
@@ -289,7 +310,8 @@ async def left_holds(tx: Tx, before: Micros, limit: int = 100) -> list[HoldRow]:
     rows = await tx.all(
         f"SELECT {columns(HoldRow, alias='budget_holds')} FROM budget_holds"
         " LEFT JOIN sessions ON sessions.id = budget_holds.session_id"
-        " WHERE budget_holds.created_at < ? AND (sessions.id IS NULL OR sessions.deleted_at IS NOT NULL"
+        " WHERE budget_holds.created_at < ? AND budget_holds.settled_at IS NULL"
+        " AND (sessions.id IS NULL OR sessions.deleted_at IS NOT NULL"
         " OR sessions.status <> 'active' OR sessions.epoch <> budget_holds.epoch)"
         " ORDER BY budget_holds.created_at LIMIT ?",
         before,

@@ -12,7 +12,6 @@ from perdure.store.budgets import (
     RESERVED_IN_SHARDS,
     SPENT_IN_SHARDS,
     BudgetRow,
-    EntryRow,
     rolled,
     standings_of,
 )
@@ -34,9 +33,6 @@ class BudgetSeen(Struct, frozen=True):
 
 
 _SEEN = f"SELECT {columns(BudgetRow, alias='budgets')}, {SPENT_IN_SHARDS}, {RESERVED_IN_SHARDS} FROM budgets"
-_ENTRY_COLUMNS = columns(EntryRow)
-_REMOVED_AT_ONCE = 5_000
-"""Entries of a deleted budget that one transaction removes."""
 
 
 def _seen(found: Row, now: Micros) -> BudgetSeen:
@@ -115,43 +111,15 @@ async def remove_budget(tx: Tx, org_id: OrgId, budget_id: BudgetId) -> None:
 
 async def remove_budgets_of(tx: Tx, org_id: OrgId, session_id: SessionId) -> None:
     """Remove the budgets of a session that is deleted, with their entries."""
-    rows = await tx.all("SELECT id FROM budgets WHERE org_id = ? AND subject_id = ?", org_id, session_id)
+    rows = await tx.all(
+        "SELECT id FROM budgets WHERE org_id = ? AND subject_id = ? ORDER BY id", org_id, session_id
+    )
     ids = [(row[0], org_id) for row in rows]
     # All budgets before the first shard: nothing that has locked a shard locks a budget.
     await tx.run_many("DELETE FROM budgets WHERE id = ? AND org_id = ?", ids)
     await tx.run_many("DELETE FROM budget_shards WHERE budget_id = ?", [(each,) for each, _ in ids])
     # Without a shard, no call that ends adds an entry any more.
     await tx.run_many("DELETE FROM budget_entries WHERE budget_id = ? AND org_id = ?", ids)
-
-
-async def list_entries(
-    tx: Tx, org_id: OrgId, budget_id: BudgetId, offset: int, limit: int
-) -> tuple[list[EntryRow], int]:
-    """Return a page of what was charged to a budget, newest first, and how many entries there are."""
-    where = "org_id = ? AND budget_id = ?"
-    count = await tx.one(f"SELECT COUNT(*) FROM budget_entries WHERE {where}", org_id, budget_id)
-    rows = await tx.all(
-        f"SELECT {_ENTRY_COLUMNS} FROM budget_entries WHERE {where}"
-        " ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?",
-        org_id,
-        budget_id,
-        limit,
-        offset,
-    )
-    return [EntryRow(*row) for row in rows], 0 if count is None else count[0]
-
-
-async def remove_entries(tx: Tx, org_id: OrgId, budget_id: BudgetId) -> bool:
-    """Remove a part of a deleted budget's entries; return whether there may be more."""
-    gone = await tx.run(
-        "DELETE FROM budget_entries WHERE budget_id = ? AND (budget_id, created_at, id) IN"
-        " (SELECT budget_id, created_at, id FROM budget_entries WHERE org_id = ? AND budget_id = ? LIMIT ?)",
-        budget_id,
-        org_id,
-        budget_id,
-        _REMOVED_AT_ONCE,
-    )
-    return gone == _REMOVED_AT_ONCE
 
 
 async def wait_of(tx: Tx, session_id: SessionId) -> tuple[BudgetId, int] | None:

@@ -9,7 +9,7 @@ nothing that has locked a budget locks a session.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from zlib import crc32
 
 import msgspec
@@ -23,8 +23,9 @@ from perdure.domain.ids import AgentId, BudgetId, OrgId, SessionId
 from perdure.domain.model_profiles import ModelCost
 from perdure.domain.spending import BudgetStatus, Currency, Held, Standing
 from perdure.domain.times import Micros
+from perdure.store.budget_entries import last_charged
 from perdure.store.database import LOCK_ROW, Row, Tx, Value
-from perdure.store.rows import assignments, columns, from_json, insert, to_json, values
+from perdure.store.rows import assignments, columns, from_json, to_json
 from perdure.store.sessions import SessionRow
 
 SHARDS = 16
@@ -66,40 +67,33 @@ class BudgetRow(Struct, frozen=True):
         return None if self.unpriced is None else from_json(_COST, self.unpriced, f"the budget {self.id}")
 
 
-class EntryRow(Struct, frozen=True):
-    """What was charged to a budget, or credited (a negative amount)."""
-
-    id: str
-    org_id: OrgId
-    budget_id: BudgetId
-    amount: int
-    source: str
-    session_id: SessionId | None
-    ref_type: str | None
-    ref_id: str | None
-    description: str | None
-    created_at: Micros
-
-
 _PERIOD: msgspec.json.Decoder[BudgetPeriod] = msgspec.json.Decoder(BudgetPeriod)
 _COST = msgspec.json.Decoder(ModelCost)
 _BUCKETS = msgspec.json.Decoder(tuple[tuple[int, int], ...])
 _COLUMNS = columns(BudgetRow)
-_BUDGET_COLUMNS = columns(BudgetRow, alias="budgets")
-INSERT_ENTRY = insert("budget_entries", EntryRow)
 _SUM = "(SELECT CAST(COALESCE(SUM({name}), 0) AS BIGINT) FROM budget_shards WHERE budget_id = budgets.id)"
 SPENT_IN_SHARDS = _SUM.format(name="spent")
 RESERVED_IN_SHARDS = _SUM.format(name="reserved")
-_TOTAL = "CAST(COALESCE(SUM({of}), 0) AS BIGINT)"
-_FREE = "CASE WHEN each.shard = ? THEN each.leased - each.spent - each.reserved END"
-STANDING_COLUMNS = len(BudgetRow.__struct_fields__) + 3
-_STANDINGS = (
-    f"SELECT {{first}}{_BUDGET_COLUMNS}, {_TOTAL.format(of='each.spent')},"
-    f" {_TOTAL.format(of='each.reserved')}, {_TOTAL.format(of=_FREE)}"
-    " FROM budgets LEFT JOIN budget_shards AS each ON each.budget_id = budgets.id"
-    " WHERE budgets.org_id = ? AND budgets.status <> 'disabled' AND budgets.subject_id IN ({subjects})"
-    " GROUP BY budgets.id"
+_STANDING = (
+    "budgets.id, budgets.currency, budgets.status, budgets.limit_amount + budgets.credit, budgets.soft_limit,"
+    " budgets.spent, budgets.rolls_at, budgets.unpriced, budgets.warned"
 )
+_IN_SHARDS = {
+    "sqlite": "each.spent, each.reserved, each.leased - each.spent - each.reserved",
+    "postgres": (
+        "CAST(SUM(each.spent) AS BIGINT), CAST(SUM(each.reserved) AS BIGINT),"
+        " CAST(SUM(each.leased - each.spent - each.reserved) FILTER (WHERE each.shard = ?) AS BIGINT)"
+    ),
+}
+"""What the shards have spent and reserved, and what one has free; NULL without any. SQLite has one."""
+_GROUP = {"sqlite": "", "postgres": " GROUP BY budgets.id"}
+STANDING_COLUMNS = 12
+_STANDINGS = (
+    f"SELECT {{first}}{_STANDING}, {{shards}}"
+    " FROM budgets LEFT JOIN budget_shards AS each ON each.budget_id = budgets.id"
+    " WHERE budgets.org_id = ? AND {which}"
+)
+_OF_SUBJECTS = "budgets.status <> 'disabled' AND budgets.subject_id IN ({subjects})"
 _ABOVE = ", (SELECT parent_session_id FROM sessions WHERE id = ?)"
 
 
@@ -109,10 +103,11 @@ def shard_of(session_id: SessionId, dialect: str) -> int:
 
 
 @cache
-def _standings_among(count: int, *, above: bool, first: str) -> str:
+def _standings_among(count: int, dialect: str, *, above: bool, first: str) -> str:
     """The statement for so many ids; `above`: the last one is the parent's, whose own parent counts, too."""
     marks = ", ".join("?" * (count - above))
-    return _STANDINGS.format(first=first, subjects=marks + (_ABOVE if above else ""))
+    which = _OF_SUBJECTS.format(subjects=marks + (_ABOVE if above else ""))
+    return _STANDINGS.format(first=first, shards=_IN_SHARDS[dialect], which=which) + _GROUP[dialect]
 
 
 async def standings_of(tx: Tx, row: SessionRow, agent_id: AgentId | None) -> tuple[Standing, ...]:
@@ -139,8 +134,12 @@ def standings_query(
     ids = [row.org_id, row.owner_id, row.id, *sorted(filter(None, agents))]
     if parent is not None:
         ids += [row.root_session_id or parent, parent, parent]
-    sql = _standings_among(len(ids), above=parent is not None, first=first)
-    return sql, [shard_of(row.id, dialect), row.org_id, *ids]
+    sql = _standings_among(len(ids), dialect, above=parent is not None, first=first)
+    return sql, [*_shard_args(row.id, dialect), row.org_id, *ids]
+
+
+def _shard_args(session_id: SessionId, dialect: str) -> list[Value]:
+    return [] if dialect == "sqlite" else [shard_of(session_id, dialect)]
 
 
 def read_standings(found: Sequence[Row], row: SessionRow, dialect: str) -> tuple[Standing, ...]:
@@ -152,21 +151,27 @@ def read_standings(found: Sequence[Row], row: SessionRow, dialect: str) -> tuple
 
 
 def _standing(found: Row, shard: int) -> Standing:
-    row, (spent, reserved, free) = BudgetRow(*found[:-3]), found[-3:]
+    budget_id, currency, status, limit, soft_limit, spent, rolls_at, unpriced, warned, *shards = found
+    more, reserved, free = shards
     return Standing(
-        row.id,
-        row.currency,
-        row.status,
-        row.limit_amount + row.credit,
-        row.soft_limit,
-        row.spent + spent,
-        reserved,
-        free,
+        budget_id,
+        currency,
+        status,
+        limit,
+        soft_limit,
+        spent + (more or 0),
+        reserved or 0,
+        free or 0,
         shard,
-        row.rolls_at,
-        row.unpriced_struct(),
-        bool(row.warned),
+        rolls_at,
+        None if unpriced is None else _prices(unpriced, budget_id),
+        bool(warned),
     )
+
+
+@lru_cache(maxsize=256)
+def _prices(unpriced: str, budget_id: BudgetId) -> ModelCost:
+    return from_json(_COST, unpriced, f"the budget {budget_id}")
 
 
 async def lock_budget(tx: Tx, org_id: OrgId, budget_id: BudgetId) -> BudgetRow:
@@ -244,13 +249,8 @@ def rolled(row: BudgetRow, now: Micros, last: Micros | None = None) -> BudgetRow
 
 async def _last_spent(tx: Tx, row: BudgetRow, now: Micros) -> Micros:
     """When a budget was charged last. A call may end long after the part in which it began."""
-    found = await tx.one("SELECT MAX(created_at) FROM budget_entries WHERE budget_id = ?", row.id)
-    return now if found is None or found[0] is None else min(found[0], now)
-
-
-async def add_entry(tx: Tx, row: EntryRow) -> None:
-    """Add an entry of a budget."""
-    await tx.run(INSERT_ENTRY, *values(row))
+    last = await last_charged(tx, row.id)
+    return now if last is None else min(last, now)
 
 
 async def roll_budget(tx: Tx, org_id: OrgId, budget_id: BudgetId, now: Micros) -> None:
@@ -334,12 +334,9 @@ async def wait_no_more(tx: Tx, session_id: SessionId, before: Micros | None = No
 
 async def standing_of(tx: Tx, org_id: OrgId, budget_id: BudgetId) -> Standing | None:
     """Return how a budget stands; None if it is gone."""
-    found = await tx.one(
-        f"SELECT {_BUDGET_COLUMNS}, {SPENT_IN_SHARDS}, {RESERVED_IN_SHARDS}, 0 FROM budgets"
-        " WHERE id = ? AND org_id = ?",
-        budget_id,
-        org_id,
-    )
+    sql = _STANDINGS.format(first="", shards=_IN_SHARDS[tx.dialect], which="budgets.id = ?")
+    args = [0] if tx.dialect == "postgres" else []
+    found = await tx.one(sql + _GROUP[tx.dialect], *args, org_id, budget_id)
     return None if found is None else _standing(found, 0)
 
 

@@ -1,10 +1,10 @@
-"""Sees to budgets: turns that wait for money which is there now, and what lost model calls hold."""
+"""Sees to budgets: turns whose money is there now, what lost model calls hold, and entries of ended ones."""
 
 from __future__ import annotations
 
 import logging
 
-from perdure.app.budget_waits import resume_waiting, settle_left_holds
+from perdure.app.budget_waits import book_ended_calls, resume_waiting, settle_left_holds
 from perdure.app.context import App
 from perdure.engine.context import Clock
 from perdure.worker.rounds import again_and_again
@@ -36,4 +36,6 @@ class BudgetSweep:
     async def once(self, *, look: bool = True) -> int:
         """Sweep once; return how many turns and lost calls it saw to. `look`: also look for lost calls."""
         resumed = await resume_waiting(self._app)
-        return resumed + (await settle_left_holds(self._app) if look else 0)
+        lost = await settle_left_holds(self._app) if look else 0
+        await book_ended_calls(self._app)
+        return resumed + lost
