@@ -30,6 +30,7 @@ from perdure.domain.files import FileLimits
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
+from perdure.engine.scaled_images import ImageScaler
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
 from perdure.llm.registry import DriverPool
@@ -204,10 +205,9 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         drivers = DriverPool(os.environ, Http(read_timeout=settings.model_timeout_seconds or None))
         stack.push_async_callback(drivers.close)
         clock, catalog, sandbox, mcp = SystemClock(), Catalog(), Sandbox(), LazyHosts()
-        stack.push_async_callback(mcp.close)
         hooks = HookClient(settings.private_addresses)
-        stack.push_async_callback(hooks.close)
-        stack.push_async_callback(sandbox.close)
+        for close in (mcp.close, hooks.close, sandbox.close):
+            stack.push_async_callback(close)
         limits = _file_limits(settings)
         services = Services(
             *(database, queue, bus, vault, clock.now),
@@ -237,6 +237,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             _policy(settings, limits),
             catalog=catalog,
             arguments=app.arguments,
+            images=ImageScaler(sandbox),
             public=services.public,
             turns=app.turns,
             breakers=app.breakers,
