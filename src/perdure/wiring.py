@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from perdure.app.accounts import bootstrap
 from perdure.app.context import App, Services
@@ -140,7 +140,7 @@ def code_back_end(settings: Settings) -> CodeBackEnd | None:
         processes=settings.code_processes,
         output_bytes=settings.code_output_bytes,
         file_bytes=settings.max_file_bytes,
-        total_bytes=settings.max_session_file_bytes,
+        total_bytes=_file_limits(settings).command,
     )
     if settings.code_network != "none" and kind != "docker":
         raise InvalidInput(
@@ -261,7 +261,8 @@ def _guard(
 
 
 def _file_limits(settings: Settings) -> FileLimits:
-    return FileLimits(settings.max_file_bytes, settings.max_session_file_bytes, settings.max_upload_bytes)
+    limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes, settings.max_upload_bytes)
+    return replace(limits, command=min(limits.command, limits.workspace))
 
 
 def _policy(settings: Settings, limits: FileLimits) -> Policy:
