@@ -179,7 +179,7 @@ class Answer:
         if payload == _END:
             self.end()
             return self.done
-        check_cost(payload, "an event of the provider's answer")
+        check_cost(payload, "an event of the provider's answer", secrets=self._secrets)
         try:
             plain = self.plain_decoder.decode(payload)
         except (ValueError, RecursionError):

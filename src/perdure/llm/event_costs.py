@@ -9,7 +9,7 @@ import re
 
 from perdure.domain.json_costs import extremes_in, without_strings
 from perdure.domain.tool_arguments import MAX_EXTREMES
-from perdure.llm.failures import bad_response
+from perdure.llm.failures import bad_response, redacted
 
 MAX_VALUES = 50_000
 """Values of an event, outside of its texts. A model writes at most two for each three tokens, and no model
@@ -24,28 +24,40 @@ _SHORT = 4_096
 """Bytes of JSON that cannot cost much."""
 
 
-def check_cost(data: bytes, what: str, values: int = MAX_VALUES) -> None:
+def check_cost(
+    data: bytes, what: str, values: int = MAX_VALUES, secrets: tuple[str, ...] | None = None
+) -> None:
     """Check that JSON has few enough values, and few enough numbers that are slow to decode.
 
     Args:
         what: what it is, for the error.
         values: the most values.
+        secrets: values that must not appear in the error, which quotes the beginning; None quotes nothing.
 
     Raises:
         ModelError: `provider_bad_response`.
     """
+    problem = _problem(data, values)
+    if problem is not None:
+        text = data[:2_000].decode("utf-8", "replace")
+        quoted = "" if secrets is None else f": {redacted(text, secrets)[:200]}"
+        raise bad_response(f"{what} has {problem}{quoted}", transient=False)
+
+
+def _problem(data: bytes, values: int) -> str | None:
     if len(data) <= _SHORT or not (_may_have_more(data, values) or _may_have_extremes(data)):
-        return
+        return None
     bare = without_strings(data.decode("latin-1"))  # which keeps what is JSON's own
     plain = bare.encode("latin-1")
     if _may_have_more(plain, values):
-        raise bad_response(f"{what} has more than {values} values", transient=False)
+        return f"more than {values} values"
     if not _may_have_extremes(plain):
-        return
+        return None
     if extremes_in(bare, MAX_EXTREMES) > MAX_EXTREMES:
-        raise bad_response(f"{what} has more than {MAX_EXTREMES} extreme numbers", transient=False)
+        return f"more than {MAX_EXTREMES} extreme numbers"
     if any(each.end() - each.start() > MAX_DIGITS for each in _NUMBER.finditer(bare)):
-        raise bad_response(f"{what} has a number of more than {MAX_DIGITS} digits", transient=False)
+        return f"a number of more than {MAX_DIGITS} digits"
+    return None
 
 
 def _may_have_more(data: bytes, values: int) -> bool:
