@@ -86,7 +86,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         keep_alive_seconds: how long a connection may be idle between two requests, in seconds.
         max_file_bytes: maximum size of one file in bytes, if it is sent as JSON or a tool reads or writes it.
         max_upload_bytes: maximum size of one file in bytes, if it is uploaded as it is.
-        max_session_file_bytes: maximum total size of the files of a session or a workspace in bytes.
+        max_session_file_bytes: maximum total size of the files of a session or a workspace in bytes. The
+            files of a session's messages, which the conversation keeps, may have as many once more.
         code_interpreter: where the tool `run_python` runs code: `off`, `bubblewrap`, `docker`, or the URL of
             an HTTP service that runs it.
         code_token: a bearer token for that service; empty for none.
@@ -139,7 +140,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     keep_alive_seconds: float = 75.0
     max_file_bytes: int = 10_485_760
     max_upload_bytes: int = 104_857_600
-    max_session_file_bytes: int = 104_857_600
+    max_session_file_bytes: int = 1_073_741_824
     code_interpreter: str = "off"
     code_token: str = ""
     code_python: str = ""

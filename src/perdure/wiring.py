@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from perdure.app.accounts import bootstrap
 from perdure.app.context import App, Services
@@ -31,6 +31,7 @@ from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.metrics import Metrics
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
+from perdure.engine.scaled_images import ImageScaler
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
 from perdure.llm.registry import DriverPool
@@ -141,7 +142,7 @@ def code_back_end(settings: Settings) -> CodeBackEnd | None:
         processes=settings.code_processes,
         output_bytes=settings.code_output_bytes,
         file_bytes=settings.max_file_bytes,
-        total_bytes=settings.max_session_file_bytes,
+        total_bytes=_file_limits(settings).command,
     )
     if settings.code_network != "none" and kind != "docker":
         raise InvalidInput(
@@ -238,6 +239,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             _policy(settings, limits),
             catalog=catalog,
             arguments=app.arguments,
+            images=ImageScaler(sandbox),
             public=services.public,
             turns=app.turns,
             breakers=app.breakers,
@@ -262,7 +264,8 @@ def _guard(
 
 
 def _file_limits(settings: Settings) -> FileLimits:
-    return FileLimits(settings.max_file_bytes, settings.max_session_file_bytes, settings.max_upload_bytes)
+    limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes, settings.max_upload_bytes)
+    return replace(limits, command=min(limits.command, limits.workspace))
 
 
 def _policy(settings: Settings, limits: FileLimits) -> Policy:

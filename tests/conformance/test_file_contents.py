@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection
+import random
+from collections.abc import AsyncIterator, Collection
 
 import pytest
 from msgspec.structs import replace
@@ -19,12 +20,19 @@ from perdure.domain.messages import (
     Message,
     TextPart,
 )
+from perdure.domain.model_profiles import Modality
 from perdure.domain.redaction import Redactor
 from perdure.domain.stored_files import MAX_PAGES, PDF, StoredFile
-from perdure.engine.file_contents import LONG, MAX_SENT, Contents, FileCache, Reader
+from perdure.engine.file_contents import LONG, NO_ROOM, Contents, FileCache, Reader, stored_of
+from perdure.engine.scaled_images import ImageScaler
+from perdure.llm import carried as vendors
 from perdure.llm.adaptations import IMAGE_LEFT_OUT
+from perdure.llm.carried import Carried
+from perdure.sandbox.media import size_of
+from perdure.sandbox.pool import Sandbox
 from perdure.store.blobs import purge_blobs
 from tests.conformance.desk import HOUR, NOW, Desk
+from tests.media_files import png
 
 NOBODY = Redactor({})
 SECRET = "s3cret-of-the-vault"
@@ -46,18 +54,26 @@ def message(*parts: ContentPart) -> Message:
     return Message(new_id("message"), "user", parts, created_at="2026-01-01T00:00:00Z")
 
 
+def taking(*kinds: Modality) -> Carried:
+    return Carried(kinds=frozenset(kinds))
+
+
+def contents_of(desk: Desk, redactor: Redactor = NOBODY, sandbox: Sandbox | None = None) -> Contents:
+    scaler = ImageScaler(sandbox or Sandbox())
+    return Contents(FileCache(), desk.database, scaler, desk.org_id, redactor)
+
+
 async def read(
     desk: Desk,
     part: AttachedPart,
-    *media: str,
+    *media: Modality,
     refused: Collection[str] | None = (),
     has_tools: bool = False,
     redactor: Redactor = NOBODY,
 ) -> tuple[ContentPart, ...]:
     """The part as a model gets it that takes these kinds of files."""
-    contents = Contents(FileCache(), desk.database, desk.org_id, redactor)
-    reader = Reader(media, refused, has_tools=has_tools)
-    (found,) = await contents.read_by(reader, [message(part)])
+    reader = Reader(taking(*media), refused, has_tools=has_tools)
+    (found,) = await contents_of(desk, redactor).read_by(reader, [message(part)])
     return found.content
 
 
@@ -102,7 +118,8 @@ async def test_a_file_without_text_is_left_out_with_the_reason(desk: Desk) -> No
     sound = await stored(desk, b"s" * 20_000, "audio/ogg")
     (note,) = await read(desk, FilePart(stored=sound), "audio")
     assert note == TextPart(
-        "[file without a name: audio/ogg, 20 kB: left out, because this model cannot read sound]"
+        "[file without a name: audio/ogg, 20 kB: left out, "
+        "because this model cannot read sound of this type or size]"
     )
 
 
@@ -119,8 +136,8 @@ async def test_what_is_not_stored_any_more_is_left_out(desk: Desk, has_tools: bo
 async def test_images_that_the_server_of_the_model_refused_are_not_sent_again(desk: Desk) -> None:
     image = await stored(desk, b"pixels", "image/png")
     first, second = message(ImagePart(stored=image)), message(ImagePart(stored=image), TextPart("look"))
-    contents = Contents(FileCache(), desk.database, desk.org_id, NOBODY)
-    one, two = await contents.read_by(Reader(["image"], {first.id}, has_tools=False), [first, second])
+    reader = Reader(taking("image"), {first.id}, has_tools=False)
+    one, two = await contents_of(desk).read_by(reader, [first, second])
     assert one == replace(first, content=(TextPart(IMAGE_LEFT_OUT),))
     assert two.content == (ImagePart(base64=b64(b"pixels"), media_type="image/png"), TextPart("look"))
     assert await read(desk, ImagePart(stored=image), "image", refused=None) == (TextPart(IMAGE_LEFT_OUT),)
@@ -128,8 +145,8 @@ async def test_images_that_the_server_of_the_model_refused_are_not_sent_again(de
 
 async def test_a_message_without_files_is_the_same_message(desk: Desk) -> None:
     plain = message(TextPart("hello"), ImagePart(url="https://example.com/a.png"))
-    contents = Contents(FileCache(), desk.database, desk.org_id, NOBODY)
-    (same,) = await contents.read_by(Reader(["image"], (), has_tools=False), [plain])
+    reader = Reader(taking("image"), (), has_tools=False)
+    (same,) = await contents_of(desk).read_by(reader, [plain])
     assert same is plain
 
 
@@ -195,21 +212,107 @@ async def test_other_organizations_do_not_get_what_the_cache_has(desk: Desk) -> 
     assert await cache.get(desk.database, new_id("org"), file.digest, 4, "text", NOBODY) is None
 
 
+ALL = vendors.WITH_SOUND
+
+
 @pytest.mark.parametrize(
-    ("file", "taken"),
+    ("carried", "file", "taken"),
     [
-        (StoredFile("a", 5_000_000, "image/png"), True),
-        (StoredFile("a", 60_000_000, "image/png"), False),
-        (StoredFile("a", MAX_SENT, "audio/wav"), True),
-        (StoredFile("a", MAX_SENT + 1, "audio/mpeg"), False),
-        (StoredFile("a", 5, "audio/flac"), False),
-        (StoredFile("a", 5, PDF), True),
-        (StoredFile("a", 5, PDF, pages=MAX_PAGES), True),
-        (StoredFile("a", 5, PDF, pages=MAX_PAGES + 1), False),
-        (StoredFile("a", MAX_SENT + 1, PDF), False),
-        (StoredFile("a", 5, "text/plain", text="b"), False),
+        (ALL, StoredFile("a", 60_000_000, "image/png"), True),
+        (ALL, StoredFile("a", ALL.total_bytes, "audio/wav"), True),
+        (ALL, StoredFile("a", ALL.total_bytes + 1, "audio/mpeg"), False),
+        (ALL, StoredFile("a", 5, "audio/flac"), False),
+        (vendors.GEMINI, StoredFile("a", 5, "audio/flac"), True),
+        (vendors.GEMINI, StoredFile("a", 5, "audio/mp4"), False),
+        (vendors.BEDROCK, StoredFile("a", 5, "audio/mp4"), True),
+        (vendors.ANTHROPIC, StoredFile("a", 5, "audio/wav"), False),
+        (ALL, StoredFile("a", 5, PDF), True),
+        (ALL, StoredFile("a", 5, PDF, pages=MAX_PAGES), True),
+        (ALL, StoredFile("a", 5, PDF, pages=MAX_PAGES + 1), False),
+        (ALL, StoredFile("a", ALL.document_bytes + 1, PDF), False),
+        (vendors.BEDROCK, StoredFile("a", 4_500_001, PDF), False),
+        (ALL, StoredFile("a", 5, "text/plain", text="b"), False),
     ],
 )
-def test_a_model_gets_files_as_they_are_up_to_the_limits_of_vendors(file: StoredFile, taken: bool) -> None:
-    reader = Reader(["image", "pdf", "audio"], (), has_tools=False)
+def test_a_model_gets_files_as_they_are_up_to_the_limits_of_vendors(
+    carried: Carried, file: StoredFile, taken: bool
+) -> None:
+    reader = Reader(carried, (), has_tools=False)
     assert reader.takes(message(FilePart(stored=file)), file) is taken
+
+
+def taken_of(carried: Carried, *files: StoredFile) -> list[int]:
+    """The numbers of the files that a call has room for, each in a message of its own."""
+    messages = [message(FilePart(stored=each)) for each in files]
+    return sorted(at for at, _ in Reader(carried, (), has_tools=False).plan(messages).taken)
+
+
+def test_a_call_has_the_newest_files_up_to_what_its_vendor_takes() -> None:
+    book, photo = StoredFile("a", 4_000_000, PDF), StoredFile("b", 1_000, "image/png")
+    assert taken_of(vendors.BEDROCK, *[book] * 5) == [2, 3, 4]  # 14 MB in all
+    assert taken_of(vendors.BEDROCK, *[replace(book, size_bytes=5)] * 7) == [2, 3, 4, 5, 6]
+    assert taken_of(vendors.BEDROCK, *[photo] * 22) == list(range(2, 22))
+    assert taken_of(vendors.GEMINI, *[photo] * 22) == list(range(22))
+    huge = StoredFile("c", 10_000_000, "image/png")
+    assert taken_of(vendors.ANTHROPIC, *[huge] * 9) == [4, 5, 6, 7, 8]  # as much as they have when scaled
+
+
+async def test_a_file_for_which_a_call_has_no_room_is_its_text_or_a_note(desk: Desk) -> None:
+    book = replace(await stored(desk, b"%PDF-", PDF, "Twelve pears"), pages=3)
+    scan = replace(await stored(desk, b"%PDF-", PDF), pages=3)
+    carried = replace(taking("pdf", "image"), documents=1, most_images=0)
+    image = await stored(desk, b"pixels", "image/png")
+    parts = (FilePart(stored=book), FilePart(stored=scan), ImagePart(stored=image), FilePart(stored=book))
+    reader = Reader(carried, (), has_tools=False)
+    (found,) = await contents_of(desk).read_by(reader, [message(*parts)])
+    first, second, third, last = found.content
+    words = [part.text for part in (first, second, third) if isinstance(part, TextPart)]
+    assert "Twelve pears" in words[0]
+    assert [text.endswith(f"left out, {NO_ROOM}]") for text in words[1:]] == [True, True]
+    assert stored_of(last) == book
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    opened = Sandbox(1)
+    yield opened
+    await opened.close()
+
+
+def pixels(data: bytes) -> tuple[str, int, int]:
+    return ("jpeg" if data.startswith(b"\xff\xd8") else "png", *size_of(data))
+
+
+async def test_an_image_over_the_limits_of_its_vendor_is_made_smaller(desk: Desk, sandbox: Sandbox) -> None:
+    wide = replace(await stored(desk, png(8_001, 40), "image/png"), width=8_001, height=40)
+    contents = contents_of(desk, sandbox=sandbox)
+
+    async def sent(carried: Carried, *files: StoredFile) -> list[tuple[str, int, int]]:
+        reader = Reader(carried, (), has_tools=False)
+        parts = [ImagePart(stored=each) for each in files]
+        (found,) = await contents.read_by(reader, [message(*parts)])
+        images = [part for part in found.content if isinstance(part, ImagePart)]
+        return [pixels(base64.b64decode(each.base64 or "")) for each in images]
+
+    assert await sent(vendors.GEMINI, wide) == [("png", 8_001, 40)]
+    assert await sent(vendors.ANTHROPIC, wide) == [("jpeg", 2_048, 10)]
+    small = replace(await stored(desk, png(2_001, 5), "image/png"), width=2_001, height=5)
+    assert await sent(vendors.ANTHROPIC, small) == [("png", 2_001, 5)]
+    assert set(await sent(vendors.ANTHROPIC, *[small] * 21)) == {("jpeg", 2_000, 5)}
+    noise = png(400, 400, b"".join(b"\0" + random.Random(row).randbytes(400) for row in range(400)))
+    dense = replace(await stored(desk, noise, "image/png"), width=400, height=400)
+    assert await sent(replace(vendors.GEMINI, image_bytes=9_000), dense) == [("jpeg", 100, 100)]
+    assert await sent(replace(vendors.GEMINI, images=frozenset()), small) == [("jpeg", 2_001, 5)]
+
+
+async def test_an_image_that_cannot_be_made_smaller_is_left_out_with_the_reason(
+    desk: Desk, sandbox: Sandbox
+) -> None:
+    broken = replace(await stored(desk, png(9_000, 4, rows=b"few"), "image/png"), width=9_000, height=4)
+    reader = Reader(vendors.ANTHROPIC, (), has_tools=False)
+    contents = contents_of(desk, sandbox=sandbox)
+    for _ in range(2):
+        (found,) = await contents.read_by(reader, [message(ImagePart(stored=broken))])
+        (note,) = found.content
+        assert isinstance(note, TextPart)
+        assert "left out, because this model takes no image of its size or format, and " in note.text

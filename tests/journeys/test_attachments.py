@@ -19,7 +19,8 @@ from aiohttp import web
 from perdure.settings import Settings
 from perdure.store.blobs import KEPT, purge_blobs
 from perdure.wiring import open_parts
-from tests.conformance.drivers.protocols import Wire
+from tests.conformance.drivers.converse import ConverseWire
+from tests.conformance.drivers.protocols import GeminiWire, Wire
 from tests.conformance.drivers.vendor import Reply, Vendor, open_vendor
 from tests.media_files import docx, mp3, ogg, pdf, png, pptx, wav, xlsx
 from tests.server import Server, post, use_simulated_model
@@ -103,22 +104,48 @@ NATIVE: dict[tuple[str, str], Json] = {
         "type": "document", "title": "book.pdf",
         "source": {"type": "base64", "media_type": "application/pdf", "data": b64(BOOK)},
     },
+    **{
+        ("gemini", kind): {"inlineData": {"mimeType": media_type, "data": b64(KINDS[kind][0])}}
+        for kind, media_type in {
+            "image": "image/png", "pdf": "application/pdf", "audio": "audio/wav", "mp3": "audio/mp3",
+            "ogg": "audio/ogg",
+        }.items()
+    },
+    ("converse", "image"): {"image": {"format": "png", "source": {"bytes": b64(PICTURE)}}},
+    ("converse", "pdf"): {
+        "document": {"format": "pdf", "name": "book pdf", "source": {"bytes": b64(BOOK)}},
+    },
+    **{
+        ("converse", kind): {"audio": {"format": form, "source": {"bytes": b64(KINDS[kind][0])}}}
+        for kind, form in {"audio": "wav", "mp3": "mp3", "ogg": "ogg"}.items()
+    },
 }  # fmt: skip
-DRIVERS = {"chat": CHAT, "responses": RESPONSES, "messages": MESSAGES}
+DRIVERS: dict[str, Wire] = {
+    "chat": CHAT, "responses": RESPONSES, "messages": MESSAGES, "gemini": GeminiWire(),
+    "converse": ConverseWire(),
+}  # fmt: skip
 
 
 def sent_parts(vendor: Vendor) -> list[Json]:
     """The parts of the newest message that the vendor got; a plain text is one part."""
     body = vendor.sent
-    content = (body.get("messages") or body["input"])[-1]["content"]
+    newest = (body.get("messages") or body.get("input") or body["contents"])[-1]
+    content = newest.get("parts") or newest["content"]
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
-    return [{name: value for name, value in part.items() if name != "cache_control"} for part in content]
+    return [_shown(part) for part in content]
+
+
+def _shown(part: Json) -> Json:
+    if "name" in part.get("document", {}):  # it ends with what makes it the only one of its name
+        plain = part["document"]["name"].rpartition(" (")[0]
+        return {"document": {**part["document"], "name": plain}}
+    return {name: value for name, value in part.items() if name != "cache_control"}
 
 
 def expected(driver: str, model: str, kind: str) -> str:
     """How a model gets a kind of file: `native`, `extracted`, or `left out`."""
-    reads = {READS_ALL: {"image", "pdf", "audio", "mp3"}, SEES: {"image"}, BLIND: set[str]()}[model]
+    reads = {READS_ALL: {"image", "pdf", "audio", "mp3", "ogg"}, SEES: {"image"}, BLIND: set[str]()}[model]
     if kind in reads and (driver, kind) in NATIVE:
         return "native"
     if kind == "scan":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from perdure.client import CapabilityRef, Client, TurnWaits
 from perdure.domain.variables import Variable
 from tests.command import perdure, script, use_simulated_model
+from tests.media_files import png
 from tests.server import Server
 
 
@@ -45,6 +48,51 @@ async def test_files_are_put_listed_read_moved_and_deleted(client: Client, tmp_p
     assert await run("delete", session_id, "/a", "-r") == "deleted /a\n"
     assert "nothing exists" in await run("delete", session_id, "/a", status=1)
     assert "cannot read" in await run("put", session_id, "/x", str(tmp_path / "none"), status=1)
+
+
+async def test_a_pipe_is_sent_while_it_is_read(client: Client, tmp_path: Path) -> None:
+    url, session_id = client.transport.base_url, (await client.create_session()).id
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    data = os.urandom(3_000_000)
+    writing = asyncio.create_task(asyncio.to_thread(pipe.write_bytes, data))
+    done = await perdure("files", "put", session_id, "/big.bin", str(pipe), url=url)
+    await writing
+    assert done.out == "wrote /big.bin, 3000000 bytes\n", done.err
+    assert await client.read_file(session_id, "/big.bin") == data
+    done = await perdure("files", "put", session_id, "/note.md", url=url, given="Milk\n")
+    assert done.out == "wrote /note.md, 5 bytes\n", done.err
+    assert await client.read_file(session_id, "/note.md") == b"Milk\n"
+
+
+async def test_images_are_uploaded_listed_read_and_deleted(client: Client, tmp_path: Path) -> None:
+    url, session_id = client.transport.base_url, (await client.create_session()).id
+    photo, saved = tmp_path / "photo.png", tmp_path / "saved.png"
+    photo.write_bytes(png(5, 4))
+
+    async def run(*arguments: str, status: int = 0) -> str:
+        done = await perdure("images", *arguments, url=url)
+        assert done.status == status, done.err
+        return done.out or done.err
+
+    first, second = (await run("upload", str(photo))).splitlines()
+    (image,) = await client.list_images()
+    assert first == f"uploaded {image.id} (image/png, {len(png(5, 4))} bytes)"
+    assert f'"image_id": "{image.id}"' in second
+    own = json.loads(await run("upload", str(photo), "--session", session_id, "--json"))
+    listed = [line.split("\t") for line in (await run("list")).splitlines()]
+    assert [line[0] for line in listed] == ["IMAGE", own["id"], image.id]
+    assert listed[2][1:4] == ["image/png", "5 x 4", str(len(png(5, 4)))]
+    assert json.loads(await run("list", "--limit", "1", "--json"))["metadata"]["session_id"] == session_id
+    assert await run("get", image.id, "-o", str(saved)) == ""
+    assert saved.read_bytes() == png(5, 4)
+    await run("get", image.id, "--thumbnail", "-o", str(saved))
+    assert saved.read_bytes()[:2] == b"\xff\xd8"
+    assert await run("delete", image.id) == f"deleted {image.id}\n"
+    assert "no such image" in await run("get", image.id, status=1)
+    assert "cannot read" in await run("upload", str(tmp_path / "none"), status=1)
+    (tmp_path / "text.png").write_text("no image")
+    assert "PNG, JPEG, GIF or WebP" in await run("upload", str(tmp_path / "text.png"), status=1)
 
 
 async def test_secrets_schedules_forks_and_exports(client: Client) -> None:

@@ -146,7 +146,10 @@ async def test_what_is_no_place_for_a_file_is_refused_before_the_body(
 
 
 async def test_a_full_workspace_refuses_the_rest_of_an_upload(tree: Tree, shared_server: Server) -> None:
-    await tree.create("some", content="x" * MB)
+    await put(tree, "one/0", bytes(8 * MB))
+    copies = [("/one/0", f"/one/{number}") for number in range(1, 16)]
+    for source, target in (*copies, *(("/one", f"/{number}") for number in range(1, 8))):
+        await tree.act("copy", 201, src_path=source, dst_path=target)  # of 1 GB, which is stored once
     head = f"PUT {tree.url('a')} HTTP/1.1\r\nhost: localhost\r\n"
     declared = f"{head}content-length: {100 * MB}\r\n\r\n"
     status, found = await raw_exchange(shared_server, declared.encode())

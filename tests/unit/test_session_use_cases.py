@@ -108,6 +108,22 @@ async def test_files_too_large_for_a_command_are_left_out_and_not_replaced(room:
     assert saved.notes[1].startswith("/new was not written: ")
 
 
+async def test_a_command_gets_the_smallest_files_that_it_has_room_for(room: Room) -> None:
+    await room.open()
+    await room.write({"/a": b"x" * 20, "/b": b"y" * 5, "/c": b"z" * 5, "/d": b""})
+    room.app = replace(room.app, file_limits=replace(room.app.file_limits, command=12))
+    before, _ = await before_command(room.app, room.tool, room.id)
+    assert (sorted(before.files), before.left_out) == (["/b", "/c", "/d"], ("/a",))
+    assert await files_size(room.app, room.tool, room.id) == 12
+    assert before.notes() == [
+        "/a was left out: it is too large for a command, or there are too many large files"
+    ]
+    saved = await room.run(Changes(texts(a="mine"), ("/b",)))
+    assert saved.notes == ("/a was not written: the shell cannot see its content",)
+    room.app = replace(room.app, file_limits=replace(room.app.file_limits, command=100))
+    assert await room.files() == {"/a": b"x" * 20, "/c": b"z" * 5, "/d": b""}
+
+
 # --- a command's changes of memories ------------------------------------------
 
 

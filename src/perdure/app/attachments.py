@@ -24,9 +24,9 @@ from perdure.app.session_mounts import with_mounts
 from perdure.capabilities.layers import read_layers
 from perdure.domain.accounts import Caller
 from perdure.domain.data_flow import External, host_of, with_sources
-from perdure.domain.errors import InvalidInput, PerdureError, ToolError, Unavailable
+from perdure.domain.errors import InvalidInput, PerdureError, TooLarge, ToolError, Unavailable
 from perdure.domain.file_types import extension_of
-from perdure.domain.files import LONG, Content, too_large
+from perdure.domain.files import LONG, MAX_ENTRIES, Content, FileLimits, too_large
 from perdure.domain.ids import ImageId, OrgId, SessionId, check_id
 from perdure.domain.messages import (
     MAX_FILENAME,
@@ -43,7 +43,7 @@ from perdure.domain.times import Micros
 from perdure.net.web_client import fetch
 from perdure.store.blobs import read_content, stage_content
 from perdure.store.confidential import reader_of
-from perdure.store.content_holds import hold_contents
+from perdure.store.content_holds import held_by, hold_contents
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, write_files
 from perdure.store.files import FileRow, get_entries, is_a_folder
@@ -99,7 +99,7 @@ class Attachments(Struct, frozen=True):
         """Store the files for a session whose row is locked; return the parts as the log has them.
 
         Raises:
-            TooLarge: the session's files have no room for them.
+            TooLarge: the session's files have no room for them, or its messages have too many already.
         """
         if not self.files:
             return self.content
@@ -109,6 +109,7 @@ class Attachments(Struct, frozen=True):
         texts = [each.examined.text for each in self.files if each.examined.text is not None]
         held = (*(each.examined.content for each in self.files), *texts)
         await hold_contents(tx, row.org_id, row.id, held, now)
+        await _check_held(tx, row, app.file_limits)
         paths = await _write(app, tx, row, space, self, now)
         if self.personal:
             await close_to_others(tx, row, now)
@@ -116,6 +117,17 @@ class Attachments(Struct, frozen=True):
         for file, path in zip(self.files, paths, strict=True):
             parts[file.index] = _logged(parts[file.index], file, path)
         return tuple(parts)
+
+
+async def _check_held(tx: Tx, row: SessionRow, limits: FileLimits) -> None:
+    """Check what the session's messages have together, also of files that it has deleted since."""
+    count, size = await held_by(tx, row.org_id, row.id)
+    if size > limits.workspace or count > MAX_ENTRIES:
+        raise TooLarge(
+            f"the files of a session's messages may have {limits.workspace} bytes together, and be "
+            f"{MAX_ENTRIES} with their texts; with these they would have {size} bytes and be {count}",
+            code="attachments_full",
+        )
 
 
 def _logged(part: InputPart, file: _File, path: str | None) -> InputPart:

@@ -19,6 +19,7 @@ from perdure.domain.images import MAX_IMAGE_BYTES, MAX_IMAGES, ImageInfo, ImageU
 from perdure.domain.messages import JsonObject
 from perdure.domain.times import to_rfc3339
 from perdure.store import images as store
+from perdure.store.accounts import lock_organization
 from perdure.store.blobs import parts_of, read_content, read_part
 from perdure.store.content_holds import hold_contents
 from perdure.store.database import Tx
@@ -67,6 +68,7 @@ async def upload_image(
     )
 
     async def work(tx: Tx) -> ImageUploadResponse:
+        await lock_organization(tx, org_id)  # uploads count one after another
         if session_id is not None:
             await get_session(tx, org_id, session_id, lock=True)  # it must not be deleted meanwhile
         count, size = await store.count_images(tx, org_id)

@@ -15,7 +15,7 @@ class Snapshot(Struct, frozen=True):
         files: each file's content, by path.
         hashes: each content's hash, by path.
         folders: every folder.
-        left_out: the paths of files that are too large for a command.
+        left_out: the paths of files that are too large for a command, or for which it has no room.
     """
 
     files: dict[str, bytes]
@@ -25,7 +25,8 @@ class Snapshot(Struct, frozen=True):
 
     def notes(self) -> list[str]:
         """Tell the model which files the command could not see."""
-        return [f"{path} was left out: it is too large for a command" for path in self.left_out]
+        why = "it is too large for a command, or there are too many large files"
+        return [f"{path} was left out: {why}" for path in self.left_out]
 
 
 class Changes(Struct, frozen=True):

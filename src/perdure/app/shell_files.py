@@ -35,7 +35,7 @@ async def files_size(app: Services, scope: Scope, session_id: SessionId) -> int:
         memories = sum(each.row.size_bytes for each in view.seen if each.row is not None)
         size, most = await workspace_size(tx, view.org_id, view.space), app.file_limits.file
         own = size if size <= most else await total_size(tx, view.org_id, view.space, most)
-        return memories + own
+        return min(memories + own, app.file_limits.command)
 
     return await app.database.read(work)
 
@@ -46,7 +46,7 @@ async def before_command(app: Services, scope: Scope, session_id: SessionId) -> 
     await prepare(app, scope, at, "/")
 
     async def work(tx: Tx) -> tuple[Snapshot, str | None]:
-        before = await _load(tx, await view_at(tx, scope, at, "/"), app.file_limits.file)
+        before = await _load(tx, await view_at(tx, scope, at, "/"), app.file_limits)
         return before, await read_shell_state(tx, scope.organization_id, session_id)
 
     return await app.database.read(work, long=True)
@@ -114,16 +114,29 @@ def _without(changes: Changes, guarded: GuardedFiles) -> tuple[Changes, tuple[st
     return kept, tuple(notes)
 
 
-async def _load(tx: Tx, view: View, most: int) -> Snapshot:
+async def _load(tx: Tx, view: View, limits: FileLimits) -> Snapshot:
+    """Read the files that a command gets. If they are too many bytes, the largest are left out."""
     rows = await tree_at(tx, view, "/")
-    files = [row for row in rows if not row.is_directory and row.size_bytes <= most]
+    taken = _within([row for row in rows if not row.is_directory and row.size_bytes <= limits.file], limits)
+    files = [row for row in rows if row.path in taken]
     contents = await read_contents(tx, view.org_id, {row.hash: row.size_bytes for row in files})
     return Snapshot(
         {row.path: contents[row.hash] for row in files},
         {row.path: row.hash for row in files},
         tuple(row.path for row in rows if row.is_directory),
-        tuple(row.path for row in rows if row.size_bytes > most),
+        tuple(row.path for row in rows if not row.is_directory and row.path not in taken),
     )
+
+
+def _within(files: Sequence[FileRow], limits: FileLimits) -> frozenset[str]:
+    """Choose the smallest files that fit into a command's memory; return their paths."""
+    taken, left = set[str](), limits.command
+    for row in sorted(files, key=lambda row: (row.size_bytes, row.path)):
+        left -= row.size_bytes
+        if left < 0:
+            break
+        taken.add(row.path)
+    return frozenset(taken)
 
 
 async def _save(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import contextlib
+import os
 import sys
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter
+from perdure.cli.saving import saved_to
 from perdure.cli.terminal import Screen
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ Local = Annotated[Path, typer.Argument(help="A file on this computer; `-` for st
 Target = Annotated[str, typer.Argument(help="The new path. Nothing may exist there.", show_default=False)]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="With everything in the folder.")]
 STANDARD = Path("-")
+PIECE = 256 * 1024
+"""Bytes of standard input, or of a pipe, that are read at a time."""
 
 
 @app.command("list")
@@ -66,17 +72,8 @@ def get(
     if output is None:
         Screen().content(enter(_get(connect(url, token, org), owner, path)))
     else:
-        direct = output.exists() and not output.is_file()  # such as /dev/null
-        target = output if direct else output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
-        try:
+        with saved_to(output) as target:
             enter(_save(connect(url, token, org), owner, path, target))
-            if not direct:
-                target.replace(output)
-        except OSError as error:
-            raise CommandFailed(f"cannot write {output}: {error.strerror}") from error
-        finally:
-            if not direct:
-                target.unlink(missing_ok=True)
 
 
 async def _get(client: Client, owner: str, path: str) -> bytes:
@@ -100,18 +97,52 @@ def put(
     token: Token = None,
     org: Org = None,
 ) -> None:
-    """Create a file, or replace its content. A local file is read while it is sent."""
+    """Create a file, or replace its content. A file or a pipe is read while it is sent."""
     try:
         if source == STANDARD:
-            content: bytes | Path = sys.stdin.buffer.read()
+            enter(_put(connect(url, token, org), owner, path, _pieces_from(sys.stdin.fileno())))
+        elif source.is_file():
+            enter(_put(connect(url, token, org), owner, path, source))
         else:
-            content = source if source.is_file() else source.read_bytes()  # a pipe has no size
-        enter(_put(connect(url, token, org), owner, path, content))
+            with source.open("rb", buffering=0) as pipe:
+                enter(_put(connect(url, token, org), owner, path, _pieces_from(pipe.fileno())))
     except OSError as error:
         raise CommandFailed(f"cannot read {source}: {error.strerror}") from error
 
 
-async def _put(client: Client, owner: str, path: str, content: bytes | Path) -> None:
+async def _pieces_from(number: int) -> AsyncIterator[bytes]:
+    """Read from a file descriptor that may make us wait, piece by piece."""
+    loop = asyncio.get_running_loop()
+    while True:
+        piece = loop.create_future()
+
+        def read(piece: asyncio.Future[bytes] = piece) -> None:
+            result: bytes | OSError
+            try:
+                result = os.read(number, PIECE)
+            except OSError as error:
+                result = error
+            with contextlib.suppress(RuntimeError):  # the command has ended meanwhile
+                loop.call_soon_threadsafe(_settle, piece, result)
+
+        # Not of a pool, whose threads have to end before the command can.
+        threading.Thread(target=read, daemon=True).start()
+        data = await piece
+        if not data:
+            return
+        yield data
+
+
+def _settle(piece: asyncio.Future[bytes], result: bytes | OSError) -> None:
+    if piece.done():
+        return
+    if isinstance(result, OSError):
+        piece.set_exception(result)
+    else:
+        piece.set_result(result)
+
+
+async def _put(client: Client, owner: str, path: str, content: Path | AsyncIterator[bytes]) -> None:
     async with client:
         file = await client.upload_file(owner, path, content)
     Screen().line(f"wrote {file.path}, {file.size_bytes} bytes")

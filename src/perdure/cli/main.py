@@ -35,6 +35,7 @@ _GROUPS = {
     "models": ("models", "app"),
     "agents": ("agents", "app"),
     "files": ("files", "app"),
+    "images": ("images", "app"),
     "memories": ("memories", "app"),
     "storage": ("storage", "app"),
     "secrets": ("storage", "secrets"),

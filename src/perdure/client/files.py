@@ -87,7 +87,12 @@ class FileMethods(Caller):
         return await self.call("PUT", _place(owner, path), SessionFile, body=change)
 
     async def upload_file(
-        self, owner: str, path: str, source: bytes | Path, *, expected_hash: str | None = None
+        self,
+        owner: str,
+        path: str,
+        source: bytes | Path | AsyncIterator[bytes],
+        *,
+        expected_hash: str | None = None,
     ) -> SessionFile:
         """Create a file, or replace its content, with bytes as they are. Creates missing folders.
 
@@ -96,7 +101,8 @@ class FileMethods(Caller):
         Args:
             owner: the id of the session or the workspace.
             path: the file's path.
-            source: the content, or the path of a local file.
+            source: the content, the path of a local file, or an iterator of pieces. An iterator gives each
+                piece once, so such an upload is not repeated after a failure.
             expected_hash: the SHA-256 of the content that you read. If the file has another content by now,
                 or is gone, nothing is written, and this raises ApiError with status 412.
 
@@ -105,6 +111,8 @@ class FileMethods(Caller):
         """
         if isinstance(source, bytes):
             body = Streamed(lambda: _pieces_of(source), len(source))
+        elif not isinstance(source, Path):
+            body = Streamed(lambda: source, None)
         else:
             size = (await asyncio.to_thread(source.stat)).st_size
             body = Streamed(lambda: _pieces_in(source, size), size)

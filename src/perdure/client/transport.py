@@ -32,11 +32,11 @@ class Streamed(Struct, frozen=True):
 
     Attributes:
         open: returns the bytes from the beginning; called again for a retry.
-        size: the number of bytes.
+        size: the number of bytes; None for bytes that can be read only once, and are so many as there are.
     """
 
     open: Callable[[], AsyncIterator[bytes]]
-    size: int
+    size: int | None
     media_type: str = "application/octet-stream"
 
 
@@ -141,6 +141,7 @@ class Transport:
             Unreachable: no server answered.
         """
         idempotent = method in _IDEMPOTENT if repeatable is None else repeatable
+        once = isinstance(body, Streamed) and body.size is None
         content, media_type = _encoded(body)
         sent_headers = {**(headers or {}), **media_type}
         for attempt in count():
@@ -150,7 +151,9 @@ class Transport:
                     method, path, params=_present(params), content=sent, headers=sent_headers
                 )
             except httpx.TransportError as error:
-                may_retry = isinstance(error, _NEVER_SENT) or (idempotent and isinstance(error, CUT))
+                may_retry = isinstance(error, _NEVER_SENT) or (
+                    idempotent and not once and isinstance(error, CUT)
+                )
                 if attempt >= self._retries or not may_retry:
                     raise self.unreachable(error) from error
                 wait = _pause(attempt)
@@ -160,7 +163,7 @@ class Transport:
                 refusal = error_of(response.status_code, response.headers, response.content)
                 if method == "DELETE" and refusal.status == 404 and attempt and not has_answer:
                     return b""  # an earlier attempt deleted it, and its answer was lost
-                may_retry = refusal.status == 429 or (idempotent and refusal.status in _BUSY)
+                may_retry = not once and (refusal.status == 429 or (idempotent and refusal.status in _BUSY))
                 wait = _pause(attempt) if refusal.retry_after is None else refusal.retry_after
                 if attempt >= self._retries or not may_retry or wait > LONGEST_WAIT:
                     raise refusal
@@ -237,6 +240,8 @@ def _encoded(body: Struct | None) -> tuple[bytes | None, dict[str, str]]:
             return None, {}
         case Text(text, media_type):
             return text.encode(), {"Content-Type": media_type}
+        case Streamed(size=None, media_type=media_type):
+            return None, {"Content-Type": media_type}
         case Streamed(size=size, media_type=media_type):
             return None, {"Content-Type": media_type, "Content-Length": str(size)}
         case Binary(data, media_type):

@@ -33,11 +33,14 @@ class FileLimits(Struct, frozen=True):
             writes.
         workspace: bytes of all files of a workspace together.
         upload: bytes of a file that is uploaded as it is.
+        command: bytes of the files that a command or a program gets, and of those that a program may leave.
+            They are held in memory, and bashkit holds 100 MB.
     """
 
     file: int = 10 * 1024 * 1024
-    workspace: int = 100 * 1024 * 1024
+    workspace: int = 1024 * 1024 * 1024
     upload: int = 100 * 1024 * 1024
+    command: int = 100 * 1024 * 1024
 
 
 _PATH = Meta(description="The absolute path.")

@@ -10,6 +10,9 @@ from msgspec import Struct
 MAX_EVENT = 64 << 20
 """Default limit of one event in bytes: far more than the largest that a Perdure server sends."""
 
+MAX_LINES = 10_000
+"""Lines of data in one event: the HTML standard joins them, and senders use one, or a few."""
+
 _CR = ord("\r")  # bytes find a number much faster than bytes
 
 
@@ -32,11 +35,11 @@ class StreamTooLong(ValueError):
 
     Attributes:
         part: what is too long: `event` or `stream`.
-        limit: the limit in bytes.
+        limit: the limit.
     """
 
-    def __init__(self, part: str, limit: int) -> None:
-        super().__init__(f"the {part} is longer than {limit} bytes")
+    def __init__(self, part: str, limit: int, unit: str = "bytes") -> None:
+        super().__init__(f"the {part} is longer than {limit} {unit}")
         self.part = part
         self.limit = limit
 
@@ -130,6 +133,8 @@ class SseParser:
         self._unfinished = size or sum(map(len, self._tail)) + sum(map(len, self._data))
         if self._unfinished > self._max_event:
             raise StreamTooLong("event", self._max_event)
+        if len(self._data) > MAX_LINES:
+            raise StreamTooLong("event", MAX_LINES, "lines")
 
     def _frames(self, lines: list[bytes]) -> list[Frame]:
         if self._at_start:

@@ -15,7 +15,7 @@ from perdure.engine.file_contents import Contents, Reader
 from perdure.engine.generation import served_model
 from perdure.engine.run import Run
 from perdure.llm.adaptations import NO_IMAGES
-from perdure.llm.registry import media_of
+from perdure.llm.registry import carried_to
 
 FILE_TOOLS = frozenset({"read_file", "bash"})
 """Tools to which the path of a file is of use."""
@@ -34,11 +34,11 @@ async def with_files(
         adaptation: what the model's server has refused so far.
     """
     engine = run.engine
-    media = media_of(choice.provider.provider_type, engine.catalog.at_hand(served_model(choice)))
+    carried = carried_to(choice.provider.provider_type, engine.catalog.at_hand(served_model(choice)))
     refused = None if NO_IMAGES in adaptation.changes else adaptation.images_left_out
     has_tools = any(tool.name in FILE_TOOLS for tool in agent.specs)
-    contents = Contents(engine.files, engine.database, run.row.org_id, run.redactor)
-    reader = Reader(media, refused, has_tools=has_tools)
+    contents = Contents(engine.files, engine.database, engine.images, run.row.org_id, run.redactor)
+    reader = Reader(carried, refused, has_tools=has_tools)
     return await contents.read_by(reader, [_without_files(message) for message in messages])
 
 

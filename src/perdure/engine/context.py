@@ -25,6 +25,7 @@ from perdure.domain.times import Micros
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.engine.file_contents import FileCache
 from perdure.engine.output_formats import OutputFormats
+from perdure.engine.scaled_images import ImageScaler
 from perdure.engine.suspects import Suspects
 from perdure.llm.breakers import Breakers
 from perdure.llm.catalog import Catalog
@@ -130,5 +131,6 @@ class Engine(Struct, frozen=True):
     meter: Meter = field(default_factory=Meter)
     files: FileCache = field(default_factory=FileCache)
     metrics: Metrics = field(default_factory=Metrics)
+    images: ImageScaler = field(default_factory=lambda: ImageScaler(Sandbox()))
     guard: GuardServices | None = None
     """Makes the guardrails' checks that need a service; without it, they count as not made."""

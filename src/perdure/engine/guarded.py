@@ -24,7 +24,7 @@ from perdure.domain.messages import MAX_TEXT, JsonValue, ToolCallPart, storable
 from perdure.domain.times import Micros
 from perdure.engine.judge_money import pay_of
 from perdure.engine.run import Run
-from perdure.llm.answers import json_value
+from perdure.llm.answer_json import json_value
 from perdure.llm.driver import ModelResponse
 from perdure.store.database import Tx
 from perdure.store.providers import UsableModel

@@ -20,7 +20,7 @@ from perdure.engine.answers import TRUNCATED
 from perdure.engine.live import LiveText
 from perdure.engine.output_formats import WRAPPER, TypedOutput
 from perdure.engine.run import Run
-from perdure.llm.answers import json_value
+from perdure.llm.answer_json import json_value
 from perdure.llm.driver import DeltaKind, ModelResponse
 
 log = logging.getLogger("perdure.outputs")

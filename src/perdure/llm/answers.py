@@ -6,6 +6,7 @@ understood; what cannot is an error that quotes the server. Nothing is dropped s
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -20,11 +21,12 @@ from msgspec.structs import replace
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
-from perdure.domain.nesting import MAX_NESTING, is_deep, may_be_deep
 from perdure.domain.sse import SseParser
 from perdure.domain.tool_arguments import ArgumentsBudget
+from perdure.llm.answer_json import deeply, parsed_arguments
 from perdure.llm.answer_values import has_half, paired, sound, written
 from perdure.llm.driver import DeltaKind, ModelResponse, OnDelta
+from perdure.llm.event_costs import check_cost
 from perdure.llm.failures import bad_response, error_in, in_stream, spoken
 from perdure.llm.wire import Reasoning, packed
 
@@ -35,13 +37,11 @@ _END = b"[DONE]"
 _DONE = frozenset({"[done]", "done", "[end]", "[finish]"})
 _END_NAMES = frozenset({"done", "end", "finish", "close", "complete"})
 """The names of events that are an end mark, whatever their data."""
+_MAX_LINES = 1_000
+"""Lines of an event that are taken for events which no blank line separates."""
 _ALIVE = re.compile(
     r"\W*(ping|pong|keep.?alive|heart.?beat|processing|waiting|connected|open|start|ok|noop|undefined)\W*",
     re.IGNORECASE,
-)
-# The escapes of a JSON text: a whole surrogate pair, half of one, or any other escape.
-_ESCAPE = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
 
 
@@ -105,6 +105,8 @@ class CallInProgress:
 
 def _rank(text: str) -> int:
     """Order candidates: arguments before a text that is not JSON, and that before no arguments."""
+    if ArgumentsBudget().refusal(text) is not None:
+        return 1  # it is not decoded at all
     value = parsed_arguments(text)
     return 1 if not isinstance(value, dict) else 0 if value else 2
 
@@ -177,6 +179,7 @@ class Answer:
         if payload == _END:
             self.end()
             return self.done
+        check_cost(payload, "an event of the provider's answer", secrets=self._secrets)
         try:
             plain = self.plain_decoder.decode(payload)
         except (ValueError, RecursionError):
@@ -184,6 +187,25 @@ class Answer:
         if name == "error" or not self.take_plain(plain):
             return self._feed_any(payload, name)
         return self.done
+
+    async def feed_long(self, payload: bytes, name: str = "message") -> None:
+        """As `feed`, in a thread. What is to be shown of it is shown afterwards, in the event loop.
+
+        Nothing else may be fed meanwhile.
+        """
+        shown: list[tuple[DeltaKind, str]] = []
+        show, failed = self._on_delta, None
+        self._on_delta = lambda kind, piece: shown.append((kind, piece))
+        try:
+            await asyncio.to_thread(self.feed, payload, name)
+        except ModelError as error:
+            failed = error
+        finally:
+            self._on_delta = show
+        for kind, piece in shown:
+            show(kind, piece)
+        if failed is not None:
+            raise failed
 
     def _feed_any(self, payload: bytes, name: str) -> bool:
         try:
@@ -272,6 +294,8 @@ class Answer:
         if text.lower() in _DONE:
             self.end()
             return
+        if text.count("\n") > _MAX_LINES:
+            raise spoken(text, name, self._secrets)
         lines = [line for line in text.splitlines() if line and not line.isspace()]
         try:
             values = [None if line.strip().lower() in _DONE else _loaded(line) for line in lines]
@@ -340,7 +364,7 @@ class Answer:
 
     def packed_reasoning(self, model: str) -> tuple[JsonObject, ...]:
         """Return the reasoning blocks in the form in which a message stores them."""
-        items = [replace(block, item=_deeply(paired, block.item)) for block in self.reasoning]
+        items = [replace(block, item=deeply(paired, block.item)) for block in self.reasoning]
         return packed(model, items)
 
     def response(self, model: str, history: Iterable[Message], signature: str | None = None) -> ModelResponse:
@@ -423,59 +447,3 @@ def _finished(
         arguments = "" if truncated and not text else budget.refusal(text) or parsed_arguments(text)
         out.append(ToolCallPart(call.id, call.name, arguments))
     return tuple(out)
-
-
-def parsed_arguments(text: str) -> Any:
-    """Parse the arguments; return invalid JSON as text.
-
-    An empty text, null and an empty list (PHP does not tell it from an empty object) are no arguments.
-    """
-    if not text or text.isspace():
-        return {}
-    text = sound(text).removeprefix("\ufeff")
-    try:
-        value = msgspec.json.decode(_whole_escapes(text) if "\\u" in text else text)
-        if isinstance(value, str) and value.lstrip().startswith("{"):
-            value = msgspec.json.decode(value)  # some servers encode the arguments twice
-    except (ValueError, RecursionError):
-        return text
-    if value is None or value == []:
-        return {}
-    if may_be_deep(text) and is_deep(value):  # kept as text, like invalid JSON
-        return text
-    return _deeply(sound, value) if "\\u0000" in text else value
-
-
-def json_value(text: str) -> Any:
-    """Decode JSON as the log can store it.
-
-    Raises:
-        ValueError: the text is not JSON, costs too much to decode, or is nested too deeply.
-    """
-    if ArgumentsBudget().refusal(text) is not None:
-        raise ValueError("has too many values, or too many numbers with large exponents")
-    text = sound(text).removeprefix("\ufeff")
-    try:
-        value = msgspec.json.decode(_whole_escapes(text) if "\\u" in text else text)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
-    except (ValueError, RecursionError):
-        raise ValueError("is not valid JSON") from None
-    if may_be_deep(text) and is_deep(value):
-        raise ValueError(f"is nested more than {MAX_NESTING} levels deep")
-    return _deeply(sound, value) if "\\u0000" in text else value
-
-
-def _whole_escapes(text: str) -> str:
-    """Replace escapes that are half of a surrogate pair by U+FFFD."""
-    return _ESCAPE.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
-
-
-def _deeply(clean: Callable[[str], str], value: Any) -> Any:
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, list):
-        return [_deeply(clean, item) for item in value]
-    if isinstance(value, dict):
-        return {clean(key): _deeply(clean, item) for key, item in value.items()}
-    return value

@@ -11,6 +11,7 @@ from zlib import crc32
 import msgspec
 
 from perdure.domain.sse import Frame, StreamTooLong
+from perdure.llm.event_costs import check_cost
 from perdure.llm.failures import bad_response
 
 _PRELUDE = 12
@@ -97,6 +98,7 @@ def _frame(message: bytes, size: int) -> Frame:
 
 def _message_in(payload: bytes) -> str:
     try:
+        check_cost(payload, "an exception of the provider's stream")
         value = msgspec.json.decode(payload)
     except (ValueError, RecursionError):
         return payload[:2_000].decode("utf-8", "replace")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from msgspec import structs
 
 from perdure.domain.errors import ModelError
-from perdure.domain.ids import ToolCallId
+from perdure.domain.ids import MessageId, ToolCallId
 from perdure.domain.messages import (
     ContentPart,
+    FilePart,
     ImagePart,
     JsonObject,
     Message,
@@ -17,7 +20,9 @@ from perdure.domain.messages import (
     ToolCallPart,
     ToolResultPart,
 )
+from perdure.domain.stored_files import PDF
 from perdure.llm.driver import ToolSpec
+from perdure.llm.file_parts import SOUND_FORMATS, file_data
 from perdure.llm.wire import (
     NO_CONTENT,
     NO_RESULT,
@@ -41,6 +46,9 @@ CACHE_POINT: JsonObject = {"cachePoint": {"type": "default"}}
 _POINT = b"," + dumps(CACHE_POINT)
 IMAGE_BY_URL = "[image left out: Amazon Bedrock takes no images by URL]"
 _FORMATS = frozenset({"png", "jpeg", "gif", "webp"})
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\]-]+")
+MAX_NAME = 50
+"""Characters that are kept of the name of a document: Bedrock accepts 64 in all, or 200, by region."""
 
 
 def text_block(text: str) -> JsonObject:
@@ -56,14 +64,14 @@ def fragment(message: Message, model: str | None) -> Fragment:
         model: keep the reasoning that this model made; None leaves all reasoning out.
 
     Raises:
-        ModelError: an image cannot be sent.
+        ModelError: an image or a file cannot be sent.
     """
     return in_blocks(
         message,
         text=text_block,
         answer=lambda each: _assistant(each, model),
         results=_results,
-        content=_text_and_images,
+        content=lambda parts: _given(parts, message.id),
     )
 
 
@@ -91,13 +99,13 @@ def _assistant(message: Message, model: str | None) -> Fragment:
 
 
 def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
-    extra = _text_and_images(message.content)
+    extra = _given(message.content, message.id)
     values: list[tuple[ToolCallId, bytes]] = []
     for part in results:
         text, images = result_content(part)
         content = [text_block(text if text.strip() else NO_CONTENT)] if text.strip() or not images else []
         # Content besides the results is sent with the first result.
-        content += _text_and_images(images) + extra
+        content += _given(images, message.id) + extra
         extra = []
         values.append((part.tool_call_id, _result(part.tool_call_id, content, failed=part.error is not None)))
     return result_fragment(values)
@@ -113,14 +121,40 @@ def missing(call_id: ToolCallId) -> Fragment:
     return Fragment("user", _result(call_id, [text_block(NO_RESULT)], failed=True), answers=(call_id,))
 
 
-def _text_and_images(parts: Sequence[ContentPart]) -> list[JsonObject]:
+def _given(parts: Sequence[ContentPart], message_id: MessageId) -> list[JsonObject]:
+    """Encode text, images and files. A document needs a text beside it."""
     blocks: list[JsonObject] = []
-    for part in parts:
+    for number, part in enumerate(parts):
         if isinstance(part, TextPart) and part.text.strip():
             blocks.append(text_block(part.text))
         elif isinstance(part, ImagePart):
             blocks.append(_image(part))
+        elif isinstance(part, FilePart):
+            blocks.append(_file(part, f"{message_id}/{number}"))
+    if any("document" in block for block in blocks) and not any("text" in block for block in blocks):
+        blocks.insert(0, text_block(NO_CONTENT))
     return blocks
+
+
+def _file(part: FilePart, place: str) -> JsonObject:
+    name, kind, data = file_data(part)
+    if kind == PDF:
+        source = {"bytes": data}
+        return {"document": {"format": "pdf", "name": document_name(name, place), "source": source}}
+    if kind in SOUND_FORMATS:
+        return {"audio": {"format": SOUND_FORMATS[kind], "source": {"bytes": data}}}
+    raise ModelError(f"Amazon Bedrock takes no files of the type {kind!r}", code="invalid_model_request")
+
+
+def document_name(filename: str, place: str) -> str:
+    """Return a name as Bedrock accepts it: few characters, and each only once in a conversation.
+
+    Args:
+        place: what no other document of the conversation has.
+    """
+    words = " ".join(_NOT_IN_NAMES.sub(" ", filename).split())[:MAX_NAME]
+    digest = blake2b(place.encode("utf-8", "replace"), digest_size=4).hexdigest()
+    return f"{words or 'document'} ({digest})"
 
 
 def _image(part: ImagePart) -> JsonObject:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import FilePart
+
+SOUND_FORMATS: Mapping[str, str] = MappingProxyType(
+    {"audio/wav": "wav", "audio/mpeg": "mp3", "audio/flac": "flac", "audio/ogg": "ogg", "audio/mp4": "m4a"}
+)
+"""The names that vendors use in place of the media types of sound."""
 
 
 def file_data(part: FilePart) -> tuple[str, str, str]:

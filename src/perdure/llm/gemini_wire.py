@@ -15,6 +15,7 @@ from msgspec import Struct
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
+    FilePart,
     ImagePart,
     JsonObject,
     Message,
@@ -23,6 +24,7 @@ from perdure.domain.messages import (
     ToolResultPart,
 )
 from perdure.llm.driver import ToolSpec
+from perdure.llm.file_parts import file_data
 from perdure.llm.wire import (
     CONTINUE,
     NO_CONTENT,
@@ -47,6 +49,9 @@ SIGNATURE = "thoughtSignature"
 PLACEHOLDER = "skip_thought_signature_validator"
 """The signature that the vendor documents for calls that another model made."""
 
+_TYPES = {"audio/mpeg": "audio/mp3"}
+"""What the vendor calls media types for which it has a name of its own."""
+
 
 class Form(Struct, frozen=True):
     """How the messages are sent.
@@ -67,13 +72,13 @@ class Form(Struct, frozen=True):
 
 
 def fragment(message: Message, form: Form) -> Fragment:
-    """Encode a message as parts. Raises: ModelError: an image cannot be sent."""
+    """Encode a message as parts. Raises: ModelError: an image or a file cannot be sent."""
     return in_blocks(
         message,
         text=lambda text: {"text": text},
         answer=lambda each: _assistant(each, form),
         results=_results,
-        content=_text_and_images,
+        content=_given,
     )
 
 
@@ -129,11 +134,11 @@ def _call(part: ToolCallPart, signature: str | None, form: Form) -> JsonObject:
 def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
     """Encode results without the names of their functions, which only the calls have; see `contents`."""
     values: list[tuple[ToolCallId, bytes]] = []
-    extra = _text_and_images(message.content)
+    extra = _given(message.content)
     for part in results:
         text, images = result_content(part)
         values.append((part.tool_call_id, _response(text, failed=part.error is not None)))
-        extra += _text_and_images(images)
+        extra += _given(images)
     return result_fragment(values, _joined(extra))
 
 
@@ -147,20 +152,27 @@ def missing(call_id: ToolCallId) -> Fragment:
     return Fragment("user", _response(NO_RESULT, failed=True), answers=(call_id,))
 
 
-def _text_and_images(parts: Sequence[ContentPart]) -> list[JsonObject]:
+def _given(parts: Sequence[ContentPart]) -> list[JsonObject]:
     out: list[JsonObject] = []
     for part in parts:
         if isinstance(part, TextPart):
             out += _plain(part.text)
+        elif isinstance(part, FilePart):
+            _, kind, data = file_data(part)
+            out.append(_inline(_TYPES.get(kind, kind), data))
         elif isinstance(part, ImagePart):
             inline = image_data(part)
             if inline is not None:
-                out.append({"inlineData": {"mimeType": inline[0], "data": inline[1]}})
+                out.append(_inline(*inline))
             else:
                 url = part.url or ""
                 kind = part.media_type or mimetypes.guess_type(urlsplit(url).path)[0] or "image/jpeg"
                 out.append({"fileData": {"mimeType": kind, "fileUri": url}})
     return out
+
+
+def _inline(kind: str, data: str) -> JsonObject:
+    return {"inlineData": {"mimeType": kind, "data": data}}
 
 
 def names_of(messages: Iterable[Message]) -> dict[str, str]:

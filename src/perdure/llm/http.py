@@ -56,11 +56,14 @@ long prompt for many minutes before the first word."""
 LIST_TIMEOUT = 30.0
 """Timeout for a whole answer of a list endpoint, in seconds."""
 
-MAX_BODY = 16 << 20
+MAX_BODY = 4 << 20
 """Maximum bytes of an answer that is not a stream."""
 
-MAX_EVENT = 16 << 20
-"""Maximum bytes of one stream event: an image or a whole answer fits, an endless line does not."""
+MAX_EVENT = 4 << 20
+"""Maximum bytes of one stream event: the longest answer of any model fits, with its reasoning."""
+
+LONG = 64 << 10
+"""Bytes above which an event is parsed in a thread."""
 
 MAX_STREAM = 64 << 20
 """Maximum bytes of a streamed answer, framing included: about ten times the longest answer of any model,
@@ -121,6 +124,10 @@ class Sink(Protocol):
 
     def feed(self, payload: bytes, name: str = "message") -> bool:
         """Parse the data of an event of this name, or a whole JSON body. Raises: ModelError."""
+        ...
+
+    async def feed_long(self, payload: bytes, name: str = "message") -> None:
+        """As `feed`, in a thread. Nothing else may be fed meanwhile."""
         ...
 
     def end(self) -> None:
@@ -289,7 +296,7 @@ class Http:
             return
         parser = answer.framing(self._max_event, self._max_stream)
         while chunk:
-            _feed(answer, parser.feed(chunk))
+            await _feed(answer, parser.feed(chunk))
             if answer.done:
                 if not content.at_eof():
                     await _drain(response, parser, answer)
@@ -300,7 +307,7 @@ class Http:
             else:
                 chunk = await content.readany()
         try:
-            _feed(answer, parser.flush())
+            await _feed(answer, parser.flush())
         except ModelError as error:
             # The last event is not finished. It would be quoted as a violation of the protocol.
             if error.code != "provider_bad_response":
@@ -360,12 +367,15 @@ def _socket(address: AddrInfoType) -> socket.socket:
     return opened
 
 
-def _feed(answer: Sink, frames: list[Frame]) -> None:
+async def _feed(answer: Sink, frames: list[Frame]) -> None:
     """Pass events to the answer. An error that follows a complete answer does not spoil it."""
     feed = answer.feed
     for frame in frames:
         try:
-            feed(frame.data, frame.event)
+            if len(frame.data) <= LONG:
+                feed(frame.data, frame.event)
+            else:
+                await answer.feed_long(frame.data, frame.event)
         except ModelError:
             if not answer.complete:
                 raise
@@ -381,7 +391,7 @@ async def _drain(response: ClientResponse, parser: Parser, answer: Sink) -> None
     with contextlib.suppress(TimeoutError, ClientError, OSError, StreamTooLong):
         async with asyncio.timeout(_DRAIN_TIMEOUT):
             while chunk := await response.content.readany():
-                _feed(answer, parser.feed(chunk))
+                await _feed(answer, parser.feed(chunk))
 
 
 async def _pump_whole(endpoint: Endpoint, response: ClientResponse, head: bytes, answer: Sink) -> None:
@@ -391,7 +401,7 @@ async def _pump_whole(endpoint: Endpoint, response: ClientResponse, head: bytes,
         raise bad_response(f"the provider's answer is larger than {MAX_BODY >> 20} MB", transient=False)
     if not body.lstrip(_BLANK).startswith(b"<"):
         try:
-            answer.feed(body)
+            await answer.feed_long(body)
         except ModelError as error:
             if no_such_address(error):  # LM Studio says so with status 200
                 raise _refusal(endpoint, response, body, 404) from None

@@ -25,7 +25,7 @@ from perdure.domain.messages import (
 )
 from perdure.llm.dialects import CHAT_TYPES
 from perdure.llm.driver import ToolSpec
-from perdure.llm.file_parts import file_data
+from perdure.llm.file_parts import SOUND_FORMATS, file_data
 from perdure.llm.wire import (
     ACKNOWLEDGED,
     CONTINUE,
@@ -203,9 +203,6 @@ def _content(content: Sequence[ContentPart]) -> str | list[JsonObject]:
     return [_part(part) for part in parts]
 
 
-_SOUNDS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
-
-
 def _part(part: TextPart | ImagePart | FilePart) -> JsonObject:
     match part:
         case TextPart():
@@ -213,8 +210,8 @@ def _part(part: TextPart | ImagePart | FilePart) -> JsonObject:
         case ImagePart():
             return {"type": "image_url", "image_url": {"url": image_url(part)}}
     name, kind, data = file_data(part)
-    if kind in _SOUNDS:
-        return {"type": "input_audio", "input_audio": {"data": data, "format": _SOUNDS[kind]}}
+    if kind in SOUND_FORMATS:
+        return {"type": "input_audio", "input_audio": {"data": data, "format": SOUND_FORMATS[kind]}}
     return {"type": "file", "file": {"filename": name, "file_data": f"data:{kind};base64,{data}"}}
 
 

@@ -12,6 +12,7 @@ from perdure.llm.answer_values import count
 from perdure.llm.base_urls import base_urls
 from perdure.llm.driver import ListedModel, ProviderConfig
 from perdure.llm.endpoint import Endpoint
+from perdure.llm.event_costs import LISTED_VALUES, check_cost
 from perdure.llm.failures import bad_response
 
 DEFAULT_BASE = "https://api.openai.com/v1"
@@ -80,7 +81,8 @@ def listed_models(body: bytes) -> list[ListedModel]:
 
 
 def decoded_list(body: bytes) -> Any:
-    """Decode the answer of a list endpoint. Raises: ModelError: it is not JSON."""
+    """Decode the answer of a list endpoint. Raises: ModelError: it is not JSON, or too much of it."""
+    check_cost(body, "the provider's list of models", LISTED_VALUES)
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError):

@@ -15,6 +15,7 @@ from msgspec import Struct
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Usage
 from perdure.domain.tool_arguments import ArgumentsBudget
+from perdure.llm.answer_json import parsed_arguments
 from perdure.llm.answer_values import (
     count,
     finish_of,
@@ -24,7 +25,7 @@ from perdure.llm.answer_values import (
     text_in,
     written,
 )
-from perdure.llm.answers import Answer, CallInProgress, parsed_arguments
+from perdure.llm.answers import Answer, CallInProgress
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
 from perdure.llm.failures import in_stream, is_blank
 from perdure.llm.wire import Reasoning

@@ -18,7 +18,9 @@ from perdure.domain.messages import JsonObject
 from perdure.domain.model_profiles import Modality, ModelProfile, ModelVendor
 from perdure.domain.providers import ProviderOptions, ProviderSecrets
 from perdure.domain.times import Micros
+from perdure.llm import carried
 from perdure.llm.anthropic import AnthropicDriver
+from perdure.llm.carried import Carried
 from perdure.llm.dialects import NAMED, Dialect
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.fragment_cache import FragmentCache
@@ -35,9 +37,6 @@ MAX_DRIVERS = 1_000
 """Maximum number of pooled drivers; one takes a few kilobytes."""
 
 
-_MEDIA: frozenset[Modality] = frozenset({"image", "pdf"})
-
-
 class DriverKind(Struct, frozen=True):
     """A provider type.
 
@@ -51,7 +50,7 @@ class DriverKind(Struct, frozen=True):
         options: the options that it accepts, see `ProviderOptions`.
         help: how to get a key, in Markdown.
         vendor: who makes the models, if one vendor makes all of them.
-        media: what the driver can send besides text, if the model reads it.
+        carried: what the driver can send besides text, if the model reads it.
     """
 
     factory: Factory
@@ -65,7 +64,7 @@ class DriverKind(Struct, frozen=True):
     options: frozenset[str] = frozenset()
     help: str = ""
     vendor: ModelVendor | None = None
-    media: frozenset[Modality] = _MEDIA
+    carried: Carried = Carried()
 
 
 def _gemini(config: ProviderConfig, http: Http, cache: FragmentCache) -> Driver:
@@ -121,7 +120,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
                 "For any server that speaks Chat Completions: enter its `base_url`, which usually ends in"
                 " `/v1`, and a key if the server needs one. Without `base_url`, calls go to OpenAI."
             ),
-            media=frozenset({"image", "pdf", "audio"}),
+            carried=carried.WITH_SOUND,
         ),
         "anthropic": DriverKind(
             AnthropicDriver,
@@ -133,6 +132,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
                 "Create a key at [platform.claude.com](https://platform.claude.com/settings/keys)."
                 " Without `base_url`, calls go to Anthropic."
             ),
+            carried=carried.ANTHROPIC,
         ),
         "llmsim": DriverKind(
             lambda config, http, cache: SimulatedDriver(),
@@ -141,7 +141,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             lists_models=False,
             help="A simulation for tests: it needs no key and no options.",
             vendor="llmsim",
-            media=frozenset({"image"}),
+            carried=carried.ONLY_IMAGES,
         ),
         "gemini": DriverKind(
             _gemini,
@@ -154,6 +154,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
                 " Without `base_url`, calls go to Google."
             ),
             vendor="google",
+            carried=carried.GEMINI,
         ),
         "bedrock": DriverKind(
             _bedrock,
@@ -167,6 +168,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
                 " `base_url`, calls go to us-east-1; other regions have the address"
                 " `https://bedrock-runtime.REGION.amazonaws.com`."
             ),
+            carried=carried.BEDROCK,
         ),
         **{dialect.name: _chat_kind(dialect) for dialect in NAMED},
     }
@@ -188,7 +190,7 @@ def vendor_key(provider_type: str, environment: Mapping[str, str]) -> str | None
     )
 
 
-def media_of(provider_type: str, profile: ModelProfile | None) -> frozenset[Modality]:
+def carried_to(provider_type: str, profile: ModelProfile | None) -> Carried:
     """Return what a model gets as it is: what it reads, as far as the protocol can carry it.
 
     A model of which nothing is known may read images: its server refuses them if not.
@@ -196,7 +198,8 @@ def media_of(provider_type: str, profile: ModelProfile | None) -> frozenset[Moda
     kind = KINDS.get(provider_type)
     known = None if profile is None else profile.modalities
     reads: tuple[Modality, ...] = ("image",) if known is None else known.input
-    return (_MEDIA if kind is None else kind.media) & frozenset(reads)
+    carried_by = Carried() if kind is None else kind.carried
+    return msgspec.structs.replace(carried_by, kinds=carried_by.kinds & frozenset(reads))
 
 
 def vendor_of(provider_type: str, model: str) -> ModelVendor | None:

@@ -24,7 +24,7 @@ from msgspec import Struct
 from perdure.domain.errors import ToolError
 from perdure.sandbox.arguments import ArgumentsJob, check_arguments
 from perdure.sandbox.confinement import confine
-from perdure.sandbox.media import InspectJob, inspect
+from perdure.sandbox.media import InspectJob, ScaleJob, inspect, scale
 from perdure.sandbox.shell import ShellJob, run_shell
 from perdure.sandbox.sql import SchemaJob, SqlJob, describe, run_sql
 
@@ -44,7 +44,7 @@ USED_UP = 300 << 20
 LONGEST = 200
 """Seconds after which SIGALRM ends a job that nothing else has stopped."""
 
-Job = ShellJob | SqlJob | SchemaJob | ArgumentsJob | InspectJob
+Job = ShellJob | SqlJob | SchemaJob | ArgumentsJob | InspectJob | ScaleJob
 
 
 class Started(Struct, frozen=True, tag="started"):
@@ -90,6 +90,8 @@ def work(job: Job, show: Callable[[str, str], None]) -> Any:
             return check_arguments(job)
         case InspectJob():
             return inspect(job)
+        case ScaleJob():
+            return scale(job)
 
 
 def answer_to(job: Job, show: Callable[[str, str], None], statm: int = -1) -> Done | Failed:

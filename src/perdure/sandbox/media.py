@@ -1,4 +1,4 @@
-"""Looks inside the files of messages: decodes images, makes thumbnails, and extracts text of documents.
+"""Looks inside the files of messages: decodes and scales images, and extracts the text of documents.
 
 It runs in the sandbox's processes only: decoders of foreign files crash, hang and fill the memory. The
 libraries come with the extra `documents`, and are imported by the first file that needs them.
@@ -6,8 +6,10 @@ libraries come with the extra `documents`, and are imported by the first file th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -45,6 +47,21 @@ class InspectJob(Struct, frozen=True, tag="inspect"):
     media_type: str
     data: bytes
     thumbnail: bool = False
+
+
+class ScaleJob(Struct, frozen=True, tag="scale"):
+    """An image to make smaller: a JPEG of at most `side` pixels on its longer side and `most` bytes."""
+
+    media_type: str
+    data: bytes
+    side: int
+    most: int
+
+
+class Scaled(Struct, frozen=True):
+    """The smaller image."""
+
+    jpeg: bytes
 
 
 class Inspected(Struct, frozen=True, omit_defaults=True):
@@ -87,27 +104,61 @@ def inspect(job: InspectJob) -> Inspected:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
+def scale(job: ScaleJob) -> Scaled:
+    """Make an image smaller. Raises ToolError: it cannot be done; the message completes "because"."""
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    try:
+        with _opened(job.data, job.media_type) as image:
+            flat = _flattened(image, job.side)
+            side = max(flat.size)
+            while side:
+                for quality in (90, 70):
+                    jpeg = _jpeg(flat, quality)
+                    if len(jpeg) <= job.most:
+                        return Scaled(jpeg)
+                side //= 2
+                flat.thumbnail((side, side))
+    except ImportError:
+        raise ToolError(NOT_INSTALLED) from None
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    raise ToolError("it cannot be made small enough")
+
+
 def _image(job: InspectJob) -> Inspected:
     try:
-        from PIL import Image
+        with _opened(job.data, job.media_type) as image:
+            width, height = image.size
+            thumbnail = _jpeg(_flattened(image, THUMBNAIL), 80) if job.thumbnail else b""
     except ImportError:
         width, height = size_of(job.data)
         check_dimensions(width, height)
         return Inspected(job.media_type, width, height)
+    return Inspected(job.media_type, width, height, thumbnail=thumbnail)
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, media_type: str) -> Iterator[Any]:
+    """Decode an image.
+
+    Raises:
+        ToolError: it is broken, or over a limit.
+        ImportError: the library is not installed.
+    """
+    from PIL import Image
+
     Image.MAX_IMAGE_PIXELS = None  # ours are checked before anything is decoded
     try:
-        with Image.open(io.BytesIO(job.data), formats=[_FORMATS[job.media_type]]) as image:
-            width, height = image.size
-            check_dimensions(width, height)
+        with Image.open(io.BytesIO(data), formats=[_FORMATS[media_type]]) as image:
+            check_dimensions(*image.size)
             if getattr(image, "n_frames", 1) > MAX_FRAMES:
                 raise ToolError(f"has more than {MAX_FRAMES} frames")
             image.load()
-            thumbnail = _thumbnail(image) if job.thumbnail else b""
+            yield image
     except ToolError:
         raise
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, Image.DecompressionBombError):
         raise ToolError("is not a complete image") from None
-    return Inspected(job.media_type, width, height, thumbnail=thumbnail)
 
 
 def check_dimensions(width: int, height: int) -> None:
@@ -120,16 +171,23 @@ def check_dimensions(width: int, height: int) -> None:
         )
 
 
-def _thumbnail(image: Any) -> bytes:
+def _flattened(image: Any, side: int) -> Any:
+    """Return the image upright, with at most `side` pixels on its longer side, and on white."""
     from PIL import Image, ImageOps
 
+    if image.mode in ("P", "1"):
+        image = image.convert("RGBA")  # colours of a palette cannot be mixed
+    image.thumbnail((side, side))  # before what copies the whole image
     upright = ImageOps.exif_transpose(image)
-    upright.thumbnail((THUMBNAIL, THUMBNAIL))
     flat = Image.new("RGB", upright.size, "white")  # JPEG has no transparency
     with_alpha = upright.convert("RGBA")
     flat.paste(with_alpha, mask=with_alpha.getchannel("A"))
+    return flat
+
+
+def _jpeg(image: Any, quality: int) -> bytes:
     out = io.BytesIO()
-    flat.save(out, "JPEG", quality=80)
+    image.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 

@@ -25,6 +25,7 @@ from perdure.domain.errors import ToolError
 from perdure.domain.metrics import Metrics
 from perdure.sandbox.child import HEADER, MODULE, Done, Failed, Frame, Job, Output
 from perdure.sandbox.confinement import TEMPORARY, temporary_folder
+from perdure.sandbox.frames import PIECE, encoded
 from perdure.sandbox.room import Room
 
 T = TypeVar("T")
@@ -40,9 +41,6 @@ SHARES = (24, 4)
 ROOM = 256 << 20
 """Bytes of files and databases that processes hold at once, or that are in transit: the server itself holds
 them up to three times."""
-
-PIECE = 1 << 20
-"""Bytes written to or read from a pipe at once: the event loop is blocked meanwhile."""
 
 KEPT = 2
 """Idle processes that are kept for IDLE_SECONDS: starting one takes 0.1 s, and keeping one takes 40 MB."""
@@ -252,12 +250,13 @@ class _Child:
         if stdin is None or stdout is None:
             raise AssertionError("a child has pipes")
         self.started = False
-        frame = msgspec.msgpack.encode(job)
-        stdin.write(HEADER.pack(len(frame)))
-        for at in range(0, len(frame), PIECE):
-            stdin.write(frame[at : at + PIECE])
-            await stdin.drain()
-        del frame
+        pieces = await encoded(job)
+        stdin.write(HEADER.pack(sum(map(len, pieces))))
+        for piece in pieces:
+            for at in range(0, len(piece), PIECE):
+                stdin.write(piece[at : at + PIECE])
+                await stdin.drain()
+        del pieces
         while True:
             (length,) = HEADER.unpack(await stdout.readexactly(HEADER.size))
             answer = _ANSWER.decode(b"".join([await stdout.readexactly(size) for size in _sizes(length)]))

@@ -26,6 +26,13 @@ async def hold_contents(tx: Tx, org_id: OrgId, owner: str, contents: Iterable[Co
         )
 
 
+async def held_by(tx: Tx, org_id: OrgId, owner: str) -> tuple[int, int]:
+    """Return how many contents an owner has, and their bytes."""
+    sql = "SELECT COUNT(*), COALESCE(SUM(size_bytes), 0) FROM content_holds WHERE owner = ? AND org_id = ?"
+    row = await tx.one(sql, owner, org_id)
+    return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+
 async def copy_holds(tx: Tx, org_id: OrgId, source: str, target: str) -> None:
     """Give a new owner the contents of another one."""
     await tx.run(

@@ -51,8 +51,13 @@ TOO_LARGE = (
     ),
     (
         "workspace_full",
-        "The workspace's files would exceed 100 MB, or the limit configured on the server.",
+        "The workspace's files would exceed 1 GB, or the limit configured on the server.",
         "Delete files.",
+    ),
+    (
+        "attachments_full",
+        "The files of the session's messages would exceed 1 GB, or the limit configured on the server.",
+        "Go on in a new session: a conversation keeps its files as long as it lives.",
     ),
 )
 
