@@ -205,14 +205,13 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         database, bus, queue = await _open_store(settings, stack, metrics)
         vault = await open_vault(settings, database)
         drivers = DriverPool(os.environ, Http(read_timeout=settings.model_timeout_seconds or None))
-        clock, catalog, sandbox, mcp = SystemClock(), Catalog(), Sandbox(metrics=metrics), LazyHosts()
-        hooks = HookClient(settings.private_addresses)
+        clock, catalog, hooks = SystemClock(), Catalog(), HookClient(settings.private_addresses)
+        sandbox, mcp = Sandbox(metrics=metrics), LazyHosts()
         for each in (drivers, mcp, hooks, sandbox):
             stack.push_async_callback(each.close)
-        limits = _file_limits(settings)
         services = Services(
             *(database, queue, bus, vault, clock.now),
-            file_limits=limits,
+            file_limits=(limits := _file_limits(settings)),
             sandbox=sandbox,
             code=code,
             public=PublicUrl(settings.public_url),
