@@ -266,9 +266,9 @@ class PostgresDatabase:
             Unavailable: no server answers.
         """
         try:
-            return await asyncpg.connect(self._url, **_options(self._url, settings))
+            return await asyncpg.connect(self._url, **connection_options(self._url, settings))
         except Exception as error:
-            raise _no_connection(error, self._url) from error
+            raise no_connection(error, self._url) from error
 
     async def open_pool(self, size: int, **settings: str) -> Any:
         """Open a separate pool, for work that must not wait behind the transactions of callers.
@@ -305,7 +305,7 @@ class PostgresDatabase:
             async with asyncio.timeout(ACQUIRE_SECONDS):
                 return await self._pool.acquire()
         except Exception as error:
-            raise _no_connection(error, self._url) from error
+            raise no_connection(error, self._url) from error
 
     async def _release(self, connection: Any) -> None:
         try:
@@ -379,13 +379,14 @@ async def _open_pool(url: str, min_size: int, max_size: int, settings: dict[str,
             max_size=max_size,
             reset=_no_reset,
             max_queries=1_000_000,
-            **_options(url, settings),
+            **connection_options(url, settings),
         )
     except Exception as error:
-        raise _no_connection(error, url) from error
+        raise no_connection(error, url) from error
 
 
-def _options(url: str, settings: dict[str, str]) -> dict[str, Any]:
+def connection_options(url: str, settings: dict[str, str]) -> dict[str, Any]:
+    """Return how to connect: `settings` of the server, unless the URL has others."""
     named = parse_qs(urlsplit(url).query)
     ours = {name: value for name, value in {**SETTINGS, **settings}.items() if name not in named}
     return {
@@ -472,7 +473,7 @@ def _pause(left: int) -> float:
     return backoff(ATTEMPTS - left, first=0.005, most=1.0)
 
 
-def _no_connection(error: Exception, url: str) -> Exception:
+def no_connection(error: Exception, url: str) -> Exception:
     """Return `Unavailable` for a failure to connect, without the URL, which contains a password."""
     if isinstance(error, TimeoutError):
         return unavailable("not_responding", "or all of this process's connections are in use")
