@@ -15,11 +15,9 @@ import pytest
 import pytest_asyncio
 
 from tests.deferring import installed
-from tests.journeys.families import SLOW, all_ended, new_family, spawns, task_in, tasks_of
-from tests.keeping import keep, verified
+from tests.keeping import fill, keep, verified
 from tests.postgres_server import PostgresServer
-from tests.server import Server, post, use_simulated_model
-from tests.talk import body_of, call, new_talk, script
+from tests.server import Server
 
 
 @dataclass
@@ -58,36 +56,6 @@ async def world(
         httpx.AsyncClient(base_url=server.url, timeout=30) as http,
     ):
         yield World(server, await fill(http, folder))
-
-
-async def fill(http: httpx.AsyncClient, folder: Path) -> str:
-    """Make one of everything that is checked; return a session with most of it."""
-    await use_simulated_model(http)
-    talk = await new_family(http, spawns("one", {"text": "1"}), spawns("slow", SLOW), title="A family")
-    by_name = {task["display_name"]: task["id"] for task in await tasks_of(talk)}
-    await task_in(talk, by_name["one"], "succeeded")
-    await task_in(talk, by_name["slow"], "running")
-    for task in await tasks_of(talk):
-        await http.post(talk.path(f"/tasks/{task['id']}/cancel"))
-    await all_ended(talk)
-    answer = (await talk.messages())[-1]
-    await http.put(talk.path(f"/messages/{answer['id']}/feedback"), json={"rating": "up"})
-    body = {"currency": "tokens", "subject_type": "session", "subject_id": talk.id, "limit": 1_000_000}
-    budget = await post(http, "/v1/budgets", body)
-    await post(http, f"/v1/budgets/{budget['id']}/top-up", {"amount": 5}, 200)
-    await talk.turn({"text": "Paid."})
-    after = (await talk.messages())[-1]["sequence"]
-    await post(http, talk.path("/messages"), body_of("Hello.", client_message_id="mine"))
-    await talk.logged_until("session.idled", after=after + 5)
-    await post(http, talk.path("/fs/notes.md"), {"content": "kept"})
-    memory = await post(http, "/v1/memories", {"name": "notes"})
-    await post(http, f"/v1/memories/{memory['id']}/fs/a.md", {"content": "remembered"})
-    agent = await post(http, "/v1/agents", {"name": "helper", "system_prompt": "Help."})
-    await post(http, talk.path("/participants"), {"kind": "agent", "agent_id": agent["id"]})
-    waiting = await new_talk(http, harness_name="base", capabilities=[{"ref": "deferring"}])
-    await waiting.say(script({"tool_calls": [call("order", _id="c1", desk=str(folder), note="one")]}))
-    await waiting.logged_until("act.completed")
-    return talk.id
 
 
 CORRUPTIONS = {

@@ -1,4 +1,7 @@
-"""`perdure backup` or `perdure restore`, killed when it reports some progress: PLACE, then its arguments."""
+"""`perdure backup` or another command on the database, killed when it reports some progress.
+
+The first argument is what it says then, perhaps with `@` and how much is done.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from perdure.cli import keep
 @contextmanager
 def deadly() -> Iterator[Callable[[str, int, int], None]]:
     def show(what: str, done: int, total: int) -> None:
-        if what == place and done:
+        if what == place and done >= int(least or 1):
             os.kill(os.getpid(), signal.SIGKILL)
 
     yield show
 
 
-place = sys.argv.pop(1)
+place, _, least = sys.argv.pop(1).partition("@")
 keep.shown_progress = deadly
 main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import httpx
 import pytest
 
 from tests.command import environment
+from tests.deferring import installed
 from tests.fork_server import ROOT
-from tests.keeping import keep, verified, words
+from tests.keeping import fill, keep, verified, words
 from tests.postgres_server import PostgresServer
 from tests.server import Server, use_simulated_model
 from tests.talk import new_talk
@@ -75,3 +77,36 @@ async def test_a_killed_backup_leaves_no_file_and_a_killed_restore_no_database(
     assert not [path for path in target.iterdir() if "restoring" in path.name]
     for each in filter(None, (url, empty)):
         await postgres_server.drop_database(each)
+
+
+@pytest.mark.parametrize(("source", "target"), [("sqlite", "postgres"), ("postgres", "sqlite")])
+async def test_a_killed_import_is_repeated_and_loses_and_doubles_nothing(
+    source: str, target: str, tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    file = tmp_path / "moved.export"
+    async with postgres_server.empty_database() as url:
+        here, there = (url if each == "postgres" else "" for each in (source, target))
+        environment = installed(tmp_path / "site")
+        async with (
+            Server(tmp_path / "data", database_url=here, environment=environment) as server,
+            httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+        ):
+            await fill(http, tmp_path)
+            await killed("exporting sessions@2", "export", server.data, here, file)
+            assert not file.exists()
+            assert (await keep("export", server.data, here, file)).status == 0
+        whole = await imported(file, tmp_path / "whole", "")
+        for row in (5, whole["rows"] // 2, whole["rows"] - 2):
+            await killed(f"importing@{row}", "import", tmp_path / "target", there, file)
+        again = await imported(file, tmp_path / "target", there)
+        assert again["sessions"] + again["present"] == whole["sessions"]
+        done, differences = await verified(tmp_path / "target", there)
+        assert (differences, done) == ([], (await verified(tmp_path / "whole"))[0])
+
+
+async def imported(file: Path, data: Path, url: str) -> dict[str, int]:
+    """What an import says that it has done."""
+    done = await keep("import", data, url, file, "--json")
+    assert done.status == 0, done.err
+    found: dict[str, int] = json.loads(done.out)
+    return found

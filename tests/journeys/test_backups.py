@@ -13,6 +13,9 @@ from typing import Self
 import httpx
 import pytest
 
+from perdure.domain.errors import PerdureError
+from perdure.keeping import restore_backup
+from perdure.settings import Settings
 from tests.journeys.families import CAPABILITIES, all_ended, spawns
 from tests.keeping import keep, manifest_in, verified
 from tests.postgres_server import PostgresServer
@@ -190,9 +193,8 @@ async def test_a_file_that_is_no_whole_backup_is_refused_with_the_reason(
         for content in contents:
             bad = tmp_path / "bad.zip"
             bad.write_bytes(content)
-            refused = await keep("restore", tmp_path / "target", "", bad)
-            assert refused.status == 1
-            assert reason in refused.err
+            with pytest.raises(PerdureError, match=reason):
+                await restore_backup(Settings(data=str(tmp_path / "target")), bad, lambda *_: None)
             assert not (tmp_path / "target" / "perdure.db").exists()
     async with postgres_server.empty_database() as url:
         refused = await keep("restore", tmp_path / "target", url, good)

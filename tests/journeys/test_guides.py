@@ -36,6 +36,22 @@ FOLLOWS = "follows for ever; tests/journeys/test_stream.py and test_cli.py follo
 
 NOT_RUN = {
     (
+        "docs/guide/backup.md",
+        "perdure backup /backups",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
+    (
+        "docs/guide/backup.md",
+        "perdure restore /backups",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
+    (
+        "docs/guide/backup.md",
+        "perdure verify --data",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
+    (
+        "docs/guide/backup.md",
+        "perdure export shop.export",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
+    (
         "docs/guide/questions.md",
         '{"tool_results": ',
     ): "is the body of another request; tests/journeys/test_questions.py sends it",

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from perdure import __version__
-from perdure.cli import keep, participants, session_resume, sessions, spend
+from perdure.cli import keep, participants, session_resume, sessions, spend, transfers
 from perdure.cli.common import (
     DEFAULT_URL,
     Data,
@@ -99,6 +99,8 @@ app.command()(spend.spend)
 app.command()(keep.backup)
 app.command()(keep.restore)
 app.command()(keep.verify)
+app.command("export")(transfers.export)
+app.command("import")(transfers.import_)
 
 
 def _print_version(requested: bool) -> None:

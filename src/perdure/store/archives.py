@@ -79,6 +79,18 @@ def new_archive(path: Path) -> Iterator[ArchiveWriter]:
         Conflict: the file exists, or another process writes it.
         Unavailable: it cannot be written.
     """
+    with new_file(path) as file, zipfile.ZipFile(file, "w", compresslevel=1) as archive:
+        yield ArchiveWriter(archive)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file, which appears under its name, with mode 0600, when the block ends without an error.
+
+    Raises:
+        Conflict: the file exists, or another process writes it.
+        Unavailable: it cannot be written.
+    """
     if path.exists():
         raise Conflict(f"{path} exists: choose another name, or remove it", code="file_exists")
     partial = path.with_name(path.name + PARTIAL)
@@ -88,8 +100,7 @@ def new_archive(path: Path) -> Iterator[ArchiveWriter]:
             _lock(file, path)
             try:
                 file.truncate()
-                with zipfile.ZipFile(file, "w", compresslevel=1) as archive:
-                    yield ArchiveWriter(archive)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
                 os.link(partial, path)  # unlike a rename, it replaces no file
