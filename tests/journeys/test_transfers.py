@@ -171,3 +171,23 @@ async def test_bad_exports_and_keys_are_refused_and_change_nothing(places: Place
         assert "is a sub-agent's" in await refused("export", server, other, "--session", child)
         assert "stop it first" in await refused("import", server, places.file)
     assert (await verified(target.data, target.database_url))[1] == []
+
+
+@pytest.mark.parametrize(("source", "target"), [("sqlite", "postgres")])
+async def test_an_organization_goes_into_another_one_of_the_same_database_as_copies(places: Places) -> None:
+    await filled(places)
+    async with places.source as server, httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        second = (await http.post("/v1/orgs", json={"name": "Second"})).json()["id"]
+    await places.export()
+    into = ("--organization", second, "--on-conflict", "copy")
+    done = await printed("import", places.source, places.file, *into)
+    # The family without its two sub-agents; the session that is in a turn is not copied.
+    assert (done["org_id"], done["copied"], done["present"]) == (second, 1, 1)
+    assert (await printed("import", places.source, places.file, *into))["copied"] == 0
+    assert (await verified(places.source.data))[1] == []
+    async with places.source as server, httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        http.headers["X-Org-Id"] = second
+        (copy,) = (await http.get("/v1/sessions")).json()["data"]
+        assert copy["organization_id"] == second
+        assert [each["name"] for each in (await http.get("/v1/agents")).json()["data"]] == ["helper"]
+        await Talk(http, copy["id"]).say("Hello.")
