@@ -94,22 +94,13 @@ async def _dump_postgres(
     from perdure.store.postgres import dump
 
     async with open_reads(settings) as reads, reads.snapshot() as tx:
-        version = await dump.server_version(tx)
-        tool = await asyncio.to_thread(dump.find_tool, "pg_dump", version, programs)
-        found = await tx.one("SELECT to_regclass('migrations')::text")
-        if found is None or found[0] is None:
-            raise Unavailable("the database has no tables of Perdure: is PERDURE_DATABASE_URL the right one?")
-        size = await tx.one("SELECT pg_database_size(current_database())")
-        newest = await tx.one("SELECT MAX(number) FROM migrations")
-        key = await tx.one("SELECT master_id FROM sealing WHERE one = 1")
+        about = await dump.describe(tx)
+        tool = await asyncio.to_thread(dump.find_tool, "pg_dump", about.version, programs)
         snapshot, server = await dump.export_snapshot(tx), dump.server_at(settings.database_url)
         rows = await dump.count_rows(tx)
-        total = 0 if size is None else size[0]
-        await asyncio.to_thread(dump.write_dump, tool, server, snapshot, archive, progress, total)
-    manifest = _manifest(
-        "postgres", 0 if newest is None else newest[0], rows, None if key is None else key[0]
-    )
-    return _with(manifest, server=version, tool=tool.version)
+        await asyncio.to_thread(dump.write_dump, tool, server, snapshot, archive, progress, about.size)
+    manifest = _manifest("postgres", about.migration, rows, about.master_key)
+    return _with(manifest, server=about.version, tool=tool.version)
 
 
 def _manifest(database: Dialect, migration: int, rows: dict[str, int], key: str | None) -> Manifest:

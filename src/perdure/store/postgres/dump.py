@@ -128,6 +128,28 @@ async def server_version(tx: Tx) -> int:
     return 0 if found is None else int(found[0])
 
 
+class About(NamedTuple):
+    """A database: the server's major version, its size in bytes, its newest migration, its master key."""
+
+    version: int
+    size: int
+    migration: int
+    master_key: str | None
+
+
+async def describe(tx: Tx) -> About:
+    """Describe a database of Perdure. Raises Unavailable: it is none."""
+    found = await tx.one("SELECT to_regclass('migrations')::text")
+    if found is None or found[0] is None:
+        raise Unavailable("the database has no tables of Perdure: is PERDURE_DATABASE_URL the right one?")
+    row = await tx.one(
+        "SELECT pg_database_size(current_database()), (SELECT MAX(number) FROM migrations),"
+        " (SELECT master_id FROM sealing WHERE one = 1)"
+    )
+    size, migration, key = (0, 0, None) if row is None else row
+    return About(await server_version(tx), size, migration or 0, key)
+
+
 async def export_snapshot(tx: Tx) -> str:
     """Return the name under which another connection sees the same moment as this transaction."""
     found = await tx.one("SELECT pg_export_snapshot()")
