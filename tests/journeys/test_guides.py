@@ -38,6 +38,22 @@ NOT_RUN = {
     ("docs/guide/deploy.md", "docker build "): "needs Docker",
     ("docs/guide/deploy.md", "kubectl create secret "): "needs a cluster; see tests/unit/test_deploy.py",
     (
+        "docs/guide/backup.md",
+        "perdure backup /backups",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
+    (
+        "docs/guide/backup.md",
+        "perdure restore /backups",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
+    (
+        "docs/guide/backup.md",
+        "perdure verify --data",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
+    (
+        "docs/guide/backup.md",
+        "perdure export shop.export",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
+    (
         "docs/guide/questions.md",
         '{"tool_results": ',
     ): "is the body of another request; tests/journeys/test_questions.py sends it",

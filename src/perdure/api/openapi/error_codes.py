@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
 from perdure.api.openapi.answer_codes import ANSWERS, OUTPUT_SCHEMAS, TASKS
+from perdure.api.openapi.keeping_codes import KEEPING
 from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
 from perdure.api.openapi.request_codes import CHANGED, CONFLICTS, GATEWAY, INVALID, MISSING
 from perdure.api.openapi.upload_codes import RANGES, UNREADABLE
@@ -476,6 +477,7 @@ PROGRAMS = _codes(
     ("bad_answer", "The response does not come from a Perdure server.", "Check the URL."),
     ("command_failed", "A command failed.", "See the message for the reason."),
     ("invalid_setting", "A setting has an invalid value.", "Correct the setting that the message names."),
+    *KEEPING,
     ("invalid_tools", "A file with tools has mistakes.", "Correct the lines that the message names."),
     ("invalid_tool_result", "A client's tool returned no valid JSON.", "See the message for the reason."),
     ("local_model_unavailable", "The small local model cannot start.", "See the message for the reason."),
