@@ -12,6 +12,7 @@ from perdure.api.openapi.answer_codes import ANSWERS, OUTPUT_SCHEMAS, TASKS
 from perdure.api.openapi.keeping_codes import KEEPING
 from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
 from perdure.api.openapi.request_codes import CHANGED, CONFLICTS, GATEWAY, INVALID, MISSING
+from perdure.api.openapi.skill_codes import INVALID_SKILLS
 from perdure.api.openapi.upload_codes import RANGES, UNREADABLE
 
 
@@ -333,6 +334,7 @@ RESPONSES = (
     *_codes(413, *TOO_LARGE),
     *_codes(415, *UNREADABLE),
     *_codes(416, *RANGES),
+    *_codes(422, *INVALID_SKILLS),
     *_codes(429, *TOO_MANY),
     *_codes(
         431,
