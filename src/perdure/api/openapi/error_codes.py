@@ -486,5 +486,10 @@ PROGRAMS = _codes(
     ("turn_waits", "The turn waits for a person or a client.", "Answer what it asks, then call `resume`."),
     ("turn_paused", "A budget has no money for the turn.", "Top it up: the turn goes on by itself."),
     ("unreachable", "No server is responding at the URL.", "Start the server, or check the URL."),
+    (
+        "upload_cut",
+        "The server ended the connection while a large file was being sent to it.",
+        "Send a smaller file, or raise PERDURE_MAX_UPLOAD_BYTES. Otherwise, try again.",
+    ),
 )
 """Codes of the `perdure` command and the Python client. Errors of the server keep their own codes."""
