@@ -35,6 +35,8 @@ VENDOR = "needs a vendor's key or server"
 FOLLOWS = "follows for ever; tests/journeys/test_stream.py and test_cli.py follow"
 
 NOT_RUN = {
+    ("docs/guide/deploy.md", "flowchart LR"): "is a picture",
+    ("docs/guide/operate.md", "perdure doctor"): "see tests/journeys/test_doctor.py",
     ("docs/guide/deploy.md", "docker build "): "needs Docker",
     ("docs/guide/deploy.md", "kubectl create secret "): "needs a cluster; see tests/unit/test_deploy.py",
     (
