@@ -197,7 +197,7 @@ def worker(
     database_url: DatabaseUrl = None,
     tools: Tools = None,
 ) -> None:
-    """Run turns, schedules and webhooks, without the API: it listens only for /health.
+    """Run turns, schedules and webhooks, without the API: it listens only for /health and /metrics.
 
     It needs PostgreSQL. Give all processes the same settings.
     """

@@ -214,7 +214,7 @@ async def _types(client: Client, as_json: bool) -> None:
 
 def _plain(markdown: str) -> str:
     """Instructions as they are read in a terminal: links as addresses, and this command's options."""
-    return re.sub(r"\[[^\]]*\]\(([^)]*)\)", r"\1", markdown).replace("`base_url`", "`--base-url`")
+    return re.sub(r"\[[^\[\]]*\]\(([^()]*)\)", r"\1", markdown).replace("`base_url`", "`--base-url`")
 
 
 @app.command()
