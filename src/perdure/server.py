@@ -236,7 +236,9 @@ async def _greet(
     """Say where the server listens and keeps its data, and what is missing before it can be used."""
     announce(f"listening on {url}")
     if role == "worker":
-        announce(f"worker: it runs up to {settings.max_turns:,} turns, and serves only {url}/health and /metrics")
+        announce(
+            f"worker: it runs up to {settings.max_turns:,} turns, and serves only {url}/health and /metrics"
+        )
     else:
         announce(f"docs: {url}/docs")
     if settings.database_url:
