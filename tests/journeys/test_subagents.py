@@ -359,8 +359,8 @@ async def test_a_session_without_choices_offers_none(api: httpx.AsyncClient) -> 
 
 BAD: list[tuple[Json, str]] = [
     ({"agents": ["nobody"]}, "capabilities[0].config.agents[0]"),
-    ({"blueprints": {"a": {}}}, "capabilities[0]"),
-    ({"blueprints": {"a b": {"description": "x"}}}, "capabilities[0]"),
+    ({"blueprints": {"a": {}}}, "capabilities[0].config.blueprints.a"),
+    ({"blueprints": {"a b": {"description": "x"}}}, "capabilities[0].config.blueprints"),
     (
         {"blueprints": {"a": {"description": "x", "agent": "nobody"}}},
         "capabilities[0].config.blueprints.a.agent",
@@ -377,10 +377,10 @@ BAD: list[tuple[Json, str]] = [
         {"blueprints": {"a": {"description": "x", "output_schema": {"type": "nonsense"}}}},
         "capabilities[0].config.blueprints.a.output_schema.type",
     ),
-    ({"max_depth": 4}, "capabilities[0]"),
-    ({"max_open": 26}, "capabilities[0]"),
-    ({"time_limit": 0}, "capabilities[0]"),
-    ({"unknown": 1}, "capabilities[0]"),
+    ({"max_depth": 4}, "capabilities[0].config.max_depth"),
+    ({"max_open": 26}, "capabilities[0].config.max_open"),
+    ({"time_limit": 0}, "capabilities[0].config.time_limit"),
+    ({"unknown": 1}, "capabilities[0].config"),
 ]
 
 

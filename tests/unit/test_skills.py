@@ -112,7 +112,7 @@ def test_a_configuration_may_pin_as_many_skills_as_the_guide_says_and_no_other_t
     registry.check((CapabilityRef(SKILLS, {"pins": many, "offer": "always"}),))
     for config, words in (
         ({"pins": {**many, one: None}}, "up to 500 skills"),
-        ({"pins": {one: "5"}}, f"pins.{one}`: it must be a version"),
+        ({"pins": {one: "5"}}, f"pins.{one}`: it must be a whole version"),
         ({"pins": {"skill_1": None}}, "'skill_1' is not the id of a skill"),
         ({"pins": None}, "it must be an object"),
         ({"offer": "never"}, "it must be one of: always, with_skills"),
