@@ -66,7 +66,8 @@ soak: install $(PEERS)/.installed
 	@PERDURE_SOAK=$${PERDURE_SOAK:-1} $(BIN)/pytest -m soak -n $(WORKERS) --dist worksteal $(ARGS)
 
 storm: install
-	@PERDURE_SOAK=1 PERDURE_STORM=$${PERDURE_STORM:-200} $(BIN)/pytest -m soak -n 0 -s tests/crash/test_roles_storm.py $(ARGS)
+	@PERDURE_SOAK=1 PERDURE_STORM=$${PERDURE_STORM:-200} \
+		$(BIN)/pytest -m soak -n 0 -s tests/crash/test_roles_storm.py $(ARGS)
 
 demo: install
 	@$(BIN)/perdure demo $(ARGS)
