@@ -150,7 +150,7 @@ async def test_a_run_follows_sub_agents_that_were_at_work_before_and_leaves_them
                 asked.append(data_of(event).tool_calls[0].id)
             if asked and grandchild_id in {each.session_id for each in seen}:
                 await client.submit_tool_results(session.id, [ToolCallResult(asked.pop(), result="Sunny")])
-    assert seen[-1].type == "turn.completed"
+    assert by_session(seen)[session.id][-1] == "turn.completed"  # a sub-agent may say a word after it
     assert "input.message" not in by_session(seen).get(grandchild_id, [])
     assert not (await client.get_task(child_id, inner.id)).task.ended
     await client.cancel_task(session.id, task.id)
