@@ -302,7 +302,8 @@ class _Strict(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._world.note(f"{record.name}: {record.getMessage()}")
-        if record.levelno >= logging.ERROR and record.name != "perdure.act":
+        # Tools that fail and turns that are sealed are told to operators; the checks judge them.
+        if record.levelno >= logging.ERROR and record.name not in ("perdure.act", "perdure.turns"):
             self._world.blame(
                 f"{record.getMessage()}: {record.exc_info[1]!r}" if record.exc_info else record.getMessage()
             )

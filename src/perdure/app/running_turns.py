@@ -31,13 +31,16 @@ CANCELLED = "[The user asked to cancel this turn.]"
 async def see_to_runner(app: Services, tx: Tx, row: SessionRow, *, is_new: bool) -> None:
     """Enqueue a job for what was appended, unless a runner will see it.
 
-    Whoever takes the job leaves a turn at work to its runner. If that is gone, the sweep finds out.
+    A queue that knows all jobs knows that the runner is gone if there is none. With another one, whoever
+    takes the job leaves a turn at work to its runner; if that is gone, the sweep finds out.
 
     Args:
         is_new: nobody runs the session.
     """
-    if is_new or not await app.queue.has_live_job(tx, row.id):
+    if is_new:
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
+    elif not await app.queue.has_live_job(tx, row.id):
+        await app.queue.enqueue(tx, Job(row.org_id, row.id, again=app.queue.knows_all_jobs))
 
 
 async def stop_turn(

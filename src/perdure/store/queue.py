@@ -57,6 +57,9 @@ class PutBack(Exception):
 class Queue(Protocol):
     """The port that use cases and the worker see."""
 
+    knows_all_jobs: bool
+    """Whether `has_live_job` knows of every runner at once. Otherwise one may run that has no job yet."""
+
     async def enqueue(self, tx: Tx, job: Job) -> None:
         """Enqueue a job in the caller's transaction: the job exists if and only if that commits."""
         ...
@@ -102,6 +105,8 @@ class LocalQueue:
     Args:
         places: how many jobs of sessions run at a time.
     """
+
+    knows_all_jobs = True
 
     def __init__(
         self,

@@ -102,6 +102,8 @@ class PostgresQueue:
         places: how many jobs of sessions run in this process at a time.
     """
 
+    knows_all_jobs = False  # direct turns have none in their first second
+
     def __init__(
         self,
         database: PostgresDatabase,
