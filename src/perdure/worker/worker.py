@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from functools import partial
 
 from perdure.domain.backoff import backoff
@@ -100,7 +101,8 @@ class Worker:
             await asyncio.wait([present])
         if self._draining.is_set():
             raise PutBack
-        task = asyncio.create_task(self._advance(job))
+        # What enqueued the job, such as a request, may be traced: the turn is not a part of that.
+        task = asyncio.create_task(self._advance(job), context=Context())
         self._running[session_id] = task
         self._idle.clear()
         task.add_done_callback(lambda done: self._forget(session_id, done))
