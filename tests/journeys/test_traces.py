@@ -319,3 +319,32 @@ async def test_a_server_that_is_killed_loses_no_span(
             return await waiting_in(server) == 0
 
         await when(exported)
+
+
+async def test_waits_retries_failures_and_cancels_are_in_the_trace(
+    http: httpx.AsyncClient, collector: Collector
+) -> None:
+    talk = await new_talk(http, tools=[ASK])
+    first = await talk.say(script({"tool_calls": [call("ask", "one")]}, {"text": "Never."}))
+    await talk.logged_until("tool.call_requested")
+    queued = {**body_of(script({"fail": {"code": "provider_auth"}})), "controls": {"when_busy": "queue"}}
+    answer = await http.post(talk.path("/messages"), json=queued, headers=PARENT)
+    assert answer.status_code == 201, answer.text
+    await talk.cancel()
+    await talk.logged_until("turn.failed")
+    log = await talk.events()
+    cancelled, failed = [event["data"]["turn_id"] for event in log if event["type"] == "turn.started"]
+    spans = await collector.until(has_turn(failed))
+    root = root_of(spans, cancelled)
+    assert (root.attributes["perdure.turn.status"], root.failed) == ("cancelled", False)
+    (asked,) = [span for span in spans if span.name == "execute_tool ask"]
+    assert (asked.parent_id, asked.failed) == (root.span_id, True)
+    root = root_of(spans, failed)
+    assert (root.trace_id, root.parent_id, root.failed) == (TRACE, SPAN, True)
+    assert root.attributes["error.type"] == "provider_auth"
+    assert first["id"]
+    events = await talk.turn({"fail": {"code": "provider_unavailable", "times": 1}, "text": "At last."})
+    spans, root = await traced(collector, events)
+    (chat,) = [span for span in spans if span.parent_id == root.span_id]
+    assert [name for name, _ in chat.events] == ["model.retried"]
+    assert chat.attributes["perdure.model.attempts"] == 2
