@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from contextvars import Context
 from functools import partial
 
 from perdure.domain.backoff import backoff
@@ -103,8 +102,8 @@ class Worker:
             await asyncio.wait([present])
         if self._draining.is_set():
             raise PutBack
-        # As above: the turn is not a part of what enqueued its job.
-        task = asyncio.create_task(self._advance(job), context=Context())
+        with tracing(None):  # as above: the turn is not a part of what enqueued its job
+            task = asyncio.create_task(self._advance(job))
         self._running[session_id] = task
         self._idle.clear()
         task.add_done_callback(lambda done: self._forget(session_id, done))
