@@ -18,13 +18,14 @@ WORKERS ?= 3
 # Additional arguments for pytest, the demo, the benchmarks or the lock.
 ARGS ?=
 
-.PHONY: help install check types style test soak demo docs bench fmt lock clean
+.PHONY: help install check types style test soak storm demo docs bench fmt lock clean
 
 help:
 	@echo 'make install   create .venv with the perdure command and the test dependencies'
 	@echo 'make demo      show a session that works, is killed and continues'
 	@echo 'make test      run all checks, and all tests except the longest'
 	@echo 'make soak      run the longest tests: exhaustive runs, storms, installs; PERDURE_SOAK=5: more'
+	@echo 'make storm     disturb five processes that serve 200 sessions, and check every promise'
 	@echo 'make check     check format, lint, types, imports, sizes and unused code'
 	@echo 'make fmt       format the code and fix what the linter can fix'
 	@echo 'make docs      generate the reference pages from the code'
@@ -63,6 +64,9 @@ test: check $(PEERS)/.installed
 
 soak: install $(PEERS)/.installed
 	@PERDURE_SOAK=$${PERDURE_SOAK:-1} $(BIN)/pytest -m soak -n $(WORKERS) --dist worksteal $(ARGS)
+
+storm: install
+	@PERDURE_SOAK=1 PERDURE_STORM=$${PERDURE_STORM:-200} $(BIN)/pytest -m soak -n 0 -s tests/crash/test_roles_storm.py $(ARGS)
 
 demo: install
 	@$(BIN)/perdure demo $(ARGS)

@@ -61,6 +61,7 @@ class McpStub:
     instructions: str = ""
     resources: dict[str, Json] = field(default_factory=dict)
     prompts: dict[str, list[Json]] = field(default_factory=dict)
+    skills: list[Json] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     asked: list[Json] = field(default_factory=list)
     lists: int = 0
@@ -120,6 +121,7 @@ class McpStub:
                 can: Json = {"tools": {}}
                 can |= {"resources": {}} if self.resources else {}
                 can |= {"prompts": {}} if self.prompts else {}
+                can |= {"extensions": {"io.modelcontextprotocol/skills": {}}} if self.skills else {}
                 about = {"supportedVersions": ["2026-07-28"], "capabilities": can}
                 return about | {"instructions": self.instructions}
             case "tools/list":
@@ -131,6 +133,8 @@ class McpStub:
                 made = Call(params["name"], params.get("arguments", {}), meta, headers, more, port)
                 self.calls.append(made)
                 return await self.answer(made)
+            case "skills/list":
+                return {"skills": self.skills, "ttlMs": 0, "cacheScope": "public"}
             case "resources/list":
                 return {"resources": [{"uri": uri, "name": uri} for uri in self.resources]}
             case "resources/read":

@@ -66,7 +66,7 @@ async def serve(
     """Run the server until SIGTERM or SIGINT, then drain it.
 
     Args:
-        role: a worker listens as well, but only for `/health`.
+        role: a worker listens as well, but only for `/health` and `/metrics`.
         announce: called with each line for the person who starts the server, first
             `listening on http://...`; prints it by default.
         local_model: a model that this machine runs for the server.
@@ -241,7 +241,9 @@ async def _greet(
     """Say where the server listens and keeps its data, and what is missing before it can be used."""
     announce(f"listening on {url}")
     if role == "worker":
-        announce(f"worker: it runs up to {settings.max_turns:,} turns, and serves only {url}/health")
+        announce(
+            f"worker: it runs up to {settings.max_turns:,} turns, and serves only {url}/health and /metrics"
+        )
     else:
         announce(f"docs: {url}/docs")
     if settings.database_url:

@@ -60,6 +60,7 @@ from perdure.store.meter import Meter
 from perdure.store.migrate import migrate
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
+from perdure.store.sqlite_files import check_restored
 from perdure.tools.built_in import built_in, catalogue
 from perdure.tools.mcp.family import mcp_families
 
@@ -343,6 +344,7 @@ async def _open_store(
 ) -> tuple[Database, Bus, Queue]:
     if not settings.database_url:
         stack.enter_context(lock_folder(settings))
+        check_restored(settings.data_folder)
         database = await open_sqlite(settings.data_folder / "perdure.db")
         stack.push_async_callback(database.close)
         database.traces = traces

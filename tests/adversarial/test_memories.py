@@ -145,6 +145,27 @@ async def test_the_same_configuration_gives_each_user_their_own_memory(people: P
     assert await (await own_memory(people.bob)).text("/a.md") == "of Bob\n"
 
 
+async def test_a_configuration_may_spell_the_users_memory_in_the_name_or_in_the_scope(people: People) -> None:
+    stores = ({"name": "{{user}}", "mode": "read_write"}, {"name": "me", "scope": "{{user}}"})
+    agent = await new_agent(people.owner, capabilities=mounts(*stores))
+    written = await new_talk(people.ada, capabilities=mounts({**MINE, "name": "user"}, MINE))
+    await use(written, "write_file", path="/memories/user/a.md", content=MARK)
+    await use(written, "write_file", path="/memories/me/a.md", content=f"also {MARK}")
+    ada, bob = [await new_talk(http, agent_id=agent["id"]) for http in (people.ada, people.bob)]
+    assert MARK in json.dumps(await use(ada, "read_file", path="/memories/user/a.md"))
+    assert f"also {MARK}" in json.dumps(await use(ada, "read_file", path="/memories/me/a.md"))
+    for path in ("/memories/user/a.md", "/memories/me/a.md"):
+        assert "no such file" in await fails(bob, "read_file", path=path)
+    assert "read-only" in await fails(ada, "write_file", path="/memories/me/b.md", content="x")
+    for http in people.others:
+        assert (await http.get(f"/v1/sessions/{ada.id}")).status_code == 404
+    # A layer below that mounts it read-only keeps it so, whichever spelling the layers have.
+    lower = {"name": "user", "scope": "user"}
+    agent = await new_agent(people.owner, capabilities=mounts(lower))
+    talk = await new_talk(people.ada, agent_id=agent["id"], capabilities=mounts(stores[0]))
+    assert "read-only" in await fails(talk, "write_file", path="/memories/user/b.md", content="x")
+
+
 async def test_no_mount_reaches_a_users_memory_by_its_id_or_name(people: People) -> None:
     await remembering(people.ada)
     store = await own_memory(people.ada)
@@ -272,16 +293,19 @@ async def test_a_file_of_a_users_memory_in_a_message_closes_the_session(people: 
     """The agent gets the memory after its session was begun, and reads nothing of it by itself."""
     await remembering(people.ada)
     agent = await new_agent(people.ada)
-    talk = await new_talk(people.ada, agent_id=agent["id"])
+    talk, other = [await new_talk(people.ada, agent_id=agent["id"]) for _ in range(2)]
     changed = await people.ada.patch(f"/v1/agents/{agent['id']}", json={"capabilities": mounts(MINE)})
     assert changed.status_code == 200, changed.text
     part = {"type": "file", "path": "/memories/me/a.md"}
     body = {"message": {"content": [part, {"type": "text", "text": script({"text": "Seen."})}]}}
     assert (await people.bob.get(talk.path())).status_code == 200
     for http in people.others:
-        refused = await http.post(talk.path("/messages"), json=body)
+        refused = await http.post(other.path("/messages"), json=body)
         assert (refused.status_code, MARK in refused.text) == (404, False)
-        assert (await http.get(talk.path())).status_code == 200
+        assert (await http.get(other.path())).status_code == 200
+    # They have tried to write in it: it is not closed to them, and does not get the memory.
+    withheld = await people.ada.post(other.path("/messages"), json=body)
+    assert (withheld.status_code, withheld.json()["code"]) == (403, "memory_withheld")
     sent = await post(people.ada, talk.path("/messages"), body)
     assert sent["content"][0]["stored"]["digest"] == sha(f"{MARK}\n")
     for http in people.others:
@@ -423,9 +447,16 @@ async def test_a_configuration_that_is_no_mount_is_refused(api: httpx.AsyncClien
         {"name": "a", "scope": "organization"},
         {"name": "a", "memory_id": "memory_1"},
         {"name": "a", "more": 1},
+        {"name": "{{user}}", "scope": "agent"},
+        {"name": "{{user}}", "memory_id": f"memory_{'0' * 32}"},
+        {"name": "{{user}}s"},
+        {"name": "a", "scope": "user", "memory_id": f"memory_{'0' * 32}"},
+        {"name": "a", "scope": "{{agent}}"},
     ]
     for each in bad:
         answer = await api.post("/v1/sessions", json={"capabilities": mounts(each)})
-        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_capability_config"), each
+        found = answer.json()
+        assert (answer.status_code, found["code"]) == (400, "invalid_capability_config"), each
+        assert found["field"].startswith("capabilities[0].config.stores[0]"), found
     many = mounts(*({"name": f"n{number}"} for number in range(11)))
     assert (await api.post("/v1/sessions", json={"capabilities": many})).status_code == 400

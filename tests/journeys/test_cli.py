@@ -379,10 +379,11 @@ async def test_a_new_server_says_where_it_is_and_what_is_missing(tmp_path: Path)
         process.send_signal(signal.SIGINT)
         rest, err = await asyncio.wait_for(process.communicate(), LIMIT)
         assert (process.returncode, rest) == (0, b"")
-        # Nothing is logged but the active protections.
-        assert re.fullmatch(
-            rb"\S+ \S+ INFO perdure: memory and environment: [^\n]+; sandbox processes: [^\n]+\n", err
-        )
+        # Nothing is logged but the active protections, and this client's requests.
+        first, *requests = err.decode().splitlines()
+        assert re.fullmatch(r"\S+ \S+ INFO perdure: memory and environment: .+; sandbox processes: .+", first)
+        assert len(requests) == (2 if missing else 0)
+        assert all(" POST /v1/providers" in line for line in requests)
         return [line.decode().strip() for line in lines]
 
     url, docs, folder, hint = await greeting("model")

@@ -45,6 +45,12 @@ async def test_files_are_put_listed_read_moved_and_deleted(client: Client, tmp_p
     listed = [line.split("\t")[-1] for line in (await run("list", session_id, "-r")).splitlines()]
     assert listed == ["PATH", "/a/", "/a/b.bin", "/a/note.md", "/copy.md"]
     assert json.loads((await run("list", session_id, "/a", "--json")).splitlines()[0])["path"] == "/a/b.bin"
+    # What a forgotten file would do: standard input is empty.
+    assert "standard input is empty" in await run("put", session_id, "/a/b.bin", status=1)
+    assert await run("get", session_id, "/a/b.bin", "-o", str(saved)) == ""
+    assert saved.read_bytes() == source.read_bytes()
+    assert await run("put", session_id, "/empty", "-") == "wrote /empty, 0 bytes\n"
+    assert "`--recursive` deletes it" in await run("delete", session_id, "/a", status=1)
     assert await run("delete", session_id, "/a", "-r") == "deleted /a\n"
     assert "nothing exists" in await run("delete", session_id, "/a", status=1)
     assert "cannot read" in await run("put", session_id, "/x", str(tmp_path / "none"), status=1)

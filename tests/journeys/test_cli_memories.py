@@ -30,7 +30,7 @@ async def test_the_commands_keep_compare_and_redact_texts(client: Client, tmp_pa
     assert (await run("create", "notes", "--description", "Facts")).startswith("created memory_")
     assert "already named" in await run("create", "notes", status=1)
     source.write_text("one\ntwo\n")
-    assert (await run("put", "notes", "/a/b.md", str(source))).startswith("wrote /a/b.md, 8 bytes, ")
+    assert (await run("put", "notes", "/a/b.md", str(source))).startswith("wrote /a/b.md, 8 bytes, hash ")
     wrote = await run("put", "notes", "/a/b.md", given="one\nthree\n")
     stale = await run("put", "notes", "/a/b.md", "--expected-hash", "0" * 64, given="lost", status=1)
     assert "has changed since it was read" in stale
@@ -46,18 +46,24 @@ async def test_the_commands_keep_compare_and_redact_texts(client: Client, tmp_pa
     assert (await run("grep", "notes", "fo.r")).splitlines()[1:] == ["5\t/a/b.md"]
     listed = await run("versions", "notes", "/a/b.md", "--json")
     assert [json.loads(line)["version"] for line in listed.splitlines()] == [3, 2, 1]
+    assert "standard input is empty" in await run("put", "notes", "/a/b.md", status=1)
+    assert (await run("diff", "notes", "/a/b.md", "-v", "1")).startswith("/a/b.md: new in version 1\n")
     diff = await run("diff", "notes", "/a/b.md", "-v", "2")
     assert diff.splitlines() == ["/a/b.md: version 1 to 2", " one", "-two", "+three"]
     assert json.loads(await run("diff", "notes", "/a/b.md", "--against", "1", "--json"))["from_version"] == 1
-    assert await run("redact", "notes", "/a/b.md", "1") == "redacted version 1 of /a/b.md\n"
+    assert await run("redact", "notes", "/a/b.md", "--version", "1") == "redacted version 1 of /a/b.md\n"
     assert "is redacted" in await run("get", "notes", "/a/b.md", "-v", "1", status=1)
     assert "no version 9" in await run("get", "notes", "/a/b.md", "-v", "9", status=1)
     source.write_bytes(b"\xff")
     assert "is not text" in await run("put", "notes", "/x", str(source), status=1)
+    assert "`--recursive` deletes it" in await run("delete", "notes", "/a", status=1)
     assert await run("delete", "notes", "/a", "-r") == "deleted /a\n"
     assert await run("archive", "notes") == "archived notes\n"
     assert "no memory is named" in await run("show", "notes", status=1)
     assert "archived" in await run("list", "--archived")
+    assert await run("restore", "notes") == "restored notes\n"
+    assert await run("show", "notes") == "SIZE\tUPDATED\tPATH\n"
+    assert await run("archive", "notes") == "archived notes\n"
     assert await run("purge", "notes") == "removed notes\n"
 
 

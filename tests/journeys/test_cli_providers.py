@@ -181,6 +181,12 @@ async def test_the_types_of_provider_are_listed_with_their_keys(sqlite_server: S
     assert rows[0] == ["TYPE", "KEY", "NOTES"]
     needed = {row[0]: row[1] for row in rows[1:]}
     assert needed.items() >= {"gemini": "required", "ollama": "optional", "llmsim": "none"}.items()
+    notes = " ".join(row[2] for row in rows[1:])
+    assert ("](" in notes, "https://console.groq.com/keys" in notes, "`--base-url`" in notes) == (
+        False,
+        True,
+        True,
+    )
     wrong = await run(sqlite_server, "providers", "add", "abacus", "--type", "abacus", status=2)
     assert "bedrock" in wrong
 

@@ -58,7 +58,9 @@ async def test_the_command_adds_replaces_and_lists_skills(shared_server: Server,
         (skill,) = await client.list_skills(search=name)
         assert f'"skill:{skill.id}"' in added.out
         again = await perdure("skills", "add", str(place), url=url)
-        assert (again.status, "is called" in again.err) == (1, True)
+        assert (again.status, "is called" in again.err, "--replace" in again.err) == (1, True, True)
+        same = await perdure("skills", "add", str(place), "--replace", url=url)
+        assert same.out.startswith(f"unchanged: {skill.id} ")
         (place / "notes").write_text("two")
         replaced = await perdure("skills", "add", str(place), "--replace", "--json", url=url)
         new = json.loads(replaced.out)
@@ -67,11 +69,27 @@ async def test_the_command_adds_replaces_and_lists_skills(shared_server: Server,
         assert [skill.id, "active", name, new["version"][:12], f"Knows {name}."] in [
             line.split("\t") for line in listed
         ]
+        versions = (await perdure("skills", "versions", name, url=url)).out.splitlines()
+        assert [line.split("\t")[:3] for line in versions[1:]] == [
+            [new["version"], "current", "2"],
+            [skill.version, "", "2"],
+        ]
+        old = await perdure("skills", "show", name, "--version", skill.version[:10], url=url)
+        assert old.out == f"{(place / 'SKILL.md').read_text()}further file: notes\n"
+        unknown = await perdure("skills", "show", name, "--version", "zz", url=url)
+        assert (unknown.status, "no version begins with 'zz'" in unknown.err) == (1, True)
         content = await client.get_skill_content(skill.id, skill.version)
         assert [(each.path, each.content) for each in content.files] == [("notes", "one")]
-        await client.delete_skill(skill.id)
+        assert (await perdure("skills", "archive", name, url=url)).out == f"archived {name}\n"
         assert skill.id not in (await perdure("skills", "list", url=url)).out
         assert skill.id in (await perdure("skills", "list", "--archived", url=url)).out
+        (place / "notes").write_text("three")
+        back = await perdure("skills", "add", str(place), "--replace", url=url)
+        assert back.out.startswith(f"changed {skill.id} ")
+        assert "--yes" in (await perdure("skills", "delete", name, url=url)).err
+        assert (await perdure("skills", "delete", name, "--yes", url=url)).out == f"deleted {name}\n"
+        gone = await perdure("skills", "versions", name, url=url)
+        assert (gone.status, f"no skill is called {name!r}" in gone.err) == (1, True)
 
 
 async def test_the_client_has_every_operation(shared_server: Server) -> None:

@@ -48,7 +48,8 @@ async def test_a_file_is_created_read_changed_and_deleted(tree: Tree) -> None:
     assert await tree.delete("notes/today.md") == {"deleted": True}
     assert await tree.delete("notes/today.md") == {"deleted": False}
     assert code(await tree.read("notes/today.md", 404)) == "file_not_found"
-    assert code(await tree.put("notes/today.md", 404, content="x")) == "file_not_found"
+    missing = await tree.put("notes/today.md", 404, content="x")
+    assert (code(missing), "?raw=true" in missing["detail"]) == ("file_not_found", True)
 
 
 async def test_both_addresses_lead_to_the_same_files(api: httpx.AsyncClient) -> None:

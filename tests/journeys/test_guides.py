@@ -35,8 +35,27 @@ VENDOR = "needs a vendor's key or server"
 FOLLOWS = "follows for ever; tests/journeys/test_stream.py and test_cli.py follow"
 
 NOT_RUN = {
+    ("docs/guide/deploy.md", "flowchart LR"): "is a picture",
+    ("docs/guide/operate.md", "scrape_configs:"): "is for a Prometheus",
+    ("docs/guide/operate.md", "perdure doctor"): "see tests/journeys/test_doctor.py",
     ("docs/guide/deploy.md", "docker build "): "needs Docker",
     ("docs/guide/deploy.md", "kubectl create secret "): "needs a cluster; see tests/unit/test_deploy.py",
+    (
+        "docs/guide/backup.md",
+        "perdure backup /backups",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
+    (
+        "docs/guide/backup.md",
+        "perdure restore /backups",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
+    (
+        "docs/guide/backup.md",
+        "perdure verify --data",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
+    (
+        "docs/guide/backup.md",
+        "perdure export shop.export",
+    ): "names a reader's own database; see tests/journeys/test_backups.py and test_transfers.py",
     (
         "docs/guide/questions.md",
         '{"tool_results": ',

@@ -372,3 +372,33 @@ async def test_an_answer_that_comes_while_another_call_still_runs_keeps_its_secr
     assert (await result_of(talk))["answers"][0]["status"] == "stored"
     assert (await result_of(talk, "b2"))["stdout"].strip() == "[secret SHOP_TOKEN]"
     assert SECRET not in json.dumps(await talk.events())
+
+
+@pytest.mark.parametrize("secret", ["colour", "answered", "blue"])
+async def test_a_secret_that_is_a_word_of_the_result_is_not_told_by_what_is_missing(
+    api: httpx.AsyncClient, secret: str
+) -> None:
+    """A mark in place of a known word would say what the secret is. What a person writes is redacted."""
+    talk = await new_talk(api)
+    await asked(talk, COLOUR, WHY, TOKEN)
+    answers = {"colour": "blue", "why": f"It is {secret}, or {secret}.", "token": secret}
+    await talk.answer({"tool_call_id": "q1", "result": {"answers": answers}})
+    told = await result_of(talk)
+    assert told["answers"] == [
+        {"id": "colour", "status": "answered", "answer": "blue"},
+        {"id": "why", "status": "answered", "answer": "It is [secret SHOP_TOKEN], or [secret SHOP_TOKEN]."},
+        {"id": "token", "status": "stored", "secret": "SHOP_TOKEN"},
+    ]
+    assert "[secret" not in told["note"]
+    # Later, it is a secret like all others.
+    await talk.turn({"text": f"Once more: {secret}."})
+    assert (await talk.messages())[-1]["content"][0]["text"] == "Once more: [secret SHOP_TOKEN]."
+
+
+async def test_a_secret_of_before_is_redacted_in_what_a_person_writes(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    await api.put(talk.path("/storage/secrets"), json={"secrets": {"OLD": SECRET}})
+    await asked(talk, COLOUR, WHY)
+    await talk.answer({"tool_call_id": "q1", "result": {"answers": {"colour": "red", "why": SECRET}}})
+    assert (await result_of(talk))["answers"][1]["answer"] == "[secret OLD]"
+    assert SECRET not in json.dumps(await talk.events())

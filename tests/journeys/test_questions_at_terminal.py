@@ -121,9 +121,9 @@ async def test_a_run_stops_with_its_question_and_the_inbox_answers(
     done = await perdure("run", message, url=url)
     assert done.status == 3
     assert "? Which colour?" in done.err
-    assert "perdure inbox answer" in done.err
     session_id = done.err.split()[1]
     (item,) = (await client.list_inbox(kind="question", session_id=session_id)).data
+    assert f"`perdure inbox answer {item.id}` answers" in done.err
     shown = await perdure("inbox", "show", item.id, url=url)
     assert "2. blue (recommended)" in shown.out
     wrong = await perdure("inbox", "answer", item.id, "-a", "colour=green", "--decline", url=url)

@@ -179,11 +179,17 @@ async def test_a_changed_text_is_a_new_version_and_earlier_ones_stay_readable(
     )
     same = await change(http, made, {})
     assert same == replaced
+    versions = (await get(http, f"{made['self_url']}/versions"))["data"]
+    assert [each["version"] for each in versions] == [each["version"] for each in (replaced, changed, made)]
+    assert versions[2]["size_bytes"] == len(before["skill_md"].encode()) + len("One.")
+    await upload(http, packed("pdf-forms", notes__md="One."), replace=True)
+    again = (await get(http, f"{made['self_url']}/versions"))["data"]
+    assert [each["is_current"] for each in versions + again] == [True, False, False, False, False, True]
 
 
 async def test_a_bad_change_is_refused_and_changes_nothing(http: httpx.AsyncClient) -> None:
     made, other = await create(http, "pdf-forms"), await create(http, "tables")
-    assert (await change(http, made, {"skill_md": "none"}, 400))["code"] == "invalid_skill"
+    assert (await change(http, made, {"skill_md": "none"}, 422))["code"] == "invalid_skill"
     assert (await change(http, made, {"status": "deleted"}, 400))["field"] == "status"
     await change(http, made, {"status": None}, 400)
     taken = {"skill_md": skill_md("tables"), "status": "disabled"}
@@ -202,7 +208,7 @@ async def test_what_is_wrong_with_a_text_is_said_before_it_is_stored(http: httpx
     bad = await post(http, "/v1/skills/validate", {"skill_md": "---\nname: PDF\n---\n"}, 200)
     assert not bad["valid"]
     assert any(each.startswith("line 2: `name`") for each in bad["errors"])
-    refused = await create(http, "Bad-Name", 400)
+    refused = await create(http, "Bad-Name", 422)
     assert (refused["code"], "line 2" in refused["detail"]) == ("invalid_skill", True)
 
 

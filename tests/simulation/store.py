@@ -37,7 +37,7 @@ from perdure.store.migrate import migrate
 from perdure.store.queue import LocalQueue
 from perdure.store.rows import columns
 from perdure.store.sessions import SessionRow
-from perdure.store.sqlite import SqliteTx, _connect, _drive
+from perdure.store.sqlite import SqliteTx, _drive, connect
 from perdure.store.tasks import TaskRow
 from perdure.tools.built_in import built_in
 from tests.simulation.model import SPARE
@@ -64,9 +64,9 @@ class Store:
     dialect = "sqlite"
 
     def __init__(self, folder: Path) -> None:
-        self.writer = _connect(folder / "simulation.db")
+        self.writer = connect(folder / "simulation.db")
         self.writer.execute("PRAGMA synchronous=OFF")
-        self.reader = _connect(folder / "simulation.db", readonly=True)
+        self.reader = connect(folder / "simulation.db", readonly=True)
         self._made = ""
         self.locks: set[str] = set()
         """The sessions that the last transaction has locked, if locks are watched: not those it has made."""

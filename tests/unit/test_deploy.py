@@ -115,5 +115,5 @@ def test_helm_renders_what_the_values_ask_for() -> None:
 
 
 def rendered(*arguments: str) -> list[Any]:
-    text = helm("template", "mine", str(CHART), *arguments)
+    text = helm("template", "mine", str(CHART), "--kube-version", "1.30.0", *arguments)
     return [each for each in yaml.safe_load_all(text) if each]

@@ -31,6 +31,8 @@ OUTSIDE_THE_RINGS = {
     "__main__",
     "settings",
     "routing",
+    "keeping",
+    "transfers",
     "wiring",
     "server",
     "stopping",

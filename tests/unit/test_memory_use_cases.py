@@ -84,6 +84,7 @@ async def test_an_organization_has_so_many_memories_and_no_more(
         ("MAX_FILES", 1, "at most 1 files and folders"),
         ("MAX_VERSIONS", 1, "has 1 versions, which is the most"),
         ("MAX_HISTORY", 3, "may have 3 bytes together"),
+        ("MAX_ALL_VERSIONS", 1, "has 1 versions of its files, and may have 1"),
     ],
 )
 async def test_a_memory_at_its_limit_says_which_and_keeps_what_it_has(

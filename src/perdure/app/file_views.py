@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from perdure.app.confidential import mark_confidential
+from perdure.app.confidential import is_withheld, mark_confidential, withheld
 from perdure.app.context import Scope, Services
 from perdure.app.file_access import OfSession, Readable, workspace_at
 from perdure.app.memory_files import as_mounted
@@ -108,6 +108,11 @@ async def view_at(tx: Tx, scope: Scope, at: Readable, path: str) -> View:
 async def _seen(tx: Tx, org_id: OrgId, mounts: Mounts, path: str) -> tuple[Seen, ...]:
     one = mount_of(mounts, path)
     concerned = mounts.visible() if path in ("/", ROOT) else () if one is None else (one,)
+    personal = mounts.in_turn and any(each.scope == "user" for each in concerned)
+    if personal and await is_withheld(tx, mounts.session_id):
+        if one is not None:
+            raise withheld()
+        concerned = tuple(each for each in concerned if each.scope != "user")
     found = [Seen(each, await memory_of(tx, org_id, mounts, each)) for each in concerned]
     # A memory of the organization does not come into being by itself.
     return tuple(each for each in found if each.row is not None or each.mount.scope != "named")

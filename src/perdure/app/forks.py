@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 
 from perdure.app.agent_policies import check_fork_kept
-from perdure.app.confidential import close_to_others
+from perdure.app.confidential import keep_openness
 from perdure.app.context import App
 from perdure.app.feedback import fork_feedback
 from perdure.app.idempotency import Once, write_once
@@ -36,7 +36,6 @@ from perdure.domain.sessions import (
 from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.store.agents import get_agent
-from perdure.store.confidential import reader_of
 from perdure.store.content_holds import copy_holds
 from perdure.store.database import Tx
 from perdure.store.databases import copy_databases
@@ -197,8 +196,7 @@ async def _complete(
     await copy_shell_state(tx, source.id, row.id)
     await copy_tool_lists(tx, source.id, row.id)
     await copy_holds(tx, source.org_id, source.id, row.id)
-    if await reader_of(tx, source.id) is not None:
-        await close_to_others(tx, row, now)
+    await keep_openness(tx, source, row, now)
     await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)
     if row.status in IN_TURN:
         reason = "the session was forked in the middle of this turn"

@@ -189,7 +189,7 @@ async def _open_question(app: App, tx: Tx, caller: Caller, ref: ItemRef, *, lock
 async def _open(app: App, tx: Tx, caller: Caller, ref: ItemRef, *, lock: bool = False) -> _Opened:
     try:
         row = await get_session(tx, caller.organization_id, ref.session_id, lock=lock)
-        await check_row(tx, caller, row)
+        await check_row(tx, caller, row, app.now() if lock else None)
     except NotFound:
         raise NotFound("inbox item") from None
     question = await question_at(tx, ref)

@@ -15,6 +15,7 @@ from perdure.domain.errors import Conflict, InvalidInput, TooLarge
 from perdure.domain.ids import MemoryVersionId, WorkspaceId
 from perdure.domain.memories import (
     LIMITS,
+    MAX_ALL_VERSIONS,
     MAX_FILES,
     MAX_HISTORY,
     MAX_VERSIONS,
@@ -163,6 +164,12 @@ async def _versions(tx: Tx, at: Writing, left: Sequence[_Left]) -> list[MemoryVe
         raise Conflict(
             f"{full.path} has {MAX_VERSIONS} versions, which is the most: continue in another file",
             code="too_many_memory_versions",
+        )
+    if any(each.hash for each in left) and row.version_count + len(left) > MAX_ALL_VERSIONS:
+        raise Conflict(
+            f"this memory has {row.version_count} versions of its files, and may have {MAX_ALL_VERSIONS}: "
+            "continue in another memory",
+            code="memory_history_full",
         )
     history = sum(each.size_bytes for each in left)
     if history and row.history_bytes + history > MAX_HISTORY:

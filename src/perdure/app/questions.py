@@ -17,7 +17,7 @@ from perdure.app.context import App
 from perdure.app.guarded import Checked, checked_results, session_guard
 from perdure.app.messages import result_event, submit_tool_results
 from perdure.app.running_turns import see_to_runner
-from perdure.app.storage import without_secrets
+from perdure.app.storage import redactor_of
 from perdure.capabilities.guarding import Guard
 from perdure.capabilities.layers import acting
 from perdure.domain.accounts import Caller
@@ -27,9 +27,16 @@ from perdure.domain.errors import Gone, InvalidInput
 from perdure.domain.events import NewEvent, ToolCompletedData
 from perdure.domain.ids import SessionId, ToolCallId
 from perdure.domain.inbox import Decider
-from perdure.domain.messages import JsonObject
-from perdure.domain.questions import ASK_USER, Answers, AskedQuestion, QuestionAnswers, given_answers
-from perdure.domain.redaction import Redactor
+from perdure.domain.messages import JsonObject, TextPart
+from perdure.domain.questions import (
+    ASK_USER,
+    Answers,
+    AskedQuestion,
+    QuestionAnswers,
+    given_answers,
+    with_texts,
+)
+from perdure.domain.redaction import Redactor, redact_events
 from perdure.domain.session_answers import OpenQuestions
 from perdure.domain.spans import tool_context
 from perdure.domain.storage import check_room
@@ -64,12 +71,14 @@ class Answered(Struct, frozen=True):
         asked_at: the sequence of the event that asks.
         secrets: what the session stores, by name.
         checked: what the model reads, as the session's guardrails let it.
+        questions: what was asked; empty if guardrails have changed what the model reads.
     """
 
     call_id: ToolCallId
     asked_at: int
     secrets: dict[str, str]
     checked: Checked
+    questions: tuple[AskedQuestion, ...] = ()
 
 
 async def questions_of(tx: Tx, row: SessionRow) -> tuple[OpenQuestions, ...]:
@@ -135,9 +144,11 @@ async def _checked(
     if wanted.answers is not None:
         given = given_answers(questions, wanted.answers, wanted.field)
         # A person may have entered the secret twice: guardrails must not see it either.
-        secrets, said = given.secrets, Redactor(given.secrets).value(given.result)
-        result = ToolCallResult(call_id, said)
-    return Answered(call_id, asked_at, secrets, await checked_results(guard, (result,), {call_id: ASK_USER}))
+        secrets = given.secrets
+        result = ToolCallResult(call_id, with_texts(given.result, questions, Redactor(secrets).text))
+    checked = await checked_results(guard, (result,), {call_id: ASK_USER})
+    kept = wanted.answers is not None and checked.results == (result,)
+    return Answered(call_id, asked_at, secrets, checked, questions if kept else ())
 
 
 async def end_calls(
@@ -156,16 +167,23 @@ async def end_calls(
         InvalidInput: the session has no room for the secret.
     """
     events: list[NewEvent] = []
+    redactor = await redactor_of(app, tx, row)
+    results: list[tuple[CallState, Answered]] = []
     for each in answered:
         waits = waiting_question(state, each.call_id, now)
         if waits is None or waits[1] != each.asked_at:
             raise over()
         events += [*each.checked.events(tool_context(state, each.call_id), now)]
-        events.append(_event(state, waits[0], each.checked.results[0], decider, now))
         check_room(await secret_sizes(tx, row.id), each.secrets)
         for name, value in each.secrets.items():
             await set_secret(tx, app.vault, row.org_id, row.id, name, value, now)
-    after, stored = await append(tx, row, await without_secrets(app, tx, row, events), now=now)
+        redactor.learn(each.secrets)
+        results.append((waits[0], each))
+    for call, each in results:
+        event, known = _event(state, call, each, redactor, decider, now)
+        redactor.known |= known
+        events.append(event)
+    after, stored = await append(tx, row, redact_events(events, redactor), now=now)
     rested = bool(row.resting) or row.status != "active"
     if after.status == "active":
         await see_to_runner(app, tx, row, is_new=rested)
@@ -174,13 +192,20 @@ async def end_calls(
 
 
 def _event(
-    state: Calling, call: CallState, result: ToolCallResult, decider: Decider, now: Micros
-) -> NewEvent:
+    state: Calling, call: CallState, answered: Answered, redactor: Redactor, decider: Decider, now: Micros
+) -> tuple[NewEvent, frozenset[str]]:
+    """The event that ends a call, and the texts in it that need no further redaction."""
+    result = answered.checked.results[0]
+    if answered.questions:
+        result = replace(result, result=with_texts(result.result, answered.questions, redactor.text))
     event = result_event(state, call, result, now)
     by = AnsweredBy(
         decider.via, decider.user_id, decider.address, decider.user_agent, decider.shown, decider.link
     )
-    return replace(event, data=replace(event.read(ToolCompletedData), answered=by))
+    data = event.read(ToolCompletedData)
+    clean = answered.questions and data.result
+    known = frozenset(part.text for part in clean or () if isinstance(part, TextPart))
+    return replace(event, data=replace(data, answered=by)), known
 
 
 def over() -> Gone:

@@ -29,7 +29,7 @@ async def with_mounts(app: App, caller: Caller, at: At, *paths: str) -> At:
     row, mounts = await app.database.read(work)
     if not mounts:
         return at
-    return replace(at, mounts=Mounts(mounts, row.owner_id, row.agent_id, caller.user_id))
+    return replace(at, mounts=Mounts(mounts, row.owner_id, row.agent_id, caller.user_id, session_id=row.id))
 
 
 async def session_mounts(tx: Tx, registry: Registry, row: SessionRow) -> tuple[MemoryMount, ...]:

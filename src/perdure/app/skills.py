@@ -11,7 +11,7 @@ from msgspec import UNSET
 from perdure.app.context import App
 from perdure.app.idempotency import Once, replay, write_once
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.errors import Conflict, InvalidInput, Unprocessable
 from perdure.domain.files import Content, content_of, encoded
 from perdure.domain.ids import OrgId, SkillId
 from perdure.domain.paging import AllowedAction
@@ -26,6 +26,7 @@ from perdure.domain.skills import (
     SkillSource,
     SkillUsage,
     SkillValidation,
+    SkillVersion,
     UpdateSkill,
     version_of,
 )
@@ -50,6 +51,7 @@ from perdure.store.skills import (
     get_skill,
     get_version,
     list_skills,
+    list_versions,
     skill_by_name,
     update_skill,
 )
@@ -108,6 +110,7 @@ def to_skill(row: SkillRow, version: SkillVersionRow) -> Skill:
     actions = (
         AllowedAction("self", "GET", url, "get_skill"),
         AllowedAction("content", "GET", f"{url}/content", "get_skill_content"),
+        AllowedAction("versions", "GET", f"{url}/versions", "list_skill_versions"),
         AllowedAction("update", "PATCH", url, "update_skill"),
         AllowedAction("archive", "DELETE", url, "delete_skill"),
         AllowedAction("delete", "POST", f"{url}/delete", "destroy_skill", "Delete it for good"),
@@ -146,12 +149,12 @@ def _checked(text: str) -> SkillText:
     if found.errors:
         more = len(found.errors) - MAX_TOLD
         told = "; ".join(found.errors[:MAX_TOLD]) + (f"; and {more} more" if more > 0 else "")
-        raise InvalidInput(f"{SKILL_MD}: {told}", code="invalid_skill", field="skill_md")
+        raise Unprocessable(f"{SKILL_MD}: {told}", code="invalid_skill", field="skill_md")
     return found
 
 
 def _version_with(files: dict[str, Content]) -> NewVersion:
-    """Check the files of a version. Raises InvalidInput."""
+    """Check the files of a version. Raises Unprocessable."""
     try:
         text = files[SKILL_MD].data.decode()
     except UnicodeDecodeError:
@@ -185,7 +188,7 @@ async def upload_skill(
         replace: whether a skill of the same name gets a new version; otherwise the name must be free.
 
     Raises:
-        InvalidInput, TooLarge: the archive cannot be used.
+        Unprocessable, TooLarge: the archive cannot be used.
         Conflict: the name is taken.
     """
     require_manager(caller, "skill")
@@ -289,6 +292,31 @@ def _content(files: dict[str, Content]) -> SkillContent:
         if path != SKILL_MD
     )
     return SkillContent(files[SKILL_MD].data.decode(), tuple(further))
+
+
+async def all_versions(app: App, caller: Caller, skill_id: SkillId) -> list[SkillVersion]:
+    """List the versions of a skill, newest first. Raises NotFound."""
+    org_id = caller.organization_id
+
+    async def work(tx: Tx) -> tuple[SkillRow, list[tuple[SkillVersionRow, int, int]]]:
+        row, _ = await get_skill(tx, org_id, skill_id)
+        return row, await list_versions(tx, org_id, skill_id)
+
+    row, versions = await app.database.read(work)
+    return [
+        SkillVersion(
+            skill_id=skill_id,
+            version=each.version,
+            is_current=each.version == row.version,
+            name=each.name,
+            description=each.description,
+            source_type=each.source_type,
+            file_count=files,
+            size_bytes=size,
+            created_at=to_rfc3339(each.created_at),
+        )
+        for each, files, size in versions
+    ]
 
 
 async def change_skill(app: App, caller: Caller, skill_id: SkillId, body: UpdateSkill) -> Skill:

@@ -221,8 +221,8 @@ class ToolContext(Struct, frozen=True):
         """The memories in the files of the context's own session; None without any."""
         if session_id != self.session_id or not self.memories:
             return None
-        agent_id = None if self.agent is None else self.agent.agent_id
-        return Mounts(self.memories, self.owner_id, agent_id, self.owner_id, self.heard_from, in_turn=True)
+        of, agent = self.owner_id, None if self.agent is None else self.agent.agent_id
+        return Mounts(self.memories, of, agent, of, self.heard_from, in_turn=True, session_id=session_id)
 
     def effect(self, name: str) -> str:
         """The key of one of several effects of the call; `name` tells them apart."""

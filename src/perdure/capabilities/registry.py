@@ -191,14 +191,10 @@ class Registry:
                 )
             error = next(iter(validator.iter_errors(ref.config)), None)
             if error is not None:
-                path = "".join(f"[{step!r}]" for step in error.instance_path)
+                where = f"{location}.config" + "".join(map(_step, error.instance_path))
                 # The library's message has the value.
                 what = "must be a text" if "secret" in error.instance_path else error.message[:200]
-                raise InvalidInput(
-                    f"`{location}.config{path}`: {what}",
-                    code="invalid_capability_config",
-                    field=location,
-                )
+                raise InvalidInput(f"`{where}`: {what}", code="invalid_capability_config", field=where[:200])
 
     def _validator(self, identifier: str, schema: JsonObject) -> tuple[Validator, Cost]:
         if identifier not in self._validators:
@@ -265,3 +261,8 @@ class Registry:
                 if tool.name == name:
                     return capability, tool
         return None
+
+
+def _step(step: str | int) -> str:
+    """A step to a value of a configuration, as part of a field's path."""
+    return f"[{step}]" if isinstance(step, int) else f".{step[:100]}"

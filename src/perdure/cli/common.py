@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from perdure.cli.database_url import OPTION, hide_password
 from perdure.cli.failures import INTERRUPTED
 from perdure.cli.terminal import log_to_terminal
 from perdure.domain.errors import PerdureError
@@ -32,6 +33,16 @@ Org = Annotated[
         "--org",
         envvar="PERDURE_ORG",
         help="The organization's id, if the access token's user belongs to several.",
+    ),
+]
+Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        OPTION,
+        help="A PostgreSQL URL, instead of SQLite. With a password, use PERDURE_DATABASE_URL instead.",
+        show_default=False,
+        callback=hide_password,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +24,12 @@ app = typer.Typer(help="List, read and change files of a session or a workspace.
 
 Owner = Annotated[str, typer.Argument(help="The id of a session or a workspace.", show_default=False)]
 Path_ = Annotated[str, typer.Argument(metavar="PATH", help="A path, such as /notes.md.", show_default=False)]
-Local = Annotated[Path, typer.Argument(help="A file on this computer; `-` for standard input.")]
+Local = Annotated[
+    Path | None,
+    typer.Argument(
+        help="A file on this computer; `-` for standard input.", show_default="what is piped to the command"
+    ),
+]
 Target = Annotated[str, typer.Argument(help="The new path. Nothing may exist there.", show_default=False)]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="With everything in the folder.")]
 STANDARD = Path("-")
@@ -92,14 +97,18 @@ async def _save(client: Client, owner: str, path: str, target: Path) -> None:
 def put(
     owner: Owner,
     path: Path_,
-    source: Local = STANDARD,
+    source: Local = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,
 ) -> None:
     """Create a file, or replace its content. A file or a pipe is read while it is sent."""
     try:
-        if source == STANDARD:
+        if source is None:
+            check_piped("perdure files put OWNER /PATH FILE")
+            given = _some(_pieces_from(sys.stdin.fileno()))
+            enter(_put(connect(url, token, org), owner, path, given))
+        elif source == STANDARD:
             enter(_put(connect(url, token, org), owner, path, _pieces_from(sys.stdin.fileno())))
         elif source.is_file():
             enter(_put(connect(url, token, org), owner, path, source))
@@ -108,6 +117,27 @@ def put(
                 enter(_put(connect(url, token, org), owner, path, _pieces_from(pipe.fileno())))
     except OSError as error:
         raise CommandFailed(f"cannot read {source}: {error.strerror}") from error
+
+
+def check_piped(usage: str) -> None:
+    """Check that something can be piped to the command. Raises CommandFailed."""
+    if sys.stdin.isatty():
+        raise CommandFailed(f"name a local file: `{usage}`, or `-` to type the content")
+
+
+def nothing_piped() -> CommandFailed:
+    """The error without a local file and without input: a forgotten name must not empty a file."""
+    return CommandFailed("standard input is empty: name a local file, or `-` for an empty file")
+
+
+async def _some(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces, of which there must be one. Raises CommandFailed before the request begins."""
+    first = await anext(pieces, b"")
+    if not first:
+        raise nothing_piped()
+    yield first
+    async for piece in pieces:
+        yield piece
 
 
 async def _pieces_from(number: int) -> AsyncIterator[bytes]:
@@ -170,6 +200,20 @@ async def _transfer(client: Client, owner: str, path: str, target: str, *, move:
     Screen().line(f"{'moved' if move else 'copied'} to {file.path}")
 
 
+@contextlib.contextmanager
+def advising_recursive() -> Iterator[None]:
+    """Name the command's option where the server's error names the parameter of a route."""
+    from perdure.client import Conflict
+
+    try:
+        yield
+    except Conflict as error:
+        if error.code != "folder_not_empty":
+            raise
+        before, found, _ = error.message.partition(": set `recursive`")
+        raise CommandFailed(f"{before}: `--recursive` deletes it" if found else error.message) from None
+
+
 @app.command()
 def delete(
     owner: Owner,
@@ -185,7 +229,8 @@ def delete(
 
 async def _delete(client: Client, owner: str, path: str, recursive: bool) -> None:
     async with client:
-        deleted = await client.delete_file(owner, path, recursive=recursive)
+        with advising_recursive():
+            deleted = await client.delete_file(owner, path, recursive=recursive)
     if not deleted:
         raise CommandFailed(f"nothing exists at {path}")
     Screen().line(f"deleted {path}")

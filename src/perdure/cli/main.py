@@ -12,9 +12,11 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from perdure import __version__
-from perdure.cli import doctor, participants, session_resume, sessions, spend
+from perdure.cli import doctor, keep, participants, session_resume, sessions, spend, transfers
 from perdure.cli.common import (
     DEFAULT_URL,
+    Data,
+    DatabaseUrl,
     Org,
     Token,
     Url,
@@ -23,7 +25,6 @@ from perdure.cli.common import (
     pairs_of,
     read_text,
 )
-from perdure.cli.database_url import OPTION, hide_password
 from perdure.cli.failures import FAILED, USAGE, end_with
 from perdure.cli.terminal import Screen, complain, write_any_text
 
@@ -97,17 +98,11 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys, name="keys")
 app.command()(spend.spend)
 app.command()(doctor.doctor)
-
-Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")]
-DatabaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        OPTION,
-        help="A PostgreSQL URL, instead of SQLite. With a password, use PERDURE_DATABASE_URL instead.",
-        show_default=False,
-        callback=hide_password,
-    ),
-]
+app.command()(keep.backup)
+app.command()(keep.restore)
+app.command()(keep.verify)
+app.command("export")(transfers.export)
+app.command("import")(transfers.import_)
 
 
 def _print_version(requested: bool) -> None:
@@ -202,7 +197,7 @@ def worker(
     database_url: DatabaseUrl = None,
     tools: Tools = None,
 ) -> None:
-    """Run turns, schedules and webhooks, without the API: it listens only for /health.
+    """Run turns, schedules and webhooks, without the API: it listens only for /health and /metrics.
 
     It needs PostgreSQL. Give all processes the same settings.
     """

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter
-from perdure.cli.files import Local, Recursive
+from perdure.cli.files import STANDARD, Local, Recursive, advising_recursive, check_piped, nothing_piped
 from perdure.cli.terminal import Screen
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ Path_ = Annotated[
     str, typer.Argument(metavar="PATH", help="A path in the memory, such as /notes.md.", show_default=False)
 ]
 Version = Annotated[int | None, typer.Option("--version", "-v", help="A version of the path, from 1.", min=1)]
-STANDARD = Path("-")
 SOME = 1_000
 """Versions of a path that are looked up: a path has no more."""
 
@@ -133,7 +131,7 @@ async def _get(client: Client, memory: str, path: str, version: int | None) -> b
 def put(
     memory: MemoryId,
     path: Path_,
-    source: Local = STANDARD,
+    source: Local = None,
     expected_hash: Annotated[
         str | None,
         typer.Option(help="Fail if the file has another hash by now.", show_default=False),
@@ -144,12 +142,17 @@ def put(
 ) -> None:
     """Create a file, or replace its text. What it was stays as a version."""
     try:
-        content = sys.stdin.buffer.read() if source == STANDARD else source.read_bytes()
+        if source is None:
+            check_piped("perdure memories put MEMORY /PATH FILE")
+        local = None if source == STANDARD else source
+        content = sys.stdin.buffer.read() if local is None else local.read_bytes()
+        if source is None and not content:
+            raise nothing_piped()
         text = content.decode()
     except OSError as error:
         raise CommandFailed(f"cannot read {source}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise CommandFailed(f"{source} is not text in UTF-8") from error
+        raise CommandFailed(f"{source or 'standard input'} is not text in UTF-8") from error
     enter(_put(connect(url, token, org), memory, path, text, expected_hash))
 
 
@@ -157,7 +160,7 @@ async def _put(client: Client, memory: str, path: str, text: str, expected_hash:
     async with client:
         memory_id = await _id(client, memory)
         file = await client.write_memory_file(memory_id, path, text, expected_hash=expected_hash)
-    Screen().line(f"wrote {file.path}, {file.size_bytes} bytes, {file.content_hash}")
+    Screen().line(f"wrote {file.path}, {file.size_bytes} bytes, hash {file.content_hash}")
 
 
 @app.command()
@@ -175,7 +178,8 @@ def delete(
 
 async def _delete(client: Client, memory: str, path: str, recursive: bool) -> None:
     async with client:
-        await client.delete_memory_file(await _id(client, memory), path, recursive=recursive)
+        with advising_recursive():
+            await client.delete_memory_file(await _id(client, memory), path, recursive=recursive)
     Screen().line(f"deleted {path}")
 
 
@@ -260,7 +264,8 @@ async def _diff(
     if as_json:
         screen.json(found)
         return
-    screen.line(f"{found.path}: version {found.from_version or 'none'} to {found.to_version}")
+    before = "new in version" if found.from_version is None else f"version {found.from_version} to"
+    screen.line(f"{found.path}: {before} {found.to_version}")
     colours = {"+": "green", "-": "red"}
     for line in found.lines:
         if line.skipped:
@@ -274,7 +279,10 @@ async def _diff(
 def redact(
     memory: MemoryId,
     path: Path_,
-    version: Annotated[int, typer.Argument(help="The version of the path, from 1.", min=1)],
+    version: Annotated[
+        int,
+        typer.Option("--version", "-v", help="The version of the path, from 1.", min=1, show_default=False),
+    ],
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,
@@ -292,8 +300,20 @@ async def _redact(client: Client, memory: str, path: str, version: int) -> None:
 
 @app.command()
 def archive(memory: MemoryId, url: Url = DEFAULT_URL, token: Token = None, org: Org = None) -> None:
-    """Archive a memory: read-only, and in no session's files."""
+    """Archive a memory: read-only, and in no session's files. `restore` brings it back."""
     enter(_remove(connect(url, token, org), memory, purge=False))
+
+
+@app.command()
+def restore(memory: MemoryId, url: Url = DEFAULT_URL, token: Token = None, org: Org = None) -> None:
+    """Bring an archived memory back."""
+    enter(_restore(connect(url, token, org), memory))
+
+
+async def _restore(client: Client, memory: str) -> None:
+    async with client:
+        await client.update_memory(await _id(client, memory, archived=True), status="active")
+    Screen().line(f"restored {memory}")
 
 
 @app.command()

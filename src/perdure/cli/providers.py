@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -206,9 +207,14 @@ async def _types(client: Client, as_json: bool) -> None:
     def row(each: DriverCredentials) -> tuple[Part, ...]:
         fields = each.credential_schema.fields
         needed = "required" if any(field.required for field in fields) else "optional" if fields else "none"
-        return each.driver, needed, each.credential_schema.instructions_markdown
+        return each.driver, needed, _plain(each.credential_schema.instructions_markdown)
 
     Screen().listing(found, ["TYPE", "KEY", "NOTES"], row, as_json=as_json)
+
+
+def _plain(markdown: str) -> str:
+    """Instructions as they are read in a terminal: links as addresses, and this command's options."""
+    return re.sub(r"\[[^\[\]]*\]\(([^()]*)\)", r"\1", markdown).replace("`base_url`", "`--base-url`")
 
 
 @app.command()

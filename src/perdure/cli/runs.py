@@ -136,6 +136,7 @@ async def run_once(
             )
             _tell_limit(events[0], notes, told)
         asked = await _asked(client, result)
+        items = [] if not asked else await _items(client, result.session_id)
     if as_json:
         Screen().json(result)
     elif result.status == "completed":
@@ -150,7 +151,7 @@ async def run_once(
             complain(f"the run waits for a budget\n{money_advice(paused[0])}")
         else:
             how = "asks" if asked else "shows what to do"
-            inbox = ", and `perdure inbox answer` answers" if asked else ""
+            inbox = f", and `perdure inbox answer {items[0]}` answers" if asked and items else ""
             complain(f"the run waits for somebody: `perdure chat {quote(result.session_id)}` {how}{inbox}")
     else:
         problem = None if result.turn is None else result.turn.error
@@ -168,6 +169,12 @@ async def _asked(client: Client, result: RunResult) -> list[str]:
         return []
     waits = await client.pending(result.session_id)
     return [line for each in (waits.questions if waits else ()) for line in question_lines(each.questions)]
+
+
+async def _items(client: Client, session_id: str) -> list[str]:
+    """The items of the inbox with the questions of a session."""
+    found = await client.list_inbox(kind="question", session_id=session_id)
+    return [item.id for item in found.data]
 
 
 async def _tell_limits(client: Client, session_id: str, notes: Screen, told: set[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,9 @@ _Path = Annotated[
         exists=True, help="A skill's folder, its SKILL.md, or a ZIP file of the folder.", show_default=False
     ),
 ]
+
+
+_Skill = Annotated[str, typer.Argument(help="The skill's id or name.", show_default=False)]
 
 
 class Found(Struct, frozen=True):
@@ -87,14 +91,25 @@ def add(
 
 
 async def _add(client: Client, found: Found, replace: bool, as_json: bool) -> None:
+    from perdure.client import Conflict
+
     async with client:
-        skill = await client.upload_skill(_packed(found.files), replace=replace)
+        before = await _known(client, found.text.name) if replace else None
+        try:
+            skill = await client.upload_skill(_packed(found.files), replace=replace)
+        except Conflict as error:
+            if error.code != "skill_name_taken":
+                raise
+            raise CommandFailed(f"{error.message}. With `--replace`, it becomes a new version") from None
     screen = Screen()
     if as_json:
         screen.json(skill)
         return
-    screen.line("added ", (skill.id, "bold"), f" ({skill.name}), version {skill.version[:12]}")
+    done = "added" if before is None else "unchanged:" if before.version == skill.version else "changed"
+    screen.line(f"{done} ", (skill.id, "bold"), f" ({skill.name}), version {skill.version[:12]}")
     screen.line(f'Agents use it with the capability "skill:{skill.id}".')
+    if done == "changed":
+        screen.line("Agents keep the version that they have pinned until they are saved again without one.")
 
 
 @app.command("list")
@@ -118,6 +133,124 @@ async def _list(client: Client, archived: bool, as_json: bool) -> None:
 
 def _row(skill: Skill) -> tuple[str, ...]:
     return skill.id, skill.status, skill.name, skill.version[:12], skill.description
+
+
+@app.command()
+def show(
+    skill: _Skill,
+    version: Annotated[
+        str | None,
+        typer.Option("--version", "-v", help="A version, or how it begins.", show_default="the current one"),
+    ] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Print the SKILL.md of a skill, and the names of its further files.
+
+    Example: perdure skills show pdf-forms --version 5feceb66
+    """
+    enter(_show(connect(url, token, org), skill, version, as_json))
+
+
+async def _show(client: Client, skill: str, version: str | None, as_json: bool) -> None:
+    async with client:
+        found = await _named(client, skill)
+        wanted = None if version is None else await _version(client, found, version)
+        content = await client.get_skill_content(found.id, wanted)
+    screen = Screen()
+    if as_json:
+        screen.json(content)
+        return
+    screen.content(content.skill_md.encode())
+    for file in content.files:
+        screen.line((f"further file: {file.path}", "dim"))
+
+
+@app.command()
+def versions(
+    skill: _Skill, as_json: Json = False, url: Url = DEFAULT_URL, token: Token = None, org: Org = None
+) -> None:
+    """List the versions of a skill, newest first. Agents pin one by its digest."""
+    enter(_versions(connect(url, token, org), skill, as_json))
+
+
+async def _versions(client: Client, skill: str, as_json: bool) -> None:
+    async with client:
+        found = await client.list_skill_versions((await _named(client, skill)).id)
+    Screen().listing(
+        found,
+        ("VERSION", "STATE", "FILES", "BYTES", "CREATED", "DESCRIPTION"),
+        lambda each: (
+            each.version,
+            "current" if each.is_current else "",
+            f"{each.file_count}",
+            f"{each.size_bytes}",
+            each.created_at,
+            each.description,
+        ),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def archive(skill: _Skill, url: Url = DEFAULT_URL, token: Token = None, org: Org = None) -> None:
+    """Archive a skill: models are not offered it any more. `add --replace` brings it back."""
+    enter(_end(connect(url, token, org), skill, for_good=False))
+
+
+@app.command()
+def delete(
+    skill: _Skill,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Delete a skill for good, with all its versions.
+
+    Asks for confirmation on a terminal; without one, pass --yes.
+    """
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("no terminal to confirm on; pass --yes", param_hint="--yes")
+        typer.confirm(f"Delete {skill} and all its versions?", abort=True)
+    enter(_end(connect(url, token, org), skill, for_good=True))
+
+
+async def _end(client: Client, skill: str, *, for_good: bool) -> None:
+    async with client:
+        found = await _named(client, skill)
+        await (client.destroy_skill(found.id) if for_good else client.delete_skill(found.id))
+    Screen().line(f"{'deleted' if for_good else 'archived'} {found.name}")
+
+
+async def _named(client: Client, skill: str) -> Skill:
+    """The skill of an id or a name, archived ones included: a name is taken once."""
+    found = await (client.get_skill(skill) if skill.startswith("skill_") else _known(client, skill))
+    if found is not None:
+        return found
+    raise CommandFailed(f"no skill is called {skill!r}; `perdure skills list --archived` lists all")
+
+
+async def _known(client: Client, name: str) -> Skill | None:
+    """The skill of a name, whatever its status; None if there is none."""
+    found = await client.list_skills(search=name, include_archived=True)
+    return next((each for each in found if each.name == name), None)
+
+
+async def _version(client: Client, skill: Skill, begins: str) -> str:
+    """The version that begins in this way."""
+    found = [
+        each.version
+        for each in await client.list_skill_versions(skill.id)
+        if each.version.startswith(begins.lower())
+    ]
+    if len(found) == 1:
+        return found[0]
+    few = f"{len(found)} versions begin" if found else "no version begins"
+    raise CommandFailed(f"{few} with {begins!r}; `perdure skills versions {skill.name}` lists them")
 
 
 # --- skills on this disk --------------------------------------------------------

@@ -12,6 +12,7 @@ from perdure.domain.skills import (
     SkillContent,
     SkillUsage,
     SkillValidation,
+    SkillVersion,
     UpdateSkill,
     ValidateSkill,
 )
@@ -67,3 +68,7 @@ class SkillMethods(Caller):
         """Return the files of a skill; of an earlier version, if one is given."""
         path = path_of(f"{_SKILL}/content", skill_id)
         return await self.call("GET", path, SkillContent, params=[("version", version)])
+
+    async def list_skill_versions(self, skill_id: str) -> tuple[SkillVersion, ...]:
+        """List the versions of a skill, newest first."""
+        return await listed(self, path_of(f"{_SKILL}/versions", skill_id), SkillVersion)

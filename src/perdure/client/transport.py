@@ -40,6 +40,10 @@ class Streamed(Struct, frozen=True):
     media_type: str = "application/octet-stream"
 
 
+UNREAD = 64 * 1024 * 1024
+"""Bytes of a request that a server still reads after it has answered."""
+
+
 class Binary(Struct, frozen=True):
     """A request body of bytes."""
 
@@ -155,7 +159,7 @@ class Transport:
                     idempotent and not once and isinstance(error, CUT)
                 )
                 if attempt >= self._retries or not may_retry:
-                    raise self.unreachable(error) from error
+                    raise self.unreachable(error, body) from error
                 wait = _pause(attempt)
             else:
                 if response.is_success:
@@ -222,9 +226,17 @@ class Transport:
             attempt += 1
             await asyncio.sleep(wait)
 
-    def unreachable(self, error: Exception) -> Unreachable:
+    def unreachable(self, error: Exception, body: Struct | None = None) -> Unreachable:
         """Build the error for a server that does not answer."""
         reason = str(error) or type(error).__name__
+        large = isinstance(body, Streamed) and (body.size is None or body.size > UNREAD)
+        if large and isinstance(error, httpx.NetworkError) and not isinstance(error, httpx.ConnectError):
+            # The server answers before it has read all, and reads only so much more: the answer is lost.
+            return Unreachable(
+                f"{self.base_url} ended the connection while the content was being sent: it may be "
+                "more than it takes (100 MB, unless its setting PERDURE_MAX_UPLOAD_BYTES says otherwise)",
+                code="upload_cut",
+            )
         return Unreachable(f"no answer from {self.base_url}: {reason}")
 
 

@@ -72,6 +72,10 @@ class InvalidId(InvalidInput):
         super().__init__(f"{where} an id of the form {prefix}_<32 lower-case hex digits>", field=field)
 
 
+class Unprocessable(InvalidInput):
+    """The request is well-formed, and the document in it breaks the rules of its format."""
+
+
 class Unauthenticated(PerdureError):
     code = "unauthenticated"
 

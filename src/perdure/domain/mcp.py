@@ -7,6 +7,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from perdure.domain.errors import OutcomeUnknown, ToolError
+from perdure.domain.mcp_skills import McpSkill
 from perdure.domain.messages import JsonObject, JsonValue
 
 Era = Literal["legacy", "stateless"]
@@ -39,6 +40,7 @@ class McpOffer(Struct, frozen=True):
         protocol: the negotiated revision, such as `2026-07-28`.
         ttl: seconds for which the list is fresh; None if the server does not say.
         faults: why tools were left out.
+        skills: the skills that it lists.
     """
 
     era: Era
@@ -51,6 +53,7 @@ class McpOffer(Struct, frozen=True):
     has_prompts: bool = False
     ttl: float | None = None
     faults: tuple[str, ...] = ()
+    skills: tuple[McpSkill, ...] = ()
 
 
 class McpContent(Struct, frozen=True):

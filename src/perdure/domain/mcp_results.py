@@ -19,6 +19,7 @@ from perdure.domain.mcp import (
     McpTool,
 )
 from perdure.domain.mcp_servers import ElicitationPolicy
+from perdure.domain.mcp_skills import EXTENSION
 from perdure.domain.mcp_wire import Malformed, encoded, header_arguments, text_in
 from perdure.domain.messages import JsonObject
 from perdure.domain.visible import without_hidden
@@ -57,6 +58,7 @@ class ServerInfo(Struct, frozen=True):
     has_tools: bool = False
     has_resources: bool = False
     has_prompts: bool = False
+    has_skills: bool = False
 
 
 def server_info(result: JsonObject) -> ServerInfo:
@@ -67,11 +69,15 @@ def server_info(result: JsonObject) -> ServerInfo:
     named = named if isinstance(named, dict) else {}
     can = result.get("capabilities")
     can = can if isinstance(can, dict) else {}
+    more = can.get("extensions")
     return ServerInfo(
         text_in(named.get("name"), MAX_TITLE),
         text_in(named.get("version"), MAX_TITLE),
         text_in(result.get("instructions"), MAX_INSTRUCTIONS),
-        *(isinstance(can.get(kind), dict) for kind in ("tools", "resources", "prompts")),
+        isinstance(can.get("tools"), dict),
+        isinstance(can.get("resources"), dict),
+        isinstance(can.get("prompts"), dict),
+        isinstance(more, dict) and isinstance(more.get(EXTENSION), dict),
     )
 
 

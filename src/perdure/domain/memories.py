@@ -23,12 +23,16 @@ LIMITS = FileLimits(file=100 * 1024, workspace=10 * 1024 * 1024)
 """Bytes of one file, and of all files of a memory."""
 MAX_VERSIONS = 1_000
 """Versions of the file at one path."""
+MAX_ALL_VERSIONS = 100_000
+"""Versions of all paths of a memory together: those of deletions and of empty files cost no bytes."""
 MAX_HISTORY = 256 * 1024 * 1024
 """Bytes of all versions of a memory together. Redacted ones do not count."""
 MAX_MOUNTS = 10
 """Memories that a configuration mounts."""
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$(?!\n)"
+USER_NAME = "{{user}}"
+"""Where a configuration names a memory or a scope: the memory of the session's owner."""
 MountName = Annotated[str, Meta(pattern=NAME_PATTERN, examples=["notes"])]
 
 MemoryScope = Literal["named", "agent", "user"]
@@ -91,6 +95,7 @@ class Mounts(Struct, frozen=True):
         viewer: who looks. Nobody but their user sees memories with the scope `user`.
         heard: is told of each source outside that text in a memory can come from.
         in_turn: whether a tool of the session looks, whose results its log keeps.
+        session_id: the session.
     """
 
     mounts: tuple[MemoryMount, ...]
@@ -99,6 +104,7 @@ class Mounts(Struct, frozen=True):
     viewer: UserId
     heard: Callable[[str], None] = unheard
     in_turn: bool = False
+    session_id: SessionId = SessionId("")
 
     def visible(self) -> tuple[MemoryMount, ...]:
         """The mounts that exist for whoever looks, sorted by name."""
@@ -304,8 +310,12 @@ CONFIG_SCHEMA: dict[str, Any] = {
                 "properties": {
                     "name": {
                         "type": "string",
-                        "pattern": "^[a-z0-9][a-z0-9_-]{0,63}$",
-                        "description": "The folder's name; without `memory_id`, also the memory's.",
+                        "pattern": r"^([a-z0-9][a-z0-9_-]{0,63}|\{\{user\}\})$",
+                        "description": (
+                            "The folder's name; without `memory_id`, also the memory's. Up to 64 lower-case "
+                            f"letters, digits, `_` and `-`. `{USER_NAME}` is short for the name `user` with "
+                            "the scope `user`."
+                        ),
                     },
                     "memory_id": {
                         "type": "string",
@@ -314,11 +324,12 @@ CONFIG_SCHEMA: dict[str, Any] = {
                     },
                     "scope": {
                         "type": "string",
-                        "enum": ["named", "agent", "user"],
+                        "enum": ["named", "agent", "user", USER_NAME],
                         "default": "named",
                         "description": (
                             "`named`: a memory of the organization. `agent`, `user`: the one of that name of "
-                            "the session's agent, or of its owner; it is made when it is first written."
+                            "the session's agent, or of its owner; it is made when it is first written. "
+                            f"`{USER_NAME}` is another spelling of `user`."
                         ),
                     },
                     "mode": {
@@ -330,6 +341,18 @@ CONFIG_SCHEMA: dict[str, Any] = {
                 },
                 "required": ["name"],
                 "additionalProperties": False,
+                "allOf": [
+                    {
+                        "if": {"properties": {"name": {"const": USER_NAME}}},
+                        "then": {"properties": {"scope": {"enum": ["user", USER_NAME]}}},
+                    },
+                    {
+                        "if": {"required": ["memory_id"]},
+                        "then": {
+                            "properties": {"name": {"not": {"const": USER_NAME}}, "scope": {"const": "named"}}
+                        },
+                    },
+                ],
             },
         }
     },
@@ -346,8 +369,15 @@ def merged(before: Any, after: Any) -> Any:
     """
     stores: dict[str, Any] = {}
     for config in (before, after):
-        for each in (config or {}).get("stores", ()):
+        for each in map(_spelled_out, (config or {}).get("stores", ())):
             known = stores.get(each["name"])
             tight = known is not None and known.get("mode", "read_only") == "read_only"
             stores[each["name"]] = {**each, "mode": "read_only"} if tight else each
     return {"stores": list(stores.values())}
+
+
+def _spelled_out(store: dict[str, Any]) -> dict[str, Any]:
+    """A mount of a configuration without `{{user}}`."""
+    if store["name"] == USER_NAME:
+        return {**store, "name": "user", "scope": "user"}
+    return {**store, "scope": "user"} if store.get("scope") == USER_NAME else store

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -207,6 +207,22 @@ def given_answers(
         else:
             given.append(Answer(question.id, "answered", _checked_text(where, question, value)))
     return Given(_result(given, timed_out=False), secrets)
+
+
+def with_texts(
+    result: JsonObject, questions: tuple[AskedQuestion, ...], change: Callable[[str], str]
+) -> JsonObject:
+    """Change the texts that a person wrote, in what the model reads of the answers.
+
+    All else in it is known without the answers: the keys, the questions' ids, the options' labels. To redact
+    a secret that equals one of these words would say what the secret is, and hide nothing.
+    """
+    written = {question.id for question in questions if question.type == "text"}
+    answers = [
+        {**each, "answer": change(each["answer"])} if each["id"] in written and "answer" in each else each
+        for each in result["answers"]
+    ]
+    return {**result, "answers": answers}
 
 
 def _checked_secret(where: str, value: str) -> str:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from perdure.domain.errors import InvalidInput, TooLarge
+from perdure.domain.errors import InvalidInput, TooLarge, Unprocessable
 from perdure.domain.paths import clean_path
 from perdure.domain.skill_md import MAX_SKILL_MD, SKILL_MD
 
@@ -52,7 +52,7 @@ def read_archive(data: bytes) -> dict[str, bytes]:
         The contents of the files, by relative path. One of them is `SKILL.md`.
 
     Raises:
-        InvalidInput: it is not a ZIP file that can be taken; says why.
+        Unprocessable: it is not a ZIP file that can be taken; says why.
         TooLarge: it has too many files, or too large ones.
     """
     from zipfile import BadZipFile, ZipFile  # on the first upload
@@ -71,7 +71,7 @@ def read_archive(data: bytes) -> dict[str, bytes]:
 
 
 def check_files(files: Mapping[str, int]) -> None:
-    """Check the relative paths and sizes in bytes of a skill's files. Raises InvalidInput, TooLarge."""
+    """Check the relative paths and sizes in bytes of a skill's files. Raises Unprocessable, TooLarge."""
     if len(files) > MAX_FILES:
         raise TooLarge(f"a skill may have at most {MAX_FILES} files", code="skill_too_large")
     if SKILL_MD not in files:
@@ -97,9 +97,9 @@ def check_files(files: Mapping[str, int]) -> None:
         raise refused(f"{both!r} is a file and a folder")
 
 
-def refused(why: str) -> InvalidInput:
+def refused(why: str) -> Unprocessable:
     """The error for an archive that is not taken."""
-    return InvalidInput(f"the skill's files cannot be taken: {why}", code="invalid_skill_archive")
+    return Unprocessable(f"the skill's files cannot be taken: {why}", code="invalid_skill_archive")
 
 
 def _check_frame(data: bytes) -> None:

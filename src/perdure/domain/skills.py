@@ -55,7 +55,7 @@ _SKILL_MD = Meta(
 )
 _EXAMPLE = "---\nname: pdf-forms\ndescription: Fills in PDF forms.\n---\n\nList the form's fields first.\n"
 
-SkillMd = Annotated[str, Meta(min_length=1, max_length=MAX_SKILL_MD)]
+SkillMd = Annotated[str, Meta(max_length=MAX_SKILL_MD)]
 
 
 class Skill(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -111,6 +111,26 @@ class SkillContent(Struct, frozen=True):
 
     skill_md: Annotated[str, Meta(description="The text of SKILL.md.", examples=[_EXAMPLE])]
     files: Annotated[tuple[SkillFileEntry, ...], Meta(description="Its further files, sorted by path.")]
+
+
+class SkillVersion(Struct, frozen=True, kw_only=True):
+    """A version that a skill has had, without its files."""
+
+    skill_id: Annotated[SkillId, Meta(description="The skill.")]
+    version: Annotated[
+        str,
+        Meta(
+            description="The digest of its files, which agents pin: SHA-256, in hex.",
+            examples=["5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"],
+        ),
+    ]
+    is_current: Annotated[bool, Meta(description="Whether it is the skill's version now.", examples=[True])]
+    name: Annotated[str, Meta(description="The name in it.", examples=["pdf-forms"])]
+    description: Annotated[str, Meta(description="The description in it.", examples=["Fills in PDF forms."])]
+    source_type: Annotated[SkillSource, Meta(description="`archive` if it has more files than SKILL.md.")]
+    file_count: Annotated[int, Meta(description="The number of its files, SKILL.md included.", examples=[2])]
+    size_bytes: Annotated[int, Meta(description="The bytes of its files together.", examples=[2048])]
+    created_at: CreatedAt
 
 
 class SkillUsage(Struct, frozen=True):
@@ -227,7 +247,7 @@ def read_config(config: Any, where: str) -> None:
         if not is_id(skill_id, "skill"):
             raise _wrong(f"{where}.pins", f"{skill_id[:60]!r} is not the id of a skill; see GET /v1/skills")
         if not (version is None or is_version(version)):
-            what = f'it must be a version of the skill, "{LATEST}", or null'
+            what = f'it must be a whole version of the skill (64 hex digits), "{LATEST}", or null'
             raise _wrong(f"{where}.pins.{skill_id}", what)
 
 
@@ -248,7 +268,8 @@ def check_skill_ref(ref: CapabilityRef, where: str) -> None:
     version = config.get("version") if isinstance(config, dict) else ""
     if not (version is None or is_version(version)) or set(config) - {"version"}:
         raise InvalidInput(
-            f'`{where}.config` may have only `version`: a version of the skill, or "{LATEST}"',
+            f"`{where}.config` may have only `version`: a whole version of the skill (64 hex digits, see "
+            f'GET /v1/skills/{skill_id}/versions), or "{LATEST}"',
             code=CODE,
             field=where,
         )

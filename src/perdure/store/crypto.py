@@ -25,12 +25,14 @@ _BATCH = 1000
 """Rows that one statement updates, few enough to stay far below a statement's timeout."""
 
 
-def _seal(key: bytes, plain: bytes, binding: str) -> bytes:
+def seal_under(key: bytes, plain: bytes, binding: str) -> bytes:
+    """Encrypt under a key, bound to the place where it will be stored."""
     nonce = os.urandom(_NONCE)
     return nonce + AESGCM(key).encrypt(nonce, plain, binding.encode())
 
 
-def _open(key: bytes, sealed: bytes, binding: str) -> bytes:
+def open_under(key: bytes, sealed: bytes, binding: str) -> bytes:
+    """Decrypt what was encrypted under a key for a place. Raises Unreadable."""
     try:
         return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], binding.encode())
     except (InvalidTag, ValueError):  # a ValueError if it is too short
@@ -76,7 +78,7 @@ class Vault:
         if name is None:
             name = next(iter(self._masters))
             await tx.run("INSERT INTO sealing (one, master_id, changed_at) VALUES (1, ?, ?)", name, now)
-        wrapped = _seal(self._master(name), os.urandom(KEY_BYTES), _org_binding(org_id))
+        wrapped = seal_under(self._master(name), os.urandom(KEY_BYTES), _org_binding(org_id))
         await tx.run(
             "INSERT INTO org_keys (org_id, master_id, wrapped, created_at) VALUES (?, ?, ?, ?)",
             org_id,
@@ -110,9 +112,9 @@ class Vault:
         changed = [
             (
                 name,
-                _seal(
+                seal_under(
                     master,
-                    _open(self._master(row[1]), bytes(row[2]), _org_binding(row[0])),
+                    open_under(self._master(row[1]), bytes(row[2]), _org_binding(row[0])),
                     _org_binding(row[0]),
                 ),
                 row[0],
@@ -134,12 +136,14 @@ class Vault:
             row = await tx.one("SELECT master_id, wrapped FROM org_keys WHERE org_id = ?", org_id)
             if row is None:
                 raise Unreadable("the organization has no data key")
-            key = self._data_keys[org_id] = _open(self._master(row[0]), bytes(row[1]), _org_binding(org_id))
+            key = self._data_keys[org_id] = open_under(
+                self._master(row[0]), bytes(row[1]), _org_binding(org_id)
+            )
         return key
 
     async def seal(self, tx: Tx, org_id: OrgId, plain: str, binding: str) -> bytes:
         """Encrypt a secret, bound to the place where it will be stored."""
-        return _seal(await self._data_key(tx, org_id), plain.encode(), binding)
+        return seal_under(await self._data_key(tx, org_id), plain.encode(), binding)
 
     async def open(self, tx: Tx, org_id: OrgId, sealed: bytes, binding: str) -> str:
         """Decrypt a secret that is stored at this place.
@@ -147,7 +151,7 @@ class Vault:
         Raises:
             Unreadable: it was encrypted under another master key, moved or changed.
         """
-        return _open(await self._data_key(tx, org_id), bytes(sealed), binding).decode()
+        return open_under(await self._data_key(tx, org_id), bytes(sealed), binding).decode()
 
     async def check(self, database: Database) -> str | None:
         """Check that this process has the current master key, so that a server without it does not start.

@@ -23,6 +23,7 @@ OURS = frozenset(
         "perdure.db-wal",
         "perdure.db-shm",
         "perdure.db-journal",
+        "perdure.db.restoring",
         "master.key",
         "master.key.next",
         "master.key.draft",

@@ -7,6 +7,7 @@ from msgspec import Struct
 from perdure.domain.errors import NotFound
 from perdure.domain.ids import ImageId, OrgId, SessionId, UserId
 from perdure.domain.times import Micros
+from perdure.store.confidential import VISITED
 from perdure.store.content_holds import drop_holds
 from perdure.store.database import Tx
 from perdure.store.rows import columns, insert, values
@@ -34,7 +35,7 @@ _INSERT = insert("images", ImageRow)
 _OPEN = (
     "NOT EXISTS (SELECT 1 FROM sessions s JOIN confidential_sessions c"
     " ON c.session_id = COALESCE(s.root_session_id, s.id)"
-    " WHERE s.id = images.session_id AND c.user_id <> ?)"
+    f" WHERE s.id = images.session_id AND c.user_id <> '{VISITED}' AND c.user_id <> ?)"
 )
 """That the image is not of a session that is closed to a user, for one argument: the user's id."""
 

@@ -9,6 +9,7 @@ from perdure.domain.errors import Damaged
 from perdure.domain.ids import AgentId, OrgId, SessionId, ToolCallId, UserId
 from perdure.domain.parked import ParkedCall
 from perdure.domain.sessions import Status
+from perdure.store.confidential import VISITED
 from perdure.store.database import Tx, Value
 from perdure.store.rows import columns, from_json
 
@@ -36,7 +37,8 @@ class WaitingSession(Struct, frozen=True):
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
 _READER = (
     "(SELECT user_id FROM confidential_sessions c"
-    " WHERE c.session_id = COALESCE(sessions.root_session_id, sessions.id)) AS reader_id"
+    f" WHERE c.session_id = COALESCE(sessions.root_session_id, sessions.id) AND c.user_id <> '{VISITED}')"
+    " AS reader_id"
 )
 _COLUMNS = columns(WaitingSession).replace("reader_id", _READER)
 

@@ -80,6 +80,19 @@ def make_key_file(folder: Path) -> None:
             _write(folder, FILE, new_master_key())
 
 
+def add_key_file(folder: Path, key: bytes) -> bool:
+    """Create the key file with this key; return False if there is one with another key.
+
+    Raises:
+        Unavailable: the file cannot be written.
+    """
+    with hold_key_files(folder):
+        present = _read(folder / FILE)
+        if present is None:
+            _write(folder, FILE, key)
+        return present in (None, key)
+
+
 def stage_key(folder: Path, key: bytes) -> None:
     """Write a key beside the current one.
 

@@ -111,6 +111,24 @@ async def migrate(database: Database) -> list[str]:
         ) from error
 
 
+async def check_migrated(tx: Tx) -> None:
+    """Check that a database has exactly the migrations of this version, to read it.
+
+    Raises:
+        Unavailable: it does not; the message says what to do.
+    """
+    if await _missing_tables(tx, ["CREATE TABLE migrations"]) is not None:
+        raise Unavailable("the database has no tables of Perdure: is it the right one?")
+    migrations = load_migrations()
+    done = {row[0] for row in await tx.all("SELECT number FROM migrations")}
+    await _check_applied(tx, migrations, done)
+    if pending := {number for number, _, _ in migrations} - done:
+        raise Unavailable(
+            f"the database was made by an older Perdure (it lacks migration {min(pending)}): start a server"
+            " of this version once, which migrates it"
+        )
+
+
 async def _check_applied(tx: Tx, migrations: list[tuple[int, str, str]], done: set[int]) -> None:
     """Check that this version knows every migration of the database, and knows it as it was applied.
 

@@ -229,6 +229,19 @@ async def get_version(tx: Tx, org_id: OrgId, skill_id: SkillId, version: str) ->
     return SkillVersionRow(*found)
 
 
+async def list_versions(tx: Tx, org_id: OrgId, skill_id: SkillId) -> list[tuple[SkillVersionRow, int, int]]:
+    """Return the versions of a skill, newest first, each with the number and the bytes of its files."""
+    rows = await tx.all(
+        f"SELECT {columns(SkillVersionRow, alias='v')},"
+        " (SELECT COUNT(*) FROM skill_files f WHERE f.skill_id = v.skill_id AND f.version = v.version),"
+        " (SELECT SUM(size_bytes) FROM skill_files f WHERE f.skill_id = v.skill_id AND f.version = v.version)"
+        " FROM skill_versions v WHERE v.skill_id = ? AND v.org_id = ? ORDER BY v.created_at DESC, v.version",
+        skill_id,
+        org_id,
+    )
+    return [(SkillVersionRow(*row[:-2]), int(row[-2]), int(row[-1] or 0)) for row in rows]
+
+
 async def files_of_version(tx: Tx, org_id: OrgId, skill_id: SkillId, version: str) -> list[SkillFileRow]:
     """Return the files of a version, sorted by path."""
     sql = f"SELECT {_FILE} FROM skill_files WHERE skill_id = ? AND version = ? AND org_id = ? ORDER BY path"

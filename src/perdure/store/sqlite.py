@@ -152,7 +152,7 @@ class SqliteDatabase:
         self._long = ThreadPoolExecutor(2, thread_name_prefix="perdure-read")
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
-        self._searches = Searches(lambda: _connect(path, readonly=True, cache_kib=2048))
+        self._searches = Searches(lambda: connect(path, readonly=True, cache_kib=2048))
         self._thread = threading.Thread(target=self._write_forever, name="perdure-write", daemon=True)
         self._thread.start()
 
@@ -224,7 +224,7 @@ class SqliteDatabase:
     def _read_long(self, body: Body[T]) -> T:
         connection = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._local.connection = _connect(self._path, readonly=True)
+            connection = self._local.connection = connect(self._path, readonly=True)
             self._opened.append(connection)
         return _drive(body, SqliteTx(connection))
 
@@ -336,7 +336,8 @@ def _fold(text: str | None) -> str | None:
     return None if text is None else text.casefold()
 
 
-def _connect(path: Path, *, readonly: bool = False, cache_kib: int = 8192) -> sqlite3.Connection:
+def connect(path: Path, *, readonly: bool = False, cache_kib: int = 8192) -> sqlite3.Connection:
+    """Open a connection to the file, with what our statements need."""
     mode = "ro" if readonly else "rwc"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
@@ -375,8 +376,8 @@ async def open_sqlite(path: Path) -> SqliteDatabase:
     """
     try:
         _make_file(path)
-        writer = _connect(path)
-        reader = _connect(path, readonly=True)
+        writer = connect(path)
+        reader = connect(path, readonly=True)
         reader.execute("SELECT 1")
     except (OSError, sqlite3.Error) as error:
         fault = sqlite_fault(error)

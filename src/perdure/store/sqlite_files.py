@@ -13,6 +13,8 @@ from pathlib import Path
 from perdure.domain.errors import Unavailable
 from perdure.store.faults import unavailable
 
+RESTORING = "perdure.db.restoring"
+"""The database's name in the data folder until it is restored."""
 CHECK_SECONDS = 0.05
 """How often the files are checked at most, so that many transactions share one check."""
 
@@ -72,6 +74,19 @@ def check_log_has_database(path: Path) -> None:
         raise Unavailable(
             f"{path.name} is missing or empty, but its write-ahead log {log.name} is not, and a new database"
             f" would delete it: put the {path.name} back that belongs to it, or remove {log.name}"
+        )
+
+
+def check_restored(folder: Path) -> None:
+    """Check that no restore into this folder was interrupted.
+
+    Raises:
+        Unavailable: one was, so that a server would begin with an empty database.
+    """
+    if (folder / RESTORING).exists() and not (folder / "perdure.db").exists():
+        raise Unavailable(
+            f"a backup was being restored into the data folder {folder}, and that did not end: run `perdure"
+            f" restore` again, or remove {RESTORING} to begin with an empty database"
         )
 
 

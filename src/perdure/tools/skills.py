@@ -19,6 +19,7 @@ from perdure.capabilities.port import (
     Capability,
     Discovered,
     DiscoveryContext,
+    Later,
     Tool,
     ToolContext,
     ToolOutcome,
@@ -29,13 +30,15 @@ from perdure.domain.ids import millis_of
 from perdure.domain.messages import JsonObject
 from perdure.domain.paths import MOUNT
 from perdure.domain.skill_catalogue import FOLDER, OfferedSkill, catalogue_text
-from perdure.domain.skill_md import MAX_NAME
 from perdure.domain.skills import LATEST, MAX_PINS, OFFERS, SKILLS, merged, pins_of, read_config
 from perdure.domain.texts import one_line
 
 NAMES = ("list_skills", "activate_skill")
 PAGE = 40
 """Skills in one answer of `list_skills`."""
+MAX_LABEL = 1_000
+"""Characters of the name of a skill, with its server and path."""
+MAX_FILE_NAME = 1_000
 MAX_QUERY = 200
 MAX_LIST = 8_000
 """Characters of the files that an activation lists."""
@@ -48,7 +51,7 @@ def skills(services: Services) -> Capability:
     known = KnownSkills()
 
     def tools(pins: Pins) -> tuple[Tool, ...]:
-        return _list_tool(services, known, pins), _activate_tool(services, known, pins)
+        return skill_tools(services, known, pins)
 
     without_pins = tools({})
 
@@ -105,6 +108,11 @@ def skills(services: Services) -> Capability:
     )
 
 
+def skill_tools(services: Services, known: KnownSkills, pins: Pins) -> tuple[Tool, Tool]:
+    """The tools, for these skills of the registry, those of the session's files and of its MCP servers."""
+    return _list_tool(services, known, pins), _activate_tool(services, known, pins)
+
+
 def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
     """Offer the tools even where discovered tools have to be searched: the catalogue names them."""
     rules = behaviour.tool_search
@@ -153,7 +161,20 @@ def _activate_tool(services: Services, known: KnownSkills, pins: Pins) -> Tool:
         display_name="Activate skill",
         description="Read the instructions of a skill, before a task that it fits.",
         parameters=schema(
-            {"name": {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "description": "Its name."}},
+            {
+                "name": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_LABEL,
+                    "description": "Its name.",
+                },
+                "file": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_FILE_NAME,
+                    "description": "Of a skill of an MCP server: a further file to read instead.",
+                },
+            },
             "name",
         ),
         run=partial(_activate, services, known, pins),
@@ -168,13 +189,24 @@ async def _list(
 ) -> ToolOutcome:
     found = await offered_skills(services, known, context, context.session_id, pins)
     query, offset = str(arguments.get("query") or "").casefold(), int(arguments.get("offset") or 0)
-    those = [
-        each for each in found if not each.hidden and query in f"{each.name}\n{each.description}".casefold()
-    ]
-    page = [_shown(each) for each in those[offset : offset + PAGE]]
+    remote = await _of_servers(services, context)
+    shown = [*(_shown(each) for each in found if not each.hidden), *remote["skills"]]
+    those = [each for each in shown if query in f"{each['name']}\n{each['description']}".casefold()]
+    page = those[offset : offset + PAGE]
     rest = len(those) - offset - len(page)
     more = {"next_offset": offset + len(page)} if rest > 0 else {}
-    return ToolOutcome({"skills": page, "total": len(those), **more})
+    failed = {"mcp_servers_without_list": remote["errors"]} if remote["errors"] else {}
+    return ToolOutcome({"skills": page, "total": len(those), **more, **failed})
+
+
+async def _of_servers(services: Services, context: ToolContext) -> JsonObject:
+    """The skills of the session's MCP servers, and the errors of servers by what they are called."""
+    from perdure.tools.mcp.skills import find_skills, listed, reach_of  # only sessions with servers need it
+
+    found = await find_skills(reach_of(services), context)
+    if found.skills:
+        context.heard_from("MCP servers")
+    return {"skills": listed(found), "errors": found.errors}
 
 
 def _shown(skill: OfferedSkill) -> JsonObject:
@@ -188,8 +220,14 @@ def _shown(skill: OfferedSkill) -> JsonObject:
 
 async def _activate(
     services: Services, known: KnownSkills, pins: Pins, context: ToolContext, arguments: JsonObject
-) -> ToolOutcome:
-    name = arguments["name"]
+) -> ToolOutcome | Later:
+    name, file = arguments["name"], arguments.get("file")
+    if ":" in name:  # as no other skill is called
+        from perdure.tools.mcp.skills import activate_of_server, reach_of
+
+        return await activate_of_server(reach_of(services), context, name, file)
+    if file is not None:
+        raise ToolError("`file` is for skills of MCP servers: read this one's files with the file tools")
     found = await offered_skills(services, known, context, context.session_id, pins)
     skill = next((each for each in found if each.name == name), None)
     if skill is None:

@@ -211,7 +211,8 @@ class Api:
         """Run a route's handler, and build the response."""
         route, headers = ready.route, call.headers
         if ready.of_session is not None and not route.public:
-            await check_reader(self._app, call.caller, session_of(asked.values[ready.of_session]))
+            of = session_of(asked.values[ready.of_session])
+            await check_reader(self._app, call.caller, of, writes=not route.reads)
         if route.takes_key and (key := headers.get(b"idempotency-key")) is not None:
             session_id = None if ready.session_at is None else asked.values[ready.session_at]
             call.once = once_of(

@@ -26,6 +26,7 @@ STATUS: dict[type[errors.PerdureError], tuple[int, str]] = {
     errors.TooLarge: (413, "Content too large"),
     errors.UnsupportedMedia: (415, "Unsupported media type"),
     errors.UnsatisfiableRange: (416, "Range not satisfiable"),
+    errors.Unprocessable: (422, "Unprocessable content"),
     errors.HeadersTooLarge: (431, "Request header fields too large"),
     errors.RateLimited: (429, "Too many requests"),
     errors.ModelError: (502, "Bad gateway"),

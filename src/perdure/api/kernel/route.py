@@ -35,6 +35,10 @@ Admit = Callable[..., None]
 """Called with the App and the path variables in order; raises what refuses the request."""
 
 
+_READS = ("/_/grep", "/_/stat", "/fork", "/pin")
+"""How the paths end of operations that leave a session as it is, though they are no GET."""
+
+
 class Route(Struct, frozen=True, kw_only=True):
     """One operation. The first group of fields comes from the handler, the second from the decorator.
 
@@ -107,6 +111,11 @@ class Route(Struct, frozen=True, kw_only=True):
     def ids(self) -> dict[str, str]:
         """The variables that must be ids, each with its prefix."""
         return {each.name: each.prefixes[0] for each in self.variables if each.prefixes and not each.named}
+
+    @property
+    def reads(self) -> bool:
+        """Whether the operation changes nothing for the session in its path."""
+        return self.method == "GET" or self.path.endswith(_READS)
 
     @property
     def rest(self) -> str:

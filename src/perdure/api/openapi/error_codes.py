@@ -9,8 +9,10 @@ from msgspec import Struct
 
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
 from perdure.api.openapi.answer_codes import ANSWERS, OUTPUT_SCHEMAS, TASKS
+from perdure.api.openapi.keeping_codes import KEEPING
 from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
 from perdure.api.openapi.request_codes import CHANGED, CONFLICTS, GATEWAY, INVALID, MISSING
+from perdure.api.openapi.skill_codes import INVALID_SKILLS
 from perdure.api.openapi.upload_codes import RANGES, UNREADABLE
 
 
@@ -332,6 +334,7 @@ RESPONSES = (
     *_codes(413, *TOO_LARGE),
     *_codes(415, *UNREADABLE),
     *_codes(416, *RANGES),
+    *_codes(422, *INVALID_SKILLS),
     *_codes(429, *TOO_MANY),
     *_codes(
         431,
@@ -476,11 +479,17 @@ PROGRAMS = _codes(
     ("bad_answer", "The response does not come from a Perdure server.", "Check the URL."),
     ("command_failed", "A command failed.", "See the message for the reason."),
     ("invalid_setting", "A setting has an invalid value.", "Correct the setting that the message names."),
+    *KEEPING,
     ("invalid_tools", "A file with tools has mistakes.", "Correct the lines that the message names."),
     ("invalid_tool_result", "A client's tool returned no valid JSON.", "See the message for the reason."),
     ("local_model_unavailable", "The small local model cannot start.", "See the message for the reason."),
     ("turn_waits", "The turn waits for a person or a client.", "Answer what it asks, then call `resume`."),
     ("turn_paused", "A budget has no money for the turn.", "Top it up: the turn goes on by itself."),
     ("unreachable", "No server is responding at the URL.", "Start the server, or check the URL."),
+    (
+        "upload_cut",
+        "The server ended the connection while a large file was being sent to it.",
+        "Send a smaller file, or raise PERDURE_MAX_UPLOAD_BYTES. Otherwise, try again.",
+    ),
 )
 """Codes of the `perdure` command and the Python client. Errors of the server keep their own codes."""

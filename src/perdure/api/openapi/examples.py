@@ -39,6 +39,7 @@ _ERRORS: dict[int, tuple[str, str, JsonObject]] = {
     413: ("too_large", "the body may have at most 10000000 bytes", {}),
     415: ("unsupported_media_type", "send JSON with the header Content-Type: application/json", {}),
     416: ("unsatisfiable_range", "no byte is in the range: there are 1024", {}),
+    422: ("invalid_skill", "SKILL.md: line 3: `description` is missing", {"field": "skill_md"}),
     429: (
         "rate_limited",
         "too many requests: wait as long as Retry-After says",

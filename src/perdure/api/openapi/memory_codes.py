@@ -11,6 +11,11 @@ INVALID_MEMORIES = (
     ),
 )
 FORBIDDEN_MEMORIES = (
+    (
+        "memory_withheld",
+        "Not only its owner has written in the session, so it does not get the owner's own memories.",
+        "Begin a new session. The routes of the memory work as before.",
+    ),
     ("memory_no_readonly", "A single file of a memory would be read-only.", "Mount the memory read-only."),
     (
         "memory_read_only",
@@ -40,7 +45,7 @@ MEMORY_CONFLICTS = (
     ),
     (
         "memory_history_full",
-        "The versions of the memory's files would exceed 256 MB.",
+        "The versions of the memory's files would exceed 256 MB, or 100,000 together.",
         "Redact versions that nobody needs, or continue in another memory.",
     ),
     ("memory_not_archived", "The memory is in use, and would be removed.", "Archive it first."),

@@ -11,17 +11,16 @@ from perdure.api.openapi.memory_codes import (
     MEMORY_CONFLICTS,
     MISSING_MEMORIES,
 )
-from perdure.api.openapi.skill_codes import INVALID_SKILLS, MISSING_SKILLS, SKILL_CONFLICTS
+from perdure.api.openapi.skill_codes import MISSING_SKILLS, SKILL_CONFLICTS
 from perdure.api.openapi.upload_codes import INVALID_FORMS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
 
 INVALID = (
     *INVALID_FILES,
     LIMIT_TOO_HIGH,
-    INVALID_FORMS,
+    *INVALID_FORMS,
     *INVALID_BUDGETS,
     *INVALID_MEMORIES,
-    *INVALID_SKILLS,
     *INVALID_WEBHOOKS,
     (
         "too_many_participants",

@@ -13,11 +13,6 @@ INVALID_SKILLS = (
         "The archive of a skill is not a ZIP file that can be taken.",
         "The message says why. Pack the skill's folder with ordinary files only.",
     ),
-    (
-        "invalid_form",
-        "A body of the type multipart/form-data cannot be read, or has no file.",
-        "Send the file in the field `file`, or alone, as `application/zip`.",
-    ),
 )
 SKILL_CONFLICTS = (
     (
@@ -30,5 +25,9 @@ SKILL_CONFLICTS = (
 )
 MISSING_SKILLS = (
     ("skill_not_found", "The organization has no such skill.", "See `GET /v1/skills`."),
-    ("skill_version_not_found", "The skill never had this version.", "See its `version`."),
+    (
+        "skill_version_not_found",
+        "The skill never had this version.",
+        "See `GET /v1/skills/{skill_id}/versions`.",
+    ),
 )

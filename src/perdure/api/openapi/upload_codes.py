@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 INVALID_FORMS = (
-    "invalid_multipart",
-    "The body is not a valid `multipart/form-data`, or has no file or several.",
-    "Correct what the message names. Send one part with a file name, or the file itself as the body.",
+    (
+        "invalid_multipart",
+        "The body is not a valid `multipart/form-data`, or has no file or several.",
+        "Correct what the message names. Send one part with a file name, or the file itself as the body.",
+    ),
+    (
+        "invalid_form",
+        "A body of the type multipart/form-data cannot be read, or has no file.",
+        "Send the file in the field `file`, or, for a skill, alone as `application/zip`.",
+    ),
 )
 
 LARGE_FORMS = (

@@ -16,7 +16,7 @@ from perdure.api.routes.file_bytes import FORM_BYTES, SANDBOXED, download, uploa
 from perdure.api.routes.file_json import file_json
 from perdure.app import files as use
 from perdure.app.file_access import At, OfSession, OfWorkspace
-from perdure.domain.errors import UnsupportedMedia
+from perdure.domain.errors import NotFound, UnsupportedMedia
 from perdure.domain.files import (
     CopyFile,
     CreateFile,
@@ -173,7 +173,12 @@ async def update_path(
     if isinstance(body, BodyStream):
         put = await upload(call, _at(place), path, body, raw=query.raw)
         return Answer(put.file, 201 if put.created else 200, etag=put.file.hash)
-    file = await use.update_path(call.app, call.caller, _at(place), path, body, call.if_match)
+    try:
+        file = await use.update_path(call.app, call.caller, _at(place), path, body, call.if_match)
+    except NotFound as error:
+        if error.code == "file_not_found":
+            error.message += ": POST creates it, and with ?raw=true, PUT stores the JSON itself"
+        raise
     return Answer(file, etag=file.hash or None)
 
 

@@ -23,6 +23,7 @@ from perdure.domain.skills import (
     SkillContent,
     SkillUsages,
     SkillValidation,
+    SkillVersion,
     UpdateSkill,
     ValidateSkill,
 )
@@ -64,7 +65,7 @@ class ReadContent(Struct, frozen=True):
     version: Annotated[Hash | None, Meta(description="The version to read. Default: the current one.")] = None
 
 
-@route("POST", "/v1/skills", "skills", status=201, body_example=_BODY)
+@route("POST", "/v1/skills", "skills", status=201, errors=(422,), body_example=_BODY)
 async def create_skill(call: Call, body: CreateSkill) -> Skill:
     """Create a skill from the text of its SKILL.md.
 
@@ -115,7 +116,7 @@ async def validate_skill(call: Call, body: ValidateSkill) -> SkillValidation:
     "/v1/skills/upload",
     "skills",
     status=201,
-    errors=(415,),
+    errors=(415, 422),
     body_limit=MAX_ARCHIVE + _FORM_ROOM,
     accepts=("application/zip", "multipart/form-data"),
 )
@@ -145,7 +146,7 @@ async def get_skill(call: Call, skill_id: SkillId) -> Skill:
     return await use.read_one(call.app, call.caller, skill_id)
 
 
-@route("PATCH", "/v1/skills/{skill_id}", "skills", errors=(404,), body_example={"status": "disabled"})
+@route("PATCH", "/v1/skills/{skill_id}", "skills", errors=(404, 422), body_example={"status": "disabled"})
 async def update_skill(call: Call, skill_id: SkillId, body: UpdateSkill) -> Skill:
     """Update a skill.
 
@@ -182,6 +183,16 @@ async def get_skill_content(call: Call, skill_id: SkillId, query: ReadContent) -
     return await use.read_content(call.app, call.caller, skill_id, query.version)
 
 
+@route("GET", "/v1/skills/{skill_id}/versions", "skills", errors=(404,))
+async def list_skill_versions(call: Call, skill_id: SkillId) -> Listing[SkillVersion]:
+    """List the versions of a skill, newest first.
+
+    Agents pin one with `config.version` of the capability `skill:{id}`. A version that the skill has had
+    twice is listed where it was first.
+    """
+    return Listing(tuple(await use.all_versions(call.app, call.caller, skill_id)))
+
+
 ROUTES = (
     create_skill,
     list_skills,
@@ -194,4 +205,5 @@ ROUTES = (
     delete_skill,
     destroy_skill,
     get_skill_content,
+    list_skill_versions,
 )

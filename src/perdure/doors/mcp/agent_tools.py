@@ -73,7 +73,7 @@ def _tool_of(agent: ExposedAgent) -> Tool:
             body = CreateSession(agent_id=agent.id, variables=values)
             return await begin(visit, body, given.message, given.wait_seconds)
         session_id = check_id(given.session_id, "session", "session_id")
-        await check_reader(visit.app, visit.caller, session_id)
+        await check_reader(visit.app, visit.caller, session_id, writes=True)
         session = await read_session(visit.app, visit.caller, session_id)
         if agent.id not in (session.agent_id, session.created_with_agent_id):
             raise InvalidInput(

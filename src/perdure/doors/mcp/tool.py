@@ -97,10 +97,10 @@ def tool(
     return Tool(name, definition, call)
 
 
-async def open_session(visit: Visit, text: str) -> SessionId:
+async def open_session(visit: Visit, text: str, *, writes: bool = True) -> SessionId:
     """Read a session's id. Raises InvalidInput, and NotFound: the session is closed to the caller."""
     session_id = check_id(text, "session", "session_id")
-    await check_reader(visit.app, visit.caller, session_id)
+    await check_reader(visit.app, visit.caller, session_id, writes=writes)
     return session_id
 
 

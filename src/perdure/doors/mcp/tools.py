@@ -278,7 +278,7 @@ async def _send_message(visit: Visit, given: SendMessage) -> SessionAnswer:
 
 
 async def _read_answer(visit: Visit, given: ReadAnswer) -> SessionAnswer:
-    session_id = await open_session(visit, given.session_id)
+    session_id = await open_session(visit, given.session_id, writes=False)
     return await wait_for_answer(
         visit.app, visit.caller, session_id, given.wait_seconds, visit.stop, see=visit.see
     )
@@ -305,7 +305,9 @@ async def _list_sessions(visit: Visit, given: ListSessions) -> SessionList:
 
 
 async def _list_approvals(visit: Visit, given: ListApprovals) -> ApprovalList:
-    session_id = None if given.session_id is None else await open_session(visit, given.session_id)
+    session_id = (
+        None if given.session_id is None else await open_session(visit, given.session_id, writes=False)
+    )
     return ApprovalList(tuple(await list_approvals(visit.app, visit.caller, session_id)))
 
 

@@ -24,6 +24,7 @@ from perdure.domain.mcp import (
     McpTool,
     McpUnreachable,
 )
+from perdure.domain.mcp_skills import MAX_SKILLS, McpSkill, skills_of
 from perdure.domain.mcp_wire import Malformed
 from perdure.domain.messages import JsonObject, JsonValue
 from perdure.net.mcp.desk import UserAsked
@@ -75,6 +76,7 @@ class McpHosts:
             async with asyncio.timeout(timeout):
                 spoken = await line.spoken(_LISTING)
                 found, ttl = await self._tools(line, spoken)
+                skills = await self._skills_or_fault(line, spoken, found)
         name = spoken.info.name or line.name
         return McpOffer(
             spoken.era,
@@ -87,6 +89,7 @@ class McpHosts:
             spoken.info.has_prompts,
             ttl,
             found.faults,
+            skills,
         )
 
     async def _tools(self, line: Line, spoken: Spoken) -> tuple[results.ToolList, float | None]:
@@ -233,7 +236,33 @@ class McpHosts:
         kept = {name: value for name, value in wanted.extra.items() if name not in old}
         return _headers(now, wanted.params["arguments"], kept)
 
-    # --- resources and prompts
+    # --- resources, skills and prompts
+
+    async def list_skills(
+        self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float
+    ) -> tuple[McpSkill, ...]:
+        """List a server's skills: none if it does not have the extension. Raises as `offer` does."""
+        line = self._line(endpoint)
+        with _failures(line, safe=True, timeout=timeout):
+            async with asyncio.timeout(timeout):
+                return await self._skills(line, scope, await line.spoken(scope))
+
+    async def _skills(self, line: Line, scope: str, spoken: Spoken) -> tuple[McpSkill, ...]:
+        found: list[McpSkill] = []
+        if spoken.info.has_skills:
+            async for page, _ in self._pages(line, scope, "skills/list"):
+                found += skills_of(page.get("skills"))
+        return tuple(found[:MAX_SKILLS])
+
+    async def _skills_or_fault(
+        self, line: Line, spoken: Spoken, tools: results.ToolList
+    ) -> tuple[McpSkill, ...]:
+        """The skills of a server; without them, its tools are still of use."""
+        try:
+            return await self._skills(line, _LISTING, spoken)
+        except (McpRefused, Refused, Malformed) as error:
+            tools.fault(f"its skills cannot be listed: {error}")
+            return ()
 
     async def list_resources(
         self, endpoint: McpEndpoint | McpStdioEndpoint, *, scope: str, timeout: float

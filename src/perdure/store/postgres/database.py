@@ -278,7 +278,7 @@ class PostgresDatabase:
             Unavailable: no server answers.
         """
         try:
-            return await asyncpg.connect(self._url, **_options(self._url, settings))
+            return await asyncpg.connect(self._url, **connection_options(self._url, settings))
         except Exception as error:
             raise no_connection(error, self._url) from error
 
@@ -391,13 +391,14 @@ async def _open_pool(url: str, min_size: int, max_size: int, settings: dict[str,
             max_size=max_size,
             reset=_no_reset,
             max_queries=1_000_000,
-            **_options(url, settings),
+            **connection_options(url, settings),
         )
     except Exception as error:
         raise no_connection(error, url) from error
 
 
-def _options(url: str, settings: dict[str, str]) -> dict[str, Any]:
+def connection_options(url: str, settings: dict[str, str]) -> dict[str, Any]:
+    """Return how to connect: `settings` of the server, unless the URL has others."""
     named = parse_qs(urlsplit(url).query)
     ours = {name: value for name, value in {**SETTINGS, **settings}.items() if name not in named}
     return {

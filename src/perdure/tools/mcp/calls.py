@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from perdure.app.context import Services
 from perdure.app.mcp_attached import Attached, at_hand, attached, endpoint_of, redactor_of
 from perdure.capabilities.mcp_schemas import original
-from perdure.capabilities.port import Later, ToolContext, ToolOutcome
+from perdure.capabilities.port import Later, Tool, ToolContext, ToolOutcome
 from perdure.domain.errors import OutcomeUnknown, ToolError
 from perdure.domain.ids import OrgId
 from perdure.domain.mcp import McpContent, McpInputRequest, McpInputRequired, McpLost, McpRefused, McpTool
@@ -57,11 +57,17 @@ class Origin(Struct, frozen=True, omit_defaults=True):
 
 
 class Reach(Struct, frozen=True):
-    """How tools reach their servers. `changed` is told which server's tools are not what was listed."""
+    """How tools reach their servers.
+
+    Attributes:
+        changed: is told which server's tools are not what was listed.
+        skills: the tools that read skills, for agents without the capability `skills`.
+    """
 
     services: Services
     hosts: LazyHosts
     changed: Changed
+    skills: tuple[Tool, ...] = ()
 
     async def read(
         self, context: ToolContext, capability_id: str, config: Any

@@ -38,6 +38,7 @@ from perdure.tools.mcp.consent import authorization_of_discovery
 from perdure.tools.mcp.resources import resource_tools
 from perdure.tools.mcp.seen import Seen
 from perdure.tools.mcp.sign_in_tool import is_sign_in, restored_sign_in, sign_in_needed
+from perdure.tools.mcp.skills import prompt_of
 
 LIST_TIMEOUT = 8.0
 """Seconds for listing a server's tools; less than a discovery has."""
@@ -121,6 +122,8 @@ async def _found(
     tools = made() if few else await asyncio.to_thread(made)
     if offer.has_resources:
         tools += resource_tools(reach)
+    if any(not skill.hidden for skill in offer.skills):
+        tools += reach.skills
     found = Discovered(_prompt(server, offer, redactor), tuple(tools), server.name)
     seen.made(place, digest, found)
     return found
@@ -215,7 +218,7 @@ def _call(reach: Reach, capability_id: str, config: Any, origin: Origin, hints: 
 def restored_tool(reach: Reach, capability_id: str, config: Any, tool: Tool) -> Tool:
     """Return a stored tool with its function. Raises msgspec.ValidationError: it has no origin."""
     if tool.origin is None:
-        found = {each.name: each for each in resource_tools(reach)}
+        found = {each.name: each for each in (*resource_tools(reach), *reach.skills)}
         return replace(tool, run=found[tool.name].run)
     if is_sign_in(tool):
         return restored_sign_in(reach, capability_id, config, tool)
@@ -238,4 +241,7 @@ def _prompt(server: Attached, offer: McpOffer, redactor: Redactor) -> str:
     faults = [redactor.text(without_hidden(each))[:MAX_NOTE] for each in offer.faults[:MAX_NOTES]]
     if faults:
         parts.append(f"Some tools of the MCP server {server.name!r} are left out: {'; '.join(faults)}.")
-    return "\n\n".join(parts)
+    skills = prompt_of(
+        server.slug, server.name, offer.skills, lambda text: without_hidden(redactor.text(text))
+    )
+    return "\n\n".join([*parts, skills] if skills else parts)

@@ -59,7 +59,7 @@ def resource_tools(reach: Reach) -> list[Tool]:
     ]
 
 
-async def _servers(reach: Reach, context: ToolContext) -> tuple[list[Attached], dict[str, str]]:
+async def servers_of(reach: Reach, context: ToolContext) -> tuple[list[Attached], dict[str, str]]:
     """The session's servers that can be used, and its secrets."""
     services, org_id = reach.services, context.org_id
 
@@ -78,7 +78,7 @@ async def _servers(reach: Reach, context: ToolContext) -> tuple[list[Attached], 
     return await services.database.read(body)
 
 
-def _labels(servers: Sequence[Attached]) -> list[str]:
+def labels_of(servers: Sequence[Attached]) -> list[str]:
     """What the model calls each server: its slug, or what tells servers of the same slug apart."""
     labels = [server.slug for server in servers]
     for others in ([server.name for server in servers], [server.capability_id for server in servers]):
@@ -91,7 +91,7 @@ def _labels(servers: Sequence[Attached]) -> list[str]:
 
 def _named(servers: list[Attached], name: str) -> Attached:
     """The server that the model means. Raises ToolError: there is none, or more than one."""
-    labels = _labels(servers)
+    labels = labels_of(servers)
     if name in labels:
         return servers[labels.index(name)]
     found = [each for each in servers if name in (each.name, each.slug, f"mcp_{each.slug}")]
@@ -106,7 +106,7 @@ class _Reads(Struct, frozen=True):
 
     async def __call__(self, context: ToolContext, arguments: JsonObject) -> ToolOutcome | Later:
         reach = self.reach
-        servers, secrets = await _servers(reach, context)
+        servers, secrets = await servers_of(reach, context)
         server = _named(servers, str(arguments["server"]))
         context.provided_by(server.capability_id, server.name)
         context.heard_from(f"the MCP server {server.name}")
@@ -134,13 +134,13 @@ class _Lists(Struct, frozen=True):
     reach: Reach
 
     async def __call__(self, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-        servers, secrets = await _servers(self.reach, context)
+        servers, secrets = await servers_of(self.reach, context)
         skipped, wanted = int(arguments.get("offset") or 0), arguments.get("server")
         if wanted is not None:
             server = _named(servers, str(wanted))
             context.provided_by(server.capability_id, server.name)
             context.heard_from(f"the MCP server {server.name}")
-            label = _labels(servers)[servers.index(server)]
+            label = labels_of(servers)[servers.index(server)]
             timeout = server.rules.tool_timeout_ms / 1000
             return ToolOutcome(
                 {"servers": [await self._list(context, server, secrets, label, skipped, timeout)]}
@@ -153,7 +153,7 @@ class _Lists(Struct, frozen=True):
             except ToolError as error:
                 return {"server": label, "error": error.message}
 
-        lists = await asyncio.gather(*map(one, servers, _labels(servers)))
+        lists = await asyncio.gather(*map(one, servers, labels_of(servers)))
         return ToolOutcome({"servers": list(lists)})
 
     async def _list(

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from perdure.app.context import Services
+from perdure.app.session_skills import KnownSkills
 from perdure.capabilities.port import Capability, Discovered, DiscoveryContext, Tool
 from perdure.domain.mcp_servers import INLINE, MCP_REF
 from perdure.domain.messages import JsonObject
@@ -13,6 +14,7 @@ from perdure.net.mcp.lazy import LazyHosts
 from perdure.tools.mcp.calls import Reach
 from perdure.tools.mcp.discovery import find_tools, restored_tool
 from perdure.tools.mcp.seen import Seen
+from perdure.tools.skills import skill_tools
 
 CONFIG: JsonObject = {
     "type": "object",
@@ -44,7 +46,8 @@ class Servers:
 
     def __init__(self, services: Services, hosts: LazyHosts) -> None:
         self._seen = Seen(hosts)
-        self._reach = Reach(services, hosts, self._seen.changed)
+        skills = skill_tools(services, KnownSkills(), {})
+        self._reach = Reach(services, hosts, self._seen.changed, skills)
 
     def registered(self, server_id: str) -> Capability:
         """The capability of a registered server."""

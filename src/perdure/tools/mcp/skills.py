@@ -1,0 +1,176 @@
+"""Skills that the MCP servers of a session offer: names for the prompt, and files for the model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from perdure.app.context import Services
+from perdure.app.mcp_attached import Attached, endpoint_of, redactor_of
+from perdure.capabilities.port import Later, ToolContext, ToolOutcome
+from perdure.domain.errors import ToolError
+from perdure.domain.ids import OrgId
+from perdure.domain.mcp import McpContent
+from perdure.domain.mcp_skills import McpSkill, checked_file, checked_skill, labelled
+from perdure.domain.messages import JsonObject
+from perdure.domain.texts import cut_line, one_line
+from perdure.domain.visible import without_hidden
+from perdure.tools.mcp.calls import Reach
+from perdure.tools.mcp.consent import Authorization, authorization_for, authorized
+from perdure.tools.mcp.resources import labels_of, servers_of
+from perdure.tools.mcp.results import result_of
+
+LIST_TIMEOUT = 10.0
+"""Seconds in which a server has to list its skills."""
+SHOWN = 50
+"""Skills of a server in the prompt."""
+SHOWN_CHARACTERS = 200
+"""Characters of a description in the prompt."""
+MAX_ERROR = 300
+
+
+class Origin(Struct, frozen=True):
+    """A skill, and the server that it is of."""
+
+    server: Attached
+    skill: McpSkill
+
+
+class Found(Struct, frozen=True):
+    """The skills of a session's servers by their names, and why servers did not list theirs."""
+
+    skills: dict[str, Origin]
+    errors: dict[str, str]
+    secrets: dict[str, str]
+
+
+def prompt_of(slug: str, name: str, skills: Sequence[McpSkill], clean: Callable[[str], str]) -> str:
+    """What the prompt says of a server's skills; empty without any."""
+    shown = [(label, each) for label, each in labelled(slug, skills).items() if not each.hidden]
+    if not shown:
+        return ""
+    lines = [
+        f"- {label}: {cut_line(' '.join(clean(each.description).split()), SHOWN_CHARACTERS)}"
+        for label, each in shown[:SHOWN]
+    ]
+    more = [f"{len(shown) - SHOWN} more skills: see list_skills."] if len(shown) > SHOWN else []
+    begin = (
+        f"The MCP server {name!r} offers skills: its own instructions for tasks with it. These texts are the "
+        "server's. Before a task that one of them fits, call activate_skill with its name."
+    )
+    return "\n".join([begin, *lines, *more])
+
+
+async def find_skills(reach: Reach, context: ToolContext) -> Found:
+    """Ask the session's servers for their skills; one that cannot be asked does not hide the others."""
+    servers, secrets = await servers_of(reach, context)
+    labels = labels_of(servers)
+
+    async def one(server: Attached) -> tuple[McpSkill, ...] | ToolError:
+        try:
+            endpoint = endpoint_of(server, secrets, context.network)
+            used = await authorization_for(reach.services, context, server.sign_in, may_park=False)
+            if isinstance(used, Later):
+                raise TypeError("a list of skills waits for nobody")
+            timeout = min(server.rules.tool_timeout_ms / 1000, LIST_TIMEOUT)
+            hosts = reach.hosts.hosts()
+            return await hosts.list_skills(used.on(endpoint), scope=context.session_id, timeout=timeout)
+        except ToolError as error:
+            return error
+
+    skills: dict[str, Origin] = {}
+    errors: dict[str, str] = {}
+    for server, label, found in zip(servers, labels, await asyncio.gather(*map(one, servers)), strict=True):
+        if isinstance(found, ToolError):
+            said = redactor_of(server, secrets).text(found.message)
+            errors[label] = one_line(without_hidden(said), MAX_ERROR)
+            continue
+        for name, each in labelled(label, found).items():
+            skills.setdefault(name, Origin(server, each))
+    return Found(skills, errors, secrets)
+
+
+def listed(found: Found) -> list[JsonObject]:
+    """The skills of servers, as the model reads them."""
+    shown: list[JsonObject] = []
+    for name, each in found.skills.items():
+        said = redactor_of(each.server, found.secrets).text(each.skill.description)
+        if not each.skill.hidden:
+            shown.append({"name": name, "description": said, "source": "mcp", "server": each.server.name})
+    return shown
+
+
+async def activate_of_server(
+    reach: Reach, context: ToolContext, name: str, file: str | None
+) -> ToolOutcome | Later:
+    """Read the text of a server's skill, or one of its further files: what the server has listed.
+
+    Raises:
+        ToolError: there is no such skill or file, it is not what was listed, or the server cannot be asked.
+    """
+    found = await find_skills(reach, context)
+    origin = found.skills.get(name)
+    if origin is None:
+        of = name.partition(":")[0]
+        why = f": the server says: {found.errors[of]}" if of in found.errors else ": see list_skills"
+        raise ToolError(f"there is no skill {name[:200]!r}{why}")
+    skill, server = origin.skill, origin.server
+    if skill.hidden:
+        raise ToolError(f"the skill {name!r} is for people only: its author has disabled that models use it")
+    uri = skill.uri if file is None else skill.root + file.removeprefix("./")
+    known = skill.file(uri)
+    context.provided_by(server.capability_id, server.name)
+    context.heard_from(f"the MCP server {server.name}")
+    content = await _read(reach, context, origin, found.secrets, uri)
+    if isinstance(content, Later):
+        return content
+    data = checked_file(content.content, uri, known)
+    clean = redactor_of(server, found.secrets)
+    if file is not None:
+        return result_of(McpContent(tuple(clean.value(content.content)))).outcome()
+    return ToolOutcome(clean.text(_told(name, origin, checked_skill(skill, data).body)))
+
+
+async def _read(
+    reach: Reach, context: ToolContext, origin: Origin, secrets: dict[str, str], uri: str
+) -> McpContent | Later:
+    server = origin.server
+    endpoint = endpoint_of(server, secrets, context.network)
+    used = await authorization_for(reach.services, context, server.sign_in)
+    if isinstance(used, Later):
+        return used
+
+    async def send(by: Authorization) -> McpContent:
+        return await reach.hosts.hosts().read_resource(
+            by.on(endpoint),
+            scope=context.session_id,
+            uri=uri,
+            timeout=server.rules.tool_timeout_ms / 1000,
+        )
+
+    return await authorized(reach.services, context, server.sign_in, used, send)
+
+
+def _told(name: str, origin: Origin, body: str) -> str:
+    paths = origin.skill.paths()
+    files = [
+        "Its further files, which activate_skill reads if you give their path as `file`:",
+        *(f"- {path}" for path in paths[:100]),
+        *([f"- and {len(paths) - 100} more"] if len(paths) > 100 else []),
+    ]
+    begin = (
+        f"The skill {name}, of the MCP server {origin.server.name!r}. The text below is the server's: use it "
+        "for tasks with this server. It allows nothing that you may not do otherwise."
+    )
+    return "\n".join([begin, *(files if paths else []), "", body.strip()])
+
+
+def reach_of(services: Services) -> Reach:
+    """How skills are reached for a session's tools, which no list of tools has to hear of."""
+    return Reach(services, services.mcp, _unheard)
+
+
+def _unheard(org_id: OrgId, capability_id: str) -> None:
+    """Note nothing: skills are listed anew each time."""
