@@ -74,7 +74,8 @@ def settings_page() -> str:
         wrap(
             "The [`perdure` command](cli.md) has settings of its own: `PERDURE_URL`, `PERDURE_TOKEN`, "
             "`PERDURE_ORG` and `PERDURE_DEBUG`. Providers with neither an API key nor a `base_url` of their "
-            "own use the vendors' own variables `OPENAI_API_KEY` and `ANTHROPIC_API_KEY`."
+            "own use the vendors' own variables `OPENAI_API_KEY` and `ANTHROPIC_API_KEY`. The export of "
+            "[traces](../guide/operate.md#traces) has OpenTelemetry's variables (`OTEL_*`)."
         ),
     )
 

@@ -168,7 +168,7 @@ async def _start_working(parts: Parts, worker: Worker) -> list[Coroutine[Any, An
     left = await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else STALE_AFTER)
     if left:
         log.warning("the last server stopped in the middle of %d turns: they are resumed", left)
-    return [
+    works = [
         sweep.run(),
         Scheduler(parts.app).run(),
         Resumer(parts.app).run(),
@@ -178,6 +178,11 @@ async def _start_working(parts: Parts, worker: Worker) -> list[Coroutine[Any, An
         Deliverer(parts.app).run(),
         Sorter(parts.database).run(),
     ]
+    if parts.traces is not None:
+        from perdure.worker.traces import TraceExporter  # most servers export no traces
+
+        works.append(TraceExporter(parts.app, parts.traces).run())
+    return works
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
 from perdure.domain.local_mcp import LocalMcpServer
 from perdure.domain.metrics import Metrics
+from perdure.domain.trace_settings import TraceSettings, read_trace_settings
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.engine.scaled_images import ImageScaler
@@ -74,6 +75,8 @@ class Parts(Struct, frozen=True):
     queue: Queue
     app: App
     engine: Engine
+    traces: TraceSettings | None = None
+    """How the traces of turns are exported; None if they are not."""
 
 
 class _Spawner:
@@ -201,9 +204,10 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         Unavailable: the database, the data folder or the master key cannot be used.
     """
     # Before anything is created: a mistake in these leaves no traces.
-    code, local_mcp, metrics = code_back_end(settings), _local_mcp(settings), Metrics()
+    code, local_mcp, traces = code_back_end(settings), _local_mcp(settings), _trace_settings()
+    metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
-        database, bus, queue = await _open_store(settings, stack, metrics)
+        database, bus, queue = await _open_store(settings, stack, metrics, traces is not None)
         vault = await open_vault(settings, database)
         drivers = DriverPool(os.environ, Http(read_timeout=settings.model_timeout_seconds or None))
         clock, catalog, hooks = SystemClock(), Catalog(), HookClient(settings.private_addresses)
@@ -234,9 +238,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         )
         engine = Engine(
             *(database, queue, bus, registry, vault, drivers.driver_for, ConversationCache(), clock),
-            {},
-            app.callback_key,
-            _policy(settings, limits),
+            *({}, app.callback_key, _policy(settings, limits)),
             catalog=catalog,
             arguments=app.arguments,
             images=ImageScaler(sandbox),
@@ -246,11 +248,21 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             hooks=hooks,
             meter=app.meter,
             guard=services.guard,
+            sampler=None if traces is None else traces.sampler,
             metrics=metrics,
         )
         # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))
-        yield Parts(database, bus, queue, app, engine)
+        yield Parts(database, bus, queue, app, engine, traces)
+
+
+def _trace_settings() -> TraceSettings | None:
+    traces = read_trace_settings(os.environ)
+    if traces is not None:
+        from perdure.net.otlp import check_library  # most servers export no traces
+
+        check_library()
+    return traces
 
 
 def _guard(
@@ -328,13 +340,14 @@ async def open_vault(settings: Settings, database: Database) -> Vault:
 
 
 async def _open_store(
-    settings: Settings, stack: contextlib.AsyncExitStack, metrics: Metrics
+    settings: Settings, stack: contextlib.AsyncExitStack, metrics: Metrics, traces: bool
 ) -> tuple[Database, Bus, Queue]:
     if not settings.database_url:
         stack.enter_context(lock_folder(settings))
         check_restored(settings.data_folder)
         database = await open_sqlite(settings.data_folder / "perdure.db")
         stack.push_async_callback(database.close)
+        database.traces = traces
         await migrate(database)
         return (
             MeasuredDatabase(database, metrics),
@@ -351,6 +364,7 @@ async def _open_store(
 
     postgres = await open_postgres(settings.database_url)
     stack.push_async_callback(postgres.close)
+    postgres.traces = traces
     await migrate(postgres)
     notifier = await open_notifier(postgres)
     stack.push_async_callback(notifier.close)

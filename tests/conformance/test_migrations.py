@@ -160,6 +160,7 @@ RELEASED = {
     37: "e889856debf3f0b12db1546ce48097ebee2b35ac8259f6aac846b29962c85977",
     38: "93240627218b4ea8dd3b33b3ed8254d6b8d862bb9625f07eabb0ba856758fcea",
     40: "433c7053bcb9dd011ba3d4e3c5aa436d640bd7e6da1b46ba49b9a59020762c31",
+    43: "d938c46594b4b9cdca6e2eff01a9f5792627eed3a52de4f7affcdbff1ccad4bc",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

@@ -27,6 +27,7 @@ from perdure.domain.spans import message_context
 from perdure.domain.subagents import Subagents
 from perdure.domain.tasks import SessionTask, TaskLinks, TaskMode, WakePolicy, check_open
 from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.trace_context import TraceContext, current_trace
 from perdure.store.database import Tx
 from perdure.store.files import copy_tree
 from perdure.store.queue import Job
@@ -101,7 +102,7 @@ async def spawn(app: Services, context: ToolContext, what: Spawn, later: Later |
         return found
     parent, planned = found
     schema = await checked_output(what.output_schema or _schema_of(what), None)
-    now = app.now()
+    now, trace = app.now(), current_trace()
     row = _task_row(app, context, parent, planned.row, what, now)
     planned = replace(planned, row=replace(planned.row, task_id=row.id))
     controls = replace(planned.controls, output_schema=schema)
@@ -113,7 +114,7 @@ async def spawn(app: Services, context: ToolContext, what: Spawn, later: Later |
     async def also(tx: Tx) -> None:
         check_open(await count_unfinished(tx, parent.id), what.config.max_open)
         await add_task(tx, row)
-        await _begin(app, tx, context, planned, message, now)
+        await _begin(app, tx, context, planned, message, now, trace)
         await _give_files(app, tx, parent, planned, what.files, now)
         if what.mode == "foreground":
             await add_wait(tx, _wait_of(context, row))
@@ -129,7 +130,13 @@ def _schema_of(what: Spawn) -> OutputSchema | None:
 
 
 async def _begin(
-    app: Services, tx: Tx, context: ToolContext, planned: Planned, message: Message, now: Micros
+    app: Services,
+    tx: Tx,
+    context: ToolContext,
+    planned: Planned,
+    message: Message,
+    now: Micros,
+    trace: TraceContext | None,
 ) -> None:
     """Create the child's session with its first message and its job."""
     child = planned.row
@@ -142,7 +149,7 @@ async def _begin(
         loaded = ToolsLoadedData(context.tool_call_id, planned.loaded)
         events.append(NewEvent(loaded, EventContext(), now))
     about = message_context(app.new_id("turn"), message.id)
-    events.append(NewEvent(InputMessageData(message), about, now))
+    events.append(NewEvent(InputMessageData(message, trace=trace), about, now))
     await begin_session(tx, child, events, now=now)
     await app.queue.enqueue(tx, Job(child.org_id, child.id))
 

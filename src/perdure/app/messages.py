@@ -45,6 +45,7 @@ from perdure.domain.speakers import Speaker
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResults, ToolCallResult
+from perdure.domain.trace_context import TraceContext, current_trace
 from perdure.domain.turn import Calling, parked_calls
 from perdure.store.bus import Appended, Stop
 from perdure.store.client_messages import Sent, keep_sent_message, sent_message
@@ -89,7 +90,7 @@ async def posting(
     content = checked_content(body)
     controls = await checked_controls(body.controls)
     attachments = await receive(app, caller, session_id, content)
-    now = app.now()
+    now, trace = app.now(), current_trace()
     message_id = app.new_id("message")
     addressed = body.addressed_participant_id or None
     # An image may come first: what counts is how the text begins.
@@ -113,7 +114,10 @@ async def posting(
         kept = await attachments.keep(app, tx, row, now)
         message = _message(body, controls, kept, message_id, now)
         message = await append_message(
-            app, tx, row, message, now, addressed=speaker, external=attachments.external
+            *(app, tx, row, message, now),
+            addressed=speaker,
+            external=attachments.external,
+            trace=trace,
         )
         if client_id is not None and message.sequence is not None:
             await keep_sent_message(tx, row, client_id, Sent(fingerprint, message.sequence))
@@ -157,6 +161,7 @@ async def append_message(
     origin: MessageOrigin | None = None,
     addressed: Speaker | None = None,
     external: tuple[External, ...] = (),
+    trace: TraceContext | None = None,
 ) -> Message:
     """Append a user's message to a session whose row is locked.
 
@@ -167,6 +172,7 @@ async def append_message(
         origin: what sends the message; None for a client.
         addressed: the participant that it is for; None for the session's own agent.
         external: where text from outside in it, or in its sender's context, came from.
+        trace: the span that sends it.
 
     Returns:
         The message as stored: with the session's secrets redacted, if it contains any.
@@ -187,9 +193,7 @@ async def append_message(
         ended = [*wished, *cancelled]
     running = row.turn_id if busy and policy not in ("queue", "interrupt") else None
     context = message_context(running or app.new_id("turn"), message.id)
-    data = InputMessageData(
-        message, queued=policy == "queue", origin=origin, addressed=addressed, external=external
-    )
+    data = InputMessageData(message, policy == "queue", origin, addressed, external, trace)
     event = NewEvent(data, context, now, message.metadata, message.tags)
     (logged,) = await without_secrets(app, tx, row, [event])
     after, stored = await append(

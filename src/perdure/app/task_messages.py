@@ -16,6 +16,7 @@ from perdure.domain.ids import SessionId, TaskId
 from perdure.domain.messages import JsonObject, Message, TextPart
 from perdure.domain.tasks import Direction, TaskArtifact, TaskMessage, TaskProgress, TaskText
 from perdure.domain.times import to_rfc3339
+from perdure.domain.trace_context import current_trace
 from perdure.store.client_messages import Sent, keep_sent_message, sent_message
 from perdure.store.database import Tx
 from perdure.store.sessions import SessionRow, get_session
@@ -68,6 +69,7 @@ async def _send(
     Args:
         external: where text from outside in the parent's context came from.
     """
+    trace = current_trace()
 
     async def work(tx: Tx) -> str | None:
         over = Conflict(f"the task {task_message.task_id} has ended: begin another one", code="task_ended")
@@ -82,7 +84,7 @@ async def _send(
             raise over
         now = app.now()
         message = Message(app.new_id("message"), "user", (TextPart(text),), to_rfc3339(now))
-        stored = await append_message(app, tx, child, message, now, origin=None, external=external)
+        stored = await append_message(app, tx, child, message, now, external=external, trace=trace)
         sent = Sent(task_message.id, stored.sequence or 0)
         await keep_sent_message(tx, child, context.effect_key, sent)
         return None

@@ -17,6 +17,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "postgres": ("asyncpg", "pgqueuer"),
         "local-model": ("xllamacpp",),
+        "otel": ("opentelemetry",),
         "documents": ("PIL", "pypdfium2_raw"),
     }
 )  # fmt: skip

@@ -10,6 +10,7 @@ from perdure.domain.ids import MessageId, TurnId
 from perdure.domain.messages import Controls, preview_of, text_of
 from perdure.domain.outputs import OutputSchema
 from perdure.domain.speakers import Speaker
+from perdure.domain.trace_context import TraceContext
 
 
 class PendingMessage(Struct, frozen=True):
@@ -24,6 +25,7 @@ class PendingMessage(Struct, frozen=True):
         controls: the options of a message that waits for its own turn.
         output_schema: the schema that it sets for the final answer of its turn.
         addressed: the participant that it is for; None for the session's own agent.
+        trace: the span that sent it.
     """
 
     message_id: MessageId
@@ -35,6 +37,7 @@ class PendingMessage(Struct, frozen=True):
     controls: Controls | None = None
     output_schema: OutputSchema | None = None
     addressed: Speaker | None = None
+    trace: TraceContext | None = None
 
 
 Pending = tuple[PendingMessage, ...]
@@ -53,6 +56,7 @@ def pending_message(data: InputMessageData, event: AnyEvent, sequence: int) -> P
         controls=message.controls if data.queued else None,
         output_schema=message.controls.output_schema if message.controls is not None else None,
         addressed=data.addressed,
+        trace=data.trace,
     )
 
 

@@ -139,6 +139,7 @@ def _turn_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
             event.ts,
             output_schema=None if first is None else first.output_schema,
             speaker=data.speaker,
+            trace=None if first is None else first.trace,
         ),
     )
 

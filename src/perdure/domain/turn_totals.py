@@ -10,6 +10,7 @@ from perdure.domain.messages import Usage
 from perdure.domain.outputs import OutputSchema
 from perdure.domain.speakers import Speaker
 from perdure.domain.times import Micros
+from perdure.domain.trace_context import TraceContext
 
 NO_USAGE = Usage(0, 0)
 
@@ -29,6 +30,7 @@ class Turn(Struct, frozen=True):
         fallback: the model that is used instead, if one did not answer.
         parked_since: when it was parked first, since the last answer.
         speaker: the participant whose turn it is; None for the session's own agent.
+        trace: the span that sent the message that began it.
         rejected: how many final answers did not match their schema; problems: what was wrong with the last.
     """
 
@@ -52,3 +54,4 @@ class Turn(Struct, frozen=True):
     fallback: Fallback | None = None
     parked_since: Micros | None = None
     speaker: Speaker | None = None
+    trace: TraceContext | None = None

@@ -22,6 +22,7 @@ from perdure.domain.ids import NewId, SessionId, new_id
 from perdure.domain.metrics import Metrics
 from perdure.domain.network import PrivateAddresses
 from perdure.domain.times import Micros
+from perdure.domain.trace_context import Sampler
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.engine.file_contents import FileCache
 from perdure.engine.output_formats import OutputFormats
@@ -132,5 +133,7 @@ class Engine(Struct, frozen=True):
     files: FileCache = field(default_factory=FileCache)
     metrics: Metrics = field(default_factory=Metrics)
     images: ImageScaler = field(default_factory=lambda: ImageScaler(Sandbox()))
+    sampler: Sampler | None = None
+    """Decides which traces are exported; None if none are."""
     guard: GuardServices | None = None
     """Makes the guardrails' checks that need a service; without it, they count as not made."""

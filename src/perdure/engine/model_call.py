@@ -36,6 +36,7 @@ from perdure.domain.model_profiles import ModelProfile
 from perdure.domain.money import price_at, with_cost
 from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.trace_context import tracing
 from perdure.domain.turn import Reasoning
 from perdure.engine.answers import generate_with_content, problem_of, refuse_cut_calls
 from perdure.engine.attachments import with_files
@@ -68,6 +69,7 @@ from perdure.engine.secret_arguments import redact_response, redact_secret_argum
 from perdure.engine.settlements import Money
 from perdure.engine.shorten import Room
 from perdure.engine.spending import Refused, parked_instead, renew
+from perdure.engine.tracing import call_trace
 from perdure.llm.adaptations import adapted
 from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
 from perdure.llm.outputs import RESULT_TOOL
@@ -220,7 +222,8 @@ class _Call:
         self.sent, self.prompt = await self.request()
         if self.money is not None:
             self.money.send()
-        response = await generate_with_content(self.driver, self.sent, self.on_delta, self._begin_again)
+        with tracing(call_trace(self.engine, self.state.turn, generation_context(self.state))):
+            response = await generate_with_content(self.driver, self.sent, self.on_delta, self._begin_again)
         response = response if self.output is None else as_answer(response, self.output)
         response, self.cut = await before_cut(self.guard, response)
         return response

@@ -32,6 +32,7 @@ from perdure.domain.redaction import is_mark
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tools import ClientSideTool
+from perdure.domain.trace_context import tracing
 from perdure.domain.turn import Calling
 from perdure.domain.turn_queries import agent_ahead, next_controls
 from perdure.engine.background import begin_task, begins_task
@@ -49,6 +50,7 @@ from perdure.engine.run import Run, status_of
 from perdure.engine.steps import Steps
 from perdure.engine.tool_outcomes import REFUSED, REJECTED, Failure, as_raw_output, error_text, failure_of
 from perdure.engine.tool_output import RawOutput, fit_output
+from perdure.engine.tracing import call_trace
 from perdure.store.bus import Live, LiveKind
 from perdure.store.rows import to_json
 
@@ -270,7 +272,8 @@ async def _attempt_or_wait(
 ) -> RawOutput | Later | None:
     """As `_attempt`. If it was interrupted, it waits for its open callback, whose URL somebody may have."""
     try:
-        return await _attempt(run, agent, bound, state, call, acting)
+        with tracing(call_trace(run.engine, state.turn, tool_context(state, call.id))):
+            return await _attempt(run, agent, bound, state, call, acting)
     except Interrupted:
         later = await promised(run, state, call)
         if later is None:

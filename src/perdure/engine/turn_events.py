@@ -119,8 +119,12 @@ def begin_turn(run: Run, action: StartTurn, queued: Message | None) -> tuple[Tur
     now = run.engine.clock.now()
     run.mark(now)
     turn_id = action.turn_id or run.engine.new_id("turn")
-    speaker = first_of(run.state.pending).addressed
-    turn = Turn(turn_id, action.message_id, action.input_content or None, now, speaker=speaker)
+    first = first_of(run.state.pending)
+    turn = Turn(
+        *(turn_id, action.message_id, action.input_content or None, now),
+        speaker=first.addressed,
+        trace=first.trace,
+    )
     activated = SessionActivatedData(turn.id, turn.message_id)
     started = TurnStartedData(turn.id, turn.message_id, turn.input_content, queued, turn.speaker)
     context = turn_context(turn)

@@ -37,6 +37,7 @@ from yarl import URL
 
 from perdure.domain.errors import ModelError
 from perdure.domain.sse import Frame, StreamTooLong
+from perdure.domain.trace_context import with_trace
 from perdure.llm.endpoint import Endpoint
 from perdure.llm.failures import WRONG_ADDRESS, bad_response, disguised, no_such_address, refusal
 from perdure.net.addresses import GuardedResolver
@@ -201,7 +202,7 @@ class Http:
                 return await self._session(fresh=fresh).post(
                     url,
                     data=data,
-                    headers=endpoint.headers("POST", url, body),
+                    headers=with_trace(endpoint.headers("POST", url, body)),
                     allow_redirects=False,
                     timeout=self._timeout(endpoint),
                 )

@@ -18,6 +18,7 @@ from yarl import URL
 
 from perdure.domain.code import CodeJob, CodeLimits, CodeResult
 from perdure.domain.errors import InvalidInput, ToolError
+from perdure.domain.trace_context import trace_headers
 from perdure.net.web_client import read_body
 
 SPARE = 20.0
@@ -110,7 +111,7 @@ class CodeService:
 
     async def _post(self, job: CodeJob, body: bytes) -> tuple[int, bytes]:
         seconds = job.seconds + SPARE
-        headers = {"Content-Type": "application/json", "Idempotency-Key": job.key}
+        headers = {"Content-Type": "application/json", "Idempotency-Key": job.key, **trace_headers()}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         most = self._limits.total_bytes * 4 // 3 + self._limits.output_bytes * 6 + _ENVELOPE

@@ -24,6 +24,7 @@ from perdure.domain.errors import ToolError
 from perdure.domain.ids import OrgId
 from perdure.domain.network import NetworkRules, PrivateAddresses
 from perdure.domain.policy_hooks import MAX_ANSWER, NoDecision
+from perdure.domain.trace_context import with_trace
 from perdure.domain.webhooks import Signed
 from perdure.net.addresses import CheckedResolver, SystemResolver
 from perdure.net.web_client import checked_resolver, checked_url, read_body, reason_of
@@ -82,7 +83,7 @@ class HookClient:
     async def _post(self, url: URL, request: Signed) -> bytes:
         session = self._opened()
         async with session.post(
-            url, data=request.body, headers=request.headers, allow_redirects=False
+            url, data=request.body, headers=with_trace(request.headers), allow_redirects=False
         ) as answer:
             if answer.status != 200:
                 where = " (redirects are not followed)" if 300 <= answer.status < 400 else ""

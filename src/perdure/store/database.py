@@ -78,6 +78,9 @@ class Tx(Protocol):
     dialect: str
     """`sqlite` or `postgres`, for the few statements that must differ."""
 
+    traces: bool
+    """Whether appends note the turns that end, for the export of their traces."""
+
     async def all(self, sql: str, *args: Param) -> list[Row]:
         """Return all rows of a query."""
         ...
@@ -138,6 +141,8 @@ class Database(Protocol):
     """A pool of connections to one database."""
 
     dialect: str
+    traces: bool
+    """Whether this process exports traces: `Tx.traces` of every transaction."""
     last_fault: Fault | None
     """The last failure of a kind that lasts, such as a full disk."""
 

@@ -24,6 +24,15 @@ class MeasuredDatabase:
         self._faults = metrics.database_faults
 
     @property
+    def traces(self) -> bool:
+        """Whether this process exports traces."""
+        return self._inner.traces
+
+    @traces.setter
+    def traces(self, traces: bool) -> None:
+        self._inner.traces = traces
+
+    @property
     def last_fault(self) -> Fault | None:
         """The last failure of a kind that lasts."""
         return self._inner.last_fault

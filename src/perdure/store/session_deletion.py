@@ -37,6 +37,7 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "task_waits",
         "budget_waits",
         "participants",
+        "trace_turns",
     ):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
     await tx.run("DELETE FROM budget_waits WHERE session_id = ?", row.id)

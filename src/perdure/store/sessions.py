@@ -46,6 +46,7 @@ from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.model_calls import INSERT_CALLS, calls_in
 from perdure.store.rows import assignments, columns, from_json, insert, to_json, values
 from perdure.store.session_counts import count_sessions
+from perdure.store.trace_turns import INSERT_TURNS, ended_turns
 from perdure.store.turn_slots import slot_after
 from perdure.store.webhook_deliveries import note_task_events
 
@@ -367,7 +368,8 @@ async def append(
     sql = _APPEND if _agents_of(new) == _agents_of(row) else _HAND_OFF
     root_id = row.root_session_id or row.id
     calls = calls_in(events, stored, org_id=row.org_id, root_id=root_id, user_id=row.owner_id)
-    inserts = Rows(_INSERT_EVENTS, rows), Rows(INSERT_CALLS, calls)
+    traced = ended_turns(row.org_id, row.turn_after, events, stored) if tx.traces else ()
+    inserts = Rows(_INSERT_EVENTS, rows), Rows(INSERT_CALLS, calls), Rows(INSERT_TURNS, traced)
     if not await tx.append(sql, _append_args(row, new, now), *inserts, further=further):
         raise await refusal(tx, row)
     await note_task_events(tx, row.org_id, row.id, events, row.head + 1, now)

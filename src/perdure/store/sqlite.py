@@ -40,8 +40,9 @@ class SqliteTx:
 
     dialect = "sqlite"
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, traces: bool = False) -> None:
         self._connection = connection
+        self.traces = traces
         self.callbacks: list[Callable[[], None]] = []
         self.patient = False
 
@@ -143,6 +144,7 @@ class SqliteDatabase:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self.last_fault: Fault | None = None
+        self.traces = False
         self._waiting: dict[_Job, float] = {}
         """The transactions that callers wait for, oldest first, with their time limits."""
         self._timer: asyncio.TimerHandle | None = None
@@ -277,7 +279,7 @@ class SqliteDatabase:
 
     def _attempt(self, job: _Job, alone: bool) -> None:
         writer = self._writer
-        job.tx = SqliteTx(writer)
+        job.tx = SqliteTx(writer, traces=self.traces)
         if not alone:
             writer.execute("SAVEPOINT one")
         try:

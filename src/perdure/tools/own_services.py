@@ -34,6 +34,7 @@ from perdure.domain.http_answers import HttpAnswer
 from perdure.domain.messages import JsonObject
 from perdure.domain.paths import clean_path
 from perdure.domain.session_metadata import read_metadata
+from perdure.domain.trace_context import trace_headers
 from perdure.store.file_changes import FileWrite
 
 if TYPE_CHECKING:
@@ -242,6 +243,8 @@ class _Http:
         from perdure.tools.request_keys import RequestKeys
 
         request = OwnRequest.of(method, url, params, headers, json, content)
+        for name, value in trace_headers().items():
+            request = request.with_default(name, value)
         keys = self._keys = self._keys or RequestKeys(self._call.effect_key)
         taken = keys.take(request)  # before anything is awaited: requests are numbered as they are made
         if taken is None:

@@ -14,6 +14,7 @@ from functools import partial
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import PerdureError
 from perdure.domain.ids import SessionId
+from perdure.domain.trace_context import tracing
 from perdure.engine.advance import advance
 from perdure.engine.attempt import is_cancelled, is_retryable
 from perdure.engine.context import Engine
@@ -93,14 +94,16 @@ class Worker:
         """
         if job.task_id is not None:
             if self._background is not None:
-                await self._background.handle(job)
+                with tracing(None):  # what enqueued the job, such as a request, may be traced
+                    await self._background.handle(job)
             return
         session_id = job.session_id
         while (present := self._running.get(session_id)) is not None:
             await asyncio.wait([present])
         if self._draining.is_set():
             raise PutBack
-        task = asyncio.create_task(self._advance(job))
+        with tracing(None):  # as above: the turn is not a part of what enqueued its job
+            task = asyncio.create_task(self._advance(job))
         self._running[session_id] = task
         self._idle.clear()
         task.add_done_callback(lambda done: self._forget(session_id, done))

@@ -63,6 +63,7 @@ from perdure.domain.errors import InvalidInput, NotFound, PerdureError, Unavaila
 from perdure.domain.ids import OrgId, UserId
 from perdure.domain.log_lines import fields
 from perdure.domain.paging import Page
+from perdure.domain.trace_context import TraceContext, parse_context, tracing
 from perdure.domain.workspaces import session_of
 from perdure.store.faults import system_fault
 
@@ -129,6 +130,15 @@ class Api:
     async def _answer(
         self, scope: Scope, path: str, receive: Receive, visit: Visit
     ) -> Reply | Stream | Begun:
+        headers = headers_of(scope)
+        if (parent := headers.get(b"traceparent")) is None:
+            return await self._answered(scope, path, headers, receive, visit)
+        with tracing(_trace_of(parent, headers.get(b"tracestate", b""))):
+            return await self._answered(scope, path, headers, receive, visit)
+
+    async def _answered(
+        self, scope: Scope, path: str, headers: Headers, receive: Receive, visit: Visit
+    ) -> Reply | Stream | Begun:
         if path.startswith("/api/"):
             path = path[4:]
         match = self._router.find(path)
@@ -136,7 +146,6 @@ class Api:
             raise NotFound("route; see /docs", code="route_not_found")
         methods, values = match
         ready = _ready_for(scope["method"], methods)
-        headers = headers_of(scope)
         if ready is None:
             visit.route = next(iter(methods.values())).route.path
             return _wrong_method(path, methods, visit)
@@ -251,6 +260,11 @@ class Api:
             answer = await collect(answer, MAX_OUTPUT)
         outer.warnings += warnings
         return command_reply(name, answer)
+
+
+def _trace_of(parent: bytes, state: bytes) -> TraceContext | None:
+    """The span that sends a request; None if its header is not valid: that is no reason to refuse it."""
+    return parse_context(parent.decode("latin-1"), state.decode("latin-1"))
 
 
 def _check_utf8(raw_path: bytes) -> None:

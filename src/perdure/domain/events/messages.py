@@ -30,6 +30,7 @@ from perdure.domain.ids import (
 )
 from perdure.domain.messages import JsonObject, Message, Usage
 from perdure.domain.speakers import Speaker
+from perdure.domain.trace_context import TraceContext
 
 MessageOrigin = Literal["callback", "schedule", "task"]
 """What sends a message that no client sends. Its metadata says more, and proves nothing: clients send any."""
@@ -65,6 +66,15 @@ class InputMessageData(EventData, frozen=True, omit_defaults=True):
         tuple[External, ...],
         Meta(description="Where text from outside in the message, or its sender's context, came from."),
     ] = ()
+    trace: Annotated[
+        TraceContext | None,
+        Meta(
+            description=(
+                "The span that sent the message, by the `traceparent` of its request; for a sub-agent's "
+                "message, the tool call of its parent. Spans of its turn are children of it."
+            )
+        ),
+    ] = None
 
 
 class OutputMessageStartedData(EventData, frozen=True, omit_defaults=True):

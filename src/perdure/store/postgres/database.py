@@ -70,6 +70,8 @@ class PostgresTx:
 
     dialect = "postgres"
 
+    traces = False
+
     def __init__(self, connection: Any, appends: dict[tuple[str, ...], str]) -> None:
         self.connection = connection
         """The asyncpg connection, for code that is specific to PostgreSQL (the queue)."""
@@ -194,6 +196,7 @@ class PostgresDatabase:
         self._searches = asyncio.Semaphore(SEARCHES)
         self._closed = False
         self.last_fault: Fault | None = None
+        self.traces = False
 
     async def write(self, body: Body[T], *, single: bool = False) -> T:
         if self._closed:
@@ -214,6 +217,7 @@ class PostgresDatabase:
         for left in reversed(range(ATTEMPTS)):
             connection = await self._acquire()
             tx = (_SingleTx if single else PostgresTx)(connection, self._appends)
+            tx.traces = self.traces
             try:
                 result = await (_do_alone if single else _transact)(connection, tx, body)
             except BaseException as error:

@@ -18,6 +18,7 @@ from perdure.domain.ids import OrgId
 from perdure.domain.mcp import McpContent, McpInputRequest, McpInputRequired, McpLost, McpRefused, McpTool
 from perdure.domain.mcp_servers import mode_of
 from perdure.domain.messages import JsonObject
+from perdure.domain.trace_context import trace_headers
 from perdure.domain.weights import weight_of
 from perdure.net.mcp.lazy import LazyHosts
 from perdure.store.database import Tx
@@ -130,6 +131,8 @@ class McpCall(Struct, frozen=True):
         if not self.readonly:
             arguments, headers = _with_key(server, name, arguments, context.effect_key)
             meta[EFFECT_KEY] = context.effect_key
+        meta |= trace_headers()
+        headers |= trace_headers()
         asks = server.rules.elicitation_policy != "none"
         answers = await answers_for(reach.services, context) if asks else None
 
