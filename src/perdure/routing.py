@@ -18,6 +18,7 @@ from perdure.api.routes import capabilities as capability_routes
 from perdure.api.routes import commands as command_routes
 from perdure.api.routes import connections as connection_routes
 from perdure.api.routes import databases as database_routes
+from perdure.api.routes import durable as durable_routes
 from perdure.api.routes import feedback as feedback_routes
 from perdure.api.routes import harnesses as harness_routes
 from perdure.api.routes import images as image_routes
@@ -124,6 +125,7 @@ def all_routes(settings: Settings, process: ThisProcess) -> tuple[Route, ...]:
         *webhook_routes.ROUTES,
         *budget_routes.ROUTES,
         *spend_routes.ROUTES,
+        *durable_routes.ROUTES,
         *health_routes(settings, process),
         *document_routes(document),
     )

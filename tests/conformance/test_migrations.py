@@ -159,6 +159,7 @@ RELEASED = {
     36: "59bd61392471a644a00ee68d0f3ee55cc84819668c00668e8debf3f6de86e43e",
     37: "e889856debf3f0b12db1546ce48097ebee2b35ac8259f6aac846b29962c85977",
     38: "93240627218b4ea8dd3b33b3ed8254d6b8d862bb9625f07eabb0ba856758fcea",
+    45: "9dba1349e4b5d8b80bdbe0c9f13e7491243321caf038d7d2bc7f63a87100621f",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""
