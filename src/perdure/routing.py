@@ -44,6 +44,7 @@ from perdure.api.routes import spend as spend_routes
 from perdure.api.routes import storage as storage_routes
 from perdure.api.routes import tasks as task_routes
 from perdure.api.routes import webhooks as webhook_routes
+from perdure.api.routes import workflows as workflow_routes
 from perdure.api.routes import workspaces as workspace_routes
 from perdure.api.routes.files import file_routes
 from perdure.api.routes.system import document_routes, system_routes
@@ -126,6 +127,7 @@ def all_routes(settings: Settings, process: ThisProcess) -> tuple[Route, ...]:
         *budget_routes.ROUTES,
         *spend_routes.ROUTES,
         *durable_routes.ROUTES,
+        *workflow_routes.ROUTES,
         *health_routes(settings, process),
         *document_routes(document),
     )

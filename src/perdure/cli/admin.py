@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,10 @@ from perdure.cli.terminal import Screen
 if TYPE_CHECKING:
     from perdure.client import Client
     from perdure.domain.processes import CircuitBreaker, TurnsHealth, Worker
+    from perdure.domain.workflows import DeadLetter, Workflow
+
+Status = Literal["running", "parked", "pending", "failed"]
+"""A status of turns that can be listed."""
 
 app = typer.Typer(help="Show and direct what runs turns.", no_args_is_help=True)
 
@@ -57,6 +61,90 @@ async def _drain(client: Client, worker_id: str, *, wanted: bool) -> None:
     async with client:
         await (client.drain_worker if wanted else client.resume_worker)(worker_id)
     Screen().line(f"{worker_id} {'drains' if wanted else 'takes turns again'} within seconds")
+
+
+@app.command()
+def turns(
+    status: Annotated[
+        Status | None, typer.Option(help="Only turns in this status.", show_default=False)
+    ] = None,
+    cancel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="Cancel this turn, and the tasks of its session.", show_default=False
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many to list.")] = 50,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """List the turns of the organization that run, wait or were sealed, the oldest first."""
+    enter(_turns(connect(url, token, org), status, cancel, limit, as_json))
+
+
+_TURNS = ("ID", "STATUS", "WAITS FOR", "AGE", "RECOVERIES", "PROCESS", "AGENT")
+
+
+async def _turns(
+    client: Client, status: Status | None, cancel: str | None, limit: int, as_json: bool
+) -> None:
+    async with client:
+        if cancel is not None:
+            await client.cancel_workflow(cancel)
+        found = await client.list_workflows(status=status, limit=limit)
+    Screen().listing(found.data, _TURNS, _turn_row, as_json=as_json)
+
+
+def _turn_row(each: Workflow) -> tuple[str, ...]:
+    kinds = sorted({call.kind for call in each.parked_on})
+    return (
+        *(each.id, each.status, ", ".join(kinds) or "-", f"{each.age_seconds} s", str(each.recoveries)),
+        *(each.worker_id or "-", each.input.agent_id or "-"),
+    )
+
+
+@app.command()
+def stuck(as_json: Json = False, url: Url = DEFAULT_URL, token: Token = None, org: Org = None) -> None:
+    """List the turns of the organization that were sealed, or make no progress."""
+    enter(_stuck(connect(url, token, org), as_json))
+
+
+_STUCK = ("ID", "STATE", "ATTEMPTS", "SINCE", "WHY")
+
+
+async def _stuck(client: Client, as_json: bool) -> None:
+    async with client:
+        found = await client.list_dead_letters(limit=100)
+    Screen().listing(found.data, _STUCK, _stuck_row, as_json=as_json)
+
+
+def _stuck_row(each: DeadLetter) -> tuple[str, ...]:
+    return (each.id, each.state, str(each.attempts), each.dead_at, each.last_error)
+
+
+@app.command()
+def retry(
+    turn_id: Annotated[str, typer.Argument(help="The id that `stuck` shows.", show_default=False)],
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Post the message of a sealed turn again, or try a stuck turn again."""
+    enter(_retry(connect(url, token, org), turn_id, as_json))
+
+
+async def _retry(client: Client, turn_id: str, as_json: bool) -> None:
+    async with client:
+        done = await client.retry_dead_letter(turn_id)
+    if as_json:
+        Screen().json(done)
+    elif done.message_id is None:
+        Screen().line(f"{done.workflow_id} is tried again")
+    else:
+        Screen().line(f"posted the message again: {done.workflow_id} works on it")
 
 
 @app.command()
