@@ -84,7 +84,7 @@ class Workers(Struct, frozen=True):
 
     data: Annotated[tuple[Worker, ...], Meta(description="The processes, newest first.")]
     total: Annotated[int, Meta(description="How many there are.", examples=[2])]
-    summary: WorkersSummary
+    summary: Annotated[WorkersSummary, Meta(description="All processes, counted.")]
 
 
 class BreakerReport(Struct, frozen=True, omit_defaults=True):

@@ -26,6 +26,7 @@ WorkflowId = Annotated[
     ),
 ]
 _NEXT = "next"
+_REASON = "The turn was recovered 3 times without progress; the server died each time."
 _RFC3339 = "2026-01-05T09:30:00.000000Z"
 
 
@@ -60,7 +61,7 @@ class WorkflowError(Struct, frozen=True):
     """Why a turn has failed."""
 
     code: Annotated[str, Meta(description="The code of the failure.", examples=["no_progress"])]
-    message: Annotated[str, Meta(description="The reason, for people.")]
+    message: Annotated[str, Meta(description="The reason, for people.", examples=[_REASON])]
 
 
 class Workflow(Struct, frozen=True, omit_defaults=True):
@@ -78,7 +79,7 @@ class Workflow(Struct, frozen=True, omit_defaults=True):
             examples=["running"],
         ),
     ]
-    input: TurnRef
+    input: Annotated[TurnRef, Meta(description="Which turn it is.")]
     created_at: Annotated[Timestamp, Meta(description="When its message came.", examples=[_RFC3339])]
     age_seconds: Annotated[
         int, Meta(description="How long ago that was, or how long the turn took.", examples=[12])
@@ -95,7 +96,7 @@ class Workflow(Struct, frozen=True, omit_defaults=True):
         Meta(description="The process that runs it. Absent: it is not known, as for turns of a few seconds."),
     ] = None
     completed_at: Annotated[Timestamp | None, Meta(description="When it ended.")] = None
-    error: WorkflowError | None = None
+    error: Annotated[WorkflowError | None, Meta(description="Why it failed or was sealed.")] = None
 
 
 class Workflows(Struct, frozen=True):
@@ -114,7 +115,12 @@ class WorkflowEvent(Struct, frozen=True):
     workflow_id: WorkflowId
     sequence_num: Annotated[int, Meta(description="The event's sequence in its session's log.", examples=[7])]
     event_type: Annotated[str, Meta(description="The type of event.", examples=["turn.started"])]
-    event_data: Annotated[Raw, Meta(description="The event's data.")]
+    event_data: Annotated[
+        Raw,
+        Meta(
+            description="The event's data.", examples=[{"turn_id": "turn_01920000000070008000000000000002"}]
+        ),
+    ]
     created_at: Annotated[Timestamp, Meta(description="When it was logged.", examples=[_RFC3339])]
 
 
@@ -143,15 +149,25 @@ class DeadLetter(Struct, frozen=True):
             examples=["sealed"],
         ),
     ]
-    original_task_id: Annotated[str, Meta(description="The turn's id; empty if it has none yet.")]
-    activity_id: Annotated[str, Meta(description="The session's id.")]
+    original_task_id: Annotated[
+        str,
+        Meta(
+            description="The turn's id; empty if it has none yet.",
+            examples=["turn_01920000000070008000000000000002"],
+        ),
+    ]
+    activity_id: Annotated[
+        str, Meta(description="The session's id.", examples=["session_01920000000070008000000000000001"])
+    ]
     activity_type: Annotated[Literal["turn"], Meta(description="Always `turn`.")]
-    input: TurnRef
+    input: Annotated[TurnRef, Meta(description="Which turn it is.")]
     attempts: Annotated[
         int, Meta(description="How often it was recovered; 0 if a release before did not say.", examples=[3])
     ]
-    last_error: Annotated[str, Meta(description="The reason, for people.")]
-    error_history: Annotated[tuple[str, ...], Meta(description="The same as `last_error`.")]
+    last_error: Annotated[str, Meta(description="The reason, for people.", examples=[_REASON])]
+    error_history: Annotated[
+        tuple[str, ...], Meta(description="The same as `last_error`.", examples=[[_REASON]])
+    ]
     dead_at: Annotated[
         Timestamp,
         Meta(description="When it was sealed; of a stuck one: when its message came.", examples=[_RFC3339]),
