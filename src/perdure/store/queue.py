@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.domain.metrics import Metrics
@@ -148,11 +147,10 @@ class LocalQueue:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a running coroutine has a task
         self._running.add(task)
-        back = False
         try:
             await handler(job)
         except PutBack:
-            back = True  # it waits until this process takes jobs again; the next one finds its row
+            pass  # no other process exists; the next one finds the session by its row
         except Exception:
             log.exception("the handler of a job for %s failed", job.key)
         finally:
@@ -162,8 +160,6 @@ class LocalQueue:
                 self._held -= 1
                 _release(self._holders, job.org_id)
                 self._fill()
-            if back:
-                self.put(replace(job, again=True))
 
     def _fill(self) -> None:
         """Begin jobs that wait, as far as there are places."""
