@@ -100,12 +100,12 @@ class Presence:
 
     async def _beat(self, number: int) -> None:
         app = self._app
+        if number == 0 and app.database.dialect == "sqlite":
+            await app.database.write(lambda tx: remove_others(tx, self._process.id))
         wanted = await self._tell()
         if self._process.role != "api" and not self._stopping():
             await self._obey(wanted)
         if number % PURGE_EVERY == 0:
-            if app.database.dialect == "sqlite":
-                await app.database.write(lambda tx: remove_others(tx, self._process.id))
             await app.database.write(purge_processes)
 
     async def _tell(self) -> bool:
