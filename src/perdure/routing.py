@@ -18,6 +18,7 @@ from perdure.api.routes import capabilities as capability_routes
 from perdure.api.routes import commands as command_routes
 from perdure.api.routes import connections as connection_routes
 from perdure.api.routes import databases as database_routes
+from perdure.api.routes import durable as durable_routes
 from perdure.api.routes import feedback as feedback_routes
 from perdure.api.routes import harnesses as harness_routes
 from perdure.api.routes import images as image_routes
@@ -43,6 +44,7 @@ from perdure.api.routes import spend as spend_routes
 from perdure.api.routes import storage as storage_routes
 from perdure.api.routes import tasks as task_routes
 from perdure.api.routes import webhooks as webhook_routes
+from perdure.api.routes import workflows as workflow_routes
 from perdure.api.routes import workspaces as workspace_routes
 from perdure.api.routes.files import file_routes
 from perdure.api.routes.system import document_routes, system_routes
@@ -124,6 +126,8 @@ def all_routes(settings: Settings, process: ThisProcess) -> tuple[Route, ...]:
         *webhook_routes.ROUTES,
         *budget_routes.ROUTES,
         *spend_routes.ROUTES,
+        *durable_routes.ROUTES,
+        *workflow_routes.ROUTES,
         *health_routes(settings, process),
         *document_routes(document),
     )

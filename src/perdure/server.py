@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from perdure.api.kernel.authentication import Authenticate, as_owner, by_token
@@ -27,6 +27,7 @@ from perdure.app.rate_limit import RateLimit
 from perdure.app.task_news import deliver
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden, InvalidInput, Unavailable
+from perdure.domain.processes import Role
 from perdure.domain.visible import visible_line
 from perdure.doors.prometheus import metrics_route
 from perdure.listening import http_server, listen
@@ -43,6 +44,7 @@ from perdure.worker.background import BackgroundTools
 from perdure.worker.budgets import BudgetSweep
 from perdure.worker.consent import Resumer
 from perdure.worker.limits import LimitSweep
+from perdure.worker.presence import Presence
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import STALE_AFTER, Sweep
@@ -51,10 +53,6 @@ from perdure.worker.webhooks import Deliverer
 from perdure.worker.worker import Worker
 
 log = logging.getLogger("perdure")
-
-
-Role = Literal["all", "api", "worker"]
-"""What a process does: serve the API, run turns, or both. All but `all` need PostgreSQL."""
 
 
 async def serve(
@@ -140,8 +138,10 @@ async def _serve(
             parts.engine.public.url = _url_of(listener)
         await complete_parked(parts.database)
         await parts.app.meter.refresh(parts.database, parts.app.now())
+        grace, asked = settings.drain_seconds, process.draining
+        presence = Presence(parts.app, worker, role, settings.max_turns, grace, asked)
         works = [LimitSweep(parts.app).run()] if role == "api" else await _start_working(parts, worker)
-        with _at_work(works):
+        with _at_work([*works, presence.run()]):
             gc.collect()
             gc.freeze()
             gc.enable()  # the command disables it while it imports
@@ -149,6 +149,7 @@ async def _serve(
                 greet = partial(_greet, settings, parts, owner, announce, local_model, role)
                 connections = observed.connections(_connection_limits(settings))
                 await _run(settings, api, connections, listener, worker, close, stopping, greet)
+        await presence.leave()
 
 
 def _routes(

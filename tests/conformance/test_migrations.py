@@ -161,6 +161,7 @@ RELEASED = {
     38: "93240627218b4ea8dd3b33b3ed8254d6b8d862bb9625f07eabb0ba856758fcea",
     40: "433c7053bcb9dd011ba3d4e3c5aa436d640bd7e6da1b46ba49b9a59020762c31",
     43: "d938c46594b4b9cdca6e2eff01a9f5792627eed3a52de4f7affcdbff1ccad4bc",
+    45: "9dba1349e4b5d8b80bdbe0c9f13e7491243321caf038d7d2bc7f63a87100621f",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

@@ -17,10 +17,11 @@ from tests.talk import Json, Talk, body_of, call, new_talk, script
 ENDLESS = {"stream_inbox", "stream_sse"}
 """Their answers do not end; a refusal does."""
 
-OF_THE_SERVER = {"capability_id", "command", "token", "callback_id", "input_id", "tool_name"}
+OF_THE_SERVER = {"worker_id", "capability_id", "command", "token", "callback_id", "input_id", "tool_name"}
 """Parameters that name what is the same for everybody, or nothing: only a tool can open a callback."""
 
 SAME = {
+    "worker_id": "worker_" + "0" * 32,
     "tool_name": "kept",
     "capability_id": "current_time",
     "command": "get_session_stats",
@@ -156,6 +157,12 @@ async def _memory(http: httpx.AsyncClient, mark: str) -> dict[str, str]:
     return {"memory_id": memory["id"], "memory_version_id": version["id"]}
 
 
+async def _first_turn(http: httpx.AsyncClient, session_id: str) -> dict[str, str]:
+    (began, *_) = await Talk(http, session_id).events(types="turn.started")
+    turn = f"{session_id}.{began['data']['turn_id']}"
+    return {"workflow_id": turn, "dlq_id": turn}
+
+
 class Place:
     """A server, and an organization of it with one of everything that a path can name.
 
@@ -195,21 +202,19 @@ class Place:
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
         server = await post(http, "/v1/mcp-servers", {"name": mark, "url": "https://mcp.invalid/mcp"})
         task = await _waiting_task(http, session["id"], mark)
-        invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
+        invited = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
             **SAME,
             "org": organization,
             "user_id": me["id"],
             "token_id": token["id"],
-            "invitation_id": invitation["id"],
+            "invitation_id": invited["id"],
             "provider_id": provider["id"],
-            "model": model["id"],
             "harness_id": harness["id"],
             "agent_id": agent["id"],
             "version_id": version["id"],
-            "from_version_id": version["id"],
-            "to_version_id": version["id"],
+            **dict.fromkeys(("from_version_id", "to_version_id"), version["id"]),
             "session_id": session["id"],
             "message_id": answer["id"],
             "schedule_id": schedule["id"],
@@ -224,6 +229,8 @@ class Place:
             "guest": guest["id"],
             "provider": server["id"],
             "task_id": task,
+            **dict.fromkeys(("model", "key"), model["id"]),
+            **await _first_turn(http, session["id"]),
             "budget_id": await _budget(http, me["id"]),
             **await _hooks_image_and_memory(http, f"{base}/tasks/{task}", mark),
         }

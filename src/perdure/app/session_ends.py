@@ -8,6 +8,7 @@ its own children. What a crash leaves undone is found by the sweep. So no two se
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -57,14 +58,24 @@ class _Ended(Struct, frozen=True):
     fenced: bool = True
 
 
-async def cancel_turn(app: Services, caller: Caller, session_id: SessionId) -> CancelledTurn:
+async def cancel_turn(
+    app: Services,
+    caller: Caller,
+    session_id: SessionId,
+    check: Callable[[SessionRow], None] | None = None,
+) -> CancelledTurn:
     """Cancel the running or waiting turn, and all tasks. Idempotent: without any, nothing happens.
 
     Messages that wait for turns of their own are left to them.
+
+    Args:
+        check: looks at the locked session before; what it raises is raised.
     """
 
     async def work(tx: Tx) -> _Ended:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        if check is not None:
+            check(row)
         return await _cancel_in(app, tx, row, "cancelled by the user", app.now(), whole=False)
 
     ended = await write_at_head(app, work)

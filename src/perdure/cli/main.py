@@ -55,6 +55,7 @@ _GROUPS = {
     "webhooks": ("webhooks", "app"),
     "budgets": ("budgets", "app"),
     "hooks": ("hooks", "app"),
+    "admin": ("admin", "app"),
 }
 """Groups of commands, with the module and the name in it."""
 

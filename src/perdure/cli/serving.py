@@ -17,7 +17,7 @@ from perdure.cli.failures import INTERRUPTED, end_with
 from perdure.cli.terminal import write_any_text
 
 if TYPE_CHECKING:
-    from perdure.server import Role
+    from perdure.domain.processes import Role
 
 LARGEST_PORT = 65_535
 ROLES: dict[str, Role] = {"serve": "all", "api": "api", "worker": "worker"}

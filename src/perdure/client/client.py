@@ -17,6 +17,7 @@ from perdure.client.inbox_links import InboxLinkMethods
 from perdure.client.mcp_servers import McpMethods
 from perdure.client.memories import MemoryMethods
 from perdure.client.models import ModelMethods
+from perdure.client.operations import OperationMethods
 from perdure.client.own_calls import OwnCalls
 from perdure.client.sessions import SessionMethods
 from perdure.client.skills import SkillMethods
@@ -50,6 +51,7 @@ class Client(
     WebhookMethods,
     BudgetMethods,
     SpendMethods,
+    OperationMethods,
     AccountMethods,
 ):
     """A client of one Perdure server.

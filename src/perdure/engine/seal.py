@@ -60,7 +60,11 @@ def _events(engine: Engine, row: SessionRow, trouble: str | None, now: Micros) -
     )
     return [
         NewEvent(OutputMessageCompletedData(message, error_code="no_progress"), context, now),
-        NewEvent(TurnSealedData(turn_id, "no_progress", _detail(row, trouble)), context, now),
+        NewEvent(
+            TurnSealedData(turn_id, "no_progress", _detail(row, trouble), recoveries=row.recoveries - 1),
+            context,
+            now,
+        ),
         NewEvent(SessionIdledData(turn_id), context, now),
     ]
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ModelId
+from perdure.domain.processes import BreakerReport
 from perdure.domain.providers import BreakerState, ModelHealth
 from perdure.domain.times import Micros, to_rfc3339
 
@@ -148,6 +149,20 @@ class Breakers:
             return None
         until = to_rfc3339(found.until()) if found.seconds else None
         return ModelHealth(model_id, name, found.state(now), found.failures, *found.failure, until)
+
+    def reports(self, now: Micros, most: int) -> tuple[BreakerReport, ...]:
+        """Return the breakers of models that fail, the last that failed first, for other processes."""
+        found: list[BreakerReport] = []
+        for model_id, each in reversed(self._known.items()):
+            if len(found) == most:
+                break
+            if not each.is_forgotten(now):
+                until = each.until() if each.seconds else 0
+                state, code = each.state(now), each.failure[0]
+                found.append(
+                    BreakerReport(model_id, each.version, state, each.failures, code, each.opened_at, until)
+                )
+        return tuple(found)
 
     def count(self, state: BreakerState, now: Micros) -> int:
         """Return how many breakers are in this state, among those of models that have failed."""

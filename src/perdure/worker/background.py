@@ -177,6 +177,11 @@ class BackgroundTools:
                 if running is not None and running.attempt == attempt and now.get(task_id) != attempt:
                     running.stop()
 
+    def resume(self) -> None:
+        """Take tasks again, after `drain`."""
+        self._draining.clear()
+        self.start()
+
     async def drain(self, grace: float) -> int:
         """Take no more tasks, wait up to `grace` seconds for the running ones, then cancel the rest.
 

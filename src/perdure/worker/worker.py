@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import islice
 
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import PerdureError
@@ -60,6 +61,8 @@ class Worker:
         self._report = report
         self._background = background
         self._running: dict[SessionId, asyncio.Task[None]] = {}
+        self._given: set[asyncio.Task[None]] = set()
+        """The runners that a drain has cancelled."""
         self._telling: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
         self._idle = asyncio.Event()
@@ -71,6 +74,10 @@ class Worker:
     def running(self) -> int:
         """The number of sessions that this process is running."""
         return len(self._running)
+
+    def sessions(self, most: int) -> tuple[SessionId, ...]:
+        """Return the sessions that this process has been running for longest."""
+        return tuple(islice(self._running, most))
 
     def runs(self, session_id: SessionId) -> bool:
         """Return whether this process is running the session."""
@@ -108,8 +115,10 @@ class Worker:
         self._idle.clear()
         task.add_done_callback(lambda done: self._forget(session_id, done))
         await asyncio.wait([task])
-        if self._draining.is_set() and task.cancelled():
-            raise PutBack
+        if task in self._given:
+            self._given.discard(task)
+            if task.cancelled():
+                raise PutBack
 
     def _forget(self, session_id: SessionId, task: asyncio.Task[None]) -> None:
         if self._running.get(session_id) is task:
@@ -189,8 +198,8 @@ class Worker:
                 held = self._engine.claimed_epochs.get(session_id, 0)
                 self._on_stop(Stop(session_id, epochs.get(session_id, held + 1)))
 
-    async def drain(self, grace: float) -> int:
-        """Stop taking jobs, wait up to `grace` seconds for what runs, then cancel the rest.
+    async def rest(self, grace: float) -> int:
+        """Stop taking jobs, wait up to `grace` seconds for what runs, then give the rest to other processes.
 
         Returns:
             The number of cancelled sessions, which another process resumes.
@@ -203,17 +212,30 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
         left = list(self._running.values())
+        self._given.update(left)
         for task in left:
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=5)
+        if background is not None:
+            await background
+        return len(left)
+
+    async def resume(self) -> None:
+        """Take jobs again, after `rest`."""
+        self._draining.clear()
+        if self._background is not None:
+            self._background.resume()
+        await self._engine.queue.start(self.handle)
+
+    async def drain(self, grace: float) -> int:
+        """Rest for good, because this process ends. See `rest`."""
+        left = await self.rest(grace)
         for task in self._telling:
             task.cancel()
         if self._watch is not None:
             self._watch.cancel()
-        if background is not None:
-            await background
-        return len(left)
+        return left
 
 
 def _log_failure(session_id: SessionId, error: BaseException) -> None:

@@ -15,8 +15,8 @@ UNAUTHENTICATED = (
 FORBIDDEN = (
     (
         "operators_only",
-        "The metrics are about all organizations, so only administrators of the first one may read them.",
-        "Use an access token of an administrator there, or set `PERDURE_METRICS_PORT`.",
+        "Metrics and processes are about all organizations: they are for administrators of the first one.",
+        "Use an access token of an administrator there. Metrics: or set `PERDURE_METRICS_PORT`.",
     ),
     *FORBIDDEN_MEMORIES,
     (

@@ -37,6 +37,9 @@ _TITLES = dict(STATUS.values()) | {405: "Method not allowed"}
 
 _PATH_PARAMETERS = {
     "capability_id": "The capability's id.",
+    "workflow_id": "The turn: the id of its session, a dot, and its id.",
+    "dlq_id": "The dead letter: the id of its session, a dot, and that of its turn.",
+    "key": "The model's id.",
     "command": "The command's name: an operation id, or the name that command-line clients use.",
     "name": "The database's name.",
     "server_name": "The name of an inline MCP server, or the id of a registered one.",

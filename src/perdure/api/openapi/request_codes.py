@@ -11,6 +11,7 @@ from perdure.api.openapi.memory_codes import (
     MEMORY_CONFLICTS,
     MISSING_MEMORIES,
 )
+from perdure.api.openapi.operation_codes import MISSING_OPERATIONS, OPERATION_CONFLICTS
 from perdure.api.openapi.skill_codes import MISSING_SKILLS, SKILL_CONFLICTS
 from perdure.api.openapi.upload_codes import INVALID_FORMS
 from perdure.api.openapi.webhook_codes import INVALID_WEBHOOKS, MISSING_WEBHOOKS, WEBHOOK_CONFLICTS
@@ -156,6 +157,7 @@ CONFLICTS = (
     TOO_MANY_SESSIONS,
     *SKILL_CONFLICTS,
     *WEBHOOK_CONFLICTS,
+    *OPERATION_CONFLICTS,
     (
         "already_participant",
         "The agent or user takes part in the session already.",
@@ -244,6 +246,7 @@ MISSING = (
     *MISSING_MEMORIES,
     *MISSING_SKILLS,
     *MISSING_WEBHOOKS,
+    *MISSING_OPERATIONS,
     (
         "participant_not_found",
         "The session has no such participant.",

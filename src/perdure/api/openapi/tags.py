@@ -40,6 +40,7 @@ TAGS: dict[str, str] = {
     "skills": "Skills are instructions for particular tasks. Each is a capability, `skill:{id}`.",
     "organizations": "Every resource belongs to one organization. Other organizations cannot see it.",
     "connections": "Sign-ins of users, and of organizations, at MCP servers that their agents use.",
+    "operations": "What runs turns, for those who run the server: processes, turns, what is stuck.",
     "users": "Users, their roles in organizations, and their access tokens.",
     "system": "Health of the server, and its documentation.",
 }

@@ -144,3 +144,6 @@ class TurnSealedData(EventData, frozen=True, omit_defaults=True):
     detail: Annotated[str | None, Meta(description="The reason, for people.")] = None
     iterations: Annotated[int | None, MODEL_CALL_COUNT] = None
     usage: Annotated[Usage | None, TURN_USAGE] = None
+    recoveries: Annotated[
+        int | None, Meta(description="With `no_progress`: how often the turn was recovered before.")
+    ] = None
