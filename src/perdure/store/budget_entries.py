@@ -49,6 +49,11 @@ _CHARGED = {
 }
 """The entries of calls that are not booked yet. Their ids are the call's with other last digits: `hold_...ab`
 has `entry_...001` and so on."""
+ENTRIES = "budget_entries"
+ALL_ENTRIES = {
+    dialect: f"SELECT {_COLUMNS} FROM {ENTRIES} UNION ALL {charged}" for dialect, charged in _CHARGED.items()
+}
+"""All entries, those of calls that are not booked yet included."""
 _BUDGET = {"sqlite": "json_extract(charge.value, '$[0]')", "postgres": "charge.value ->> 0"}
 _ENDED = "SELECT session_id, id FROM budget_holds WHERE settled_at IS NOT NULL"
 BOOKED_AT_ONCE = 100

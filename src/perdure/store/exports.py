@@ -16,6 +16,7 @@ from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.speakers import AgentAt
 from perdure.domain.transfers import Footer
 from perdure.store.blobs import PARTS
+from perdure.store.budget_entries import ALL_ENTRIES, ENTRIES
 from perdure.store.crypto import Vault, seal_under
 from perdure.store.database import Param, Row, Tx
 from perdure.store.rows import among, columns, from_json
@@ -143,15 +144,14 @@ def _encoded(value: object) -> object:
 async def _pages(tx: Tx, table: Table, names: tuple[str, ...], args: Sequence[Param]) -> AsyncIterator[Row]:
     """Read the rows of a table in pages, in the order of its key."""
     unset = dict(table.unset)
+    source = f"({ALL_ENTRIES[tx.dialect]}) AS {table.name}" if table.name == ENTRIES else table.name
     chosen = ", ".join(f"{unset.get(name, f'{table.name}.{name}')} AS {name}" for name in names)
     keys = [names.index(name) for name in table.key]
     key, marks = ", ".join(f"{table.name}.{name}" for name in table.key), ", ".join("?" * len(keys))
     after: list[Any] = []
     while True:
         beyond = f" AND ({key}) > ({marks})" if after else ""
-        sql = (
-            f"SELECT {chosen} FROM {table.name} WHERE {table.where}{beyond} ORDER BY {key} LIMIT {PAGE_ROWS}"
-        )
+        sql = f"SELECT {chosen} FROM {source} WHERE {table.where}{beyond} ORDER BY {key} LIMIT {PAGE_ROWS}"
         if table.large:
             rows, more = await tx.within(PAGE_BYTES, table.large, sql, *args, *after)
         else:

@@ -15,6 +15,7 @@ from perdure.domain.times import Micros
 from perdure.domain.verification import Checked, Difference
 from perdure.domain.workspaces import session_of
 from perdure.store.blobs import PARTS
+from perdure.store.budget_entries import ALL_ENTRIES
 from perdure.store.database import Row, Tx, Value
 from perdure.store.model_calls import ModelCallRow
 from perdure.store.rows import among, columns, from_json
@@ -331,11 +332,12 @@ async def check_budgets(tx: Tx) -> list[Difference]:
         " LEFT JOIN (SELECT budget_id, CAST(SUM(spent) AS BIGINT) AS spent,"
         "  CAST(SUM(leased) AS BIGINT) AS leased, CAST(SUM(reserved) AS BIGINT) AS reserved"
         "  FROM budget_shards GROUP BY budget_id) s ON s.budget_id = b.id"
-        " LEFT JOIN (SELECT budget_id, CAST(SUM(amount) AS BIGINT) AS net FROM budget_entries"
-        "  GROUP BY budget_id) e ON e.budget_id = b.id ORDER BY b.id"
+        " LEFT JOIN (SELECT budget_id, CAST(SUM(amount) AS BIGINT) AS net"
+        f"  FROM ({ALL_ENTRIES[tx.dialect]}) AS entries GROUP BY budget_id) e ON e.budget_id = b.id"
+        " ORDER BY b.id"
     )
     held: Counter[str] = Counter()
-    for (text,) in await tx.all("SELECT held FROM budget_holds"):
+    for (text,) in await tx.all("SELECT held FROM budget_holds WHERE settled_at IS NULL"):
         for each in from_json(_HELD, text, "what a model call holds of budgets"):
             held[each.budget_id] += each.amount
     found = []
