@@ -37,6 +37,7 @@ FOLLOWS = "follows for ever; tests/journeys/test_stream.py and test_cli.py follo
 NOT_RUN = {
     ("docs/guide/deploy.md", "flowchart LR"): "is a picture",
     ("docs/guide/operate.md", "scrape_configs:"): "is for a Prometheus",
+    ("docs/guide/operate.md", "POST /orders"): "is a picture",
     ("docs/guide/operate.md", "perdure doctor"): "see tests/journeys/test_doctor.py",
     ("docs/guide/deploy.md", "docker build "): "needs Docker",
     ("docs/guide/deploy.md", "kubectl create secret "): "needs a cluster; see tests/unit/test_deploy.py",
