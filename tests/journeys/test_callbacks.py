@@ -224,7 +224,7 @@ async def test_used_late_cancelled_and_unknown_urls_answer_alike(
 
     bodies = set()
     for url in gone:
-        answer = await client.post(url, json={"a": 1})
+        answer = await client.post(url, json={"a": 1}, headers={"X-Request-Id": "the-same"})
         assert answer.status_code == 410, url
         bodies.add(answer.text)
     assert len(bodies) == 1

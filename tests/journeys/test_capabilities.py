@@ -74,4 +74,5 @@ async def test_an_invalid_configuration_gets_an_error_with_its_location(
     if path != "/v1/sessions":
         body |= {"name": "never-made", "system_prompt": "x"}  # type: ignore[dict-item]
     problem = await post(api, path, body, 400)
-    assert (problem["code"], problem["field"]) == ("invalid_capability_config", "capabilities[1]")
+    field = "capabilities[1].config" + (".mode" if config == {"mode": "sometimes"} else "")
+    assert (problem["code"], problem["field"]) == ("invalid_capability_config", field)
