@@ -77,7 +77,7 @@ def tools_run_before_their_announcement_is_committed(patch: Patch) -> None:
         for call in action.calls:
             if call.id not in run.tools:
                 run.announced.add(call.id)
-                running = tool_calls._run_call(run, agent, action.state, call, None)
+                running = tool_calls.run_call(run, agent, action.state, call, None)
                 run.tools[call.id] = asyncio.create_task(running)
         return real(run, agent, action)
 
