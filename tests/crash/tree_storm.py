@@ -15,7 +15,7 @@ import httpx
 
 from tests.talk import Json, body_of, call, script
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds within which a storm must come to rest, and as many again for every four crashes."""
 AWAY = 0.02
 """Seconds between two attempts to reach a server that is down, and between two looks at the database."""
