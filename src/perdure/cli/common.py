@@ -83,6 +83,17 @@ def enter(main: Coroutine[Any, Any, T], run: Callable[[Coroutine[Any, Any, T]], 
         raise typer.Exit(INTERRUPTED) from None
 
 
+def confirm(question: str) -> None:
+    """Ask on a terminal before something is gone for good; anything but a yes ends the command.
+
+    Raises:
+        BadParameter: there is no terminal to ask on.
+    """
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("no terminal to confirm on; pass --yes", param_hint="--yes")
+    typer.confirm(question, abort=True)
+
+
 def read_text(path: Path, option: str) -> str:
     """Read a file, or standard input for `-`. Raises BadParameter, which names the option."""
     try:

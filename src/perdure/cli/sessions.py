@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, connect, enter, pairs_of
+from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, confirm, connect, enter, pairs_of
 from perdure.cli.terminal import Screen
 
 if TYPE_CHECKING:
@@ -411,9 +410,7 @@ def delete(
     Asks for confirmation on a terminal; without one, pass --yes.
     """
     if not yes:
-        if not sys.stdin.isatty():
-            raise typer.BadParameter("no terminal to confirm on; pass --yes", param_hint="--yes")
-        typer.confirm(f"Delete {len(session_ids)} session(s) and all their events?", abort=True)
+        confirm(f"Delete {len(session_ids)} session(s) and all their events?")
     enter(_delete(connect(url, token, org), session_ids))
 
 

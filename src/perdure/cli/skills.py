@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from msgspec import Struct
 
-from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter
+from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, confirm, connect, enter
 from perdure.cli.terminal import Screen
 from perdure.domain.errors import PerdureError
 from perdure.domain.skill_archives import MAX_ARCHIVE, MAX_FILE, MAX_FILES, check_files, read_archive
@@ -213,9 +212,7 @@ def delete(
     Asks for confirmation on a terminal; without one, pass --yes.
     """
     if not yes:
-        if not sys.stdin.isatty():
-            raise typer.BadParameter("no terminal to confirm on; pass --yes", param_hint="--yes")
-        typer.confirm(f"Delete {skill} and all its versions?", abort=True)
+        confirm(f"Delete {skill} and all its versions?")
     enter(_end(connect(url, token, org), skill, for_good=True))
 
 

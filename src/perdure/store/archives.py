@@ -20,7 +20,8 @@ from typing import IO, Protocol
 import msgspec
 
 from perdure.domain.backups import MAX_MANIFEST, Content, Manifest, bad_backup, read_manifest
-from perdure.domain.errors import Conflict, InvalidInput, Unavailable
+from perdure.domain.errors import Conflict, InvalidInput
+from perdure.store.data_folder import flush_folder, os_errors_explained
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
@@ -94,7 +95,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
     if path.exists():
         raise Conflict(f"{path} exists: choose another name, or remove it", code="file_exists")
     partial = path.with_name(path.name + PARTIAL)
-    with _os_errors_explained(path):
+    with os_errors_explained(f"write {path}"):
         handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "w+b") as file:
             _lock(file, path)
@@ -174,20 +175,3 @@ def _manifest_of(archive: zipfile.ZipFile, newest_migration: int) -> Manifest:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise bad_backup(f"the backup is damaged: {error}") from None
     return read_manifest(text, newest_migration)
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the names of a folder's files survive a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _os_errors_explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(f"cannot write {path}: {error.strerror or error}") from error

@@ -10,7 +10,8 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.domain.errors import Unavailable
@@ -107,6 +108,28 @@ def open_file(path: Path, flags: int) -> int:
         os.close(handle)
         raise _no_file(path.name)
     return handle
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names of a folder's files survive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def os_errors_explained(attempt: str) -> Iterator[None]:
+    """Raise Unavailable, with the system's reason, for an error of the system.
+
+    Args:
+        attempt: what cannot be done then, such as `write /backups/monday.zip`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"cannot {attempt}: {error.strerror or error}") from error
 
 
 def _close(folder: Path) -> None:

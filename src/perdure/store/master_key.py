@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.domain.errors import Unavailable
-from perdure.store.data_folder import make_folder, open_file
+from perdure.store.data_folder import flush_folder, make_folder, open_file, os_errors_explained
 
 KEY_BYTES = 32
 """The size of every key, for AES-256."""
@@ -73,7 +73,7 @@ def make_key_file(folder: Path) -> None:
     Raises:
         Unavailable: the file cannot be written.
     """
-    with _os_errors_explained(FILE):
+    with os_errors_explained(f"use the master key file {FILE}"):
         make_folder(folder)
     with hold_key_files(folder):
         if FILE not in {path.name for path in folder.iterdir()}:
@@ -111,9 +111,9 @@ def promote_key(folder: Path, current: str | None) -> None:
     """
     staged = _read(folder / NEXT)
     if staged is not None and key_id(staged) == current:
-        with _os_errors_explained(NEXT):
+        with os_errors_explained(f"use the master key file {NEXT}"):
             (folder / NEXT).replace(folder / FILE)
-            _flush_folder(folder)
+            flush_folder(folder)
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def hold_key_files(folder: Path, *, wait: bool = True) -> Iterator[None]:
     Raises:
         Unavailable: another process holds it, and `wait` is False.
     """
-    with _os_errors_explained(FILE):
+    with os_errors_explained(f"use the master key file {FILE}"):
         handle = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -136,7 +136,7 @@ def hold_key_files(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _read(path: Path) -> bytes | None:
-    with _os_errors_explained(path.name):
+    with os_errors_explained(f"use the master key file {path.name}"):
         try:
             with os.fdopen(open_file(path, os.O_RDONLY), encoding="ascii") as file:
                 return parse_master_key(file.read(MAX_FILE))
@@ -148,7 +148,7 @@ def _read(path: Path) -> bytes | None:
 
 def _write(folder: Path, name: str, key: bytes) -> None:
     """Write a key file atomically and flush it to disk."""
-    with _os_errors_explained(name):
+    with os_errors_explained(f"use the master key file {name}"):
         (folder / _DRAFT).unlink(missing_ok=True)
         handle = os.open(folder / _DRAFT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="ascii") as file:
@@ -156,20 +156,4 @@ def _write(folder: Path, name: str, key: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         (folder / _DRAFT).replace(folder / name)
-        _flush_folder(folder)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _os_errors_explained(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(f"cannot use the master key file {name}: {error.strerror}") from error
+        flush_folder(folder)

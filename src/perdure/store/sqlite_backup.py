@@ -15,8 +15,8 @@ from pathlib import Path
 
 from perdure.domain.backups import bad_backup
 from perdure.domain.errors import Conflict, Unavailable
-from perdure.store.archives import Progress, flush_folder
-from perdure.store.data_folder import LOCK, make_folder
+from perdure.store.archives import Progress
+from perdure.store.data_folder import LOCK, flush_folder, make_folder
 from perdure.store.sqlite import SIDE_FILES
 from perdure.store.sqlite_files import RESTORING
 from perdure.store.sqlite_reads import connect_reader, no_database
