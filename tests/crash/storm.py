@@ -18,9 +18,8 @@ from perdure.domain.events import LIVE_TYPES
 from perdure.domain.sse import SseParser
 from tests.talk import Json, body_of, call, new_talk, script
 
-PATIENCE = 180.0
-"""Seconds within which a storm must come to rest, and as many again for every four crashes. Turns that were
-recovered twice start one at a time, a minute apart if they get nowhere."""
+PATIENCE = 60.0
+"""Seconds within which a storm must come to rest, and as many again for every four crashes."""
 
 AWAY = 0.02
 """Seconds between two attempts to reach a server that is down."""

@@ -16,7 +16,8 @@ import httpx
 from tests.talk import Json, body_of, call, script
 
 PATIENCE = 180.0
-"""Seconds within which a storm must come to rest, and as many again for every four crashes."""
+"""Seconds within which a storm must come to rest, and as many again for every four crashes. A turn may wait
+for money that a lost call of another session holds: that is settled after 60 to 80 seconds."""
 AWAY = 0.02
 """Seconds between two attempts to reach a server that is down, and between two looks at the database."""
 DEPTH = 3
