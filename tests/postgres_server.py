@@ -257,7 +257,7 @@ def _running(folder: Path, runner: _Runner) -> Iterator[str]:
     settings = [argument for name, value in SETTINGS.items() for argument in ("-c", f"{name}={value}")]
     said = ""
     for _ in range(ATTEMPTS):
-        port = _free_port()
+        port = free_port()
         process = runner.start("postgres", "-D", data, "-p", str(port), *settings)
         log = _Log(process.stderr)
         try:
@@ -348,7 +348,8 @@ def _copied(installation: Path, target: Path) -> Path:
     return copy
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -9,6 +9,7 @@ import httpx
 
 from tests.journeys.keyed import add_member, person, with_login
 from tests.metrics import Samples, scrape, value
+from tests.postgres_server import free_port
 from tests.server import Server, use_simulated_model
 from tests.talk import Talk, body_of, call, new_talk, script, when
 
@@ -109,7 +110,7 @@ async def test_parked_running_and_cancelled_turns_are_counted_and_what_the_datab
 async def test_with_a_login_only_administrators_of_the_first_organization_read_the_metrics(
     tmp_path: Path,
 ) -> None:
-    port = _free_port()
+    port = free_port()
     server = Server(tmp_path, environment={"PERDURE_METRICS_PORT": str(port)})
     async with server:
         token = await with_login(server)
@@ -129,14 +130,6 @@ async def test_with_a_login_only_administrators_of_the_first_organization_read_t
             assert (await prometheus.get("/v1/sessions")).status_code == 404
             assert (await prometheus.get("/health")).status_code == 404
         assert await server.stop() == 0
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_each_process_counts_its_own_and_all_know_what_waits(postgres_url: str, tmp_path: Path) -> None:
