@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli.common import DEFAULT_URL, Json, Org, Token, enter
-from perdure.cli.database_url import OPTION, hide_password
+from perdure.cli.common import DEFAULT_URL, Data, DatabaseUrl, Json, Org, Token, enter
 from perdure.cli.failures import FAILED
 from perdure.cli.finding import Finding
 from perdure.cli.terminal import Screen, log_to_terminal
@@ -29,18 +28,8 @@ def doctor(
         bool, typer.Option("--providers", help="With --url: ask each vendor whether its key is valid.")
     ] = False,
     as_json: Json = False,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")
-    ] = None,
-    database_url: Annotated[
-        str | None,
-        typer.Option(
-            OPTION,
-            help="A PostgreSQL URL, instead of SQLite. With a password, use PERDURE_DATABASE_URL instead.",
-            show_default=False,
-            callback=hide_password,
-        ),
-    ] = None,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
     token: Token = None,
     org: Org = None,
 ) -> None:

@@ -111,23 +111,37 @@ class _Reads(Struct, frozen=True):
         context.provided_by(server.capability_id, server.name)
         context.heard_from(f"the MCP server {server.name}")
         redactor = redactor_of(server, secrets)
-        endpoint = endpoint_of(server, secrets, context.network)
-        authorization = await authorization_for(reach.services, context, server.sign_in)
-        if isinstance(authorization, Later):
-            return authorization
-
-        async def send(used: Authorization) -> McpContent:
-            return await reach.hosts.hosts().read_resource(
-                used.on(endpoint),
-                scope=context.session_id,
-                uri=str(arguments["uri"]),
-                timeout=server.rules.tool_timeout_ms / 1000,
-            )
-
-        found = await authorized(reach.services, context, server.sign_in, authorization, send)
+        found = await read_resource(reach, context, server, secrets, str(arguments["uri"]))
         if isinstance(found, Later):
             return found
         return result_of(McpContent(tuple(redactor.value(found.content)))).outcome()
+
+
+async def read_resource(
+    reach: Reach, context: ToolContext, server: Attached, secrets: dict[str, str], uri: str
+) -> McpContent | Later:
+    """Read a resource of a server, or have the call wait until somebody has signed in there.
+
+    Args:
+        secrets: the session's.
+
+    Raises:
+        ToolError: it needs a sign-in that nobody can give for this call.
+    """
+    endpoint = endpoint_of(server, secrets, context.network)
+    authorization = await authorization_for(reach.services, context, server.sign_in)
+    if isinstance(authorization, Later):
+        return authorization
+
+    async def send(used: Authorization) -> McpContent:
+        return await reach.hosts.hosts().read_resource(
+            used.on(endpoint),
+            scope=context.session_id,
+            uri=uri,
+            timeout=server.rules.tool_timeout_ms / 1000,
+        )
+
+    return await authorized(reach.services, context, server.sign_in, authorization, send)
 
 
 class _Lists(Struct, frozen=True):

@@ -18,8 +18,8 @@ from perdure.domain.messages import JsonObject
 from perdure.domain.texts import cut_line, one_line
 from perdure.domain.visible import without_hidden
 from perdure.tools.mcp.calls import Reach
-from perdure.tools.mcp.consent import Authorization, authorization_for, authorized
-from perdure.tools.mcp.resources import labels_of, servers_of
+from perdure.tools.mcp.consent import authorization_for
+from perdure.tools.mcp.resources import labels_of, read_resource, servers_of
 from perdure.tools.mcp.results import result_of
 
 LIST_TIMEOUT = 10.0
@@ -123,7 +123,7 @@ async def activate_of_server(
     known = skill.file(uri)
     context.provided_by(server.capability_id, server.name)
     context.heard_from(f"the MCP server {server.name}")
-    content = await _read(reach, context, origin, found.secrets, uri)
+    content = await read_resource(reach, context, origin.server, found.secrets, uri)
     if isinstance(content, Later):
         return content
     data = checked_file(content.content, uri, known)
@@ -131,26 +131,6 @@ async def activate_of_server(
     if file is not None:
         return result_of(McpContent(tuple(clean.value(content.content)))).outcome()
     return ToolOutcome(clean.text(_told(name, origin, checked_skill(skill, data).body)))
-
-
-async def _read(
-    reach: Reach, context: ToolContext, origin: Origin, secrets: dict[str, str], uri: str
-) -> McpContent | Later:
-    server = origin.server
-    endpoint = endpoint_of(server, secrets, context.network)
-    used = await authorization_for(reach.services, context, server.sign_in)
-    if isinstance(used, Later):
-        return used
-
-    async def send(by: Authorization) -> McpContent:
-        return await reach.hosts.hosts().read_resource(
-            by.on(endpoint),
-            scope=context.session_id,
-            uri=uri,
-            timeout=server.rules.tool_timeout_ms / 1000,
-        )
-
-    return await authorized(reach.services, context, server.sign_in, used, send)
 
 
 def _told(name: str, origin: Origin, body: str) -> str:
