@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from perdure.domain.errors import InvalidInput
+from perdure.domain.metrics import Metrics
 from perdure.store.database import Database, Row, Tx
 from perdure.store.postgres import direct
 from perdure.store.postgres.notify import Notifier, open_notifier
@@ -28,12 +29,13 @@ class Office:
         self.begun: asyncio.Queue[Job] = asyncio.Queue()
         self.ends: dict[str, asyncio.Event] = {}
         self.puts_back = False
+        self.metrics = Metrics()
         self._closers: list[Queue | Notifier] = []
 
     async def open(self, places: int = 1_000) -> tuple[Database, Queue]:
         database = await self.place.open()
         notifier = await open_notifier(postgres(database))
-        queue = await open_postgres_queue(postgres(database), notifier, places)
+        queue = await open_postgres_queue(postgres(database), notifier, places, self.metrics)
         self._closers += [notifier, queue]
         return database, queue
 
@@ -126,8 +128,13 @@ async def test_a_lease_that_runs_out_lets_another_process_take_the_turn_over(off
     await lease_of(database)
     await queue.stop()  # it takes no more jobs, so the other one has to
     await other.start(office.handle)
-    await database.write(lambda tx: tx.run("UPDATE perdure_queue SET execute_after = now()"))
+    # The turn has run for an hour, and its process has stood still since.
+    sql = "UPDATE perdure_queue SET created = now() - interval '1 hour', execute_after = now()"
+    await database.write(lambda tx: tx.run(sql))
     assert await office.next() == Job("org_1", "s", again=True)
+    *counts, seconds = office.metrics.queue_wait.values[()]
+    assert sum(counts) == 2  # each time that it was begun
+    assert seconds < 60
     office.ends["s"].set()
 
 

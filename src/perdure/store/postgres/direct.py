@@ -28,6 +28,7 @@ from pgqueuer.types import JobId
 
 from perdure.domain.errors import Unavailable
 from perdure.domain.ids import SessionId, TaskId
+from perdure.domain.instruments import Histogram
 from perdure.store.postgres.database import PostgresTx
 from perdure.store.postgres.lost import is_connection_error
 from perdure.store.postgres.turns_of_orgs import QUEUE, TURNS, Places
@@ -72,11 +73,13 @@ class DirectTurns:
     """The turns that this process runs without a job.
 
     Args:
+        waits: how long turns wait for a runner; these do not.
         freed: called when a place is free again of which there was none.
     """
 
-    def __init__(self, places: Places, freed: Callable[[], None]) -> None:
+    def __init__(self, places: Places, waits: Histogram, freed: Callable[[], None]) -> None:
         self._places = places
+        self._waits = waits
         self._freed = freed
         self._numbers = itertools.count(-1, -1)  # ids of jobs are positive
         self._reserved = 0
@@ -138,6 +141,7 @@ class DirectTurns:
     def _begin(self, turn: _Turn, handler: Handler) -> None:
         self._reserved -= 1
         turn.since = time.monotonic()
+        self._waits.observe(0.0)
         self._keys[turn.job.key] += 1
         task = asyncio.ensure_future(self._run(turn, handler))
         self._turns[task] = turn

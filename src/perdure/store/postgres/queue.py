@@ -123,7 +123,7 @@ class PostgresQueue:
         self._owners: list[UUID] = []
         self._managing: set[asyncio.Task[None]] = set()
         self._running: set[asyncio.Task[object]] = set()
-        self._direct = DirectTurns(self._places, self._wake)
+        self._direct = DirectTurns(self._places, self._wait, self._wake)
         notifier.on_frames(self._receive)
         notifier.on_loss(self._wake)
 
@@ -210,7 +210,10 @@ class PostgresQueue:
         self._running.add(task)
         key = (picked.payload or b"").decode()
         if picked.attempts == 0:
-            self._wait.observe(max(0.0, (picked.updated - picked.created).total_seconds()))
+            due = max(
+                picked.created, picked.execute_after
+            )  # a lease is due once its turn has lost its process
+            self._wait.observe(max(0.0, (picked.updated - due).total_seconds()))
         try:
             await handler(_job_of(picked, key))
         except PutBack:
