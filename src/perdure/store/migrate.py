@@ -1,6 +1,7 @@
 """Migrations: numbered SQL files, forward only, all pending ones in one transaction, under a lock.
 
-Each file serves both databases; `{{name}}` is replaced by the dialect's word for it (`WORDS`).
+Each file serves both databases; `{{name}}` is replaced by the dialect's word for it (`WORDS`). A line that
+begins with `{{sqlite}}` or `{{postgres}}` is a statement of that dialect only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ WORDS = {
         "unlogged": "TABLE",
         "bytewise": "",
         "updated": "",
+        "sqlite": "",
+        "postgres": "--",
     },
     "postgres": {
         "blob": "BYTEA",
@@ -30,6 +33,8 @@ WORDS = {
         "unlogged": "UNLOGGED TABLE",
         "bytewise": ' COLLATE "C"',
         "updated": " WITH (fillfactor = 80)",
+        "sqlite": "--",
+        "postgres": "",
     },
 }
 
