@@ -57,9 +57,8 @@ async def _find(tx: Tx, caller: Caller, ref: str, kind: RevisionKind | None) -> 
         InvalidInput: the id belongs to the other kind.
         NotFound: there is none.
     """
-    own: RevisionKind = (
-        "harness" if is_id(ref, "harness") else "agent" if is_id(ref, "agent") else kind or "agent"
-    )
+    kinds: tuple[RevisionKind, ...] = ("agent", "harness")
+    own = next((each for each in kinds if is_id(ref, each)), kind or "agent")
     if kind is not None and kind != own:
         raise InvalidInput(f"`kind` is {kind}, but {ref} is the id of another kind", field="kind")
     if own == "harness":

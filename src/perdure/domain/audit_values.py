@@ -36,7 +36,7 @@ def is_secret(name: str) -> bool:
 
 
 def changed_fields(before: JsonObject | None, after: JsonObject | None) -> tuple[JsonObject, JsonObject]:
-    """Return the fields that differ, as they were before and after. One that is null is like a missing one."""
+    """Return the fields that differ, before and after. One that is null is like a missing one."""
     old, new = before or {}, after or {}
     names = [name for name in dict.fromkeys((*old, *new)) if _exact(old.get(name)) != _exact(new.get(name))]
     return {name: old.get(name) for name in names}, {name: new.get(name) for name in names}

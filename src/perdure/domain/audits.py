@@ -65,8 +65,8 @@ class AuditActor(Struct, frozen=True, omit_defaults=True):
         ActorType,
         Meta(
             description=(
-                "`token`: somebody with an access token; `user`: the user of a server without a login; `link`:"
-                " somebody with a link that needs no login; `server`: the server itself."
+                "`token`: somebody with an access token; `user`: the user of a server without a login;"
+                " `link`: somebody with a link that needs no login; `server`: the server itself."
             ),
             examples=["token"],
         ),
@@ -123,7 +123,7 @@ class AuditEntry(Struct, frozen=True, omit_defaults=True):
     outcome: Annotated[
         Outcome,
         Meta(
-            description="`done`, or `denied` if the caller's role did not allow it. Nothing was changed then.",
+            description="`done`, or `denied`: the caller's role did not allow it, and nothing changed.",
             examples=["done"],
         ),
     ]
@@ -190,7 +190,7 @@ class AuditLog(Struct, frozen=True, omit_defaults=True):
     """A page of the audit log, newest first."""
 
     data: Annotated[tuple[AuditEntry, ...], Meta(description="The entries.")]
-    has_more: Annotated[bool, Meta(description="Whether there are older ones.", examples=[False])] = False
+    has_more: Annotated[bool, Meta(description="Whether there are older ones.", examples=[False])]
     next_before: Annotated[
         AuditEntryId | None,
         Meta(description="What to pass as `before` to get the next page. Absent on the last one."),

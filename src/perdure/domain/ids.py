@@ -82,6 +82,8 @@ AgentRef = NewType("AgentRef", str)
 """An agent's id or name."""
 HarnessRef = NewType("HarnessRef", str)
 """A harness's id or name."""
+EntityRef = NewType("EntityRef", str)
+"""The id or name of an agent or a harness."""
 
 ID_PREFIXES: dict[object, Prefix] = {
     OrgId: "org", UserId: "user", HarnessId: "harness", AgentId: "agent", AgentVersionId: "agentver",
@@ -94,8 +96,12 @@ ID_PREFIXES: dict[object, Prefix] = {
     WorkerId: "worker", AuditEntryId: "audit", RevisionId: "revision",
 }  # fmt: skip
 """Id type -> its prefix."""
-REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}
-"""The prefix of the id that a reference may be instead of a name."""
+REFERENCE_PREFIXES: dict[object, tuple[Prefix, ...]] = {
+    AgentRef: ("agent",),
+    HarnessRef: ("harness",),
+    EntityRef: ("agent", "harness"),
+}
+"""The prefixes of the id that a reference may be instead of a name."""
 
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 

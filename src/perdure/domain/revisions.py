@@ -32,8 +32,8 @@ class Revision(Struct, frozen=True, omit_defaults=True):
         str,
         Meta(
             description=(
-                "What led to this state. `agent.found`, `harness.found`: nobody was seen to; it was there before"
-                " the next change."
+                "What led to this state. `agent.found`, `harness.found`: nobody was seen to; it was there"
+                " before the next change."
             ),
             examples=["agent.updated"],
         ),
@@ -65,7 +65,7 @@ class RevisionList(Struct, frozen=True, omit_defaults=True):
     """A page of revisions, newest first."""
 
     data: Annotated[tuple[Revision, ...], Meta(description="The revisions, without their content.")]
-    has_more: Annotated[bool, Meta(description="Whether there are older ones.", examples=[False])] = False
+    has_more: Annotated[bool, Meta(description="Whether there are older ones.", examples=[False])]
     next_before: Annotated[
         RevisionId | None,
         Meta(description="What to pass as `before` to get the next page. Absent on the last one."),

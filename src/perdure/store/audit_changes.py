@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 from msgspec import Struct
@@ -195,7 +195,7 @@ class AuditedTx:
     async def _look(self, watched: Watched, keys: Sequence[tuple[Param, ...]]) -> None:
         """Note the rows that an INSERT would replace, or that they are not there."""
         for key in keys:
-            plain = tuple(each for each in key if not isinstance(each, list | tuple))
+            plain = tuple(cast("Value", each) for each in key)
             if (watched, plain) not in self._before:
                 self._keep(watched, plain, await self._read(watched, plain))
 

@@ -174,7 +174,7 @@ async def entry_row(
     reason = None if origin.reason is None else origin.reason[:MAX_REASON]
     return AuditRow(
         org_id,
-        new_id("audit", now // 1000),
+        AuditEntryId(new_id("audit", now // 1000)),
         now,
         entity_type,
         "done",

@@ -16,6 +16,8 @@ from perdure.domain.times import Micros, Timestamp, from_rfc3339
 
 _Word = Annotated[str, Meta(min_length=1, max_length=100)]
 
+_Entry = Annotated[str, id_schema("audit")]
+
 
 class FilterAuditLog(Struct, frozen=True):
     """Query parameters of the audit log."""
@@ -23,7 +25,7 @@ class FilterAuditLog(Struct, frozen=True):
     action: Annotated[
         _Word | None,
         Meta(
-            description="Return only this action, such as `agent.updated`; with a `*` at its end, all that begin so."
+            description="Return only this action, such as `agent.updated`. A final `*` stands for any ending."
         ),
     ] = None
     event_type: Annotated[_Word | None, Meta(description="The same as `action`.")] = None
@@ -104,7 +106,6 @@ _EXPORTS: dict[str, tuple[use.ExportFormat, bytes]] = {
     "application/x-ndjson": ("ndjson", b"application/x-ndjson"),
     "text/csv": ("csv", b"text/csv; charset=utf-8"),
 }
-_NAMED = {form: (form, kind) for form, kind in _EXPORTS.values()}
 
 
 @route("GET", "/v1/orgs/{org}/audit-logs", "audit", errors=(403, 404))
@@ -116,7 +117,8 @@ async def list_audit_logs(call: Call, org: OrgId, query: FilterAuditLog) -> Audi
     """
     filters = query.filters()
     accepted = (call.header(b"accept") or "").partition(",")[0].partition(";")[0].strip().lower()
-    export = _EXPORTS.get(accepted) if query.format is None else _NAMED.get(query.format)
+    named = (each for each in _EXPORTS.values() if each[0] == query.format)
+    export = _EXPORTS.get(accepted) if query.format is None else next(named, None)
     if export is None:
         return await use.page_of_audit_log(call.app, call.caller, org, filters, query.limit)
     form, kind = export

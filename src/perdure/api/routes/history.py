@@ -11,7 +11,7 @@ from perdure.api.kernel.route import route
 from perdure.api.routes.audits import instant
 from perdure.app import revisions as use
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import check_id, id_schema
+from perdure.domain.ids import EntityRef, check_id, id_schema
 from perdure.domain.revisions import (
     Number,
     RestoreRevision,
@@ -97,7 +97,7 @@ def _cursor(before: str | None) -> str | None:
 
 
 @route("GET", "/v1/history/{entity_ref}", "history", errors=(404,))
-async def list_entity_history(call: Call, entity_ref: str, query: ListEntityHistory) -> RevisionList:
+async def list_entity_history(call: Call, entity_ref: EntityRef, query: ListEntityHistory) -> RevisionList:
     """List the revisions of an agent or a harness.
 
     `entity_ref` is its id or its name. Newest first. One that is older than the history gets its first
@@ -108,7 +108,9 @@ async def list_entity_history(call: Call, entity_ref: str, query: ListEntityHist
 
 
 @route("GET", "/v1/history/{entity_ref}/revisions/{revision}", "history", errors=(404,))
-async def show_entity_revision(call: Call, entity_ref: str, revision: str, query: ShowRevision) -> Revision:
+async def show_entity_revision(
+    call: Call, entity_ref: EntityRef, revision: str, query: ShowRevision
+) -> Revision:
     """Get a revision.
 
     With all its fields; secrets are digests.
@@ -119,7 +121,7 @@ async def show_entity_revision(call: Call, entity_ref: str, revision: str, query
 
 
 @route("GET", "/v1/history/{entity_ref}/diff", "history", errors=(404,))
-async def diff_entity_revisions(call: Call, entity_ref: str, query: DiffRevisions) -> RevisionDiff:
+async def diff_entity_revisions(call: Call, entity_ref: EntityRef, query: DiffRevisions) -> RevisionDiff:
     """Compare two revisions.
 
     The result is a JSON Patch with the previous values; secrets are digests.
@@ -135,7 +137,7 @@ async def diff_entity_revisions(call: Call, entity_ref: str, query: DiffRevision
     replayable=True,
     body_example={"revision": 1},
 )
-async def restore_entity_revision(call: Call, entity_ref: str, body: RestoreRevision) -> Revision:
+async def restore_entity_revision(call: Call, entity_ref: EntityRef, body: RestoreRevision) -> Revision:
     """Restore a revision.
 
     Gives the agent or harness the fields of the revision, which makes another one; of an agent also a
