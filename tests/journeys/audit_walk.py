@@ -148,9 +148,7 @@ async def walk_agents(walk: Walk) -> None:
     kind = {"headers": {"content-type": "text/markdown"}}
     await do("import_agent", "POST", "/v1/agents/import", action="agent.created", **markdown, **kind)
     await do("copy_agent", "POST", f"{base}/copy", action="agent.created")
-    version = await do(
-        "create_agent_version", "POST", f"{base}/versions", {}, action="agent_version.created"
-    )
+    version = await do("create_agent_version", "POST", f"{base}/versions", {}, action="agent_version.created")
     chosen = {"version_id": version["id"]}
     await do("set_default_agent_version", "POST", f"{base}/versions/default", chosen, action="agent.updated")
     await walk.http.patch(base, json={"description": "Runs."})
@@ -184,9 +182,7 @@ async def walk_people(walk: Walk, owner: str) -> None:
         walk.done |= elsewhere.done
         await add_member(there, "zoe", "owner")
     await do("update_organization", "PATCH", org, {"name": "Walkers"}, action="organization.updated")
-    await do(
-        "complete_org_onboarding", "POST", f"{org}/onboarding/complete", action="organization.updated"
-    )
+    await do("complete_org_onboarding", "POST", f"{org}/onboarding/complete", action="organization.updated")
     limits = {"organization": {"active_turns": 900}}
     await do("update_limits", "PATCH", f"{org}/limits", limits, action="limits.updated")
     invited = {"email": "walker@example.com"}
@@ -324,7 +320,7 @@ async def walk_hooks(walk: Walk, task: str, item: str) -> None:
     await do("update_budget", "PATCH", base, {"limit": 10**11}, action="budget.updated")
     await do("top_up_budget", "POST", f"{base}/top-up", {"amount": 5}, action="budget.topped_up")
     await do("delete_budget", "DELETE", base, action="budget.deleted")
-    (worker,) = (await walk.http.get("/v1/durable/workers")).json()["data"]
+    worker = (await walk.http.get("/v1/durable/workers")).json()["data"][0]
     at = f"/v1/durable/workers/{worker['id']}"
     await do("drain_worker", "POST", f"{at}/drain", action="worker.drained")
     await do("resume_worker", "POST", f"{at}/resume", action="worker.resumed")

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
-import json
-from typing import Any
 
-import asyncpg
-import httpx
 import pytest
 
 from perdure.api.kernel.audits import OPERATIONS
@@ -19,12 +13,11 @@ from perdure.store.audit_tables import Audited
 from tests.browser import Browser
 from tests.journeys import audit_walk
 from tests.journeys.audit_walk import SECRET, Walk
-from tests.journeys.keyed import add_member, person, with_login
-from tests.journeys.people import fresh, get, patch
+from tests.journeys.keyed import person, with_login
+from tests.journeys.people import get
 from tests.journeys.whole_api import Place
 from tests.oauth_server import oauth_server
-from tests.server import Server, post
-from tests.talk import Json
+from tests.server import Server
 
 
 @pytest.fixture
@@ -36,7 +29,7 @@ def test_every_operation_that_changes_something_has_a_line_in_the_table() -> Non
     routes = (*all_routes(Settings(), ThisProcess()), *door_routes(asyncio.Event()))
     names = {each.operation_id for each in routes}
     changing = {each.operation_id for each in routes if each.method != "GET"}
-    assert changing - OPERATIONS.keys() == set(), "say in api/kernel/audits.py what they leave, or why nothing"
+    assert changing - OPERATIONS.keys() == set(), "say in api/kernel/audits.py what they leave"
     assert OPERATIONS.keys() - names == set()
     assert {name for name, what in OPERATIONS.items() if isinstance(what, str) and len(what) < 20} == set()
 

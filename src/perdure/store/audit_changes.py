@@ -10,7 +10,7 @@ from typing import Literal, cast
 import msgspec
 from msgspec import Struct
 
-from perdure.domain.audits import MAX_ROWS, Verb
+from perdure.domain.audits import MAX_ROWS, Origin, Verb
 from perdure.domain.messages import JsonObject, JsonValue
 from perdure.domain.times import to_rfc3339
 from perdure.store.audit_tables import Watched
@@ -44,6 +44,23 @@ class Change(Struct, frozen=True):
     def row(self) -> Stored:
         """The row as it is, or as it was before it was deleted."""
         return self.after or self.before or {}
+
+
+class Names(Struct, frozen=True):
+    """The names of who makes a change."""
+
+    user: str | None
+    token: str | None
+
+
+async def names_of(tx: Tx, origin: Origin) -> Names:
+    """Return the names of who makes a change."""
+    found = await tx.one(
+        "SELECT (SELECT name FROM users WHERE id = ?), (SELECT name FROM tokens WHERE id = ?)",
+        origin.user_id or "",
+        origin.token_id or "",
+    )
+    return Names(None, None) if found is None else Names(*found)
 
 
 class _Statement(Struct, frozen=True):
@@ -114,11 +131,16 @@ class AuditedTx:
     Args:
         inner: the transaction.
         watched: the kinds of entities, of different tables.
+        origin: who makes the changes.
         record: adds what was changed to the audit log.
     """
 
     def __init__(
-        self, inner: Tx, watched: Sequence[Watched], record: Callable[[AuditedTx], Awaitable[None]]
+        self,
+        inner: Tx,
+        watched: Sequence[Watched],
+        origin: Origin,
+        record: Callable[[AuditedTx], Awaitable[None]],
     ) -> None:
         self.inner = inner
         self.dialect = inner.dialect
@@ -127,7 +149,10 @@ class AuditedTx:
         """Rows that were changed beyond those that are noted."""
         self.note: str | None = None
         """The reason of the change if the client gives none."""
+        self.names: Names | None = None
+        """The names of who makes the changes, from before the first one: it may delete them."""
         self._watched = watched
+        self._origin = origin
         self._record = record
         self._before: dict[tuple[Watched, tuple[Value, ...]], Stored | None] = {}
 
@@ -173,6 +198,7 @@ class AuditedTx:
         for watched in self._watched:
             statement = _statement(sql, watched.table)
             if statement is not None:
+                self.names = self.names or await names_of(self.inner, self._origin)
                 await self._note_rows(watched, statement, args)
 
     async def _note_rows(self, watched: Watched, statement: _Statement, args: Sequence[Param]) -> None:

@@ -10,7 +10,6 @@ from msgspec import Struct
 
 from perdure.domain.audit_values import Digest, changed_fields, shown_fields
 from perdure.domain.audits import (
-    MAX_REASON,
     ActorType,
     AuditActor,
     AuditEntity,
@@ -23,7 +22,7 @@ from perdure.domain.errors import Unreadable
 from perdure.domain.ids import AuditEntryId, OrgId, SessionId, TokenId, new_id
 from perdure.domain.messages import JsonObject
 from perdure.domain.times import Micros, to_rfc3339
-from perdure.store.audit_changes import Change, Stored, fields_of
+from perdure.store.audit_changes import Change, Names, Stored, fields_of, names_of
 from perdure.store.audit_tables import Audited, Watched
 from perdure.store.crypto import Vault
 from perdure.store.database import Tx, Value
@@ -65,6 +64,55 @@ LONGEST_NAME, LONGEST_ID = 300, 1200
 """Characters of an entity's name and id that are kept."""
 
 
+class Maker(Struct, frozen=True):
+    """Who makes changes, when, and from where.
+
+    Attributes:
+        now: the time, in microseconds.
+    """
+
+    origin: Origin
+    names: Names
+    now: Micros
+
+    def row(
+        self,
+        org_id: OrgId,
+        entity_type: str,
+        entity_id: str,
+        *,
+        name: str | None = None,
+        session_id: SessionId | None = None,
+    ) -> AuditRow:
+        """Return an entry's row, without what was done."""
+        origin = self.origin
+        return AuditRow(
+            org_id=org_id,
+            id=AuditEntryId(new_id("audit", self.now // 1000)),
+            created_at=self.now,
+            action="",
+            outcome="done",
+            entity_type=entity_type,
+            entity_id=entity_id[:LONGEST_ID],
+            entity_name=None if name is None else name[:LONGEST_NAME],
+            session_id=session_id,
+            actor_type=origin.actor_type,
+            actor_id=origin.user_id,
+            actor_name=self.names.user,
+            token_id=origin.token_id,
+            token_name=self.names.token,
+            operation=origin.operation,
+            request_id=origin.request_id,
+            address=origin.address,
+            forwarded_for=origin.forwarded_for,
+            user_agent=origin.user_agent,
+            reason=origin.reason,
+            before=None,
+            after=None,
+            rows_changed=1,
+        )
+
+
 async def digests_of(tx: Tx, vault: Vault, org_id: OrgId) -> Digest:
     """Return what makes digests of secrets, for one organization."""
     try:
@@ -75,7 +123,7 @@ async def digests_of(tx: Tx, vault: Vault, org_id: OrgId) -> Digest:
 
 
 async def add_entries(
-    tx: Tx, vault: Vault, origin: Origin, audited: Audited, changes: Sequence[Change], now: Micros, more: int
+    tx: Tx, vault: Vault, maker: Maker, audited: Audited, changes: Sequence[Change], more: int
 ) -> None:
     """Add entries for what a transaction has changed, and the revisions of what has a history.
 
@@ -86,7 +134,7 @@ async def add_entries(
     for change in changes:
         watched = change.watched
         org_id = OrgId(str(change.row[watched.org])) if watched.org and change.row[watched.org] else None
-        org_id = org_id or origin.org_id
+        org_id = org_id or maker.origin.org_id
         if not org_id or (audited.only and change.verb not in audited.only):
             continue
         digest = await digests_of(tx, vault, org_id)
@@ -95,7 +143,7 @@ async def add_entries(
         old, new = changed_fields(before, after)
         if not old and change.verb == "updated":
             continue
-        row = await _row(tx, origin, watched, change.row, org_id, now)
+        row = _row(maker, watched, change.row, org_id)
         found.append(
             msgspec.structs.replace(
                 row,
@@ -140,62 +188,16 @@ def _bytes(value: Value) -> bytes:
     return bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
 
 
-async def _row(tx: Tx, origin: Origin, watched: Watched, row: Stored, org_id: OrgId, now: Micros) -> AuditRow:
+def _row(maker: Maker, watched: Watched, row: Stored, org_id: OrgId) -> AuditRow:
     """Return an entry's row, without what was done."""
-    name = str(row[watched.name])[:LONGEST_NAME] if watched.name and row[watched.name] is not None else None
+    name = row[watched.name] if watched.name else None
     session = row[watched.session] if watched.session else None
-    return await entry_row(
-        tx,
-        origin,
+    return maker.row(
         org_id,
         watched.type,
-        watched.id.format(**row)[:LONGEST_ID],
-        now,
-        name=name,
+        watched.id.format(**row),
+        name=None if name is None else str(name),
         session_id=SessionId(str(session)) if session else None,
-    )
-
-
-async def entry_row(
-    tx: Tx,
-    origin: Origin,
-    org_id: OrgId,
-    entity_type: str,
-    entity_id: str,
-    now: Micros,
-    *,
-    name: str | None = None,
-    session_id: SessionId | None = None,
-) -> AuditRow:
-    """Return the row of an entry that says who, when and from where."""
-    user = await tx.one("SELECT name FROM users WHERE id = ?", origin.user_id) if origin.user_id else None
-    sql = "SELECT name FROM tokens WHERE id = ?"
-    token = await tx.one(sql, origin.token_id) if origin.token_id else None
-    reason = None if origin.reason is None else origin.reason[:MAX_REASON]
-    return AuditRow(
-        org_id,
-        AuditEntryId(new_id("audit", now // 1000)),
-        now,
-        entity_type,
-        "done",
-        entity_type,
-        entity_id,
-        name,
-        session_id,
-        origin.actor_type,
-        origin.user_id,
-        None if user is None else user[0],
-        origin.token_id,
-        None if token is None else token[0],
-        origin.operation,
-        origin.request_id,
-        origin.address,
-        origin.forwarded_for,
-        origin.user_agent,
-        reason,
-        None,
-        None,
-        1,
     )
 
 
@@ -203,7 +205,7 @@ async def add_denied(
     tx: Tx, origin: Origin, action: str, entity_type: str, entity_id: str, now: Micros
 ) -> None:
     """Add the entry of a change that the caller's role did not allow."""
-    row = await entry_row(tx, origin, origin.org_id, entity_type, entity_id[:LONGEST_ID], now)
+    row = Maker(origin, await names_of(tx, origin), now).row(origin.org_id, entity_type, entity_id)
     await tx.run(_INSERT, *values(msgspec.structs.replace(row, action=action, outcome="denied")))
 
 

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from perdure.domain.audits import Origin
 from perdure.domain.times import Micros
-from perdure.store.audit_changes import AuditedTx
-from perdure.store.audit_entries import add_entries
+from perdure.store.audit_changes import AuditedTx, names_of
+from perdure.store.audit_entries import Maker, add_entries
 from perdure.store.audit_tables import Audited
 from perdure.store.crypto import Vault
 from perdure.store.database import Body, Database, T, Tx
@@ -55,7 +55,7 @@ class AuditedDatabase:
         """Run the body in one transaction, and add its entries to the audit log."""
 
         async def watched(tx: Tx) -> T:
-            audited = AuditedTx(tx, self._audited.kinds, self._record)
+            audited = AuditedTx(tx, self._audited.kinds, self._origin, self._record)
             result = await body(audited)
             await audited.record()
             return result
@@ -68,8 +68,9 @@ class AuditedDatabase:
             origin = replace(origin, reason=tx.note)
         changes = await tx.changes()
         if changes:
-            now = self._now()
-            await add_entries(tx.inner, self._vault, origin, self._audited, changes, now, tx.more)
+            names = tx.names or await names_of(tx.inner, origin)
+            maker = Maker(origin, names, self._now())
+            await add_entries(tx.inner, self._vault, maker, self._audited, changes, tx.more)
 
     async def read(self, body: Body[T], *, long: bool = False, seconds: float | None = None) -> T:
         return await self._inner.read(body, long=long, seconds=seconds)

@@ -49,6 +49,7 @@ _FIELDS = msgspec.json.Decoder(JsonObject)
 _COLUMNS = columns(RevisionRow)
 _LISTED = _COLUMNS.replace("content", "'{}' AS content")
 _INSERT = insert("revisions", RevisionRow)
+_NUMBER = "SELECT b.revision FROM revisions b WHERE b.org_id = revisions.org_id AND b.id = ?"
 
 
 async def add_revision(tx: Tx, change: Change, entry_id: AuditEntryId, entry: Mapping[str, object]) -> None:
@@ -135,11 +136,7 @@ async def list_revisions(tx: Tx, org_id: OrgId, filters: RevisionFilter, limit: 
             where.append(f"{name} = ?")
             args.append(value)
     if filters.before is not None:
-        where.append(
-            "id < ?"
-            if filters.entity_id is None
-            else "revision < (SELECT b.revision FROM revisions b WHERE b.org_id = revisions.org_id AND b.id = ?)"
-        )
+        where.append("id < ?" if filters.entity_id is None else f"revision < ({_NUMBER})")
         args.append(filters.before)
     if filters.since is not None:
         where.append("created_at >= ?")
