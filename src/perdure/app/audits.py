@@ -17,6 +17,8 @@ from perdure.domain.accounts import Caller, require
 from perdure.domain.audits import AuditEntry, AuditFilter, AuditLog, Origin
 from perdure.domain.ids import OrgId
 from perdure.store.audit_entries import add_denied, list_entries
+from perdure.store.audit_tables import Audited
+from perdure.store.audited import AuditedDatabase
 from perdure.store.database import Tx
 
 ExportFormat = Literal["ndjson", "csv"]
@@ -94,6 +96,16 @@ def _lines(rows: list[tuple[object, ...]]) -> bytes:
 def _harmless(cell: object) -> object:
     """Return a cell that no spreadsheet takes for a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+
+
+def audited_app(app: App, origin: Origin, what: Audited) -> App:
+    """Return the services with a database whose changes leave entries in the audit log.
+
+    Args:
+        origin: who makes the changes, and from where.
+        what: the changes that count.
+    """
+    return replace(app, database=AuditedDatabase(app.database, app.vault, app.now, origin, what))
 
 
 async def note_denied(app: App, origin: Origin, action: str, entity_type: str, entity_id: str) -> None:

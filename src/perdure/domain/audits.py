@@ -12,7 +12,7 @@ from perdure.domain.times import Micros, Timestamp
 
 ActorType = Literal["user", "token", "link", "server"]
 """Who changed something: a user of a server without a login, an access token, somebody with a link, or the
-server."""
+server, also by a command on its machine."""
 Outcome = Literal["done", "denied"]
 Verb = Literal["created", "updated", "deleted"]
 """What a transaction did to a row."""
@@ -37,7 +37,7 @@ class Origin(Struct, frozen=True):
         address: the network address that the request came from, a proxy's if there is one.
         forwarded_for: the header `X-Forwarded-For`, which nothing vouches for.
         reason: why, as the client says it.
-        restored_from: the revision that the operation restores.
+        by_server: whether somebody at the server's own command line makes the change.
     """
 
     org_id: OrgId
@@ -49,10 +49,13 @@ class Origin(Struct, frozen=True):
     forwarded_for: str | None = None
     user_agent: str | None = None
     reason: str | None = None
+    by_server: bool = False
 
     @property
     def actor_type(self) -> ActorType:
         """Who it is that makes the change."""
+        if self.by_server:
+            return "server"
         if self.token_id is not None:
             return "token"
         return "link" if self.user_id is None else "user"
@@ -66,7 +69,8 @@ class AuditActor(Struct, frozen=True, omit_defaults=True):
         Meta(
             description=(
                 "`token`: somebody with an access token; `user`: the user of a server without a login;"
-                " `link`: somebody with a link that needs no login; `server`: the server itself."
+                " `link`: somebody with a link that needs no login; `server`: the server itself, or a command"
+                " on its machine."
             ),
             examples=["token"],
         ),

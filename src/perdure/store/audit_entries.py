@@ -206,7 +206,8 @@ async def add_denied(
 ) -> None:
     """Add the entry of a change that the caller's role did not allow."""
     row = Maker(origin, await names_of(tx, origin), now).row(origin.org_id, entity_type, entity_id)
-    await tx.run(_INSERT, *values(msgspec.structs.replace(row, action=action, outcome="denied")))
+    denied = msgspec.structs.replace(row, action=action, outcome="denied", rows_changed=0)
+    await tx.run(_INSERT, *values(denied))
 
 
 def to_entry(row: AuditRow) -> AuditEntry:

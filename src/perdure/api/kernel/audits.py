@@ -5,18 +5,15 @@ Every operation that is no GET has a line here, and so has a GET that changes so
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from perdure.api.kernel.asgi import Headers
 from perdure.api.kernel.call import Call
-from perdure.app.audits import note_denied
+from perdure.app.audits import audited_app, note_denied
 from perdure.app.context import App
 from perdure.domain.audits import MAX_AGENT, MAX_REASON, REASON_HEADER, Origin
 from perdure.domain.errors import InvalidInput
 from perdure.domain.visible import visible_line
 from perdure.store import audit_tables as of
 from perdure.store.audit_tables import Audited
-from perdure.store.audited import AuditedDatabase
 
 _LOG = "the session's own log says who did this and when"
 _NOTHING = "it changes nothing that is kept"
@@ -198,8 +195,7 @@ def watched_app(call: Call, operation_id: str, what: Audited) -> tuple[App, Orig
         _bounded(headers, b"user-agent"),
         call.reason or _reason(headers),
     )
-    app = call.app
-    return replace(app, database=AuditedDatabase(app.database, app.vault, app.now, origin, what)), origin
+    return audited_app(call.app, origin, what), origin
 
 
 def _bounded(headers: Headers, name: bytes) -> str | None:

@@ -1,8 +1,8 @@
 -- Who changed what, when, from where, and what was there before and after. Never changed; deleted only by age.
 -- before, after: the fields that changed, as JSON; secrets as digests.
 CREATE TABLE audit_entries (
+    id TEXT{{bytewise}} PRIMARY KEY,
     org_id TEXT NOT NULL,
-    id TEXT{{bytewise}} NOT NULL,
     created_at BIGINT NOT NULL,
     action TEXT NOT NULL,
     outcome TEXT NOT NULL,
@@ -23,9 +23,10 @@ CREATE TABLE audit_entries (
     reason TEXT,
     before TEXT,
     after TEXT,
-    rows_changed BIGINT NOT NULL,
-    PRIMARY KEY (org_id, id)
+    rows_changed BIGINT NOT NULL
 );
+
+CREATE INDEX audit_entries_by_org ON audit_entries (org_id, id);
 
 CREATE INDEX audit_entries_by_entity ON audit_entries (org_id, entity_id, id);
 
@@ -35,8 +36,8 @@ CREATE INDEX audit_entries_by_session ON audit_entries (org_id, session_id, id) 
 
 -- The states of agents and harnesses, one row for each change. Never changed. content: all fields, as JSON.
 CREATE TABLE revisions (
+    id TEXT{{bytewise}} PRIMARY KEY,
     org_id TEXT NOT NULL,
-    id TEXT{{bytewise}} NOT NULL,
     kind TEXT NOT NULL,
     entity_id TEXT NOT NULL,
     entity_name TEXT,
@@ -49,9 +50,10 @@ CREATE TABLE revisions (
     reason TEXT,
     audit_entry_id TEXT,
     content TEXT NOT NULL,
-    created_at BIGINT NOT NULL,
-    PRIMARY KEY (org_id, id)
+    created_at BIGINT NOT NULL
 );
+
+CREATE INDEX revisions_by_org ON revisions (org_id, id);
 
 CREATE UNIQUE INDEX revisions_by_entity ON revisions (org_id, entity_id, revision);
 
