@@ -72,22 +72,25 @@ def audit(
 
     Requires the role admin. Secrets are digests. With --json, each line is a whole entry.
     """
-    given = {
-        "action": action,
-        "actor_id": actor,
-        "entity_type": entity_type,
-        "entity_id": entity,
-        "session_id": session,
-        "outcome": "denied" if denied else None,
-        "since": since,
-        "until": until,
-    }
-    filters = cast("AuditFilters", {name: text for name, text in given.items() if text is not None})
+    filters = _filters(
+        action=action,
+        actor_id=actor,
+        entity_type=entity_type,
+        entity_id=entity,
+        session_id=session,
+        outcome="denied" if denied else None,
+        since=since,
+        until=until,
+    )
     client = connect(url, token, org)
     if export is not None:
         enter(_export(client, filters, export, form))
     else:
         enter(_show(client, filters, limit, follow=follow, as_json=as_json))
+
+
+def _filters(**given: str | None) -> AuditFilters:
+    return cast("AuditFilters", {name: text for name, text in given.items() if text is not None})
 
 
 async def _export(client: Client, filters: AuditFilters, path: Path, form: Literal["ndjson", "csv"]) -> None:
@@ -111,36 +114,34 @@ async def _show(client: Client, filters: AuditFilters, limit: int, *, follow: bo
         if not follow:
             Screen().listing(found, _COLUMNS, _row, as_json=as_json)
             return
-        seen: dict[str, AuditEntry] = {}
-        while True:
-            new = [each for each in reversed(found) if each.id not in seen]
-            if new or not seen:
-                _print(new, as_json=as_json, head=not seen)
-            seen |= {each.id: each for each in new}
-            await asyncio.sleep(POLL_SECONDS)
-            found = await _recent(client, org_id, filters, seen)
+        await _follow(client, org_id, filters, found, as_json)
 
 
-async def _recent(
-    client: Client, org_id: str, filters: AuditFilters, seen: dict[str, AuditEntry]
-) -> tuple[AuditEntry, ...]:
-    """Return the entries since shortly before the newest one that was seen."""
-    newest = max((each.created_at for each in seen.values()), default=None)
-    start = datetime.now(UTC) if newest is None else datetime.fromisoformat(newest)
-    recent = cast("AuditFilters", {**filters, "since": (start - LATE).isoformat()})
-    return tuple([each async for each in client.iterate_audit_logs(org_id, **recent)])
-
-
-def _print(entries: Sequence[AuditEntry], *, as_json: bool, head: bool) -> None:
-    screen = Screen()
-    if as_json:
-        for each in entries:
-            screen.json(each)
-        return
-    if head:
+async def _follow(
+    client: Client, org_id: str, filters: AuditFilters, found: Sequence[AuditEntry], as_json: bool
+) -> None:
+    """Show these entries, and then new ones until Ctrl-C."""
+    screen, seen = Screen(), set[str]()
+    if not as_json:
         screen.line("\t".join(_COLUMNS))
-    for each in entries:
-        screen.line("\t".join(part if isinstance(part, str) else part[0] for part in _row(each)))
+    oldest = found[-1].created_at if found else datetime.now(UTC).isoformat()
+    while True:
+        for each in reversed(found):
+            if each.id not in seen and each.created_at >= oldest:
+                _print(screen, each, as_json=as_json)
+        seen = {each.id for each in found}
+        newest = found[0].created_at if found else oldest
+        await asyncio.sleep(POLL_SECONDS)
+        since = (datetime.fromisoformat(newest) - LATE).isoformat()
+        recent = cast("AuditFilters", {**filters, "since": since})
+        found = [each async for each in client.iterate_audit_logs(org_id, **recent)]
+
+
+def _print(screen: Screen, entry: AuditEntry, *, as_json: bool) -> None:
+    if as_json:
+        screen.json(entry)
+    else:
+        screen.line("\t".join(part if isinstance(part, str) else part[0] for part in _row(entry)))
 
 
 def _row(entry: AuditEntry) -> tuple[Part, ...]:

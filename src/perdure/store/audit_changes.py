@@ -78,8 +78,7 @@ class _Statement(Struct, frozen=True):
     skipped: int = 0
 
 
-_HEAD = re.compile(r"\s*(UPDATE|DELETE\s+FROM|INSERT\s+INTO)\s+(\w+)\b", re.IGNORECASE)
-_INSERT = re.compile(r"\s*INSERT\s+INTO\s+\w+\s*\(([^)]*)\)\s*(VALUES\b|SELECT\b)?", re.IGNORECASE)
+_HEAD = re.compile(r"(UPDATE|DELETE FROM|INSERT INTO) (\w{1,64})")
 
 
 @lru_cache(maxsize=512)
@@ -91,22 +90,25 @@ def _statement(sql: str, table: str) -> _Statement | None:
     """
     head = _HEAD.match(sql)
     if head is None or head[2] != table:
-        if re.search(rf"\b(UPDATE|DELETE\s+FROM|INSERT\s+INTO)\s+{table}\b", sql, re.IGNORECASE):
+        if any(found[2] == table for found in _HEAD.finditer(sql)):
             raise RuntimeError(f"the audit log cannot follow a statement that changes {table}: {sql[:200]}")
         return None
-    kind = head[1][:6].upper()
-    if kind != "INSERT":
-        _, where = _cut(sql, "WHERE")
-        where, _ = _cut(where, "RETURNING")
-        before = sql[: len(sql) - len(_cut(sql, "WHERE")[1])]
-        return _Statement("update" if kind == "UPDATE" else "delete", (), where, before.count("?"))
-    match = _INSERT.match(sql)
-    if match is None:
-        raise RuntimeError(f"the audit log cannot follow a statement that changes {table}: {sql[:200]}")
-    columns = tuple(each.strip() for each in match[1].split(","))
-    if match[2] is None or match[2].upper() == "VALUES":
+    if head[1] == "INSERT INTO":
+        return _insertion(sql[head.end() :], table)
+    before, rest = _cut(sql, "WHERE")
+    where, _ = _cut(rest, "RETURNING")
+    return _Statement("update" if head[1] == "UPDATE" else "delete", (), where, before.count("?"))
+
+
+def _insertion(rest: str, table: str) -> _Statement:
+    """Read what follows the name of the table in an INSERT."""
+    names, closed, values = rest.strip().removeprefix("(").partition(")")
+    if not closed:
+        raise RuntimeError(f"the audit log cannot follow a statement that inserts into {table}: {rest[:200]}")
+    columns = tuple(each.strip() for each in names.split(","))
+    if not values.lstrip().startswith("SELECT"):
         return _Statement("insert", columns)
-    query, _ = _cut(sql[match.start(2) :], "ON CONFLICT")
+    query, _ = _cut(values.lstrip(), "ON CONFLICT")
     return _Statement("select", columns, query)
 
 

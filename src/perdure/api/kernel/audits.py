@@ -161,7 +161,7 @@ OPERATIONS: dict[str, Audited | str] = {
     "top_up_budget": Audited(of.BUDGET, "topped_up"),
     "drain_worker": Audited(of.WORKER, "drained"),
     "resume_worker": Audited(of.WORKER, "resumed"),
-    "close_circuit_breaker": _NOTHING,
+    "close_circuit_breaker": "it only has the model tried again, as happens by itself",
     "cancel_workflow": _LOG,
     "retry_dead_letter": Audited(of.TURN, "retried"),
     "restore_entity_revision": Audited(of.AGENT, "restored", also=of.HARNESS),
