@@ -130,8 +130,7 @@ def all_routes(settings: Settings, process: ThisProcess) -> tuple[Route, ...]:
         *spend_routes.ROUTES,
         *durable_routes.ROUTES,
         *workflow_routes.ROUTES,
-        *audit_routes.ROUTES,
-        *history_routes.ROUTES,
+        *(*audit_routes.ROUTES, *history_routes.ROUTES),
         *health_routes(settings, process),
         *document_routes(document),
     )

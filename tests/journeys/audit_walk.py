@@ -61,7 +61,7 @@ class Walk:
         """
         request_id = fresh("walk")
         headers = {"x-request-id": request_id, "perdure-reason": f"Grund für {operation}".encode()}
-        headers |= more.pop("headers", {})
+        headers |= {"x-forwarded-for": "203.0.113.9" * 40, **more.pop("headers", {})}
         if body is not None:
             more["json"] = body
         answer = await (http or self.http).request(method, path, headers=headers, **more)
@@ -86,6 +86,7 @@ class Walk:
             assert entry["actor"]["token_name"], entry
             assert entry["reason"] == f"Grund für {operation}"
             assert entry["address"] == "127.0.0.1"
+            assert entry["forwarded_for"] == ("203.0.113.9" * 40)[:300]
         self.done.add(operation)
         self.entries.append(entry)
 
@@ -174,6 +175,7 @@ async def walk_people(walk: Walk, owner: str) -> None:
     do, org = walk.do, f"/v1/orgs/{walk.org}"
     made = {"name": "Elsewhere"}
     headers = {"x-request-id": fresh("walk"), "perdure-reason": "Grund für create_organization".encode()}
+    headers["x-forwarded-for"] = "203.0.113.9" * 40
     answer = await walk.http.post("/v1/orgs", json=made, headers=headers)
     async with httpx.AsyncClient(base_url=walk.http.base_url, headers=walk.http.headers) as there:
         there.headers["x-org-id"] = answer.json()["id"]

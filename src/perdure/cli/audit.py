@@ -23,6 +23,14 @@ POLL_SECONDS = 2.0
 LATE = timedelta(seconds=30)
 """How much older than the newest entry one can be that was not there before: commits overtake each other."""
 
+Export = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write all entries that match to this file; `-` for standard output.", show_default=False
+    ),
+]
+Form = Annotated[Literal["ndjson", "csv"], typer.Option("--format", help="The format of the file.")]
+
 
 def audit(
     action: Annotated[
@@ -54,15 +62,8 @@ def audit(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with new entries until Ctrl-C.")
     ] = False,
-    export: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write all entries that match to this file; `-` for standard output.", show_default=False
-        ),
-    ] = None,
-    form: Annotated[
-        Literal["ndjson", "csv"], typer.Option("--format", help="The format of the file.")
-    ] = "ndjson",
+    export: Export = None,
+    form: Form = "ndjson",
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
