@@ -17,7 +17,16 @@ from tests.talk import Json, Talk, body_of, call, new_talk, script
 ENDLESS = {"stream_inbox", "stream_sse"}
 """Their answers do not end; a refusal does."""
 
-OF_THE_SERVER = {"worker_id", "capability_id", "command", "token", "callback_id", "input_id", "tool_name"}
+OF_THE_SERVER = {
+    "revision",
+    "worker_id",
+    "capability_id",
+    "command",
+    "token",
+    "callback_id",
+    "input_id",
+    "tool_name",
+}
 """Parameters that name what is the same for everybody, or nothing: only a tool can open a callback."""
 
 SAME = {
@@ -54,7 +63,7 @@ class Operation(NamedTuple):
         return await http.request(self.method, self.at(values), params=query, **self.body, **more)
 
 
-REQUIRED = {"name": "nobodys-name", "id": "session_id", "from-example": "notebook"}
+REQUIRED = {"name": "nobodys-name", "id": "session_id", "from-example": "notebook", "from": "1"}
 """What stands in the parameters of queries that must be there."""
 
 
@@ -214,6 +223,8 @@ class Place:
             "harness_id": harness["id"],
             "agent_id": agent["id"],
             "version_id": version["id"],
+            "entity_ref": agent["id"],
+            "revision": "1",
             **dict.fromkeys(("from_version_id", "to_version_id"), version["id"]),
             "session_id": session["id"],
             "message_id": answer["id"],
