@@ -7,7 +7,9 @@ import contextlib
 import csv
 import io
 import json
+import signal
 import sqlite3
+import sys
 from typing import Any
 
 import asyncpg
@@ -19,6 +21,8 @@ from perdure.routing import ThisProcess, all_routes, door_routes
 from perdure.settings import Settings
 from perdure.store.audit_tables import Audited
 from tests.browser import Browser
+from tests.command import LIMIT, perdure
+from tests.command import environment as clean_environment
 from tests.journeys import audit_walk
 from tests.journeys.audit_walk import SECRET, Walk
 from tests.journeys.keyed import add_member, person, with_login
@@ -237,6 +241,41 @@ async def test_a_folder_that_is_deleted_is_one_entry(http: httpx.AsyncClient) ->
     found = (await log_of(http, entity_type="file"))[0]
     assert (found["action"], found["rows_changed"] > 100) == ("file.deleted", True)
     assert len(await log_of(http, action="file.deleted")) == 1
+
+
+async def test_a_key_that_the_command_makes_leaves_an_entry_of_the_server(any_server: Server) -> None:
+    await any_server.stop()
+    data, url = ("--data", str(any_server.data)), any_server.database_url
+    more = {"PERDURE_DATABASE_URL": url} if url else {}
+    token = (await perdure("keys", "create", "--name", "made here", *data, **more)).out.split()[-1]
+    await any_server.start()
+    async with person(any_server, token) as http:
+        (entry,) = await log_of(http)
+    assert (entry["action"], entry["operation"]) == ("token.created", "perdure keys create")
+    assert (entry["actor"], entry["entity"]["name"]) == ({"type": "server"}, "made here")
+    assert token not in str(entry)
+
+
+async def test_the_log_is_followed_until_ctrl_c(any_server: Server) -> None:
+    async with httpx.AsyncClient(base_url=any_server.url, timeout=30) as http:
+        first = await post(http, "/v1/agents", {"name": fresh("first"), "system_prompt": "x"})
+        command = (sys.executable, "-m", "perdure", "audit", "--follow", "--limit", "1")
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, env=clean_environment(any_server.url)
+        )
+        try:
+            assert process.stdout is not None
+            async with asyncio.timeout(LIMIT):
+                assert (await process.stdout.readline()).startswith(b"TIME")
+                assert first["name"].encode() in await process.stdout.readline()
+                later = await post(http, "/v1/agents", {"name": fresh("later"), "system_prompt": "x"})
+                assert later["name"].encode() in await process.stdout.readline()
+                process.send_signal(signal.SIGINT)
+                assert await process.wait() == 130
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 async def test_nobody_can_change_or_delete_an_entry_in_the_database(any_server: Server) -> None:

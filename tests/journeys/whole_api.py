@@ -30,6 +30,7 @@ OF_THE_SERVER = {
 """Parameters that name what is the same for everybody, or nothing: only a tool can open a callback."""
 
 SAME = {
+    "revision": "1",
     "worker_id": "worker_" + "0" * 32,
     "tool_name": "kept",
     "capability_id": "current_time",
@@ -221,10 +222,8 @@ class Place:
             "invitation_id": invited["id"],
             "provider_id": provider["id"],
             "harness_id": harness["id"],
-            "agent_id": agent["id"],
+            **dict.fromkeys(("agent_id", "entity_ref"), agent["id"]),
             "version_id": version["id"],
-            "entity_ref": agent["id"],
-            "revision": "1",
             **dict.fromkeys(("from_version_id", "to_version_id"), version["id"]),
             "session_id": session["id"],
             "message_id": answer["id"],

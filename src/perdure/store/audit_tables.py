@@ -271,14 +271,6 @@ SCHEDULE = Watched(
     name="name",
     session="session_id",
 )
-PARTICIPANT = Watched(
-    table="participants",
-    type="participant",
-    key=("session_id", "subject"),
-    shown=("subject", "kind", "agent_version_id", "joined_at", "left_at"),
-    id="{id}",
-    session="session_id",
-)
 WEBHOOK = Watched(
     table="webhooks",
     type="webhook",

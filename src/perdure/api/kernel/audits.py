@@ -221,5 +221,6 @@ async def deny(app: App, origin: Origin, what: Audited, values: tuple[str, ...])
         values: the variables of the path.
     """
     if origin.org_id:
-        entity = values[-1] if values else origin.org_id
+        own = (each for each in values if each.startswith(f"{what.watched.type}_"))
+        entity = next(own, values[-1] if values else origin.org_id)
         await note_denied(app, origin, what.action(what.watched, "updated"), what.watched.type, entity)
