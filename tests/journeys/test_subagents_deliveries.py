@@ -17,6 +17,7 @@ from perdure.app.models import create_model
 from perdure.app.providers import create_provider
 from perdure.app.sessions import create_session
 from perdure.app.task_news import deliver
+from perdure.app.task_wishes import asked_to_stop
 from perdure.app.tasks import list_tasks
 from perdure.capabilities.port import ToolContext
 from perdure.domain.accounts import Caller
@@ -28,13 +29,15 @@ from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import CreateSession, Session
 from perdure.domain.subagents import Subagents, subagents_of
+from perdure.domain.tasks import Canceller
 from perdure.domain.tools import CapabilityRef, ClientSideTool
 from perdure.settings import Settings
 from perdure.store.bus import Appended, Subscription
+from perdure.store.database import Tx
 from perdure.store.events import events_after
 from perdure.store.sessions import look_session
 from perdure.store.task_lists import TaskFilter
-from perdure.store.tasks import sessions_with_news
+from perdure.store.tasks import find_task, sessions_with_news
 from perdure.wiring import Parts, open_parts
 from perdure.worker.tasks import TaskSweep
 from perdure.worker.worker import Worker
@@ -154,6 +157,35 @@ async def test_a_clock_that_goes_back_makes_no_cancel_of_a_time_limit(
         assert (task.state, task.error.kind) == ("failed", "time_limit")
         kinds = [event.type for event in await log_of(parts, session.id)]
         assert kinds.count("input.message") == 2, "the session must hear of it"
+
+
+@pytest.mark.parametrize("by", ["agent", "turn", "user", "time_limit"])
+async def test_a_task_that_is_stopped_late_ends_as_whoever_asked_first_wanted(
+    database_url: str, tmp_path: Path, by: Canceller
+) -> None:
+    async with at_work(database_url, tmp_path) as (parts, owner, session):
+        app = parts.app
+        text = script(calls(begin("slow", calls(call("ask")), mode="background")), {"text": "Begun."})
+        await post_message(app, owner, session.id, CreateMessage(InputMessage((TextPart(text),))))
+        await at_rest(parts, session.id)
+        (task,) = await list_tasks(app, owner, TaskFilter(session_id=session.id), 10)
+        assert task.links.child_session_id is not None
+        await at_rest(parts, task.links.child_session_id, "waiting_for_tool_results")
+
+        async def ask(tx: Tx) -> None:
+            row = await find_task(tx, task.id)
+            assert row is not None
+            await asked_to_stop(tx, replace(row, wish="cancel"), app.now(), by)
+
+        await parts.database.write(ask)  # and the process is killed
+        late = app.now() + 3600 * 1_000_000
+        await TaskSweep(replace(app, now=lambda: late), parts.engine.clock).once()
+        (task,) = await list_tasks(app, owner, TaskFilter(session_id=session.id), 10)
+        assert task.error is not None
+        kind = "failed" if by == "time_limit" else "canceled"
+        assert (task.state, task.error.kind) == (kind, "time_limit" if by == "time_limit" else "canceled")
+        wakes = [event.type for event in await log_of(parts, session.id)].count("input.message")
+        assert wakes == (1 if by == "turn" else 2)
 
 
 async def test_calls_are_parked_by_the_appends_that_begin_the_children_they_wait_for(

@@ -115,7 +115,7 @@ def _after(now: Micros, seconds: float) -> str:
 def stopped_report(row: TaskRow, now: Micros) -> Report:
     """How the task of a tool ends that is stopped: at its time limit, or because somebody wants it."""
     task = row.struct()
-    late = task.cancel_requested_by == "time_limit" or (row.deadline is not None and row.deadline <= now)
+    late = task.is_late(row.deadline, now)
     asked = task.cancel_requested_at is not None and task.cancel_requested_by != "turn"
     reason = task.state_detail if asked else None
     said = (

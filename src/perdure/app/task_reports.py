@@ -159,9 +159,7 @@ async def _ended(tx: Tx, row: SessionRow, task: TaskRow, report: Report, ended: 
     found = await end_at(tx, row.id, ended)
     end = next((event for event in found if event.type in ENDED_TURN), None)
     data = None if end is None else _decoded(end)
-    late = task.struct().cancel_requested_by == "time_limit" or (
-        task.deadline is not None and end is not None and end.ts >= task.deadline
-    )
+    late = end is not None and task.struct().is_late(task.deadline, end.ts)
     match data:
         case TurnCompletedData():
             answer = answer_in(found)

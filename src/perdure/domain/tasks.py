@@ -15,7 +15,7 @@ from perdure.domain.data_flow import External
 from perdure.domain.errors import Conflict
 from perdure.domain.ids import SessionId, TaskId
 from perdure.domain.messages import JsonObject, JsonValue
-from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
+from perdure.domain.times import CreatedAt, Micros, Timestamp, UpdatedAt
 
 MAX_DEPTH = 3
 """How deep a tree of sessions may be: the sub-agents of sub-agents of sub-agents of a session."""
@@ -195,6 +195,15 @@ class SessionTask(Struct, frozen=True, omit_defaults=True):
     def ended(self) -> bool:
         """Whether the task has ended, once and for all."""
         return self.state in ENDED
+
+    def is_late(self, deadline: Micros | None, stopped_at: Micros) -> bool:
+        """Whether its time limit stopped it, and nobody who had asked before.
+
+        Who asked for it decides: a server that was down may stop a task long after it was asked to.
+        """
+        if self.cancel_requested_by is not None:
+            return self.cancel_requested_by == "time_limit"
+        return deadline is not None and stopped_at >= deadline
 
 
 Direction = Literal["inbound", "outbound"]
