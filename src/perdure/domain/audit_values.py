@@ -63,6 +63,11 @@ def shown_fields(fields: JsonObject, digest: Digest, *, whole: bool = False) -> 
     return found
 
 
+def hidden_fields(fields: JsonObject, digest: Digest) -> JsonObject:
+    """Return the fields of what only one user reads: which ones, and nothing of their values."""
+    return {name: None if value is None else digest(_exact(value)) for name, value in fields.items()}
+
+
 def _shown(name: str, value: JsonValue, digest: Digest, whole: bool, level: int) -> JsonValue:
     if isinstance(value, dict):
         if level >= _DEEPEST:

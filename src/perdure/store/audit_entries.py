@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
 
-from perdure.domain.audit_values import Digest, changed_fields, shown_fields
+from perdure.domain.audit_values import Digest, changed_fields, hidden_fields, shown_fields
 from perdure.domain.audits import (
     ActorType,
     AuditActor,
@@ -22,8 +22,10 @@ from perdure.domain.errors import Unreadable
 from perdure.domain.ids import AuditEntryId, OrgId, SessionId, TokenId, new_id
 from perdure.domain.messages import JsonObject
 from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.workspaces import session_of
 from perdure.store.audit_changes import Change, Names, Stored, fields_of, names_of
 from perdure.store.audit_tables import Audited, Watched
+from perdure.store.confidential import reader_of
 from perdure.store.crypto import Vault
 from perdure.store.database import Tx, Value
 from perdure.store.revisions import add_revision
@@ -132,28 +134,14 @@ async def add_entries(
     """
     found = []
     for change in changes:
-        watched = change.watched
-        org_id = OrgId(str(change.row[watched.org])) if watched.org and change.row[watched.org] else None
-        org_id = org_id or maker.origin.org_id
-        if not org_id or (audited.only and change.verb not in audited.only):
+        if audited.only and change.verb not in audited.only:
             continue
-        digest = await digests_of(tx, vault, org_id)
-        before = await _fields(tx, vault, digest, watched, change.before, org_id)
-        after = await _fields(tx, vault, digest, watched, change.after, org_id)
-        old, new = changed_fields(before, after)
-        if not old and change.verb == "updated":
+        row = await _entry(tx, vault, maker, audited, change)
+        if row is None:
             continue
-        row = _row(maker, watched, change.row, org_id)
-        found.append(
-            msgspec.structs.replace(
-                row,
-                action=audited.action(watched, change.verb),
-                before=None if change.before is None else to_json(shown_fields(old, digest)),
-                after=None if change.after is None else to_json(shown_fields(new, digest)),
-            )
-        )
-        if watched.history:
-            await add_revision(tx, change, found[-1].id, msgspec.structs.asdict(found[-1]))
+        found.append(row)
+        if change.watched.history:
+            await add_revision(tx, change, row.id, msgspec.structs.asdict(row))
     if audited.watched.single and len(found) > 1:
         files = (each for each in found if _FOLDER not in (each.after or each.before or ""))
         found = [msgspec.structs.replace(next(files, found[0]), rows_changed=len(found) + more)]
@@ -161,6 +149,55 @@ async def add_entries(
         found[-1] = msgspec.structs.replace(found[-1], rows_changed=1 + more)
     if found:
         await tx.run_many(_INSERT, [values(each) for each in found])
+
+
+async def _entry(tx: Tx, vault: Vault, maker: Maker, audited: Audited, change: Change) -> AuditRow | None:
+    """Return the row of a change's entry; None if nothing that is shown has changed."""
+    watched, row = change.watched, change.row
+    org_id = OrgId(str(row[watched.org])) if watched.org and row[watched.org] else maker.origin.org_id
+    if not org_id:
+        return None
+    digest = await digests_of(tx, vault, org_id)
+    before = await _fields(tx, vault, digest, watched, change.before, org_id)
+    after = await _fields(tx, vault, digest, watched, change.after, org_id)
+    old, new = changed_fields(before, after)
+    if not old and change.verb == "updated":
+        return None
+    session = row[watched.session] if watched.session else None
+    entity_id, name = watched.id.format(**row), row[watched.name] if watched.name else None
+    show: Callable[[JsonObject, Digest], JsonObject] = shown_fields
+    if await _is_private(tx, watched, row):
+        show, name = hidden_fields, None
+        own, slash, rest = entity_id.partition("/")
+        entity_id = f"{own}{slash}{digest(rest.encode()) if rest else ''}"
+    entry = maker.row(
+        org_id,
+        watched.type,
+        entity_id,
+        name=None if name is None else str(name),
+        session_id=SessionId(str(session)) if session else None,
+    )
+    return msgspec.structs.replace(
+        entry,
+        action=audited.action(watched, change.verb),
+        before=None if change.before is None else to_json(show(old, digest)),
+        after=None if change.after is None else to_json(show(new, digest)),
+    )
+
+
+async def _is_private(tx: Tx, watched: Watched, row: Stored) -> bool:
+    """Whether something is a single user's, so that administrators do not read it either.
+
+    That is a user's memory, and a session that knows one.
+    """
+    if watched.type == "memory":
+        return row["scope"] == "user"
+    place = next((str(row[name]) for name in ("workspace_id", "memory_id") if row.get(name)), "")
+    if place.startswith("memory_"):
+        found = await tx.one("SELECT scope FROM memories WHERE id = ?", place)
+        return found is not None and found[0] == "user"
+    session = row[watched.session] if watched.session else place
+    return bool(session) and await reader_of(tx, session_of(str(session))) is not None
 
 
 async def _fields(
@@ -186,19 +223,6 @@ async def _fields(
 
 def _bytes(value: Value) -> bytes:
     return bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
-
-
-def _row(maker: Maker, watched: Watched, row: Stored, org_id: OrgId) -> AuditRow:
-    """Return an entry's row, without what was done."""
-    name = row[watched.name] if watched.name else None
-    session = row[watched.session] if watched.session else None
-    return maker.row(
-        org_id,
-        watched.type,
-        watched.id.format(**row),
-        name=None if name is None else str(name),
-        session_id=SessionId(str(session)) if session else None,
-    )
 
 
 async def add_denied(

@@ -193,7 +193,7 @@ def watched_app(call: Call, operation_id: str, what: Audited) -> tuple[App, Orig
         call.address,
         _bounded(headers, b"x-forwarded-for"),
         _bounded(headers, b"user-agent"),
-        call.reason or _reason(headers),
+        visible_line(call.reason or "") or _reason(headers),
     )
     return audited_app(call.app, origin, what), origin
 
@@ -222,5 +222,5 @@ async def deny(app: App, origin: Origin, what: Audited, values: tuple[str, ...])
     """
     if origin.org_id:
         own = (each for each in values if each.startswith(f"{what.watched.type}_"))
-        entity = next(own, values[-1] if values else origin.org_id)
+        entity = next(own, values[0] if values else origin.org_id)
         await note_denied(app, origin, what.action(what.watched, "updated"), what.watched.type, entity)
