@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,7 +21,14 @@ from perdure.domain.errors import Unavailable
 from perdure.store.database import Body, Further, Param, Part, Row, Rows, T, Value, out_of_time, run_callbacks
 from perdure.store.faults import Fault, lasting, sqlstate_cause, unavailable
 from perdure.store.postgres.lost import drop_silent, is_connection_error, is_lost, no_connection, sqlstate_of
-from perdure.store.postgres.statements import INSERT, append_statement, numbered, within_statement
+from perdure.store.postgres.statements import (
+    INSERT,
+    MANY,
+    MOST_VALUES,
+    append_statement,
+    numbered,
+    within_statement,
+)
 
 SETTINGS = {
     "application_name": "perdure",
@@ -65,14 +73,18 @@ _READ_ONLY = "25006"
 _UNKNOWN = "during a commit: the transaction may or may not have committed"
 
 
+AppendKey = tuple[str | tuple[str, int], ...]
+"""An append's update, what else it changes, and its inserts with their numbers of rows."""
+
+
 class PostgresTx:
     """A transaction (or a read) on one connection."""
 
     dialect = "postgres"
-
+    single = False
     traces = False
 
-    def __init__(self, connection: Any, appends: dict[tuple[str, ...], str]) -> None:
+    def __init__(self, connection: Any, appends: dict[AppendKey, str]) -> None:
         self.connection = connection
         """The asyncpg connection, for code that is specific to PostgreSQL (the queue)."""
         self.callbacks: list[Callable[[], None]] = []
@@ -108,9 +120,12 @@ class PostgresTx:
         part = None if further is None else further.part()
         if not filled and part is None:
             return await self.run(update, *args) == 1
-        key = (update, "" if part is None else part.sql, *(each.insert for each in filled))
-        statement = self._appends.get(key) or await self._prepare_append(len(args), part, *key)
-        values: list[Param] = [list(column) for each in filled for column in zip(*each.rows, strict=True)]
+        counts = [(each.insert, len(each.rows) if len(each.rows) <= MOST_VALUES else MANY) for each in filled]
+        key: AppendKey = (update, "" if part is None else part.sql, *counts)
+        statement = self._appends.get(key) or await self._prepare_append(key, len(args), part, counts)
+        values = [
+            value for each, (_, count) in zip(filled, counts, strict=True) for value in _flat(each, count)
+        ]
         if part is None:
             return await self.connection.fetchval(statement, *args, *values) is not None
         try:
@@ -121,10 +136,10 @@ class PostgresTx:
             raise part.error from None
 
     async def _prepare_append(
-        self, args: int, part: Part | None, update: str, further: str, *inserts: str
+        self, key: AppendKey, args: int, part: Part | None, inserts: Sequence[tuple[str, int]]
     ) -> str:
         types = []
-        for insert in inserts:
+        for insert, _ in inserts:
             match = INSERT.fullmatch(insert)
             columns = await self.connection.fetch(
                 "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
@@ -132,8 +147,8 @@ class PostgresTx:
                 match[1] if match else "",
             )
             types.append(dict(columns))
-        statement = append_statement(update, args, inserts, types, part)
-        self._appends[update, further, *inserts] = statement
+        statement = append_statement(str(key[0]), args, inserts, types, part)
+        self._appends[key] = statement
         return statement
 
     async def take_time(self) -> None:
@@ -152,6 +167,7 @@ class PostgresTx:
 class _SingleTx(PostgresTx):
     """A transaction with a single write, which commits by itself. Reads may precede the write, not follow."""
 
+    single = True
     written = False
 
     async def all(self, sql: str, *args: Param) -> list[Row]:
@@ -191,7 +207,7 @@ class PostgresDatabase:
     def __init__(self, url: str, pool: Any) -> None:
         self._url = url
         self._pool = pool
-        self._appends: dict[tuple[str, ...], str] = {}
+        self._appends: dict[AppendKey, str] = {}
         self._writes: set[asyncio.Task[Any]] = set()
         self._searches = asyncio.Semaphore(SEARCHES)
         self._closed = False
@@ -325,6 +341,13 @@ class PostgresDatabase:
         except Exception as error:
             if not is_connection_error(error):
                 raise
+
+
+def _flat(rows: Rows, count: int) -> Iterator[Param]:
+    """The rows of an insert as the parameters of its statement."""
+    if count == MANY:
+        return map(list, zip(*rows.rows, strict=True))
+    return chain.from_iterable(rows.rows)
 
 
 async def _transact(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
