@@ -61,12 +61,14 @@ _LAYERS = sum(_WIDTHS) + 1
 _APPROVALS, _SECRETS = 4, 2
 _TYPES = (*["TEXT"] * _APPROVALS, "TEXT", "BYTEA", *STANDING_TYPES)
 """The types of the columns after those of the layers."""
+# SQLite cannot sort a subquery by columns of the outer query, so the rank is a column of its own.
 _BEST = (
-    "(SELECT usable.id FROM models usable JOIN providers source ON source.id = usable.provider_id"
+    "(SELECT ranked.id FROM (SELECT usable.id, CASE usable.id WHEN ? THEN 0 WHEN ? THEN 1"
+    " WHEN a.default_model_id THEN 2 WHEN h.default_model_id THEN 3 ELSE 4 END AS place"
+    " FROM models usable JOIN providers source ON source.id = usable.provider_id"
     " AND source.org_id = usable.org_id WHERE usable.org_id = o.id AND usable.enabled = 1"
     " AND source.status = 'active' AND usable.id IN (?, ?, a.default_model_id, h.default_model_id,"
-    " o.default_model_id) ORDER BY CASE usable.id WHEN ? THEN 0 WHEN ? THEN 1"
-    " WHEN a.default_model_id THEN 2 WHEN h.default_model_id THEN 3 ELSE 4 END LIMIT 1)"
+    " o.default_model_id)) AS ranked ORDER BY ranked.place LIMIT 1)"
 )
 _READ_LAYERS = (
     f"SELECT 'layers', {', '.join(columns(row, alias=alias) for alias, row in _LAYER_ROWS)},"
