@@ -417,16 +417,16 @@ def opened_by(engine: Engine, begun: Begun) -> OpenedSession | None:
         return None
     before = events[0].sequence - 1
     state = engine.turns.start_of(row)
-    if state.head != before or events[-1].sequence != row.head:
+    if state.head < before or events[-1].sequence != row.head:
         return None
     conversation = engine.conversations.take(row.id) if before else Conversation()
-    if conversation is None or conversation.head != before:
+    if conversation is None or not before <= conversation.head <= row.head:
         if conversation is not None:
             engine.conversations.put(row.id, conversation)
         return None
-    for event in events:
+    for event in events[conversation.head - before :]:
         conversation.feed(event, event.sequence)
-    return OpenedSession(row, fold(events, state), conversation)
+    return OpenedSession(row, fold(events[state.head - before :], state), conversation)
 
 
 async def read_session(

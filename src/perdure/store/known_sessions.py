@@ -45,6 +45,10 @@ class KnownSessions:
             return None
         return self._rows.pop(session_id)
 
+    def at_rest(self, session_id: SessionId) -> SessionRow | None:
+        """Return the row of a session as its last turn here ended."""
+        return self._rows.get(session_id)
+
     def needs_lock(self, session_id: SessionId) -> None:
         """Note that the session has secrets or variables, so that its appends are not plain."""
         self._locked[session_id] = None

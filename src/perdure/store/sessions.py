@@ -296,16 +296,21 @@ async def add_session(tx: Tx, row: SessionRow) -> None:
     await count_sessions(tx, row.org_id, 1, row.parent_session_id)
 
 
-async def begin_session(tx: Tx, row: SessionRow, events: Sequence[NewEvent], *, now: Micros) -> SessionRow:
-    """Insert a new session with the first events of its log; return its row."""
+async def begin_session(
+    tx: Tx, row: SessionRow, events: Sequence[NewEvent], *more: Rows, now: Micros
+) -> tuple[SessionRow, tuple[Event, ...]]:
+    """Insert a new session with the first events of its log, and more rows; return what `append` does."""
     new = _row_after(row, events, project(row.projection(), events), now, 0, fence=False, rests=False)
-    stored = [
-        event_values(row.org_id, stored_event(row.id, index, event), event)
-        for index, event in enumerate(events, row.head + 1)
-    ]
-    await tx.append(_INSERT, values(new), Rows(_INSERT_EVENTS, stored))
+    stored, rows = _numbered(row, events)
+    await tx.append(_INSERT, values(new), Rows(_INSERT_EVENTS, rows), *more)
     await count_sessions(tx, row.org_id, 1, row.parent_session_id)
-    return new
+    return new, stored
+
+
+def _numbered(row: SessionRow, events: Sequence[NewEvent]) -> tuple[tuple[Event, ...], list[Sequence[Value]]]:
+    """The events as they are stored after the row's head, and their rows."""
+    stored = tuple(stored_event(row.id, index, event) for index, event in enumerate(events, row.head + 1))
+    return stored, [event_values(row.org_id, each, new) for each, new in zip(stored, events, strict=True)]
 
 
 async def get_session(tx: Tx, org_id: OrgId, session_id: SessionId, *, lock: bool = False) -> SessionRow:
@@ -366,10 +371,7 @@ async def append(
     recoveries = 0 if progress else row.recoveries
     after = project(row.projection(), events)
     new = _row_after(row, events, after, now, recoveries, fence=claim or fence, rests=rests)
-    stored = tuple(stored_event(row.id, index, event) for index, event in enumerate(events, row.head + 1))
-    rows = [
-        event_values(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)
-    ]
+    stored, rows = _numbered(row, events)
     sql = _APPEND if _agents_of(new) == _agents_of(row) else _HAND_OFF
     root_id = row.root_session_id or row.id
     calls = calls_in(events, stored, org_id=row.org_id, root_id=root_id, user_id=row.owner_id)
@@ -479,10 +481,7 @@ async def refusal(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
 
 
 async def update_session(tx: Tx, row: SessionRow, changes: Changes, now: Micros) -> SessionRow:
-    """Update columns outside the projection.
-
-    Leaves the head and the epoch alone, so a running turn is not disturbed. Raises NotFound.
-    """
+    """Update columns outside the projection, which disturbs no running turn. Raises NotFound."""
     sets = ", ".join(f"{name} = ?" for name in changes)
     if "title" in changes or "tags" in changes:
         sets += ", search_slot = NULL"  # the search index still has the old title and tags
