@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from perdure.app.agents import create_agent, change_agent
+from perdure.app.agents import change_agent, create_agent
 from perdure.app.messages import post_message
 from perdure.app.session_ends import delete_session
 from perdure.app.sessions import create_session
