@@ -370,7 +370,7 @@ async def _open_store(
     except ImportError as error:
         raise Unavailable("PostgreSQL needs more packages: pip install 'perdure[postgres]'") from error
 
-    postgres = await open_postgres(settings.database_url)
+    postgres = await open_postgres(settings.database_url, direct_url=settings.database_direct_url)
     stack.push_async_callback(postgres.close)
     postgres.traces = traces
     await migrate(postgres)

@@ -33,7 +33,8 @@ from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.domain.metrics import Metrics
 from perdure.store.database import NotSingle, Tx
 from perdure.store.faults import CAUSES, sqlstate_cause
-from perdure.store.postgres.database import PostgresDatabase, PostgresTx, close_pool
+from perdure.store.postgres.connections import close_pool
+from perdure.store.postgres.database import PostgresDatabase, PostgresTx
 from perdure.store.postgres.direct import DirectTurns
 from perdure.store.postgres.lost import is_connection_error
 from perdure.store.postgres.notify import Frame, Notifier, Woke
