@@ -12,7 +12,7 @@ from perdure.domain.ids import OrgId, WorkspaceId
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
 from perdure.store.files import copy_tree, list_tree
-from perdure.store.gone_files import AT_ONCE, BATCH, add_copies, keep_copy, let_go
+from perdure.store.gone_files import BATCHES, add_copies, copies_ahead, keep_copy, let_go
 from perdure.store.workspaces import (
     count_in_workspace,
     external_of_files,
@@ -33,17 +33,18 @@ class Ahead(Struct, frozen=True):
 
 
 async def copy_ahead(app: Services, org_id: OrgId, source: WorkspaceId, target: WorkspaceId) -> Ahead | None:
-    """Copy the files of a large workspace to one that nobody has yet; None for a small one.
+    """Copy the files of a large workspace to one that nobody has yet; None if that is not worthwhile.
 
     It copies the files of one moment. What a crash leaves is removed like the files of deleted sessions.
     """
     space = await app.database.read(lambda tx: get_workspace(tx, org_id, source))
-    if space.file_count <= AT_ONCE:
+    if not copies_ahead(app.database.dialect, space.file_count):
         return None
     rows = await app.database.read(lambda tx: list_tree(tx, org_id, source), long=True)
     await app.database.write(lambda tx: let_go(tx, org_id, target, app.now() + PATIENCE))
-    for at in range(0, len(rows), BATCH):
-        batch = [replace(row, workspace_id=target) for row in rows[at : at + BATCH]]
+    most = BATCHES[app.database.dialect]
+    for at in range(0, len(rows), most):
+        batch = [replace(row, workspace_id=target) for row in rows[at : at + most]]
         await app.database.write(partial(add_copies, rows=batch))
     return Ahead(sum(row.size_bytes for row in rows), len(rows))
 

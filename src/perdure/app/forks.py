@@ -42,7 +42,7 @@ from perdure.store.database import Tx
 from perdure.store.databases import copy_databases
 from perdure.store.events import copy_events, events_within
 from perdure.store.forks import add_hidden, show
-from perdure.store.gone_files import AT_ONCE
+from perdure.store.gone_files import copies_ahead
 from perdure.store.idempotency import kept_answer
 from perdure.store.rows import to_json
 from perdure.store.sessions import IN_TURN, SessionRow, add_session, append, get_session
@@ -80,7 +80,7 @@ async def fork_session(
         if await _is_repeated(tx, once):
             return source, through, Projection(), False, False
         space = await get_workspace(tx, source.org_id, source.workspace())
-        large = space.file_count > AT_ONCE
+        large = copies_ahead(tx.dialect, space.file_count)
         return source, through, *await _project_part(tx, source, Projection(), through), large
 
     source, through, begun, long, large = await app.database.read(plan, long=True)

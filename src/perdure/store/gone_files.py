@@ -18,8 +18,17 @@ from perdure.store.rows import values
 
 AT_ONCE = 1_000
 """Files and folders of a workspace that one transaction copies, or removes with it."""
-BATCH = 250
-"""Those of a larger one that one transaction adds or removes: a turn waits for several of them."""
+BATCHES = {"sqlite": 250, "postgres": 5_000}
+"""Those of a larger one that one transaction adds or removes: a turn waits for several of them on SQLite. On
+PostgreSQL nobody waits."""
+
+
+def copies_ahead(dialect: str, entries: int) -> bool:
+    """Whether a workspace with so many files and folders is copied in batches, before its copy appears.
+
+    On PostgreSQL nobody waits for a copy, and a single statement is the fastest.
+    """
+    return dialect == "sqlite" and entries > AT_ONCE
 
 
 async def let_go(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, due: Micros) -> None:
@@ -44,13 +53,14 @@ async def keep_copy(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> None:
         raise Conflict("the copy took too long and was given up: try again", code="fork_expired")
 
 
-async def purge_gone(tx: Tx, now: Micros, after: Micros, batch: int = BATCH) -> Purged:
+async def purge_gone(tx: Tx, now: Micros, after: Micros, batch: int | None = None) -> Purged:
     """Remove one batch of the files of workspaces that nobody reaches.
 
     Args:
         after: an instant that is yet to come: the clock has gone back since a workspace was let go after it.
         batch: the most files and folders to remove.
     """
+    most = batch or BATCHES[tx.dialect]
     found = await tx.one(
         "SELECT workspace_id, org_id FROM gone_workspaces WHERE due_at <= ? OR due_at > ? ORDER BY due_at"
         f" LIMIT 1{LOCK_ROW[tx.dialect]}",
@@ -62,12 +72,12 @@ async def purge_gone(tx: Tx, now: Micros, after: Micros, batch: int = BATCH) -> 
     rows = await tx.all(
         "SELECT path, hash FROM files WHERE workspace_id = ? AND org_id = ? ORDER BY path LIMIT ?",
         *found,
-        batch,
+        most,
     )
     if rows:
         await release_contents(tx, found[1], {row[1] for row in rows} - {""}, now)
         sql = "DELETE FROM files WHERE workspace_id = ? AND org_id = ? AND path <= ?"
         await tx.run(sql, *found, rows[-1][0])
-    if len(rows) < batch:
+    if len(rows) < most:
         await tx.run("DELETE FROM gone_workspaces WHERE workspace_id = ? AND org_id = ?", *found)
     return Purged(len(rows), more=True)
