@@ -247,6 +247,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             images=ImageScaler(sandbox),
             public=services.public,
             turns=app.turns,
+            known=app.known,
             breakers=app.breakers,
             hooks=hooks,
             meter=app.meter,
@@ -254,8 +255,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             sampler=None if traces is None else traces.sampler,
             metrics=metrics,
         )
-        # What a deleted session leaves is not needed again; that of another one is read again.
-        bus.on_stop(partial(_forget, engine, mcp))
+        _follow(bus, engine, mcp)
         yield Parts(database, bus, queue, app, engine, traces)
 
 
@@ -295,11 +295,19 @@ def _policy(settings: Settings, limits: FileLimits) -> Policy:
     )
 
 
+def _follow(bus: Bus, engine: Engine, mcp: LazyHosts) -> None:
+    """Let go of what other processes change."""
+    # What a deleted session leaves is not needed again; that of another one is read again.
+    bus.on_stop(partial(_forget, engine, mcp))
+    bus.on_grown(engine.known.outdate)
+
+
 def _forget(engine: Engine, mcp: LazyHosts, stop: Stop) -> None:
     if stop.gone:
         mcp.forget(stop.session_id)
     engine.conversations.discard(stop.session_id)
     engine.turns.discard(stop.session_id)
+    engine.known.discard(stop.session_id)
 
 
 def master_keys(settings: Settings) -> list[bytes]:
@@ -365,7 +373,7 @@ async def _open_store(
     except ImportError as error:
         raise Unavailable("PostgreSQL needs more packages: pip install 'perdure[postgres]'") from error
 
-    postgres = await open_postgres(settings.database_url)
+    postgres = await open_postgres(settings.database_url, direct_url=settings.database_direct_url)
     stack.push_async_callback(postgres.close)
     postgres.traces = traces
     await migrate(postgres)

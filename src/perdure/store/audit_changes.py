@@ -147,6 +147,7 @@ class AuditedTx:
         self.inner = inner
         self.dialect = inner.dialect
         self.traces = inner.traces
+        self.single = False
         self.more = 0
         """Rows that were changed beyond those that are noted."""
         self.note: str | None = None

@@ -17,6 +17,7 @@ from perdure.engine.context import Engine
 from perdure.store.blobs import KEPT, purge_blobs
 from perdure.store.callbacks import purge_callbacks
 from perdure.store.database import Purged, Tx
+from perdure.store.gone_files import purge_gone
 from perdure.store.idempotency import KEPT as ANSWERS_KEPT
 from perdure.store.idempotency import purge_answers
 from perdure.store.inbox_links import purge_inbox_links
@@ -40,8 +41,9 @@ PURGE_AFTER = 3_600_000_000
 """Microseconds between a session's deletion and the removal of its log."""
 
 PURGE_SECONDS = 1.0
-"""The most seconds per minute for each purge: of deleted sessions' logs, of contents without a file (about
-10,000 small ones, or 300 MB), of expired answers to requests with an Idempotency-Key, and of callbacks."""
+"""The most seconds per minute for each purge: of deleted sessions' logs, of the files of their workspaces
+(about 50,000), of contents without a file (about 10,000 small ones, or 300 MB), of expired answers to
+requests with an Idempotency-Key, and of callbacks."""
 
 
 class _Sighting(Struct, frozen=True):
@@ -85,6 +87,7 @@ class Sweep:
             await engine.database.write(lambda tx: self._enqueue(tx, jobs))
         if self._purges(now):
             await self._repeat(lambda tx: purge_deleted(tx, now - PURGE_AFTER, now + PURGE_AFTER))
+            await self._repeat(lambda tx: purge_gone(tx, now, now + 2 * PURGE_AFTER))
             await self._repeat(lambda tx: purge_blobs(tx, now - KEPT))
             await self._repeat(lambda tx: purge_answers(tx, now - ANSWERS_KEPT))
             await self._repeat(lambda tx: purge_callbacks(tx, now - ANSWERS_KEPT))
