@@ -210,10 +210,9 @@ class AuditedTx:
                 given = dict(zip(statement.columns, args, strict=False))
                 await self._look(watched, [tuple(given[name] for name in watched.key)])
             case "select":
-                sql = f"SELECT * FROM ({statement.where}) q LIMIT {MAX_ROWS + 1}"
-                places = [statement.columns.index(name) for name in watched.key]
-                rows = await self.inner.all(sql, *args)
-                await self._look(watched, [tuple(row[place] for place in places) for row in rows])
+                query, given_args = _inserted_keys(watched, statement, args)
+                rows = await self.inner.all(f"{query} LIMIT {MAX_ROWS + 1}", *given_args)
+                await self._look(watched, [tuple(row) for row in rows])
             case _:
                 used = args[statement.skipped : statement.skipped + statement.where.count("?")]
                 sql = f"{_select(watched, statement.where)} LIMIT {MAX_ROWS + 1}{LOCK_ROW[self.dialect]}"
@@ -255,6 +254,28 @@ class AuditedTx:
             if before is not None or after is not None:
                 found.append(Change(watched, before, after))
         return found
+
+
+def _inserted_keys(watched: Watched, statement: _Statement, args: Sequence[Param]) -> tuple[str, list[Param]]:
+    """Return the query for the keys of the rows that an INSERT takes from a query, and its arguments."""
+    listed, source = _cut(statement.where, "FROM")
+    left, rest = iter(args), listed.removeprefix("SELECT ")
+    chosen: dict[str, tuple[str, list[Param]]] = {}
+    for name in statement.columns:
+        expression, rest = _cut_at_comma(rest)
+        chosen[name] = expression, [next(left) for _ in range(expression.count("?"))]
+    used = [each for name in watched.key for each in chosen[name][1]]
+    return f"SELECT {', '.join(chosen[name][0] for name in watched.key)} FROM {source}", [*used, *left]
+
+
+def _cut_at_comma(text: str) -> tuple[str, str]:
+    """Split a text at the first comma that is not in parentheses."""
+    depth = 0
+    for at, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth == 0 and character == ",":
+            return text[:at].strip(), text[at + 1 :].strip()
+    return text.strip(), ""
 
 
 def _select(watched: Watched, chosen: str) -> str:
