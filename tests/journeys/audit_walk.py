@@ -132,6 +132,8 @@ async def _files(walk: Walk, base: str, prefix: str = "") -> None:
     await do(f"{prefix}copy_file", "POST", f"{base}/_/copy", pair, action="file.copied")
     pair = {"src_path": "/b/two.txt", "dst_path": "/c/three.txt"}
     await do(f"{prefix}move_file", "POST", f"{base}/_/move", pair, action="file.moved")
+    moved = walk.entries[-1]
+    assert (moved["before"]["path"], moved["after"]["path"]) == ("/b/two.txt", "/c/three.txt")
     more = {"params": {"recursive": "true"}}
     await do(f"{prefix}delete_path", "DELETE", f"{base}/a", action="file.deleted", **more)
 

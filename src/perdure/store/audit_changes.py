@@ -70,12 +70,14 @@ class _Statement(Struct, frozen=True):
         columns: those that an INSERT sets, in order.
         where: which rows an UPDATE or DELETE changes, or the query whose rows an INSERT inserts.
         skipped: the arguments before those of `where`.
+        sets: what an UPDATE sets.
     """
 
     kind: Literal["insert", "select", "update", "delete"]
     columns: tuple[str, ...] = ()
     where: str = ""
     skipped: int = 0
+    sets: str = ""
 
 
 _HEAD = re.compile(r"(UPDATE|DELETE FROM|INSERT INTO) (\w{1,64})")
@@ -97,7 +99,11 @@ def _statement(sql: str, table: str) -> _Statement | None:
         return _insertion(sql[head.end() :], table)
     before, rest = _cut(sql, "WHERE")
     where, _ = _cut(rest, "RETURNING")
-    return _Statement("update" if head[1] == "UPDATE" else "delete", (), where, before.count("?"))
+    if head[1] == "UPDATE":
+        return _Statement(
+            "update", (), where, before.count("?"), before[head.end() :].strip().removeprefix("SET ")
+        )
+    return _Statement("delete", (), where, before.count("?"))
 
 
 def _insertion(rest: str, table: str) -> _Statement:
@@ -219,6 +225,10 @@ class AuditedTx:
                 for row in await self.inner.all(sql, *used):
                     stored = dict(zip(watched.columns, row, strict=True))
                     self._keep(watched, tuple(stored[name] for name in watched.key), stored)
+                if (moved := _moved_keys(watched, statement, args)) is not None:
+                    query, given_args = moved
+                    rows = await self.inner.all(f"{query} LIMIT {MAX_ROWS + 1}", *given_args)
+                    await self._look(watched, [tuple(row) for row in rows])
 
     async def _look(self, watched: Watched, keys: Sequence[tuple[Param, ...]]) -> None:
         """Note the rows that an INSERT would replace, or that they are not there."""
@@ -266,6 +276,23 @@ def _inserted_keys(watched: Watched, statement: _Statement, args: Sequence[Param
         chosen[name] = expression, [next(left) for _ in range(expression.count("?"))]
     used = [each for name in watched.key for each in chosen[name][1]]
     return f"SELECT {', '.join(chosen[name][0] for name in watched.key)} FROM {source}", [*used, *left]
+
+
+def _moved_keys(
+    watched: Watched, statement: _Statement, args: Sequence[Param]
+) -> tuple[str, list[Param]] | None:
+    """Return the query for the keys that rows get from an UPDATE, and its arguments; None if they stay."""
+    left, rest, chosen = iter(args), statement.sets, dict[str, tuple[str, list[Param]]]()
+    while rest:
+        assignment, rest = _cut_at_comma(rest)
+        name, _, expression = assignment.partition(" = ")
+        chosen[name] = expression, [next(left) for _ in range(expression.count("?"))]
+    if not chosen.keys() & set(watched.key):
+        return None
+    parts = [chosen.get(name, (name, list[Param]())) for name in watched.key]
+    used = [each for _, given in parts for each in given]
+    listed = ", ".join(expression for expression, _ in parts)
+    return f"SELECT {listed} FROM {watched.table} WHERE ({statement.where or '1 = 1'})", [*used, *left]
 
 
 def _cut_at_comma(text: str) -> tuple[str, str]:

@@ -144,7 +144,10 @@ async def add_entries(
             await add_revision(tx, change, row.id, msgspec.structs.asdict(row))
     if audited.watched.single and len(found) > 1:
         files = (each for each in found if _FOLDER not in (each.after or each.before or ""))
-        found = [msgspec.structs.replace(next(files, found[0]), rows_changed=len(found) + more)]
+        one = next(files, found[0])
+        made = (each.after for each in found if each.before is None and _FOLDER not in (each.after or ""))
+        moved = next(made, None) if one.after is None else one.after
+        found = [msgspec.structs.replace(one, after=moved, rows_changed=len(found) + more)]
     elif found and more:
         found[-1] = msgspec.structs.replace(found[-1], rows_changed=1 + more)
     if found:
