@@ -12,6 +12,7 @@ from perdure.api.kernel.route import Route
 from perdure.api.routes import accounts as account_routes
 from perdure.api.routes import agent_versions as agent_version_routes
 from perdure.api.routes import agents as agent_routes
+from perdure.api.routes import audits as audit_routes
 from perdure.api.routes import budgets as budget_routes
 from perdure.api.routes import callbacks as callback_routes
 from perdure.api.routes import capabilities as capability_routes
@@ -21,6 +22,7 @@ from perdure.api.routes import databases as database_routes
 from perdure.api.routes import durable as durable_routes
 from perdure.api.routes import feedback as feedback_routes
 from perdure.api.routes import harnesses as harness_routes
+from perdure.api.routes import history as history_routes
 from perdure.api.routes import images as image_routes
 from perdure.api.routes import inbox as inbox_routes
 from perdure.api.routes import inbox_links as inbox_link_routes
@@ -128,6 +130,7 @@ def all_routes(settings: Settings, process: ThisProcess) -> tuple[Route, ...]:
         *spend_routes.ROUTES,
         *durable_routes.ROUTES,
         *workflow_routes.ROUTES,
+        *(*audit_routes.ROUTES, *history_routes.ROUTES),
         *health_routes(settings, process),
         *document_routes(document),
     )

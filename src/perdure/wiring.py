@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import astuple, replace
 
 from perdure.app.accounts import bootstrap
+from perdure.app.audits import audited_app
 from perdure.app.context import App, Services
 from perdure.app.login import create_token
 from perdure.capabilities.arguments import ArgumentChecks
@@ -24,6 +25,7 @@ from perdure.capabilities.port import Capability
 from perdure.capabilities.public_url import PublicUrl
 from perdure.capabilities.registry import Family, Registry
 from perdure.domain.accounts import CreateToken
+from perdure.domain.audits import Origin
 from perdure.domain.code import CodeBackEnd, CodeLimits
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
@@ -40,6 +42,7 @@ from perdure.net.hook_http import HookClient
 from perdure.net.mcp.lazy import LazyHosts
 from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
+from perdure.store.audit_tables import TOKEN, Audited
 from perdure.store.bus import Bus, LocalBus, Stop
 from perdure.store.callbacks import signing_key
 from perdure.store.crypto import Vault
@@ -390,7 +393,9 @@ async def create_key(settings: Settings, name: str) -> str:
     """
     async with open_parts(settings) as parts:
         owner = await bootstrap(parts.app)
-        token = await create_token(parts.app, owner, CreateToken(name))
+        origin = Origin(owner.organization_id, None, None, "perdure keys create", by_server=True)
+        app = audited_app(parts.app, origin, Audited(TOKEN, only=("created",)))
+        token = await create_token(app, owner, CreateToken(name))
         return token.token or ""
 
 

@@ -77,6 +77,34 @@ async def own_memory(http: httpx.AsyncClient) -> Store:
     return Store(http, mine)
 
 
+async def _change_everything(ada: httpx.AsyncClient, talk: Talk, memory: str) -> None:
+    """Change what belongs to a closed session and to a user's memory, and name the mark each time."""
+    cron = {"message": MARK, "cron": "0 9 * * *"}
+    for method, path, body in (
+        ("PATCH", talk.path(), {"title": f"All about {MARK}", "metadata": {"a": MARK}}),
+        ("PUT", talk.path("/storage/secrets"), {"secrets": {MARK.upper(): MARK}}),
+        ("POST", talk.path(f"/fs/{MARK}.md"), {"content": MARK}),
+        ("POST", talk.path("/schedules"), cron),
+        ("POST", talk.path("/databases"), {"name": MARK}),
+        ("PATCH", f"/v1/memories/{memory}", {"description": MARK}),
+        ("POST", f"/v1/memories/{memory}/fs/{MARK}.md", {"content": MARK}),
+        ("DELETE", f"/v1/memories/{memory}/fs/{MARK}.md", None),
+    ):
+        answer = await ada.request(method, path, json=body)
+        assert answer.status_code < 300, (path, answer.text)
+
+
+async def _check_audit_log(people: People, talk: Talk, memory: str) -> None:
+    """Check that administrators see that something was changed, and nothing of it."""
+    await _change_everything(people.ada, talk, memory)
+    org = (await talk.read())["organization_id"]
+    log = (await people.owner.get(f"/v1/orgs/{org}/audit-logs", params={"limit": 1000})).json()["data"]
+    changed = {each["action"] for each in log if each["actor"].get("name") == "ada"}
+    assert {"session.created", "session.updated", "secret.created", "file.created"} <= changed
+    assert "memory.updated" in changed
+    assert MARK not in json.dumps(log).lower()
+
+
 async def test_no_operation_tells_another_user_anything(people: People) -> None:
     """Walk every operation that names the session, the memory or what belongs to them, and every list."""
     talk = await remembering(people.ada, title=f"About {MARK}", tags=[MARK])
@@ -124,6 +152,7 @@ async def test_no_operation_tells_another_user_anything(people: People) -> None:
         listed = (await http.get("/v1/sessions", params={"order": "last_activity"})).json()
         assert talk.id not in json.dumps(listed)
         assert (await http.get("/v1/memories", params={"include_archived": True})).json()["data"] == []
+    await _check_audit_log(people, talk, store.memory["id"])
     # Nothing has changed for Ada.
     assert await store.text("/a.md") == f"{MARK}\n"
     assert (await talk.read())["id"] == talk.id

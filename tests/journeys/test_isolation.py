@@ -31,6 +31,7 @@ NEEDS_ADMIN = {
     "create_mcp_server",
     "update_mcp_server", "delete_mcp_server", "destroy_mcp_server", "set_mcp_tool_label", "accept_mcp_tool",
     "accept_session_mcp_tool",
+    "list_audit_logs",
     "list_organization_connections", "sign_in_organization", "delete_organization_connection",
     "create_webhook", "list_webhooks", "get_webhook", "update_webhook", "delete_webhook", "test_webhook",
     "list_webhook_deliveries",
@@ -52,7 +53,7 @@ PUBLIC = {
 
 CHANGING = {
     "list_tokens", "export_user_data", "get_limits", "get_spend", "list_workers", "list_workflows",
-    "get_turns_health", "get_metrics_timeseries",
+    "get_turns_health", "get_metrics_timeseries", "list_audit_logs",
 }  # fmt: skip
 """Operations whose answers change with every request, or with time."""
 

@@ -81,6 +81,10 @@ async def looks(http: httpx.AsyncClient, session: str) -> dict[str, Any]:
     seen = {path: (await http.get(f"/v1/sessions/{session}{path}")).json() for path in paths}
     for path in ("/v1/agents", "/v1/memories", "/v1/harnesses", "/v1/sessions", "/v1/spend", "/v1/models"):
         seen[path] = (await http.get(path)).json()
+    org = seen[""]["organization_id"]
+    for path in ("/v1/history?limit=1000", f"/v1/orgs/{org}/audit-logs?limit=1000"):
+        seen[path] = (await http.get(path)).json()
+        assert seen[path]["data"]
     for name in ("from_ts", "to_ts"):  # the last month, as seen from now
         del seen["/v1/spend"][name]
     return seen

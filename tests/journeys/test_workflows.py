@@ -121,6 +121,11 @@ async def check_sealed(http: httpx.AsyncClient, server: Server, sick: Talk, faul
     assert stuck["attempts"] >= 2
     tried = (await http.post(f"/v1/durable/dlq/{stuck['id']}/retry")).json()
     assert tried == {"workflow_id": stuck["id"]}
+    org = (await http.get("/v1/orgs")).json()["data"][0]["id"]
+    log = await http.get(f"/v1/orgs/{org}/audit-logs", params={"domain": "turn"})
+    (entry,) = log.json()["data"]
+    assert (entry["action"], entry["entity"]["id"]) == ("turn.retried", sick.id)
+    assert (entry["before"], entry["after"]) == ({"recoveries": stuck["attempts"]}, {"recoveries": 0})
     await sick.logged_until("turn.sealed")
     (sealed,) = await listed(http, "dlq")
     assert (sealed["id"], sealed["state"], sealed["attempts"]) == (stuck["id"], "sealed", 3)

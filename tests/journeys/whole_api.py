@@ -17,10 +17,20 @@ from tests.talk import Json, Talk, body_of, call, new_talk, script
 ENDLESS = {"stream_inbox", "stream_sse"}
 """Their answers do not end; a refusal does."""
 
-OF_THE_SERVER = {"worker_id", "capability_id", "command", "token", "callback_id", "input_id", "tool_name"}
+OF_THE_SERVER = {
+    "revision",
+    "worker_id",
+    "capability_id",
+    "command",
+    "token",
+    "callback_id",
+    "input_id",
+    "tool_name",
+}
 """Parameters that name what is the same for everybody, or nothing: only a tool can open a callback."""
 
 SAME = {
+    "revision": "1",
     "worker_id": "worker_" + "0" * 32,
     "tool_name": "kept",
     "capability_id": "current_time",
@@ -54,7 +64,7 @@ class Operation(NamedTuple):
         return await http.request(self.method, self.at(values), params=query, **self.body, **more)
 
 
-REQUIRED = {"name": "nobodys-name", "id": "session_id", "from-example": "notebook"}
+REQUIRED = {"name": "nobodys-name", "id": "session_id", "from-example": "notebook", "from": "1"}
 """What stands in the parameters of queries that must be there."""
 
 
@@ -212,7 +222,7 @@ class Place:
             "invitation_id": invited["id"],
             "provider_id": provider["id"],
             "harness_id": harness["id"],
-            "agent_id": agent["id"],
+            **dict.fromkeys(("agent_id", "entity_ref"), agent["id"]),
             "version_id": version["id"],
             **dict.fromkeys(("from_version_id", "to_version_id"), version["id"]),
             "session_id": session["id"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
@@ -10,6 +10,7 @@ from perdure.app.agent_policies import check_policy_kept
 from perdure.app.agent_snapshots import add_snapshot, version_of
 from perdure.app.agents import apply_changes, find_agent, insert_agent, to_agent
 from perdure.app.context import App
+from perdure.app.restoring import Restored, restored_columns
 from perdure.app.searches import search
 from perdure.app.sessions import check_fallbacks, check_model, find_harness
 from perdure.domain.accounts import Caller
@@ -24,7 +25,7 @@ from perdure.domain.agent_versions import (
     diff_configs,
     is_published,
 )
-from perdure.domain.agents import Agent
+from perdure.domain.agents import Agent, AgentConfig
 from perdure.domain.ids import AgentVersionId, check_id
 from perdure.domain.resources import require_manager
 from perdure.domain.times import to_rfc3339
@@ -210,6 +211,32 @@ async def fork_version(
         return await insert_agent(app, tx, caller, row, kind="fork", source=version.id)
 
     return await app.database.write(work)
+
+
+async def restore_agent(
+    app: App,
+    tx: Tx,
+    caller: Caller,
+    agent_id: str,
+    restored: Restored,
+    check: Callable[[], Awaitable[None]],
+) -> None:
+    """Restore an agent from a revision, which also makes a version of it.
+
+    Args:
+        check: is awaited once the agent's row is locked.
+
+    Raises:
+        Forbidden: the revision loosens the agent's policies, and the caller may not do that.
+    """
+    agent = await find_agent(tx, caller.organization_id, agent_id, lock=True)
+    await check()
+    plain = (*(name for name in _CONFIGURED if name not in ("tags", "config")), "name")
+    now = app.now()
+    changes = restored_columns(agent, restored, plain, AgentConfig, now)
+    if changes:
+        await _check_references(tx, msgspec.structs.replace(agent, **changes))
+        await apply_changes(app, tx, caller, agent, changes, now, kind="rollback")
 
 
 async def _check_references(tx: Tx, row: AgentRow) -> AgentRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 from msgspec import UNSET
@@ -15,6 +15,7 @@ from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.mcp_checks import check_inline
 from perdure.app.ref_checks import check_configs, check_refs
+from perdure.app.restoring import Restored, restored_columns
 from perdure.app.searches import search
 from perdure.app.sessions import check_model
 from perdure.app.stored_refs import stored_refs
@@ -318,6 +319,10 @@ async def _changeable(tx: Tx, caller: Caller, ref: str) -> HarnessRow:
     return row
 
 
+_PLAIN = ("name", "system_prompt", "display_name", "description", "default_model_id", "parent_harness_id")
+"""The columns of a harness that are fields as they are."""
+
+
 async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) -> Changes:
     """Check a change and return the columns that it sets."""
     fields = {
@@ -325,8 +330,7 @@ async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) ->
     }
     if "mcp_servers" in fields:
         fields["mcp_servers"] = fields["mcp_servers"] or {}
-    plain = ("name", "system_prompt", "display_name", "description", "default_model_id", "parent_harness_id")
-    changes: Changes = {name: fields[name] for name in plain if name in fields}
+    changes: Changes = {name: fields[name] for name in _PLAIN if name in fields}
     if fields.get("default_model_id") is not None:
         await check_model(tx, row.org_id, fields["default_model_id"], "default_model_id")
     if fields.get("parent_harness_id") is not None:
@@ -341,13 +345,45 @@ async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) ->
             "status": fields["status"],
             "archived_at": None if fields["status"] == "active" else row.archived_at or now,
         }
+    await _check_changed(tx, row, changes)
+    return changes
+
+
+async def _check_changed(tx: Tx, row: HarnessRow, changes: Changes) -> None:
+    """Check a harness with its new values as a whole."""
     new = msgspec.structs.replace(row, **changes)
     check_size(new.config + (new.system_prompt or ""))
     if new.status == "active" and (new.name != row.name or row.status != "active"):
         await _check_name(tx, new)
     if new.status != "active":
         await _check_not_default(tx, row)
-    return changes
+
+
+async def restore_harness(
+    app: App,
+    tx: Tx,
+    caller: Caller,
+    harness_id: str,
+    restored: Restored,
+    check: Callable[[], Awaitable[None]],
+) -> None:
+    """Restore a harness from a revision.
+
+    Args:
+        check: is awaited once the harness's row is locked.
+    """
+    row = await _changeable(tx, caller, harness_id)
+    await check()
+    now = app.now()
+    changes = restored_columns(row, restored, _PLAIN, HarnessConfig, now)
+    if not changes:
+        return
+    if isinstance(model := changes.get("default_model_id"), str):
+        await check_model(tx, row.org_id, model, "default_model_id")
+    if isinstance(parent := changes.get("parent_harness_id"), str):
+        await _check_parent(tx, row.org_id, parent, row)
+    await _check_changed(tx, row, changes)
+    await update_harness(tx, row.org_id, row.id, {**changes, "updated_at": max(now, row.updated_at + 1)})
 
 
 async def _check_not_default(tx: Tx, row: HarnessRow) -> None:

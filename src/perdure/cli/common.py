@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -57,12 +58,16 @@ class CommandFailed(PerdureError):
 def connect(
     url: str, token: str | None, org: str | None, *, retries: int = 2, program: str = "perdure-cli"
 ) -> Client:
-    """Create a client of the server at this URL; nothing is sent yet."""
+    """Create a client of the server at this URL; nothing is sent yet.
+
+    The environment variable PERDURE_REASON says why it changes things, for the audit log.
+    """
     from perdure.client import Client
 
     log_to_terminal()
     try:
-        return Client(url, token, org, retries=retries, program=program)
+        reason = os.environ.get("PERDURE_REASON")
+        return Client(url, token, org, retries=retries, program=program, reason=reason)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from error
 

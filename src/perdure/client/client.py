@@ -7,6 +7,7 @@ from typing import Self
 
 from perdure.client.accounts import AccountMethods
 from perdure.client.agents import AgentMethods, AgentVersionMethods, CapabilityMethods, HarnessMethods
+from perdure.client.audits import AuditMethods
 from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageMethods, WorkspaceMethods
 from perdure.client.budgets import BudgetMethods
 from perdure.client.connections import ConnectionMethods
@@ -52,6 +53,7 @@ class Client(
     BudgetMethods,
     SpendMethods,
     OperationMethods,
+    AuditMethods,
     AccountMethods,
 ):
     """A client of one Perdure server.
@@ -70,6 +72,7 @@ class Client(
             the server rejected for now (429), or that are idempotent: GET, PUT, DELETE, and requests that
             create something (sessions, messages ...), which carry an idempotency key.
         program: the program's name, which is sent as `User-Agent`, and logged with its decisions.
+        reason: why this client changes things, for people who read the audit log later.
 
     Every method raises `ApiError` (or a subclass) when the server refuses the request, `Unreachable` when no
     server answers, and `BadAnswer` when the answer is not from a Perdure server.
@@ -84,9 +87,10 @@ class Client(
         timeout: float = 30.0,
         retries: int = RETRIES,
         program: str = PROGRAM,
+        reason: str | None = None,
     ) -> None:
         self.transport = Transport(
-            base_url, token, organization, timeout=timeout, retries=retries, program=program
+            base_url, token, organization, timeout=timeout, retries=retries, program=program, reason=reason
         )
         self.own_calls = OwnCalls(self)
 

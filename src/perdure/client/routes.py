@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.client.errors import BadAnswer
-from perdure.client.transport import Params, Transport
+from perdure.client.transport import Params, Transport, reason_header
 from perdure.domain.paging import Listing, Page
 
 P = ParamSpec("P")
@@ -36,6 +36,7 @@ class Caller:
         body: Struct | None = None,
         once: str | None = None,
         if_match: str | None = None,
+        reason: str | None = None,
     ) -> R:
         """Send one request and decode its answer.
 
@@ -46,13 +47,14 @@ class Caller:
             params: the query parameters.
             body: the request body.
             once: an idempotency key: the server processes the request once, even if it arrives several times.
+            reason: why something is changed, for the audit log.
             if_match: the hash of what the request may change; the server refuses it (412) for another one.
 
         Raises:
             BadAnswer: the answer is not a valid `result`.
         """
         given = {"Idempotency-Key": once, "If-Match": None if if_match is None else f'"{if_match}"'}
-        headers = {name: text for name, text in given.items() if text is not None}
+        headers = {name: text for name, text in given.items() if text is not None} | reason_header(reason)
         repeatable = None if once is None else True
         answer = await self.transport.request(
             method, path, params=params, body=body, headers=headers, repeatable=repeatable, has_answer=True

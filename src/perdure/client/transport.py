@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from perdure import __version__
 from perdure.client.errors import ApiError, BadAnswer, Unreachable, error_of
+from perdure.domain.audits import REASON_HEADER
 from perdure.domain.backoff import backoff
 from perdure.domain.tool_functions import ToolFunction
 
@@ -79,6 +80,7 @@ class Transport:
         timeout: timeout in seconds for connecting and for each read and write.
         retries: the maximum number of retries per request.
         program: the name that is sent as `User-Agent`, before this version.
+        reason: why things are changed, for the audit log: sent with every request.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Transport:
         timeout: float,
         retries: int,
         program: str = PROGRAM,
+        reason: str | None = None,
     ) -> None:
         url = _checked_url(base_url)
         headers = {"User-Agent": f"{program}/{__version__}", "Accept": "application/json"}
@@ -97,12 +100,13 @@ class Transport:
             headers["Authorization"] = f"Bearer {token}"
         if organization:
             headers["X-Org-Id"] = organization
+        headers |= reason_header(reason)
         self.base_url = str(url).rstrip("/")
         self._timeout = timeout
         self._retries = retries
         self._http = httpx.AsyncClient(
             base_url=url,
-            headers=headers,
+            headers=httpx.Headers(headers, encoding="utf-8"),
             timeout=timeout,
             # Every follower holds a connection, and the caller decides how many followers there are.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
@@ -147,7 +151,7 @@ class Transport:
         idempotent = method in _IDEMPOTENT if repeatable is None else repeatable
         once = isinstance(body, Streamed) and body.size is None
         content, media_type = _encoded(body)
-        sent_headers = {**(headers or {}), **media_type}
+        sent_headers = httpx.Headers({**(headers or {}), **media_type}, encoding="utf-8")
         for attempt in count():
             try:
                 sent = body.open() if isinstance(body, Streamed) else content
@@ -238,6 +242,12 @@ class Transport:
                 code="upload_cut",
             )
         return Unreachable(f"no answer from {self.base_url}: {reason}")
+
+
+def reason_header(reason: str | None) -> dict[str, str]:
+    """Return the header that says why something is changed; none without a reason."""
+    text = " ".join((reason or "").split())
+    return {REASON_HEADER: text} if text else {}
 
 
 def is_busy(error: ApiError) -> bool:

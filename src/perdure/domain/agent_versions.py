@@ -279,7 +279,12 @@ def hash_of_config(config: AuthoredConfig) -> str:
 
 def diff_configs(old: Struct, new: Struct) -> tuple[PatchStep, ...]:
     """Return a JSON Patch that turns one configuration into another. It replaces lists as a whole."""
-    return tuple(_diff("", msgspec.to_builtins(old), msgspec.to_builtins(new)))
+    return diff_objects(msgspec.to_builtins(old), msgspec.to_builtins(new))
+
+
+def diff_objects(old: JsonObject, new: JsonObject) -> tuple[PatchStep, ...]:
+    """Return a JSON Patch that turns one object into another. It replaces lists as a whole."""
+    return tuple(_diff("", old, new))
 
 
 def _diff(path: str, old: JsonObject, new: JsonObject) -> list[PatchStep]:

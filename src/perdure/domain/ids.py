@@ -20,7 +20,7 @@ Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
     "callback", "mcp", "input", "webhook", "participant", "pushconfig", "delivery", "budget", "entry",
-    "hold", "memory", "memver", "skill", "worker",
+    "hold", "memory", "memver", "skill", "worker", "audit", "revision",
 ]  # fmt: skip
 
 
@@ -63,6 +63,8 @@ MemoryVersionId = NewType("MemoryVersionId", Annotated[str, id_schema("memver")]
 SkillId = NewType("SkillId", Annotated[str, id_schema("skill")])
 ImageId = NewType("ImageId", Annotated[str, id_schema("image")])
 WorkerId = NewType("WorkerId", Annotated[str, id_schema("worker")])
+AuditEntryId = NewType("AuditEntryId", Annotated[str, id_schema("audit")])
+RevisionId = NewType("RevisionId", Annotated[str, id_schema("revision")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -80,6 +82,8 @@ AgentRef = NewType("AgentRef", str)
 """An agent's id or name."""
 HarnessRef = NewType("HarnessRef", str)
 """A harness's id or name."""
+EntityRef = NewType("EntityRef", str)
+"""The id or name of an agent or a harness."""
 
 ID_PREFIXES: dict[object, Prefix] = {
     OrgId: "org", UserId: "user", HarnessId: "harness", AgentId: "agent", AgentVersionId: "agentver",
@@ -89,11 +93,15 @@ ID_PREFIXES: dict[object, Prefix] = {
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
     TaskId: "task", WebhookId: "webhook", ParticipantId: "participant", PushConfigId: "pushconfig",
     BudgetId: "budget", MemoryId: "memory", MemoryVersionId: "memver", SkillId: "skill", ImageId: "image",
-    WorkerId: "worker",
+    WorkerId: "worker", AuditEntryId: "audit", RevisionId: "revision",
 }  # fmt: skip
 """Id type -> its prefix."""
-REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}
-"""The prefix of the id that a reference may be instead of a name."""
+REFERENCE_PREFIXES: dict[object, tuple[Prefix, ...]] = {
+    AgentRef: ("agent",),
+    HarnessRef: ("harness",),
+    EntityRef: ("agent", "harness"),
+}
+"""The prefixes of the id that a reference may be instead of a name."""
 
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 

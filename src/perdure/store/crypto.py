@@ -7,6 +7,7 @@ keys under that one, so keys can be rotated while servers run.
 
 from __future__ import annotations
 
+import hmac
 import os
 from collections.abc import Callable, Sequence
 
@@ -152,6 +153,14 @@ class Vault:
             Unreadable: it was encrypted under another master key, moved or changed.
         """
         return open_under(await self._data_key(tx, org_id), bytes(sealed), binding).decode()
+
+    async def digest_key(self, tx: Tx, org_id: OrgId) -> bytes:
+        """Return the key of an organization's digests, without which nobody can try out short secrets.
+
+        Raises:
+            Unreadable: this process does not have the master key, or the organization has no data key.
+        """
+        return hmac.digest(await self._data_key(tx, org_id), b"digests of the audit log", "sha256")
 
     async def check(self, database: Database) -> str | None:
         """Check that this process has the current master key, so that a server without it does not start.

@@ -44,7 +44,7 @@ BATCH_ROWS, BATCH_BYTES = 500, 1024 * 1024
 """The rows and bytes of one transaction, unless a single row is larger."""
 TABLES = {table.name: table for table in (*OF_ORG, *OF_SESSION, LEDGER, SESSIONS)}
 _PLAIN = {"blobs", "blob_parts"}
-_OF_MEMBERS = {"memberships", "limits"}
+_OF_MEMBERS = {"memberships", "limits", "audit_entries"}
 """Tables of which only the same organization gets rows."""
 
 Progress = Callable[[str, int, int], None]

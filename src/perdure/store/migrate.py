@@ -1,6 +1,7 @@
 """Migrations: numbered SQL files, forward only, all pending ones in one transaction, under a lock.
 
-Each file serves both databases; `{{name}}` is replaced by the dialect's word for it (`WORDS`).
+Each file serves both databases; `{{name}}` is replaced by the dialect's word for it (`WORDS`). A statement
+that begins with `{{sqlite}}` or `{{postgres}}` is of that dialect only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from perdure.domain.errors import PerdureError, Unavailable
 from perdure.store.database import Database, Tx
 from perdure.store.locks import Lock, hold
 
+_OTHERS = "\0"
+"""With this begins a statement of the other dialect."""
 WORDS = {
     "sqlite": {
         "blob": "BLOB",
@@ -22,6 +25,8 @@ WORDS = {
         "unlogged": "TABLE",
         "bytewise": "",
         "updated": "",
+        "sqlite": "",
+        "postgres": _OTHERS,
     },
     "postgres": {
         "blob": "BYTEA",
@@ -30,6 +35,8 @@ WORDS = {
         "unlogged": "UNLOGGED TABLE",
         "bytewise": ' COLLATE "C"',
         "updated": " WITH (fillfactor = 80)",
+        "sqlite": _OTHERS,
+        "postgres": "",
     },
 }
 
@@ -55,7 +62,8 @@ def statements_of(sql: str, dialect: str) -> list[str]:
     for name, word in WORDS[dialect].items():
         sql = sql.replace("{{" + name + "}}", word)
     sql = re.sub(r"--[^\n]*", "", sql)
-    return [part.strip() for part in re.split(r";\s*(?:\n|$)", sql) if part.strip()]
+    parts = (part.strip() for part in re.split(r";\s*(?:\n|$)", sql))
+    return [part for part in parts if part and not part.startswith(_OTHERS)]
 
 
 def digest_of(sql: str) -> str:

@@ -141,6 +141,8 @@ OF_ORG: tuple[Table, ...] = (
     Table("harnesses", ("id",), "org_id = ?", ("config",), unique="name"),
     Table("agents", ("id",), "org_id = ?", ("config", "system_prompt"), unique="name"),
     Table("agent_versions", ("id",), "org_id = ?", ("authored_config", "resolved_config")),
+    Table("revisions", ("id",), "org_id = ?", ("content",)),
+    Table("audit_entries", ("id",), "org_id = ?", ("before", "after")),
     Table("skills", ("id",), "org_id = ?", unique="name"),
     Table("skill_versions", ("skill_id", "version"), "org_id = ?"),
     Table("skill_files", ("skill_id", "version", "path"), "org_id = ?"),

@@ -23,6 +23,8 @@ class Call:
     """The context of one request.
 
     Attributes:
+        request_id: the id under which the server's log has the request.
+        reason: why something is to be changed, if a command says so.
         address: the network address that the request came from, a proxy's if there is one; None if unknown.
         headers: the request's headers, by name in lower case.
         if_match: the entity tags of the `If-Match` header, on routes with entity tags; None without one.
@@ -40,7 +42,9 @@ class Call:
         "headers",
         "if_match",
         "once",
+        "reason",
         "receive",
+        "request_id",
         "run_command",
         "warnings",
     )
@@ -53,6 +57,7 @@ class Call:
         run_command: RunCommand,
         receive: Receive,
         address: str | None = None,
+        request_id: str | None = None,
     ) -> None:
         self.address = address
         self.app = app
@@ -60,6 +65,8 @@ class Call:
         self.headers = headers
         self.if_match: frozenset[str] | None = None
         self.once: Once | None = None
+        self.reason: str | None = None
+        self.request_id = request_id
         self.warnings: list[str] = []
         self.run_command = run_command
         self.receive = receive

@@ -14,6 +14,7 @@ import msgspec
 
 from perdure.api.kernel.access import Access, Visit
 from perdure.api.kernel.asgi import NOT_STORED, Header, Headers, Receive, Scope, Send, headers_of
+from perdure.api.kernel.audits import deny, watched_app
 from perdure.api.kernel.authentication import Authenticate
 from perdure.api.kernel.body_stream import BodyStream
 from perdure.api.kernel.call import Answer, Call, Chunked, Encoded, Reply, Stream
@@ -59,7 +60,14 @@ from perdure.app.confidential import check_reader
 from perdure.app.context import App
 from perdure.app.idempotency import Replayed
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import InvalidInput, NotFound, PerdureError, Unavailable, UnsatisfiableRange
+from perdure.domain.errors import (
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    PerdureError,
+    Unavailable,
+    UnsatisfiableRange,
+)
 from perdure.domain.ids import OrgId, UserId
 from perdure.domain.log_lines import fields
 from perdure.domain.paging import Page
@@ -164,7 +172,7 @@ class Api:
         query = scope["query_string"]
         client = scope.get("client")
         address = client[0] if client else None
-        call = Call(self._app, caller, headers, self._run_command, receive, address)
+        call = Call(self._app, caller, headers, self._run_command, receive, address, visit.request_id)
         parameters = parameters_of(query)
         ignored = query_warnings(ready, headers, parameters)
         if ready.query is not None:
@@ -222,7 +230,7 @@ class Api:
             )
         if route.etag and (if_match := headers.get(b"if-match")) is not None:
             call.if_match = parse_tags(if_match)
-        result = await ready.handler(call, *arguments)
+        result = await _handled(ready, call, arguments, asked)
         if call.once is not None and not call.once.used:
             raise RuntimeError(f"{route.operation_id} did not store its response under the Idempotency-Key")
         if isinstance(result, Page):
@@ -238,7 +246,9 @@ class Api:
         ready, names = self._commands.find(name)
         request = request_of(ready, names, params)
         headers = {each: value for each, value in outer.headers.items() if each not in CONDITIONS}
-        call = Call(self._app, outer.caller, headers, refuse_command, outer.receive, outer.address)
+        more = (refuse_command, outer.receive, outer.address, outer.request_id)
+        call = Call(self._app, outer.caller, headers, *more)
+        call.reason = outer.reason
         arguments: list[object] = [
             check(text) for check, text in zip(ready.checks, request.values, strict=True)
         ]
@@ -262,6 +272,19 @@ class Api:
             answer = await collect(answer, MAX_OUTPUT)
         outer.warnings += warnings
         return command_reply(name, answer)
+
+
+async def _handled(ready: Ready, call: Call, arguments: list[object], asked: Asked) -> object:
+    """Run a handler. What an audited operation changes leaves entries in the audit log."""
+    if ready.audited is None:
+        return await ready.handler(call, *arguments)
+    plain = call.app
+    call.app, origin = watched_app(call, ready.route.operation_id, ready.audited)
+    try:
+        return await ready.handler(call, *arguments)
+    except Forbidden:
+        await deny(plain, origin, ready.audited, asked.values)
+        raise
 
 
 def _trace_of(parent: bytes, state: bytes) -> TraceContext | None:

@@ -8,6 +8,7 @@ from typing import cast
 import msgspec
 from msgspec import Struct
 
+from perdure.api.kernel.audits import audited
 from perdure.api.kernel.decoding import QueryDecoder
 from perdure.api.kernel.route import Route
 from perdure.api.kernel.unknown_fields import Shape, shape_of
@@ -19,6 +20,8 @@ class Ready:
     def __init__(self, route: Route) -> None:
         self.route = route
         self.handler = route.handler
+        self.audited = audited(route.operation_id)
+        """What the audit log has of it; None if it has nothing."""
         self.checks = tuple(each.check for each in route.variables)
         self.rest = any(each.rest for each in route.variables)
         names = [each.name for each in route.variables]

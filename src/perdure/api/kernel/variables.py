@@ -51,7 +51,7 @@ def variable_of(name: str, kind: object) -> Variable:
     if kind is str or kind is RestOfPath:
         return Variable(name, rest=kind is RestOfPath)
     if kind in REFERENCE_PREFIXES:
-        return Variable(name, (REFERENCE_PREFIXES[kind],), named=True)
+        return Variable(name, REFERENCE_PREFIXES[kind], named=True)
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if unknown := [each for each in kinds if each not in ID_PREFIXES]:
         raise TypeError(f"`{name}`: a path variable cannot have the type {unknown[0]}")

@@ -14,11 +14,13 @@ from typing import get_origin
 
 import msgspec
 
+from perdure.api.kernel.audits import audited
 from perdure.api.kernel.problems import STATUS, Problem
 from perdure.api.kernel.route import Route
 from perdure.api.kernel.variables import Variable
 from perdure.api.openapi.examples import DOCUMENT, EVENT_STREAM, Examples, NoExample, error_example
 from perdure.api.openapi.tags import TAGS
+from perdure.domain.audits import REASON_HEADER
 from perdure.domain.events import EVENT_DATA
 from perdure.domain.ids import Prefix
 from perdure.domain.messages import JsonObject
@@ -45,6 +47,8 @@ _PATH_PARAMETERS = {
     "server_name": "The name of an inline MCP server, or the id of a registered one.",
     "tool_name": "The tool's name at the MCP server.",
     "item_id": "The id of the inbox item.",
+    "entity_ref": "The id or name of an agent or a harness.",
+    "revision": "The revision's number.",
     "token": "The token at the end of the URL.",
     "provider": "The id of an MCP server, or the `provider` of a connection.",
     "path": "The path of the file or folder. Slashes need not be percent-encoded.",
@@ -98,6 +102,14 @@ _HEADERS: dict[str, JsonObject] = {
         "name": "If-Range",
         "description": "The `ETag` for which `Range` counts. With another one, the response is the whole.",
         "schema": {"type": "string", "pattern": r'^"[!#-~]*"$'},
+    },
+    "Reason": {
+        "name": REASON_HEADER,
+        "description": (
+            "Why you change this, for people who read the audit log later: text in UTF-8, up to 1,000"
+            " characters."
+        ),
+        "schema": {"type": "string"},
     },
     "LastEventId": {
         "name": "Last-Event-ID",
@@ -287,6 +299,8 @@ def _headers_of(route: Route) -> Iterable[str]:
     yield "Organization"
     if route.takes_key:
         yield "IdempotencyKey"
+    if audited(route.operation_id):
+        yield "Reason"
     if route.etag:
         yield "IfNoneMatch" if route.method == "GET" else "IfMatch"
     if route.content == "text/event-stream":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perdure.api.openapi.attachment_codes import INVALID_FILES, MISSING_IMAGES, TOO_MANY_IMAGES
+from perdure.api.openapi.audit_codes import INVALID_AUDITS, MISSING_REVISIONS, REVISION_CONFLICTS
 from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
 from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
 from perdure.api.openapi.memory_codes import (
@@ -23,6 +24,7 @@ INVALID = (
     *INVALID_BUDGETS,
     *INVALID_MEMORIES,
     *INVALID_WEBHOOKS,
+    *INVALID_AUDITS,
     (
         "too_many_participants",
         "The session has reached its limit of agents or users.",
@@ -158,6 +160,7 @@ CONFLICTS = (
     *SKILL_CONFLICTS,
     *WEBHOOK_CONFLICTS,
     *OPERATION_CONFLICTS,
+    *REVISION_CONFLICTS,
     (
         "already_participant",
         "The agent or user takes part in the session already.",
@@ -247,6 +250,7 @@ MISSING = (
     *MISSING_SKILLS,
     *MISSING_WEBHOOKS,
     *MISSING_OPERATIONS,
+    *MISSING_REVISIONS,
     (
         "participant_not_found",
         "The session has no such participant.",

@@ -41,6 +41,8 @@ TAGS: dict[str, str] = {
     "organizations": "Every resource belongs to one organization. Other organizations cannot see it.",
     "connections": "Sign-ins of users, and of organizations, at MCP servers that their agents use.",
     "operations": "What runs turns, for those who run the server: processes, turns, what is stuck.",
+    "audit": "Who changed what, when, from where, and what was there before and after.",
+    "history": "Every state of agents and harnesses: see it, compare it, restore it.",
     "users": "Users, their roles in organizations, and their access tokens.",
     "system": "Health of the server, and its documentation.",
 }

@@ -23,7 +23,7 @@ class RunCommand(Struct, frozen=True):
     ] = None
     reason: Annotated[
         Annotated[str, Meta(max_length=1000)] | None,
-        Meta(description="Why the command is run. Not stored."),
+        Meta(description="Why the command is run, for the audit log."),
     ] = None
 
 
@@ -59,6 +59,7 @@ async def run_command(call: Call, command: str, body: RunCommand) -> CommandResu
     Idempotency-Key are those of the route. The status of a success is always 200. Streams and downloads are
     refused.
     """
+    call.reason = body.reason
     return await call.run_command(call, command, body.params)
 
 

@@ -31,6 +31,7 @@ from pgqueuer.types import Channel
 
 from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.domain.metrics import Metrics
+from perdure.store.audit_changes import bare
 from perdure.store.database import NotSingle, Tx
 from perdure.store.faults import CAUSES, sqlstate_cause
 from perdure.store.postgres.connections import close_pool
@@ -129,6 +130,7 @@ class PostgresQueue:
         notifier.on_loss(self._wake)
 
     async def enqueue(self, tx: Tx, job: Job) -> None:
+        tx = bare(tx)
         if not isinstance(tx, PostgresTx):
             raise TypeError(f"a job must be enqueued in a PostgreSQL transaction, not a {type(tx).__name__}")
         if self._direct.take(tx, job):

@@ -1,0 +1,79 @@
+"""Transactions of audited requests: each writes what it changed into the audit log, before it commits.
+
+So an entry is there exactly if its change is. The transaction's statements are looked at: before one changes
+rows of the watched table, these rows are read, and once more at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from perdure.domain.audits import Origin
+from perdure.domain.times import Micros
+from perdure.store.audit_changes import AuditedTx, names_of
+from perdure.store.audit_entries import Maker, add_entries
+from perdure.store.audit_tables import Audited
+from perdure.store.crypto import Vault
+from perdure.store.database import Body, Database, T, Tx
+from perdure.store.faults import Fault
+
+
+class AuditedDatabase:
+    """A database for one audited request."""
+
+    def __init__(
+        self, inner: Database, vault: Vault, now: Callable[[], Micros], origin: Origin, audited: Audited
+    ) -> None:
+        self.dialect = inner.dialect
+        self._inner = inner
+        self._vault = vault
+        self._now = now
+        self._origin = origin
+        self._audited = audited
+
+    @property
+    def traces(self) -> bool:
+        """Whether this process exports traces."""
+        return self._inner.traces
+
+    @traces.setter
+    def traces(self, traces: bool) -> None:
+        self._inner.traces = traces
+
+    @property
+    def last_fault(self) -> Fault | None:
+        """The last failure of a kind that lasts."""
+        return self._inner.last_fault
+
+    @last_fault.setter
+    def last_fault(self, fault: Fault | None) -> None:
+        self._inner.last_fault = fault
+
+    async def write(self, body: Body[T], *, single: bool = False) -> T:
+        """Run the body in one transaction, and add its entries to the audit log."""
+
+        async def watched(tx: Tx) -> T:
+            audited = AuditedTx(tx, self._audited.kinds, self._origin, self._record)
+            result = await body(audited)
+            await audited.record()
+            return result
+
+        return await self._inner.write(watched)
+
+    async def _record(self, tx: AuditedTx) -> None:
+        origin = self._origin
+        if origin.reason is None and tx.note is not None:
+            origin = replace(origin, reason=tx.note)
+        changes = await tx.changes()
+        if changes:
+            names = tx.names or await names_of(tx.inner, origin)
+            maker = Maker(origin, names, self._now())
+            await add_entries(tx.inner, self._vault, maker, self._audited, changes, tx.more)
+
+    async def read(self, body: Body[T], *, long: bool = False, seconds: float | None = None) -> T:
+        return await self._inner.read(body, long=long, seconds=seconds)
+
+    async def close(self) -> None:
+        await self._inner.close()

@@ -1,0 +1,152 @@
+"""Entries of the audit log on both databases: with their change or not at all, and deleted only by age."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from msgspec.structs import replace
+
+from perdure.app.accounts import add_member, bootstrap
+from perdure.app.agents import change_agent, create_agent
+from perdure.app.audits import audited_app, page_of_audit_log
+from perdure.app.context import App
+from perdure.domain.accounts import AddUser, Caller
+from perdure.domain.agents import CreateAgent, UpdateAgent
+from perdure.domain.audits import AuditEntry, AuditFilter, Origin
+from perdure.domain.ids import OrgId
+from perdure.settings import Settings
+from perdure.store.audit_entries import delete_audit_entries_before
+from perdure.store.audit_tables import AGENT, MEMBER, SESSION, Audited
+from perdure.store.audited import AuditedDatabase
+from perdure.store.database import Body, T, Tx
+from perdure.wiring import open_parts
+from tests.conformance.places import Place
+
+
+class Desk:
+    """An owner who changes agents, each change with its entry."""
+
+    def __init__(self, app: App, owner: Caller) -> None:
+        self.plain, self.owner = app, owner
+        self.origin = Origin(owner.organization_id, owner.user_id, None, "update_agent", reason="Because")
+
+    @property
+    def app(self) -> App:
+        return audited_app(self.plain, self.origin, Audited(AGENT))
+
+    async def entries(self) -> list[AuditEntry]:
+        found = await page_of_audit_log(
+            self.plain, self.owner, self.owner.organization_id, AuditFilter(), 1000
+        )
+        return list(found.data)
+
+    async def count(self, table: str) -> int:
+        found = await self.plain.database.read(lambda tx: tx.one(f"SELECT COUNT(*) FROM {table}"))
+        return 0 if found is None else int(found[0])
+
+
+@pytest_asyncio.fixture
+async def audit_desk(place: Place, tmp_path: Path) -> AsyncIterator[Desk]:
+    settings = Settings(
+        data=str(tmp_path / "data"), database_url=place.url if place.kind == "postgres" else ""
+    )
+    async with open_parts(settings) as parts:
+        yield Desk(parts.app, await bootstrap(parts.app))
+
+
+class Failing:
+    """A database whose transactions fail after all of their statements."""
+
+    def __init__(self, inner: AuditedDatabase) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    async def write(self, body: Body[T], *, single: bool = False) -> T:
+        async def failing(tx: Tx) -> T:
+            await body(tx)
+            raise OSError("at the very end")
+
+        return await self._inner.write(failing)
+
+
+async def test_a_change_that_fails_leaves_no_entry_and_no_revision(audit_desk: Desk) -> None:
+    agent, _ = await create_agent(audit_desk.app, audit_desk.owner, CreateAgent("one", "x"))
+    before = await audit_desk.entries(), await audit_desk.count("revisions")
+    assert [each.action for each in before[0]] == ["agent.created"]
+    database = audit_desk.app.database
+    assert isinstance(database, AuditedDatabase)
+    failing: App = replace(audit_desk.plain, database=Failing(database))
+    with pytest.raises(OSError, match="very end"):
+        await change_agent(failing, audit_desk.owner, agent.id, UpdateAgent(description="Two"))
+    assert (await audit_desk.entries(), await audit_desk.count("revisions")) == before
+
+
+async def test_an_entry_that_cannot_be_written_undoes_the_change(
+    audit_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, _ = await create_agent(audit_desk.app, audit_desk.owner, CreateAgent("one", "x"))
+
+    async def broken(*_: object) -> None:
+        raise OSError("no entry")
+
+    monkeypatch.setattr("perdure.store.audited.add_entries", broken)
+    with pytest.raises(OSError, match="no entry"):
+        await change_agent(audit_desk.app, audit_desk.owner, agent.id, UpdateAgent(description="Two"))
+    row = await audit_desk.plain.database.read(lambda tx: tx.one("SELECT description FROM agents"))
+    assert row is not None
+    assert row[0] is None
+
+
+async def test_what_another_kind_of_entity_changes_leaves_no_entry(audit_desk: Desk) -> None:
+    app = audited_app(audit_desk.plain, audit_desk.origin, Audited(SESSION))
+    await create_agent(app, audit_desk.owner, CreateAgent("one", "x"))
+    assert await audit_desk.entries() == []
+    app = audited_app(audit_desk.plain, audit_desk.origin, Audited(MEMBER, only=("deleted",)))
+    await add_member(app, audit_desk.owner, AddUser("eve@example.com", "Eve", "member"))
+    assert await audit_desk.entries() == []
+    await create_agent(audit_desk.plain, audit_desk.owner, CreateAgent("two", "x"))
+    assert await audit_desk.entries() == []
+
+
+async def test_entries_are_deleted_by_age_only_and_the_history_stays(audit_desk: Desk) -> None:
+    for name in ("one", "two", "three"):
+        await create_agent(audit_desk.app, audit_desk.owner, CreateAgent(name, "x"))
+    newest, middle, _ = await audit_desk.entries()
+    found = await audit_desk.plain.database.read(
+        lambda tx: tx.one("SELECT created_at FROM audit_entries WHERE id = ?", middle.id)
+    )
+    assert found is not None
+    org_id, before = audit_desk.owner.organization_id, int(found[0])
+
+    async def delete(tx: Tx, org: OrgId = org_id) -> int:
+        return await delete_audit_entries_before(tx, org, before)
+
+    assert await audit_desk.plain.database.write(lambda tx: delete(tx, OrgId("org_" + "0" * 32))) == 0
+    assert await audit_desk.plain.database.write(delete) == 1
+    assert await audit_desk.plain.database.write(delete) == 0
+    assert await audit_desk.entries() == [newest, middle]
+    assert await audit_desk.count("revisions") == 3
+    assert await audit_desk.count("audit_gate") == 0
+    for statement in (
+        "DELETE FROM audit_entries",
+        "UPDATE audit_entries SET reason = 'x'",
+        "DELETE FROM revisions",
+    ):
+        with pytest.raises(Exception, match="append-only"):
+            await audit_desk.plain.database.write(lambda tx, sql=statement: tx.run(sql))  # type: ignore[misc]
+    assert len(await audit_desk.entries()) == 2
+
+
+async def test_without_the_master_key_entries_have_no_digests_but_are_there(audit_desk: Desk) -> None:
+    await audit_desk.plain.database.write(lambda tx: tx.run("DELETE FROM org_keys"))
+    audit_desk.plain.vault._data_keys.clear()
+    body = CreateAgent("one", "x", description="https://a.invalid/?key=abc")
+    await create_agent(audit_desk.app, audit_desk.owner, body)
+    (entry,) = await audit_desk.entries()
+    assert entry.after is not None
+    assert entry.after["description"] == "https://a.invalid/?hmac:unknown"
