@@ -27,7 +27,7 @@ from perdure.store.known_sessions import MOST, KnownSessions
 from perdure.store.sessions import look_session
 from perdure.wiring import Parts
 from tests.journeys.test_subagents_deliveries import at_rest, at_work, log_of
-from tests.talk import script
+from tests.talk import script, when
 
 SECRET = "sesame-open-4711"
 
@@ -72,7 +72,13 @@ async def say(parts: Parts, owner: Caller, session_id: SessionId, text: str = "H
     app: Any = replace(parts.app, database=watched)
     await post_message(app, owner, session_id, body)
     await at_rest(parts, session_id)
+    await when(lambda: _is_known(parts, session_id))
     return watched
+
+
+async def _is_known(parts: Parts, session_id: SessionId) -> bool:
+    """Whether the turn's runner has let go of the session, a moment after its last append."""
+    return parts.app.known.at_rest(session_id) is not None
 
 
 async def inputs_of(parts: Parts, session_id: SessionId) -> list[Event]:
