@@ -226,6 +226,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             meter=Meter(settings.limits(), alone=not settings.database_url),
             guard=_guard(settings, database, vault, drivers, catalog),
             metrics=metrics,
+            retention=settings.retention,
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
         app = App(
@@ -251,7 +252,6 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             sampler=None if traces is None else traces.sampler,
             metrics=metrics,
         )
-        # What a deleted session leaves is not needed again; that of another one is read again.
         bus.on_stop(partial(_forget, engine, mcp))
         yield Parts(database, bus, queue, app, engine, traces)
 
@@ -293,6 +293,7 @@ def _policy(settings: Settings, limits: FileLimits) -> Policy:
 
 
 def _forget(engine: Engine, mcp: LazyHosts, stop: Stop) -> None:
+    """Forget what is kept of a session: of a deleted one for good, of another one until it is read again."""
     if stop.gone:
         mcp.forget(stop.session_id)
     engine.conversations.discard(stop.session_id)

@@ -20,7 +20,7 @@ Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
     "callback", "mcp", "input", "webhook", "participant", "pushconfig", "delivery", "budget", "entry",
-    "hold", "memory", "memver", "skill", "worker",
+    "hold", "memory", "memver", "skill", "worker", "erasure",
 ]  # fmt: skip
 
 
@@ -63,6 +63,7 @@ MemoryVersionId = NewType("MemoryVersionId", Annotated[str, id_schema("memver")]
 SkillId = NewType("SkillId", Annotated[str, id_schema("skill")])
 ImageId = NewType("ImageId", Annotated[str, id_schema("image")])
 WorkerId = NewType("WorkerId", Annotated[str, id_schema("worker")])
+ErasureId = NewType("ErasureId", Annotated[str, id_schema("erasure")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -89,7 +90,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
     TaskId: "task", WebhookId: "webhook", ParticipantId: "participant", PushConfigId: "pushconfig",
     BudgetId: "budget", MemoryId: "memory", MemoryVersionId: "memver", SkillId: "skill", ImageId: "image",
-    WorkerId: "worker",
+    WorkerId: "worker", ErasureId: "erasure",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}

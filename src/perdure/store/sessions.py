@@ -24,6 +24,7 @@ from perdure.domain.events import (
 from perdure.domain.ids import (
     AgentId,
     AgentVersionId,
+    ErasureId,
     HarnessId,
     ModelId,
     OrgId,
@@ -113,6 +114,8 @@ class SessionRow(Struct, frozen=True):
     """Where text from outside in the session came from, as JSON; None if an older release began it, and
     nothing has been appended since. Part of the projection."""
     turn_slot: int = 0  # see turn_slots.py
+    erasure_id: ErasureId | None = None
+    held_at: Micros | None = None
 
     def own_agent(self) -> AgentAt:
         """The session's own agent."""
@@ -239,6 +242,8 @@ _NEW: dict[str, object] = {
     "news": None,
     "external": "[]",
     "turn_slot": 0,
+    "erasure_id": None,
+    "held_at": None,
 }
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from perdure.store.data_folder import check_links, make_folder
 from perdure.store.database import Body, Further, Param, Row, Rows, T, Value, run_callbacks
 from perdure.store.faults import Fault, lasting, sqlite_fault, unavailable
 from perdure.store.sqlite_files import Files, check_log_has_database
+from perdure.store.sqlite_scrub import scrub_file
 from perdure.store.sqlite_searches import Searches
 
 GROUP_LIMIT = 128
@@ -208,6 +210,9 @@ class SqliteDatabase:
             fault.__cause__ = error
         return fault
 
+    async def scrub(self) -> bool:
+        return await self._loop.run_in_executor(self._long, scrub_file, partial(connect, self._path))
+
     async def close(self) -> None:
         if self._closed:
             return
@@ -356,6 +361,7 @@ def connect(path: Path, *, readonly: bool = False, cache_kib: int = 8192) -> sql
         _use_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=OFF")
+        connection.execute("PRAGMA secure_delete=FAST")  # measured: it costs nothing
     return connection
 
 
