@@ -10,6 +10,7 @@ from perdure.client.agents import AgentMethods, AgentVersionMethods, CapabilityM
 from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageMethods, WorkspaceMethods
 from perdure.client.budgets import BudgetMethods
 from perdure.client.connections import ConnectionMethods
+from perdure.client.erasures import ErasureMethods
 from perdure.client.files import FileMethods
 from perdure.client.images import ImageMethods
 from perdure.client.inbox import InboxMethods
@@ -52,6 +53,7 @@ class Client(
     BudgetMethods,
     SpendMethods,
     OperationMethods,
+    ErasureMethods,
     AccountMethods,
 ):
     """A client of one Perdure server.

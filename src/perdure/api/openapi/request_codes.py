@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure.api.openapi.attachment_codes import INVALID_FILES, MISSING_IMAGES, TOO_MANY_IMAGES
 from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
+from perdure.api.openapi.erasure_codes import HELD, MISSING_ERASURES
 from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
 from perdure.api.openapi.memory_codes import (
     CHANGED_MEMORIES,
@@ -158,6 +159,7 @@ CONFLICTS = (
     *SKILL_CONFLICTS,
     *WEBHOOK_CONFLICTS,
     *OPERATION_CONFLICTS,
+    *HELD,
     (
         "already_participant",
         "The agent or user takes part in the session already.",
@@ -247,6 +249,7 @@ MISSING = (
     *MISSING_SKILLS,
     *MISSING_WEBHOOKS,
     *MISSING_OPERATIONS,
+    *MISSING_ERASURES,
     (
         "participant_not_found",
         "The session has no such participant.",
