@@ -22,6 +22,7 @@ from perdure.engine.context import SystemClock
 from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.erasures import get_erasure
+from perdure.store.idempotency import keep_answer, take_key
 from perdure.store.search import SEGMENT, forget_absent, next_segment, read_unsorted, sort_terms, unpack
 from perdure.store.search import add_segment as add
 from perdure.store.sqlite import connect
@@ -108,6 +109,27 @@ async def test_the_files_are_written_anew_once_for_all_erasures_that_are_so_far(
     assert not await take_step(parts.app, row)
     found = [await read_erasure(parts.app, owner, each.id) for each in erasures]
     assert {each.status for each in found} == {"finished"}
+
+
+async def test_answers_that_do_not_say_what_they_are_about_are_found_by_the_sessions_in_them(
+    parts: Parts,
+) -> None:
+    owner = await bootstrap(parts.app)
+    session, other = await marked(parts, owner), await marked(parts, owner)
+    org_id, now = owner.organization_id, parts.app.now()
+
+    async def answers(tx: Tx) -> None:
+        for number in range(1_100):
+            about = {7: session, 1_050: session, 8: other}.get(number, "nobody")
+            await take_key(tx, org_id, f"key-{number:04}", "print", now, 0)
+            await keep_answer(tx, org_id, f"key-{number:04}", 201, f'{{"id":"{about}"}}'.encode())
+
+    await parts.database.write(answers)
+    erasure = await create_erasure(parts.app, owner, CreateErasure(session_id=session))
+    receipt = await finish(parts, owner, erasure)
+    assert {each.kind: each.items for each in receipt.erased}["idempotency_answers"] == 2
+    assert "idempotency" not in await tables_with(parts.database, session)
+    assert (await tables_with(parts.database, "print"))["idempotency"] == 1_098
 
 
 async def test_the_search_index_forgets_what_only_erased_sessions_had(parts: Parts) -> None:

@@ -7,6 +7,7 @@ database's files. Stages keep their place in the erasure's row.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import msgspec
@@ -29,11 +30,12 @@ from perdure.store.erasures import (
     note_erased,
     running_erasures,
 )
+from perdure.store.idempotency import remove_answers, unnamed_answers
 from perdure.store.open_transactions import database_time, has_older_transactions
 from perdure.store.rows import to_json
 from perdure.store.search import forget_absent, next_segment
 from perdure.store.session_deletion import (
-    count_erased,
+    erased_ids,
     living_below,
     mark_below,
     news_of_erased,
@@ -42,6 +44,7 @@ from perdure.store.session_deletion import (
 from perdure.store.sessions import SessionRow
 from perdure.store.user_remains import (
     PSEUDONYMIZED,
+    erase_answers,
     erase_memory,
     erase_rows_of_user,
     forget_maker,
@@ -52,6 +55,9 @@ from perdure.store.user_remains import (
     sessions_of_user,
 )
 
+_PURGING = '"purging"'
+"""The place once only the purge is left of the stage `sessions`."""
+_SESSION = re.compile(r"session_[0-9a-f]{32}")
 AT_ONCE = 10
 """The most sessions that one step deletes."""
 
@@ -92,7 +98,7 @@ async def _sessions(app: App, row: ErasureRow) -> bool:
     database = app.database
     if row.place == "":  # what remains is counted while it can still be found
         remains = (*row.remaining(), *await remaining_of(app, row))
-        await _change(app, row, {"remains": to_json(remains), "place": '"counted"'})
+        await _change(app, row, {"remains": to_json(remains), "place": to_json([""])})
         return True
     user = UserId(row.subject_id) if row.kind == "user" else None
     living = await database.read(partial(living_below, erasure_id=row.id, limit=AT_ONCE))
@@ -104,16 +110,47 @@ async def _sessions(app: App, row: ErasureRow) -> bool:
     if any([await _delete(app, row, session_id) for session_id in living]):
         return True
     await database.write(lambda tx: _mark(tx, row, user, app.now()))
+    if row.place != _PURGING:
+        await _older_answers(app, row)
+        return True
     purged = await database.write(lambda tx: purge_erased(tx, row.org_id, row.id))
     if purged.more:
         return True
     for session_id in await database.read(lambda tx: news_of_erased(tx, row.id, AT_ONCE)):
         await deliver(app, session_id)
-    left, _ = await database.read(lambda tx: count_erased(tx, row.id))
-    if left or (user is not None and await database.read(lambda tx: has_sessions(tx, row.org_id, user))):
+    if await database.read(lambda tx: erased_ids(tx, row.id)):
+        return False
+    if user is not None and await database.read(lambda tx: has_sessions(tx, row.org_id, user)):
         return False
     await _go_to(app, row, "index" if user is None else "user")
     return True
+
+
+async def _older_answers(app: App, row: ErasureRow) -> None:
+    """Remove a batch of answers that name a session, and were stored before rows said what they are about.
+
+    The place: the last key that was looked at.
+    """
+    (after,) = msgspec.json.decode(row.place, type=tuple[str])
+    ids = await app.database.read(lambda tx: erased_ids(tx, row.id))
+    page = await app.database.read(lambda tx: unnamed_answers(tx, row.org_id, after), long=True)
+    doomed = {key: len(body) for key, body in page if not ids.isdisjoint(_sessions_in(body))}
+
+    async def remove(tx: Tx) -> None:
+        tally = Tally()
+        tally.add("idempotency_answers", len(doomed), sum(doomed.values()))
+        await overwrite_deleted(tx, wholly=True)
+        await remove_answers(tx, row.org_id, list(doomed))
+        await overwrite_deleted(tx, wholly=False)
+        await note_erased(tx, row.org_id, row.id, tally)
+
+    if doomed:
+        await app.database.write(remove)
+    await _change(app, row, {"place": to_json([page[-1][0]]) if page else _PURGING})
+
+
+def _sessions_in(body: bytes) -> list[str]:
+    return _SESSION.findall(body.decode(errors="replace"))
 
 
 async def _mark(tx: Tx, row: ErasureRow, user: UserId | None, now: Micros) -> None:
@@ -155,6 +192,9 @@ async def _user(app: App, row: ErasureRow) -> bool:
 
         after = await database.write(page)
         await _go_to(app, row, "user", (number + 1, -1, "") if after is None else (number, *after))
+        return True
+
+    if await database.write(lambda tx: erase_answers(tx, row.org_id, row.id, user)):
         return True
 
     async def rows(tx: Tx) -> None:

@@ -78,17 +78,33 @@ async def kept_answer(tx: Tx, org_id: OrgId, key: str) -> KeptAnswer | None:
     return None if row is None else KeptAnswer(row[0], row[1], bytes(row[2]))
 
 
-async def remove_answers_of_user(tx: Tx, org_id: OrgId, user_id: str) -> tuple[int, int]:
-    """Remove the answers to a user's requests; return how many there were, and their bytes."""
+async def remove_answers_of_user(tx: Tx, org_id: OrgId, user_id: str, limit: int = 500) -> tuple[int, int]:
+    """Remove a batch of the answers to a user's requests; return how many, and their bytes."""
     rows = await tx.all(
-        "SELECT key, LENGTH(body) FROM idempotency WHERE org_id = ? AND key LIKE ? ESCAPE '!'",
+        "SELECT key, LENGTH(body) FROM idempotency WHERE org_id = ? AND key LIKE ? ESCAPE '!' LIMIT ?",
         org_id,
         f"{user_id.replace('_', '!_')} %",
+        limit,
     )
-    await tx.run_many(
-        "DELETE FROM idempotency WHERE org_id = ? AND key = ?", [(org_id, row[0]) for row in rows]
-    )
+    await remove_answers(tx, org_id, [row[0] for row in rows])
     return len(rows), sum(row[1] for row in rows)
+
+
+async def unnamed_answers(tx: Tx, org_id: OrgId, after: str, limit: int = 500) -> list[tuple[str, bytes]]:
+    """Return the next (key, body) of answers whose rows do not say which session they are about."""
+    rows = await tx.all(
+        "SELECT key, body FROM idempotency WHERE org_id = ? AND session_id IS NULL AND key > ?"
+        " ORDER BY key LIMIT ?",
+        org_id,
+        after,
+        limit,
+    )
+    return [(row[0], bytes(row[1])) for row in rows]
+
+
+async def remove_answers(tx: Tx, org_id: OrgId, keys: list[str]) -> None:
+    """Remove the answers with these keys."""
+    await tx.run_many("DELETE FROM idempotency WHERE org_id = ? AND key = ?", [(org_id, key) for key in keys])
 
 
 async def purge_answers(tx: Tx, before: Micros, limit: int = 500) -> Purged:

@@ -131,14 +131,9 @@ async def erasure_above(tx: Tx, row: SessionRow) -> ErasureId | None:
     return None if found is None else found[0]
 
 
-async def count_erased(tx: Tx, erasure_id: ErasureId) -> tuple[int, int]:
-    """Return how many sessions of an erasure are left, and how many of them are not deleted yet."""
-    found = await tx.one(
-        "SELECT COUNT(*), COALESCE(SUM(CASE WHEN deleted_at IS NULL THEN 1 ELSE 0 END), 0) FROM sessions"
-        " WHERE erasure_id = ?",
-        erasure_id,
-    )
-    return (0, 0) if found is None else (int(found[0]), int(found[1]))
+async def erased_ids(tx: Tx, erasure_id: ErasureId) -> set[SessionId]:
+    """Return the sessions of an erasure that are not purged yet."""
+    return {row[0] for row in await tx.all("SELECT id FROM sessions WHERE erasure_id = ?", erasure_id)}
 
 
 async def deleted_owner(tx: Tx, org_id: OrgId, session_id: SessionId) -> UserId | None:

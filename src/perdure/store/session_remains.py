@@ -136,7 +136,6 @@ async def remove_later(
     await tx.run("DELETE FROM drafts WHERE session_id = ?", session_id)
     if tally is not None:
         await _remove_rows(tx, ERASED, org_id, session_id, tally)
-        tally.add("idempotency_answers", *await _remove_older_answers(tx, org_id, session_id))
         tally.add("sessions", 1)
     await tx.run("DELETE FROM confidential_sessions WHERE session_id = ?", session_id)
     await tx.run("DELETE FROM sessions WHERE id = ?", session_id)
@@ -170,23 +169,3 @@ async def _count(tx: Tx, tally: Tally, kind: str, rows: str, size: str, row: Ses
     found = await tx.one(f"SELECT COUNT(*), COALESCE(SUM({size}), 0) FROM {rows}", row.id, row.org_id)
     if found is not None:
         tally.add(kind, int(found[0]), int(found[1]))
-
-
-_CONTAINS = {
-    "sqlite": "INSTR(body, CAST(? AS BLOB)) > 0",
-    "postgres": "POSITION(CONVERT_TO(?, 'UTF8') IN body) > 0",
-}
-
-
-async def _remove_older_answers(tx: Tx, org_id: OrgId, session_id: SessionId) -> tuple[int, int]:
-    """Remove answers that name a session, and whose rows do not say what they are about."""
-    rows = await tx.all(
-        "SELECT key, LENGTH(body) FROM idempotency WHERE org_id = ? AND session_id IS NULL"
-        f" AND {_CONTAINS[tx.dialect]}",
-        org_id,
-        session_id,
-    )
-    await tx.run_many(
-        "DELETE FROM idempotency WHERE org_id = ? AND key = ?", [(org_id, row[0]) for row in rows]
-    )
-    return len(rows), sum(row[1] for row in rows)

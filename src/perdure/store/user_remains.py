@@ -48,11 +48,21 @@ async def erase_memory(tx: Tx, org_id: OrgId, erasure_id: ErasureId, memory_id: 
     await note_erased(tx, org_id, erasure_id, tally)
 
 
+async def erase_answers(tx: Tx, org_id: OrgId, erasure_id: ErasureId, user_id: UserId) -> int:
+    """Erase a batch of the answers to a user's requests; return how many."""
+    tally = Tally()
+    await overwrite_deleted(tx, wholly=True)
+    found = await remove_answers_of_user(tx, org_id, user_id)
+    await overwrite_deleted(tx, wholly=False)
+    tally.add("idempotency_answers", *found)
+    await note_erased(tx, org_id, erasure_id, tally)
+    return found[0]
+
+
 async def erase_rows_of_user(tx: Tx, org_id: OrgId, erasure_id: ErasureId, user_id: UserId) -> None:
     """Erase what a former member has in an organization, and its account if no other one has it."""
     tally = Tally()
     await overwrite_deleted(tx, wholly=True)
-    tally.add("idempotency_answers", *await remove_answers_of_user(tx, org_id, user_id))
     for table, column in (
         ("pins", "user_id"),
         ("inbox_links", "made_by"),
