@@ -45,6 +45,8 @@ class Server:
         self.log = data / "server.log"
         self.command = "serve"
         """The command that runs the server: `serve`, `api` or `worker`."""
+        self.module = "perdure"
+        """The module with the command; releases up to 0.1.0 had it elsewhere."""
         self.options: tuple[str, ...] = ()
         """Further options of the command."""
         self.program: tuple[str, ...] = ()
@@ -82,7 +84,7 @@ class Server:
                 )
             return await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "perdure", *arguments),
+                *("-m", self.module, *arguments),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=environment,

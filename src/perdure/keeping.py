@@ -96,7 +96,10 @@ async def _dump_postgres(
     async with open_reads(settings) as reads, reads.snapshot() as tx:
         about = await dump.describe(tx)
         tool = await asyncio.to_thread(dump.find_tool, "pg_dump", about.version, programs)
-        snapshot, server = await dump.export_snapshot(tx), dump.server_at(settings.database_url)
+        snapshot, server = (
+            await dump.export_snapshot(tx),
+            dump.server_at(settings.database_direct_url or settings.database_url),
+        )
         rows = await dump.count_rows(tx)
         await asyncio.to_thread(dump.write_dump, tool, server, snapshot, archive, progress, about.size)
     manifest = _manifest("postgres", about.migration, rows, about.master_key)
@@ -234,7 +237,7 @@ async def _restore_postgres(
         if key is not None:
             prepare_folder(settings.data_folder)
             _put_key(settings.data_folder, key)
-        server = dump.server_at(settings.database_url)
+        server = dump.server_at(settings.database_direct_url or settings.database_url)
         await asyncio.to_thread(dump.read_dump, tool, server, archive, progress)
         async with reads.snapshot() as tx:
             rows = await dump.count_rows(tx)
@@ -289,7 +292,7 @@ async def open_reads(settings: Settings) -> AsyncIterator[SqliteSnapshots | Post
             from perdure.store.postgres.snapshots import open_snapshots
         except ImportError as error:
             raise Unavailable("PostgreSQL needs more packages: pip install 'perdure[postgres]'") from error
-        reads = await open_snapshots(settings.database_url)
+        reads = await open_snapshots(settings.database_direct_url or settings.database_url)
     else:
         reads = SqliteSnapshots(settings.data_folder / "perdure.db")
     async with contextlib.AsyncExitStack() as stack:

@@ -52,6 +52,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             a path; if empty, the address that it listens on.
         data: the folder of the embedded database and the master key.
         database_url: a PostgreSQL URL; if empty, the server uses the embedded SQLite.
+        database_direct_url: the URL of the same database without a pooler, if `database_url` leads through
+            one that lends connections for single transactions, such as PgBouncer.
         master_key: the key that encrypts the data keys: 32 bytes as base64 or hex; if empty, the server uses
             a key file in the data folder.
         master_key_previous: the previous master key, accepted during a key rotation.
@@ -120,6 +122,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     public_url: str = ""
     data: str = "./perdure-data"
     database_url: str = ""
+    database_direct_url: str = ""
     master_key: str = ""
     master_key_previous: str = ""
     tools: str = ""

@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -212,8 +212,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         drivers = DriverPool(os.environ, Http(read_timeout=settings.model_timeout_seconds or None))
         clock, catalog, hooks = SystemClock(), Catalog(), HookClient(settings.private_addresses)
         sandbox, mcp = Sandbox(metrics=metrics), LazyHosts()
-        for each in (drivers, mcp, hooks, sandbox):
-            stack.push_async_callback(each.close)
+        _close_later(stack, drivers.close, mcp.close, hooks.close, sandbox.close)
         services = Services(
             *(database, queue, bus, vault, clock.now),
             file_limits=(limits := _file_limits(settings)),
@@ -245,6 +244,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             images=ImageScaler(sandbox),
             public=services.public,
             turns=app.turns,
+            known=app.known,
             breakers=app.breakers,
             hooks=hooks,
             meter=app.meter,
@@ -252,8 +252,13 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             sampler=None if traces is None else traces.sampler,
             metrics=metrics,
         )
-        bus.on_stop(partial(_forget, engine, mcp))
+        _follow(bus, engine, mcp)
         yield Parts(database, bus, queue, app, engine, traces)
+
+
+def _close_later(stack: contextlib.AsyncExitStack, *calls: Callable[[], Awaitable[None]]) -> None:
+    for call in calls:
+        stack.push_async_callback(call)
 
 
 def _trace_settings() -> TraceSettings | None:
@@ -292,12 +297,19 @@ def _policy(settings: Settings, limits: FileLimits) -> Policy:
     )
 
 
+def _follow(bus: Bus, engine: Engine, mcp: LazyHosts) -> None:
+    """Let go of what other processes change."""
+    # What a deleted session leaves is not needed again; that of another one is read again.
+    bus.on_stop(partial(_forget, engine, mcp))
+    bus.on_grown(engine.known.outdate)
+
+
 def _forget(engine: Engine, mcp: LazyHosts, stop: Stop) -> None:
-    """Forget what is kept of a session: of a deleted one for good, of another one until it is read again."""
     if stop.gone:
         mcp.forget(stop.session_id)
     engine.conversations.discard(stop.session_id)
     engine.turns.discard(stop.session_id)
+    engine.known.discard(stop.session_id)
 
 
 def master_keys(settings: Settings) -> list[bytes]:
@@ -363,7 +375,7 @@ async def _open_store(
     except ImportError as error:
         raise Unavailable("PostgreSQL needs more packages: pip install 'perdure[postgres]'") from error
 
-    postgres = await open_postgres(settings.database_url)
+    postgres = await open_postgres(settings.database_url, direct_url=settings.database_direct_url)
     stack.push_async_callback(postgres.close)
     postgres.traces = traces
     await migrate(postgres)

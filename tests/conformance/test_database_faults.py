@@ -9,6 +9,7 @@ import pytest
 
 from perdure.domain.errors import Unavailable
 from perdure.store.database import Tx
+from perdure.store.postgres import connections as postgres_connections
 from perdure.store.postgres import database as postgres_database
 from perdure.store.postgres.database import close_pool, is_connection_error, open_postgres
 from tests.conformance.places import Place, eventually, postgres, soon, wire_to
@@ -50,7 +51,7 @@ async def test_callers_are_told_that_all_connections_are_in_use(
 async def test_a_pool_is_closed_even_if_a_connection_is_not_given_back(
     postgres_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_database, "CLOSE_SECONDS", 0.02)
+    monkeypatch.setattr(postgres_connections, "CLOSE_SECONDS", 0.02)
     database = postgres(await postgres_place.open())
     pool = await database.open_pool(1)
     used = await (await pool.acquire()).fetchval("SELECT pg_backend_pid()")

@@ -28,6 +28,7 @@ from perdure.store.faults import (
     system_fault,
     unavailable,
 )
+from perdure.store.postgres import connections as postgres_connections
 from perdure.store.postgres import database as postgres_database
 from perdure.store.postgres.database import open_postgres
 from perdure.store.sqlite import SqliteDatabase, open_sqlite
@@ -406,10 +407,11 @@ async def test_a_server_that_became_read_only_is_unavailable_and_written_again_l
 async def test_a_server_that_is_frozen_is_unavailable_and_closing_does_not_wait_for_it(
     postgres_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_database, "COMMAND_SECONDS", 0.3)
-    monkeypatch.setattr(postgres_database, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(postgres_connections, "COMMAND_SECONDS", 0.3)
+    monkeypatch.setattr(postgres_connections, "CONNECT_SECONDS", 0.3)
     monkeypatch.setattr(postgres_database, "ACQUIRE_SECONDS", 0.5)
-    monkeypatch.setattr(postgres_database, "CLOSE_SECONDS", 0.5)
+    for module in (postgres_database, postgres_connections):
+        monkeypatch.setattr(module, "CLOSE_SECONDS", 0.5)
     async with wire_to(postgres_place.url) as wire:
         database = await open_postgres(wire.url, min_size=3, max_size=3)
         await database.write(

@@ -40,6 +40,7 @@ NOT_RUN = {
     ("docs/guide/operate.md", "POST /orders"): "is a picture",
     ("docs/guide/operate.md", "perdure doctor"): "see tests/journeys/test_doctor.py",
     ("docs/guide/deploy.md", "docker build "): "needs Docker",
+    ("docs/guide/deploy.md", "export PERDURE_DATABASE_URL"): "see tests/journeys/test_pgbouncer.py",
     ("docs/guide/deploy.md", "kubectl create secret "): "needs a cluster; see tests/unit/test_deploy.py",
     (
         "docs/guide/backup.md",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -28,17 +30,16 @@ from perdure.domain.subagents import Subagents
 from perdure.domain.tasks import SessionTask, TaskLinks, TaskMode, WakePolicy, check_open
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.trace_context import TraceContext, current_trace
-from perdure.store.database import Tx
+from perdure.store.database import Rows, Tx
 from perdure.store.files import copy_tree
-from perdure.store.queue import Job
+from perdure.store.queue import Begun, Job
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, begin_session, get_session
 from perdure.store.tasks import (
     TaskRow,
     WaitRow,
-    add_task,
-    add_wait,
     count_unfinished,
+    new_rows,
     task_by_key,
 )
 from perdure.store.workspaces import external_of_files, get_workspace, hold_workspace, note_external
@@ -113,11 +114,9 @@ async def spawn(app: Services, context: ToolContext, what: Spawn, later: Later |
 
     async def also(tx: Tx) -> None:
         check_open(await count_unfinished(tx, parent.id), what.config.max_open)
-        await add_task(tx, row)
-        await _begin(app, tx, context, planned, message, now, trace)
+        waits = (_wait_of(context, row),) if what.mode == "foreground" else ()
+        await _begin(app, tx, context, planned, message, new_rows(row, *waits), now, trace)
         await _give_files(app, tx, parent, planned, what.files, now)
-        if what.mode == "foreground":
-            await add_wait(tx, _wait_of(context, row))
 
     await context.log((TaskCreatedData(row.struct()),), also, later)
     return row
@@ -135,10 +134,11 @@ async def _begin(
     context: ToolContext,
     planned: Planned,
     message: Message,
+    rows: Sequence[Rows],
     now: Micros,
     trace: TraceContext | None,
 ) -> None:
-    """Create the child's session with its first message and its job."""
+    """Create the child's session with its first message, its job, and the rows of its task."""
     child = planned.row
     if reached := await room_for_session(app, tx, child.org_id, child.owner_id):
         raise Conflict(f"{reached.message()}: archive or delete some", code="too_many_sessions")
@@ -150,8 +150,9 @@ async def _begin(
         events.append(NewEvent(loaded, EventContext(), now))
     about = message_context(app.new_id("turn"), message.id)
     events.append(NewEvent(InputMessageData(message, trace=trace), about, now))
-    await begin_session(tx, child, events, now=now)
-    await app.queue.enqueue(tx, Job(child.org_id, child.id))
+    begun = Begun()
+    begun.fill_in(*await begin_session(tx, child, events, *rows, now=now))
+    await app.queue.enqueue(tx, Job(child.org_id, child.id, begun=begun))
 
 
 async def _give_files(

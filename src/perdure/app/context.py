@@ -36,6 +36,7 @@ from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
+from perdure.store.known_sessions import KnownSessions
 from perdure.store.meter import Meter
 from perdure.store.parked_turns import ParkedTurns
 from perdure.store.providers import ProviderRow
@@ -109,6 +110,7 @@ class Services(Struct, frozen=True):
         local_mcp: the MCP servers of the operator's file, by id.
         mcp: the client of MCP servers.
         turns: the turns that this process has parked.
+        known: the sessions whose turns ended here.
         hearing: the reports that wait until their session can hear of them, by its id.
         meter: limits, and what is used of them.
         guard: makes the guardrails' checks that need a service; without it, they count as not made.
@@ -134,6 +136,7 @@ class Services(Struct, frozen=True):
     local_mcp: dict[str, LocalMcpServer] = {}
     mcp: LazyHosts = field(default_factory=LazyHosts)
     turns: ParkedTurns = field(default_factory=ParkedTurns)
+    known: KnownSessions = field(default_factory=KnownSessions)
     hearing: Together = field(default_factory=Together)
     meter: Meter = field(default_factory=Meter)
     guard: GuardServices | None = None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -19,7 +22,7 @@ from perdure.app.participants import addressee
 from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
 from perdure.app.session_room import check_room_for_session
 from perdure.app.sessions import check_model
-from perdure.app.storage import without_secrets
+from perdure.app.storage import redactor_of, without_secrets
 from perdure.app.task_wishes import cancel_awaited
 from perdure.app.variables import check_message_values, with_variables
 from perdure.capabilities.guarding import Guard
@@ -28,7 +31,7 @@ from perdure.domain.accounts import Caller
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.data_flow import External
 from perdure.domain.derived_messages import result_message
-from perdure.domain.errors import Conflict, InvalidInput, UnreadableEvent
+from perdure.domain.errors import Conflict, Fenced, InvalidInput, StaleHead, UnreadableEvent
 from perdure.domain.events import (
     Event,
     InputMessageData,
@@ -39,7 +42,9 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import MAX_SEQUENCE, MessageId, SessionId
 from perdure.domain.messages import ContentPart, Controls, CreateMessage, Message, TextPart
+from perdure.domain.participants import mentioned
 from perdure.domain.queued import check_queue
+from perdure.domain.redaction import redact_event
 from perdure.domain.spans import act_context, message_context, tool_context
 from perdure.domain.speakers import Speaker
 from perdure.domain.times import Micros, to_rfc3339
@@ -49,10 +54,10 @@ from perdure.domain.trace_context import TraceContext, current_trace
 from perdure.domain.turn import Calling, parked_calls
 from perdure.store.bus import Appended, Stop
 from perdure.store.client_messages import Sent, keep_sent_message, sent_message
-from perdure.store.database import Tx
+from perdure.store.database import NotSingle, Tx
 from perdure.store.events import events_after, events_within
 from perdure.store.parked_turns import read_turn
-from perdure.store.queue import Job
+from perdure.store.queue import Begun, Job
 from perdure.store.rows import to_json
 from perdure.store.session_archive import set_archived
 from perdure.store.sessions import IN_TURN, SessionRow, append, get_session
@@ -72,6 +77,9 @@ async def post_message(
     if any(not isinstance(part, TextPart) for part in body.message.content):
         await replay(app, once)  # a repetition fetches nothing
     post = await posting(app, caller, body, session_id)
+    if once is None and app.known.is_plain(session_id) and _is_plain(body):
+        with contextlib.suppress(NotSingle, StaleHead, Fenced):
+            return await _post_at_once(app, caller, session_id, post)
 
     async def work(tx: Tx) -> Message:
         return await post(tx, await get_session(tx, caller.organization_id, session_id, lock=True))
@@ -79,12 +87,55 @@ async def post_message(
     return await write_at_head(app, work, once)
 
 
-async def posting(
-    app: App, caller: Caller, body: CreateMessage, session_id: SessionId | None = None
-) -> Callable[[Tx, SessionRow], Awaitable[Message]]:
+class Post(Protocol):
+    """The part of a transaction that appends a message to a session."""
+
+    async def __call__(self, tx: Tx, row: SessionRow, *, plain: bool = False) -> Message:
+        """Append it.
+
+        Args:
+            row: the session, locked.
+            plain: the row is not locked, and the append may find out that the session has changed.
+        """
+        ...
+
+
+def _is_plain(body: CreateMessage) -> bool:
+    """Whether all that the message changes is the log of its session."""
+    texts = [part.text for part in body.message.content if isinstance(part, TextPart)]
+    return (
+        len(texts) == len(body.message.content)
+        and body.client_message_id is None
+        and not body.addressed_participant_id
+        and not (body.controls and body.controls.variables)
+        and (not texts or mentioned(texts[0]) is None)
+    )
+
+
+async def _post_at_once(app: App, caller: Caller, session_id: SessionId, post: Post) -> Message:
+    """Append a plain message to a session at rest, with one statement, or with two, and without a lock.
+
+    Raises:
+        NotSingle: the session is at work or archived, or its turn needs a job in the queue.
+        StaleHead, Fenced: it has changed meanwhile, or has secrets or variables.
+    """
+
+    async def work(tx: Tx, known: SessionRow | None = None) -> Message:
+        row = known or await get_session(tx, caller.organization_id, session_id)
+        if row.status in IN_TURN or row.archived_at is not None:
+            raise NotSingle
+        return await post(tx, row, plain=True)
+
+    if (row := app.known.take(caller.organization_id, session_id)) is not None:
+        with contextlib.suppress(StaleHead, Fenced):
+            return await app.database.write(partial(work, known=row), single=True)
+    return await app.database.write(work, single=True)
+
+
+async def posting(app: App, caller: Caller, body: CreateMessage, session_id: SessionId | None = None) -> Post:
     """Check a message and get its files, and return the part of a transaction that appends it to a session.
 
-    The session's row must be locked. `session_id` is None if that transaction creates the session.
+    `session_id` is None if that transaction creates the session.
     """
     body = with_variables(body)
     content = checked_content(body)
@@ -98,7 +149,7 @@ async def posting(
     client_id = body.client_message_id
     fingerprint = "" if client_id is None else _fingerprint(body)
 
-    async def post(tx: Tx, row: SessionRow) -> Message:
+    async def post(tx: Tx, row: SessionRow, *, plain: bool = False) -> Message:
         if body.controls is not None and body.controls.model_id is not None:
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
         if client_id is not None and (before := await _sent_before(tx, row, client_id, fingerprint)):
@@ -107,7 +158,8 @@ async def posting(
         steers = row.status in IN_TURN and (controls is None or controls.when_busy in (None, "steer"))
         # A message that steers joins the turn of whichever agent is at work.
         spoken_to = row if speaker is None or steers else row.under(speaker.at())
-        await check_message_values(tx, spoken_to, body.controls)
+        if not plain and await check_message_values(tx, spoken_to, body.controls):
+            app.known.needs_lock(row.id)
         if row.archived_at is not None:
             await check_room_for_session(app, tx, row.org_id, row.owner_id)
             row = await set_archived(tx, row, now, archived=False)
@@ -118,6 +170,7 @@ async def posting(
             addressed=speaker,
             external=attachments.external,
             trace=trace,
+            plain=plain,
         )
         if client_id is not None and message.sequence is not None:
             await keep_sent_message(tx, row, client_id, Sent(fingerprint, message.sequence))
@@ -162,6 +215,7 @@ async def append_message(
     addressed: Speaker | None = None,
     external: tuple[External, ...] = (),
     trace: TraceContext | None = None,
+    plain: bool = False,
 ) -> Message:
     """Append a user's message to a session whose row is locked.
 
@@ -173,39 +227,36 @@ async def append_message(
         addressed: the participant that it is for; None for the session's own agent.
         external: where text from outside in it, or in its sender's context, came from.
         trace: the span that sends it.
+        plain: the row is not locked (`append`).
 
     Returns:
         The message as stored: with the session's secrets redacted, if it contains any.
 
     Raises:
         Conflict: a turn runs or waits, and the message must not arrive then, or too many wait for its end.
+        StaleHead, Fenced: `plain` does not hold (`append`).
     """
     busy = row.status in IN_TURN
     policy = message.controls.when_busy if busy and message.controls is not None else None
-    if policy == "reject":
-        raise refuse_busy(row)
-    if policy == "queue":
-        check_queue(row.queued_messages(), message)
-    ended: list[NewEvent] = []
-    if policy == "interrupt" and row.turn_id is not None:
-        wished = await cancel_awaited(tx, row, row.turn_id, now)
-        cancelled, _ = await stop_turn(app, tx, row, "interrupted by a new message", now, INTERRUPTED)
-        ended = [*wished, *cancelled]
+    _check_busy(row, policy, message)
+    ended = await _interrupted(app, tx, row, now) if policy == "interrupt" else []
     running = row.turn_id if busy and policy not in ("queue", "interrupt") else None
     context = message_context(running or app.new_id("turn"), message.id)
     data = InputMessageData(message, policy == "queue", origin, addressed, external, trace)
-    event = NewEvent(data, context, now, message.metadata, message.tags)
-    (logged,) = await without_secrets(app, tx, row, [event])
+    logged = NewEvent(data, context, now, message.metadata, message.tags)
+    if not plain:
+        logged = await _without_secrets(app, tx, row, logged)
+    # Before the append, which is the last statement if the row is not locked.
+    begun = await _see_to_message(app, tx, row, queued=data.queued, fenced=bool(ended))
     after, stored = await append(
-        tx,
-        row,
-        [*ended, logged],
+        *(tx, row, [*ended, logged]),
         now=now,
         fence=bool(ended),
         progress=bool(ended),
         rests=data.queued and bool(row.resting),
+        plain=plain,
     )
-    await _see_to_message(app, tx, row, queued=data.queued, fenced=bool(ended))
+    begun.fill_in(after, stored)
     if ended:
         tx.after_commit(lambda: app.bus.publish(Stop(after.id, after.epoch)))
     tell_followers(app, tx, after, stored)
@@ -213,12 +264,40 @@ async def append_message(
     return msgspec.structs.replace(redacted, sequence=after.head, session_id=after.id)
 
 
-async def _see_to_message(app: Services, tx: Tx, row: SessionRow, *, queued: bool, fenced: bool) -> None:
-    """Enqueue a job for a message, unless the turn's runner will see it or it waits for a parked turn."""
-    rests = row.status != "active" or bool(row.resting)
-    if queued and rests:
-        return
-    await see_to_runner(app, tx, row, is_new=rests or fenced)
+def _check_busy(row: SessionRow, policy: str | None, message: Message) -> None:
+    """Check that a message may arrive now. Raises Conflict."""
+    if policy == "reject":
+        raise refuse_busy(row)
+    if policy == "queue":
+        check_queue(row.queued_messages(), message)
+
+
+async def _interrupted(app: Services, tx: Tx, row: SessionRow, now: Micros) -> list[NewEvent]:
+    """The events that end the turn for a new message; none if no turn has begun."""
+    if row.turn_id is None:
+        return []
+    wished = await cancel_awaited(tx, row, row.turn_id, now)
+    cancelled, _ = await stop_turn(app, tx, row, "interrupted by a new message", now, INTERRUPTED)
+    return [*wished, *cancelled]
+
+
+async def _without_secrets(app: Services, tx: Tx, row: SessionRow, event: NewEvent) -> NewEvent:
+    redactor = await redactor_of(app, tx, row)
+    if redactor:
+        app.known.needs_lock(row.id)
+    return redact_event(event, redactor) if redactor else event
+
+
+async def _see_to_message(app: Services, tx: Tx, row: SessionRow, *, queued: bool, fenced: bool) -> Begun:
+    """Enqueue a job for a message, unless the turn's runner will see it or it waits for a parked turn.
+
+    Returns:
+        What to fill in for the job's runner.
+    """
+    begun, rests = Begun(), row.status != "active" or bool(row.resting)
+    if not (queued and rests):
+        await see_to_runner(app, tx, row, is_new=rests or fenced, begun=begun)
+    return begun
 
 
 def _message(

@@ -21,14 +21,16 @@ from perdure.store.callbacks import remove_callbacks_of_turn
 from perdure.store.database import Tx
 from perdure.store.input_requests import remove_requests_of_turn
 from perdure.store.parked_turns import read_turn
-from perdure.store.queue import Job
+from perdure.store.queue import Begun, Job
 from perdure.store.sessions import SessionRow
 from perdure.store.tasks import remove_waits_of_turn
 
 CANCELLED = "[The user asked to cancel this turn.]"
 
 
-async def see_to_runner(app: Services, tx: Tx, row: SessionRow, *, is_new: bool) -> None:
+async def see_to_runner(
+    app: Services, tx: Tx, row: SessionRow, *, is_new: bool, begun: Begun | None = None
+) -> None:
     """Enqueue a job for what was appended, unless a runner will see it.
 
     A queue that knows all jobs knows that the runner is gone if there is none. With another one, whoever
@@ -36,9 +38,10 @@ async def see_to_runner(app: Services, tx: Tx, row: SessionRow, *, is_new: bool)
 
     Args:
         is_new: nobody runs the session.
+        begun: is filled in before the commit, if the session is new.
     """
     if is_new:
-        await app.queue.enqueue(tx, Job(row.org_id, row.id))
+        await app.queue.enqueue(tx, Job(row.org_id, row.id, begun=begun))
     elif not await app.queue.has_live_job(tx, row.id):
         await app.queue.enqueue(tx, Job(row.org_id, row.id, again=app.queue.knows_all_jobs))
 

@@ -218,7 +218,7 @@ async def creating(app: App, caller: Caller, body: CreateSession) -> Body[tuple[
         started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
         check_size(row.config)
         await check_room_for_session(app, tx, row.org_id, row.owner_id)
-        row = await begin_session(tx, row, [NewEvent(started, EventContext(), now)], now=now)
+        row, _ = await begin_session(tx, row, [NewEvent(started, EventContext(), now)], now=now)
         layers = [harness_layer(each) for each in await harness_chain(tx, row.org_id, row.harness_id)]
         layers += [*([] if agent is None else [agent_layer(agent)]), session_layer(row)]
         if body.tools or body.capabilities:

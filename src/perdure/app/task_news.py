@@ -51,6 +51,7 @@ from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Calling, TurnState, fold
 from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn
+from perdure.store.queue import Begun
 from perdure.store.sessions import SessionRow, append, get_session, look_session
 from perdure.store.tasks import (
     TaskRow,
@@ -70,8 +71,10 @@ ATTEMPTS = 20
 
 async def deliver(app: Services, child_id: SessionId) -> None:
     """Tell a session's parent what it has not heard of, if there is anything. Idempotent."""
+    known = app.known.at_rest(child_id)
     for _ in range(ATTEMPTS):
-        news, guard = await app.database.read(lambda tx: _news_and_guard(app, tx, child_id))
+        news, guard = await app.database.read(partial(_news_and_guard, app, child_id=child_id, known=known))
+        known = None
         if news is None:
             return
         applied = False if news.tell is None else await _settled(app, *news.tell, guard)
@@ -82,8 +85,10 @@ async def deliver(app: Services, child_id: SessionId) -> None:
             return
 
 
-async def _news_and_guard(app: Services, tx: Tx, child_id: SessionId) -> tuple[News | None, Guard | None]:
-    news = await read_news(tx, child_id)
+async def _news_and_guard(
+    app: Services, tx: Tx, child_id: SessionId, known: SessionRow | None
+) -> tuple[News | None, Guard | None]:
+    news = await read_news(tx, child_id, known)
     return news, None if news is None or news.tell is None else await _guard_of(app, tx, *news.tell)
 
 
@@ -228,7 +233,9 @@ async def _append(app: Services, tx: Tx, hearing: _Hearing) -> None:
     rests = bool(row.resting) and not continues
     after, stored = await append(tx, row, events, now=now, progress=ended, rests=rests)
     if continues and (row.resting or after.status == "active"):
-        await see_to_runner(app, tx, row, is_new=bool(row.resting))
+        begun = Begun()
+        begun.fill_in(after, stored)
+        await see_to_runner(app, tx, row, is_new=bool(row.resting), begun=begun)
     tell_followers(app, tx, after, stored)
     if hearing.state is not None:
         state = fold(events, hearing.state)  # the next end, or the runner, needs only what is new

@@ -106,9 +106,13 @@ class News(Struct, frozen=True):
     tell: tuple[TaskRow, Report] | None
 
 
-async def read_news(tx: Tx, child_id: SessionId) -> News | None:
-    """Read what a session has noted for its parent; None if there is nothing, or the session has none."""
-    row = await look_session(tx, child_id)
+async def read_news(tx: Tx, child_id: SessionId, known: SessionRow | None = None) -> News | None:
+    """Read what a session has noted for its parent; None if there is nothing, or the session has none.
+
+    Args:
+        known: the session as its turn ended. What came later has a note of its own.
+    """
+    row = known or await look_session(tx, child_id)
     if row is None or row.news is None or row.task_id is None:
         return None
     task = await find_task(tx, row.task_id)

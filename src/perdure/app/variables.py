@@ -113,10 +113,13 @@ def with_variables(body: CreateMessage) -> CreateMessage:
     return replace(body, controls=replace(controls, variables=body.variables), variables=UNSET)
 
 
-async def check_message_values(tx: Tx, session: SessionRow, controls: Controls | None) -> None:
+async def check_message_values(tx: Tx, session: SessionRow, controls: Controls | None) -> bool:
     """Check the values that a message gives, and whether its turn has all that it needs.
 
     A message that joins a turn need not repeat the values that the turn has.
+
+    Returns:
+        Whether the agent may have variables.
 
     Raises:
         InvalidInput: the agent has no such variable, or one without a value.
@@ -125,7 +128,8 @@ async def check_message_values(tx: Tx, session: SessionRow, controls: Controls |
     given = {} if controls is None else controls.variables or {}
     agent_id, version_id = session.agent_id, session.agent_version_id
     if agent_id is None or not await may_have_variables(tx, session.org_id, agent_id, version_id):
-        return check_values(given, (), "variables")
+        check_values(given, (), "variables")
+        return False
     agent = await get_agent_at(tx, session.org_id, agent_id, version_id)
     declared = _declared(agent) or {}
     check_values(given, declared, "variables")
@@ -140,4 +144,4 @@ async def check_message_values(tx: Tx, session: SessionRow, controls: Controls |
         )
     if declared:
         fill(agent.system_prompt, values)
-    return None
+    return True

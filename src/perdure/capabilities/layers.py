@@ -26,6 +26,7 @@ from perdure.domain.turn_queries import agent_ahead
 from perdure.domain.variables import VariableValue, defaults_of, texts_of
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
+from perdure.store.call_reads import CallReads
 from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_chain
 from perdure.store.sessions import SessionRow
@@ -204,27 +205,34 @@ def session_layer(row: SessionRow, values: Mapping[str, VariableValue] | None = 
 
 
 async def load_layers(
-    tx: Tx, session: SessionRow, values: Mapping[str, VariableValue] | None = None
+    tx: Tx,
+    session: SessionRow,
+    values: Mapping[str, VariableValue] | None = None,
+    known: CallReads | None = None,
 ) -> SessionLayers:
     """Read what the session's agent is resolved from.
 
     Args:
         values: the values that the turn's message gives for variables.
+        known: what was read already.
 
     Raises:
         NotFound: a harness or an agent is missing.
     """
-    layers = await read_layers(tx, session, values)
-    standing = await standing_approvals(tx, session.id)
+    layers = await read_layers(tx, session, values, known)
+    standing = await standing_approvals(tx, session.id) if known is None else known.approvals
     return SessionLayers(session, layers, standing, session.loaded_names())
 
 
 async def read_layers(
-    tx: Tx, session: SessionRow, values: Mapping[str, VariableValue] | None = None
+    tx: Tx,
+    session: SessionRow,
+    values: Mapping[str, VariableValue] | None = None,
+    known: CallReads | None = None,
 ) -> tuple[Layer, ...]:
     """Read the layers alone, lowest first. Arguments and errors are those of `load_layers`."""
     above = await _inherited(tx, session)
-    below = [each.layer() for each in await rows_below(tx, session)]
+    below = [each.layer() for each in await rows_below(tx, session, known)]
     return (*above, *below, session_layer(session, values))
 
 
@@ -260,14 +268,20 @@ class LayerRow(Struct, frozen=True):
         return policy_layer(self.row) if self.policy_only else harness_layer(self.row)
 
 
-async def rows_below(tx: Tx, session: SessionRow) -> list[LayerRow]:
-    """Read the harnesses and the agent below the session's own layer, lowest first. Raises NotFound."""
-    rows = [LayerRow(row) for row in await harness_chain(tx, session.org_id, session.harness_id)]
+async def rows_below(tx: Tx, session: SessionRow, known: CallReads | None = None) -> list[LayerRow]:
+    """Read the harnesses and the agent below the session's own layer, lowest first. Raises NotFound.
+
+    Args:
+        known: what was read already.
+    """
+    harness = None if known is None else known.harness
+    rows = [LayerRow(row) for row in await harness_chain(tx, session.org_id, session.harness_id, harness)]
     own, first = session.own_agent(), session.first_agent()
     for at in (own,) if first == own else (first, own):
         if at.agent_id is None:
             continue
-        agent = await get_agent_at(tx, session.org_id, at.agent_id, at.agent_version_id)
+        current = None if known is None or at != own else known.agent
+        agent = await get_agent_at(tx, session.org_id, at.agent_id, at.agent_version_id, current)
         if agent.harness_id != session.harness_id:
             chain = await harness_chain(tx, session.org_id, agent.harness_id)
             rows += [LayerRow(row, policy_only=True) for row in chain]

@@ -13,6 +13,7 @@ from perdure.domain.ids import ModelId, OrgId, ProviderId
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.driver import Driver
+from perdure.store.call_reads import CallReads
 from perdure.store.crypto import Vault
 from perdure.store.database import Tx
 from perdure.store.providers import ProviderRow, UsableModel, open_secrets, usable_model, usable_models
@@ -90,19 +91,31 @@ async def find_model(
 
 
 async def _find(
-    tx: Tx, org_id: OrgId, layers: Sequence[Layer], requested: str | None
+    tx: Tx, org_id: OrgId, layers: Sequence[Layer], requested: str | None, known: CallReads | None = None
 ) -> tuple[UsableModel, tuple[ModelId, ...]] | None:
     """Find the model for the next call, and the organization's fallbacks; None when none is configured.
 
     Order of precedence: the message (`requested`), session, agent, harness, organization. A model that was
     deleted or disabled is skipped.
+
+    Args:
+        known: what was read already, with the model that a plain session calls.
     """
     claims = model_claims(layers)
+    if known is not None and claims == _claims_of(layers[-1], known):
+        return None if known.model is None else (known.model, known.fallbacks)
     for claim in (*claims, None) if requested is None else (requested, *claims, None):
         usable = await usable_model(tx, org_id, claim)
         if usable is not None:
             return usable
     return None
+
+
+def _claims_of(session: Layer, known: CallReads) -> tuple[ModelId, ...]:
+    """The models, highest precedence first, of a session, its agent and its harness."""
+    agent = None if known.agent is None else known.agent.default_model_id
+    claims = session.model_id, agent, known.harness.default_model_id
+    return tuple(each for each in claims if each is not None)
 
 
 def fallback_claims(layers: Sequence[Layer], of_organization: Sequence[str]) -> Sequence[str]:
@@ -167,9 +180,10 @@ async def _planned(
     admits: Admits,
     *,
     begun: bool,
+    reads: CallReads | None,
 ) -> _Plan | None:
     tx = fitter.tx
-    found = await _find(tx, loaded.session.org_id, loaded.layers, requested)
+    found = await _find(tx, loaded.session.org_id, loaded.layers, requested, reads)
     if found is None:
         return None
     first, claims = found[0], fallback_claims(loaded.layers, found[1])
@@ -211,6 +225,7 @@ async def choose_model(
     fallback: Fallback | None = None,
     admits: Admits = lambda model: True,
     begun: bool = False,
+    known: CallReads | None = None,
 ) -> ModelChoice | None:
     """Find the model for the next call and create its driver; None when none is configured.
 
@@ -219,13 +234,14 @@ async def choose_model(
         fallback: what the turn knows of models that do not answer.
         admits: whether to call a model rather than another one. It is asked only if there is one.
         begun: whether the start of the call is in the log: a first model that is named there is not replaced.
+        known: what was read already.
 
     Raises:
         InvalidInput: the provider's settings cannot be used, and there is no fallback of which this is not
             true.
     """
     fitter = _Fitter(tx, vault, drivers, fit)
-    plan = await _planned(fitter, loaded, requested, fallback, admits, begun=begun)
+    plan = await _planned(fitter, loaded, requested, fallback, admits, begun=begun, reads=known)
     if plan is None:
         return None
     driver = await fitter.driver_of(plan.model)

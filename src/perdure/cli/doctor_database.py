@@ -148,7 +148,9 @@ async def _postgres(settings: Settings) -> list[Finding]:
             Finding("database", "fail", "PostgreSQL needs more packages", "pip install 'perdure[postgres]'")
         ]
     try:
-        database = await open_postgres(settings.database_url, max_size=2)
+        database = await open_postgres(
+            settings.database_url, direct_url=settings.database_direct_url, max_size=2
+        )
     except PerdureError as error:
         advice = "Check PERDURE_DATABASE_URL, the network and the server's pg_hba.conf."
         return [Finding("database", "fail", error.message, advice)]

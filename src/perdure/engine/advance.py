@@ -68,11 +68,14 @@ from perdure.engine.turn_events import (
     request_results,
 )
 from perdure.engine.voices import voice_of
-from perdure.store.call_reads import secrets_and_standings
+from perdure.store.call_reads import read_call
 from perdure.store.database import Tx
 from perdure.store.events import events_after
+from perdure.store.queue import Begun
+from perdure.store.sessions import IN_TURN
 from perdure.store.storage import open_secrets
 from perdure.store.tool_lists import read_tool_list
+from perdure.store.turn_slots import ACTIVE
 
 log = logging.getLogger("perdure.engine")
 
@@ -84,6 +87,7 @@ async def advance(
     again: bool = False,
     retried: bool = False,
     trouble: str | None = None,
+    begun: Begun | None = None,
     of_child: Callable[[SessionId, bool], None] | None = None,
 ) -> bool:
     """Run the session until it is idle or parked; return whether its parent may have to hear of it.
@@ -94,13 +98,14 @@ async def advance(
         again: whether an earlier attempt may have died or failed, so that this one counts as a recovery.
         retried: whether the caller's own attempt before this one has failed.
         trouble: the kind of error that ended the attempt before, if it is known.
+        begun: the session as it may still be.
         of_child: is called if the session is a sub-agent's, with whether its parent has something to hear
             already.
 
     Raises:
         Unavailable: the database cannot be reached; the turn can be continued later.
     """
-    attempt = Attempt(engine, session_id, again=again, retried=retried, trouble=trouble)
+    attempt = Attempt(engine, session_id, again=again, retried=retried, trouble=trouble, begun=begun)
     run: Run | None = None
     finished, interrupted = False, False
     try:
@@ -114,6 +119,10 @@ async def advance(
         finished = True
         engine.conversations.put(session_id, run.conversation)  # the next turn can use it
         engine.turns.put(session_id, run.state)
+        if run.row.status not in IN_TURN:
+            engine.known.put(run.row)
+        if run.row.turn_slot != ACTIVE:
+            engine.meter.left(run.row.org_id, session_id)
         return run.row.news is not None
     except Fenced:
         observe_fence(engine, session_id, None if run is None else run.state)
@@ -216,20 +225,22 @@ async def _prepare(run: Run, ahead: TurnState) -> tuple[str, str] | None:
 
     async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None, Content | None, dict[str, str]]:
         controls = next_controls(run.state)
-        layers = await load_layers(tx, row, controls.variables if controls else None)
-        secrets, run.standings = await secrets_and_standings(tx, engine.vault, run.row, row.agent_id)
-        # In addition to those known so far: earlier tool output may contain a secret that was replaced since.
-        run.redactor.learn(secrets)
         asked = controls.model_id if controls else None
         model_id = asked if begun is None else begun.requested
+        known = await read_call(tx, engine.vault, row, run.row, model_id)
+        layers = await load_layers(tx, row, controls.variables if controls else None, known)
+        run.standings = known.standings
+        # In addition to those known so far: earlier tool output may contain a secret that was replaced since.
+        run.redactor.learn(known.secrets)
         choice = await choose_model(
             *(tx, layers, model_id, engine.vault, engine.drivers, engine.fit),
             fallback=fallback_of(ahead, model_id),
             admits=lambda model: begun is not None or admits(engine, model),
             begun=begun is not None,
+            known=known,
         )
         offered = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
-        return layers, choice, offered, secrets
+        return layers, choice, offered, known.secrets
 
     try:
         layers, choice, offered, secrets = await engine.database.read(body)

@@ -15,10 +15,11 @@ from perdure.domain.ids import SessionId
 from perdure.domain.turn_queries import begins_with_append
 from perdure.engine.context import Engine
 from perdure.engine.observed import observe_recovery
-from perdure.engine.run import OpenedSession, Run, read_session
+from perdure.engine.run import OpenedSession, Run, opened_by, read_session
 from perdure.engine.seal import seal
 from perdure.engine.suspects import Admission
 from perdure.store.claims import claim, release
+from perdure.store.queue import Begun
 from perdure.store.sessions import SessionRow
 
 _MACHINE = frozenset(
@@ -54,10 +55,18 @@ class Attempt:
         again: whether an earlier attempt may have died or failed.
         retried: whether the caller's own attempt before this one has failed.
         trouble: the kind of error that ended the attempt before, if it is known, for the seal.
+        begun: the session as it may still be.
     """
 
     def __init__(
-        self, engine: Engine, session_id: SessionId, *, again: bool, retried: bool, trouble: str | None
+        self,
+        engine: Engine,
+        session_id: SessionId,
+        *,
+        again: bool,
+        retried: bool,
+        trouble: str | None,
+        begun: Begun | None = None,
     ) -> None:
         self._engine = engine
         self._session_id = session_id
@@ -66,6 +75,7 @@ class Attempt:
         """Whether to claim a session of which a step was begun. Otherwise its runner lives, as far as this
         attempt knows: the job is superfluous, and the sweep finds out if the runner has died."""
         self._trouble = trouble
+        self._begun = None if again or retried else begun
         self._claimed: SessionRow | None = None
         self._admission: Admission | None = None
 
@@ -107,6 +117,9 @@ class Attempt:
         return None
 
     async def _read(self) -> OpenedSession | SessionRow | None:
+        begun, self._begun = self._begun, None
+        if begun is not None and (opened := opened_by(self._engine, begun)) is not None:
+            return opened
         return await read_session(
             self._engine, self._session_id, again=self._again, counted=self._claimed is not None
         )

@@ -35,6 +35,7 @@ from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
+from perdure.store.known_sessions import KnownSessions
 from perdure.store.meter import Meter
 from perdure.store.parked_turns import ParkedTurns
 from perdure.store.queue import Queue
@@ -126,6 +127,7 @@ class Engine(Struct, frozen=True):
     public: PublicUrl = field(default_factory=PublicUrl)
     agents: AgentCache = field(default_factory=AgentCache)
     turns: ParkedTurns = field(default_factory=ParkedTurns)
+    known: KnownSessions = field(default_factory=KnownSessions)
     breakers: Breakers = field(default_factory=Breakers)
     fit: FitProviders = field(default_factory=FitProviders)
     hooks: HookClient = field(default_factory=HookClient)

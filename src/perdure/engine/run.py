@@ -42,6 +42,7 @@ from perdure.store.bus import Appended
 from perdure.store.claims import rest
 from perdure.store.database import Tx
 from perdure.store.events import events_within
+from perdure.store.queue import Begun
 from perdure.store.sessions import IN_TURN, SessionRow, look_session
 
 SLOW_COMMIT = 2.0
@@ -404,6 +405,28 @@ class OpenedSession(Struct):
     row: SessionRow
     state: TurnState
     conversation: Conversation
+
+
+def opened_by(engine: Engine, begun: Begun) -> OpenedSession | None:
+    """Open a session at the append that its turn begins with; None if more of its log is needed.
+
+    If the session has changed since, the first append of the run finds that out.
+    """
+    row, events = begun.row, begun.events
+    if row is None or row.recoveries or not events or not _needs_runner(row, engine.clock.now()):
+        return None
+    before = events[0].sequence - 1
+    state = engine.turns.start_of(row)
+    if state.head < before or events[-1].sequence != row.head:
+        return None
+    conversation = engine.conversations.take(row.id) if before else Conversation()
+    if conversation is None or not before <= conversation.head <= row.head:
+        if conversation is not None:
+            engine.conversations.put(row.id, conversation)
+        return None
+    for event in events[conversation.head - before :]:
+        conversation.feed(event, event.sequence)
+    return OpenedSession(row, fold(events[state.head - before :], state), conversation)
 
 
 async def read_session(

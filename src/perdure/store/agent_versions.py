@@ -10,7 +10,7 @@ from perdure.domain.agents import AgentConfig
 from perdure.domain.errors import NotFound
 from perdure.domain.ids import AgentId, AgentVersionId, OrgId, UserId
 from perdure.domain.times import Micros
-from perdure.store.agents import AgentRow, get_agent
+from perdure.store.agents import HAS_VARIABLES, AgentRow, get_agent
 from perdure.store.database import Tx
 from perdure.store.rows import LIST_BYTES, columns, insert, listed_columns, to_json, values
 
@@ -160,16 +160,23 @@ async def list_versions(
 
 
 async def get_agent_at(
-    tx: Tx, org_id: OrgId, agent_id: AgentId, version_id: AgentVersionId | None
+    tx: Tx,
+    org_id: OrgId,
+    agent_id: AgentId,
+    version_id: AgentVersionId | None,
+    known: AgentRow | None = None,
 ) -> AgentRow:
     """Return the agent with the configuration of a version, or with its current one for None.
 
     The name, the status and everything else outside the configuration are current.
 
+    Args:
+        known: the agent as it is now, if it was read already.
+
     Raises:
         NotFound: the agent or the version does not exist.
     """
-    row = await get_agent(tx, org_id, agent_id)
+    row = known or await get_agent(tx, org_id, agent_id)
     if version_id is None:
         return row
     return with_authored(row, (await get_version(tx, org_id, agent_id, version_id)).authored())
@@ -180,14 +187,10 @@ async def may_have_variables(
 ) -> bool:
     """Whether an agent's prompt may have variables, at a version or now, without reading its whole row."""
     if version_id is None:
-        sql = f"SELECT 1 FROM agents WHERE id = ? AND org_id = ? AND config LIKE {_VARIABLES}"
+        sql = f"SELECT 1 FROM agents WHERE id = ? AND org_id = ? AND {HAS_VARIABLES}"
         return await tx.one(sql, agent_id, org_id) is not None
     sql = (
         "SELECT 1 FROM agent_versions WHERE id = ? AND org_id = ? AND agent_id = ?"
-        f" AND authored_config LIKE {_VARIABLES}"
+        f" AND authored_{HAS_VARIABLES}"
     )
     return await tx.one(sql, version_id, org_id, agent_id) is not None
-
-
-# Part of the SQL: SQLite compiles a statement again for each pattern that is bound, which every message pays.
-_VARIABLES = "'%\"variables\":%'"

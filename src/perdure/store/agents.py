@@ -56,6 +56,9 @@ class AgentRow(Struct, frozen=True):
 _CONFIG = msgspec.json.Decoder(AgentConfig)
 _TAGS = msgspec.json.Decoder(tuple[str, ...])
 _COLUMNS = columns(AgentRow)
+# Part of the SQL: SQLite compiles a statement again for each pattern that is bound, which every message pays.
+HAS_VARIABLES = "config LIKE '%\"variables\":%'"
+"""The condition that an agent's prompt may have variables. Versions have the prefix `authored_`."""
 
 
 async def add_agent(tx: Tx, row: AgentRow) -> None:

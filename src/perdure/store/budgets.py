@@ -87,7 +87,8 @@ _IN_SHARDS = {
 }
 """What the shards have spent and reserved, and what one has free; NULL without any. SQLite has one."""
 _GROUP = {"sqlite": "", "postgres": " GROUP BY budgets.id"}
-STANDING_COLUMNS = 12
+STANDING_TYPES = ("TEXT", "TEXT", "TEXT", *["BIGINT"] * 4, "TEXT", *["BIGINT"] * 4)
+"""The types of the columns that `standings_query` selects."""
 _STANDINGS = (
     f"SELECT {{first}}{_STANDING}, {{shards}}"
     " FROM budgets LEFT JOIN budget_shards AS each ON each.budget_id = budgets.id"

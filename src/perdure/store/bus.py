@@ -185,6 +185,10 @@ class Bus(Protocol):
         """Register a function (the worker's) to be called with every `Stop`."""
         ...
 
+    def on_grown(self, call: Callable[[SessionId, int], None]) -> None:
+        """Register a function to be called when another process has made a log grow, with the new head."""
+        ...
+
     def discard(self, session_id: SessionId) -> None:
         """Discard the session's live text: its runner in this process has stopped before the end."""
         ...
@@ -251,6 +255,9 @@ class LocalBus:
 
     def on_stop(self, call: Callable[[Stop], None]) -> None:
         self._stops.append(call)
+
+    def on_grown(self, call: Callable[[SessionId, int], None]) -> None:
+        """Do nothing: there is no other process."""
 
     def discard(self, session_id: SessionId) -> None:
         self._drafts.pop(session_id, None)

@@ -36,6 +36,10 @@ class Purged(Struct, frozen=True):
     more: bool
 
 
+class NotSingle(Exception):
+    """Raised in a body with `single=True` that has to do more than one write. Nothing has changed then."""
+
+
 class Rows(Struct, frozen=True):
     """Rows to insert. `insert`: `INSERT INTO table (columns ...)`, without VALUES."""
 
@@ -77,6 +81,9 @@ class Tx(Protocol):
 
     dialect: str
     """`sqlite` or `postgres`, for the few statements that must differ."""
+
+    single: bool
+    """Whether the body's only write has to be one statement, its last one."""
 
     traces: bool
     """Whether appends note the turns that end, for the export of their traces."""
@@ -160,6 +167,7 @@ class Database(Protocol):
 
         Raises:
             Unavailable: the database is closed, unreachable, too busy, read-only, full or damaged.
+            NotSingle: the body has raised it.
         """
         ...
 

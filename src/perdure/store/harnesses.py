@@ -101,9 +101,15 @@ async def harness_names(tx: Tx, org_id: OrgId, stem: str) -> set[str]:
     return {row[0] for row in await tx.all(sql, org_id, f"{stem}%")}
 
 
-async def harness_chain(tx: Tx, org_id: OrgId, harness_id: HarnessId) -> list[HarnessRow]:
-    """Return the harness and its parents, the topmost first, up to `MAX_DEPTH`. Raises NotFound."""
-    chain = [await get_harness(tx, org_id, harness_id)]
+async def harness_chain(
+    tx: Tx, org_id: OrgId, harness_id: HarnessId, known: HarnessRow | None = None
+) -> list[HarnessRow]:
+    """Return the harness and its parents, the topmost first, up to `MAX_DEPTH`. Raises NotFound.
+
+    Args:
+        known: the harness itself, if it was read already.
+    """
+    chain = [known or await get_harness(tx, org_id, harness_id)]
     while chain[0].parent_harness_id is not None and len(chain) < MAX_DEPTH:
         chain.insert(0, await get_harness(tx, org_id, chain[0].parent_harness_id))
     return chain

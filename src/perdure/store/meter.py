@@ -20,6 +20,7 @@ from perdure.domain.parked import LimitScope
 from perdure.domain.times import Micros
 from perdure.store.database import Database, Tx
 from perdure.store.limits import CountKey, changed_limits, counts_of_others, share_counts
+from perdure.store.processes import count_live
 from perdure.store.turn_slots import OrgTurns, full, turn_counts
 
 STALE = 3.0
@@ -28,7 +29,7 @@ MARGIN = 60_000_000
 """Microseconds by which clocks of processes may differ, when changes of limits are read."""
 OTHERS = 8
 """How many processes may begin turns as this one does, without looking at the organization's turns, while
-less than half of the limit is used."""
+less than half of the limit is used. This holds as long as it is not known how many there are."""
 LEAST = 64
 """Lower limits are looked up for each turn when there may be other processes."""
 
@@ -63,6 +64,8 @@ class Meter(Struct):
     _minutes: dict[CountKey, Minutes] = {}
     _turns: dict[OrgId, OrgTurns] = {}
     _begun: dict[OrgId, dict[SessionId, _Begun]] = {}
+    _processes: int = OTHERS
+    """How many processes may begin turns now. One more than are known counts, for one that starts."""
     _looked_at: float = float("-inf")
     _read_until: Micros = 0
 
@@ -133,7 +136,7 @@ class Meter(Struct):
                 return False
             halves = [None if limit is None else limit // 2 for limit in limits]
             most = LimitsPair(LimitValues(active_turns=halves[0]), LimitValues(active_turns=halves[1]))
-            owners *= OTHERS
+            owners *= self._processes
         if full(self._turns.get(org_id) or OrgTurns(), owner_id, most, owners) is not None:
             return False
         begun[session_id] = _Begun(owner_id)
@@ -148,6 +151,10 @@ class Meter(Struct):
         begun = self._begun.get(org_id, {}).get(session_id)
         if begun is not None:
             begun.settled = True
+
+    def left(self, org_id: OrgId, session_id: SessionId) -> None:
+        """Note that the row of a turn that began here says that it is not active any more."""
+        self._begun.get(org_id, {}).pop(session_id, None)
 
     def pending(self, org_id: OrgId, session_id: SessionId | None = None) -> list[UserId]:
         """The owners of turns that have begun here, and that no row has yet. `session_id`: not that one's."""
@@ -189,11 +196,14 @@ class Meter(Struct):
             dict[OrgId, OrgTurns],
             dict[OrgId, dict[LimitScope, LimitValues]],
             dict[tuple[int, CountKey], int],
+            int,
         ]:
             others = await counts_of_others(tx, self.process, minute - 1) if shared else {}
-            return await turn_counts(tx), await changed_limits(tx, since), others
+            live = 0 if self.alone else await count_live(tx)
+            return await turn_counts(tx), await changed_limits(tx, since), others, live
 
-        self._turns, changed, others = await database.read(body)
+        self._turns, changed, others, live = await database.read(body)
+        self._processes = live + 1 if live else OTHERS
         self._looked_at, self._read_until = moment, now
         for org_id, session_id in settled:
             self._begun.get(org_id, {}).pop(session_id, None)

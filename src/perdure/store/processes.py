@@ -114,6 +114,15 @@ async def purge_processes(tx: Tx) -> None:
     await tx.run(f"DELETE FROM turn_minutes WHERE minute < {now} / 60000000 - ?", MINUTES_KEPT)
 
 
+async def count_live(tx: Tx) -> int:
+    """Count the processes that live, as far as is known."""
+    row = await tx.one(
+        f"SELECT COUNT(*) FROM processes WHERE state <> 'stopped' AND seen_at > {NOW[tx.dialect]} - ?",
+        DEAD_AFTER,
+    )
+    return 0 if row is None else int(row[0])
+
+
 async def all_processes(tx: Tx) -> list[ProcessRow]:
     """Return the processes, those that started last first. The dead ones are `stopped`.
 

@@ -14,18 +14,37 @@ from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
+from perdure.domain.events import Event
 from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.domain.metrics import Metrics
 from perdure.store.database import Tx
 from perdure.store.fair_line import FairLine
+from perdure.store.sessions import SessionRow
 
 log = logging.getLogger("perdure.store")
 
 
+MAX_BEGUN = 50_000
+"""The most characters of events that a job keeps for its runner."""
 PLACES = 1_000
 """How many jobs of sessions run in a process at a time, by default."""
 CLOSE_SECONDS = 5.0
 """How long `close` waits for the handlers that it has cancelled."""
+
+
+class Begun(Struct):
+    """A session as the append left it that its turn begins with, for a runner in the same process.
+
+    It is filled in by the transaction that enqueues the job, and may be outdated when the job runs.
+    """
+
+    row: SessionRow | None = None
+    events: tuple[Event, ...] = ()
+
+    def fill_in(self, row: SessionRow, events: tuple[Event, ...]) -> None:
+        """Keep them, unless they are large: many jobs may wait."""
+        if sum(len(event.data) for event in events) <= MAX_BEGUN:
+            self.row, self.events = row, events
 
 
 class Job(Struct, frozen=True):
@@ -34,12 +53,14 @@ class Job(Struct, frozen=True):
     Attributes:
         again: an earlier attempt may have died or failed; it counts as a recovery.
         task_id: the task of the tool; None for the session itself.
+        begun: what this process knows of the session; no other process gets it.
     """
 
     org_id: OrgId
     session_id: SessionId
     again: bool = False
     task_id: TaskId | None = None
+    begun: Begun | None = None
 
     @property
     def key(self) -> SessionId | TaskId:

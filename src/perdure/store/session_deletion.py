@@ -124,9 +124,9 @@ async def orphans(tx: Tx, limit: int) -> list[tuple[OrgId, SessionId]]:
 
 
 async def erasure_above(tx: Tx, row: SessionRow) -> ErasureId | None:
-    """Return the erasure that a session belongs to, or the one above it; None if there is none."""
-    if row.erasure_id is not None or row.parent_session_id is None:
-        return row.erasure_id
+    """Return the erasure that the session above a session belongs to; None if there is none."""
+    if row.parent_session_id is None:
+        return None
     found = await tx.one("SELECT erasure_id FROM sessions WHERE id = ?", row.parent_session_id)
     return None if found is None else found[0]
 

@@ -24,7 +24,6 @@ from perdure.domain.events import (
 from perdure.domain.ids import (
     AgentId,
     AgentVersionId,
-    ErasureId,
     HarnessId,
     ModelId,
     OrgId,
@@ -45,6 +44,7 @@ from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Further, Rows, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.model_calls import INSERT_CALLS, calls_in
+from perdure.store.plain_sessions import PLAIN
 from perdure.store.rows import assignments, columns, from_json, insert, to_json, values
 from perdure.store.session_counts import count_sessions
 from perdure.store.trace_turns import INSERT_TURNS, ended_turns
@@ -114,7 +114,6 @@ class SessionRow(Struct, frozen=True):
     """Where text from outside in the session came from, as JSON; None if an older release began it, and
     nothing has been appended since. Part of the projection."""
     turn_slot: int = 0  # see turn_slots.py
-    erasure_id: ErasureId | None = None
     held_at: Micros | None = None
 
     def own_agent(self) -> AgentAt:
@@ -242,7 +241,6 @@ _NEW: dict[str, object] = {
     "news": None,
     "external": "[]",
     "turn_slot": 0,
-    "erasure_id": None,
     "held_at": None,
 }
 _USAGE = msgspec.json.Decoder(Usage)
@@ -262,8 +260,7 @@ IN_TURN = ("active", "waiting_for_tool_results", "paused")
 """Statuses of a session whose turn runs, or waits for a client, a person or a budget."""
 
 BUSY = "status IN ('active', 'waiting_for_tool_results', 'paused')"
-"""The condition of the partial index on such sessions. SQLite uses the index only for a statement that
-contains the same condition verbatim."""
+"""The condition of the partial index on such sessions, verbatim: SQLite uses it for no other."""
 
 LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 """Makes `updated_at` grow strictly with every change, even when the clock goes backwards."""
@@ -277,6 +274,7 @@ _FOLDED = (
 _SET = f"UPDATE sessions SET {assignments(_FOLDED)}, news = COALESCE(?, news), {LATER}"
 _AT_HEAD = " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 _APPEND = f"{_SET}{_AT_HEAD}"
+_APPEND_PLAIN = f"{_APPEND} AND updated_at = ? AND {PLAIN}"
 # The search index has the agent, too.
 _HAND_OFF = f"{_SET}, agent_id = ?, agent_version_id = ?, handed_from = ?, search_slot = NULL{_AT_HEAD}"
 DONE = frozenset((SessionIdledData.kind, TurnSealedData.kind))
@@ -299,16 +297,21 @@ async def add_session(tx: Tx, row: SessionRow) -> None:
     await count_sessions(tx, row.org_id, 1, row.parent_session_id)
 
 
-async def begin_session(tx: Tx, row: SessionRow, events: Sequence[NewEvent], *, now: Micros) -> SessionRow:
-    """Insert a new session with the first events of its log; return its row."""
+async def begin_session(
+    tx: Tx, row: SessionRow, events: Sequence[NewEvent], *more: Rows, now: Micros
+) -> tuple[SessionRow, tuple[Event, ...]]:
+    """Insert a new session with the first events of its log, and more rows; return what `append` does."""
     new = _row_after(row, events, project(row.projection(), events), now, 0, fence=False, rests=False)
-    stored = [
-        event_values(row.org_id, stored_event(row.id, index, event), event)
-        for index, event in enumerate(events, row.head + 1)
-    ]
-    await tx.append(_INSERT, values(new), Rows(_INSERT_EVENTS, stored))
+    stored, rows = _numbered(row, events)
+    await tx.append(_INSERT, values(new), Rows(_INSERT_EVENTS, rows), *more)
     await count_sessions(tx, row.org_id, 1, row.parent_session_id)
-    return new
+    return new, stored
+
+
+def _numbered(row: SessionRow, events: Sequence[NewEvent]) -> tuple[tuple[Event, ...], list[Sequence[Value]]]:
+    """The events as they are stored after the row's head, and their rows."""
+    stored = tuple(stored_event(row.id, index, event) for index, event in enumerate(events, row.head + 1))
+    return stored, [event_values(row.org_id, each, new) for each, new in zip(stored, events, strict=True)]
 
 
 async def get_session(tx: Tx, org_id: OrgId, session_id: SessionId, *, lock: bool = False) -> SessionRow:
@@ -339,6 +342,7 @@ async def append(
     fence: bool = False,
     progress: bool = True,
     rests: bool = False,
+    plain: bool = False,
     further: Further | None = None,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append events to the session's log, and update the projection in the same statement or transaction.
@@ -354,28 +358,30 @@ async def append(
             Messages and files of clients are none: however often people write, a turn that kills its server
             has to end.
         rests: whether the session rests after these events: it has parked calls, and nothing else to do.
+        plain: succeed only if nothing of the row was changed since it was read, as a lock would make sure,
+            and if the session is plain (`plain_sessions.py`).
         further: what else the statement changes, as for `Tx.append`.
 
     Returns:
         The updated row, and the events as stored.
 
     Raises:
-        StaleHead: the log has grown since `row` was read. Read the new events, then decide again.
+        StaleHead: the log has grown since `row` was read, or `plain` does not hold. Read, then decide again.
         Fenced: the session was claimed, cancelled or deleted since `row` was read.
     """
     recoveries = 0 if progress else row.recoveries
     after = project(row.projection(), events)
     new = _row_after(row, events, after, now, recoveries, fence=claim or fence, rests=rests)
-    stored = tuple(stored_event(row.id, index, event) for index, event in enumerate(events, row.head + 1))
-    rows = [
-        event_values(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)
-    ]
+    stored, rows = _numbered(row, events)
     sql = _APPEND if _agents_of(new) == _agents_of(row) else _HAND_OFF
     root_id = row.root_session_id or row.id
     calls = calls_in(events, stored, org_id=row.org_id, root_id=root_id, user_id=row.owner_id)
     traced = ended_turns(row.org_id, row.turn_after, events, stored) if tx.traces else ()
     inserts = Rows(_INSERT_EVENTS, rows), Rows(INSERT_CALLS, calls), Rows(INSERT_TURNS, traced)
-    if not await tx.append(sql, _append_args(row, new, now), *inserts, further=further):
+    args = _append_args(row, new, now)
+    if plain:
+        sql, args = _APPEND_PLAIN, (*args, row.updated_at)
+    if not await tx.append(sql, args, *inserts, further=further):
         raise await refusal(tx, row)
     await note_task_events(tx, row.org_id, row.id, events, row.head + 1, now)
     return new, stored
@@ -476,10 +482,7 @@ async def refusal(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
 
 
 async def update_session(tx: Tx, row: SessionRow, changes: Changes, now: Micros) -> SessionRow:
-    """Update columns outside the projection.
-
-    Leaves the head and the epoch alone, so a running turn is not disturbed. Raises NotFound.
-    """
+    """Update columns outside the projection, which disturbs no running turn. Raises NotFound."""
     sets = ", ".join(f"{name} = ?" for name in changes)
     if "title" in changes or "tags" in changes:
         sets += ", search_slot = NULL"  # the search index still has the old title and tags

@@ -41,6 +41,7 @@ class SqliteTx:
     """A transaction (or a read) on one connection; used from one thread at a time."""
 
     dialect = "sqlite"
+    single = False
 
     def __init__(self, connection: sqlite3.Connection, *, traces: bool = False) -> None:
         self._connection = connection

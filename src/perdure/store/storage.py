@@ -9,8 +9,8 @@ from perdure.domain.times import Micros
 from perdure.store.crypto import Vault
 from perdure.store.database import Row, Tx
 
-SECRETS = "SELECT name, sealed{more} FROM secrets WHERE session_id = ? AND org_id = ?"
-"""The statement for a session's secrets; `more`: further columns."""
+SECRETS = "SELECT {first}name, sealed{more} FROM secrets WHERE session_id = ? AND org_id = ?"
+"""The statement for a session's secrets, with further columns before and after."""
 VALUES_SIZE = 1024 * 1024
 """Bytes of values that are read at a time."""
 
@@ -120,7 +120,7 @@ async def open_secret(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId
 
 async def open_secrets(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId) -> dict[str, str]:
     """Decrypt all secrets of a session, by name, so that callers can redact them."""
-    rows = await tx.all(SECRETS.format(more=""), session_id, org_id)
+    rows = await tx.all(SECRETS.format(first="", more=""), session_id, org_id)
     return await opened_secrets(tx, vault, org_id, session_id, rows)
 
 

@@ -13,7 +13,7 @@ from perdure.domain.errors import NotFound
 from perdure.domain.ids import ExecId, OrgId, SessionId, TaskId, ToolCallId, TurnId
 from perdure.domain.tasks import SessionTask, TaskKind, TaskMessage, TaskState
 from perdure.domain.times import Micros
-from perdure.store.database import Purged, Tx, Value
+from perdure.store.database import Purged, Rows, Tx, Value
 from perdure.store.rows import LIST_BYTES, columns, from_json, insert, to_json, values
 from perdure.store.webhooks import remove_webhooks_of_tasks
 
@@ -87,6 +87,12 @@ _MESSAGE = msgspec.json.Decoder(TaskMessage)
 _IDS = msgspec.json.Decoder(tuple[TaskId, ...])
 _COLUMNS = columns(TaskRow)
 _WAIT = columns(WaitRow)
+_INSERT_TASK, _INSERT_WAIT = f"INSERT INTO tasks ({_COLUMNS})", f"INSERT INTO task_waits ({_WAIT})"
+
+
+def new_rows(task: TaskRow, *waits: WaitRow) -> tuple[Rows, ...]:
+    """A new task, and the calls that wait for it, to be inserted with the session that works on it."""
+    return Rows(_INSERT_TASK, [values(task)]), Rows(_INSERT_WAIT, [values(each) for each in waits])
 
 
 async def add_task(tx: Tx, row: TaskRow) -> None:

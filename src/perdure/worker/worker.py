@@ -137,6 +137,7 @@ class Worker:
                     again=again,
                     retried=tries > 1,
                     trouble=trouble,
+                    begun=job.begun if tries == 1 else None,
                     of_child=self._tell_beside,
                 ):
                     await self._tell(session_id)

@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
@@ -113,6 +114,7 @@ class PostgresBus(LocalBus):
         self._written_drafts: dict[SessionId, dict[str, _Draft]] = {}
         self._start_numbers = itertools.count(time.time_ns() // 1_000_000)
         self._ended: set[SessionId] = set()
+        self._grown: list[Callable[[SessionId, int], None]] = []
         self._purged = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -120,6 +122,9 @@ class PostgresBus(LocalBus):
         self._closed = False
         notifier.on_frames(self._receive)
         notifier.on_loss(self.lose)
+
+    def on_grown(self, call: Callable[[SessionId, int], None]) -> None:
+        self._grown.append(call)
 
     # --- outgoing ------------------------------------------------------------
 
@@ -163,6 +168,8 @@ class PostgresBus(LocalBus):
                 if frame.done:
                     self._drafts.pop(frame.session_id, None)
                     self._forget(frame.session_id)
+                for grown in self._grown:
+                    grown(frame.session_id, frame.head)
                 self.deliver(Appended(frame.session_id, frame.head))
             elif isinstance(frame, Halt):
                 super().publish(Stop(frame.session_id, frame.epoch, frame.gone, frame.task_id))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
@@ -19,36 +19,30 @@ from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
 from perdure.store.database import Body, Further, Param, Part, Row, Rows, T, Value, out_of_time, run_callbacks
 from perdure.store.faults import Fault, lasting, sqlstate_cause, unavailable
+from perdure.store.postgres.connections import (
+    BEGIN,
+    BEGIN_READ,
+    CLOSE_SECONDS,
+    close_pool,
+    connection_options,
+    open_pool,
+)
 from perdure.store.postgres.lost import drop_silent, is_connection_error, is_lost, no_connection, sqlstate_of
-from perdure.store.postgres.statements import INSERT, append_statement, numbered, within_statement
+from perdure.store.postgres.statements import (
+    INSERT,
+    MANY,
+    MOST_VALUES,
+    append_statement,
+    numbered,
+    within_statement,
+)
 
-SETTINGS = {
-    "application_name": "perdure",
-    "default_transaction_isolation": "read committed",
-    # Milliseconds. By then the caller of a statement has given up, and the holder of a lock is stuck.
-    "statement_timeout": "30000",
-    "lock_timeout": "10000",
-    # Transactions await only the database, so an idle one belongs to a paused or partitioned process.
-    "idle_in_transaction_session_timeout": "10000",
-    # All statements are short: compiling one takes longer than running it.
-    "jit": "off",
-    # Statements are prepared once. Planning for each set of arguments finds the same plan, but takes an
-    # eighth more of the server's CPU.
-    "plan_cache_mode": "force_generic_plan",
-}
-"""Server settings of each connection; those in the URL (`?statement_timeout=...`) override them."""
-
-CONNECT_SECONDS = 5.0
 ACQUIRE_SECONDS = 10.0
 """How long a caller waits for a free connection before it gets an error."""
 SEARCHES = 3
 """The most connections of the pool for reads that may look at very much."""
-COMMAND_SECONDS = 40.0
-"""The client's timeout for a statement, for a server that does not answer at all. It exceeds the server's
-own limits."""
 MIGRATION_SECONDS, MIGRATION_LOCK_SECONDS = 3600.0, 60
 """The timeouts of a migration: for a statement, and for the wait until another process has migrated."""
-CLOSE_SECONDS = 10.0
 ATTEMPTS = 5
 """The most attempts to run a body before a conflict or a broken connection is reported."""
 OLDEST = 150000
@@ -65,14 +59,18 @@ _READ_ONLY = "25006"
 _UNKNOWN = "during a commit: the transaction may or may not have committed"
 
 
+AppendKey = tuple[str | tuple[str, int], ...]
+"""An append's update, what else it changes, and its inserts with their numbers of rows."""
+
+
 class PostgresTx:
     """A transaction (or a read) on one connection."""
 
     dialect = "postgres"
-
+    single = False
     traces = False
 
-    def __init__(self, connection: Any, appends: dict[tuple[str, ...], str]) -> None:
+    def __init__(self, connection: Any, appends: dict[AppendKey, str]) -> None:
         self.connection = connection
         """The asyncpg connection, for code that is specific to PostgreSQL (the queue)."""
         self.callbacks: list[Callable[[], None]] = []
@@ -108,9 +106,12 @@ class PostgresTx:
         part = None if further is None else further.part()
         if not filled and part is None:
             return await self.run(update, *args) == 1
-        key = (update, "" if part is None else part.sql, *(each.insert for each in filled))
-        statement = self._appends.get(key) or await self._prepare_append(len(args), part, *key)
-        values: list[Param] = [list(column) for each in filled for column in zip(*each.rows, strict=True)]
+        counts = [(each.insert, len(each.rows) if len(each.rows) <= MOST_VALUES else MANY) for each in filled]
+        key: AppendKey = (update, "" if part is None else part.sql, *counts)
+        statement = self._appends.get(key) or await self._prepare_append(key, len(args), part, counts)
+        values = [
+            value for each, (_, count) in zip(filled, counts, strict=True) for value in _flat(each, count)
+        ]
         if part is None:
             return await self.connection.fetchval(statement, *args, *values) is not None
         try:
@@ -121,10 +122,10 @@ class PostgresTx:
             raise part.error from None
 
     async def _prepare_append(
-        self, args: int, part: Part | None, update: str, further: str, *inserts: str
+        self, key: AppendKey, args: int, part: Part | None, inserts: Sequence[tuple[str, int]]
     ) -> str:
         types = []
-        for insert in inserts:
+        for insert, _ in inserts:
             match = INSERT.fullmatch(insert)
             columns = await self.connection.fetch(
                 "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
@@ -132,8 +133,8 @@ class PostgresTx:
                 match[1] if match else "",
             )
             types.append(dict(columns))
-        statement = append_statement(update, args, inserts, types, part)
-        self._appends[update, further, *inserts] = statement
+        statement = append_statement(str(key[0]), args, inserts, types, part)
+        self._appends[key] = statement
         return statement
 
     async def take_time(self) -> None:
@@ -152,6 +153,7 @@ class PostgresTx:
 class _SingleTx(PostgresTx):
     """A transaction with a single write, which commits by itself. Reads may precede the write, not follow."""
 
+    single = True
     written = False
 
     async def all(self, sql: str, *args: Param) -> list[Row]:
@@ -188,10 +190,11 @@ class PostgresDatabase:
 
     dialect = "postgres"
 
-    def __init__(self, url: str, pool: Any) -> None:
+    def __init__(self, url: str, pool: Any, *, pooled: bool = False) -> None:
         self._url = url
         self._pool = pool
-        self._appends: dict[tuple[str, ...], str] = {}
+        self._pooled = pooled
+        self._appends: dict[AppendKey, str] = {}
         self._writes: set[asyncio.Task[Any]] = set()
         self._searches = asyncio.Semaphore(SEARCHES)
         self._closed = False
@@ -219,7 +222,10 @@ class PostgresDatabase:
             tx = (_SingleTx if single else PostgresTx)(connection, self._appends)
             tx.traces = self.traces
             try:
-                result = await (_do_alone if single else _transact)(connection, tx, body)
+                if single and not self._pooled:
+                    result = await _do_alone(connection, tx, body)
+                else:
+                    result = await _transact(connection, tx, body, BEGIN[self._pooled])
             except BaseException as error:
                 run_callbacks(tx.undone)
                 if not isinstance(error, Exception):
@@ -254,7 +260,10 @@ class PostgresDatabase:
         for left in reversed(range(ATTEMPTS)):
             connection = await self._acquire()
             try:
-                return await body(PostgresTx(connection, self._appends))
+                tx = PostgresTx(connection, self._appends)
+                if self._pooled:
+                    return await _transact(connection, tx, body, BEGIN_READ)
+                return await body(tx)
             except Exception as error:  # noqa: BLE001 - raised again unless the body may be retried
                 drop_silent(connection, error)
                 self._check_retry(connection, error, left)
@@ -295,7 +304,7 @@ class PostgresDatabase:
         Raises:
             Unavailable: no server answers.
         """
-        return await _open_pool(self._url, 1, size, settings)
+        return await open_pool(self._url, 1, size, settings)
 
     def _check_retry(self, connection: Any, error: Exception, left: int) -> None:
         """Return if the body may run again: nothing was committed, and attempts are left. Otherwise raise."""
@@ -330,9 +339,16 @@ class PostgresDatabase:
                 raise
 
 
-async def _transact(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
+def _flat(rows: Rows, count: int) -> Iterator[Param]:
+    """The rows of an insert as the parameters of its statement."""
+    if count == MANY:
+        return map(list, zip(*rows.rows, strict=True))
+    return chain.from_iterable(rows.rows)
+
+
+async def _transact(connection: Any, tx: PostgresTx, body: Body[T], begin: str) -> T:
     try:
-        await connection.execute("BEGIN")
+        await connection.execute(begin)
         result = await body(tx)
     except BaseException as error:
         await _roll_back(connection, error)
@@ -359,17 +375,21 @@ async def _do_alone(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
         raise
 
 
-async def open_postgres(url: str, *, min_size: int = 2, max_size: int = 10) -> PostgresDatabase:
+async def open_postgres(
+    url: str, *, direct_url: str = "", min_size: int = 2, max_size: int = 10
+) -> PostgresDatabase:
     """Connect to the database that a `postgresql://` URL names.
 
     Args:
+        direct_url: the database without a pooler, if `url` leads through one that lends connections for
+            single transactions. Listening, and the queue, need connections of their own.
         min_size: connections that stay open.
         max_size: the most open connections; each serves one transaction or read at a time.
 
     Raises:
         Unavailable: no server answers, it refuses the connection, or it is too old.
     """
-    pool = await _open_pool(url, min_size, max_size, {})
+    pool = await open_pool(url, min_size, max_size, {}, pooled=bool(direct_url))
     try:
         version, encoding = await pool.fetchrow(
             "SELECT current_setting('server_version_num')::int, current_setting('server_encoding')"
@@ -383,47 +403,7 @@ async def open_postgres(url: str, *, min_size: int = 2, max_size: int = 10) -> P
     except BaseException:
         pool.terminate()
         raise
-    return PostgresDatabase(url, pool)
-
-
-async def _open_pool(url: str, min_size: int, max_size: int, settings: dict[str, str]) -> Any:
-    try:
-        return await asyncpg.create_pool(
-            url,
-            min_size=min_size,
-            max_size=max_size,
-            reset=_no_reset,
-            max_queries=1_000_000,
-            **connection_options(url, settings),
-        )
-    except Exception as error:
-        raise no_connection(error, url) from error
-
-
-def connection_options(url: str, settings: dict[str, str]) -> dict[str, Any]:
-    """Return how to connect: `settings` of the server, unless the URL has others."""
-    named = parse_qs(urlsplit(url).query)
-    ours = {name: value for name, value in {**SETTINGS, **settings}.items() if name not in named}
-    return {
-        "server_settings": ours,
-        "timeout": CONNECT_SECONDS,
-        "command_timeout": COMMAND_SECONDS,
-        "statement_cache_size": 512,
-        "max_cached_statement_lifetime": 0,
-    }
-
-
-async def close_pool(pool: Any) -> None:
-    """Close a pool once its connections are released; terminate those that are not within the timeout."""
-    try:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await pool.close()
-    except TimeoutError:
-        pool.terminate()
-
-
-async def _no_reset(connection: Any) -> None:
-    """Do nothing: connections keep no session settings, listeners or temporary tables."""
+    return PostgresDatabase(direct_url or url, pool, pooled=bool(direct_url))
 
 
 async def _roll_back(connection: Any, error: BaseException) -> None:

@@ -65,6 +65,8 @@ def no_connection(error: Exception, url: str) -> Exception:
                 f"the database URL must look like postgresql://user:password@host:5432/database ({error})"
             )
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        if "unsupported startup parameter" in reason:
+            reason += " (a pooler such as PgBouncer needs PERDURE_DATABASE_DIRECT_URL, too)"
         return Unavailable(
             f"cannot connect to the database{_at_address(url)}: {reason}", cause="no_connection"
         )

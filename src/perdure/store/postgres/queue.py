@@ -31,9 +31,10 @@ from pgqueuer.types import Channel
 
 from perdure.domain.ids import OrgId, SessionId, TaskId
 from perdure.domain.metrics import Metrics
-from perdure.store.database import Tx
+from perdure.store.database import NotSingle, Tx
 from perdure.store.faults import CAUSES, sqlstate_cause
-from perdure.store.postgres.database import PostgresDatabase, PostgresTx, close_pool
+from perdure.store.postgres.connections import close_pool
+from perdure.store.postgres.database import PostgresDatabase, PostgresTx
 from perdure.store.postgres.direct import DirectTurns
 from perdure.store.postgres.lost import is_connection_error
 from perdure.store.postgres.notify import Frame, Notifier, Woke
@@ -132,6 +133,8 @@ class PostgresQueue:
             raise TypeError(f"a job must be enqueued in a PostgreSQL transaction, not a {type(tx).__name__}")
         if self._direct.take(tx, job):
             return
+        if tx.single:
+            raise NotSingle
         queries = _queries(AsyncpgDriver(tx.connection), self._settings)
         headers: dict[str, str] = {"org_id": job.org_id}
         if job.again:

@@ -10,7 +10,8 @@ import asyncpg
 
 from perdure.domain.errors import Unavailable
 from perdure.store.database import Tx
-from perdure.store.postgres.database import PostgresTx, connection_options
+from perdure.store.postgres.connections import connection_options
+from perdure.store.postgres.database import PostgresTx
 from perdure.store.postgres.lost import no_connection
 
 UNHURRIED = {

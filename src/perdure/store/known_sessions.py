@@ -1,0 +1,61 @@
+"""The rows of sessions whose turns ended here most recently, for the messages that come next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from perdure.domain.ids import OrgId, SessionId
+from perdure.store.sessions import SessionRow
+
+MOST = 2_000
+"""The most sessions of which a row is kept, and the most that are known to need a lock."""
+
+
+class KnownSessions:
+    """Sessions as this process knew them last.
+
+    A row may be outdated at any time: use it only for an append with `plain=True`, which finds that out.
+    """
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[SessionId, SessionRow] = OrderedDict()
+        self._locked: OrderedDict[SessionId, None] = OrderedDict()
+
+    def put(self, row: SessionRow) -> None:
+        """Keep a session's row."""
+        self._rows[row.id] = row
+        self._rows.move_to_end(row.id)
+        if len(self._rows) > MOST:
+            self._rows.popitem(last=False)
+
+    def outdate(self, session_id: SessionId, head: int) -> None:
+        """Drop the row of a session whose log has grown to `head`."""
+        row = self._rows.get(session_id)
+        if row is not None and row.head < head:
+            del self._rows[session_id]
+
+    def discard(self, session_id: SessionId) -> None:
+        """Drop the row of a session."""
+        self._rows.pop(session_id, None)
+
+    def take(self, org_id: OrgId, session_id: SessionId) -> SessionRow | None:
+        """Remove and return the row of an organization's session."""
+        row = self._rows.get(session_id)
+        if row is None or row.org_id != org_id:
+            return None
+        return self._rows.pop(session_id)
+
+    def at_rest(self, session_id: SessionId) -> SessionRow | None:
+        """Return the row of a session as its last turn here ended."""
+        return self._rows.get(session_id)
+
+    def needs_lock(self, session_id: SessionId) -> None:
+        """Note that the session has secrets or variables, so that its appends are not plain."""
+        self._locked[session_id] = None
+        self._locked.move_to_end(session_id)
+        if len(self._locked) > MOST:
+            self._locked.popitem(last=False)
+
+    def is_plain(self, session_id: SessionId) -> bool:
+        """Whether nothing is known that speaks against a plain append."""
+        return session_id not in self._locked
