@@ -118,6 +118,30 @@ def tail(values: Sequence[float], share: float = 0.99) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
+STALLS = {
+    "list": "list 10,000 files",
+    "grep": "search them",
+    "bash_ls": "`ls` in `bash` there",
+    "bash_cat": "`cat` of one of them",
+    "bash_grep": "`grep -r` over them",
+    "bash_write": "append to 500 of them",
+    "copy": "copy a folder with 500 of them",
+    "move": "move it",
+    "remove": "remove it",
+    "fork": "fork the session with 10,000 files",
+    "delete": "delete it",
+    "upload": "upload of 100 MB",
+    "uploads": "uploads of 10 MB, ten times",
+    "download": "download of 100 MB",
+    "read": "`read_file` of 10 MB",
+    "large_grep": "search 100 MB",
+    "large_bash": "`bash` with 100 MB of files",
+    "large_bash_write": "the same, writing 90 MB",
+    "large_fork": "fork a session with 200 MB",
+    "large_delete": "delete it",
+}
+"""What one session does in the measure `stalls`."""
+
 FIGURES = (
     Figure("cold_start_s", "start", "start to ready, with existing data", "s", 1.0),
     Figure("first_start_s", "start", "start to ready, with an empty folder or database", "s"),
@@ -180,6 +204,14 @@ FIGURES = (
     Figure("files_raw_out_ms", "files", "download of 100 MB", "ms"),
     Figure("files_raw_out_mb", "files", "the same, peak of memory above idle", "MB"),
     Figure("files_fork_ms", "files", "fork a session with all these files", "ms"),
+    *(
+        Figure(f"{prefix}{key}_ms", "stalls", text.format(what), "ms", bound)
+        for key, what in STALLS.items()
+        for prefix, text, bound in (
+            ("stall_", "{}: longest turn of another session meanwhile", 100.0),
+            ("", "the same, time", None),
+        )
+    ),
     Figure("mcp_idle_ms", "mcp", "twenty MCP servers of fifty tools, unused: added to a turn", "ms", 0.3),
     Figure("mcp_idle_cpu_ms", "mcp", "the same, server CPU", "ms"),
     Figure("mcp_idle_mb", "mcp", "the same, memory", "MB", 20),

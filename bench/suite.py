@@ -18,6 +18,7 @@ from bench.outputs import outputs
 from bench.requests import requests
 from bench.scale import scale
 from bench.soak import soak
+from bench.stalls import stalls
 from bench.start import start
 from bench.streams import crowd, followers, streams
 from bench.tools import tools
@@ -37,6 +38,7 @@ MEASURES: dict[str, Measure] = {
     "crowd": crowd,
     "history": history,
     "files": files,
+    "stalls": stalls,
     "tools": tools,
     "callbacks": callbacks,
     "fallbacks": fallbacks,

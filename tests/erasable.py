@@ -26,6 +26,7 @@ PSEUDONYMOUS = {table for table, _ in PSEUDONYMIZED}
 """Rows that stay, with another id in place of the user's."""
 
 SHARED = {
+    "gone_workspaces": "names a workspace until its files are removed",
     "blobs": "a content goes once nothing refers to it",
     "blob_parts": "as blobs",
     "search_terms": "forgets sessions that are gone",

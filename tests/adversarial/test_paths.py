@@ -204,9 +204,9 @@ async def test_names_that_are_special_elsewhere_are_ordinary_here(each: httpx.As
     listed = {entry["path"] for entry in (await each.get(talk.path("/fs"))).json()["data"]}
     assert listed == {f"/{name}" for name in HARMLESS.values()}
     shell = await works(talk, "bash", command="ls -A | wc -l; find . -type f -exec cat -- {} + | wc -c")
-    # The shell cannot hold one of them, and says so.
-    assert shell["stdout"].split() == [str(len(HARMLESS) - 1)] * 2
-    assert len(shell["notes"]) == 1
+    # The shell refuses to read one of them, and says so.
+    assert shell["stdout"].split() == [str(len(HARMLESS)), str(len(HARMLESS) - 1)]
+    assert "unsafe character U+200C" in shell["stderr"]
 
 
 def bodies_with(path: str) -> dict[str, object]:

@@ -8,7 +8,6 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from perdure.sandbox.shell import MAX_FILES, MAX_FOLDERS, build_tree, walk
 from tests.server import Server, post
 from tests.talk import Json, Talk, call, new_talk, script, text_in, when
 
@@ -299,17 +298,6 @@ async def test_in_an_archived_workspace_a_command_runs_and_changes_no_file(api: 
     assert (await bash(talk, "cat f; echo $X"))["stdout"] == "one\n1\n"
 
 
-async def test_a_file_that_the_shell_cannot_see_is_not_lost_when_a_command_writes_to_it(
-    api: httpx.AsyncClient,
-) -> None:
-    talk = await new_talk(api)
-    await post(api, talk.path("/fs/big.txt"), {"content": "a" * 10_200_000})
-    answer = await bash(talk, "ls; echo more >> big.txt")
-    assert answer["stdout"] == ""
-    assert "/big.txt was not written: the shell cannot see its content" in answer["notes"]
-    assert (await post(api, talk.path("/fs/_/stat"), {"path": "/big.txt"}, 200))["size_bytes"] == 10_200_000
-
-
 async def test_a_change_that_keeps_size_and_time_is_saved(
     api: httpx.AsyncClient,
 ) -> None:
@@ -317,21 +305,6 @@ async def test_a_change_that_keeps_size_and_time_is_saved(
     await bash(talk, "echo aaa > f")
     await bash(talk, "touch -r f time; echo bbb > f; touch -r time f; rm time")
     assert await content(talk, "/f") == "bbb\n"
-
-
-def test_files_over_the_shells_limit_are_named() -> None:
-    files = {f"/f{number}": b"x" for number in range(MAX_FILES + 5_000)}
-    shell_tree = build_tree(files, ["/folder"])
-    assert shell_tree.unseen == {f"/f{number}" for number in range(MAX_FILES, MAX_FILES + 5_000)}
-    assert len(walk(shell_tree.tree)[0]) == MAX_FILES
-
-
-@pytest.mark.unmeasured  # the test before measures the same code
-def test_folders_over_the_shells_limit_do_not_hide_the_others() -> None:
-    folders = [f"/d{number}" for number in range(MAX_FOLDERS + 100)]
-    shell_tree = build_tree({"/d1/a": b"x", f"/d{MAX_FOLDERS + 1}/b": b"x"}, folders)
-    assert shell_tree.unseen == {*folders[MAX_FOLDERS:], f"/d{MAX_FOLDERS + 1}/b"}
-    assert walk(shell_tree.tree)[0] == ["/d1/a"]
 
 
 async def test_bytes_that_are_not_text_survive_the_shell(api: httpx.AsyncClient) -> None:

@@ -18,6 +18,7 @@ from perdure.domain.errors import InvalidId, InvalidInput
 from perdure.domain.ids import AgentRef, OrgId, SessionId, UserId, WorkspaceId, new_id
 from perdure.domain.metrics import Metrics
 from perdure.domain.paging import Listing
+from perdure.domain.working_for import working_for
 
 
 class Query(Struct):
@@ -186,6 +187,27 @@ async def test_a_handler_is_called_with_the_decoded_request() -> None:
     assert (response.status, response.body) == (200, b'{"title":"red box True"}')
     refused = await request(make_thing, f"/things/{AGENT}/red", b'{"title":"box"}')
     assert (refused.status, b"invalid_id" in refused.body) == (400, True)
+
+
+async def test_a_request_works_for_the_organization_of_its_caller_and_a_public_one_for_nobody() -> None:
+    seen = []
+
+    @route("GET", "/whose/{session_id}/{name}", "things")
+    async def own(call: Call, session_id: SessionId, name: str) -> Thing:
+        """Look."""
+        seen.append((working_for(), call.caller.organization_id))
+        return Thing("")
+
+    @route("GET", "/open/{session_id}/{name}", "things", public=True)
+    async def public(call: Call, session_id: SessionId, name: str) -> Thing:
+        """Look."""
+        seen.append((working_for(), call.caller.organization_id))
+        return Thing("")
+
+    for one, path in ((own, "whose"), (public, "open")):
+        assert (await request(one, f"/{path}/{SESSION}/red", b"")).status == 200
+    assert seen[0][0] == seen[0][1]
+    assert seen[1] == (None, "")
 
 
 async def test_a_handler_that_ignores_the_idempotency_key_is_an_internal_error(

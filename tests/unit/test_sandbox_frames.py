@@ -20,10 +20,18 @@ async def test_a_job_in_pieces_is_the_job(count: int) -> None:
 
 
 async def test_pieces_are_small_so_that_others_run_in_between() -> None:
-    files = {f"/{number}": bytes(300_000) for number in range(40)}
+    files = {f"/{number}": bytes(30_000) for number in range(400)}
     pieces = await encoded(ShellJob("ls", files, (), "x=1", None, 3.0))
-    assert len(pieces) == 11
-    assert max(map(len, pieces)) < PIECE + 300_000
+    assert len(pieces) == 12
+    assert max(map(len, pieces)) < PIECE + 40_000
+
+
+async def test_a_long_content_is_not_copied() -> None:
+    files = {"/a": b"1", "/long": bytes(3 * PIECE), "/b": b"2"}
+    job = ShellJob("ls", files, (), "x=1", None, 3.0)
+    pieces = await encoded(job)
+    assert pieces[1] is files["/long"]
+    assert msgspec.msgpack.decode(b"".join(pieces), type=Job) == job
 
 
 @pytest.mark.parametrize(

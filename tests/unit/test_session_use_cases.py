@@ -19,9 +19,10 @@ from perdure.app.schedules import (
     redate_schedules,
     remove_schedule,
 )
+from perdure.app.session_ends import delete_session
 from perdure.app.session_skills import KnownSkills, activate, offered_skills
 from perdure.app.shell_changes import Changes, Saved
-from perdure.app.shell_files import before_command, files_size
+from perdure.app.shell_files import after_command, before_command, files_size
 from perdure.app.skills import create_skill, destroy_skill, upload_skill
 from perdure.domain.errors import InvalidInput, NotFound, ToolError
 from perdure.domain.files import Content, content_of
@@ -30,6 +31,7 @@ from perdure.domain.ids import SessionId, SkillId, new_id
 from perdure.domain.memories import MemoryMount
 from perdure.domain.schedules import CreateSchedule, UpdateSchedule
 from perdure.domain.skills import CreateSkill
+from perdure.store.blobs import KEPT, purge_blobs
 from perdure.store.database import Tx
 from perdure.store.schedules import update_schedule
 from perdure.store.session_deletion import mark_deleted
@@ -77,13 +79,38 @@ async def test_what_others_changed_meanwhile_is_neither_overwritten_nor_removed(
 async def test_a_file_that_cannot_be_written_does_not_keep_the_others_from_it(room: Room) -> None:
     await room.open()
     await room.write({"/fixed": b"1"}, readonly=True)
-    written = texts(a="1", b="2", c="3", fixed="4", hidden="5") | {"/bad//path": content_of(b"6")}
-    saved = await room.run(Changes(written, ("/fixed",), unseen=frozenset({"/hidden"})))
+    written = texts(a="1", b="2", c="3", fixed="4") | {"/bad//path": content_of(b"6")}
+    saved = await room.run(Changes(written, ("/fixed",)))
     assert {note.partition(":")[0] for note in saved.notes} == {
         "/fixed was not written", "/fixed was not removed", "/bad//path was not written",
-        "/hidden was not written",
     }  # fmt: skip
     assert await room.files() == {"/a": b"1", "/b": b"2", "/c": b"3", "/fixed": b"1"}
+
+
+async def test_many_contents_are_stored_before_the_files_that_have_them(room: Room) -> None:
+    await room.open()
+    await room.write({"/kept": b"0"})
+    written = {f"/{number}": content_of(b"%d" % (number % 450)) for number in range(900)}
+    saved = await room.run(Changes(written | {"/long": content_of(bytes(3 << 20))}, ("/kept",)))
+    assert (len(saved.events), saved.notes) == (902, ())
+    files = await room.files()
+    assert {path: files[path] for path in written} == {path: each.data for path, each in written.items()}
+    assert len(files["/long"]) == 3 << 20
+    await room.app.database.write(lambda tx: purge_blobs(tx, room.app.now() + 2 * KEPT, 10_000))
+    assert await room.files() == files
+
+
+async def test_contents_of_a_command_that_could_not_be_saved_do_not_stay(room: Room) -> None:
+    await room.open()
+    written = {f"/{number}": content_of(b"%d" % number) for number in range(300)}
+    before, _ = await before_command(room.app, room.tool, room.id)
+    await delete_session(room.app, room.owner, room.id)
+    with pytest.raises(NotFound):
+        await after_command(room.app, room.tool, room.id, before, Changes(written), "x=1")
+    for left in (300, 0):
+        found = await room.app.database.read(lambda tx: tx.one("SELECT COUNT(*) FROM blobs"))
+        assert found == (left,)
+        await room.app.database.write(lambda tx: purge_blobs(tx, room.app.now() + 2 * KEPT, 10_000))
 
 
 async def test_a_command_does_not_change_files_that_need_an_approval(room: Room) -> None:

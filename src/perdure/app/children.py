@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from perdure.app.child_sessions import Files, Planned, Wanted, plan_child
 from perdure.app.context import Services
+from perdure.app.file_copies import Ahead, copy_ahead, give_copy
 from perdure.app.initial_files import write_initial_files
 from perdure.app.output_schemas import checked_output
 from perdure.app.session_room import room_for_session
@@ -31,7 +32,6 @@ from perdure.domain.tasks import SessionTask, TaskLinks, TaskMode, WakePolicy, c
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.trace_context import TraceContext, current_trace
 from perdure.store.database import Rows, Tx
-from perdure.store.files import copy_tree
 from perdure.store.queue import Begun, Job
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, begin_session, get_session
@@ -42,7 +42,7 @@ from perdure.store.tasks import (
     new_rows,
     task_by_key,
 )
-from perdure.store.workspaces import external_of_files, get_workspace, hold_workspace, note_external
+from perdure.store.workspaces import hold_workspace
 
 
 class Spawn(Struct, frozen=True):
@@ -111,12 +111,15 @@ async def spawn(app: Services, context: ToolContext, what: Spawn, later: Later |
     message = Message(
         *(app.new_id("message"), "user", content, ts), controls=None if controls == Controls() else controls
     )
+    ahead = None
+    if what.files == "fork":
+        ahead = await copy_ahead(app, parent.org_id, parent.workspace(), planned.row.workspace())
 
     async def also(tx: Tx) -> None:
         check_open(await count_unfinished(tx, parent.id), what.config.max_open)
         waits = (_wait_of(context, row),) if what.mode == "foreground" else ()
         await _begin(app, tx, context, planned, message, new_rows(row, *waits), now, trace)
-        await _give_files(app, tx, parent, planned, what.files, now)
+        await _give_files(app, tx, parent, planned, what.files, ahead, now)
 
     await context.log((TaskCreatedData(row.struct()),), also, later)
     return row
@@ -156,7 +159,13 @@ async def _begin(
 
 
 async def _give_files(
-    app: Services, tx: Tx, parent: SessionRow, planned: Planned, files: Files, now: Micros
+    app: Services,
+    tx: Tx,
+    parent: SessionRow,
+    planned: Planned,
+    files: Files,
+    ahead: Ahead | None,
+    now: Micros,
 ) -> None:
     """Give the child the files that it works on."""
     child = planned.row
@@ -164,11 +173,7 @@ async def _give_files(
         # From now on, it does not depend on the parent's session whether the workspace exists.
         await hold_workspace(tx, parent.org_id, parent.workspace())
     elif files == "fork":
-        space = await get_workspace(tx, parent.org_id, parent.workspace())
-        if space.file_count:
-            copy = await hold_workspace(tx, child.org_id, child.workspace())
-            await note_external(tx, copy, await external_of_files(tx, space.org_id, space.id))
-            await copy_tree(tx, child.org_id, space.id, child.workspace(), now)
+        await give_copy(tx, child.org_id, parent.workspace(), child.workspace(), ahead, now)
     await write_initial_files(app, tx, child, planned.files, now)
 
 

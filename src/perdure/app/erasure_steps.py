@@ -21,7 +21,7 @@ from perdure.domain.errors import Conflict, NotFound, Unavailable
 from perdure.domain.ids import ErasureId, SessionId, UserId
 from perdure.domain.times import Micros
 from perdure.store.blobs import KEPT, purge_erased_blobs
-from perdure.store.database import Changes, Tx, overwrite_deleted
+from perdure.store.database import Changes, Purged, Tx, overwrite_deleted
 from perdure.store.erasures import (
     ErasureRow,
     Tally,
@@ -30,6 +30,7 @@ from perdure.store.erasures import (
     note_erased,
     running_erasures,
 )
+from perdure.store.gone_files import purge_erased_files
 from perdure.store.idempotency import remove_answers, unnamed_answers
 from perdure.store.open_transactions import database_time, has_older_transactions
 from perdure.store.rows import to_json
@@ -114,7 +115,8 @@ async def _sessions(app: App, row: ErasureRow) -> bool:
         await _older_answers(app, row)
         return True
     purged = await database.write(lambda tx: purge_erased(tx, row.org_id, row.id))
-    if purged.more:
+    files = await database.write(lambda tx: _gone_files(tx, row))
+    if purged.more or files.more:
         return True
     for session_id in await database.read(lambda tx: news_of_erased(tx, row.id, AT_ONCE)):
         await deliver(app, session_id)
@@ -147,6 +149,13 @@ async def _older_answers(app: App, row: ErasureRow) -> None:
     if doomed:
         await app.database.write(remove)
     await _change(app, row, {"place": to_json([page[-1][0]]) if page else _PURGING})
+
+
+async def _gone_files(tx: Tx, row: ErasureRow) -> Purged:
+    await overwrite_deleted(tx, wholly=True)
+    purged = await purge_erased_files(tx, row.org_id)
+    await overwrite_deleted(tx, wholly=False)
+    return purged
 
 
 def _sessions_in(body: bytes) -> list[str]:

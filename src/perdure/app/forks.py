@@ -11,6 +11,7 @@ from perdure.app.agent_policies import check_fork_kept
 from perdure.app.confidential import keep_openness
 from perdure.app.context import App
 from perdure.app.feedback import fork_feedback
+from perdure.app.file_copies import Ahead, copy_ahead, give_copy
 from perdure.app.idempotency import Once, write_once
 from perdure.app.participants import fork_participants
 from perdure.app.running_turns import cancel_events
@@ -40,15 +41,15 @@ from perdure.store.content_holds import copy_holds
 from perdure.store.database import Tx
 from perdure.store.databases import copy_databases
 from perdure.store.events import copy_events, events_within
-from perdure.store.files import copy_tree
 from perdure.store.forks import add_hidden, show
+from perdure.store.gone_files import copies_ahead
 from perdure.store.idempotency import kept_answer
 from perdure.store.rows import to_json
 from perdure.store.sessions import IN_TURN, SessionRow, add_session, append, get_session
 from perdure.store.shell_states import copy_shell_state
 from perdure.store.storage import copy_storage
 from perdure.store.tool_lists import copy_tool_lists
-from perdure.store.workspaces import external_of_files, get_workspace, hold_workspace, note_external
+from perdure.store.workspaces import get_workspace
 
 MAX_FORK = 100_000
 """The most events that a fork copies."""
@@ -73,20 +74,22 @@ async def fork_session(
     now = app.now()
     session = app.new_id("session")
 
-    async def plan(tx: Tx) -> tuple[SessionRow, int, Projection, bool]:
+    async def plan(tx: Tx) -> tuple[SessionRow, int, Projection, bool, bool]:
         source = await get_session(tx, caller.organization_id, session_id)
         through = _last_sequence(source, body)
         if await _is_repeated(tx, once):
-            return source, through, Projection(), False
-        return source, through, *await _project_part(tx, source, Projection(), through)
+            return source, through, Projection(), False, False
+        space = await get_workspace(tx, source.org_id, source.workspace())
+        large = copies_ahead(tx.dialect, space.file_count)
+        return source, through, *await _project_part(tx, source, Projection(), through), large
 
-    source, through, begun, long = await app.database.read(plan, long=True)
-    if not long:
+    source, through, begun, long, large = await app.database.read(plan, long=True)
+    if not long and not large:
         return await write_once(
             app, once, lambda tx: _copy_at_once(app, tx, caller, session_id, session, body, begun, now)
         )
     async with app.shares.turn(caller.organization_id):
-        return await _copy_in_parts(app, caller, source, session, body, begun, through, now, once)
+        return await _copy_in_parts(app, caller, source, session, body, begun, through, now, once, long=long)
 
 
 def _last_sequence(source: SessionRow, body: ForkSession) -> int:
@@ -139,12 +142,14 @@ async def _copy_in_parts(
     through: int,
     now: Micros,
     once: Once | None,
+    *,
+    long: bool,
 ) -> Session:
-    """Copy a long log part by part, so that other writers have their turn in between."""
+    """Copy a long log, and many files, part by part, so that other writers have their turn in between."""
     limit = asyncio.timeout(SECONDS)
     try:
         async with limit:
-            projection, more = begun, True
+            projection, more = begun, long
             while more:
                 projection, more = await app.database.read(
                     partial(_project_part, source=source, before=projection, through=through), long=True
@@ -162,6 +167,7 @@ async def _copy_in_parts(
                 done = await app.database.write(
                     partial(_copied, source=source, row=row, done=done, through=through)
                 )
+            ahead = await copy_ahead(app, source.org_id, source.workspace(), row.workspace())
     except TimeoutError:
         if limit.expired():
             raise Unavailable("the fork took too long: use a smaller `from_sequence`") from None
@@ -171,7 +177,7 @@ async def _copy_in_parts(
         current = await get_session(tx, source.org_id, source.id)
         await check_room_for_session(app, tx, row.org_id, row.owner_id)
         await show(tx, row)
-        return await _complete(app, tx, current, row, body, now)
+        return await _complete(app, tx, current, row, body, now, ahead)
 
     return await write_once(app, once, end)
 
@@ -183,13 +189,19 @@ async def _copied(tx: Tx, source: SessionRow, row: SessionRow, done: int, throug
 
 
 async def _complete(
-    app: App, tx: Tx, source: SessionRow, row: SessionRow, body: ForkSession, now: Micros
+    app: App,
+    tx: Tx,
+    source: SessionRow,
+    row: SessionRow,
+    body: ForkSession,
+    now: Micros,
+    ahead: Ahead | None = None,
 ) -> Session:
-    """Copy all but the log to a session that has the log already."""
+    """Copy all but the log to a session that has the log already, and perhaps the files."""
     if body.agent_id is not None:
         # Another agent's tools may have the same names as the session's: fail now, not in the first turn.
         resolve(await read_layers(tx, row), app.registry)
-    await _copy_files(tx, source, row, now)
+    await give_copy(tx, source.org_id, source.workspace(), row.workspace(), ahead, now)
     await fork_feedback(tx, source, row, row.forked_from_sequence or row.head)
     await copy_databases(tx, source.id, row.id)
     await fork_participants(app, tx, source, row, now)
@@ -206,15 +218,6 @@ async def _complete(
     features = SessionFeatures(app.registry, app.features)
     await features.read(tx, (row,))
     return to_session(row, features=features.of(row), pinned=False)
-
-
-async def _copy_files(tx: Tx, source: SessionRow, row: SessionRow, now: Micros) -> None:
-    """Create a workspace for the copy with the same files; their contents are shared."""
-    space = await get_workspace(tx, source.org_id, source.workspace())
-    if space.file_count:
-        copy = await hold_workspace(tx, row.org_id, row.workspace())
-        await note_external(tx, copy, await external_of_files(tx, space.org_id, space.id))
-        await copy_tree(tx, row.org_id, source.workspace(), row.workspace(), now)
 
 
 async def _copied_row(

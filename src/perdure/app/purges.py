@@ -14,6 +14,7 @@ from perdure.store.blobs import purge_blobs
 from perdure.store.callbacks import purge_callbacks
 from perdure.store.connections import purge_sign_ins
 from perdure.store.database import Purged, Tx
+from perdure.store.gone_files import purge_gone
 from perdure.store.idempotency import KEPT as ANSWERS_KEPT
 from perdure.store.idempotency import purge_answers
 from perdure.store.inbox_links import purge_inbox_links
@@ -49,6 +50,12 @@ PURGES: tuple[Purge, ...] = (
         SESSIONS_KEPT,
         "the deletion",
         lambda tx, now: purge_deleted(tx, now - SESSIONS_KEPT, now + SESSIONS_KEPT),
+    ),
+    Purge(
+        "files_of_deleted_sessions",
+        0,
+        "the deletion",
+        lambda tx, now: purge_gone(tx, now, now + 2 * SESSIONS_KEPT),
     ),
     Purge(
         "contents",

@@ -34,14 +34,12 @@ class Changes(Struct, frozen=True):
 
     Attributes:
         made_folders: new empty folders; other folders are implied by their files.
-        unseen: files that the shell could not see, and must not replace.
     """
 
     written: dict[str, Content]
     removed: tuple[str, ...] = ()
     removed_folders: tuple[str, ...] = ()
     made_folders: tuple[str, ...] = ()
-    unseen: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self.written or self.removed or self.removed_folders or self.made_folders)

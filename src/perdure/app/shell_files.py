@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from perdure.app.content_staging import stage_all
 from perdure.app.context import Scope, Services
 from perdure.app.file_access import OfSession
 from perdure.app.file_views import View, mounts_at, prepare, tree_at, view_at
@@ -61,7 +62,7 @@ async def after_command(
     state: str | None,
     guarded: GuardedFiles | None = None,
 ) -> Saved:
-    """Save a command's file changes and the shell's state, in one transaction.
+    """Save a command's file changes and the shell's state, in one transaction. Contents are stored before it.
 
     A change that cannot be written is skipped and noted. A file that others have changed since the command
     began is not overwritten.
@@ -78,6 +79,7 @@ async def after_command(
     now = app.now()
     kept, refused = (changes, ()) if guarded is None else _without(changes, guarded)
     mounts = mounts_at(scope, OfSession(session_id))
+    await stage_all(app, scope.organization_id, [*kept.written.values()])
 
     async def work(tx: Tx) -> Saved:
         session = await get_session(tx, scope.organization_id, session_id, lock=True)
@@ -209,7 +211,7 @@ def _writes(
     writes = []
     for path, content in candidates:
         problem = "its path is not valid in a workspace" if not _is_clean(path) else None
-        if path in changes.unseen or path in before.left_out:
+        if path in before.left_out:
             problem = "the shell cannot see its content"
         elif content is not None and _is_changed(current.get(path), before.hashes.get(path), content.hash):
             problem = "it was changed meanwhile"

@@ -24,6 +24,7 @@ from msgspec import Struct
 from perdure.domain.errors import ToolError
 from perdure.sandbox.arguments import ArgumentsJob, check_arguments
 from perdure.sandbox.confinement import confine
+from perdure.sandbox.frames import Apart
 from perdure.sandbox.media import InspectJob, ScaleJob, inspect, scale
 from perdure.sandbox.shell import ShellJob, run_shell
 from perdure.sandbox.sql import SchemaJob, SqlJob, describe, run_sql
@@ -58,6 +59,13 @@ class Output(Struct, frozen=True, tag="output"):
     text: str
 
 
+class Content(Struct, frozen=True, tag="content"):
+    """A long content of the result that follows. After this frame come its bytes, as they are."""
+
+    name: str
+    size: int
+
+
 class Done(Struct, frozen=True, tag="done"):
     """A job's encoded result. `retire`: this process must not be reused."""
 
@@ -72,7 +80,8 @@ class Failed(Struct, frozen=True, tag="failed"):
     retire: bool
 
 
-Frame = Started | Output | Done | Failed
+Frame = Started | Output | Content | Done | Failed
+Give = Callable[[str, bytes], None]
 
 OUT_OF_MEMORY = "it needs more memory than is allowed"
 
@@ -94,10 +103,23 @@ def work(job: Job, show: Callable[[str, str], None]) -> Any:
             return scale(job)
 
 
-def answer_to(job: Job, show: Callable[[str, str], None], statm: int = -1) -> Done | Failed:
-    """Run a job and return its last frame."""
+def answer_to(
+    job: Job, show: Callable[[str, str], None], statm: int = -1, give: Give | None = None
+) -> Done | Failed:
+    """Run a job and return its last frame.
+
+    Args:
+        give: receives the result's long contents.
+    """
     try:
-        value = msgspec.msgpack.encode(work(job, show))
+        result = work(job, show)
+        contents: dict[str, bytes] = {}
+        if isinstance(result, Apart) and give is not None:
+            result, contents = result.apart()
+        value = msgspec.msgpack.encode(result)
+        if give is not None:
+            for name, content in contents.items():
+                give(name, content)
         return Done(value, _resident_bytes(statm) > USED_UP)
     except ToolError as error:
         return Failed(error.message, _resident_bytes(statm) > USED_UP)
@@ -116,13 +138,17 @@ def serve(source: IO[bytes], sink: IO[bytes], statm: int = -1) -> None:
         sink.write(frame)
         sink.flush()
 
+    def give(name: str, content: bytes) -> None:
+        send(Content(name, len(content)))
+        sink.write(content)
+
     jobs = msgspec.msgpack.Decoder(Job)
     while header := source.read(HEADER.size):
         (length,) = HEADER.unpack(header)
         job = jobs.decode(source.read(length))
         send(Started())
         signal.alarm(LONGEST)
-        answer = answer_to(job, lambda stream, text: send(Output(stream, text)), statm)
+        answer = answer_to(job, lambda stream, text: send(Output(stream, text)), statm, give)
         signal.alarm(0)
         send(answer)
 

@@ -44,26 +44,28 @@ Run = Callable[["bashkit.CommandContext"], Awaitable[int]]
 def register(shell: bashkit.Bash) -> None:
     """Give the shell these commands."""
     for name, run in _COMMANDS.items():
-        shell.add_command(name, _guarded(run))
+        shell.add_command(name, guarded(run))
 
 
-def _guarded(run: Run) -> Run:
-    async def guarded(context: bashkit.CommandContext) -> int:
+def guarded(run: Run) -> Run:
+    """Make a command of a function: its errors are told on standard error."""
+
+    async def answer(context: bashkit.CommandContext) -> int:
         try:
             return await run(context)
         except BrokenPipeError:
             return 141  # as the signal SIGPIPE ends a command whose reader has gone
-        except _Wrong as error:
-            await _say(context, str(error))
+        except Wrong as error:
+            await say(context, str(error))
             return error.code
         except RuntimeError as error:  # bashkit's limits, and files that cannot be read
-            await _say(context, str(error).removeprefix("io error: "))
+            await say(context, str(error).removeprefix("io error: "))
             return 1
 
-    return guarded
+    return answer
 
 
-class _Wrong(Exception):
+class Wrong(Exception):
     """Why a command fails."""
 
     def __init__(self, reason: str, code: int = 1) -> None:
@@ -71,11 +73,12 @@ class _Wrong(Exception):
         self.code = code
 
 
-async def _say(context: bashkit.CommandContext, text: str) -> None:
+async def say(context: bashkit.CommandContext, text: str) -> None:
+    """Write a line to standard error, after the command's name."""
     await context.stderr.write(f"{context.name}: {text}\n".encode())
 
 
-async def _native(context: bashkit.CommandContext, arguments: list[str]) -> int:
+async def native(context: bashkit.CommandContext, arguments: list[str]) -> int:
     """Run bashkit's own command with other arguments, on the same files."""
     from bashkit import Bash
 
@@ -109,7 +112,7 @@ async def _endless(context: bashkit.CommandContext, piece: bytes, source: str) -
     while written < MAX_ENDLESS:
         await context.stdout.write(os.urandom(_PIECE) if source.endswith("random") else piece)
         written += len(piece)
-    await _say(context, f"{source} has no end: stopped after {written} bytes. Limit it with head")
+    await say(context, f"{source} has no end: stopped after {written} bytes. Limit it with head")
     return 1
 
 
@@ -128,12 +131,12 @@ async def _pieces(context: bashkit.CommandContext, name: str) -> AsyncIterator[b
         while written < MAX_ENDLESS:
             yield bytes(_PIECE) if path == "/dev/zero" else os.urandom(_PIECE)
             written += _PIECE
-        raise _Wrong(f"{path} has no end: stopped after {written} bytes. Limit it with head -c")
+        raise Wrong(f"{path} has no end: stopped after {written} bytes. Limit it with head -c")
     else:
         if not context.fs.exists(path):
-            raise _Wrong(f"{name}: No such file or directory")
+            raise Wrong(f"{name}: No such file or directory")
         if context.fs.stat(path)["file_type"] == "directory":
-            raise _Wrong(f"{name}: Is a directory")
+            raise Wrong(f"{name}: Is a directory")
         content = context.fs.read_file(path)
         for at in range(0, len(content), _PIECE):
             yield content[at : at + _PIECE]
@@ -148,14 +151,14 @@ async def _cat(context: bashkit.CommandContext) -> int:
             data = b"".join([piece async for piece in context.stdin])
             context.fs.write_file("/tmp/.stdin", data)  # noqa: S108 (inside the sandbox's own files)
             names = ["/tmp/.stdin" if each == "-" else each for each in names]  # noqa: S108
-        return await _native(context, [*options, "--", *names])
+        return await native(context, [*options, "--", *names])
     code = 0
     for name in names:
         try:
             async for piece in _pieces(context, name):
                 await context.stdout.write(piece)
-        except _Wrong as error:
-            await _say(context, str(error))
+        except Wrong as error:
+            await say(context, str(error))
             code = 1
     return code
 
@@ -172,7 +175,7 @@ async def _head(context: bashkit.CommandContext) -> int:
         name, _, value = word.partition("=")
         if word in ("-n", "-c", "--lines", "--bytes"):
             if not waiting:
-                raise _Wrong(f"option requires an argument -- '{word.lstrip('-')}'")
+                raise Wrong(f"option requires an argument -- '{word.lstrip('-')}'")
             count, lines = _count(waiting.pop(0)), word in ("-n", "--lines")
         elif name in ("--lines", "--bytes") and value:
             count, lines = _count(value), name == "--lines"
@@ -185,7 +188,7 @@ async def _head(context: bashkit.CommandContext) -> int:
         elif word in ("-q", "--quiet", "--silent", "-v", "--verbose"):
             headers = word in ("-v", "--verbose")
         elif word.startswith("-") and word not in ("-", "--"):
-            raise _Wrong(f"invalid option -- '{word.lstrip('-')}'")
+            raise Wrong(f"invalid option -- '{word.lstrip('-')}'")
         elif word != "--":
             names.append(word)
     code = 0
@@ -195,8 +198,8 @@ async def _head(context: bashkit.CommandContext) -> int:
                 title = "standard input" if name == "-" else name
                 await _write(context, f"{chr(10) if at else ''}==> {title} <==\n")
             await _first(context, name, count, lines=lines)
-        except _Wrong as error:
-            await _say(context, f"cannot open '{name}' for reading: {error}".replace(f": {name}:", ":"))
+        except Wrong as error:
+            await say(context, f"cannot open '{name}' for reading: {error}".replace(f": {name}:", ":"))
             code = 1
     return code
 
@@ -204,7 +207,7 @@ async def _head(context: bashkit.CommandContext) -> int:
 def _count(text: str) -> int:
     match = _COUNT.fullmatch(text)
     if match is None:
-        raise _Wrong(f"invalid number of lines or bytes: '{text}'")
+        raise Wrong(f"invalid number of lines or bytes: '{text}'")
     return int(match[1]) * _UNITS[match[2].lower()]
 
 
@@ -248,12 +251,12 @@ async def _seq(context: bashkit.CommandContext) -> int:
     ):
         plain = False
     if not plain:
-        return await _native(context, arguments)  # formats, separators, fractions
+        return await native(context, arguments)  # formats, separators, fractions
     numbers = [int(each) for each in arguments]
     first = numbers[0] if len(numbers) > 1 else 1
     step = numbers[1] if len(numbers) == 3 else 1
     if step == 0:
-        raise _Wrong("invalid Zero increment value: '0'")
+        raise Wrong("invalid Zero increment value: '0'")
     written, batch = 0, 2_000
     series = range(first, numbers[-1] + (1 if step > 0 else -1), step)
     for at in range(0, len(series), batch):
@@ -261,7 +264,7 @@ async def _seq(context: bashkit.CommandContext) -> int:
         await context.stdout.write(piece)
         written += len(piece)
         if written > MAX_ENDLESS:
-            raise _Wrong(f"stopped after {written} bytes: ask for a shorter series")
+            raise Wrong(f"stopped after {written} bytes: ask for a shorter series")
     return 0
 
 
@@ -295,7 +298,7 @@ async def _copy_or_move(context: bashkit.CommandContext) -> int:
         kept = "".join(letter for letter in short if letter not in "vnT")
         options += [f"-{kept}"] if kept else []
     if target is None and len(names) < 2:
-        raise _Wrong("missing destination file operand" if names else "missing file operand")
+        raise Wrong("missing destination file operand" if names else "missing file operand")
     goal = names.pop() if target is None else target
     return await _transfer(context, options, names, goal, folder=target is not None, alone=alone,
                            verbose=verbose, spare=spare)  # fmt: skip
@@ -314,11 +317,11 @@ async def _transfer(
 ) -> int:
     is_folder = _is_folder(context, goal)
     if (folder or len(names) > 1) and not is_folder:
-        raise _Wrong(f"target '{goal}' is not a directory")
+        raise Wrong(f"target '{goal}' is not a directory")
     if alone and is_folder:
-        raise _Wrong(f"cannot overwrite directory '{goal}' with non-directory")
+        raise Wrong(f"cannot overwrite directory '{goal}' with non-directory")
     if not names:
-        raise _Wrong("missing file operand")
+        raise Wrong("missing file operand")
     ends = {
         name: posixpath.join(goal, posixpath.basename(name.rstrip("/"))) if is_folder else goal
         for name in names
@@ -326,7 +329,7 @@ async def _transfer(
     wanted = [name for name in names if not (spare and context.fs.exists(_path(context, ends[name])))]
     if not wanted:
         return 0
-    code = await _native(context, [*options, "--", *wanted, goal])
+    code = await native(context, [*options, "--", *wanted, goal])
     if verbose and code == 0:
         mark = "renamed " if context.name == "mv" else ""
         await _write(context, "".join(f"{mark}'{name}' -> '{ends[name]}'\n" for name in wanted))
@@ -358,7 +361,7 @@ async def _date(context: bashkit.CommandContext) -> int:
             given = ["-u"] if word.startswith("-ud") else []
             arguments[at : at + span] = [*given, "-d", f"@{seconds}"]
         break
-    return await _native(context, arguments)
+    return await native(context, arguments)
 
 
 async def _ls(context: bashkit.CommandContext) -> int:
@@ -370,12 +373,12 @@ async def _ls(context: bashkit.CommandContext) -> int:
     others = [each for each in arguments if each.startswith("--") and each not in long and each != "--"]
     # Recursion, colors and the like are bashkit's; it has no other orders, and no sizes for people.
     if others or set(options) - set("SrtXvhp1laAUgonGd") or not set(options) & set("SrXvhp"):
-        return await _native(context, arguments)
+        return await native(context, arguments)
     names = [each for each in arguments if not each.startswith("-")]
     text, errors = list_files(context.fs, context.cwd, names, options)
     await _write(context, text)
     for error in errors:
-        await _say(context, error)
+        await say(context, error)
     return 2 if errors else 0
 
 
@@ -384,7 +387,7 @@ async def _ls(context: bashkit.CommandContext) -> int:
 
 
 async def _elsewhere(context: bashkit.CommandContext) -> int:
-    await _say(context, PACKAGES if context.name.startswith(("pip", "npm")) else PROGRAMS)
+    await say(context, PACKAGES if context.name.startswith(("pip", "npm")) else PROGRAMS)
     return 127
 
 

@@ -1,10 +1,10 @@
-"""Encodes jobs for the sandbox's processes in pieces: one with 100 MB of files would block the event loop."""
+"""Jobs and results of the sandbox's processes in pieces: 100 MB of files at once would block the loop."""
 
 from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Any
+from typing import Any, Protocol, Self, runtime_checkable
 
 import msgspec
 from msgspec import Struct
@@ -13,10 +13,28 @@ PIECE = 1 << 20
 """Bytes written to or read from a pipe at once: the event loop is blocked meanwhile."""
 
 _FEW, _SOME = 16, 1 << 16
+LONG = 1 << 16
+"""Bytes of a content that is not copied into a larger message, nor out of one."""
+
+
+@runtime_checkable
+class Apart(Protocol):
+    """A result whose long contents travel by themselves."""
+
+    def apart(self) -> tuple[Self, dict[str, bytes]]:
+        """Return the result without its long contents, and these, by name."""
+        ...
+
+    def whole(self, contents: dict[str, bytes]) -> Self:
+        """Return the result with these contents."""
+        ...
 
 
 async def encoded(job: Struct) -> list[bytes]:
-    """Return a job in msgpack, as pieces of about `PIECE` bytes, or of one value. Others run in between."""
+    """Return a job in msgpack, in pieces of about `PIECE` bytes. Others run in between.
+
+    A long value of a dict is a piece by itself, and is not copied.
+    """
     encode = msgspec.msgpack.encode
     config = job.__struct_config__
     fields: dict[str, Any] = msgspec.structs.asdict(job)
@@ -32,8 +50,14 @@ async def encoded(job: Struct) -> list[bytes]:
             continue
         waiting.append(_map_of(len(value)))
         for key, content in value.items():
+            waiting.append(encode(key))
+            if isinstance(content, bytes) and len(content) >= LONG:
+                waiting.append(struct.pack("!BI", 0xC6, len(content)))
+                pieces += (b"".join(waiting), content)
+                waiting, size = [], 0
+                continue
             item = encode(content)
-            waiting += (encode(key), item)
+            waiting.append(item)
             size += len(item)
             if size > PIECE:
                 pieces.append(b"".join(waiting))

@@ -23,9 +23,9 @@ import msgspec
 
 from perdure.domain.errors import ToolError
 from perdure.domain.metrics import Metrics
-from perdure.sandbox.child import HEADER, MODULE, Done, Failed, Frame, Job, Output
+from perdure.sandbox.child import HEADER, MODULE, Content, Done, Failed, Frame, Job, Output
 from perdure.sandbox.confinement import TEMPORARY, temporary_folder
-from perdure.sandbox.frames import PIECE, encoded
+from perdure.sandbox.frames import PIECE, Apart, encoded
 from perdure.sandbox.room import Room
 
 T = TypeVar("T")
@@ -127,12 +127,13 @@ class Sandbox:
         Raises:
             ToolError: the job failed, its process died or was killed, or no process could be started.
         """
-        result = None
-        while result is None:
-            result = await self._attempt(await self._take(), job, seconds, show)
-        if isinstance(result, Failed):
-            raise ToolError(result.message)
-        return msgspec.msgpack.decode(result.value, type=kind)
+        answer, contents = None, dict[str, bytes]()
+        while answer is None:
+            answer = await self._attempt(await self._take(), job, seconds, show, contents)
+        if isinstance(answer, Failed):
+            raise ToolError(answer.message)
+        result = msgspec.msgpack.decode(answer.value, type=kind)
+        return result.whole(contents) if contents and isinstance(result, Apart) else result
 
     def _share(self, owner: str, count: int) -> asyncio.Semaphore:
         """The semaphore for an owner's slots. It exists only while a job holds it or waits for it."""
@@ -158,9 +159,14 @@ class Sandbox:
         exiting.add_done_callback(self._exiting.discard)
 
     async def _attempt(
-        self, child: _Child, job: Job, seconds: float, show: Callable[[str, str], None] | None
+        self,
+        child: _Child,
+        job: Job,
+        seconds: float,
+        show: Callable[[str, str], None] | None,
+        contents: dict[str, bytes],
     ) -> Done | Failed | None:
-        """Run the job in this process.
+        """Run the job in this process; `contents` gets the long contents of the result.
 
         Returns None if a reused process died before it received the job: the job can then be sent again.
         """
@@ -168,7 +174,7 @@ class Sandbox:
         self._metrics.sandbox_running.move(1)
         try:
             async with asyncio.timeout(seconds + GRACE):
-                result = await child.run(job, show)
+                result = await child.run(job, show, contents)
             reusable = not result.retire
             return result
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
@@ -244,8 +250,10 @@ class _Child:
         self.reused = self.started = False
         self._timer: asyncio.TimerHandle | None = None
 
-    async def run(self, job: Job, show: Callable[[str, str], None] | None) -> Done | Failed:
-        """Send a job and read its output and its result."""
+    async def run(
+        self, job: Job, show: Callable[[str, str], None] | None, contents: dict[str, bytes]
+    ) -> Done | Failed:
+        """Send a job and read its output and its result; `contents` gets the result's long contents."""
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise AssertionError("a child has pipes")
@@ -253,8 +261,9 @@ class _Child:
         pieces = await encoded(job)
         stdin.write(HEADER.pack(sum(map(len, pieces))))
         for piece in pieces:
+            view = memoryview(piece)
             for at in range(0, len(piece), PIECE):
-                stdin.write(piece[at : at + PIECE])
+                stdin.write(view[at : at + PIECE])
                 await stdin.drain()
         del pieces
         while True:
@@ -263,7 +272,10 @@ class _Child:
             self.started = True
             if isinstance(answer, Done | Failed):
                 return answer
-            if isinstance(answer, Output) and show is not None:
+            if isinstance(answer, Content):
+                sizes = _sizes(answer.size)
+                contents[answer.name] = b"".join([await stdout.readexactly(size) for size in sizes])
+            elif isinstance(answer, Output) and show is not None:
                 show(answer.stream, answer.text)
 
     def idle(self, seconds: float, expire: Callable[[], None]) -> None:

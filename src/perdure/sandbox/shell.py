@@ -13,15 +13,19 @@ import asyncio
 import re
 import shlex
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 from perdure.domain.errors import ToolError
 from perdure.domain.paths import MOUNT
 from perdure.sandbox.commands import register
+from perdure.sandbox.frames import LONG
 from perdure.sandbox.read_loops import rewrite_read_loops
+from perdure.sandbox.tree import Folder, Link, Tree
+from perdure.sandbox.tree_commands import register_for
 
 if TYPE_CHECKING:
     import bashkit
@@ -29,9 +33,6 @@ if TYPE_CHECKING:
 MAX_COMMANDS = 90_000
 MAX_ITERATIONS = 100_000
 """Commands in one call, and iterations of one loop. bashkit's own limit is 100,000 commands."""
-
-MAX_FILES, MAX_FOLDERS = 10_000, 9_990
-"""Files and folders of a tree: bashkit's limits, less a few folders of its own."""
 
 MAX_STATE = 256 * 1024
 """Characters of the script that restores a shell's state."""
@@ -106,7 +107,6 @@ class Differences(Struct, frozen=True):
 
     Attributes:
         made_folders: new empty folders; other folders are implied by their files.
-        unseen: files and folders that the shell could not hold.
         links: links that the command created, which are not kept.
     """
 
@@ -114,7 +114,6 @@ class Differences(Struct, frozen=True):
     removed: tuple[str, ...]
     removed_folders: tuple[str, ...]
     made_folders: tuple[str, ...]
-    unseen: tuple[str, ...]
     links: tuple[str, ...]
 
 
@@ -123,6 +122,19 @@ class ShellDone(Struct, frozen=True):
 
     result: CommandResult
     differences: Differences
+
+    def apart(self) -> tuple[ShellDone, dict[str, bytes]]:
+        """Return it without the long files, and these, by path."""
+        written = self.differences.written
+        long = {path: content for path, content in written.items() if len(content) >= LONG}
+        return self._with({path: content for path, content in written.items() if path not in long}), long
+
+    def whole(self, contents: dict[str, bytes]) -> ShellDone:
+        """Return it with these files."""
+        return self._with(self.differences.written | contents)
+
+    def _with(self, written: dict[str, bytes]) -> ShellDone:
+        return replace(self, differences=replace(self.differences, written=written))
 
 
 class _Output:
@@ -185,13 +197,16 @@ async def run_shell(job: ShellJob, show: Callable[[str, str], None]) -> ShellDon
     Raises:
         ToolError: the shell itself failed.
     """
-    shell_tree = build_tree(job.files, job.folders)
-    result = await run_command(job, shell_tree.tree, show)
-    return ShellDone(result, differences(shell_tree, job))
+    from perdure.sandbox.tree_abi import mounted
+
+    tree = Tree(job.files, job.folders)
+    with mounted(tree) as files:
+        result = await _run_command(job, tree, files, show)
+    return ShellDone(result, differences(tree, job))
 
 
-async def run_command(
-    job: ShellJob, tree: bashkit.FileSystem, show: Callable[[str, str], None]
+async def _run_command(
+    job: ShellJob, tree: Tree, files: bashkit.FileSystem, show: Callable[[str, str], None]
 ) -> CommandResult:
     """Run a command on a file tree, which the command may change."""
     from bashkit import Bash
@@ -205,8 +220,9 @@ async def run_command(
         timeout_seconds=job.seconds,
         network=None if job.network is None else to_builtins(job.network),
     )
-    shell.mount(MOUNT, tree)
+    shell.mount(MOUNT, files)
     register(shell)
+    register_for(shell, tree)
     if job.state:
         await _execute(shell, job.state)
     output = _Output(show)
@@ -268,83 +284,32 @@ def _is_own(line: str) -> bool:
     return declaration is not None and declaration[1] in _OWN
 
 
-class ShellTree(Struct, frozen=True):
-    """The file tree of a shell, and the paths of the files and folders that it cannot hold."""
-
-    tree: bashkit.FileSystem
-    unseen: frozenset[str]
-
-
-def build_tree(files: Mapping[str, bytes], folders: Sequence[str]) -> ShellTree:
-    """Create a tree with these files and folders, as far as bashkit can hold them.
-
-    Args:
-        folders: each folder comes after its parent.
-
-    bashkit holds 10,000,000 bytes in a file and 100,000,000 in total, MAX_FILES files and MAX_FOLDERS
-    folders.
-    """
-    from bashkit import FileSystem
-
-    tree = FileSystem()
-    for entry in tree.read_dir("/"):
-        tree.remove(f"/{entry['name']}", recursive=True)
-    unseen: set[str] = set()
-    # Over bashkit's counts every attempt fails, and each failure first scans the whole tree.
-    unseen.update(folders[MAX_FOLDERS:], list(files)[MAX_FILES:])
-    for folder in folders[:MAX_FOLDERS]:
-        try:
-            tree.mkdir(folder, recursive=True)
-        except RuntimeError:
-            unseen.add(folder)
-    for path in list(files)[:MAX_FILES]:
-        try:
-            tree.write_file(path, files[path])
-            if files[path].startswith(b"#!"):
-                tree.chmod(path, 0o755)  # modes are not stored, and a script with a shebang is meant to run
-        except RuntimeError:
-            unseen.add(path)
-    return ShellTree(tree, frozenset(unseen))
-
-
-def walk(tree: bashkit.FileSystem) -> tuple[list[str], set[str], list[str]]:
-    """List a tree's files, folders and links."""
-    files: list[str] = []
-    links: list[str] = []
-    folders: set[str] = set()
-    waiting = ["/"] if tree.exists("/") else []
-    while waiting:
-        folder = waiting.pop()
-        for entry in tree.read_dir(folder):
-            path = f"{folder.rstrip('/')}/{entry['name']}"
-            kind = entry["metadata"]["file_type"]
-            if kind == "directory":
-                folders.add(path)
-                waiting.append(path)
-            elif kind == "file":
-                files.append(path)
-            elif kind == "symlink":
-                links.append(path)
-    return files, folders, links
-
-
-def differences(shell_tree: ShellTree, before: ShellJob) -> Differences:
+def differences(tree: Tree, before: ShellJob) -> Differences:
     """Compare the tree with the files before the command.
 
-    Compares contents, not sizes and times: a command can set a file's time to any value.
+    Compares contents, not sizes and times: a command can set a file's time to any value. A content that
+    nobody has replaced is the same object.
     """
-    files, folders, links = walk(shell_tree.tree)
     written: dict[str, bytes] = {}
-    for path in files:
-        content = shell_tree.tree.read_file(path)
-        if content != before.files.get(path):
-            written[path] = content
-    present = set(files)
-    removed = tuple(path for path in before.files if path not in present and path not in shell_tree.unseen)
-    gone = tuple(
-        folder for folder in before.folders if folder not in folders and folder not in shell_tree.unseen
+    present: set[str] = set()
+    links: list[str] = []
+    folders: set[str] = set()
+    full: set[str] = set()
+    for path, node in tree.nodes():
+        full.add(path.rpartition("/")[0])
+        if isinstance(node, Folder):
+            folders.add(path)
+        elif isinstance(node, Link):
+            links.append(path)
+        elif not node.is_pipe:
+            present.add(path)
+            known = before.files.get(path)
+            if node.content is not known and node.content != known:
+                written[path] = bytes(node.content)
+    return Differences(
+        written,
+        tuple(path for path in before.files if path not in present),
+        tuple(folder for folder in before.folders if folder not in folders),
+        tuple(sorted(folders.difference(before.folders, full))),
+        tuple(sorted(links)),
     )
-    full = {path.rpartition("/")[0] for path in (*files, *folders)}
-    known = set(before.folders)
-    made = tuple(sorted(folder for folder in folders if folder not in known and folder not in full))
-    return Differences(written, removed, gone, made, tuple(sorted(shell_tree.unseen)), tuple(sorted(links)))

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from perdure.domain.databases import MAX_DATABASE
 from perdure.domain.errors import ToolError
+from perdure.sandbox.frames import LONG
 
 TIME_LIMIT = 5.0
 """Seconds that one statement may run."""
@@ -93,6 +94,16 @@ class Answer(Struct, frozen=True):
     last_row_id: int | None = None
     image: bytes | None = None
     pages: int = 0
+
+    def apart(self) -> tuple[Answer, dict[str, bytes]]:
+        """Return it without the database if that is long, and that."""
+        if self.image is None or len(self.image) < LONG:
+            return self, {}
+        return replace(self, image=None), {"image": self.image}
+
+    def whole(self, contents: dict[str, bytes]) -> Answer:
+        """Return it with the database."""
+        return replace(self, image=contents["image"])
 
 
 def run_sql(image: bytes, sql: str, parameters: Any, *, reading: bool) -> Answer:

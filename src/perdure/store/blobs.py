@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from perdure.domain.files import Content
 from perdure.domain.ids import OrgId
 from perdure.domain.times import Micros
-from perdure.store.database import Purged, Tx, Value, first_within
+from perdure.store.database import LOCK_ROW, Purged, Tx, Value, first_within
 from perdure.store.erasures import Tally
 from perdure.store.rows import among
 
@@ -47,10 +47,8 @@ async def keep_contents(tx: Tx, org_id: OrgId, contents: Iterable[Content], now:
         f"SELECT hash, released_at FROM blobs WHERE org_id = ? AND {match} ORDER BY hash", org_id, hashes
     )
     present = {row[0] for row in rows if row[1] is None}
-    for row in rows:
-        # The content is marked: remove the mark, unless a concurrent purge has just removed the content.
-        if row[1] is not None and await _retain(tx, org_id, row[0]):
-            present.add(row[0])
+    # The others are marked: remove the marks, unless a concurrent purge has just removed the content.
+    present |= await _retain(tx, org_id, [row[0] for row in rows if row[1] is not None])
     for hash_ in sorted(by_hash.keys() - present):
         await _add(tx, org_id, by_hash[hash_], now)
 
@@ -62,31 +60,46 @@ async def send_ahead(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> No
 
 
 async def stage_content(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
-    """Store a content before the transaction that needs it, so that nothing is locked while it is uploaded.
+    """Store a long content before the transaction that needs it, so that nothing is locked meanwhile.
 
     Unless one comes that keeps it, it is purged like a content that lost its last reference.
     """
-    if len(content.data) <= PART:
-        return
+    if len(content.data) > PART:
+        await stage_contents(tx, org_id, (content,), now)
+
+
+async def stage_contents(tx: Tx, org_id: OrgId, contents: Iterable[Content], now: Micros) -> None:
+    """Store contents before the transaction that needs them; see `stage_content`."""
     sql = (
         "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT DO NOTHING"
     )
-    if await tx.run(sql, org_id, content.hash, len(content.data), now, now):
-        await _add_parts(tx, org_id, content)
-    else:  # one that is marked already must live as long as a new one
+    known = list[str]()
+    for content in sorted(contents, key=lambda each: each.hash):
+        if await tx.run(sql, org_id, content.hash, len(content.data), now, now):
+            await _add_parts(tx, org_id, content)
+        else:
+            known.append(content.hash)
+    if known:  # those that are marked already must live as long as new ones
+        match, hashes = among(tx.dialect, "hash", "TEXT", known)
         await tx.run(
-            "UPDATE blobs SET released_at = ? WHERE org_id = ? AND hash = ? AND released_at IS NOT NULL",
+            f"UPDATE blobs SET released_at = ? WHERE org_id = ? AND {match} AND released_at IS NOT NULL",
             now,
             org_id,
-            content.hash,
+            hashes,
         )
 
 
-async def _retain(tx: Tx, org_id: OrgId, hash_: str) -> bool:
-    return (
-        await tx.run("UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ?", org_id, hash_) == 1
-    )
+async def _retain(tx: Tx, org_id: OrgId, hashes: Sequence[str]) -> set[str]:
+    """Remove the marks of contents; return those that exist."""
+    if not hashes:
+        return set()
+    match, choices = among(tx.dialect, "hash", "TEXT", hashes)
+    if LOCK_ROW[tx.dialect]:  # in the order in which others lock them
+        ordered = f"SELECT hash FROM blobs WHERE org_id = ? AND {match} ORDER BY hash{LOCK_ROW[tx.dialect]}"
+        await tx.all(ordered, org_id, choices)
+    sql = f"UPDATE blobs SET released_at = NULL WHERE org_id = ? AND {match} RETURNING hash"
+    return {row[0] for row in await tx.all(sql, org_id, choices)}
 
 
 async def add_row(
@@ -99,7 +112,7 @@ async def add_row(
     )
     while await tx.run(sql, org_id, hash_, size, now, parts_key) == 0:
         # Another transaction has added the content since it was looked up, and may have released it again.
-        if await _retain(tx, org_id, hash_):
+        if await _retain(tx, org_id, (hash_,)):
             return False
     return True
 

@@ -175,7 +175,8 @@ class Database(Protocol):
         """Run a body that only reads.
 
         Args:
-            long: keeps a read of over about a millisecond off the event loop.
+            long: keeps a read of over about a millisecond off the event loop. Such reads have a time limit of
+                30 seconds, and the requests of one organization never have all connections for them.
             seconds: the time limit of a read that may look at very much, such as a search. Such reads have
                 threads of their own, so that no other read waits for them. The caller takes a turn in
                 `app.shares` for each.

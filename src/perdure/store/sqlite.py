@@ -14,23 +14,30 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from perdure.domain.errors import Unavailable
+from perdure.domain.working_for import working_for
 from perdure.store.data_folder import check_links, make_folder
 from perdure.store.database import Body, Further, Param, Row, Rows, T, Value, run_callbacks
+from perdure.store.fair_turns import FairTurns
 from perdure.store.faults import Fault, lasting, sqlite_fault, unavailable
 from perdure.store.sqlite_files import Files, check_log_has_database
 from perdure.store.sqlite_scrub import scrub_file
-from perdure.store.sqlite_searches import Searches
+from perdure.store.sqlite_threads import ReadThreads
 
 GROUP_LIMIT = 128
 """The most transactions in one commit, which bounds the wait of the first of them."""
 STALL_SECONDS = 40.0
 """How long a transaction may take, its wait included, before its caller gives up: the disk hangs."""
+LONG_READS, SEARCHES = 3, 3
+"""Long reads, and searches, at a time. An organization has one less, so that others need not wait for it. The
+turns of searches are given in the use cases (`app/shares.py`)."""
+LONG_SECONDS = 30.0
+"""How long a long read may wait for its turn, and then take, as PostgreSQL's limit for a statement."""
 NO_ROOM = ("disk_full", "disk_error")
 """What SQLite reports when a write does not fit. It tells a used-up quota as an error of the disk."""
 SIDE_FILES = ("", "-wal", "-shm", "-journal")
@@ -152,10 +159,11 @@ class SqliteDatabase:
         """The transactions that callers wait for, oldest first, with their time limits."""
         self._timer: asyncio.TimerHandle | None = None
         self._stalled = False
-        self._long = ThreadPoolExecutor(2, thread_name_prefix="perdure-read")
-        self._local = threading.local()
-        self._opened: list[sqlite3.Connection] = []
-        self._searches = Searches(lambda: connect(path, readonly=True, cache_kib=2048))
+        self._long = ReadThreads(lambda: connect(path, readonly=True), LONG_READS, "perdure-read")
+        self._turns = FairTurns(LONG_READS, LONG_READS - 1)
+        self._searches = ReadThreads(
+            lambda: connect(path, readonly=True, cache_kib=2048), SEARCHES, "perdure-search"
+        )
         self._thread = threading.Thread(target=self._write_forever, name="perdure-write", daemon=True)
         self._thread.start()
 
@@ -194,7 +202,7 @@ class SqliteDatabase:
                 return await self._searches.run(body, seconds, _read_on)
             if not long:
                 return _drive(body, SqliteTx(self._reader))
-            return await self._loop.run_in_executor(self._long, self._read_long, body)
+            return await self._read_long(body)
         except sqlite3.Error as error:
             fault = self._explained(error)
             if fault is error:
@@ -212,7 +220,7 @@ class SqliteDatabase:
         return fault
 
     async def scrub(self) -> bool:
-        return await self._loop.run_in_executor(self._long, scrub_file, partial(connect, self._path))
+        return await self._loop.run_in_executor(None, scrub_file, partial(connect, self._path))
 
     async def close(self) -> None:
         if self._closed:
@@ -222,17 +230,18 @@ class SqliteDatabase:
         await self._loop.run_in_executor(None, self._thread.join)
         if self._timer is not None:
             self._timer.cancel()
-        self._long.shutdown(wait=True)
+        await self._long.close()
         await self._searches.close()
-        for connection in (*self._opened, self._reader, self._writer):
+        for connection in (self._reader, self._writer):
             connection.close()
 
-    def _read_long(self, body: Body[T]) -> T:
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = connect(self._path, readonly=True)
-            self._opened.append(connection)
-        return _drive(body, SqliteTx(connection))
+    async def _read_long(self, body: Body[T]) -> T:
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._turns.turn(working_for(), LONG_SECONDS))
+            except TimeoutError:
+                raise unavailable("busy") from None
+            return await self._long.run(body, LONG_SECONDS, _read_on)
 
     def _write_forever(self) -> None:
         jobs = self._jobs

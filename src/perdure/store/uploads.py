@@ -12,7 +12,7 @@ from perdure.domain.errors import Unavailable
 from perdure.domain.files import Uploaded
 from perdure.domain.ids import OrgId
 from perdure.domain.times import Micros
-from perdure.store.blobs import PART, add_row, parts_of
+from perdure.store.blobs import PART, add_row, parts_of, release_contents
 from perdure.store.database import Tx
 
 KEY = "upload_"
@@ -71,6 +71,18 @@ async def link_content(tx: Tx, org_id: OrgId, uploaded: Uploaded, now: Micros) -
             raise _purged()
     else:
         await drop_upload(tx, org_id, uploaded.key)
+
+
+async def stage_upload(tx: Tx, org_id: OrgId, uploaded: Uploaded, now: Micros) -> None:
+    """Make a content that has arrived available under its hash, for a transaction that will keep it.
+
+    Unless one does, it is purged like a content that lost its last reference.
+
+    Raises:
+        Unavailable: the content was purged.
+    """
+    await link_content(tx, org_id, uploaded, now)
+    await release_contents(tx, org_id, (uploaded.hash,), now)
 
 
 async def drop_upload(tx: Tx, org_id: OrgId, key: str) -> None:

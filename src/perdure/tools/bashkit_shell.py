@@ -72,22 +72,17 @@ def _changes(changed: Differences) -> Changes:
         changed.removed,
         changed.removed_folders,
         changed.made_folders,
-        frozenset(changed.unseen),
     )
 
 
 def _answer(
     result: CommandResult, remarks: list[str], changed: Differences, redactor: Redactor
 ) -> JsonObject:
-    unseen = [
-        f"the shell cannot see {MOUNT}{path}: it is too large for the shell, or its name is not supported"
-        for path in changed.unseen
-    ]
     links = [
         f"{MOUNT}{path} is a link, and links are not kept after a command: copy the file, or use its own path"
         for path in changed.links
     ]
-    notes = few(remarks, unseen, links)
+    notes = few(remarks, links)
     if result.truncated:
         notes.append("the output was too long and was truncated")
     if result.state is None:

@@ -64,6 +64,7 @@ from perdure.domain.ids import OrgId, UserId
 from perdure.domain.log_lines import fields
 from perdure.domain.paging import Page
 from perdure.domain.trace_context import TraceContext, parse_context, tracing
+from perdure.domain.working_for import work_for
 from perdure.domain.workspaces import session_of
 from perdure.store.faults import system_fault
 
@@ -154,6 +155,7 @@ class Api:
         anywhere = self._commands.anywhere(values[0]) if route.command else route.anywhere
         caller = ANONYMOUS if route.public else await self._authenticate(headers, anywhere)
         visit.caller = caller
+        work_for(caller.organization_id or None)
         if ready.rest:
             _check_utf8(scope["raw_path"])
         arguments: list[object] = [check(text) for check, text in zip(ready.checks, values, strict=True)]

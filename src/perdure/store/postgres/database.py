@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from itertools import chain
 from typing import Any, cast
 
@@ -17,7 +18,9 @@ import asyncpg
 
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
+from perdure.domain.working_for import working_for
 from perdure.store.database import Body, Further, Param, Part, Row, Rows, T, Value, out_of_time, run_callbacks
+from perdure.store.fair_turns import FairTurns
 from perdure.store.faults import Fault, lasting, sqlstate_cause, unavailable
 from perdure.store.postgres.connections import (
     BEGIN,
@@ -197,6 +200,9 @@ class PostgresDatabase:
         self._appends: dict[AppendKey, str] = {}
         self._writes: set[asyncio.Task[Any]] = set()
         self._searches = asyncio.Semaphore(SEARCHES)
+        most = pool.get_max_size()
+        self._turns = FairTurns(most, max(1, most - most // 4))
+        """Of long reads: those of one organization leave a quarter of the connections to others."""
         self._closed = False
         self.last_fault: Fault | None = None
         self.traces = False
@@ -245,7 +251,7 @@ class PostgresDatabase:
         if self._closed:
             raise unavailable("closed")
         if seconds is None:
-            return await self._read(body)
+            return await (self._read_long(body) if long else self._read(body))
         limit = asyncio.timeout(seconds)
         async with self._searches:  # the others' connections are for reads and writes that are quick
             try:
@@ -255,6 +261,14 @@ class PostgresDatabase:
                 if limit.expired():
                     raise out_of_time(seconds) from None
                 raise
+
+    async def _read_long(self, body: Body[T]) -> T:
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._turns.turn(working_for(), ACQUIRE_SECONDS))
+            except TimeoutError:
+                raise unavailable("busy") from None
+            return await self._read(body)
 
     async def _read(self, body: Body[T]) -> T:
         for left in reversed(range(ATTEMPTS)):

@@ -1,4 +1,4 @@
-"""SQLite's threads for reads that may look at very much. Each such read has a time limit."""
+"""SQLite's threads for reads that take long, or may look at very much. Each such read has a time limit."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from perdure.store.database import Body, T, out_of_time
 
-THREADS = 3
-"""Reads at a time. The use cases take turns, so that no organization has all of them (`app/shares.py`)."""
 AGAIN = 0.05
 """Seconds until a stopped read is interrupted again: an interrupt between two statements has no effect."""
 
 Drive = Callable[[Body[T], sqlite3.Connection], T]
 
 
-class _Search:
+class _Read:
     """A read in one of the threads. It can be interrupted from the event loop, but only while it runs."""
 
     def __init__(self, seconds: float) -> None:
@@ -47,18 +45,18 @@ class _Search:
             return True
 
 
-def _stop(search: _Search, loop: asyncio.AbstractEventLoop) -> None:
+def _stop(read: _Read, loop: asyncio.AbstractEventLoop) -> None:
     """Interrupt a read until it has ended."""
-    if search.stop():
-        loop.call_later(AGAIN, _stop, search, loop)
+    if read.stop():
+        loop.call_later(AGAIN, _stop, read, loop)
 
 
-class Searches:
+class ReadThreads:
     """The threads, each with a connection of its own, which it opens at its first read."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, connect: Callable[[], sqlite3.Connection], threads: int, name: str) -> None:
         self._connect = connect
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="perdure-search")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
 
@@ -72,13 +70,13 @@ class Searches:
             Unavailable: the read was stopped at its time limit.
         """
         loop = asyncio.get_running_loop()
-        search = _Search(seconds)
-        limit = loop.call_later(seconds, _stop, search, loop)
+        read = _Read(seconds)
+        limit = loop.call_later(seconds, _stop, read, loop)
         try:
-            return await loop.run_in_executor(self._threads, self._read, search, body, drive)
+            return await loop.run_in_executor(self._threads, self._read, read, body, drive)
         finally:
             limit.cancel()
-            _stop(search, loop)  # has an effect only when the caller was cancelled
+            _stop(read, loop)  # has an effect only when the caller was cancelled
 
     async def close(self) -> None:
         """Wait for the reads in progress, then close the connections."""
@@ -86,17 +84,17 @@ class Searches:
         for connection in self._opened:
             connection.close()
 
-    def _read(self, search: _Search, body: Body[T], drive: Drive[T]) -> T:
+    def _read(self, read: _Read, body: Body[T], drive: Drive[T]) -> T:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect()
             self._opened.append(connection)
-        search.begin(connection)
+        read.begin(connection)
         try:
             return drive(body, connection)
         except sqlite3.OperationalError:
-            if search.stopped:
-                raise out_of_time(search.seconds) from None
+            if read.stopped:
+                raise out_of_time(read.seconds) from None
             raise
         finally:
-            search.end()
+            read.end()
