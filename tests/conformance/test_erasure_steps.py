@@ -16,12 +16,17 @@ from perdure.app.sessions import create_session
 from perdure.app.storage import put_value
 from perdure.domain.accounts import Caller
 from perdure.domain.erasures import CreateErasure, Erasure
+from perdure.domain.files import content_of
 from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.sessions import CreateSession
+from perdure.domain.workspaces import own_workspace
 from perdure.engine.context import SystemClock
 from perdure.settings import Settings
+from perdure.store.blobs import keep_contents
 from perdure.store.database import Tx
 from perdure.store.erasures import get_erasure
+from perdure.store.files import FileRow
+from perdure.store.gone_files import AT_ONCE, add_copies
 from perdure.store.idempotency import keep_answer, take_key
 from perdure.store.search import SEGMENT, forget_absent, next_segment, read_unsorted, sort_terms, unpack
 from perdure.store.search import add_segment as add
@@ -201,3 +206,30 @@ def test_the_files_are_left_for_later_while_somebody_reads_them(tmp_path: Path) 
     assert scrub_file(partial(connect, path)) is True
     writer.close()
     reader.close()
+
+
+async def test_the_files_of_a_large_workspace_are_erased_with_their_contents(parts: Parts) -> None:
+    owner = await bootstrap(parts.app)
+    session = await marked(parts, owner)
+    org_id, now, space = owner.organization_id, parts.app.now(), own_workspace(session)
+
+    async def fill(tx: Tx) -> None:
+        count = AT_ONCE + 300
+        await tx.run(
+            "INSERT INTO workspaces (id, org_id, session_id, name, status, size_bytes, file_count,"
+            " created_at, updated_at) VALUES (?, ?, ?, 'w', 'active', ?, ?, ?, ?)",
+            *(space, org_id, session, count * 20, count, now, now),
+        )
+        contents = [content_of(f"{MARK} {number}".encode()) for number in range(count)]
+        await keep_contents(tx, org_id, contents, now)
+        rows = [
+            FileRow(space, f"/{number}", org_id, "/", 0, 0, 1, 20, each.hash, now, now)
+            for number, each in enumerate(contents)
+        ]
+        await add_copies(tx, rows)
+
+    await parts.database.write(fill)
+    erasure = await create_erasure(parts.app, owner, CreateErasure(session_id=session))
+    receipt = await finish(parts, owner, erasure)
+    assert {each.kind: each.items for each in receipt.erased}["contents"] == AT_ONCE + 300
+    assert await tables_with(parts.database, MARK, space) == {}
