@@ -20,6 +20,7 @@ from perdure.api.routes import commands as command_routes
 from perdure.api.routes import connections as connection_routes
 from perdure.api.routes import databases as database_routes
 from perdure.api.routes import durable as durable_routes
+from perdure.api.routes import erasures as erasure_routes
 from perdure.api.routes import feedback as feedback_routes
 from perdure.api.routes import harnesses as harness_routes
 from perdure.api.routes import history as history_routes
@@ -37,6 +38,7 @@ from perdure.api.routes import memory_versions as memory_version_routes
 from perdure.api.routes import messages as message_routes
 from perdure.api.routes import participants as participant_routes
 from perdure.api.routes import providers as provider_routes
+from perdure.api.routes import retention as retention_routes
 from perdure.api.routes import runs as run_routes
 from perdure.api.routes import schedules as schedule_routes
 from perdure.api.routes import sessions as session_routes
@@ -108,7 +110,7 @@ def all_routes(settings: Settings, process: ThisProcess) -> tuple[Route, ...]:
         *harness_routes.ROUTES,
         *capability_routes.ROUTES,
         *account_routes.ROUTES,
-        *limit_routes.ROUTES,
+        *(*limit_routes.ROUTES, *retention_routes.ROUTES, *erasure_routes.ROUTES),
         *invitation_routes.ROUTES,
         *command_routes.ROUTES,
         *task_routes.ROUTES,

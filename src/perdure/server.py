@@ -43,8 +43,10 @@ from perdure.wiring import Parts, load_tools, open_parts
 from perdure.worker.background import BackgroundTools
 from perdure.worker.budgets import BudgetSweep
 from perdure.worker.consent import Resumer
+from perdure.worker.erasures import Eraser
 from perdure.worker.limits import LimitSweep
 from perdure.worker.presence import Presence
+from perdure.worker.retention import RetentionSweep
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import STALE_AFTER, Sweep
@@ -178,6 +180,8 @@ async def _start_working(parts: Parts, worker: Worker) -> list[Coroutine[Any, An
         LimitSweep(parts.app).run(),
         Deliverer(parts.app).run(),
         Sorter(parts.database).run(),
+        RetentionSweep(parts.app, parts.engine.clock).run(),
+        Eraser(parts.app, parts.engine.clock).run(),
     ]
     if parts.traces is not None:
         from perdure.worker.traces import TraceExporter  # most servers export no traces

@@ -18,6 +18,7 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.hosts import is_loopback
 from perdure.domain.limits import LimitsPair, LimitValues
 from perdure.domain.network import PrivateAddresses, read_private
+from perdure.domain.retention import RetentionDays, read_days
 
 LARGEST_FILE = 64 * 1024 * 1024
 """The largest allowed `max_file_bytes`: writing a file holds several copies of it in memory."""
@@ -108,6 +109,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         requests_per_minute: maximum number of requests of an organization in a minute; 0 for no limit.
         tokens_per_minute: about how many input and output tokens an organization's model calls may use in a
             minute; turns wait then; 0 for no limit.
+        retention: how many days organizations keep what they have, unless they have set it: kinds and days
+            such as `idle_sessions=365,model_calls=730`; what is not named is kept for ever.
         log_level: the lowest level to log: debug, info, warning or error.
         log_format: the format of the log on standard error: `text` for people, or `json`, one object a line.
         metrics_port: a port that serves only `/metrics`, without a login; 0 for none.
@@ -158,6 +161,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_open_sessions: int = 10_000
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
+    retention: RetentionDays = RetentionDays()
     log_level: str = "info"
     log_format: str = "text"
     metrics_port: int = 0
@@ -213,6 +217,8 @@ def plain(value: object) -> str:
     """A default as users write it: JSON, with bare strings and whole numbers."""
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, RetentionDays):
+        return ",".join(f"{kind}={days}" for kind, days in value.limited().items())
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
@@ -249,6 +255,13 @@ def _checked(field: FieldInfo, text: str) -> Any:
             return read_private(text)
         except ValueError as error:
             raise _invalid(field, _PRIVATE, str(error)) from None
+    if field.name == "retention":
+        try:
+            return read_days(text)
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"the setting PERDURE_RETENTION is wrong: {error.message}", code="invalid_setting"
+            ) from None
     try:
         value = msgspec.convert(text, field.type, strict=False)
     except msgspec.ValidationError:

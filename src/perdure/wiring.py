@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -215,8 +215,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         drivers = DriverPool(os.environ, Http(read_timeout=settings.model_timeout_seconds or None))
         clock, catalog, hooks = SystemClock(), Catalog(), HookClient(settings.private_addresses)
         sandbox, mcp = Sandbox(metrics=metrics), LazyHosts()
-        for each in (drivers, mcp, hooks, sandbox):
-            stack.push_async_callback(each.close)
+        _close_later(stack, drivers.close, mcp.close, hooks.close, sandbox.close)
         services = Services(
             *(database, queue, bus, vault, clock.now),
             file_limits=(limits := _file_limits(settings)),
@@ -229,6 +228,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             meter=Meter(settings.limits(), alone=not settings.database_url),
             guard=_guard(settings, database, vault, drivers, catalog),
             metrics=metrics,
+            retention=settings.retention,
         )
         registry = _add_custom(services, built_in(services), custom, mcp_families(services, mcp))
         app = App(
@@ -257,6 +257,11 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         )
         _follow(bus, engine, mcp)
         yield Parts(database, bus, queue, app, engine, traces)
+
+
+def _close_later(stack: contextlib.AsyncExitStack, *calls: Callable[[], Awaitable[None]]) -> None:
+    for call in calls:
+        stack.push_async_callback(call)
 
 
 def _trace_settings() -> TraceSettings | None:

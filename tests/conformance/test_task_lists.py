@@ -38,6 +38,7 @@ from perdure.store.sessions import get_session
 from perdure.store.task_lists import TaskFilter
 from perdure.store.tasks import TaskRow, add_task, add_task_message, task_messages, wish_for
 from perdure.wiring import Parts, open_parts
+from perdure.worker.retention import RetentionSweep
 from perdure.worker.tasks import TaskSweep
 
 NOW = 1_700_000_000_000_000
@@ -125,9 +126,9 @@ async def test_a_task_is_removed_with_its_messages_30_days_after_its_end(desk: D
         (NOW + KEPT + 1, ["young", "endless"]),
         (NOW + KEPT + 2 * DAY, ["endless"]),
     ):
-        sweep = TaskSweep(replace(desk.app, now=lambda now=now: now), desk.clock)
-        await sweep.once()
-        await sweep.once(purge=True)
+        app = replace(desk.app, now=lambda now=now: now)
+        await TaskSweep(app, desk.clock).once()
+        await RetentionSweep(app, desk.clock).once()
         assert await desk.names(TaskFilter(desk.session_id)) == left
     with pytest.raises(NotFound):
         await read_task(desk.app, desk.owner, desk.session_id, old.id, None, 1)

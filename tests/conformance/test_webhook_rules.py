@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from perdure.app.push_configs import all_push_configs, create_push_config
 from perdure.app.session_ends import carry_out, delete_session
-from perdure.app.webhook_deliveries import look_due, purge, take_attempt
+from perdure.app.webhook_deliveries import look_due, take_attempt
 from perdure.app.webhooks import (
     all_webhooks,
     change_webhook,
@@ -30,8 +30,10 @@ from perdure.domain.webhooks import (
     CreateTaskWebhook,
     UpdateTaskWebhook,
 )
+from perdure.engine.context import SystemClock
 from perdure.store.session_deletion import purge_deleted
 from perdure.store.tasks import purge_tasks, wished_tasks
+from perdure.worker.retention import RetentionSweep
 from perdure.worker.webhooks import Deliverer
 from tests.conformance.places import PATIENCE, eventually
 from tests.hooks import HOUR, SECRET, Office, Receiver, hook, nothing_left, rows, told
@@ -126,10 +128,10 @@ async def test_deliveries_are_kept_for_a_week_and_fifty_of_them_are_listed(
     listed = await deliveries_of(office.app, office.owner, made.id)
     assert len(listed) == 50
     assert [each.sequence for each in listed] == sorted((each.sequence or 0 for each in listed), reverse=True)
-    await purge(office.app)
+    await RetentionSweep(office.app, SystemClock()).once()
     assert len(await rows(office, "SELECT id FROM webhook_deliveries")) == 51
     office.clock.move(KEPT)
-    await purge(office.app)
+    await RetentionSweep(office.app, SystemClock()).once()
     assert await deliveries_of(office.app, office.owner, made.id) == []
 
 

@@ -37,6 +37,7 @@ NEEDS_ADMIN = {
     "list_webhook_deliveries",
     "create_budget", "update_budget", "delete_budget", "top_up_budget",
     "redact_memory_version",
+    "update_retention", "preview_retention", "hold_session", "release_session",
     "list_workers", "drain_worker", "resume_worker", "get_turns_health", "get_metrics_timeseries",
     "list_circuit_breakers", "get_circuit_breaker", "close_circuit_breaker", "list_workflows", "get_workflow",
     "list_workflow_events", "cancel_workflow", "list_dead_letters", "retry_dead_letter",

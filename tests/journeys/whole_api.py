@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from tests.journeys.erasing import erased
 from tests.journeys.families import spawns
 from tests.journeys.people import fresh
 from tests.media_files import png
@@ -155,6 +156,8 @@ async def _hooks_image_and_memory(http: httpx.AsyncClient, task: str, mark: str)
     config = await post(http, f"{task}/push-configs", url)
     image = (await http.post("/v1/images", files={"file": (f"{mark}.png", png(), "image/png")})).json()
     memory = await _memory(http, mark)
+    erasure = await erased(http, {"session_id": (await new_talk(http)).id})
+    memory["erasure_id"] = erasure["id"]
     return {"webhook_id": webhook["id"], "config_id": config["id"], "image_id": image["id"], **memory}
 
 

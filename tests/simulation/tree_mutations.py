@@ -110,8 +110,8 @@ def a_child_begins_before_its_task_is_logged(patch: Patch) -> None:
 def the_deletion_of_a_child_is_not_told(patch: Patch) -> None:
     real = session_ends.mark_deleted
 
-    async def mark(tx: Any, row: Any, now: int) -> None:
-        await real(tx, row, now)
+    async def mark(tx: Any, row: Any, now: int, erasure_id: Any = None) -> None:
+        await real(tx, row, now, erasure_id)
         await tx.run("UPDATE sessions SET news = NULL WHERE id = ?", row.id)
 
     patch.setattr(session_ends, "mark_deleted", mark)

@@ -300,7 +300,7 @@ async def change_member(app: App, caller: Caller, user_id: UserId, body: UpdateU
         if body.role is UNSET or body.role == role:
             return to_user(row, role)
         require(caller, body.role)
-        await _check_not_last(tx, caller.organization_id, user_id, role)
+        await check_not_last(tx, caller.organization_id, user_id, role)
         await set_membership(tx, caller.organization_id, user_id, body.role, now)
         await revoke_outranked(tx, caller.organization_id, user_id, now)
         if RANK[body.role] < RANK[role]:
@@ -324,7 +324,7 @@ async def remove_member(app: App, caller: Caller, user_id: UserId) -> None:
         if user_id != caller.user_id:
             require(caller, "admin")
             require(caller, role)
-        await _check_not_last(tx, caller.organization_id, user_id, role)
+        await check_not_last(tx, caller.organization_id, user_id, role)
         handover = user_id == caller.user_id
         await end_membership(tx, caller.organization_id, user_id, now, handover=handover)
         await delete_invitations_of(tx, caller.organization_id, user_id)
@@ -333,7 +333,7 @@ async def remove_member(app: App, caller: Caller, user_id: UserId) -> None:
     await app.database.write(work)
 
 
-async def _check_not_last(tx: Tx, org_id: OrgId, user_id: UserId, role: UserRole) -> None:
+async def check_not_last(tx: Tx, org_id: OrgId, user_id: UserId, role: UserRole) -> None:
     """Refuse to remove the organization's last owner, or the owner's role.
 
     The caller has locked the organization's row, which serializes concurrent departures.
@@ -408,7 +408,7 @@ async def delete_account(app: App, caller: Caller) -> DeletedAccount:
             await lock_organization(tx, org_id)
         memberships = await memberships_of(tx, caller.user_id)
         for org_id, role in memberships:
-            await _check_not_last(tx, org_id, caller.user_id, role)
+            await check_not_last(tx, org_id, caller.user_id, role)
         await delete_user(tx, caller.user_id)
         await remove_connections_of_user(tx, None, caller.user_id)
         for org_id, _ in memberships:

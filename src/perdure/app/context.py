@@ -26,6 +26,7 @@ from perdure.domain.memories import Mounts
 from perdure.domain.metrics import Metrics
 from perdure.domain.network import PrivateAddresses
 from perdure.domain.providers import ProviderSecrets
+from perdure.domain.retention import RetentionDays
 from perdure.domain.times import Micros
 from perdure.llm.breakers import Breakers
 from perdure.llm.catalog import Catalog
@@ -114,6 +115,7 @@ class Services(Struct, frozen=True):
         meter: limits, and what is used of them.
         guard: makes the guardrails' checks that need a service; without it, they count as not made.
         metrics: what operators see of this process.
+        retention: how long organizations keep what they have, unless they have set it.
     """
 
     database: Database
@@ -139,6 +141,7 @@ class Services(Struct, frozen=True):
     meter: Meter = field(default_factory=Meter)
     guard: GuardServices | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    retention: RetentionDays = RetentionDays()
 
 
 class App(Services, frozen=True, kw_only=True):

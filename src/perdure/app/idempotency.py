@@ -12,6 +12,8 @@ import msgspec
 from perdure.app.context import Services
 from perdure.domain.errors import Conflict
 from perdure.domain.ids import OrgId, SessionId
+from perdure.domain.runs import StartedRun
+from perdure.domain.sessions import Session
 from perdure.store.database import Body, T, Tx
 from perdure.store.idempotency import KEPT, keep_answer, kept_answer, take_key
 from perdure.store.sessions import get_session
@@ -107,7 +109,8 @@ async def _write_once(
     now = app.now()
 
     async def guarded(tx: Tx) -> T:
-        if not await take_key(tx, once.org_id, once.key, once.fingerprint, now, now - KEPT):
+        about = once.session_id
+        if not await take_key(tx, once.org_id, once.key, once.fingerprint, now, now - KEPT, about):
             if once.session_id is not None:
                 # Stored responses may quote a session: do not return them after it was deleted.
                 await get_session(tx, once.org_id, once.session_id)
@@ -120,9 +123,17 @@ async def _write_once(
             raise Replayed(before.status, before.body)
         result = await work(tx)
         value, status = answer(result)
-        await keep_answer(tx, once.org_id, once.key, status, msgspec.json.encode(value))
+        body = msgspec.json.encode(value)
+        await keep_answer(tx, once.org_id, once.key, status, body, _created_session(value))
         return result
 
     result = await app.database.write(guarded)
     once.used = True
     return result
+
+
+def _created_session(value: object) -> SessionId | None:
+    """Return the session that a request has created; None if it has created something else."""
+    if isinstance(value, Session):
+        return value.id
+    return value.session_id if isinstance(value, StartedRun) else None

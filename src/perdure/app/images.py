@@ -143,6 +143,6 @@ async def delete_image(app: App, caller: Caller, image_id: ImageId) -> None:
 
     async def work(tx: Tx) -> None:
         row = await store.get_image(tx, caller.organization_id, caller.user_id, image_id)
-        await store.remove_image(tx, row, now)
+        await store.remove_image(tx, row.org_id, row.id, now)
 
     await app.database.write(work)

@@ -8,7 +8,7 @@ its own children. What a crash leaves undone is found by the sweep. So no two se
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from perdure.app.at_head import append_aside, tell_followers, write_at_head
 from perdure.app.background_tools import stopped_report
 from perdure.app.context import Services
+from perdure.app.holds import check_not_held
 from perdure.app.running_turns import cancel_events, stop_turn
 from perdure.app.task_news import deliver, settle
 from perdure.app.task_reports import DELETED, SESSION_DELETED, Report
@@ -24,17 +25,14 @@ from perdure.domain.accounts import Caller
 from perdure.domain.cancels import CancelledTurn
 from perdure.domain.errors import NotFound
 from perdure.domain.events import NewEvent
-from perdure.domain.ids import OrgId, SessionId, TaskId
+from perdure.domain.ids import ErasureId, OrgId, SessionId, TaskId
 from perdure.domain.tasks import Canceller, SessionTask
 from perdure.domain.times import Micros
 from perdure.store.budgets import wait_no_more
 from perdure.store.bus import Appended, Stop
-from perdure.store.content_holds import drop_holds
 from perdure.store.database import Tx
-from perdure.store.file_changes import remove_files
-from perdure.store.images import remove_images_of
 from perdure.store.queue import Job
-from perdure.store.session_deletion import mark_deleted
+from perdure.store.session_deletion import erasure_above, mark_deleted
 from perdure.store.sessions import IN_TURN, SessionRow, append, get_session
 from perdure.store.tasks import (
     TaskRow,
@@ -43,8 +41,6 @@ from perdure.store.tasks import (
     remove_task,
     wish_for,
 )
-from perdure.store.tool_lists import drop_tool_lists
-from perdure.store.workspaces import orphaned_workspace
 
 AT_ONCE = 100
 """How many sessions of a tree a request ends itself; the sweep ends the others."""
@@ -135,17 +131,41 @@ async def _fence(app: Services, tx: Tx, row: SessionRow, events: list[NewEvent],
     return after
 
 
+First = Callable[[Tx, SessionRow], Awaitable[ErasureId | None]]
+"""What a deletion does first, with the locked session: it may refuse, or name the erasure that counts it."""
+
+
 async def delete_session(app: Services, caller: Caller, session_id: SessionId) -> None:
-    """Delete a session, even during a turn, with all sessions below it: runners are fenced and stopped."""
-    await _down(app, await _delete(app, caller.organization_id, session_id))
+    """Delete a session, even during a turn, with all sessions below it: runners are fenced and stopped.
+
+    Raises:
+        NotFound.
+        Conflict: `session_held`: it must not be deleted.
+    """
+    await remove_session(app, caller.organization_id, session_id)
 
 
-async def _delete(app: Services, org_id: OrgId, session_id: SessionId) -> list[TaskRow]:
+async def remove_session(
+    app: Services, org_id: OrgId, session_id: SessionId, first: First | None = None
+) -> None:
+    """As `delete_session`, for nobody in particular.
+
+    Args:
+        first: what the transaction does first; what it raises is raised.
+    """
+    await _down(app, await _delete(app, org_id, session_id, first))
+
+
+async def _delete(
+    app: Services, org_id: OrgId, session_id: SessionId, first: First | None = None
+) -> list[TaskRow]:
     """Delete a session; return its tasks, whose children are to be deleted, too."""
     now = app.now()
 
     async def work(tx: Tx) -> tuple[SessionRow, list[TaskRow]]:
         row = await get_session(tx, org_id, session_id, lock=True)
+        await check_not_held(tx, row)
+        erasure_id = None if first is None else await first(tx, row)
         if row.status in IN_TURN:
             turn_id = row.turn_id or app.new_id("turn")
             notice = "[The session was deleted during this turn.]"
@@ -153,13 +173,7 @@ async def _delete(app: Services, org_id: OrgId, session_id: SessionId) -> list[T
             row, _ = await append(tx, row, events, now=now, fence=True)
             tx.after_commit(lambda: app.metrics.turns.add("cancelled", ""))
         tasks = await wish_for(tx, row.id, "delete")
-        await mark_deleted(tx, row, now)
-        await drop_tool_lists(tx, row.org_id, row.id, now)
-        await drop_holds(tx, row.org_id, row.id, now)
-        await remove_images_of(tx, row.org_id, row.id, now)
-        space = await orphaned_workspace(tx, row.org_id, row.id, row.workspace())
-        if space is not None:
-            await remove_files(tx, space, now)
+        await mark_deleted(tx, row, now, erasure_id or await erasure_above(tx, row))
         return row, tasks
 
     row, tasks = await app.database.write(work)

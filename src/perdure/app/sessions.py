@@ -116,6 +116,7 @@ def to_session(
         forked_from_sequence=row.forked_from_sequence,
         metadata=read_metadata(row.metadata),
         archived_at=maybe_rfc3339(row.archived_at),
+        held_at=maybe_rfc3339(row.held_at),
         started_at=maybe_rfc3339(row.started_at),
         finished_at=maybe_rfc3339(row.finished_at),
         parked_on=tuple(call.on_wire() for call in row.parked_calls()),

@@ -15,7 +15,6 @@ from perdure.domain.errors import Unreadable
 from perdure.domain.ids import OrgId
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.webhooks import (
-    KEPT,
     MAX_ERROR,
     Signed,
     WebhookKey,
@@ -34,8 +33,6 @@ from perdure.store.webhook_deliveries import (
     leave_line,
     lock_line,
     next_delivery,
-    purge_deliveries,
-    purge_lines,
     put_attempt,
     take_line,
 )
@@ -213,11 +210,3 @@ def _changes(hook: WebhookRow, reply: Reply, now: Micros) -> Changes:
 async def free_all(app: Services) -> None:
     """Take the lines back from the process that ran before, where only one runs at a time."""
     await app.database.write(free_lines)
-
-
-async def purge(app: Services) -> None:
-    """Remove old deliveries, and the lines in which they were the last."""
-    before = app.now() - KEPT
-    while (await app.database.write(lambda tx: purge_deliveries(tx, before))).more:
-        pass
-    await app.database.write(purge_lines)

@@ -42,6 +42,8 @@ _GROUPS = {
     "secrets": ("storage", "secrets"),
     "schedules": ("schedules", "app"),
     "limits": ("limits", "app"),
+    "retention": ("retention", "app"),
+    "erase": ("erase", "app"),
     "mcp": ("mcp", "app"),
     "skills": ("skills", "app"),
     "connections": ("connections", "app"),

@@ -26,6 +26,7 @@ from perdure.domain.accounts import (
     User,
 )
 from perdure.domain.limits import Limits, UpdateLimits
+from perdure.domain.retention import Retention, RetentionPreview, UpdateRetention
 
 _ORGANIZATION = "/v1/orgs/{}"
 _USER = "/v1/users/{}"
@@ -54,6 +55,22 @@ class AccountMethods(Caller):
     )
     update_limits = routes.updates(
         f"{_ORGANIZATION}/limits", UpdateLimits, Limits, "Change an organization's limits."
+    )
+    get_retention = routes.reads(
+        f"{_ORGANIZATION}/retention", Retention, "Return how long an organization keeps what it has."
+    )
+    update_retention = routes.updates(
+        f"{_ORGANIZATION}/retention",
+        UpdateRetention,
+        Retention,
+        "Change how long an organization keeps what it has.",
+    )
+    preview_retention = routes.creates_under(
+        f"{_ORGANIZATION}/retention/preview",
+        UpdateRetention,
+        RetentionPreview,
+        "Return what retention would delete now, with these changes.",
+        once=False,
     )
     complete_onboarding = routes.acts(
         "POST", f"{_ORGANIZATION}/onboarding/complete", Organization, "Note that it has been set up."

@@ -11,6 +11,7 @@ from perdure.client.audits import AuditMethods
 from perdure.client.belongings import DatabaseMethods, ScheduleMethods, StorageMethods, WorkspaceMethods
 from perdure.client.budgets import BudgetMethods
 from perdure.client.connections import ConnectionMethods
+from perdure.client.erasures import ErasureMethods
 from perdure.client.files import FileMethods
 from perdure.client.images import ImageMethods
 from perdure.client.inbox import InboxMethods
@@ -54,6 +55,7 @@ class Client(
     SpendMethods,
     OperationMethods,
     AuditMethods,
+    ErasureMethods,
     AccountMethods,
 ):
     """A client of one Perdure server.

@@ -20,7 +20,7 @@ Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
     "callback", "mcp", "input", "webhook", "participant", "pushconfig", "delivery", "budget", "entry",
-    "hold", "memory", "memver", "skill", "worker", "audit", "revision",
+    "hold", "memory", "memver", "skill", "worker", "audit", "revision", "erasure",
 ]  # fmt: skip
 
 
@@ -65,6 +65,7 @@ ImageId = NewType("ImageId", Annotated[str, id_schema("image")])
 WorkerId = NewType("WorkerId", Annotated[str, id_schema("worker")])
 AuditEntryId = NewType("AuditEntryId", Annotated[str, id_schema("audit")])
 RevisionId = NewType("RevisionId", Annotated[str, id_schema("revision")])
+ErasureId = NewType("ErasureId", Annotated[str, id_schema("erasure")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -93,7 +94,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     InvitationId: "invitation", CallbackId: "callback", McpServerId: "mcp", InputRequestId: "input",
     TaskId: "task", WebhookId: "webhook", ParticipantId: "participant", PushConfigId: "pushconfig",
     BudgetId: "budget", MemoryId: "memory", MemoryVersionId: "memver", SkillId: "skill", ImageId: "image",
-    WorkerId: "worker", AuditEntryId: "audit", RevisionId: "revision",
+    WorkerId: "worker", AuditEntryId: "audit", RevisionId: "revision", ErasureId: "erasure",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, tuple[Prefix, ...]] = {

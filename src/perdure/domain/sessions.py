@@ -331,6 +331,7 @@ class Session(Struct, frozen=True, omit_defaults=True, rename=MCP_NAMES):
         Timestamp | None,
         Meta(description="When the session was archived. Lists leave archived sessions out."),
     ] = None
+    held_at: Annotated[Timestamp | None, Meta(description="Since when nobody may delete the session.")] = None
     started_at: Annotated[
         Timestamp | None,
         Meta(description="When the first turn started.", examples=["2026-03-14T09:26:53.589793Z"]),

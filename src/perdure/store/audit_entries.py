@@ -296,19 +296,3 @@ async def list_entries(tx: Tx, org_id: OrgId, filters: AuditFilter, limit: int) 
 def first_id(at: Micros) -> str:
     """Return what no id of an entry from this millisecond or later is less than."""
     return f"audit_{min(max(at // 1000, 0), (1 << 48) - 1):012x}"
-
-
-async def delete_audit_entries_before(tx: Tx, org_id: OrgId, before: Micros) -> int:
-    """Delete an organization's entries from before an instant; return their number.
-
-    This is the only way to delete entries: triggers refuse every other one, and every change. The history of
-    agents and harnesses stays.
-
-    Args:
-        before: an instant in microseconds.
-    """
-    await tx.run("INSERT INTO audit_gate (one) VALUES (1)")
-    sql = "DELETE FROM audit_entries WHERE org_id = ? AND id < ? AND created_at < ?"
-    deleted = await tx.run(sql, org_id, first_id(before + 1000), before)
-    await tx.run("DELETE FROM audit_gate WHERE one = 1")
-    return deleted

@@ -103,6 +103,7 @@ SESSION = Watched(
         "forked_from_id",
         "source",
         "archived_at",
+        "held_at",
     ),
     json=("tags", "config", "metadata"),
     name="title",
@@ -156,6 +157,15 @@ LIMITS = Watched(
     id="{subject}",
     name="subject",
 )
+RETENTION = Watched(
+    table="retention",
+    type="retention",
+    key=("org_id", "kind"),
+    shown=("days",),
+    id="{kind}",
+    name="kind",
+)
+ERASURE = Watched(table="erasures", type="erasure", shown=("kind", "subject_id"), name="subject_id")
 USER = Watched(table="users", type="user", shown=("name", "email"), name="email", org="")
 MEMBER = Watched(
     table="memberships",

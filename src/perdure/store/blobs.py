@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 from perdure.domain.files import Content
 from perdure.domain.ids import OrgId
 from perdure.domain.times import Micros
-from perdure.store.database import LOCK_ROW, Purged, Tx, first_within
+from perdure.store.database import LOCK_ROW, Purged, Tx, Value, first_within
+from perdure.store.erasures import Tally
 from perdure.store.rows import among
 
 PART = 256 * 1024
@@ -189,6 +190,11 @@ _IN_USE = (
 )
 
 
+ERASED = 1
+"""In place of the time of a release, by an erasure: only that erasure's purge removes the content, as soon as
+no transaction is open that may have seen it. Contents of others keep their time."""
+
+
 async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
     """Remove one batch of contents that were released before an instant and that nothing refers to.
 
@@ -196,9 +202,18 @@ async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
         before: an instant in microseconds.
         limit: the most contents to look at; `PURGED` bounds their bytes.
     """
+    return await _purge(tx, f"released_at < ? AND released_at <> {ERASED}", (before,), limit, Tally())
+
+
+async def purge_erased_blobs(tx: Tx, org_id: OrgId, tally: Tally, limit: int = 200) -> Purged:
+    """Remove one batch of contents that erasures in an organization have released, and count them."""
+    return await _purge(tx, f"released_at = {ERASED} AND org_id = ?", (org_id,), limit, tally)
+
+
+async def _purge(tx: Tx, due: str, args: tuple[Value, ...], limit: int, tally: Tally) -> Purged:
     rows = await tx.all(
-        "SELECT org_id, hash, size_bytes FROM blobs WHERE released_at < ? ORDER BY released_at LIMIT ?",
-        before,
+        f"SELECT org_id, hash, size_bytes FROM blobs WHERE {due} ORDER BY released_at LIMIT ?",
+        *args,
         limit,
     )
     batch = first_within(rows, PURGED)
@@ -206,46 +221,42 @@ async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
     gone, more = 0, len(batch) < len(rows) or len(rows) == limit
     for org_id, hash_ in sorted(batch):
         # Each statement checks the mark again, so that a writer that has removed it meanwhile wins.
-        await tx.run(
-            "UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ? AND released_at < ?"
-            f" AND {_IN_USE}",
-            org_id,
-            hash_,
-            before,
-        )
-        if sizes[org_id, hash_] > PURGED and await _shorten(tx, org_id, hash_, before):
+        this = f"org_id = ? AND hash = ? AND {due}"
+        await tx.run(f"UPDATE blobs SET released_at = NULL WHERE {this} AND {_IN_USE}", org_id, hash_, *args)
+        if sizes[org_id, hash_] > PURGED and await _shorten(tx, this, (org_id, hash_, *args)):
             more = True
             continue
         removed = await tx.one(
-            f"DELETE FROM blobs WHERE org_id = ? AND hash = ? AND released_at < ? AND NOT {_IN_USE}"
-            " RETURNING COALESCE(parts_key, hash)",
+            f"DELETE FROM blobs WHERE {this} AND NOT {_IN_USE} RETURNING COALESCE(parts_key, hash)",
             org_id,
             hash_,
-            before,
+            *args,
         )
         if removed is not None:
             await tx.run("DELETE FROM blob_parts WHERE org_id = ? AND hash = ?", org_id, removed[0])
             gone += 1
+            tally.add("contents", 1, sizes[org_id, hash_])
     return Purged(gone, more)
 
 
-async def _shorten(tx: Tx, org_id: str, hash_: str, before: Micros) -> bool:
+async def _shorten(tx: Tx, this: str, args: tuple[Value, ...]) -> bool:
     """Remove the last `PURGED` bytes of a long content that arrived in parts; return whether it is one.
 
     First its row gives up the hash, so that nobody finds a content that is not whole any more.
+
+    Args:
+        this: the condition of its row, with `args`, which begin with the organization.
     """
     row = await tx.one(
-        f"UPDATE blobs SET hash = parts_key, size_bytes = size_bytes - ? WHERE org_id = ? AND hash = ?"
-        f" AND released_at < ? AND parts_key IS NOT NULL AND NOT {_IN_USE} RETURNING parts_key, size_bytes",
+        f"UPDATE blobs SET hash = parts_key, size_bytes = size_bytes - ? WHERE {this}"
+        f" AND parts_key IS NOT NULL AND NOT {_IN_USE} RETURNING parts_key, size_bytes",
         PURGED,
-        org_id,
-        hash_,
-        before,
+        *args,
     )
     if row is not None:
         await tx.run(
             "DELETE FROM blob_parts WHERE org_id = ? AND hash = ? AND part >= ?",
-            org_id,
+            args[0],
             row[0],
             parts_of(row[1]),
         )

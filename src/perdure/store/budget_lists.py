@@ -109,10 +109,10 @@ async def remove_budget(tx: Tx, org_id: OrgId, budget_id: BudgetId) -> None:
     await tx.run("DELETE FROM budget_shards WHERE budget_id = ?", budget_id)
 
 
-async def remove_budgets_of(tx: Tx, org_id: OrgId, session_id: SessionId) -> None:
-    """Remove the budgets of a session that is deleted, with their entries."""
+async def remove_budgets_of(tx: Tx, org_id: OrgId, subject_id: SessionId | UserId) -> None:
+    """Remove the budgets of a session that is deleted, or of a user, with their entries."""
     rows = await tx.all(
-        "SELECT id FROM budgets WHERE org_id = ? AND subject_id = ? ORDER BY id", org_id, session_id
+        "SELECT id FROM budgets WHERE org_id = ? AND subject_id = ? ORDER BY id", org_id, subject_id
     )
     ids = [(row[0], org_id) for row in rows]
     # All budgets before the first shard: nothing that has locked a shard locks a budget.

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from perdure.domain.errors import Conflict
 from perdure.domain.ids import OrgId, WorkspaceId
 from perdure.domain.times import Micros
-from perdure.store.blobs import release_contents
-from perdure.store.database import LOCK_ROW, Purged, Tx
+from perdure.store.blobs import ERASED, release_contents
+from perdure.store.database import LOCK_ROW, Purged, Tx, Value
 from perdure.store.files import INSERT, FileRow
 from perdure.store.rows import values
 
@@ -60,24 +60,35 @@ async def purge_gone(tx: Tx, now: Micros, after: Micros, batch: int | None = Non
         after: an instant that is yet to come: the clock has gone back since a workspace was let go after it.
         batch: the most files and folders to remove.
     """
-    most = batch or BATCHES[tx.dialect]
+    where = "due_at <= ? OR due_at > ?"
+    return await _purge(tx, where, (now, after), now, batch or BATCHES[tx.dialect])
+
+
+async def purge_erased_files(tx: Tx, org_id: OrgId) -> Purged:
+    """Remove one batch of the files of large workspaces that erasures in an organization have let go."""
+    where = f"due_at = {ERASED} AND org_id = ?"
+    return await _purge(tx, where, (org_id,), ERASED, BATCHES[tx.dialect])
+
+
+async def _purge(tx: Tx, where: str, args: tuple[Value, ...], now: Micros, most: int) -> Purged:
     found = await tx.one(
-        "SELECT workspace_id, org_id FROM gone_workspaces WHERE due_at <= ? OR due_at > ? ORDER BY due_at"
+        f"SELECT workspace_id, org_id, due_at FROM gone_workspaces WHERE {where} ORDER BY due_at"
         f" LIMIT 1{LOCK_ROW[tx.dialect]}",
-        now,
-        after,
+        *args,
     )
     if found is None:
         return Purged(0, more=False)
+    *gone, due = found
     rows = await tx.all(
         "SELECT path, hash FROM files WHERE workspace_id = ? AND org_id = ? ORDER BY path LIMIT ?",
-        *found,
+        *gone,
         most,
     )
     if rows:
-        await release_contents(tx, found[1], {row[1] for row in rows} - {""}, now)
+        released = ERASED if due == ERASED else now
+        await release_contents(tx, gone[1], {row[1] for row in rows} - {""}, released)
         sql = "DELETE FROM files WHERE workspace_id = ? AND org_id = ? AND path <= ?"
-        await tx.run(sql, *found, rows[-1][0])
+        await tx.run(sql, *gone, rows[-1][0])
     if len(rows) < most:
-        await tx.run("DELETE FROM gone_workspaces WHERE workspace_id = ? AND org_id = ?", *found)
+        await tx.run("DELETE FROM gone_workspaces WHERE workspace_id = ? AND org_id = ?", *gone)
     return Purged(len(rows), more=True)

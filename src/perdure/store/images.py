@@ -73,13 +73,15 @@ async def count_images(tx: Tx, org_id: OrgId) -> tuple[int, int]:
     return (0, 0) if row is None else (int(row[0]), int(row[1]))
 
 
-async def remove_image(tx: Tx, row: ImageRow, now: Micros) -> None:
-    await tx.run("DELETE FROM images WHERE id = ? AND org_id = ?", row.id, row.org_id)
-    await drop_holds(tx, row.org_id, row.id, now)
+async def remove_image(tx: Tx, org_id: OrgId, image_id: ImageId, now: Micros) -> int:
+    """Remove an image; return 1 if it was there, else 0."""
+    gone = await tx.run("DELETE FROM images WHERE id = ? AND org_id = ?", image_id, org_id)
+    await drop_holds(tx, org_id, image_id, now)
+    return gone
 
 
 async def remove_images_of(tx: Tx, org_id: OrgId, session_id: SessionId, now: Micros) -> None:
     """Remove the images that were uploaded for a session."""
-    sql = f"SELECT {_COLUMNS} FROM images WHERE session_id = ? AND org_id = ? ORDER BY id"
+    sql = "SELECT id FROM images WHERE session_id = ? AND org_id = ? ORDER BY id"
     for row in await tx.all(sql, session_id, org_id):
-        await remove_image(tx, ImageRow(*row), now)
+        await remove_image(tx, org_id, row[0], now)

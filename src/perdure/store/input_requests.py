@@ -16,6 +16,9 @@ from perdure.store.rows import columns, from_json, insert, to_json, values
 
 InputStatus = Literal["open", "answered", "ended"]
 
+KEPT = 24 * 3600 * 1_000_000
+"""Microseconds for which a question is kept after its deadline."""
+
 
 class InputRequestRow(Struct, frozen=True):
     """A question. Several ones of a call are asked at the same time, and answered one by one.

@@ -61,5 +61,8 @@ class MeasuredDatabase:
         finally:
             self._wait.observe(time.perf_counter() - began, "read" if seconds is None else "search")
 
+    async def scrub(self) -> bool:
+        return await self._inner.scrub()
+
     async def close(self) -> None:
         await self._inner.close()

@@ -218,6 +218,64 @@ async def drop_segment(tx: Tx, org_id: OrgId, segment: int) -> None:
         await tx.run(f"DELETE FROM {table} WHERE org_id = ? AND segment = ?", org_id, segment)
 
 
+async def next_segment(tx: Tx, org_id: OrgId, after: int) -> int | None:
+    """Return the organization's segment after this number; None if it was the last one."""
+    found = await tx.one(
+        "SELECT MIN(segment) FROM search_segments WHERE org_id = ? AND segment > ?", org_id, after
+    )
+    return None if found is None else found[0]
+
+
+async def forget_absent(
+    tx: Tx, org_id: OrgId, segment: int, after: str, limit: int = 500
+) -> tuple[int, str | None]:
+    """Take sessions that have left a segment out of a batch of its rows, so that their words are gone.
+
+    Args:
+        after: the last term that was seen to; empty for the first batch.
+        limit: the most rows.
+
+    Returns:
+        How many rows have changed, and the last term of the batch; None if it was the segment's last batch.
+    """
+    slots = await tx.all(
+        "SELECT search_slot FROM sessions WHERE org_id = ? AND search_slot >= ? AND search_slot < ?"
+        " AND deleted_at IS NULL",
+        org_id,
+        segment * SEGMENT,
+        (segment + 1) * SEGMENT,
+    )
+    present = 0
+    for (slot,) in slots:
+        present |= 1 << (slot - segment * SEGMENT)
+    rows = await tx.all(
+        "SELECT term, members FROM search_terms WHERE org_id = ? AND segment = ? AND term > ?"
+        " ORDER BY term LIMIT ?",
+        org_id,
+        segment,
+        after,
+        limit,
+    )
+    changed = 0
+    for term, members in rows:
+        before = unpack(members)
+        left = before & present
+        if left == before:
+            continue
+        changed += 1
+        key = (org_id, segment, term)
+        if not left:
+            await tx.run("DELETE FROM search_terms WHERE org_id = ? AND segment = ? AND term = ?", *key)
+        else:
+            packed = pack(sorted(_positions(left)))
+            await tx.run(
+                "UPDATE search_terms SET members = ? WHERE org_id = ? AND segment = ? AND term = ?",
+                packed,
+                *key,
+            )
+    return changed, rows[-1][0] if len(rows) == limit else None
+
+
 async def segments_by_age(
     tx: Tx, org_id: OrgId, text: str | None
 ) -> tuple[list[tuple[int, Micros]], str | None]:

@@ -114,6 +114,7 @@ class SessionRow(Struct, frozen=True):
     """Where text from outside in the session came from, as JSON; None if an older release began it, and
     nothing has been appended since. Part of the projection."""
     turn_slot: int = 0  # see turn_slots.py
+    held_at: Micros | None = None
 
     def own_agent(self) -> AgentAt:
         """The session's own agent."""
@@ -240,6 +241,7 @@ _NEW: dict[str, object] = {
     "news": None,
     "external": "[]",
     "turn_slot": 0,
+    "held_at": None,
 }
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
@@ -258,8 +260,7 @@ IN_TURN = ("active", "waiting_for_tool_results", "paused")
 """Statuses of a session whose turn runs, or waits for a client, a person or a budget."""
 
 BUSY = "status IN ('active', 'waiting_for_tool_results', 'paused')"
-"""The condition of the partial index on such sessions. SQLite uses the index only for a statement that
-contains the same condition verbatim."""
+"""The condition of the partial index on such sessions, verbatim: SQLite uses it for no other."""
 
 LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 """Makes `updated_at` grow strictly with every change, even when the clock goes backwards."""

@@ -100,7 +100,7 @@ SESSIONS = Table(
     ("id",),
     "(id = ? OR root_session_id = ?) AND deleted_at IS NULL",
     ("config", "queued"),
-    unset=(("search_slot", "NULL"), ("turn_slot", "0")),
+    unset=(("search_slot", "NULL"), ("turn_slot", "0"), ("erasure_id", "NULL")),
 )
 """The last rows of a tree."""
 COPIED = frozenset(
@@ -159,6 +159,7 @@ OF_ORG: tuple[Table, ...] = (
         "owner IN (SELECT id FROM images WHERE org_id = ? AND session_id IS NULL)",
     ),
     Table("limits", ("org_id", "subject"), "org_id = ?"),
+    Table("retention", ("org_id", "kind"), "org_id = ?"),
     Table("budgets", ("id",), "org_id = ? AND subject_type <> 'session'", unset=_BUDGET_UNSET),
     Table(
         "budget_entries",

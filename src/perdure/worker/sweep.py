@@ -1,28 +1,20 @@
-"""The sweep: recovers lost sessions and removes deleted data.
+"""The sweep: recovers lost sessions.
 
-It enqueues active sessions without a runner and parked sessions that are due, and purges what deleted
-sessions left behind. The queue is a hint; the session's row is authoritative.
+It enqueues active sessions without a runner and parked sessions that are due. The queue is a hint; the
+session's row is authoritative.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 from msgspec import Struct
 
 from perdure.domain.ids import OrgId, SessionId
 from perdure.engine.context import Engine
-from perdure.store.blobs import KEPT, purge_blobs
-from perdure.store.callbacks import purge_callbacks
-from perdure.store.database import Purged, Tx
-from perdure.store.gone_files import purge_gone
-from perdure.store.idempotency import KEPT as ANSWERS_KEPT
-from perdure.store.idempotency import purge_answers
-from perdure.store.inbox_links import purge_inbox_links
+from perdure.store.database import Tx
 from perdure.store.queue import Job
-from perdure.store.session_deletion import purge_deleted
 from perdure.store.working_sessions import ActiveSession, active_sessions, due
 from perdure.worker.rounds import again_and_again
 from perdure.worker.worker import Worker
@@ -36,14 +28,6 @@ STALE_AFTER = 10.0
 """Seconds after which an active session that has not changed is checked, longer than a queue takes to hand
 out a job. They are counted from when this process first saw it so: stored times would depend on clocks, which
 go back and jump."""
-
-PURGE_AFTER = 3_600_000_000
-"""Microseconds between a session's deletion and the removal of its log."""
-
-PURGE_SECONDS = 1.0
-"""The most seconds per minute for each purge: of deleted sessions' logs, of the files of their workspaces
-(about 50,000), of contents without a file (about 10,000 small ones, or 300 MB), of expired answers to
-requests with an Idempotency-Key, and of callbacks."""
 
 
 class _Sighting(Struct, frozen=True):
@@ -85,13 +69,6 @@ class Sweep:
         jobs += [Job(org_id, id_, again) for org_id, id_ in parked if not self._worker.runs(id_)]
         if jobs:
             await engine.database.write(lambda tx: self._enqueue(tx, jobs))
-        if self._purges(now):
-            await self._repeat(lambda tx: purge_deleted(tx, now - PURGE_AFTER, now + PURGE_AFTER))
-            await self._repeat(lambda tx: purge_gone(tx, now, now + 2 * PURGE_AFTER))
-            await self._repeat(lambda tx: purge_blobs(tx, now - KEPT))
-            await self._repeat(lambda tx: purge_answers(tx, now - ANSWERS_KEPT))
-            await self._repeat(lambda tx: purge_callbacks(tx, now - ANSWERS_KEPT))
-            await self._repeat(lambda tx: purge_inbox_links(tx, now))
         return len(jobs)
 
     def _lost(self, active: list[ActiveSession], stale_after: float) -> list[ActiveSession]:
@@ -110,17 +87,6 @@ class Sweep:
             seen[each.id] = before
         self._seen = seen
         return lost
-
-    async def _repeat(self, purge: Callable[[Tx], Awaitable[Purged]]) -> None:
-        """Run a purge batch by batch, so that other writes come in between, for `PURGE_SECONDS` at most."""
-        clock, began = self._engine.clock, self._engine.clock.elapsed()
-        while (await self._engine.database.write(purge)).more:
-            if clock.elapsed() - began > PURGE_SECONDS:
-                return
-
-    def _purges(self, now: int) -> bool:
-        """Return whether this sweep purges, about once a minute."""
-        return now // 1_000_000 % 60 < SWEEP_EVERY
 
     async def _enqueue(self, tx: Tx, jobs: list[Job]) -> None:
         for job in jobs:

@@ -10,8 +10,6 @@ from perdure.app.context import App
 from perdure.app.session_ends import carry_out, stop_task
 from perdure.app.task_news import clear_note, deliver
 from perdure.domain.errors import NotFound, PerdureError
-from perdure.domain.tasks import KEPT
-from perdure.domain.times import Micros
 from perdure.engine.context import Clock
 from perdure.store.database import Tx
 from perdure.store.queue import Job
@@ -20,7 +18,6 @@ from perdure.store.tasks import (
     TaskRow,
     background_tasks,
     due_tasks,
-    purge_tasks,
     sessions_with_news,
     wished_tasks,
 )
@@ -41,8 +38,6 @@ MOST_TOOLS = 20_000
 """The most tools in the background that one sweep looks at."""
 OVERDUE = "its time limit has passed"
 """Why a task is stopped that takes too long, for people."""
-PURGE_EVERY = 150
-"""Sweeps between two removals of old tasks, about five minutes."""
 
 
 class TaskSweep:
@@ -55,22 +50,19 @@ class TaskSweep:
     async def run(self) -> None:
         """Sweep until cancelled."""
         await again_and_again(
-            lambda number: self.once(purge=number % PURGE_EVERY == 0, look=number % LOOK_EVERY == 0),
+            lambda number: self.once(look=number % LOOK_EVERY == 0),
             lambda: self._clock.sleep(SWEEP_EVERY),
             log,
             "the sweep of tasks failed",
         )
 
-    async def once(self, *, purge: bool = False, look: bool = True) -> int:
+    async def once(self, *, look: bool = True) -> int:
         """Sweep once; return how many sessions and tasks it saw to.
 
         Args:
-            purge: also remove old tasks.
             look: also look for tools in the background that nobody runs.
         """
         app, now = self._app, self._app.now()
-        if purge:
-            await self._purge(now)
 
         async def candidates(tx: Tx) -> tuple[list[TaskRow], list[TaskRow], list[Note]]:
             wished, due = await wished_tasks(tx, AT_ONCE), await due_tasks(tx, now, AT_ONCE)
@@ -107,10 +99,6 @@ class TaskSweep:
         if lost:
             await self._app.database.write(enqueue)
         return len(lost)
-
-    async def _purge(self, now: Micros) -> None:
-        while (await self._app.database.write(lambda tx: purge_tasks(tx, now - KEPT))).more:
-            pass
 
 
 async def _seen_to(what: str, work: Awaitable[object]) -> None:

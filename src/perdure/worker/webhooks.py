@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 from collections import Counter
 
 from aiohttp.abc import AbstractResolver
 
 from perdure.app.context import Services
-from perdure.app.webhook_deliveries import Attempt, free_all, look_due, note_reply, purge, take_attempt
+from perdure.app.webhook_deliveries import Attempt, free_all, look_due, note_reply, take_attempt
 from perdure.domain.errors import PerdureError, Unavailable
 from perdure.domain.ids import OrgId
 from perdure.domain.webhooks import Signed, WebhookKey
@@ -30,8 +29,6 @@ AT_ONCE = 64
 to others: half of them if it is alone."""
 OF_ONE = 4
 """The most of them for one webhook; one that fails has a single one, so that it holds up no others."""
-PURGE_EVERY = 600
-"""Checks between two removals of old deliveries, about ten minutes."""
 
 
 class Deliverer:
@@ -65,18 +62,16 @@ class Deliverer:
     async def _run(self) -> None:
         if self._app.database.dialect == "sqlite":
             await self._safely(free=True)
-        for check in itertools.count():
-            await self._safely(purges=check % PURGE_EVERY == 0)
+        while True:
+            await self._safely()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every):
                     await self._more.wait()
 
-    async def _safely(self, *, free: bool = False, purges: bool = False) -> None:
+    async def _safely(self, *, free: bool = False) -> None:
         try:
             if free:
                 await free_all(self._app)
-            if purges:
-                await purge(self._app)
             await self.once()
         except PerdureError as error:
             log.warning("events cannot be sent to webhooks: %s", error.message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from perdure.api.openapi.attachment_codes import INVALID_FILES, MISSING_IMAGES, TOO_MANY_IMAGES
 from perdure.api.openapi.audit_codes import INVALID_AUDITS, MISSING_REVISIONS, REVISION_CONFLICTS
 from perdure.api.openapi.budget_codes import BUDGET_CONFLICTS, INVALID_BUDGETS, MISSING_BUDGETS
+from perdure.api.openapi.erasure_codes import HELD, MISSING_ERASURES
 from perdure.api.openapi.limit_codes import LIMIT_TOO_HIGH, TOO_MANY_SESSIONS
 from perdure.api.openapi.memory_codes import (
     CHANGED_MEMORIES,
@@ -161,6 +162,7 @@ CONFLICTS = (
     *WEBHOOK_CONFLICTS,
     *OPERATION_CONFLICTS,
     *REVISION_CONFLICTS,
+    *HELD,
     (
         "already_participant",
         "The agent or user takes part in the session already.",
@@ -251,6 +253,7 @@ MISSING = (
     *MISSING_WEBHOOKS,
     *MISSING_OPERATIONS,
     *MISSING_REVISIONS,
+    *MISSING_ERASURES,
     (
         "participant_not_found",
         "The session has no such participant.",

@@ -39,6 +39,7 @@ TAGS: dict[str, str] = {
     "mcp servers": "MCP servers give agents the tools of others. Each is a capability, `mcp:{id}`.",
     "skills": "Skills are instructions for particular tasks. Each is a capability, `skill:{id}`.",
     "organizations": "Every resource belongs to one organization. Other organizations cannot see it.",
+    "erasure": "Erasures of sessions and users, with receipts, and legal holds against them.",
     "connections": "Sign-ins of users, and of organizations, at MCP servers that their agents use.",
     "operations": "What runs turns, for those who run the server: processes, turns, what is stuck.",
     "audit": "Who changed what, when, from where, and what was there before and after.",

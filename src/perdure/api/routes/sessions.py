@@ -225,11 +225,13 @@ async def update_session(call: Call, session_id: SessionId, body: UpdateSession)
     return await use.change_session(call.app, call.caller, session_id, body, call.if_match)
 
 
-@route("DELETE", "/v1/sessions/{session_id}", "sessions", errors=(404,))
+@route("DELETE", "/v1/sessions/{session_id}", "sessions", errors=(404, 409))
 async def delete_session(call: Call, session_id: SessionId) -> None:
     """Delete a session.
 
-    Cancels a running turn first. Afterwards, all routes of the session return 404.
+    Cancels a running turn first. Afterwards, all routes of the session return 404. Its log is removed an hour
+    later; to erase what it has left everywhere, with a receipt, create an erasure. 409 if it is under legal
+    hold.
     """
     await ends.delete_session(call.app, call.caller, session_id)
 

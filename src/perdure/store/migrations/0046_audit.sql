@@ -58,12 +58,14 @@ CREATE INDEX revisions_by_org ON revisions (org_id, id);
 
 CREATE UNIQUE INDEX revisions_by_entity ON revisions (org_id, entity_id, revision);
 
--- A transaction that deletes old entries has a row here while it does, and nobody else sees it.
+-- A transaction that deletes old entries, or erases a user from them, has a row here while it does, and
+-- nobody else sees it.
 CREATE TABLE audit_gate (
     one INTEGER PRIMARY KEY
 );
 
 {{sqlite}} CREATE TRIGGER audit_entries_kept BEFORE UPDATE ON audit_entries
+    WHEN NOT EXISTS (SELECT 1 FROM audit_gate)
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 
 {{sqlite}} CREATE TRIGGER audit_entries_stay BEFORE DELETE ON audit_entries
@@ -71,6 +73,7 @@ CREATE TABLE audit_gate (
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 
 {{sqlite}} CREATE TRIGGER revisions_kept BEFORE UPDATE ON revisions
+    WHEN NOT EXISTS (SELECT 1 FROM audit_gate)
     BEGIN SELECT RAISE(ABORT, 'the history is append-only'); END;
 
 {{sqlite}} CREATE TRIGGER revisions_stay BEFORE DELETE ON revisions
@@ -78,7 +81,8 @@ CREATE TABLE audit_gate (
     BEGIN SELECT RAISE(ABORT, 'the history is append-only'); END;
 
 {{postgres}} CREATE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS
-    'BEGIN IF TG_OP = ''DELETE'' AND EXISTS (SELECT 1 FROM audit_gate) THEN RETURN OLD; END IF; '
+    'BEGIN IF TG_OP <> ''TRUNCATE'' AND EXISTS (SELECT 1 FROM audit_gate) THEN '
+    'IF TG_OP = ''DELETE'' THEN RETURN OLD; END IF; RETURN NEW; END IF; '
     'RAISE EXCEPTION ''the audit log and the history are append-only''; END';
 
 {{postgres}} CREATE TRIGGER audit_entries_kept BEFORE UPDATE OR DELETE ON audit_entries

@@ -1,0 +1,101 @@
+"""The ways past the triggers that keep the audit log append-only: its end by age, and erasures.
+
+A session's entries go with it, and the entry about the erasure stays. A user's entries stay without what says
+who that was, and so do revisions: another id takes the user's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.domain.ids import OrgId, SessionId, UserId
+from perdure.domain.times import Micros
+from perdure.store.audit_entries import first_id
+from perdure.store.database import Row, Tx
+from perdure.store.erasures import Tally
+
+TABLES = ("audit_entries", "revisions")
+_PERSONAL = ("actor_name", "token_name", "address", "forwarded_for", "user_agent")
+"""What an entry says of who made a change, besides the id."""
+
+
+async def open_gate(tx: Tx, *, opened: bool) -> None:
+    """Let this transaction change entries and revisions, or no longer. Nobody else sees it."""
+    sql = "INSERT INTO audit_gate (one) VALUES (1)" if opened else "DELETE FROM audit_gate WHERE one = 1"
+    await tx.run(sql)
+
+
+async def delete_audit_entries_before(tx: Tx, org_id: OrgId, before: Micros, limit: int = 500) -> int:
+    """Delete an organization's oldest entries from before an instant; return their number.
+
+    The history of agents and harnesses stays.
+
+    Args:
+        before: an instant in microseconds.
+        limit: the most entries.
+    """
+    sql = "SELECT id FROM audit_entries WHERE org_id = ? AND id < ? AND created_at < ? ORDER BY id LIMIT ?"
+    rows = await tx.all(sql, org_id, first_id(before + 1000), before, limit)
+    await open_gate(tx, opened=True)
+    await tx.run_many("DELETE FROM audit_entries WHERE id = ?", rows)
+    await open_gate(tx, opened=False)
+    return len(rows)
+
+
+async def remove_entries_of_session(tx: Tx, org_id: OrgId, session_id: SessionId, tally: Tally) -> None:
+    """Remove the entries about a session and what it has had."""
+    mine = "audit_entries WHERE org_id = ? AND session_id = ?"
+    size = "COALESCE(LENGTH(before), 0) + COALESCE(LENGTH(after), 0)"
+    found = await tx.one(f"SELECT COUNT(*), COALESCE(SUM({size}), 0) FROM {mine}", org_id, session_id)
+    if found is None or not found[0]:
+        return
+    await open_gate(tx, opened=True)
+    await tx.run(f"DELETE FROM {mine}", org_id, session_id)
+    await open_gate(tx, opened=False)
+    tally.add("audit_entries", int(found[0]), int(found[1]))
+
+
+async def pseudonymize_audits(
+    tx: Tx, table: str, rows: Sequence[str], org_id: OrgId, user_id: UserId, pseudonym: str
+) -> int:
+    """Put a pseudonym in place of a user in these rows of `TABLES`; return how many had the user.
+
+    Args:
+        rows: their ids.
+    """
+    found = await tx.one("SELECT email, name FROM users WHERE id = ?", user_id)
+    words = [user_id, *(each for each in found or () if each)]
+    marks = ", ".join("?" * len(rows))
+    read = f"SELECT id, actor_id, entity_id, entity_name, {_texts(table)} FROM {table} WHERE id IN ({marks})"
+    doomed = [each for each in await tx.all(read, *rows) if _mentions(each, user_id, words)] if rows else []
+    if not doomed:
+        return 0
+    await open_gate(tx, opened=True)
+    for row_id, actor, entity, name, *texts in doomed:
+        changes: dict[str, str | None] = {}
+        if actor == user_id:
+            gone = _PERSONAL if table == "audit_entries" else ("actor_name",)
+            changes = {"actor_id": pseudonym, **dict.fromkeys(gone)}
+        if user_id in entity:
+            changes["entity_id"] = entity.replace(user_id, pseudonym)
+        if any(word in (name or "") for word in words):
+            changes["entity_name"] = None
+        if table == "audit_entries" and any(word in (each or "") for word in words for each in texts):
+            changes |= {"before": None, "after": None}
+        if changes:
+            sets = ", ".join(f"{column} = ?" for column in changes)
+            sql = f"UPDATE {table} SET {sets} WHERE id = ? AND org_id = ?"
+            await tx.run(sql, *changes.values(), row_id, org_id)
+    await open_gate(tx, opened=False)
+    return len(doomed)
+
+
+def _texts(table: str) -> str:
+    return "before, after" if table == "audit_entries" else "NULL"
+
+
+def _mentions(row: Row, user_id: UserId, words: Sequence[str]) -> bool:
+    _, actor, entity, *texts = row
+    return (
+        actor == user_id or user_id in entity or any(word in (each or "") for word in words for each in texts)
+    )
