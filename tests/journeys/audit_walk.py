@@ -189,6 +189,13 @@ async def walk_people(walk: Walk, owner: str) -> None:
     await do("complete_org_onboarding", "POST", f"{org}/onboarding/complete", action="organization.updated")
     limits = {"organization": {"active_turns": 900}}
     await do("update_limits", "PATCH", f"{org}/limits", limits, action="limits.updated")
+    await do("update_retention", "PATCH", f"{org}/retention", {"images": 365}, action="retention.updated")
+    held = await post(walk.http, "/v1/sessions", {"title": "Held"})
+    hold = f"/v1/sessions/{held['id']}/hold"
+    await do("hold_session", "PUT", hold, action="session.held")
+    await do("release_session", "DELETE", hold, action="session.released")
+    erased = {"session_id": held["id"]}
+    await do("create_erasure", "POST", "/v1/erasures", erased, action="erasure.begun")
     invited = {"email": "walker@example.com"}
     invitation = await do(
         "create_invitation", "POST", "/v1/invitations", invited, action="invitation.created"

@@ -47,9 +47,9 @@ async def test_an_erased_session_is_in_no_table_and_no_byte_of_any_file(
     assert {"model_calls", "backups", "outside"} <= kinds_left(receipt)
     async with database_of(any_server) as database:
         assert await tables_with(database, mark) == {}
-        # The ledger and the receipt name the session, without any content.
+        # The ledger, the receipt and the entry about the erasure name the session, without any content.
         named = set(await tables_with(database, talk.id)) - WRITTEN_ANEW
-        assert named == {"model_calls", "erasures"}
+        assert named == {"model_calls", "erasures", "audit_entries"}
         assert "events" in await tables_with(database, other)
     if not any_server.database_url:
         assert "gaps" not in kinds_left(receipt)
