@@ -126,7 +126,7 @@ async def test_what_an_older_release_has_read_counts_as_text_from_outside(
     async with hosting(database_url, tmp_path, *answers, refs=(ASKS, FETCH)) as host:
         fresh = await host.with_session(refs=(ASKS, FETCH))
         await host.ask()
-        sql = "UPDATE sessions SET external = NULL"
+        sql = "UPDATE sessions SET external = NULL, updated_at = updated_at + 1"
         await host.app.database.write(lambda tx: tx.run(sql))
         assert (await row_of(host)).external_sources() == (UNKNOWN,)
         assert (await row_of(fresh, fresh.session.id)).external_sources() == ()  # it has read nothing yet
@@ -143,7 +143,7 @@ async def test_an_older_session_that_is_forked_before_it_goes_on_keeps_its_unkno
 ) -> None:
     async with hosting(database_url, tmp_path, {"text": "Hello."}) as host:
         await host.ask()
-        sql = "UPDATE sessions SET external = NULL"
+        sql = "UPDATE sessions SET external = NULL, updated_at = updated_at + 1"
         await host.app.database.write(lambda tx: tx.run(sql))
         fork = await fork_session(host.app, host.owner, host.session.id, ForkSession())
         assert (await row_of(host, fork.id)).external_sources() == (UNKNOWN,)
