@@ -12,16 +12,14 @@ from perdure.app.mcp_attached import Attached, endpoint_of, redactor_of
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.domain.errors import ToolError
 from perdure.domain.ids import OrgId
-from perdure.domain.mcp import McpContent
 from perdure.domain.mcp_skills import McpSkill, checked_file, checked_skill, labelled
 from perdure.domain.messages import JsonObject
 from perdure.domain.redaction import Redactor
 from perdure.domain.texts import cut_line, one_line
 from perdure.domain.visible import without_hidden
-from perdure.tools.mcp.calls import Reach
+from perdure.tools.mcp.calls import Reach, outcome_of
 from perdure.tools.mcp.consent import authorization_for
 from perdure.tools.mcp.resources import labels_of, read_resource, servers_of
-from perdure.tools.mcp.results import result_of
 
 LIST_TIMEOUT = 10.0
 """Seconds in which a server has to list its skills."""
@@ -153,7 +151,7 @@ async def _activate(
         return content
     data = checked_file(content.content, uri, known)
     if file is not None:
-        return result_of(McpContent(tuple(clean.value(content.content)))).outcome()
+        return await outcome_of(content, clean.value)
     return ToolOutcome(clean.text(_told(name, origin, without_hidden(checked_skill(skill, data).body))))
 
 
