@@ -32,12 +32,15 @@ async def test_an_erased_session_is_in_no_table_and_no_byte_of_any_file(
     mark, other = a_mark(), a_mark()
     kept = await plain_session(http, other)
     talk = await used_session(http, mark)
+    budget = {"subject_type": "session", "subject_id": talk.id, "currency": "tokens", "limit": 10_000_000}
+    await post(http, "/v1/budgets", {**budget, "metadata": {"why": mark}})
     async with database_of(any_server) as database:
         before = await tables_with(database, mark, talk.id)
     assert {
         "events", "sessions", "files", "blob_parts", "images", "content_holds", "key_values", "secrets",
         "sql_databases", "schedules", "shell_states", "client_messages", "standing_approvals", "feedback",
         "tasks", "idempotency", "pins", "webhooks", "workspaces", "model_calls",
+        "audit_entries", "budgets",
     } <= set(before), sorted(before)  # fmt: skip
     receipt = await erased(http, {"session_id": talk.id})
     assert {"events", "files", "secrets", "sessions", "idempotency_answers", "tasks", "contents"} <= set(
