@@ -41,6 +41,10 @@ class Scale(Struct, frozen=True):
     memory_requests: int = 50_000
     memory_turns: int = 4_000
     soak_minutes: float = 5.0
+    surge: int = 5_000
+    surge_seconds: int = 20
+    watched: int = 1_000
+    taken_over: int = 1_000
 
 
 QUICK = Scale(
@@ -67,6 +71,10 @@ QUICK = Scale(
     memory_requests=6_000,
     memory_turns=500,
     soak_minutes=0.5,
+    surge=300,
+    surge_seconds=6,
+    watched=50,
+    taken_over=60,
 )
 
 
@@ -292,5 +300,20 @@ FIGURES = (
     Figure("soak_growth_mb", "soak", "sessions made, used and deleted: memory growth a minute", "MB", 1),
     Figure("soak_mb", "soak", "the same, memory at the end", "MB"),
     Figure("soak_sessions", "soak", "the same, sessions", ""),
+    Figure(
+        "surge_done_pct", "surge", "5,000 turns that stream at once for 20 s: completed", "%", 100, "over"
+    ),
+    Figure("surge_first_token_ms", "surge", "the same, first token: median", "ms", 1000),
+    Figure("surge_last_first_token_ms", "surge", "the same, first token: slowest", "ms"),
+    Figure("surge_stream_kb", "surge", "the same, peak memory per stream", "KB"),
+    Figure("surge_growth_mb", "surge", "the same, memory growth while they stream", "MB", 20),
+    Figure("surge_cpu_pct", "surge", "the same, CPU", "%"),
+    Figure("audience_kb", "audience", "10,000 followers of 1,000 sessions: memory per follower", "KB"),
+    Figure("audience_all_s", "audience", "the same, a turn in each session: until all have its end", "s"),
+    Figure("audience_behind_ms", "audience", "the same, last follower behind the last turn", "ms"),
+    Figure("audience_frame_us", "audience", "the same, server CPU per follower and event", "us"),
+    Figure("takeover_s", "takeover", "1,000 turns whose process is killed: taken over, median", "s"),
+    Figure("takeover_p99_s", "takeover", "the same, 99th percentile", "s", 12, everywhere=True),
+    Figure("observed_ratio", "observed", "turns with logs and metrics, relative to none: CPU", "x", 1.03),
 )
 """Targets: the issues "Heart" and "Session API"."""

@@ -37,17 +37,34 @@ class Seat:
         self._path = f"/v1/sessions/{session_id}/messages"
         self._feed = feed
 
+    async def say(self, post: Connection, script: Script | str) -> None:
+        """Send a message."""
+        body = msgspec.json.encode(
+            {"message": {"role": "user", "content": [{"type": "text", "text": f"Hello. {script}"}]}}
+        )
+        await post.send("POST", self._path, body)
+
     async def turn(self, post: Connection, script: Script | str) -> Turn:
         """Send a message and follow its turn to the end.
 
         Raises:
             RuntimeError: the turn failed, or its answer was incomplete.
         """
-        body = msgspec.json.encode(
-            {"message": {"role": "user", "content": [{"type": "text", "text": f"Hello. {script}"}]}}
-        )
         began = time.perf_counter()
-        await post.send("POST", self._path, body)
+        await self.say(post, script)
+        return await self._rest(began)
+
+    async def turn_over(self, lines: asyncio.Queue[Connection], script: Script | str) -> Turn:
+        """As `turn`, over a connection that others use, too. What is waited for it counts."""
+        began = time.perf_counter()
+        line = await lines.get()
+        try:
+            await self.say(line, script)
+        finally:
+            lines.put_nowait(line)
+        return await self._rest(began)
+
+    async def _rest(self, began: float) -> Turn:
         first, pieces, whole = None, 0, False
         while True:
             frame = await self._feed.frame()

@@ -12,6 +12,7 @@ from bench.figures import Once, Scale
 from bench.files import files
 from bench.guardrails import guardrails
 from bench.history import history
+from bench.limits import audience, observed, surge, takeover
 from bench.mcp import mcp
 from bench.memory import memory
 from bench.outputs import outputs
@@ -50,7 +51,11 @@ MEASURES: dict[str, Measure] = {
     "scale": scale,
     "memory": memory,
     "soak": soak,
+    "surge": surge,
+    "audience": audience,
+    "takeover": takeover,
+    "observed": observed,
 }
 
-LONG = ("soak",)
+LONG = ("soak", "surge", "audience", "takeover", "observed")
 """Measures that run only if they are named."""

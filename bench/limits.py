@@ -1,0 +1,253 @@
+"""Measure where one process ends: thousands of streams, of followers, and of turns whose process dies.
+
+These take minutes and much memory, so they run only if they are named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from statistics import median
+
+import asyncpg
+
+from bench.figures import Figures, Once, Scale, tail
+from bench.model import Script
+from bench.site import LIVE, WHOLE, Seat, Site, Turn, open_site
+from bench.variant import Server, Stopwatch, Variant
+from bench.wire import Connection, connect
+
+SHORT = Script(tokens=1)
+NO_LIMITS = {"PERDURE_MAX_TURNS": "20000", "PERDURE_MAX_ACTIVE_TURNS": "0", "PERDURE_MAX_OPEN_SESSIONS": "0"}
+LINES = 100
+"""Connections that messages are sent over."""
+RECOVERED_IN = 60.0
+"""Seconds after which a turn counts as not recovered."""
+LOOK = 0.1
+"""Seconds between two looks at the database."""
+SCRAPE = 1.0
+"""Seconds between two reads of the metrics."""
+
+
+@contextlib.asynccontextmanager
+async def surge(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Start thousands of turns at once that stream for a while. Every round uses a fresh server."""
+
+    async def once() -> Figures:
+        async with variant.server(NO_LIMITS) as server, open_site(server, variant.model) as site:
+            seats = await _seats(site, scale.surge, LIVE)
+            await (await site.seat()).turn(site.desk, SHORT)
+            before = server.rss()
+            script = Script(tokens=scale.surge_seconds, every=1000, first=1000)
+            watch = Stopwatch(server)
+            playing = asyncio.create_task(_play_all(site, seats, script))
+            highs = await _highs(server, playing)
+            turns = [turn for turn in await playing if turn is not None]
+            firsts = [(turn.first or turn.total) - 2.0 for turn in turns]  # the model's own two seconds
+            third = len(highs) // 3
+            for seat in seats:
+                seat.close()
+            return {
+                "surge_done_pct": len(turns) / len(seats) * 100,
+                "surge_first_token_ms": median(firsts) * 1e3 if firsts else float("nan"),
+                "surge_last_first_token_ms": max(firsts) * 1e3 if firsts else float("nan"),
+                "surge_stream_kb": (max(highs) - before) * 1e3 / len(seats),
+                "surge_growth_mb": median(highs[-third:]) - median(highs[third : 2 * third]),
+                "surge_cpu_pct": watch.cpu() / watch.wall() * 100,
+            }
+
+    yield once
+
+
+async def _seats(site: Site, count: int, kinds: Sequence[str] = WHOLE) -> list[Seat]:
+    """Create and follow sessions, some at a time."""
+    lines = [await connect(site.server.url) for _ in range(LINES)]
+    numbers, seats = iter(range(count)), list[Seat]()
+
+    async def worker(line: Connection) -> None:
+        for _ in numbers:
+            seats.append(await site.seat(kinds, line))
+
+    await asyncio.gather(*map(worker, lines))
+    for line in lines:
+        line.close()
+    return seats
+
+
+async def _play_all(site: Site, seats: list[Seat], script: Script) -> list[Turn | None]:
+    """Send a message to each session, all at once over some connections; return the turns."""
+    lines = [await connect(site.server.url) for _ in range(LINES)]
+    free = asyncio.Queue[Connection]()
+    for line in lines:
+        free.put_nowait(line)
+
+    async def one(seat: Seat) -> Turn | None:
+        try:
+            async with asyncio.timeout((script.first + script.tokens * script.every) / 1e3 + 120):
+                return await seat.turn_over(free, script)
+        except (RuntimeError, ConnectionError, TimeoutError):
+            return None
+
+    turns = await asyncio.gather(*map(one, seats))
+    for line in lines:
+        line.close()
+    return turns
+
+
+async def _highs(server: Server, playing: asyncio.Task[list[Turn | None]]) -> list[float]:
+    """The server's memory twice a second until the task is done, in megabytes."""
+    found = []
+    while not playing.done():
+        found.append(server.rss())
+        await asyncio.wait([playing], timeout=0.5)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def audience(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Let ten followers watch each of many sessions while each has a turn."""
+
+    async def once() -> Figures:
+        async with variant.server(NO_LIMITS) as server, open_site(server, variant.model) as site:
+            seats = await _seats(site, scale.watched)
+            await asyncio.sleep(0.5)
+            before = server.rss()
+            feeds = await _followers(site, seats)
+            memory = (server.rss() - before) * 1e3 / len(feeds)
+            watch = Stopwatch(server)
+            ends = [asyncio.create_task(_end_of(feed)) for feed in feeds]
+            began = time.perf_counter()
+            turns = [turn for turn in await _play_all(site, seats, SHORT) if turn is not None]
+            own = max(turn.began + turn.total for turn in turns)
+            last = max(await asyncio.gather(*ends))
+            cpu = watch.cpu()
+            for each in (*seats, *feeds):
+                each.close()
+            return {
+                "audience_kb": memory,
+                "audience_all_s": last - began,
+                "audience_behind_ms": (last - own) * 1e3,
+                "audience_frame_us": cpu / (len(feeds) * len(WHOLE)) * 1e6,
+            }
+
+    yield once
+
+
+async def _followers(site: Site, seats: list[Seat]) -> list[Connection]:
+    feeds = []
+    for seat in seats:
+        for _ in range(9):  # the seat itself is the tenth
+            feed = await connect(site.server.url)
+            kinds = "&".join(f"types={kind}" for kind in WHOLE)
+            feed.follow("GET", f"/v1/sessions/{seat.session_id}/sse?{kinds}")
+            feeds.append(feed)
+            if len(feeds) % LINES == 0:
+                await feeds[-1].frame()
+    for number, feed in enumerate(feeds, 1):
+        if number % LINES:
+            await feed.frame()
+    return feeds
+
+
+async def _end_of(feed: Connection) -> float:
+    while (frame := await feed.frame()).event != "turn.completed":
+        pass
+    return frame.at
+
+
+@contextlib.asynccontextmanager
+async def takeover(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Kill a process with many turns at work, and measure when another one goes on with each. PostgreSQL."""
+    if variant.postgres is None:
+        yield _nothing
+        return
+    yield partial(_takeover, variant, scale)
+
+
+async def _nothing() -> Figures:
+    return {}
+
+
+async def _takeover(variant: Variant, scale: Scale) -> Figures:
+    environment = {**NO_LIMITS, "PERDURE_MASTER_KEY": "11" * 32}
+    async with variant.server(environment) as server, open_site(server, variant.model) as site:
+        seats = await _seats(site, scale.taken_over)
+        lines = [await connect(server.url) for _ in range(LINES)]
+        script = Script(tokens=60, every=1000)
+        for number in range(0, len(seats), LINES):
+            some = zip(lines, seats[number : number + LINES], strict=False)
+            await asyncio.gather(*(seat.say(line, script) for line, seat in some))
+        database = await asyncpg.connect(server.settings.database_url)
+        try:
+            await _until_at_work(database, len(seats))
+            other = await variant.start(server.settings, environment)
+            try:
+                await asyncio.sleep(3)  # all turns have their leases by now
+                os.kill(server.pids[0], signal.SIGKILL)
+                return _figures(await _claims(database, len(seats)))
+            finally:
+                await other.stop()
+        finally:
+            await database.close()
+
+
+async def _until_at_work(database: asyncpg.Connection, count: int) -> None:
+    """Wait until so many turns have made their first append."""
+    sql, working = "SELECT COUNT(*) FROM sessions WHERE status = 'active' AND epoch = 1", 0
+    while working < count:
+        await asyncio.sleep(LOOK)
+        working = await database.fetchval(sql)
+
+
+async def _claims(database: asyncpg.Connection, count: int) -> list[float]:
+    """The seconds after which each turn was claimed by another process."""
+    began, found = time.perf_counter(), list[float]()
+    while len(found) < count and time.perf_counter() - began < RECOVERED_IN:
+        claimed = await database.fetchval("SELECT COUNT(*) FROM sessions WHERE epoch > 1")
+        found += [time.perf_counter() - began] * (claimed - len(found))
+        await asyncio.sleep(LOOK)
+    return found + [RECOVERED_IN] * (count - len(found))
+
+
+def _figures(claims: list[float]) -> Figures:
+    return {"takeover_s": median(claims), "takeover_p99_s": tail(claims)}
+
+
+@contextlib.asynccontextmanager
+async def observed(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Compare turns with and without a log of requests and turns, and metrics that are read every second."""
+    seen = {"PERDURE_LOG_LEVEL": "info", "PERDURE_LOG_FORMAT": "json"}
+    async with (
+        variant.server({"PERDURE_LOG_LEVEL": "error"}) as quiet,
+        variant.server(seen) as seen_server,
+        open_site(quiet, variant.model) as one,
+        open_site(seen_server, variant.model) as two,
+    ):
+        seats = [await one.seat(), await two.seat()]
+        scraping = asyncio.create_task(_scrape(seen_server))
+
+        async def once() -> Figures:
+            used = [0.0, 0.0]
+            for number in range(scale.turns // 5):
+                for at in (0, 1) if number % 2 else (1, 0):
+                    site, seat = (one, two)[at], seats[at]
+                    watch = Stopwatch(site.server)
+                    for _ in range(10):
+                        await seat.turn(site.desk, SHORT)
+                    used[at] += watch.cpu()
+            return {"observed_ratio": used[1] / used[0]}
+
+        yield once
+        scraping.cancel()
+
+
+async def _scrape(server: Server) -> None:
+    line = await connect(server.url)
+    while True:
+        await line.send("GET", "/metrics")
+        await asyncio.sleep(SCRAPE)
