@@ -71,9 +71,14 @@ class Place:
 
     async def next_turn(self) -> None:
         """Make a turn as any worker does."""
+        await self.work(self.post)
+
+    async def work(self, what: Callable[[], Awaitable[object]] | None = None) -> None:
+        """Have a worker make the turns that wait, and do something once it is there."""
         worker = Worker(self.parts.engine, nobody)
         await worker.start()
-        await self.post()
+        if what is not None:
+            await what()
         await at_rest(self.parts, self.session_id)
         await worker.drain(0)
 
@@ -102,6 +107,17 @@ async def test_a_model_that_is_chosen_during_a_turn_is_called_by_the_next_one(
         body = UpdateSession(model_id=at.other)
         await at.turn(partial(change_session, at.parts.app, at.owner, at.session_id, body))
         await at.next_turn()
+        assert await at.models() == ["simulated", "other"]
+
+
+async def test_a_model_that_is_chosen_while_a_turn_waits_for_a_runner_is_called(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with place(database_url, tmp_path) as at:
+        await at.next_turn()
+        await at.post()
+        await change_session(at.parts.app, at.owner, at.session_id, UpdateSession(model_id=at.other))
+        await at.work()
         assert await at.models() == ["simulated", "other"]
 
 
