@@ -108,7 +108,7 @@ def _is_plain(body: CreateMessage) -> bool:
         len(texts) == len(body.message.content)
         and body.client_message_id is None
         and not body.addressed_participant_id
-        and not (body.variables or (body.controls and body.controls.variables))
+        and not (body.controls and body.controls.variables)
         and (not texts or mentioned(texts[0]) is None)
     )
 

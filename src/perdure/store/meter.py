@@ -206,9 +206,8 @@ class Meter(Struct):
         self._processes = live + 1 if live else OTHERS
         self._looked_at, self._read_until = moment, now
         for org_id, session_id, each in settled:
-            if (begun := self._begun.get(org_id, {})).get(
-                session_id
-            ) is each:  # and not the session's next turn
+            begun = self._begun.get(org_id, {})
+            if begun.get(session_id) is each:  # and not the session's next turn
                 del begun[session_id]
         self._begun = {org_id: begun for org_id, begun in self._begun.items() if begun}
         for org_id, values in changed.items():
