@@ -13,13 +13,18 @@ from perdure.app.accounts import add_member, bootstrap
 from perdure.app.agents import change_agent, create_agent
 from perdure.app.audits import audited_app, page_of_audit_log
 from perdure.app.context import App
+from perdure.app.file_access import OfSession
+from perdure.app.files import copy_path, create_path, delete_path, move_path
+from perdure.app.sessions import create_session
 from perdure.domain.accounts import AddUser, Caller
 from perdure.domain.agents import CreateAgent, UpdateAgent
-from perdure.domain.audits import AuditEntry, AuditFilter, Origin
+from perdure.domain.audits import MAX_ROWS, AuditEntry, AuditFilter, Origin
+from perdure.domain.files import CreateFile
 from perdure.domain.ids import OrgId
+from perdure.domain.sessions import CreateSession
 from perdure.settings import Settings
 from perdure.store.audit_erasure import delete_audit_entries_before
-from perdure.store.audit_tables import AGENT, MEMBER, SESSION, Audited
+from perdure.store.audit_tables import AGENT, FILE, MEMBER, SESSION, Audited
 from perdure.store.audited import AuditedDatabase
 from perdure.store.database import Body, T, Tx
 from perdure.wiring import open_parts
@@ -32,6 +37,10 @@ class Desk:
     def __init__(self, app: App, owner: Caller) -> None:
         self.plain, self.owner = app, owner
         self.origin = Origin(owner.organization_id, owner.user_id, None, "update_agent", reason="Because")
+
+    @property
+    def who(self) -> tuple[App, Caller]:
+        return self.plain, self.owner
 
     @property
     def app(self) -> App:
@@ -150,3 +159,16 @@ async def test_without_the_master_key_entries_have_no_digests_but_are_there(audi
     (entry,) = await audit_desk.entries()
     assert entry.after is not None
     assert entry.after["description"] == "https://a.invalid/?hmac:unknown"
+
+
+@pytest.mark.parametrize("files", [3, MAX_ROWS + 20])
+async def test_an_entry_counts_all_that_a_request_has_changed(audit_desk: Desk, files: int) -> None:
+    owner, at = audit_desk.owner, OfSession((await create_session(*audit_desk.who, CreateSession())).id)
+    for number in range(files):
+        await create_path(*audit_desk.who, at, f"/from/{number}", CreateFile(content=str(number)))
+    app = audited_app(audit_desk.plain, audit_desk.origin, Audited(FILE))
+    await copy_path(app, owner, at, "/from", "/copy")
+    await move_path(app, owner, at, "/from", "/to")
+    await delete_path(app, owner, at, "/to", recursive=True, if_match=None)
+    found = [each.rows_changed for each in reversed(await audit_desk.entries())]
+    assert found == [files + 1, 2 * (files + 1), files + 1]  # what is moved goes, and comes

@@ -64,6 +64,27 @@ async def test_a_transaction_cut_off_in_the_middle_is_run_again(postgres_place: 
     assert await rows(database, "SELECT id FROM things") == [("a",), ("b",)]
 
 
+async def test_a_single_write_is_run_again_if_the_connection_breaks_before_it(postgres_place: Place) -> None:
+    database, other = await postgres_place.open(), await postgres_place.open()
+    await database.write(
+        lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)")
+    )
+    runs: list[int] = []
+
+    async def body(tx: Tx) -> None:
+        row = await tx.one("SELECT pg_backend_pid()")
+        assert row is not None
+        runs.append(row[0])
+        if len(runs) == 1:
+            await other.read(lambda tx: tx.one("SELECT pg_terminate_backend(?, 5000)", runs[0]))
+        await tx.one("SELECT 1")  # as a message reads its session
+        await adding("a")(tx)
+
+    await soon(database.write(body, single=True))
+    assert len(runs) == 2
+    assert await names(database) == {"a"}
+
+
 async def test_a_single_write_that_is_more_is_refused_before_it_does_harm(postgres_place: Place) -> None:
     database = await postgres_place.open()
     await database.write(

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.app.accounts import bootstrap
 from perdure.app.erasure_steps import take_step
-from perdure.app.erasures import create_erasure, read_erasure
+from perdure.app.erasures import all_erasures, create_erasure, read_erasure
+from perdure.app.file_access import OfSession
+from perdure.app.file_copies import copy_ahead
+from perdure.app.files import create_path, delete_path
 from perdure.app.sessions import create_session
 from perdure.app.storage import put_value
 from perdure.domain.accounts import Caller
 from perdure.domain.erasures import CreateErasure, Erasure
-from perdure.domain.files import content_of
+from perdure.domain.files import CreateFile, content_of
 from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.sessions import CreateSession
 from perdure.domain.workspaces import own_workspace
 from perdure.engine.context import SystemClock
 from perdure.settings import Settings
 from perdure.store.blobs import keep_contents
-from perdure.store.database import Tx
+from perdure.store.database import Body, Tx
 from perdure.store.erasures import get_erasure
 from perdure.store.files import FileRow
-from perdure.store.gone_files import AT_ONCE, add_copies
+from perdure.store.gone_files import AT_ONCE, add_copies, keep_copy
 from perdure.store.idempotency import keep_answer, take_key
 from perdure.store.search import SEGMENT, forget_absent, next_segment, read_unsorted, sort_terms, unpack
 from perdure.store.search import add_segment as add
 from perdure.store.sqlite import connect
 from perdure.store.sqlite_scrub import scrub_file
+from perdure.store.workspaces import count_in_workspace, hold_workspace
 from perdure.wiring import Parts, open_parts
 from perdure.worker.erasures import Eraser
 from tests.remnants import tables_with
@@ -233,3 +239,67 @@ async def test_the_files_of_a_large_workspace_are_erased_with_their_contents(par
     receipt = await finish(parts, owner, erasure)
     assert {each.kind: each.items for each in receipt.erased}["contents"] == AT_ONCE + 300
     assert await tables_with(parts.database, MARK, space) == {}
+
+
+class Meddling:
+    """The real database; something happens before the second batch of a copy is written."""
+
+    def __init__(self, database: Any, what: Callable[[], Awaitable[object]]) -> None:
+        self._database, self._what, self._writes = database, what, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    async def write(self, body: Body[Any], *, single: bool = False) -> Any:
+        self._writes += 1
+        if self._writes == 3:
+            await self._what()
+        return await self._database.write(body, single=single)
+
+
+async def test_an_erasure_leaves_contents_to_copies_that_are_being_made(parts: Parts) -> None:
+    app, owner = parts.app, await bootstrap(parts.app)
+    source, doomed = await marked(parts, owner), await marked(parts, owner)
+    org_id, space, now = owner.organization_id, own_workspace(source), app.now()
+    both = CreateFile(content="What both have.")
+
+    async def fill(tx: Tx) -> None:
+        held = await hold_workspace(tx, org_id, space)
+        content = content_of(b"filler")
+        await keep_contents(tx, org_id, [content], now)
+        rows = [
+            FileRow(space, f"/{number}", org_id, "/", 0, 0, 1, 6, content.hash, now, now)
+            for number in range(AT_ONCE + 1)
+        ]
+        await add_copies(tx, rows)
+        await count_in_workspace(tx, held, 6 * len(rows), len(rows))
+
+    await parts.database.write(fill)
+    for session in (source, doomed):
+        await create_path(app, owner, OfSession(session), "/last.txt", both)
+    eraser = Eraser(app, SystemClock())
+
+    async def meanwhile() -> None:
+        await delete_path(app, owner, OfSession(source), "/last.txt", recursive=False, if_match=None)
+        await create_erasure(app, owner, CreateErasure(session_id=doomed))
+        for _ in range(50):
+            await eraser.once()
+
+    database: Any = Meddling(parts.database, meanwhile)
+    target = own_workspace(SessionId(app.new_id("session")))
+    ahead = await copy_ahead(replace(app, database=database), org_id, space, target)
+    if ahead is None:
+        return  # PostgreSQL copies in one transaction
+
+    async def lost(tx: Tx) -> list[Any]:
+        return await tx.all(
+            "SELECT path FROM files WHERE workspace_id = ? AND is_directory = 0 AND NOT EXISTS"
+            " (SELECT 1 FROM blobs WHERE blobs.org_id = files.org_id AND blobs.hash = files.hash)",
+            target,
+        )
+
+    assert await parts.database.read(lost) == []
+    await parts.database.write(lambda tx: keep_copy(tx, org_id, target))
+    receipt = await finish(parts, owner, (await all_erasures(app, owner, 0, 1)).data[0])
+    assert receipt.status == "finished"
+    assert await parts.database.read(lost) == []

@@ -76,6 +76,9 @@ async def _fill(talk: Talk, mark: str) -> None:
         call("bash", command=f"export WORD={mark}; echo $WORD > shell.txt"),
         text=f"Said {mark}.",
     )
+    await post(http, talk.path(f"/fs/by-hand-{mark}.txt"), {"content": mark})
+    moved = {"src_path": f"/by-hand-{mark}.txt", "dst_path": f"/moved-{mark}.txt"}
+    await post(http, talk.path("/fs/_/move"), moved, 200)
     await http.put(talk.path("/storage/secrets"), json={"secrets": {f"S_{mark}": mark}})
     await post(http, talk.path("/schedules"), {"message": mark, "cron": "0 9 * * *", "name": mark})
     picture = base64.b64encode(png(8, 8)).decode()

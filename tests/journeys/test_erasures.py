@@ -32,12 +32,15 @@ async def test_an_erased_session_is_in_no_table_and_no_byte_of_any_file(
     mark, other = a_mark(), a_mark()
     kept = await plain_session(http, other)
     talk = await used_session(http, mark)
+    budget = {"subject_type": "session", "subject_id": talk.id, "currency": "tokens", "limit": 10_000_000}
+    await post(http, "/v1/budgets", {**budget, "metadata": {"why": mark}})
     async with database_of(any_server) as database:
         before = await tables_with(database, mark, talk.id)
     assert {
         "events", "sessions", "files", "blob_parts", "images", "content_holds", "key_values", "secrets",
         "sql_databases", "schedules", "shell_states", "client_messages", "standing_approvals", "feedback",
         "tasks", "idempotency", "pins", "webhooks", "workspaces", "model_calls",
+        "audit_entries", "budgets",
     } <= set(before), sorted(before)  # fmt: skip
     receipt = await erased(http, {"session_id": talk.id})
     assert {"events", "files", "secrets", "sessions", "idempotency_answers", "tasks", "contents"} <= set(
@@ -106,6 +109,29 @@ async def test_an_erased_user_is_in_no_table_but_the_receipt_and_others_keep_wha
         assert [each["path"] for each in versions] == ["/hers.txt"]
         assert (await kept.turn({"text": "Still here."}))[-2]["type"] == "turn.completed"
         assert await post(owner, "/v1/erasures", {"user_id": ann["id"]}) == receipt
+
+
+async def test_an_erasure_does_not_touch_entries_that_only_have_the_same_words(any_server: Server) -> None:
+    token = await with_login(any_server)
+    async with person(any_server, token) as owner:
+        log = f"/v1/orgs/{(await owner.get('/v1/orgs')).json()['data'][0]['id']}/audit-logs"
+        await add_member(owner, "surname")  # the other's e-mail address is a part of this one
+        user, users_token = await add_member(owner, "name", "admin")  # as a field of each agent is called
+        async with person(any_server, users_token) as theirs:
+            made = await post(theirs, "/v1/agents", {"name": "named", "system_prompt": "You help."})
+        await post(owner, "/v1/agents", {"name": "helper", "system_prompt": "You help."})
+        before = (await owner.get(log)).json()["data"]
+        await erased(owner, {"user_id": user["id"]})
+        after = {each["id"]: each for each in (await owner.get(log)).json()["data"]}
+        kept = [each for each in before if user["id"] not in str(each)]
+        assert {each["action"] for each in kept} >= {"agent.created", "member.added", "token.created"}
+        assert [after[each["id"]] for each in kept] == kept
+        theirs_was = next(each for each in after.values() if each["entity"]["id"] == made["id"])
+        assert theirs_was["actor"]["id"] != user["id"]
+        assert theirs_was["after"]["system_prompt"] == "You help."
+        rest = str([each for each in after.values() if each["action"] != "erasure.begun"])
+        assert user["id"] not in rest
+        assert user["email"] not in rest.replace("surname@", "")
 
 
 async def test_who_may_erase_what(any_server: Server) -> None:

@@ -47,6 +47,8 @@ PRINTS = [
     ("touch -c none; ls none 2>&1 | wc -l; touch n d/m; wc -c < d/m; touch nope/x || echo no", "1\n0\nno"),
     ("touch -t 200102030405.06 a; date -u -r a '+%F %T'", "2001-02-03 04:05:06"),
     ("touch -d @99 a; touch -r a d/x /tmp/t; date -u -r d/x +%s; date -u -r /tmp/t +%s", "99\n99"),
+    ("touch -d @-0.00000000000000001 a; cat a; ls a; touch -d @-1.5 a; date -u -r a +%F",
+     "one\na\n1969-12-31"),
     ("touch -d 2001-01-01 a; touch run; find . -type f -newer a | sort | head -1; ls -t a run",
      "./d/x\nrun\na"),
     ("cat d/../a; cat .//d//x; echo w > /workspace/../workspace/w; cat w; ls /workspace/..| grep work",

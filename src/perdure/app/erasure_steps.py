@@ -30,7 +30,7 @@ from perdure.store.erasures import (
     note_erased,
     running_erasures,
 )
-from perdure.store.gone_files import purge_erased_files
+from perdure.store.gone_files import copies_are_made, purge_erased_files
 from perdure.store.idempotency import remove_answers, unnamed_answers
 from perdure.store.open_transactions import database_time, has_older_transactions
 from perdure.store.rows import to_json
@@ -248,11 +248,14 @@ async def _contents(app: App, row: ErasureRow) -> bool:
     """Remove contents that nothing refers to. The place: when that began, by the database's clock.
 
     A transaction that has seen a file may be about to give its content to another one, so those that are open
-    have to end first.
+    have to end first, and so do copies of large workspaces.
     """
     began, now = msgspec.json.decode(row.place, type=int), app.now()
-    in_time = now - row.updated_at < KEPT
-    if in_time and await app.database.read(lambda tx: has_older_transactions(tx, began)):
+
+    async def is_early(tx: Tx) -> bool:
+        return await has_older_transactions(tx, began) or await copies_are_made(tx, row.org_id, now)
+
+    if now - row.updated_at < KEPT and await app.database.read(is_early):
         return False
 
     async def batch(tx: Tx) -> bool:

@@ -76,6 +76,7 @@ async def post_message(
     """
     if any(not isinstance(part, TextPart) for part in body.message.content):
         await replay(app, once)  # a repetition fetches nothing
+    body = with_variables(body)
     post = await posting(app, caller, body, session_id)
     if once is None and app.known.is_plain(session_id) and _is_plain(body):
         with contextlib.suppress(NotSingle, StaleHead, Fenced):
@@ -135,9 +136,8 @@ async def _post_at_once(app: App, caller: Caller, session_id: SessionId, post: P
 async def posting(app: App, caller: Caller, body: CreateMessage, session_id: SessionId | None = None) -> Post:
     """Check a message and get its files, and return the part of a transaction that appends it to a session.
 
-    `session_id` is None if that transaction creates the session.
+    `session_id` is None if that transaction creates the session. The body has its variables in its controls.
     """
-    body = with_variables(body)
     content = checked_content(body)
     controls = await checked_controls(body.controls)
     attachments = await receive(app, caller, session_id, content)

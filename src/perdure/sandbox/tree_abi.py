@@ -122,10 +122,9 @@ def _metadata(node: Node) -> bytes:
         kind = _PIPE if node.is_pipe else _FILE
     else:
         kind = _FOLDER if isinstance(node, Folder) else _LINK
-    changed, made = divmod(node.modified, 1), divmod(node.created, 1)
-    return _METADATA.pack(
-        kind, node.size, node.mode, int(changed[0]), int(changed[1] * 1e9), int(made[0]), int(made[1] * 1e9)
-    )
+    # In whole numbers: a float just below a second has the fraction 1.0, which bashkit refuses.
+    changed, made = (divmod(int(when * 1e9), 1_000_000_000) for when in (node.modified, node.created))
+    return _METADATA.pack(kind, node.size, node.mode, *changed, *made)
 
 
 def _read_file(tree: Tree, path: _Span, out: int) -> None:

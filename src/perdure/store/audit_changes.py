@@ -217,18 +217,24 @@ class AuditedTx:
                 await self._look(watched, [tuple(given[name] for name in watched.key)])
             case "select":
                 query, given_args = _inserted_keys(watched, statement, args)
-                rows = await self.inner.all(f"{query} LIMIT {MAX_ROWS + 1}", *given_args)
-                await self._look(watched, [tuple(row) for row in rows])
+                await self._look(watched, [tuple(row) for row in await self._first(query, given_args)])
             case _:
                 used = args[statement.skipped : statement.skipped + statement.where.count("?")]
-                sql = f"{_select(watched, statement.where)} LIMIT {MAX_ROWS + 1}{LOCK_ROW[self.dialect]}"
-                for row in await self.inner.all(sql, *used):
+                sql = _select(watched, statement.where)
+                for row in await self._first(sql, used, LOCK_ROW[self.dialect]):
                     stored = dict(zip(watched.columns, row, strict=True))
                     self._keep(watched, tuple(stored[name] for name in watched.key), stored)
                 if (moved := _moved_keys(watched, statement, args)) is not None:
                     query, given_args = moved
-                    rows = await self.inner.all(f"{query} LIMIT {MAX_ROWS + 1}", *given_args)
-                    await self._look(watched, [tuple(row) for row in rows])
+                    await self._look(watched, [tuple(row) for row in await self._first(query, given_args)])
+
+    async def _first(self, query: str, args: Sequence[Param], lock: str = "") -> list[Row]:
+        """Return the first rows of a query, as many as are noted and one more, and count the others."""
+        rows = await self.inner.all(f"{query} LIMIT {MAX_ROWS + 1}{lock}", *args)
+        if len(rows) > MAX_ROWS:
+            counted = await self.inner.one(f"SELECT COUNT(*) FROM ({query}) AS changed", *args)
+            self.more += int(counted[0]) - len(rows) if counted else 0
+        return rows
 
     async def _look(self, watched: Watched, keys: Sequence[tuple[Param, ...]]) -> None:
         """Note the rows that an INSERT would replace, or that they are not there."""

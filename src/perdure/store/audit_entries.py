@@ -166,7 +166,7 @@ async def _entry(tx: Tx, vault: Vault, maker: Maker, audited: Audited, change: C
     old, new = changed_fields(before, after)
     if not old and change.verb == "updated":
         return None
-    session = row[watched.session] if watched.session else None
+    session = await _session_of(tx, watched, row, org_id)
     entity_id, name = watched.id.format(**row), row[watched.name] if watched.name else None
     show: Callable[[JsonObject, Digest], JsonObject] = shown_fields
     if await _is_private(tx, watched, row):
@@ -178,7 +178,7 @@ async def _entry(tx: Tx, vault: Vault, maker: Maker, audited: Audited, change: C
         watched.type,
         entity_id,
         name=None if name is None else str(name),
-        session_id=SessionId(str(session)) if session else None,
+        session_id=session,
     )
     return msgspec.structs.replace(
         entry,
@@ -186,6 +186,19 @@ async def _entry(tx: Tx, vault: Vault, maker: Maker, audited: Audited, change: C
         before=None if change.before is None else to_json(show(old, digest)),
         after=None if change.after is None else to_json(show(new, digest)),
     )
+
+
+async def _session_of(tx: Tx, watched: Watched, row: Stored, org_id: OrgId) -> SessionId | None:
+    """Return the session that something is in, with which its entries are erased."""
+    if watched.session:
+        return SessionId(str(row[watched.session])) if row[watched.session] else None
+    if row.get("subject_type") == "session":
+        return SessionId(str(row["subject_id"]))
+    if not row.get("workspace_id"):
+        return None
+    session_id = session_of(str(row["workspace_id"]))  # shared workspaces are no session's own
+    found = await tx.one("SELECT 1 FROM sessions WHERE id = ? AND org_id = ?", session_id, org_id)
+    return None if found is None else session_id
 
 
 async def _is_private(tx: Tx, watched: Watched, row: Stored) -> bool:

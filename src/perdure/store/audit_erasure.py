@@ -13,6 +13,7 @@ from perdure.domain.times import Micros
 from perdure.store.audit_entries import first_id
 from perdure.store.database import Row, Tx
 from perdure.store.erasures import Tally
+from perdure.store.rows import to_json
 
 TABLES = ("audit_entries", "revisions")
 _PERSONAL = ("actor_name", "token_name", "address", "forwarded_for", "user_agent")
@@ -63,29 +64,30 @@ async def pseudonymize_audits(
     Args:
         rows: their ids.
     """
-    found = await tx.one("SELECT email, name FROM users WHERE id = ?", user_id)
-    words = [user_id, *(each for each in found or () if each)]
+    found = await tx.one("SELECT email FROM users WHERE id = ?", user_id)
+    email = None if found is None else found[0]
     marks = ", ".join("?" * len(rows))
     read = f"SELECT id, actor_id, entity_id, entity_name, {_texts(table)} FROM {table} WHERE id IN ({marks})"
-    doomed = [each for each in await tx.all(read, *rows) if _mentions(each, user_id, words)] if rows else []
+    doomed = [
+        (*each[:3], about)
+        for each in (await tx.all(read, *rows) if rows else [])
+        if (about := _is_about(each, user_id, email)) or each[1] == user_id
+    ]
     if not doomed:
         return 0
     await open_gate(tx, opened=True)
-    for row_id, actor, entity, name, *texts in doomed:
+    for row_id, actor, entity, about in doomed:
         changes: dict[str, str | None] = {}
         if actor == user_id:
             gone = _PERSONAL if table == "audit_entries" else ("actor_name",)
             changes = {"actor_id": pseudonym, **dict.fromkeys(gone)}
-        if user_id in entity:
-            changes["entity_id"] = entity.replace(user_id, pseudonym)
-        if any(word in (name or "") for word in words):
-            changes["entity_name"] = None
-        if table == "audit_entries" and any(word in (each or "") for word in words for each in texts):
+        if about:
+            changes |= {"entity_id": entity.replace(user_id, pseudonym), "entity_name": None}
+        if about and table == "audit_entries":
             changes |= {"before": None, "after": None}
-        if changes:
-            sets = ", ".join(f"{column} = ?" for column in changes)
-            sql = f"UPDATE {table} SET {sets} WHERE id = ? AND org_id = ?"
-            await tx.run(sql, *changes.values(), row_id, org_id)
+        sets = ", ".join(f"{column} = ?" for column in changes)
+        sql = f"UPDATE {table} SET {sets} WHERE id = ? AND org_id = ?"
+        await tx.run(sql, *changes.values(), row_id, org_id)
     await open_gate(tx, opened=False)
     return len(doomed)
 
@@ -94,8 +96,16 @@ def _texts(table: str) -> str:
     return "before, after" if table == "audit_entries" else "NULL"
 
 
-def _mentions(row: Row, user_id: UserId, words: Sequence[str]) -> bool:
-    _, actor, entity, *texts = row
-    return (
-        actor == user_id or user_id in entity or any(word in (each or "") for word in words for each in texts)
-    )
+def _is_about(row: Row, user_id: UserId, email: str | None) -> bool:
+    """Whether an entry is about a user, or names it by its id or its e-mail address.
+
+    Its name alone does not count, nor a part of a word: a user who is called as a field is, or as what others
+    have made, would take their entries along.
+    """
+    _, _, entity, name, *texts = row
+    if user_id in entity or any(user_id in (each or "") for each in texts):
+        return True
+    if not email:
+        return False
+    value = to_json(email.lower())
+    return (name or "").lower() == email.lower() or any(value in (each or "").lower() for each in texts)

@@ -53,6 +53,12 @@ async def keep_copy(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> None:
         raise Conflict("the copy took too long and was given up: try again", code="fork_expired")
 
 
+async def copies_are_made(tx: Tx, org_id: OrgId, now: Micros) -> bool:
+    """Whether copies of workspaces of an organization are being made: they have yet to refer to contents."""
+    sql = "SELECT 1 FROM gone_workspaces WHERE org_id = ? AND due_at > ? LIMIT 1"
+    return await tx.one(sql, org_id, now) is not None
+
+
 async def purge_gone(tx: Tx, now: Micros, after: Micros, batch: int | None = None) -> Purged:
     """Remove one batch of the files of workspaces that nobody reaches.
 

@@ -178,7 +178,7 @@ class Meter(Struct):
     async def refresh(self, database: Database, now: Micros) -> None:
         """Read what has changed, and tell other processes what was counted here. Raises Unavailable."""
         settled = [
-            (org_id, session_id)
+            (org_id, session_id, each)
             for org_id, begun in self._begun.items()
             for session_id, each in begun.items()
             if each.settled
@@ -205,8 +205,10 @@ class Meter(Struct):
         self._turns, changed, others, live = await database.read(body)
         self._processes = live + 1 if live else OTHERS
         self._looked_at, self._read_until = moment, now
-        for org_id, session_id in settled:
-            self._begun.get(org_id, {}).pop(session_id, None)
+        for org_id, session_id, each in settled:
+            begun = self._begun.get(org_id, {})
+            if begun.get(session_id) is each:  # and not the session's next turn
+                del begun[session_id]
         self._begun = {org_id: begun for org_id, begun in self._begun.items() if begun}
         for org_id, values in changed.items():
             self.learn(org_id, values)

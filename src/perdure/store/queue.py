@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.domain.events import Event
 from perdure.domain.ids import OrgId, SessionId, TaskId
@@ -35,14 +36,15 @@ CLOSE_SECONDS = 5.0
 class Begun(Struct):
     """A session as the append left it that its turn begins with, for a runner in the same process.
 
-    It is filled in by the transaction that enqueues the job, and may be outdated when the job runs.
+    It is filled in by the transaction that enqueues the job, and may be outdated when the job runs. A job
+    that has to wait loses it.
     """
 
     row: SessionRow | None = None
     events: tuple[Event, ...] = ()
 
     def fill_in(self, row: SessionRow, events: tuple[Event, ...]) -> None:
-        """Keep them, unless they are large: many jobs may wait."""
+        """Keep them, unless they are large: many jobs may run."""
         if sum(len(event.data) for event in events) <= MAX_BEGUN:
             self.row, self.events = row, events
 
@@ -159,7 +161,9 @@ class LocalQueue:
         elif self._handler is not None and (job.task_id is not None or self._held < self._places):
             self._begin(job, self._handler, 0.0)
         else:
-            self._waiting.put(job.org_id, (job, time.monotonic()), has_place=job.org_id in self._holders)
+            # Its session may get other settings until it runs.
+            waits = replace(job, begun=None), time.monotonic()
+            self._waiting.put(job.org_id, waits, has_place=job.org_id in self._holders)
 
     def _begin(self, job: Job, handler: Handler, waited: float) -> None:
         """Run a job that has waited for so many seconds."""

@@ -271,7 +271,9 @@ _FOLDED = (
     "external", "ended",
 )  # fmt: skip
 """The columns that an append sets."""
-_SET = f"UPDATE sessions SET {assignments(_FOLDED)}, news = COALESCE(?, news), {LATER}"
+_AS_READ = "updated_at = CASE WHEN updated_at = ? THEN ? WHEN updated_at < ? THEN ? ELSE updated_at + 2 END"
+"""As `LATER`. If the row has changed since it was read, the caller's never has this `updated_at` again."""
+_SET = f"UPDATE sessions SET {assignments(_FOLDED)}, news = COALESCE(?, news), {_AS_READ}"
 _AT_HEAD = " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 _APPEND = f"{_SET}{_AT_HEAD}"
 _APPEND_PLAIN = f"{_APPEND} AND updated_at = ? AND {PLAIN}"
@@ -461,13 +463,9 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
     return (
         *(getattr(new, name) for name in _FOLDED),
         None if new.news == row.news else new.news,  # others note what the parent has heard of
-        now,
-        now,
+        *(row.updated_at, new.updated_at, now, now + 1),  # of `_AS_READ`
         *(() if _agents_of(new) == _agents_of(row) else _agents_of(new)),
-        row.id,
-        row.org_id,
-        row.head,
-        row.epoch,
+        *(row.id, row.org_id, row.head, row.epoch),
     )
 
 

@@ -157,6 +157,8 @@ class _SingleTx(PostgresTx):
     """A transaction with a single write, which commits by itself. Reads may precede the write, not follow."""
 
     single = True
+    begun = False
+    """Whether it may have written. Otherwise nothing can have been committed."""
     written = False
 
     async def all(self, sql: str, *args: Param) -> list[Row]:
@@ -169,6 +171,7 @@ class _SingleTx(PostgresTx):
 
     async def run(self, sql: str, *args: Param) -> int:
         self._check()
+        self.begun = True
         count = await super().run(sql, *args)
         self.written = count > 0
         return count
@@ -180,6 +183,7 @@ class _SingleTx(PostgresTx):
         self, update: str, args: Sequence[Value], *inserts: Rows, further: Further | None = None
     ) -> bool:
         self._check()
+        self.begun = True
         self.written = await super().append(update, args, *inserts, further=further)
         return self.written
 
@@ -228,7 +232,7 @@ class PostgresDatabase:
             tx = (_SingleTx if single else PostgresTx)(connection, self._appends)
             tx.traces = self.traces
             try:
-                if single and not self._pooled:
+                if isinstance(tx, _SingleTx) and not self._pooled:
                     result = await _do_alone(connection, tx, body)
                 else:
                     result = await _transact(connection, tx, body, BEGIN[self._pooled])
@@ -379,12 +383,12 @@ async def _transact(connection: Any, tx: PostgresTx, body: Body[T], begin: str) 
     return result
 
 
-async def _do_alone(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
+async def _do_alone(connection: Any, tx: _SingleTx, body: Body[T]) -> T:
     try:
         return await body(tx)
     except Exception as error:
-        if is_lost(connection, error) or type(error) is TimeoutError:
-            drop_silent(connection, error)
+        silent = drop_silent(connection, error)
+        if tx.begun and (silent or is_lost(connection, error)):
             raise _unknown(error) from error
         raise
 
