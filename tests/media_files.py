@@ -15,10 +15,10 @@ FONT = "/Resources << /Font << /F1 3 0 R >> >>"
 DRAW = 'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"'
 
 
-def png(width: int = 3, height: int = 2, rows: bytes | None = None) -> bytes:
-    """A grey image; `rows` replaces its pixels, which may then be too few."""
+def png(width: int = 3, height: int = 2, rows: bytes | None = None, depth: int = 8) -> bytes:
+    """A grey image of `depth` bits; `rows` replaces its pixels, which may then be too few."""
     pixels = (b"\0" + b"\x80" * width) * height if rows is None else rows
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
     chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from PIL import Image
 
 from perdure.domain.errors import ToolError
 from perdure.domain.file_types import DOCX, PPTX, XLSX, file_type
-from perdure.sandbox.media import MAX_CHARACTERS, SECONDS, Inspected, InspectJob, size_of
+from perdure.sandbox.media import (
+    MAX_CHARACTERS,
+    SECONDS,
+    Inspected,
+    InspectJob,
+    Scaled,
+    ScaleJob,
+    size_of,
+)
 from perdure.sandbox.pool import Sandbox
 from tests.media_files import SHEET, WORD, archive, docx, mp3, ogg, pdf, png, pptx, wav, xlsx
 
@@ -144,6 +154,20 @@ async def test_a_thumbnail_is_a_small_jpeg(sandbox: Sandbox) -> None:
     found = await look(sandbox, png(900, 300), thumbnail=True)
     assert (found.width, found.height) == (900, 300)
     assert size_of(found.thumbnail) == (256, 85)
+
+
+async def test_greys_of_16_bits_stay_grey_in_thumbnails_and_smaller_images(sandbox: Sandbox) -> None:
+    dark_and_light = (b"\0" + b"\x40\0" * 100 + b"\xc0\0" * 100) * 100
+    image = png(200, 100, dark_and_light, depth=16)
+    job = ScaleJob("image/png", image, 100, 100_000)
+    async with sandbox.slot((), len(image)):
+        scaled = await sandbox.run(job, Scaled, SECONDS)
+    found = await look(sandbox, image, thumbnail=True)
+    for jpeg in (scaled.jpeg, found.thumbnail):
+        seen = Image.open(io.BytesIO(jpeg))
+        width, height = seen.size
+        dark, light = (seen.getpixel((width * part // 4, height // 2)) for part in (1, 3))
+        assert (dark, light) == ((64, 64, 64), (192, 192, 192))
 
 
 @pytest.mark.parametrize(

@@ -126,13 +126,15 @@ async def test_no_operation_tells_another_user_anything(people: People) -> None:
         "path": "memories/me/a.md",
         "message_id": messages[-1]["id"],
         "item_id": item["id"],
+        "workflow_id": f"{talk.id}.{(await talk.events(types='turn.completed'))[-1]['data']['turn_id']}",
         "image_id": (await image_of(people.ada, talk.id))["id"],
     }
     document = (await people.ada.get("/api-doc/openapi.json")).json()
     told, asked = [], 0
+    ours = {"session_id", "workspace_id", "memory_id", "item_id", "workflow_id", "image_id"}
     for each in operations_in(document):
         named = set(each.names) - OF_THE_SERVER
-        mine = bool(named & {"session_id", "workspace_id", "memory_id", "item_id", "image_id"})
+        mine = bool(named & ours)
         if each.public or not (mine or (each.method == "GET" and not named)):
             continue
         if each.id in ENDLESS and not mine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
+import resource
 from collections.abc import AsyncIterator, Collection
 
 import pytest
@@ -121,6 +122,26 @@ async def test_a_file_without_text_is_left_out_with_the_reason(desk: Desk) -> No
         "[file without a name: audio/ogg, 20 kB: left out, "
         "because this model cannot read sound of this type or size]"
     )
+
+
+async def test_an_image_that_no_process_could_make_smaller_is_sent_with_the_next_call(desk: Desk) -> None:
+    image = replace(await stored(desk, png(300, 100), "image/png"), width=300, height=100)
+    sandbox = Sandbox()
+    contents = contents_of(desk, sandbox=sandbox)
+    reader = Reader(replace(taking("image"), side=100), (), has_tools=False)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # no process can be started
+        (found,) = await contents.read_by(reader, [message(ImagePart(stored=image))])
+        why = "this model takes no image of its size or format, and it could not be made smaller"
+        note = f"[file without a name: image/png, {image.size_bytes} bytes: left out, because {why}]"
+        assert found.content == (TextPart(note),)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        (found,) = await contents.read_by(reader, [message(ImagePart(stored=image))])
+        assert isinstance(found.content[0], ImagePart)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        await sandbox.close()
 
 
 @pytest.mark.parametrize("has_tools", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from perdure.client import CapabilityRef, Client, TurnWaits
 from perdure.domain.variables import Variable
-from tests.command import perdure, script, use_simulated_model
+from tests.command import PERDURE, environment, perdure, script, use_simulated_model
 from tests.media_files import png
 from tests.server import Server
 
@@ -202,3 +203,21 @@ async def test_participants_are_added_listed_and_removed(client: Client) -> None
     assert "takes part in the session already" in await run("add", session_id)
     assert await run("leave", session_id, added[0]) == f"removed {added[0]}\n"
     assert len((await run("list", session_id)).splitlines()) == 2
+
+
+async def test_a_command_whose_parent_has_closed_standard_streams_works_without_them(client: Client) -> None:
+    session_id = (await client.create_session()).id
+
+    async def run(closed: str, *arguments: str) -> tuple[int | None, str]:
+        command = ("sh", "-c", f'exec "$@" {closed}', "sh", *PERDURE, *arguments)
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=PIPE, stderr=STDOUT, env=environment(client.transport.base_url)
+        )
+        out, _ = await process.communicate()
+        return process.returncode, out.decode()
+
+    assert await run("<&-", "files", "put", session_id, "/a", "-") == (0, "wrote /a, 0 bytes\n")
+    status, said = await run("<&-", "files", "put", session_id, "/a")
+    assert (status, "standard input is empty" in said) == (1, True)
+    assert await run("<&- >&- 2>&-", "files", "copy", session_id, "/a", "/b") == (0, "")
+    assert await client.read_file(session_id, "/b") == b""

@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Raw
 
+from perdure.app.confidential import check_reader, check_row
 from perdure.app.context import App
 from perdure.app.events import EventReader
 from perdure.app.session_ends import cancel_turn
@@ -172,6 +173,7 @@ async def read_workflow(app: App, caller: Caller, identifier: str) -> Workflow:
 
     async def work(tx: Tx) -> Workflow:
         row = await get_session(tx, caller.organization_id, session_id)
+        await check_row(tx, caller, row)
         if row.status in IN_TURN:
             for each in workflows_of(row, await runners(tx), app.now()):
                 if each.id == identifier:
@@ -196,6 +198,7 @@ async def events_of_workflow(
     session_id, turn_id = parse_workflow_id(identifier)
     if turn_id is None:
         raise NotFound("workflow")
+    await check_reader(app, caller, session_id)
     filters = EventFilter(turn_id=turn_id, after=after)
     reader = EventReader(app, caller, session_id, filters, limit, size=EVENTS_BYTES)
     found = tuple(

@@ -20,7 +20,8 @@ from perdure.domain.errors import ToolError
 from perdure.domain.mcp_wire import Malformed, text_in
 from perdure.domain.messages import JsonObject
 from perdure.domain.skill_md import SKILL_MD, SkillText, is_skill_name, read_skill
-from perdure.domain.visible import without_hidden
+from perdure.domain.texts import cut_line
+from perdure.domain.visible import visible_line
 
 EXTENSION = "io.modelcontextprotocol/skills"
 MAX_SKILLS = 500
@@ -29,7 +30,10 @@ MAX_FILES = 512
 """Files of a skill: as the extension says."""
 MAX_SIZE = 16 * 1024 * 1024
 """Bytes of a skill's files together: as the extension says."""
-MAX_URI = 8_192
+MAX_URI = 900
+"""Characters of the URI of a SKILL.md or another file: models call skills of the same name by it."""
+MAX_PATHS = 2_000
+"""Characters of the paths that an error names."""
 MAX_DESCRIPTION = 1_024
 
 _END = f"/{SKILL_MD}"
@@ -74,7 +78,7 @@ class McpSkill(Struct, frozen=True):
             return None
         found = next((each for each in self.files if each.uri == uri), None)
         if found is None:
-            some = ", ".join(self.paths()[:20]) or "none"
+            some = cut_line(", ".join(self.paths()[:20]), MAX_PATHS) or "none"
             raise ToolError(f"the skill {self.name!r} has no such file. Its further files: {some}")
         return found
 
@@ -126,7 +130,8 @@ def _files(listed: Any, main: str) -> tuple[McpSkillFile, ...] | None:
 
 
 def _is_uri(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str) and 1 <= len(value) <= MAX_URI and without_hidden(value) == value
+    """Whether it is one that can stand in a line of a prompt: with a line break, it could end it."""
+    return isinstance(value, str) and 1 <= len(value) <= MAX_URI and visible_line(value) == value
 
 
 def labelled(server: str, skills: Sequence[McpSkill]) -> dict[str, McpSkill]:

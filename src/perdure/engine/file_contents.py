@@ -16,7 +16,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from perdure.domain.errors import ToolError
+from perdure.domain.errors import ToolError, Unavailable
 from perdure.domain.ids import OrgId
 from perdure.domain.messages import (
     AttachedPart,
@@ -40,6 +40,7 @@ CACHED = 32_000_000
 """Bytes of contents that a process keeps for the next calls."""
 LONG = 256 * 1024
 """Bytes above which a content is encoded in a thread."""
+UNFIT = "because this model takes no image of its size or format"
 NO_ROOM = "because a call has no room for more files"
 
 Form = Literal["base64", "text"]
@@ -88,7 +89,9 @@ class FileCache:
                 jpeg = await scaler.scaled(org_id, stored.media_type, data, side, most)
                 found = await asyncio.to_thread(_encoded, jpeg)
             except ToolError as error:
-                found = Left(f"because this model takes no image of its size or format, and {error.message}")
+                found = Left(f"{UNFIT}, and {error.message}")
+            except Unavailable as error:
+                return Left(f"{UNFIT}, and {error.message}")  # the next call may have it
             except TimeoutError:
                 return Left("because the server was too busy to make it smaller")
             self._keep(key, found)

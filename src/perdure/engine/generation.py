@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -25,6 +26,9 @@ from perdure.engine.context import Engine
 from perdure.engine.patience import Patience
 from perdure.llm.catalog import ServedModel
 from perdure.llm.driver import ModelResponse
+
+LONG = 64 << 10
+"""Characters of an answer above which it is redacted and cut in a thread."""
 
 
 class Outcome(msgspec.Struct):
@@ -105,7 +109,7 @@ async def call_with_retries(
         count += 1
         began = engine.clock.elapsed()
         try:
-            response = storable_response(await generate(), redactor)
+            response = await _storable(await generate(), redactor)
             patience.note(engine, None, redactor)
             return Attempts(response, None, count, waited)
         except ModelError as error:
@@ -121,6 +125,13 @@ async def call_with_retries(
             noted(error, count, pause)
         waited += pause
         await engine.clock.sleep(pause)
+
+
+async def _storable(response: ModelResponse, redactor: Redactor) -> ModelResponse:
+    """The response within the limits. Redacting a long one would stall all other sessions."""
+    if len(response.text) + len(response.thinking or "") <= LONG:
+        return storable_response(response, redactor)
+    return await asyncio.to_thread(storable_response, response, redactor)
 
 
 def generation_data(choice: ModelChoice, outcome: Outcome, agent_id: AgentId | None) -> LlmGenerationData:

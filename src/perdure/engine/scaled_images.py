@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.domain.errors import ToolError
+from perdure.domain.errors import ToolError, Unavailable
 from perdure.domain.ids import OrgId
 from perdure.domain.stored_files import StoredFile
 from perdure.llm.carried import Carried
@@ -36,7 +36,8 @@ class ImageScaler:
         """Return an image as a JPEG of at most `side` pixels on a side and `most` bytes.
 
         Raises:
-            ToolError: it cannot be done; the message completes "because".
+            ToolError: it cannot be done with this image; the message completes "because".
+            Unavailable: it was not done now: its process was not started, or was killed.
             TimeoutError: the sandbox is too busy.
         """
         job = ScaleJob(media_type, data, min(side, SIDE), most)
@@ -46,5 +47,6 @@ class ImageScaler:
                     return (await self._sandbox.run(job, Scaled, SECONDS)).jpeg
                 except ToolError as error:
                     # The sandbox's own failures are whole sentences.
-                    own = error.message[:1].isupper()
-                    raise ToolError("it could not be made smaller" if own else error.message) from None
+                    if error.message[:1].isupper():
+                        raise Unavailable("it could not be made smaller") from None
+                    raise

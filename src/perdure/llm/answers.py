@@ -11,8 +11,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from uuid import uuid4
 
 import msgspec
@@ -24,14 +23,17 @@ from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
 from perdure.domain.sse import SseParser
 from perdure.domain.tool_arguments import ArgumentsBudget
 from perdure.llm.answer_json import deeply, parsed_arguments
-from perdure.llm.answer_values import has_half, paired, sound, written
-from perdure.llm.driver import DeltaKind, ModelResponse, OnDelta
+from perdure.llm.answer_values import has_half, paired, sound
+from perdure.llm.calls_in_progress import CallInProgress
+from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse, OnDelta
 from perdure.llm.event_costs import check_cost
 from perdure.llm.failures import bad_response, error_in, in_stream, spoken
 from perdure.llm.wire import Reasoning, packed
 
 if TYPE_CHECKING:
     from perdure.llm.aws_events import AwsEventParser
+
+Made = TypeVar("Made")
 
 _END = b"[DONE]"
 _DONE = frozenset({"[done]", "done", "[end]", "[finish]"})
@@ -45,70 +47,11 @@ _ALIVE = re.compile(
 )
 
 
-class CallInProgress:
-    """A tool call whose arguments are still arriving.
-
-    Attributes:
-        index: the call's number, if its server numbers calls.
-        initial: arguments that came with the call's beginning.
-        arguments: pieces, in order.
-        final: arguments that came as a whole.
-        watch: called with the call and each new piece of its arguments, if somebody wants to see them.
-    """
-
-    __slots__ = ("arguments", "extra", "final", "id", "index", "initial", "name", "watch")
-
-    def __init__(self, call_id: str | None, name: str | None, index: int | None = None) -> None:
-        self.id = ToolCallId(sound(call_id or ""))
-        self.name = sound(name or "").strip()
-        self.index = index
-        self.initial = ""
-        self.arguments: list[str] = []
-        self.final = ""
-        self.extra: Any = None
-        self.watch: Callable[[CallInProgress, str], None] | None = None
-
-    def add(self, piece: object) -> None:
-        """Append a piece of the arguments; an object is the whole of them."""
-        if isinstance(piece, str):
-            self.arguments.append(piece)
-            if self.watch is not None:
-                self.watch(self, piece)
-        else:
-            self.complete(piece)
-
-    def complete(self, whole: object) -> None:
-        """Set the arguments as a whole: text, or an object. Nothing, if there is none."""
-        text = written(whole)
-        if text and not text.isspace():
-            self.final = text
-
-    def name_it(self, name: str) -> None:
-        """Set or complete the name, which may arrive in pieces or repeatedly."""
-        name = name.strip()
-        if name and name != self.name:
-            self.name = sound(name if name.startswith(self.name) else self.name + name)
-
-    def text(self) -> str:
-        """Return the arguments from wherever they are most complete."""
-        joined = "".join(self.arguments)
-        texts = [self.final, joined, self.initial + joined if joined else "", self.initial]
-        if len(self.arguments) > 1 and joined.startswith("{}"):
-            texts.append(joined[2:])  # the first piece said that there are no arguments yet
-        if len(self.arguments) > 1 and all(b.startswith(a) for a, b in pairwise(self.arguments)):
-            texts.append(self.arguments[-1])  # each piece repeats the ones before it
-        texts = [text for text in dict.fromkeys(texts) if text and not text.isspace()]
-        if len(texts) < 2:
-            return texts[0] if texts else ""
-        return min(texts, key=_rank)
-
-
-def _rank(text: str) -> int:
-    """Order candidates: arguments before a text that is not JSON, and that before no arguments."""
-    if ArgumentsBudget().refusal(text) is not None:
-        return 1  # it is not decoded at all
-    value = parsed_arguments(text)
-    return 1 if not isinstance(value, dict) else 0 if value else 2
+MAX_PARTS = 50_000
+"""Calls, blocks and items of an answer: of thousands of calls, the first are made. A hostile server sends a
+million small ones, and each takes memory until the answer ends."""
+LONG = 256 << 10
+"""Bytes of an answer above which its end is made in a thread."""
 
 
 class Answer:
@@ -120,6 +63,7 @@ class Answer:
 
     Attributes:
         done: whether the server has said that the answer ends here.
+        fed: the bytes of its events.
         result_tool: the name of the result tool, if it was offered.
     """
 
@@ -127,12 +71,14 @@ class Answer:
         "_held",
         "_on_delta",
         "_secrets",
+        "_shown",
         "_strange",
         "_text",
         "_thinking",
         "calls",
         "chars",
         "done",
+        "fed",
         "finish_reason",
         "model",
         "reasoning",
@@ -148,12 +94,13 @@ class Answer:
         self._on_delta = on_delta
         self._secrets = secrets
         self.result_tool: str | None = None
+        self._shown: CallInProgress | None = None
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._held: dict[DeltaKind, str] = {}
         self._strange = ""
         self.calls: list[CallInProgress] = []
-        self.chars = 0
+        self.chars = self.fed = 0
         self.done = False
         self.reasoning: list[Reasoning] = []
         self.usage: Usage | None = None
@@ -176,6 +123,7 @@ class Answer:
         Raises:
             ModelError: the server reported an error, or violated its protocol.
         """
+        self.fed += len(payload)
         if payload == _END:
             self.end()
             return self.done
@@ -193,11 +141,25 @@ class Answer:
 
         Nothing else may be fed meanwhile.
         """
+        await self._aside(lambda: self.feed(payload, name))
+
+    async def finish(self, request: ModelRequest) -> ModelResponse:
+        """As `finished`, in a thread if the answer is long. Raises: ModelError."""
+        if self.fed <= LONG:
+            return self.finished(request)
+        return await self._aside(lambda: self.finished(request))
+
+    def finished(self, request: ModelRequest) -> ModelResponse:
+        """Return the response. Raises: ModelError: the stream ended too early, or with an error."""
+        raise NotImplementedError
+
+    async def _aside(self, work: Callable[[], Made]) -> Made:
+        made: Made | None = None
         shown: list[tuple[DeltaKind, str]] = []
         show, failed = self._on_delta, None
         self._on_delta = lambda kind, piece: shown.append((kind, piece))
         try:
-            await asyncio.to_thread(self.feed, payload, name)
+            made = await asyncio.to_thread(work)
         except ModelError as error:
             failed = error
         finally:
@@ -206,6 +168,7 @@ class Answer:
             show(kind, piece)
         if failed is not None:
             raise failed
+        return cast("Made", made)
 
     def _feed_any(self, payload: bytes, name: str) -> bool:
         try:
@@ -349,17 +312,32 @@ class Answer:
             self._held[kind], piece = piece[-1], piece[:-1]
         return sound(piece)
 
+    def continuation(self, whole: str) -> str | None:
+        """What a text adds to the answer's text, which it repeats; None if it does not.
+
+        It costs no more than the text is long: the answer's text may be long, and asked for with each event.
+        """
+        if len(whole) < self.chars or not whole.startswith(self.text()):
+            return None
+        return whole[self.chars :]
+
     def begin_call(self, call: CallInProgress) -> CallInProgress:
-        """Add a tool call, whose arguments are shown as they arrive if it is one of the result tool."""
+        """Add a tool call, whose arguments are shown as they arrive if it is one of the result tool.
+
+        Raises:
+            ModelError: there are too many.
+        """
+        check_parts(len(self.calls))
         self.calls.append(call)
         if self.result_tool is not None:
             call.watch = self._show_result
         return call
 
     def _show_result(self, call: CallInProgress, piece: str) -> None:
-        if call.name == self.result_tool and call is next(
-            (each for each in self.calls if each.name == self.result_tool), None
-        ):
+        if call.name != self.result_tool:
+            return
+        self._shown = self._shown or call
+        if call is self._shown:
             self._on_delta("result", sound(piece))
 
     def packed_reasoning(self, model: str) -> tuple[JsonObject, ...]:
@@ -408,10 +386,16 @@ class Answer:
 
     def order_calls(self) -> None:
         """Drop calls of which nothing is known, and order the others by their numbers, if all have one."""
-        self.calls = [call for call in self.calls if call.name or call.id or call.text()]
+        self.calls = [call for call in self.calls if call.name or call.id or call.has_arguments]
         numbers = {call.index for call in self.calls}
         if None not in numbers and len(numbers) == len(self.calls):
             self.calls.sort(key=lambda call: call.index or 0)
+
+
+def check_parts(count: int) -> None:
+    """Raise ModelError if an answer has so many calls, blocks or items that it can have no more."""
+    if count >= MAX_PARTS:
+        raise bad_response(f"the provider's answer has more than {MAX_PARTS} parts", transient=False)
 
 
 def _loaded(text: str) -> object:
@@ -437,12 +421,12 @@ def _finished(
         if type(part) is ToolCallPart
     }
     out: list[ToolCallPart] = []
-    budget = ArgumentsBudget()
+    budget, looked_at = ArgumentsBudget(), ArgumentsBudget()
     for call in calls:
         if not call.id or call.id in taken:
             call.id = ToolCallId(f"call_{uuid4().hex[:24]}")
         taken.add(call.id)
-        text = call.text()
+        text = call.text(looked_at)
         # A call without arguments in a truncated answer was cut before the first of them.
         arguments = "" if truncated and not text else budget.refusal(text) or parsed_arguments(text)
         out.append(ToolCallPart(call.id, call.name, arguments))

@@ -153,7 +153,7 @@ class AnthropicDriver:
         await self._http.stream(
             endpoint, "/messages", self.encoded(request, bare), answer, request.first_byte
         )
-        return answer.finished(request)
+        return await answer.finish(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:
         """Return the parameters of this call that it can do without; a header is one of them."""

@@ -21,7 +21,8 @@ from perdure.llm.answer_values import (
     text_in,
     written,
 )
-from perdure.llm.answers import Answer, CallInProgress
+from perdure.llm.answers import Answer, check_parts
+from perdure.llm.calls_in_progress import CallInProgress
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
 from perdure.llm.failures import is_blank
 from perdure.llm.wire import Reasoning
@@ -81,7 +82,7 @@ class _Block:
 class MessagesAnswer(Answer):
     """An answer that arrives block by block."""
 
-    __slots__ = ("_blocks", "_by_index", "_counts", "_early")
+    __slots__ = ("_blocks", "_by_index", "_counts", "_early", "_latest")
     decoder = msgspec.json.Decoder(_Event)
     plain_decoder = msgspec.json.Decoder(_Plain)
 
@@ -89,6 +90,8 @@ class MessagesAnswer(Answer):
         super().__init__(on_delta, secrets)
         self._blocks: list[_Block] = []
         self._by_index: dict[int, _Block] = {}
+        self._latest: dict[str, _Block] = {}
+        """By their kinds: the blocks that began last."""
         self._counts: dict[str, int] = {}
         self._early: object = None
 
@@ -160,7 +163,8 @@ class MessagesAnswer(Answer):
             block.signature.append(name_in(start.get("signature")))
 
     def _new(self, kind: str, index: int | None) -> _Block:
-        block = _Block(kind, self.chars, len(self.calls))
+        check_parts(len(self._blocks))
+        block = self._latest[kind] = _Block(kind, self.chars, len(self.calls))
         self._blocks.append(block)
         if index is not None:
             self._by_index[index] = block
@@ -196,8 +200,8 @@ class MessagesAnswer(Answer):
         # Blocks of the vendor's own tools (`server_tool_use`) get pieces of JSON too.
         if block is None or not block.kind.endswith(kind):
             wrong = index is None or block is not None
-            same = next((other for other in reversed(self._blocks) if other.kind == kind and wrong), None)
-            block = same or self._new(kind, index)
+            same = self._latest.get(kind)
+            block = (same if wrong else None) or self._new(kind, index)
         return block
 
     def _think(self, block: _Block, piece: str) -> None:

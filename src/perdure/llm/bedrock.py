@@ -100,7 +100,7 @@ class BedrockDriver:
         answer.result_tool = result_tool_of(request, native=False)
         path = f"/model/{path_segment(request.model)}/converse-stream"
         await self._http.stream(self._endpoint, path, self.encoded(request, bare), answer, request.first_byte)
-        return answer.finished(request)
+        return await answer.finish(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:
         """Return the parameters of this call that it can do without."""

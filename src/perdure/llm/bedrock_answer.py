@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from perdure.domain.messages import JsonObject, Usage
 from perdure.llm.answer_values import count, finish_of, name_in, number_in, text_in, written
-from perdure.llm.answers import Answer, CallInProgress
+from perdure.llm.answers import Answer, check_parts
 from perdure.llm.aws_events import AwsEventParser
+from perdure.llm.calls_in_progress import CallInProgress
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
 from perdure.llm.failures import is_blank
 from perdure.llm.wire import Reasoning
@@ -132,6 +133,7 @@ class ConverseAnswer(Answer):
         self._last = max(self._last, number)
         block = self._blocks.get(number)
         if block is None:
+            check_parts(len(self._blocks))
             block = self._blocks[number] = _Block(self.chars, len(self.calls))
         return block
 

@@ -123,7 +123,7 @@ class GeminiDriver:
             request.first_byte,
             query={"alt": "sse"},
         )
-        return answer.finished(request)
+        return await answer.finish(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:
         """Return the parameters of this call that it can do without."""

@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from perdure.domain.messages import JsonObject, Usage
 from perdure.llm.answer_values import count, finish_of, name_in, text_in, written
-from perdure.llm.answers import Answer, CallInProgress
+from perdure.llm.answers import Answer, check_parts
+from perdure.llm.calls_in_progress import CallInProgress
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
 from perdure.llm.failures import bad_response, is_blank, redacted
 from perdure.llm.gemini_wire import SIGNATURE
@@ -141,6 +142,7 @@ class GeminiAnswer(Answer):
             self._keep({"chars": self.chars - before, SIGNATURE: signature})
 
     def _keep(self, item: JsonObject) -> None:
+        check_parts(len(self.reasoning))
         self.reasoning.append(Reasoning(item, self.chars, len(self.calls)))
 
     def _add_call(self, call: JsonObject) -> None:

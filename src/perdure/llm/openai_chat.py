@@ -116,7 +116,7 @@ class OpenAiChatDriver:
         if self._deployment is not None:
             path = self._deployment.path(request.model)
         await self._http.stream(self._endpoint, path, self.encoded(request), answer, request.first_byte)
-        return answer.finished(request)
+        return await answer.finish(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:
         """Return the parameters of this call's body that it can do without."""

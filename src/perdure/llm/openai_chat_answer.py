@@ -23,7 +23,8 @@ from perdure.llm.answer_values import (
     text_in,
     written,
 )
-from perdure.llm.answers import Answer, CallInProgress
+from perdure.llm.answers import Answer, check_parts
+from perdure.llm.calls_in_progress import CallInProgress
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
 from perdure.llm.failures import error_in, in_stream, is_blank
 from perdure.llm.wire import Reasoning
@@ -98,6 +99,8 @@ _TEXTS = ("content", "text")
 _THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks")
 _THOUGHTS = frozenset({"reasoning", "thinking", "reasoning_text", "summary_text"})
 _JOINED = frozenset({"text", "summary", "thinking", "data"})
+_BLANK = 1_000
+"""Characters at the end of a piece of arguments that may be white space."""
 _FINISHES = ("finish_reason", "finishReason", "stop_reason", "stopReason")
 
 
@@ -110,7 +113,7 @@ class ChatAnswer(Answer):
         blocks: the field whose values are kept, to be sent back as they came; None for no such field.
     """
 
-    __slots__ = ("_blocks", "_by_id", "_by_index", "_choice", "_field", "_messages")
+    __slots__ = ("_blocks", "_by_id", "_by_index", "_choice", "_field", "_messages", "_texts")
     decoder = msgspec.json.Decoder(_Chunk)
     plain_decoder = msgspec.json.Decoder(_PlainChunk)
 
@@ -118,6 +121,8 @@ class ChatAnswer(Answer):
         super().__init__(on_delta, secrets)
         self._field = blocks
         self._blocks: list[JsonObject] = []
+        self._texts: dict[str, list[str]] = {}
+        """Pieces of the last block's texts: joined each time, a long text would be copied each time."""
         self._by_index: dict[int, CallInProgress] = {}
         self._by_id: dict[str, CallInProgress] = {}
         # The choice that has content; servers may send others, and leave the first one empty.
@@ -236,13 +241,22 @@ class ChatAnswer(Answer):
                 continue
             last = self._blocks[-1] if self._blocks else None
             if last is None or not _continues(last, piece):
+                self._join()
+                check_parts(len(self._blocks))
                 self._blocks.append(dict(piece))
                 continue
             for name, value in piece.items():
                 if name in _JOINED and isinstance(value, str) and isinstance(last.get(name), str):
-                    last[name] += value
+                    self._texts.setdefault(name, []).append(value)
                 elif value is not None:
                     last[name] = value
+                    self._texts.pop(name, None)
+
+    def _join(self) -> None:
+        """Put the pieces of texts into the last block."""
+        for name, pieces in self._texts.items():
+            self._blocks[-1][name] += "".join(pieces)
+        self._texts = {}
 
     def _add_calls(self, delta: JsonObject) -> None:
         # The older field names one call. Servers that send both mean the same call.
@@ -259,11 +273,12 @@ class ChatAnswer(Answer):
 
         Some servers send every piece as a message, others the whole text so far.
         """
-        content, known = message.get("content"), self.text()
+        content, known = message.get("content"), self.chars
         text = content if isinstance(content, str) else ""
         first = self._messages
-        if known and text.startswith(known) and (len(text) > len(known) or len(known) > 8 or not first):
-            message = {**message, "content": text[len(known) :]}
+        more = self.continuation(text) if known else None
+        if more is not None and (more or known > 8 or not first):
+            message = {**message, "content": more}
         elif known and not first:
             message = {**message, "content": None}
         if self.thinking_started and not first:
@@ -361,6 +376,7 @@ class ChatAnswer(Answer):
             for part, call in zip(response.tool_calls, self.calls, strict=True)
             if call.extra is not None
         ]
+        self._join()
         extras += [Reasoning({"type": self._field, "block": block}) for block in self._blocks]
         if not extras:
             return response
@@ -387,14 +403,15 @@ def _begins(call: CallInProgress, piece: _Piece) -> bool:
     if not piece.name or not call.name:
         return False
     new_id = bool(piece.id and call.id and piece.id != call.id)
-    last = call.final or (call.arguments[-1].rstrip() if call.arguments else "")
+    last = call.final or (call.arguments[-1] if call.arguments else "")
+    last = last[-_BLANK:].rstrip()
     if not last:
         return new_id or (piece.index is None and not piece.name.startswith(call.name))
     if piece.name != call.name:
         return True
     if not last.endswith("}") or (last == "{}" and piece.id and piece.id == call.id):
         return False
-    return new_id or (piece.text().lstrip().startswith("{") and piece.text() != call.text())
+    return new_id or (piece.text().lstrip().startswith("{") and not call.says(piece.text()))
 
 
 def _raise_error(place: JsonObject, secrets: tuple[str, ...]) -> None:

@@ -118,7 +118,7 @@ class OpenAiResponsesDriver:
         await self._http.stream(
             self._endpoint, "/responses", self.encoded(request, bare), answer, request.first_byte
         )
-        return answer.finished(request)
+        return await answer.finish(request)
 
     def optional(self, request: ModelRequest) -> frozenset[str]:
         """Return the parameters of this call's body that it can do without."""

@@ -25,7 +25,8 @@ from perdure.llm.answer_values import (
     text_in,
     written,
 )
-from perdure.llm.answers import Answer, CallInProgress
+from perdure.llm.answers import Answer, check_parts
+from perdure.llm.calls_in_progress import CallInProgress
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
 from perdure.llm.failures import in_stream, is_blank
 from perdure.llm.wire import Reasoning
@@ -95,6 +96,7 @@ class _Item:
         "kind",
         "parts",
         "reasoning",
+        "size",
         "text",
     )
 
@@ -106,8 +108,9 @@ class _Item:
         self.parts: set[int | None] = set()
         self.call: CallInProgress | None = None
         # Text that came with the beginning of the item, or of a part. The pieces repeat it, if there are any.
-        self.initial = ""
+        self.initial: list[str] = []
         self.text: list[str] = []
+        self.size = 0
         self.reasoning: JsonObject | None = None
         self.ended = False
         self.chars = chars
@@ -116,6 +119,12 @@ class _Item:
     def whole_text(self) -> str:
         """Return the text that has come for this item."""
         return "".join(self.text)
+
+    def missing(self, whole: str) -> str | None:
+        """What a text adds to that of this item; None if it does not repeat it. Costs what the text costs."""
+        if len(whole) < self.size or not whole.startswith(self.whole_text()):
+            return None
+        return whole[self.size :]
 
     def is_another_call(self, item: JsonObject) -> bool:
         """Whether the calls' ids show that this is not the same call."""
@@ -126,13 +135,17 @@ class _Item:
 class ResponsesAnswer(Answer):
     """An answer that arrives in Responses events."""
 
-    __slots__ = ("_by_id", "_by_index", "_items", "_last", "_marked", "_parts")
+    __slots__ = ("_by_id", "_by_index", "_items", "_last", "_latest", "_marked", "_open", "_parts")
     decoder = msgspec.json.Decoder(_Event)
     plain_decoder = msgspec.json.Decoder(_Plain)
 
     def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
         super().__init__(on_delta, secrets)
         self._items: list[_Item] = []
+        self._latest: dict[str, _Item] = {}
+        """By their kinds: the items that began last."""
+        self._open: dict[str, dict[int, _Item]] = {}
+        """By their kinds, and by their ids in the process: the items that have not ended."""
         self._by_id: dict[str, _Item] = {}
         self._by_index: dict[int, _Item] = {}
         self._parts: set[tuple[str | int | None, int | None]] = set()
@@ -209,8 +222,10 @@ class ResponsesAnswer(Answer):
     # --- items -----------------------------------------------------------------
 
     def _new(self, kind: str, index: int | None, *ids: str) -> _Item:
+        check_parts(len(self._items))
         item = _Item(kind, self.chars, len(self.calls))
         self._items.append(item)
+        self._latest[kind] = self._open.setdefault(kind, {})[id(item)] = item
         self._know(item, index, *ids)
         return item
 
@@ -242,7 +257,7 @@ class ResponsesAnswer(Answer):
             return known
         if index is None or at is not None:
             # A name or a number that no item has: the piece belongs to the item that is being written.
-            last = next((item for item in reversed(self._items) if item.kind == kind), None)
+            last = self._latest.get(kind)
             if last is not None and not last.ended:
                 return last
         return self._new(kind, index, identity)
@@ -263,10 +278,9 @@ class ResponsesAnswer(Answer):
             return None if begins and at.ids and named else at
         if begins or index is not None:
             return None
-        open_items = [one for one in self._items if one.kind == kind and not one.ended]
-        if len(open_items) == 1 and not open_items[0].is_another_call(item):
-            return open_items[0]
-        return None
+        open_items = self._open.get(kind, {})
+        only = next(iter(open_items.values())) if len(open_items) == 1 else None
+        return None if only is None or only.is_another_call(item) else only
 
     def _begin(self, index: int | None, item: object) -> _Item | None:
         if not isinstance(item, dict):
@@ -277,7 +291,7 @@ class ResponsesAnswer(Answer):
         if known.call is not None:
             known.call.initial = known.call.initial or written(item.get("arguments"))
         elif kind == "message":
-            known.initial = known.initial or _content_text(item.get("content"))
+            known.initial = known.initial or [_content_text(item.get("content"))]
         return known
 
     def _identify(self, known: _Item, index: int | None, item: JsonObject) -> None:
@@ -287,7 +301,7 @@ class ResponsesAnswer(Answer):
             call.name = name_in(item.get("name")) or call.name
         self._know(known, index, name_in(item.get("id")), name_in(item.get("call_id")))
 
-    def _end(self, index: int | None, item: object, left: list[_Item] | None = None) -> None:
+    def _end(self, index: int | None, item: object, left: _Unrepeated | None = None) -> None:
         """Take from a finished item what its pieces did not bring: the item repeats its whole content.
 
         Args:
@@ -299,11 +313,12 @@ class ResponsesAnswer(Answer):
         kind = name_in(item.get("type"))
         known = self._known(index, item, kind, begins=False)
         if known is None and left is not None:
-            known = _same(left, item, kind)
+            known = left.same(item, kind)
         known = known or self._new(kind, index)
         self._identify(known, index if left is None else None, item)
         known.ended = True
-        if left is not None and known in left:
+        self._open[known.kind].pop(id(known), None)
+        if left is not None:
             left.remove(known)
         if known.call is not None:
             known.call.complete(item.get("arguments"))
@@ -319,26 +334,25 @@ class ResponsesAnswer(Answer):
     def _add_text(self, item: _Item, piece: str) -> None:
         if piece:
             item.text.append(piece)
+            item.size += len(piece)
             self.add_text(piece)
 
     def _begin_part(self, event: _Event, text: str) -> None:
         item = self._item_of(event, "message")
-        if not item.initial.endswith(text):  # the beginning of the item may have said it already
-            item.initial += text
+        if not item.initial or not item.initial[-1].endswith(text):  # the item's beginning may have said it
+            item.initial.append(text)
 
     def _end_part(self, event: _Event, whole: str) -> None:
         item, part = self._item_of(event, "message"), number_in(event.content_index)
-        known = item.whole_text()
-        if whole.startswith(known):
-            self._add_text(item, whole[len(known) :])
+        missing = item.missing(whole)
+        if missing is not None:
+            self._add_text(item, missing)
         elif part not in item.parts:
             self._add_text(item, whole)
         item.parts.add(part)
 
     def _add_missing(self, item: _Item, whole: str) -> None:
-        known = item.whole_text()
-        if whole.startswith(known):
-            self._add_text(item, whole[len(known) :])
+        self._add_text(item, item.missing(whole) or "")
 
     def _add_thinking(self, event: _Event, piece: str) -> None:
         if not piece:
@@ -373,12 +387,14 @@ class ResponsesAnswer(Answer):
         status = name_in(response.get("status"))
         if kind in {"response.failed", "response.cancelled"} or status in {"failed", "cancelled"}:
             raise in_stream(response.get("error") or error or {"code": "server_error"}, self._secrets)
-        left = list(self._items)
+        if self.done:  # it is repeated, with the usage perhaps
+            return
+        left = _Unrepeated(self._items)
         for index, item in enumerate(_parts(response.get("output"))):
             self._end(index, item, left)
         for known in self._items:
             if known.kind == "message" and not known.text:
-                self._add_text(known, known.initial)
+                self._add_text(known, "".join(known.initial))
         if not self.calls and not self.text():  # servers without items put the text beside them
             self.add_text(text_in(response.get("output_text")))
         details = response.get("incomplete_details")
@@ -406,29 +422,50 @@ def _place(event: _Event | _Plain) -> tuple[object, ...]:
     return event.type, event.item_id, event.output_index, event.content_index
 
 
-def _same(items: list[_Item], item: JsonObject, kind: str) -> _Item | None:
-    """Return an item of other names that says exactly the same, so that nothing is said or done twice."""
-    if kind == "function_call":
-        name, arguments = name_in(item.get("name")), written(item.get("arguments"))
-        for one in items:
-            same_name = one.call is not None and one.call.name == name
-            if same_name and _same_arguments(one.call, arguments):
-                return one
-    elif kind == "message":
-        text = _content_text(item.get("content"))
-        for one in items:
-            if one.kind == kind and (one.whole_text() == text or not text):
-                return one
-    return None
+class _Unrepeated:
+    """The items that came before, and that none of the response's items repeats yet."""
+
+    def __init__(self, items: list[_Item]) -> None:
+        self._left = {id(item): item for item in items}
+        self._by_content: dict[tuple[str, str, str], list[_Item]] | None = None
+
+    def remove(self, item: _Item) -> None:
+        """Note that an item is repeated."""
+        self._left.pop(id(item), None)
+
+    def same(self, item: JsonObject, kind: str) -> _Item | None:
+        """Return an item of other names that says exactly the same, so that nothing is said or done twice."""
+        if kind == "function_call":
+            content = _content(kind, name_in(item.get("name")), written(item.get("arguments")))
+        elif kind == "message":
+            content = _content(kind, "", _content_text(item.get("content")))
+        else:
+            return None
+        if self._by_content is None:
+            self._by_content = {}
+            budget = ArgumentsBudget()
+            for one in reversed(self._left.values()):
+                self._by_content.setdefault(_content_of(one, budget), []).append(one)
+                if one.kind == "message":  # which one without a text repeats, too
+                    self._by_content.setdefault(("message", "", ""), []).append(one)
+        found = self._by_content.get(content, [])
+        while found and id(found[-1]) not in self._left:
+            found.pop()
+        return found[-1] if found else None
 
 
-def _same_arguments(call: CallInProgress | None, arguments: str) -> bool:
-    if call is None:
-        return False
-    own, budget = call.text(), ArgumentsBudget()
-    if budget.refusal(own) or budget.refusal(arguments):
-        return own == arguments
-    return bool(parsed_arguments(own) == parsed_arguments(arguments))
+def _content_of(item: _Item, budget: ArgumentsBudget) -> tuple[str, str, str]:
+    if item.call is not None:
+        return _content("function_call", item.call.name, item.call.text(budget))
+    return _content(item.kind, "", item.whole_text())
+
+
+def _content(kind: str, name: str, text: str) -> tuple[str, str, str]:
+    """What tells what items say apart: JSON that is written in different ways is the same."""
+    if kind == "function_call" and not ArgumentsBudget().refusal(text):
+        value = parsed_arguments(text)
+        text = msgspec.json.encode(value, order="sorted").decode()
+    return kind, name, text
 
 
 def _parts(value: object) -> list[Any]:

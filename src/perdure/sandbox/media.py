@@ -179,6 +179,10 @@ def _flattened(image: Any, side: int) -> Any:
         image = image.convert("RGBA")  # colours of a palette cannot be mixed
     image.thumbnail((side, side))  # before what copies the whole image
     upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        # Greys of 16 bits, of which a plain conversion makes white. What means transparency has 16 bits too.
+        upright = upright.convert("I").point(lambda grey: grey * (1 / 256)).convert("L")
+        upright.info.pop("transparency", None)
     flat = Image.new("RGB", upright.size, "white")  # JPEG has no transparency
     with_alpha = upright.convert("RGBA")
     flat.paste(with_alpha, mask=with_alpha.getchannel("A"))

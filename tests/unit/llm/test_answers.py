@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.domain.errors import ModelError
-from perdure.llm.answers import Answer, CallInProgress
+from perdure.llm.answers import Answer
+from perdure.llm.calls_in_progress import CallInProgress
 from perdure.llm.openai_chat_answer import ChatAnswer
 from tests.unit.llm.talk import Heard
 

@@ -10,10 +10,11 @@ import pytest
 
 from perdure.domain.errors import ModelError
 from perdure.domain.sse import MAX_LINES, SseParser, StreamTooLong
-from perdure.llm.answers import Answer, CallInProgress
+from perdure.llm.answers import Answer
 from perdure.llm.anthropic_answer import MessagesAnswer
 from perdure.llm.aws_events import AwsEventParser
 from perdure.llm.bedrock_answer import ConverseAnswer
+from perdure.llm.calls_in_progress import CallInProgress
 from perdure.llm.event_costs import LISTED_VALUES, MAX_VALUES, check_cost
 from perdure.llm.gemini_answer import GeminiAnswer
 from perdure.llm.openai_chat_answer import ChatAnswer

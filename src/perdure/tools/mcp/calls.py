@@ -167,7 +167,7 @@ class McpCall(Struct, frozen=True):
         except ToolError as error:
             error.message = redactor.text(error.message)
             raise
-        return answer if isinstance(answer, Later) else await _outcome(answer, redactor.value)
+        return answer if isinstance(answer, Later) else await outcome_of(answer, redactor.value)
 
     def _refused(self, context: ToolContext, server: Attached, said: str, code: int) -> ToolError:
         """The error for a call that the server refused."""
@@ -203,7 +203,7 @@ def _question(request: McpInputRequest, redact: Callable[[Any], Any]) -> McpInpu
     return replace(request, message=message, schema=schema, url=url)
 
 
-async def _outcome(answer: McpContent, redact: Callable[[Any], Any]) -> ToolOutcome:
+async def outcome_of(answer: McpContent, redact: Callable[[Any], Any]) -> ToolOutcome:
     """The result for the model; a large one is made in a thread, so that no other session waits."""
     parts = (answer.content, answer.structured)
     if weight_of(parts, LARGE) > LARGE:

@@ -17,9 +17,8 @@ from perdure.domain.messages import JsonObject
 from perdure.domain.tools import CapabilityRef, ToolHints
 from perdure.store.database import Tx
 from perdure.store.storage import open_secrets
-from perdure.tools.mcp.calls import Reach
+from perdure.tools.mcp.calls import Reach, outcome_of
 from perdure.tools.mcp.consent import Authorization, authorization_for, authorized
-from perdure.tools.mcp.results import result_of
 
 PAGE = 100
 """Resources of one server that one call lists."""
@@ -114,7 +113,7 @@ class _Reads(Struct, frozen=True):
         found = await read_resource(reach, context, server, secrets, str(arguments["uri"]))
         if isinstance(found, Later):
             return found
-        return result_of(McpContent(tuple(redactor.value(found.content)))).outcome()
+        return await outcome_of(found, redactor.value)
 
 
 async def read_resource(

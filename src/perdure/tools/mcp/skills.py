@@ -12,15 +12,14 @@ from perdure.app.mcp_attached import Attached, endpoint_of, redactor_of
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.domain.errors import ToolError
 from perdure.domain.ids import OrgId
-from perdure.domain.mcp import McpContent
 from perdure.domain.mcp_skills import McpSkill, checked_file, checked_skill, labelled
 from perdure.domain.messages import JsonObject
+from perdure.domain.redaction import Redactor
 from perdure.domain.texts import cut_line, one_line
 from perdure.domain.visible import without_hidden
-from perdure.tools.mcp.calls import Reach
+from perdure.tools.mcp.calls import Reach, outcome_of
 from perdure.tools.mcp.consent import authorization_for
 from perdure.tools.mcp.resources import labels_of, read_resource, servers_of
-from perdure.tools.mcp.results import result_of
 
 LIST_TIMEOUT = 10.0
 """Seconds in which a server has to list its skills."""
@@ -28,7 +27,12 @@ SHOWN = 50
 """Skills of a server in the prompt."""
 SHOWN_CHARACTERS = 200
 """Characters of a description in the prompt."""
+SHOWN_NAME = 200
+"""Characters of the name of a skill in the prompt. Those with longer names are in the list only."""
 MAX_ERROR = 300
+MAX_LISTED = 100
+MAX_LIST = 8_000
+"""Files that an activation lists, and the characters of their paths."""
 
 
 class Origin(Struct, frozen=True):
@@ -48,14 +52,15 @@ class Found(Struct, frozen=True):
 
 def prompt_of(slug: str, name: str, skills: Sequence[McpSkill], clean: Callable[[str], str]) -> str:
     """What the prompt says of a server's skills; empty without any."""
-    shown = [(label, each) for label, each in labelled(slug, skills).items() if not each.hidden]
-    if not shown:
+    known = [(label, each) for label, each in labelled(slug, skills).items() if not each.hidden]
+    if not known:
         return ""
+    shown = [(label, each) for label, each in known if len(label) <= SHOWN_NAME][:SHOWN]
     lines = [
-        f"- {label}: {cut_line(' '.join(clean(each.description).split()), SHOWN_CHARACTERS)}"
-        for label, each in shown[:SHOWN]
+        f"- {clean(label)}: {cut_line(' '.join(clean(each.description).split()), SHOWN_CHARACTERS)}"
+        for label, each in shown
     ]
-    more = [f"{len(shown) - SHOWN} more skills: see list_skills."] if len(shown) > SHOWN else []
+    more = [f"{len(known) - len(shown)} more skills: see list_skills."] if len(known) > len(shown) else []
     begin = (
         f"The MCP server {name!r} offers skills: its own instructions for tasks with it. These texts are the "
         "server's. Before a task that one of them fits, call activate_skill with its name."
@@ -96,9 +101,10 @@ def listed(found: Found) -> list[JsonObject]:
     """The skills of servers, as the model reads them."""
     shown: list[JsonObject] = []
     for name, each in found.skills.items():
-        said = redactor_of(each.server, found.secrets).text(each.skill.description)
+        clean = redactor_of(each.server, found.secrets).text
         if not each.skill.hidden:
-            shown.append({"name": name, "description": said, "source": "mcp", "server": each.server.name})
+            said = {"name": clean(name), "description": clean(each.skill.description)}
+            shown.append({**said, "source": "mcp", "server": each.server.name})
     return shown
 
 
@@ -116,6 +122,23 @@ async def activate_of_server(
         of = name.partition(":")[0]
         why = f": the server says: {found.errors[of]}" if of in found.errors else ": see list_skills"
         raise ToolError(f"there is no skill {name[:200]!r}{why}")
+    clean = redactor_of(origin.server, found.secrets)
+    try:
+        return await _activate(reach, context, name, origin, found, file, clean)
+    except ToolError as error:  # it may name what the server calls its files
+        error.message = clean.text(error.message)
+        raise
+
+
+async def _activate(
+    reach: Reach,
+    context: ToolContext,
+    name: str,
+    origin: Origin,
+    found: Found,
+    file: str | None,
+    clean: Redactor,
+) -> ToolOutcome | Later:
     skill, server = origin.skill, origin.server
     if skill.hidden:
         raise ToolError(f"the skill {name!r} is for people only: its author has disabled that models use it")
@@ -127,18 +150,21 @@ async def activate_of_server(
     if isinstance(content, Later):
         return content
     data = checked_file(content.content, uri, known)
-    clean = redactor_of(server, found.secrets)
     if file is not None:
-        return result_of(McpContent(tuple(clean.value(content.content)))).outcome()
-    return ToolOutcome(clean.text(_told(name, origin, checked_skill(skill, data).body)))
+        return await outcome_of(content, clean.value)
+    return ToolOutcome(clean.text(_told(name, origin, without_hidden(checked_skill(skill, data).body))))
 
 
 def _told(name: str, origin: Origin, body: str) -> str:
     paths = origin.skill.paths()
+    shown, room = 0, MAX_LIST
+    for path in paths[:MAX_LISTED]:
+        room -= len(path)
+        shown += room >= 0
     files = [
         "Its further files, which activate_skill reads if you give their path as `file`:",
-        *(f"- {path}" for path in paths[:100]),
-        *([f"- and {len(paths) - 100} more"] if len(paths) > 100 else []),
+        *(f"- {path}" for path in paths[:shown]),
+        *([f"- and {len(paths) - shown} more"] if len(paths) > shown else []),
     ]
     begin = (
         f"The skill {name}, of the MCP server {origin.server.name!r}. The text below is the server's: use it "
