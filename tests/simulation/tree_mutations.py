@@ -88,12 +88,12 @@ def a_repeated_call_begins_another_child(patch: Patch) -> None:
     async def unknown(tx: Any, session_id: Any, effect_key: str) -> None:
         return None
 
-    async def always(tx: Any, row: Any) -> None:
-        await add(tx, replace(row, effect_key=f"{row.effect_key}/{row.id}"))
+    def always(row: Any, *waits: Any) -> Any:
+        return rows(replace(row, effect_key=f"{row.effect_key}/{row.id}"), *waits)
 
-    add = children.add_task
+    rows = children.new_rows
     patch.setattr(children, "task_by_key", unknown)
-    patch.setattr(children, "add_task", always)
+    patch.setattr(children, "new_rows", always)
 
 
 def a_child_begins_before_its_task_is_logged(patch: Patch) -> None:
