@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,10 @@ class Parts(Struct, frozen=True):
     """How the traces of turns are exported; None if they are not."""
 
 
+LET_GO = 1.0
+"""Seconds in which a data folder that is locked may become free."""
+
+
 class _Spawner:
     """Starts background tasks and holds references to them: asyncio itself keeps only weak ones."""
 
@@ -92,6 +97,23 @@ class _Spawner:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _lock(handle: int) -> bool:
+    """Lock a file for this process; return whether nobody else has.
+
+    A server that was killed may leave a child for a moment, which has its files until it runs its program.
+    """
+    until = time.monotonic() + LET_GO
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 @contextlib.contextmanager
@@ -107,13 +129,11 @@ def lock_folder(settings: Settings) -> Iterator[None]:
     except OSError as error:
         raise Unavailable(f"cannot use the data folder {settings.data!r}: {error.strerror}") from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _lock(handle):
             raise Unavailable(
                 f"another Perdure server uses the data folder {settings.data!r}: stop it first. "
                 "To run several processes, set PERDURE_DATABASE_URL to a PostgreSQL database."
-            ) from None
+            )
         yield
     finally:
         os.close(handle)

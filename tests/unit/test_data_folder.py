@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 
 import pytest
 
+from perdure import wiring
 from perdure.domain.errors import Unavailable
 from perdure.settings import Settings
 from perdure.store.data_folder import OURS, open_file, prepare_folder
@@ -119,3 +121,33 @@ async def test_a_new_database_beside_a_master_key_is_warned_about(
         (tmp_path / name).unlink(missing_ok=True)
     async with open_parts(Settings(data=str(tmp_path))):
         assert "the database is new and empty" in caplog.text
+
+
+def test_a_folder_that_a_killed_servers_child_still_has_is_taken_once_it_lets_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data=str(tmp_path / "data"))
+    with contextlib.ExitStack() as left:
+        left.enter_context(wiring.lock_folder(settings))
+        waits: list[float] = []
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            left.close()
+
+        monkeypatch.setattr("perdure.wiring.time.sleep", wait)
+        with wiring.lock_folder(settings):
+            assert len(waits) == 1
+
+
+def test_a_folder_that_stays_locked_belongs_to_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data=str(tmp_path / "data"))
+    monkeypatch.setattr(wiring, "LET_GO", 0.0)
+    with (
+        wiring.lock_folder(settings),
+        pytest.raises(Unavailable, match="another Perdure server"),
+        wiring.lock_folder(settings),
+    ):
+        pass
