@@ -8,8 +8,10 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from perdure.app.accounts import create_organization
+from perdure.app.context import Services
+from perdure.app.purges import PURGES
 from perdure.app.sessions import create_session
-from perdure.app.webhook_deliveries import Attempt, look_due, note_reply, purge, take_attempt
+from perdure.app.webhook_deliveries import Attempt, look_due, note_reply, take_attempt
 from perdure.app.webhooks import change_webhook, create_webhook, deliveries_of, read_webhook
 from perdure.domain.accounts import Caller, CreateOrganization
 from perdure.domain.sessions import CreateSession
@@ -17,6 +19,13 @@ from perdure.domain.webhooks import KEPT, CreateTaskWebhook, UpdateTaskWebhook
 from perdure.net.webhook_http import Reply
 from perdure.worker.webhooks import AT_ONCE
 from tests.hooks import SECRET, Office, Receiver, hook, receiving, rows
+
+
+async def purge(app: Services) -> None:
+    """Remove old deliveries, as the worker does."""
+    (deliveries,) = [each for each in PURGES if each.kind == "webhook_deliveries"]
+    while (await app.database.write(lambda tx: deliveries.batch(tx, app.now()))).more:
+        pass
 
 
 async def another_organization(office: Office) -> Office:
