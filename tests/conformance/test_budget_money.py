@@ -317,6 +317,31 @@ async def test_what_shards_have_leased_can_be_taken_back_but_not_what_calls_hold
     assert (await till.shards(budget))[1:] == (100, 0)
 
 
+async def test_what_a_call_frees_beyond_a_lowered_limit_is_no_other_calls(till: Till) -> None:
+    budget = await till.budget(1_000)
+    held = till.held([budget], 900, SESSION)
+    assert await till.lease(held)
+    row = till.row(held, SESSION)
+    await till.move([], row)
+
+    async def lower(tx: Tx) -> BudgetRow:
+        before = await lock_budget(tx, ORG, budget)
+        return await reclaim(tx, replace(before, limit_amount=500))
+
+    assert (await till.database.write(lower)).leased == 500
+    await till.move([till.end(row, 300)])
+    for amount, enough in ((250, False), (200, True)):
+        more = till.held([budget], amount, SESSION)
+        if not enough:  # a call that was planned before the limit was lowered finds nothing free
+            with pytest.raises(OverBudget):
+                await till.move([], till.row(more, SESSION))
+        assert await till.lease(more) is enough
+    another = till.row(more, SESSION)
+    await till.move([], another)
+    await till.move([till.end(another, 200)])
+    assert await till.check(budget, 500) == 500
+
+
 @pytest.mark.parametrize("status", ["paused", "disabled"])
 async def test_a_budget_that_is_not_active_leases_nothing(till: Till, status: str) -> None:
     budget = await till.budget(1_000, status=status)

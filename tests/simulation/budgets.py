@@ -181,7 +181,7 @@ async def _change(world: World, what: str, process: Process) -> None:
 
 async def _changed(tx: Any, world: World, what: str) -> None:
     budget_id = world.budgets[-1]
-    row = await reclaim(tx, await lock_budget(tx, world.store.caller.organization_id, budget_id))
+    row = await lock_budget(tx, world.store.caller.organization_id, budget_id)
     limit, status = row.limit_amount, row.status
     match what:
         case "raise":
@@ -194,7 +194,7 @@ async def _changed(tx: Any, world: World, what: str) -> None:
             status = "paused"
         case "go":
             status = "active"
-    await save_budget(tx, replace(row, limit_amount=limit, status=status))
+    await save_budget(tx, await reclaim(tx, replace(row, limit_amount=limit, status=status)))
 
 
 async def open_budgets(world: World, limit: int) -> None:

@@ -46,7 +46,7 @@ from perdure.store.budget_lists import (
     remove_budget,
     see_budget,
 )
-from perdure.store.budgets import BudgetRow, lock_budget, reclaim, roll, save_budget
+from perdure.store.budgets import BudgetRow, lock_budget, reclaim, reserved_of, roll, save_budget
 from perdure.store.database import Tx
 from perdure.store.rows import from_json, to_json
 from perdure.store.sessions import get_session
@@ -241,7 +241,7 @@ async def change_budget(app: Services, caller: Caller, budget_id: BudgetId, body
         fresh = row.soft_limit is None or row.spent < row.soft_limit
         row = replace(row, warned=0 if fresh else row.warned, updated_at=now)
         await save_budget(tx, row)
-        return to_budget(BudgetSeen(row, row.leased))
+        return to_budget(BudgetSeen(row, await reserved_of(tx, row)))
 
     budget = await app.database.write(work)
     await resume_waiting(app, budget_id)

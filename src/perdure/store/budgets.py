@@ -188,8 +188,11 @@ async def lock_budget(tx: Tx, org_id: OrgId, budget_id: BudgetId) -> BudgetRow:
 async def reclaim(tx: Tx, row: BudgetRow) -> BudgetRow:
     """Take back from its shards what a locked budget has leased and nobody holds, and count what they spent.
 
+    What calls hold beyond the limit, because it was lowered meanwhile, is no longer leased: shards then have
+    less than nothing free, so that what such a call does not use is no other call's.
+
     Returns:
-        The budget as it is then: `leased` is what calls hold.
+        The budget as it is then: `leased` is what calls hold, within the limit.
     """
     shards = await tx.all(
         "SELECT shard, spent, reserved FROM budget_shards WHERE budget_id = ? ORDER BY shard"
@@ -199,9 +202,22 @@ async def reclaim(tx: Tx, row: BudgetRow) -> BudgetRow:
     spent = sum(each[1] for each in shards)
     held = sum(each[2] for each in shards)
     await tx.run("UPDATE budget_shards SET leased = reserved, spent = 0 WHERE budget_id = ?", row.id)
-    row = replace(row, spent=row.spent + spent, leased=held)
+    beyond = min(held, max(0, row.spent + spent + held - row.limit_amount - row.credit))
+    row = replace(row, spent=row.spent + spent, leased=held - beyond)
+    for shard, _, reserved in shards:
+        if cut := min(reserved, beyond):
+            beyond -= cut
+            sql = "UPDATE budget_shards SET leased = leased - ? WHERE budget_id = ? AND shard = ?"
+            await tx.run(sql, cut, row.id, shard)
     await save_budget(tx, row)
     return row
+
+
+async def reserved_of(tx: Tx, row: BudgetRow) -> int:
+    """Return what calls hold of a budget."""
+    sql = "SELECT CAST(COALESCE(SUM(reserved), 0) AS BIGINT) FROM budget_shards WHERE budget_id = ?"
+    found = await tx.one(sql, row.id)
+    return 0 if found is None else int(found[0])
 
 
 async def save_budget(tx: Tx, row: BudgetRow) -> None:
