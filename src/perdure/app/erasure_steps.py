@@ -21,13 +21,12 @@ from perdure.domain.errors import Conflict, NotFound, Unavailable
 from perdure.domain.ids import ErasureId, SessionId, UserId
 from perdure.domain.times import Micros
 from perdure.store.blobs import KEPT, purge_erased_blobs
-from perdure.store.database import Changes, Purged, Tx, overwrite_deleted
+from perdure.store.database import Changes, Purged, Tx, overwriting
 from perdure.store.erasures import (
     ErasureRow,
-    Tally,
     change_erasure,
+    erasing,
     lock_erasure,
-    note_erased,
     running_erasures,
 )
 from perdure.store.gone_files import copies_are_made, purge_erased_files
@@ -139,12 +138,9 @@ async def _older_answers(app: App, row: ErasureRow) -> None:
     doomed = {key: len(body) for key, body in page if not ids.isdisjoint(_sessions_in(body))}
 
     async def remove(tx: Tx) -> None:
-        tally = Tally()
-        tally.add("idempotency_answers", len(doomed), sum(doomed.values()))
-        await overwrite_deleted(tx, wholly=True)
-        await remove_answers(tx, row.org_id, list(doomed))
-        await overwrite_deleted(tx, wholly=False)
-        await note_erased(tx, row.org_id, row.id, tally)
+        async with erasing(tx, row.org_id, row.id) as tally:
+            tally.add("idempotency_answers", len(doomed), sum(doomed.values()))
+            await remove_answers(tx, row.org_id, list(doomed))
 
     if doomed:
         await app.database.write(remove)
@@ -152,10 +148,8 @@ async def _older_answers(app: App, row: ErasureRow) -> None:
 
 
 async def _gone_files(tx: Tx, row: ErasureRow) -> Purged:
-    await overwrite_deleted(tx, wholly=True)
-    purged = await purge_erased_files(tx, row.org_id)
-    await overwrite_deleted(tx, wholly=False)
-    return purged
+    async with overwriting(tx):
+        return await purge_erased_files(tx, row.org_id)
 
 
 def _sessions_in(body: bytes) -> list[str]:
@@ -232,12 +226,9 @@ async def _index(app: App, row: ErasureRow) -> bool:
         segment, term = following, ""
 
     async def batch(tx: Tx) -> str | None:
-        await overwrite_deleted(tx, wholly=True)
-        changed, last = await forget_absent(tx, row.org_id, segment, term or "")
-        await overwrite_deleted(tx, wholly=False)
-        tally = Tally()
-        tally.add("search_terms", changed)
-        await note_erased(tx, row.org_id, row.id, tally)
+        async with erasing(tx, row.org_id, row.id) as tally:
+            changed, last = await forget_absent(tx, row.org_id, segment, term or "")
+            tally.add("search_terms", changed)
         return last
 
     await _go_to(app, row, "index", (segment, await app.database.write(batch)))
@@ -259,12 +250,8 @@ async def _contents(app: App, row: ErasureRow) -> bool:
         return False
 
     async def batch(tx: Tx) -> bool:
-        tally = Tally()
-        await overwrite_deleted(tx, wholly=True)
-        more = (await purge_erased_blobs(tx, row.org_id, tally)).more
-        await overwrite_deleted(tx, wholly=False)
-        await note_erased(tx, row.org_id, row.id, tally)
-        return more
+        async with erasing(tx, row.org_id, row.id) as tally:
+            return (await purge_erased_blobs(tx, row.org_id, tally)).more
 
     if not await app.database.write(batch):
         await _go_to(app, row, "files")

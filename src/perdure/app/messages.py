@@ -22,7 +22,7 @@ from perdure.app.participants import addressee
 from perdure.app.running_turns import refuse_busy, see_to_runner, stop_turn
 from perdure.app.session_room import check_room_for_session
 from perdure.app.sessions import check_model
-from perdure.app.storage import redactor_of, without_secrets
+from perdure.app.storage import without_secrets
 from perdure.app.task_wishes import cancel_awaited
 from perdure.app.variables import check_message_values, with_variables
 from perdure.capabilities.guarding import Guard
@@ -44,7 +44,6 @@ from perdure.domain.ids import MAX_SEQUENCE, MessageId, SessionId
 from perdure.domain.messages import ContentPart, Controls, CreateMessage, Message, TextPart
 from perdure.domain.participants import mentioned
 from perdure.domain.queued import check_queue
-from perdure.domain.redaction import redact_event
 from perdure.domain.spans import act_context, message_context, tool_context
 from perdure.domain.speakers import Speaker
 from perdure.domain.times import Micros, to_rfc3339
@@ -245,7 +244,7 @@ async def append_message(
     data = InputMessageData(message, policy == "queue", origin, addressed, external, trace)
     logged = NewEvent(data, context, now, message.metadata, message.tags)
     if not plain:
-        logged = await _without_secrets(app, tx, row, logged)
+        (logged,) = await without_secrets(app, tx, row, [logged])
     # Before the append, which is the last statement if the row is not locked.
     begun = await _see_to_message(app, tx, row, queued=data.queued, fenced=bool(ended))
     after, stored = await append(
@@ -279,13 +278,6 @@ async def _interrupted(app: Services, tx: Tx, row: SessionRow, now: Micros) -> l
     wished = await cancel_awaited(tx, row, row.turn_id, now)
     cancelled, _ = await stop_turn(app, tx, row, "interrupted by a new message", now, INTERRUPTED)
     return [*wished, *cancelled]
-
-
-async def _without_secrets(app: Services, tx: Tx, row: SessionRow, event: NewEvent) -> NewEvent:
-    redactor = await redactor_of(app, tx, row)
-    if redactor:
-        app.known.needs_lock(row.id)
-    return redact_event(event, redactor) if redactor else event
 
 
 async def _see_to_message(app: Services, tx: Tx, row: SessionRow, *, queued: bool, fenced: bool) -> Begun:

@@ -41,7 +41,10 @@ from perdure.store.storage import (
 
 async def redactor_of(app: Services, tx: Tx, row: SessionRow) -> Redactor:
     """What redacts the session's secrets."""
-    return Redactor(await open_secrets(tx, app.vault, row.org_id, row.id))
+    redactor = Redactor(await open_secrets(tx, app.vault, row.org_id, row.id))
+    if redactor:
+        app.known.needs_lock(row.id)
+    return redactor
 
 
 async def without_secrets(app: Services, tx: Tx, row: SessionRow, events: list[NewEvent]) -> list[NewEvent]:

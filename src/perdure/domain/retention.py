@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -20,17 +20,7 @@ RetentionKind = Literal[
     "model_calls",
     "audit_entries",
 ]
-RETENTION_KINDS: tuple[RetentionKind, ...] = (
-    "idle_sessions",
-    "chat_sessions",
-    "api_sessions",
-    "archived_sessions",
-    "waiting_sessions",
-    "subagent_sessions",
-    "images",
-    "model_calls",
-    "audit_entries",
-)
+RETENTION_KINDS: tuple[RetentionKind, ...] = get_args(RetentionKind)
 MOST_DAYS = 36_500
 
 _IDLE = Meta(

@@ -6,24 +6,27 @@ who that was, and so do revisions: another id takes the user's place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from perdure.domain.ids import OrgId, SessionId, UserId
 from perdure.domain.times import Micros
 from perdure.store.audit_entries import first_id
-from perdure.store.database import Row, Tx
+from perdure.store.database import Changes, Row, Tx
 from perdure.store.erasures import Tally
-from perdure.store.rows import to_json
+from perdure.store.rows import assignments, to_json
 
 TABLES = ("audit_entries", "revisions")
 _PERSONAL = ("actor_name", "token_name", "address", "forwarded_for", "user_agent")
 """What an entry says of who made a change, besides the id."""
 
 
-async def open_gate(tx: Tx, *, opened: bool) -> None:
-    """Let this transaction change entries and revisions, or no longer. Nobody else sees it."""
-    sql = "INSERT INTO audit_gate (one) VALUES (1)" if opened else "DELETE FROM audit_gate WHERE one = 1"
-    await tx.run(sql)
+@asynccontextmanager
+async def _past_the_triggers(tx: Tx) -> AsyncIterator[None]:
+    """Let the block change entries and revisions. No other transaction sees that."""
+    await tx.run("INSERT INTO audit_gate (one) VALUES (1)")
+    yield  # an error undoes the transaction
+    await tx.run("DELETE FROM audit_gate WHERE one = 1")
 
 
 async def delete_audit_entries_before(tx: Tx, org_id: OrgId, before: Micros, limit: int = 500) -> int:
@@ -37,9 +40,8 @@ async def delete_audit_entries_before(tx: Tx, org_id: OrgId, before: Micros, lim
     """
     sql = "SELECT id FROM audit_entries WHERE org_id = ? AND id < ? AND created_at < ? ORDER BY id LIMIT ?"
     rows = await tx.all(sql, org_id, first_id(before + 1000), before, limit)
-    await open_gate(tx, opened=True)
-    await tx.run_many("DELETE FROM audit_entries WHERE id = ?", rows)
-    await open_gate(tx, opened=False)
+    async with _past_the_triggers(tx):
+        await tx.run_many("DELETE FROM audit_entries WHERE id = ?", rows)
     return len(rows)
 
 
@@ -50,9 +52,8 @@ async def remove_entries_of_session(tx: Tx, org_id: OrgId, session_id: SessionId
     found = await tx.one(f"SELECT COUNT(*), COALESCE(SUM({size}), 0) FROM {mine}", org_id, session_id)
     if found is None or not found[0]:
         return
-    await open_gate(tx, opened=True)
-    await tx.run(f"DELETE FROM {mine}", org_id, session_id)
-    await open_gate(tx, opened=False)
+    async with _past_the_triggers(tx):
+        await tx.run(f"DELETE FROM {mine}", org_id, session_id)
     tally.add("audit_entries", int(found[0]), int(found[1]))
 
 
@@ -75,20 +76,18 @@ async def pseudonymize_audits(
     ]
     if not doomed:
         return 0
-    await open_gate(tx, opened=True)
-    for row_id, actor, entity, about in doomed:
-        changes: dict[str, str | None] = {}
-        if actor == user_id:
-            gone = _PERSONAL if table == "audit_entries" else ("actor_name",)
-            changes = {"actor_id": pseudonym, **dict.fromkeys(gone)}
-        if about:
-            changes |= {"entity_id": entity.replace(user_id, pseudonym), "entity_name": None}
-        if about and table == "audit_entries":
-            changes |= {"before": None, "after": None}
-        sets = ", ".join(f"{column} = ?" for column in changes)
-        sql = f"UPDATE {table} SET {sets} WHERE id = ? AND org_id = ?"
-        await tx.run(sql, *changes.values(), row_id, org_id)
-    await open_gate(tx, opened=False)
+    async with _past_the_triggers(tx):
+        for row_id, actor, entity, about in doomed:
+            changes: Changes = {}
+            if actor == user_id:
+                gone = _PERSONAL if table == "audit_entries" else ("actor_name",)
+                changes = {"actor_id": pseudonym, **dict.fromkeys(gone)}
+            if about:
+                changes |= {"entity_id": entity.replace(user_id, pseudonym), "entity_name": None}
+            if about and table == "audit_entries":
+                changes |= {"before": None, "after": None}
+            sql = f"UPDATE {table} SET {assignments(changes)} WHERE id = ? AND org_id = ?"
+            await tx.run(sql, *changes.values(), row_id, org_id)
     return len(doomed)
 
 

@@ -17,39 +17,20 @@ from perdure.store.audit_entries import Maker, add_entries
 from perdure.store.audit_tables import Audited
 from perdure.store.crypto import Vault
 from perdure.store.database import Body, Database, T, Tx
-from perdure.store.faults import Fault
+from perdure.store.wrapped import WrappedDatabase
 
 
-class AuditedDatabase:
+class AuditedDatabase(WrappedDatabase):
     """A database for one audited request."""
 
     def __init__(
         self, inner: Database, vault: Vault, now: Callable[[], Micros], origin: Origin, audited: Audited
     ) -> None:
-        self.dialect = inner.dialect
-        self._inner = inner
+        super().__init__(inner)
         self._vault = vault
         self._now = now
         self._origin = origin
         self._audited = audited
-
-    @property
-    def traces(self) -> bool:
-        """Whether this process exports traces."""
-        return self._inner.traces
-
-    @traces.setter
-    def traces(self, traces: bool) -> None:
-        self._inner.traces = traces
-
-    @property
-    def last_fault(self) -> Fault | None:
-        """The last failure of a kind that lasts."""
-        return self._inner.last_fault
-
-    @last_fault.setter
-    def last_fault(self, fault: Fault | None) -> None:
-        self._inner.last_fault = fault
 
     async def write(self, body: Body[T], *, single: bool = False) -> T:
         """Run the body in one transaction, and add its entries to the audit log."""
@@ -71,9 +52,3 @@ class AuditedDatabase:
             names = tx.names or await names_of(tx.inner, origin)
             maker = Maker(origin, names, self._now())
             await add_entries(tx.inner, self._vault, maker, self._audited, changes, tx.more)
-
-    async def read(self, body: Body[T], *, long: bool = False, seconds: float | None = None) -> T:
-        return await self._inner.read(body, long=long, seconds=seconds)
-
-    async def close(self) -> None:
-        await self._inner.close()

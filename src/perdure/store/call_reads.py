@@ -20,7 +20,7 @@ from perdure.store.budgets import STANDING_TYPES, read_standings, standings_quer
 from perdure.store.crypto import Vault
 from perdure.store.database import Row, Tx
 from perdure.store.harnesses import HarnessRow
-from perdure.store.providers import ModelRow, ProviderRow, UsableModel
+from perdure.store.providers import USABLE, ModelRow, ProviderRow, UsableModel
 from perdure.store.rows import columns
 from perdure.store.sessions import SessionRow
 from perdure.store.standing_approvals import STANDING_APPROVALS, standing_decision
@@ -55,19 +55,19 @@ _LAYER_ROWS: tuple[tuple[str, type[Struct]], ...] = (
     ("m", ModelRow),
     ("p", ProviderRow),
 )
-_WIDTHS = tuple(len(row.__struct_fields__) for _, row in _LAYER_ROWS)
-_LAYERS = sum(_WIDTHS) + 1
+_AGENT = 1 + len(HarnessRow.__struct_fields__)
+_MODEL = _AGENT + len(AgentRow.__struct_fields__)
+"""Where the columns of the agent and those of the model begin, after the kind and the harness."""
+_LAYERS = sum(len(row.__struct_fields__) for _, row in _LAYER_ROWS) + 1
 """The number of columns of the layers, with the organization's fallbacks."""
 _APPROVALS, _SECRETS = 4, 2
 _TYPES = (*["TEXT"] * _APPROVALS, "TEXT", "BYTEA", *STANDING_TYPES)
 """The types of the columns after those of the layers."""
 # SQLite cannot sort a subquery by columns of the outer query, so the rank is a column of its own.
 _BEST = (
-    "(SELECT ranked.id FROM (SELECT usable.id, CASE usable.id WHEN ? THEN 0 WHEN ? THEN 1"
+    "(SELECT ranked.id FROM (SELECT m.id, CASE m.id WHEN ? THEN 0 WHEN ? THEN 1"
     " WHEN a.default_model_id THEN 2 WHEN h.default_model_id THEN 3 ELSE 4 END AS place"
-    " FROM models usable JOIN providers source ON source.id = usable.provider_id"
-    " AND source.org_id = usable.org_id WHERE usable.org_id = o.id AND usable.enabled = 1"
-    " AND source.status = 'active' AND usable.id IN (?, ?, a.default_model_id, h.default_model_id,"
+    f" {USABLE.format(org='o.id')} AND m.id IN (?, ?, a.default_model_id, h.default_model_id,"
     " o.default_model_id)) AS ranked ORDER BY ranked.place LIMIT 1)"
 )
 _READ_LAYERS = (
@@ -142,15 +142,11 @@ async def read_call(
 
 def _layers_of(found: Row, row: SessionRow) -> tuple[HarnessRow, AgentRow | None, UsableModel | None]:
     """Split the row of the layers. Raises NotFound: the agent is missing."""
-    parts, at = [], 1
-    for width in _WIDTHS:
-        parts.append(found[at : at + width])
-        at += width
-    harness, agent, model, provider = parts
+    harness, agent, model = found[1:_AGENT], found[_AGENT:_MODEL], found[_MODEL:]
     if row.agent_id is not None and agent[0] is None:
         raise NotFound("agent")
     return (
         HarnessRow(*harness),
         None if row.agent_id is None else AgentRow(*agent),
-        None if model[0] is None else UsableModel(ModelRow(*model), ProviderRow(*provider)),
+        None if model[0] is None else UsableModel.of(model),
     )

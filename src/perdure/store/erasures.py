@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 import msgspec
 from msgspec import Struct
@@ -11,7 +12,7 @@ from perdure.domain.erasures import ErasureKind, Remaining, Stage
 from perdure.domain.errors import NotFound
 from perdure.domain.ids import ErasureId, OrgId, UserId
 from perdure.domain.times import Micros
-from perdure.store.database import LOCK_ROW, Changes, Tx
+from perdure.store.database import LOCK_ROW, Changes, Tx, overwriting
 from perdure.store.rows import assignments, columns, from_json, insert, values
 
 
@@ -173,3 +174,12 @@ async def erased_counts(tx: Tx, ids: list[ErasureId]) -> Mapping[ErasureId, list
         for erasure_id, kind, items, size in rows:
             found.setdefault(erasure_id, []).append((kind, items, size))
     return found
+
+
+@asynccontextmanager
+async def erasing(tx: Tx, org_id: OrgId, erasure_id: ErasureId) -> AsyncIterator[Tally]:
+    """Overwrite what the block deletes, and add what it counts to an erasure."""
+    tally = Tally()
+    async with overwriting(tx):
+        yield tally
+    await note_erased(tx, org_id, erasure_id, tally)

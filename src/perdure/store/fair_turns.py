@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from perdure.domain.ids import OrgId
+from perdure.domain.working_for import working_for
+from perdure.store.faults import unavailable
 
 
 class FairTurns:
@@ -40,6 +42,16 @@ class FairTurns:
             self._running[org_id] -= 1
             self._give()
             self._forget(org_id)
+
+    @asynccontextmanager
+    async def of_caller(self, patience: float) -> AsyncIterator[None]:
+        """As `turn`, for the organization that this task works for. Raises Unavailable: it came too late."""
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self.turn(working_for(), patience))
+            except TimeoutError:
+                raise unavailable("busy") from None
+            yield
 
     async def _enter(self, org_id: OrgId | None) -> None:
         waiting = self._waiting.setdefault(org_id, deque())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TypeVar
 
 from perdure.domain.ids import OrgId, SessionId
 from perdure.store.sessions import SessionRow
+
+T = TypeVar("T")
 
 MOST = 2_000
 """The most sessions of which a row is kept, and the most that are known to need a lock."""
@@ -23,10 +26,7 @@ class KnownSessions:
 
     def put(self, row: SessionRow) -> None:
         """Keep a session's row."""
-        self._rows[row.id] = row
-        self._rows.move_to_end(row.id)
-        if len(self._rows) > MOST:
-            self._rows.popitem(last=False)
+        _keep(self._rows, row.id, row)
 
     def outdate(self, session_id: SessionId, head: int) -> None:
         """Drop the row of a session whose log has grown to `head`."""
@@ -51,11 +51,16 @@ class KnownSessions:
 
     def needs_lock(self, session_id: SessionId) -> None:
         """Note that the session has secrets or variables, so that its appends are not plain."""
-        self._locked[session_id] = None
-        self._locked.move_to_end(session_id)
-        if len(self._locked) > MOST:
-            self._locked.popitem(last=False)
+        _keep(self._locked, session_id, None)
 
     def is_plain(self, session_id: SessionId) -> bool:
         """Whether nothing is known that speaks against a plain append."""
         return session_id not in self._locked
+
+
+def _keep(entries: OrderedDict[SessionId, T], session_id: SessionId, value: T) -> None:
+    """Add an entry; the one that was added longest ago goes if there are too many."""
+    entries[session_id] = value
+    entries.move_to_end(session_id)
+    if len(entries) > MOST:
+        entries.popitem(last=False)

@@ -118,11 +118,15 @@ async def seal_secrets(
     )
 
 
+USABLE = (
+    "FROM models m JOIN providers p ON p.id = m.provider_id AND p.org_id = m.org_id"
+    " WHERE m.org_id = {org} AND m.enabled = 1 AND p.status = 'active'"
+)
+"""The models `m` of an organization that may be called, and their providers `p`."""
 _USABLE = (
     f"SELECT {columns(ModelRow, alias='m')}, {columns(ProviderRow, alias='p')},"
     " (SELECT o.fallback_models FROM organizations o WHERE o.id = m.org_id)"
-    " FROM models m JOIN providers p ON p.id = m.provider_id AND p.org_id = m.org_id"
-    " WHERE m.org_id = ? AND m.enabled = 1 AND p.status = 'active'"
+    f" {USABLE.format(org='?')}"
 )
 
 
@@ -134,7 +138,7 @@ class UsableModel(Struct, frozen=True):
 
     @classmethod
     def of(cls, found: Row) -> Self:
-        """Split a row of `_USABLE`."""
+        """Split a row that begins with the columns of a model and its provider."""
         width = len(ModelRow.__struct_fields__)
         return cls(ModelRow(*found[:width]), ProviderRow(*found[width : width + _PROVIDER_WIDTH]))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from perdure.domain.ids import ErasureId, OrgId, SessionId, UserId
 from perdure.domain.times import Micros
-from perdure.store.database import Purged, Tx, overwrite_deleted
-from perdure.store.erasures import Tally, note_erased
+from perdure.store.database import Purged, Tx
+from perdure.store.erasures import Tally, erasing
 from perdure.store.session_counts import count_sessions
 from perdure.store.session_remains import PURGED, remove_at_once, remove_later
 from perdure.store.sessions import SessionRow
@@ -35,11 +35,8 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros, erasure_id: Erasure
     if erasure_id is None:
         await remove_at_once(tx, row, now, None)
         return
-    tally = Tally()
-    await overwrite_deleted(tx, wholly=True)
-    await remove_at_once(tx, row, now, tally)
-    await overwrite_deleted(tx, wholly=False)
-    await note_erased(tx, row.org_id, erasure_id, tally)
+    async with erasing(tx, row.org_id, erasure_id) as tally:
+        await remove_at_once(tx, row, now, tally)
 
 
 async def purge_deleted(tx: Tx, before: Micros, after: Micros, limit: int = 20, batch: int = 500) -> Purged:
@@ -71,12 +68,8 @@ async def purge_erased(
         erasure_id,
         limit,
     )
-    tally = Tally()
-    await overwrite_deleted(tx, wholly=True)
-    purged = await _purge(tx, [(row[0], row[1]) for row in rows], batch, tally)
-    await overwrite_deleted(tx, wholly=False)
-    await note_erased(tx, org_id, erasure_id, tally)
-    return purged
+    async with erasing(tx, org_id, erasure_id) as tally:
+        return await _purge(tx, [(row[0], row[1]) for row in rows], batch, tally)
 
 
 async def _purge(tx: Tx, sessions: list[tuple[SessionId, OrgId]], batch: int, tally: Tally | None) -> Purged:

@@ -14,13 +14,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from perdure.domain.errors import Unavailable
-from perdure.domain.working_for import working_for
 from perdure.store.data_folder import check_links, make_folder
 from perdure.store.database import Body, Further, Param, Row, Rows, T, Value, run_callbacks
 from perdure.store.fair_turns import FairTurns
@@ -236,11 +234,7 @@ class SqliteDatabase:
             connection.close()
 
     async def _read_long(self, body: Body[T]) -> T:
-        async with AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(self._turns.turn(working_for(), LONG_SECONDS))
-            except TimeoutError:
-                raise unavailable("busy") from None
+        async with self._turns.of_caller(LONG_SECONDS):
             return await self._long.run(body, LONG_SECONDS, _read_on)
 
     def _write_forever(self) -> None:

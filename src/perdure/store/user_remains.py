@@ -9,8 +9,8 @@ from perdure.store.audit_erasure import pseudonymize_audits
 from perdure.store.blobs import ERASED
 from perdure.store.budget_lists import remove_budgets_of
 from perdure.store.connections import remove_connections_of_user
-from perdure.store.database import Row, Tx, overwrite_deleted
-from perdure.store.erasures import Tally, note_erased
+from perdure.store.database import Row, Tx
+from perdure.store.erasures import Tally, erasing, note_erased
 from perdure.store.idempotency import remove_answers_of_user
 from perdure.store.invitations import delete_invitations_of
 from perdure.store.memories import get_memory, remove_memory
@@ -43,30 +43,27 @@ async def memories_of(tx: Tx, org_id: OrgId, user_id: UserId) -> list[MemoryId]:
 async def erase_memory(tx: Tx, org_id: OrgId, erasure_id: ErasureId, memory_id: MemoryId) -> None:
     """Erase a memory with its files and their versions."""
     row = await get_memory(tx, org_id, memory_id, lock=True)
-    tally = Tally()
-    tally.add("memories", 1, row.size_bytes)
-    tally.add("memory_versions", row.version_count, row.history_bytes)
-    await overwrite_deleted(tx, wholly=True)
-    await remove_memory(tx, row, ERASED)
-    await overwrite_deleted(tx, wholly=False)
-    await note_erased(tx, org_id, erasure_id, tally)
+    async with erasing(tx, org_id, erasure_id) as tally:
+        tally.add("memories", 1, row.size_bytes)
+        tally.add("memory_versions", row.version_count, row.history_bytes)
+        await remove_memory(tx, row, ERASED)
 
 
 async def erase_answers(tx: Tx, org_id: OrgId, erasure_id: ErasureId, user_id: UserId) -> int:
     """Erase a batch of the answers to a user's requests; return how many."""
-    tally = Tally()
-    await overwrite_deleted(tx, wholly=True)
-    found = await remove_answers_of_user(tx, org_id, user_id)
-    await overwrite_deleted(tx, wholly=False)
-    tally.add("idempotency_answers", *found)
-    await note_erased(tx, org_id, erasure_id, tally)
+    async with erasing(tx, org_id, erasure_id) as tally:
+        found = await remove_answers_of_user(tx, org_id, user_id)
+        tally.add("idempotency_answers", *found)
     return found[0]
 
 
 async def erase_rows_of_user(tx: Tx, org_id: OrgId, erasure_id: ErasureId, user_id: UserId) -> None:
     """Erase what a former member has in an organization, and its account if no other one has it."""
-    tally = Tally()
-    await overwrite_deleted(tx, wholly=True)
+    async with erasing(tx, org_id, erasure_id) as tally:
+        await _erase_rows_of_user(tx, org_id, user_id, tally)
+
+
+async def _erase_rows_of_user(tx: Tx, org_id: OrgId, user_id: UserId, tally: Tally) -> None:
     for table, column in (
         ("pins", "user_id"),
         ("inbox_links", "made_by"),
@@ -88,8 +85,6 @@ async def erase_rows_of_user(tx: Tx, org_id: OrgId, erasure_id: ErasureId, user_
     if await is_last_trace(tx, org_id, user_id):
         tally.add("tokens", await tx.run("DELETE FROM tokens WHERE user_id = ?", user_id))
         tally.add("users", await tx.run("DELETE FROM users WHERE id = ?", user_id))
-    await overwrite_deleted(tx, wholly=False)
-    await note_erased(tx, org_id, erasure_id, tally)
 
 
 async def is_last_trace(tx: Tx, org_id: OrgId, user_id: UserId) -> bool:

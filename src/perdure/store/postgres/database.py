@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
 from itertools import chain
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ import asyncpg
 
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
-from perdure.domain.working_for import working_for
 from perdure.store.database import Body, Further, Param, Part, Row, Rows, T, Value, out_of_time, run_callbacks
 from perdure.store.fair_turns import FairTurns
 from perdure.store.faults import Fault, lasting, sqlstate_cause, unavailable
@@ -267,11 +265,7 @@ class PostgresDatabase:
                 raise
 
     async def _read_long(self, body: Body[T]) -> T:
-        async with AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(self._turns.turn(working_for(), ACQUIRE_SECONDS))
-            except TimeoutError:
-                raise unavailable("busy") from None
+        async with self._turns.of_caller(ACQUIRE_SECONDS):
             return await self._read(body)
 
     async def _read(self, body: Body[T]) -> T:
