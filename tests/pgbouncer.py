@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pytest
 
-from tests.postgres_server import free_port
+from tests.ports import free_port, until_open
 
 SIZE = 4
 """Connections to PostgreSQL, fewer than one process's pool has."""
@@ -51,24 +51,10 @@ async def pgbouncer(url: str, folder: Path) -> AsyncIterator[str]:
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(program, *user, str(config), stdout=log, stderr=log)
     try:
-        await _listens(port, process, folder / "log")
+        await until_open(port, process, log=folder / "log")
         netloc = parts.netloc.rpartition("@")[0] + f"@127.0.0.1:{port}"
         yield urlunsplit(parts._replace(netloc=netloc))
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
-
-
-async def _listens(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                if process.returncode is not None:
-                    raise RuntimeError(f"PgBouncer did not start: {log.read_text()[-2000:]}") from None
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return

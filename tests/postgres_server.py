@@ -16,7 +16,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -31,6 +30,7 @@ import asyncpg
 
 from perdure.settings import Settings
 from perdure.wiring import open_parts
+from tests.ports import free_port
 
 USER = "perdure"
 ATTEMPTS = 5  # at a free port: another program may take it between our look and the server's start
@@ -347,14 +347,6 @@ def _copied(installation: Path, target: Path) -> Path:
             mode = path.stat().st_mode
             path.chmod(mode | (mode & 0o500) >> 6)
     return copy
-
-
-def free_port() -> int:
-    """A port on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _end_with_parent() -> None:

@@ -12,9 +12,10 @@ import tests
 from perdure.domain.local_mcp import local_id
 from perdure.domain.mcp_servers import InlineMcpServer
 from perdure.domain.tools import CapabilityRef
-from tests.conformance.mcp.test_published_servers import free_port, running
+from tests.conformance.mcp.test_published_servers import running
 from tests.journeys.mcp_inside import hosting
 from tests.mcp_peers import NEW, OLD, require
+from tests.ports import free_port
 from tests.talk import call
 
 Json = dict[str, Any]

@@ -9,7 +9,7 @@ import httpx
 
 from tests.journeys.keyed import add_member, person, with_login
 from tests.metrics import Samples, scrape, value
-from tests.postgres_server import free_port
+from tests.ports import free_port
 from tests.server import Server, use_simulated_model
 from tests.talk import Talk, body_of, call, new_talk, script, when
 

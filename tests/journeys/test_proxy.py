@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.postgres_server import free_port
+from tests.ports import free_port, until_open
 from tests.server import Server, use_simulated_model
 from tests.talk import new_talk, script
 
@@ -43,14 +43,7 @@ async def nginx(folder: Path, upstream: str) -> AsyncIterator[str]:
     file.write_text(configuration(folder, port, upstream))
     process = await asyncio.create_subprocess_exec(program, "-p", str(folder), "-c", str(file))
     try:
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    break
-                assert process.returncode is None, (folder / "error.log").read_text()
-                await asyncio.sleep(0.02)
+        await until_open(port, process, log=folder / "error.log")
         yield f"http://127.0.0.1:{port}"
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from perdure.net.mcp.endpoints import McpStdioEndpoint
 from tests import mcp_scripts
 from tests.mcp_peers import EVERYTHING, NEW, OLD, node, require
 from tests.mcp_scripts import Talk, settled
+from tests.ports import free_port, until_open
 
 PROGRAM = str(Path(mcp_scripts.__file__).with_name("mcp_official.py"))
 KINDS = [
@@ -44,24 +44,11 @@ async def running(*command: str, port: int, **environment: str) -> AsyncIterator
         env={**os.environ, **environment},
     )  # fmt: skip
     try:
-        async with asyncio.timeout(30):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    break
-                await asyncio.sleep(0.05)
+        await until_open(port, process, seconds=30)
         yield f"http://127.0.0.1:{port}/mcp"
     finally:
         process.kill()
         await process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.asynccontextmanager
