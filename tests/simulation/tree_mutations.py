@@ -149,8 +149,8 @@ def nobody_continues_a_parent_whose_call_has_ended(patch: Patch) -> None:
 def reports_are_told_again(patch: Patch) -> None:
     real = task_news.read_news
 
-    async def read(tx: Any, child_id: Any) -> Any:
-        news = await real(tx, child_id)
+    async def read(tx: Any, child_id: Any, known: Any = None) -> Any:
+        news = await real(tx, child_id, known)
         if news is None or news.tell is None:
             return news
         return replace(news, tell=(news.tell[0], replace(news.tell[1], since=None)))

@@ -24,7 +24,7 @@ from perdure.llm.driver import ModelRequest
 from perdure.store.bus import LocalBus, Signal, Stop
 from perdure.store.database import Body, T, Tx
 from perdure.store.parked_turns import ParkedTurns
-from perdure.store.queue import LocalQueue
+from perdure.store.queue import Job, LocalQueue
 from perdure.store.sessions import SessionRow
 from perdure.worker.background import BackgroundTools
 from perdure.worker.budgets import BudgetSweep
@@ -396,15 +396,36 @@ class _Turns(ParkedTurns):
 
 
 class _Queue(LocalQueue):
-    """The real queue; like PostgreSQL's, it knows the jobs that any live process holds."""
+    """The real queue; like PostgreSQL's, it knows the jobs of any live process, from their commit on."""
 
     def __init__(self, process: Process) -> None:
         super().__init__(process.spawn)
         self._world = process.world
+        self.committed: list[object] = []
+        """The keys of jobs whose transactions have committed, and that this process does not know yet."""
+
+    async def enqueue(self, tx: Tx, job: Job) -> None:
+        tx.after_commit(_Put(self, job))
 
     async def has_live_job(self, tx: Tx, session_id: SessionId) -> bool:
-        live = (process for process in self._world.processes if process.alive)
-        return any(session_id in process.queue._known for process in live)
+        queues = (process.queue for process in self._world.processes if process.alive)
+        return any(session_id in queue._known or session_id in queue.committed for queue in queues)
+
+
+class _Put:
+    """Adds a job after its commit."""
+
+    def __init__(self, queue: _Queue, job: Job) -> None:
+        self._queue, self._job = queue, job
+
+    def announce(self) -> None:
+        self._queue.committed.append(self._job.key)
+
+    def withdraw(self) -> None:
+        self._queue.committed.remove(self._job.key)
+
+    def __call__(self) -> None:
+        self._queue.put(self._job)
 
 
 def _run_all(callbacks: list[Callable[[], None]]) -> None:
@@ -440,11 +461,17 @@ class _Port:
         if len(world.store.locks) > 1:
             world.blame(f"a transaction locked two sessions: {sorted(world.store.locks)}")
         world.discover()
+        jobs = [each for each in callbacks if isinstance(each, _Put)]
+        for each in jobs:
+            each.announce()
         try:
             await process.point(f"{self._role}.committed")
         except asyncio.CancelledError:  # of the caller: what the commit leads to happens in any case
             _run_all(callbacks if process.alive else [])
             raise
+        finally:
+            for each in jobs:
+                each.withdraw()
         _run_all(callbacks)
         return result
 
