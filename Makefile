@@ -18,7 +18,7 @@ WORKERS ?= 3
 # Additional arguments for pytest, the demo, the benchmarks or the lock.
 ARGS ?=
 
-.PHONY: help install check types style test soak storm demo docs bench fmt lock clean
+.PHONY: help install check types style test soak storm demo docs bench plots fmt lock clean
 
 help:
 	@echo 'make install   create .venv with the perdure command and the test dependencies'
@@ -30,6 +30,7 @@ help:
 	@echo 'make fmt       format the code and fix what the linter can fix'
 	@echo 'make docs      generate the reference pages from the code'
 	@echo 'make bench     run the benchmarks'
+	@echo 'make plots     draw the plots of the docs from the results of benchmarks'
 	@echo 'make lock      update the lock files from pyproject.toml (ARGS=--upgrade for the newest versions)'
 	@echo 'make clean     remove .venv, caches and build output'
 
@@ -74,6 +75,12 @@ demo: install
 
 bench: install
 	@$(BIN)/python -m bench $(ARGS)
+
+plots: install bench/plots.lock
+	@[ -x $(VENV)/plots/bin/python ] || $(BIN)/python -m venv --without-pip $(VENV)/plots
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check --no-input --python $(VENV)/plots/bin/python \
+		install --no-deps --require-hashes -r bench/plots.lock
+	@$(VENV)/plots/bin/python bench/plots.py
 
 docs: install
 	@$(BIN)/python -m tools.reference

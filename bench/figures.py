@@ -12,6 +12,13 @@ Once = Callable[[], Awaitable[Figures]]
 """Measures once. A measure runs several times, and the median counts."""
 
 
+AT_ONCE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Numbers of turns at once of the measure `sweep`."""
+CROWDS = (250, 500, 1_000, 2_000, 3_500, 5_000)
+"""Numbers of streams at once of the measure `crowds`."""
+DECILES = tuple(range(10, 101, 10))
+
+
 class Scale(Struct, frozen=True):
     """How much each measure does. The defaults are the full suite; `QUICK` gives a first impression."""
 
@@ -45,6 +52,8 @@ class Scale(Struct, frozen=True):
     surge_seconds: int = 20
     watched: int = 1_000
     taken_over: int = 1_000
+    swept_turns: int = 1_500
+    crowds: tuple[int, ...] = CROWDS
 
 
 QUICK = Scale(
@@ -75,6 +84,8 @@ QUICK = Scale(
     surge_seconds=6,
     watched=50,
     taken_over=60,
+    swept_turns=200,
+    crowds=CROWDS[:2],
 )
 
 
@@ -89,6 +100,7 @@ class Figure(Struct, frozen=True):
         bound: the target, or None for a figure without one.
         better: whether the value should be `under` or `over` the bound.
         everywhere: whether the target applies to every database, not only to the embedded default.
+        plotted: whether it is one point of a plot, and not in the table of the docs.
     """
 
     key: str
@@ -98,6 +110,7 @@ class Figure(Struct, frozen=True):
     bound: float | None = None
     better: Literal["under", "over"] = "under"
     everywhere: bool = False
+    plotted: bool = False
 
     def is_met(self, value: float) -> bool | None:
         """Whether the value meets the target; None without a target."""
@@ -150,6 +163,37 @@ STALLS = {
 }
 """What one session does in the measure `stalls`."""
 
+
+def _plotted(key: str, measure: str, text: str, unit: str) -> Figure:
+    return Figure(key, measure, text, unit, plotted=True)
+
+
+PLOTTED = (
+    *(
+        _plotted(f"{key}_{count}", "sweep", f"{count} turns at once: {text}", unit)
+        for count in AT_ONCE
+        for key, text, unit in (
+            ("sweep_per_s", "turns", "/s"),
+            ("sweep_cpu_ms", "server CPU per turn", "ms"),
+            ("sweep_database_ms", "PostgreSQL's CPU per turn", "ms"),
+        )
+    ),
+    *(
+        _plotted(f"{key}_{count}", "crowds", f"{count:,} streams at once: {text}", unit)
+        for count in CROWDS
+        for key, text, unit in (
+            ("crowds_first_ms", "first token, median", "ms"),
+            ("crowds_last_ms", "first token, slowest", "ms"),
+            ("crowds_mb", "peak memory", "MB"),
+            ("crowds_cpu_pct", "CPU", "%"),
+        )
+    ),
+    *(
+        _plotted(f"takeover_{share}_s", "takeover", f"{share}% of the turns taken over after", "s")
+        for share in DECILES
+    ),
+)
+"""The points of the plots."""
 FIGURES = (
     Figure("cold_start_s", "start", "start to ready, with existing data", "s", 1.0),
     Figure("first_start_s", "start", "start to ready, with an empty folder or database", "s"),
@@ -315,5 +359,6 @@ FIGURES = (
     Figure("takeover_s", "takeover", "1,000 turns whose process is killed: taken over, median", "s"),
     Figure("takeover_p99_s", "takeover", "the same, 99th percentile", "s", 12, everywhere=True),
     Figure("observed_ratio", "observed", "turns with logs and metrics, relative to none: CPU", "x", 1.03),
+    *PLOTTED,
 )
 """Targets: the issues "Heart" and "Session API"."""

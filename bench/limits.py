@@ -15,10 +15,12 @@ from functools import partial
 from statistics import median
 
 import asyncpg
+from msgspec import Struct
 
-from bench.figures import Figures, Once, Scale, tail
+from bench.figures import AT_ONCE, DECILES, Figures, Once, Scale, tail
 from bench.model import Script
 from bench.site import LIVE, WHOLE, Seat, Site, Turn, open_site
+from bench.turns import play_crowd
 from bench.variant import Server, Stopwatch, Variant
 from bench.wire import Connection, connect
 
@@ -39,29 +41,88 @@ async def surge(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     """Start thousands of turns at once that stream for a while. Every round uses a fresh server."""
 
     async def once() -> Figures:
-        async with variant.server(NO_LIMITS) as server, open_site(server, variant.model) as site:
-            seats = await _seats(site, scale.surge, LIVE)
-            await (await site.seat()).turn(site.desk, SHORT)
-            before = server.rss()
-            script = Script(tokens=scale.surge_seconds, every=1000, first=1000)
-            watch = Stopwatch(server)
-            playing = asyncio.create_task(_play_all(site, seats, script))
-            highs = await _highs(server, playing)
-            turns = [turn for turn in await playing if turn is not None]
-            firsts = [(turn.first or turn.total) - 2.0 for turn in turns]  # the model's own two seconds
-            third = len(highs) // 3
-            for seat in seats:
-                seat.close()
-            return {
-                "surge_done_pct": len(turns) / len(seats) * 100,
-                "surge_first_token_ms": median(firsts) * 1e3 if firsts else float("nan"),
-                "surge_last_first_token_ms": max(firsts) * 1e3 if firsts else float("nan"),
-                "surge_stream_kb": (max(highs) - before) * 1e3 / len(seats),
-                "surge_growth_mb": median(highs[-third:]) - median(highs[third : 2 * third]),
-                "surge_cpu_pct": watch.cpu() / watch.wall() * 100,
-            }
+        played = await stream_at_once(variant, scale.surge, scale.surge_seconds)
+        third = len(played.highs) // 3
+        return {
+            "surge_done_pct": played.done / scale.surge * 100,
+            "surge_first_token_ms": median(played.firsts) * 1e3,
+            "surge_last_first_token_ms": max(played.firsts) * 1e3,
+            "surge_stream_kb": (max(played.highs) - played.before) * 1e3 / scale.surge,
+            "surge_growth_mb": median(played.highs[-third:]) - median(played.highs[third : 2 * third]),
+            "surge_cpu_pct": played.cpu_pct,
+        }
 
     yield once
+
+
+class Played(Struct, frozen=True):
+    """What streams at once were like.
+
+    Attributes:
+        done: how many completed.
+        firsts: seconds to the first token of each, without the model's own.
+        before: megabytes of the server's memory before they began.
+        highs: the same, twice a second meanwhile.
+        cpu_pct: the server's processor time, of one core.
+    """
+
+    done: int
+    firsts: list[float]
+    before: float
+    highs: list[float]
+    cpu_pct: float
+
+
+async def stream_at_once(variant: Variant, count: int, seconds: int) -> Played:
+    """Start so many turns at once on a fresh server, each of which streams for some seconds."""
+    async with variant.server(NO_LIMITS) as server, open_site(server, variant.model) as site:
+        seats = await _seats(site, count, LIVE)
+        await (await site.seat()).turn(site.desk, SHORT)
+        before = server.rss()
+        script = Script(tokens=seconds, every=1000, first=1000)
+        watch = Stopwatch(server)
+        playing = asyncio.create_task(_play_all(site, seats, script))
+        highs = await _highs(server, playing)
+        cpu_pct = watch.cpu() / watch.wall() * 100
+        turns = [turn for turn in await playing if turn is not None]
+        firsts = [(turn.first or turn.total) - 2.0 for turn in turns]  # the model's own two seconds
+        for seat in seats:
+            seat.close()
+        return Played(len(turns), firsts or [float("nan")], before, highs, cpu_pct)
+
+
+@contextlib.asynccontextmanager
+async def crowds(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Let more and more turns stream at once, each number on a fresh server."""
+
+    async def once() -> Figures:
+        figures: Figures = {}
+        for count in scale.crowds:
+            played = await stream_at_once(variant, count, 10)
+            figures[f"crowds_first_ms_{count}"] = median(played.firsts) * 1e3
+            figures[f"crowds_last_ms_{count}"] = max(played.firsts) * 1e3
+            figures[f"crowds_mb_{count}"] = max(played.highs)
+            figures[f"crowds_cpu_pct_{count}"] = played.cpu_pct
+        return figures
+
+    yield once
+
+
+@contextlib.asynccontextmanager
+async def sweep(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Play more and more turns at once."""
+    async with variant.server(NO_LIMITS) as server, open_site(server, variant.model) as site:
+
+        async def once() -> Figures:
+            figures: Figures = {}
+            for count in AT_ONCE:
+                rate, cpu, database = await play_crowd(site, count, scale.swept_turns)
+                figures[f"sweep_per_s_{count}"], figures[f"sweep_cpu_ms_{count}"] = rate, cpu
+                if database:
+                    figures[f"sweep_database_ms_{count}"] = database
+            return figures
+
+        yield once
 
 
 async def _seats(site: Site, count: int, kinds: Sequence[str] = WHOLE) -> list[Seat]:
@@ -215,7 +276,8 @@ async def _claims(database: asyncpg.Connection, count: int) -> list[float]:
 
 
 def _figures(claims: list[float]) -> Figures:
-    return {"takeover_s": median(claims), "takeover_p99_s": tail(claims)}
+    deciles = {f"takeover_{share}_s": tail(claims, (share - 1) / 100) for share in DECILES}
+    return {"takeover_s": median(claims), "takeover_p99_s": tail(claims), **deciles}
 
 
 @contextlib.asynccontextmanager

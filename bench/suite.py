@@ -12,7 +12,7 @@ from bench.figures import Once, Scale
 from bench.files import files
 from bench.guardrails import guardrails
 from bench.history import history
-from bench.limits import audience, observed, surge, takeover
+from bench.limits import audience, crowds, observed, surge, sweep, takeover
 from bench.mcp import mcp
 from bench.memory import memory
 from bench.outputs import outputs
@@ -55,7 +55,9 @@ MEASURES: dict[str, Measure] = {
     "audience": audience,
     "takeover": takeover,
     "observed": observed,
+    "sweep": sweep,
+    "crowds": crowds,
 }
 
-LONG = ("soak", "surge", "audience", "takeover", "observed")
+LONG = ("soak", "surge", "audience", "takeover", "observed", "sweep", "crowds")
 """Measures that run only if they are named."""

@@ -29,9 +29,8 @@ async def turns(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
         async def once() -> Figures:
             figures = await _one_at_a_time(site, scale)
             for count in (16, 64):
-                figures[f"turns_per_s_{count}"], figures[f"turns_cpu_ms_{count}"] = await _crowd(
-                    site, count, scale.turns_at_once
-                )
+                rate, cpu, _ = await play_crowd(site, count, scale.turns_at_once)
+                figures[f"turns_per_s_{count}"], figures[f"turns_cpu_ms_{count}"] = rate, cpu
             return figures
 
         yield once
@@ -61,8 +60,12 @@ async def _play(site: Site, seats: list[Seat], script: Script, count: int) -> li
     return [(await seats[i % len(seats)].turn(site.desk, script)).total for i in range(count)]
 
 
-async def _crowd(site: Site, count: int, limit: int) -> tuple[float, float]:
-    """Return turns per second and the server's CPU milliseconds per turn; each worker uses eight sessions."""
+async def play_crowd(site: Site, count: int, limit: int) -> tuple[float, float, float]:
+    """Play turns, `count` at a time; each worker uses eight sessions.
+
+    Returns:
+        Turns per second, and the CPU milliseconds per turn of the server and of PostgreSQL.
+    """
     async with site.seats(count * 8) as seats:
         free = deque(seats)
 
@@ -74,4 +77,4 @@ async def _crowd(site: Site, count: int, limit: int) -> tuple[float, float]:
         await site.at_once(count, count * 2, play)
         watch = Stopwatch(site.server)
         rate = await site.at_once(count, limit, play)
-        return rate, watch.cpu() / limit * 1e3
+        return rate, watch.cpu() / limit * 1e3, watch.database_cpu() / limit * 1e3

