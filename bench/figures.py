@@ -359,6 +359,13 @@ FIGURES = (
     Figure("takeover_s", "takeover", "1,000 turns whose process is killed: taken over, median", "s"),
     Figure("takeover_p99_s", "takeover", "the same, 99th percentile", "s", 12, everywhere=True),
     Figure("observed_ratio", "observed", "turns with logs and metrics, relative to none: CPU", "x", 1.03),
+    Figure("roles_whole_ms", "roles", "one process: text turn, one at a time", "ms"),
+    Figure("roles_split_ms", "roles", "one of the API and one worker: the same", "ms"),
+    Figure("roles_one_per_s", "roles", "one process with a fifth of a core: turns, 64 at once", "/s"),
+    Figure(
+        "roles_two_per_s", "roles", "two such processes, relative to one", "x", 1.8, "over", everywhere=True
+    ),
+    Figure("roles_split_per_s", "roles", "one of the API and one worker, relative to one", "x"),
     *PLOTTED,
 )
 """Targets: the issues "Heart" and "Session API"."""

@@ -89,6 +89,7 @@ class Site:
     def __init__(self, server: Server, desk: Connection, model_id: str, agent_id: str) -> None:
         self.server = server
         self.desk = desk
+        self.model_id, self.agent_id = model_id, agent_id
         self._session = msgspec.json.encode({"agent_id": agent_id, "model_id": model_id})
 
     async def session(self, over: Connection | None = None) -> str:

@@ -17,6 +17,7 @@ from bench.mcp import mcp
 from bench.memory import memory
 from bench.outputs import outputs
 from bench.requests import requests
+from bench.roles import roles
 from bench.scale import scale
 from bench.soak import soak
 from bench.stalls import stalls
@@ -55,9 +56,10 @@ MEASURES: dict[str, Measure] = {
     "audience": audience,
     "takeover": takeover,
     "observed": observed,
+    "roles": roles,
     "sweep": sweep,
     "crowds": crowds,
 }
 
-LONG = ("soak", "surge", "audience", "takeover", "observed", "sweep", "crowds")
+LONG = ("soak", "surge", "audience", "takeover", "observed", "roles", "sweep", "crowds")
 """Measures that run only if they are named."""

@@ -187,10 +187,7 @@ class Variant(Struct, frozen=True):
         self, environment: dict[str, str] | None = None, seed: Seed | None = None
     ) -> AsyncIterator[Server]:
         """Run a server on a fresh database; remove both afterwards."""
-        folder = Path(tempfile.mkdtemp(prefix="perdure-bench-"))
-        url = "" if self.postgres is None else await self.postgres.create_database()
-        settings = Settings(data=str(folder), database_url=url, port=0)
-        try:
+        async with self.database() as settings:
             if seed is not None:
                 await seed(settings)
             server = await self.start(settings, environment)
@@ -198,6 +195,14 @@ class Variant(Struct, frozen=True):
                 yield server
             finally:
                 await server.stop()
+
+    @contextlib.asynccontextmanager
+    async def database(self) -> AsyncIterator[Settings]:
+        """Yield settings of servers on a fresh database and folder; remove both afterwards."""
+        folder = Path(tempfile.mkdtemp(prefix="perdure-bench-"))
+        url = "" if self.postgres is None else await self.postgres.create_database()
+        try:
+            yield Settings(data=str(folder), database_url=url, port=0)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             if self.postgres is not None:
@@ -219,8 +224,10 @@ class Variant(Struct, frozen=True):
         old = self.source is not None and not (self.source / "perdure" / "__main__.py").exists()
         return "perdure.cli" if old else "perdure"
 
-    async def start(self, settings: Settings, environment: dict[str, str] | None = None) -> Server:
-        """Start a server on this data; the caller must stop it."""
+    async def start(
+        self, settings: Settings, environment: dict[str, str] | None = None, role: str = "serve"
+    ) -> Server:
+        """Start a server, or a process of one role, on this data; the caller must stop it."""
         variables = {
             "PERDURE_DATABASE_URL": settings.database_url,
             "PERDURE_LOG_LEVEL": "warning",
@@ -233,8 +240,8 @@ class Variant(Struct, frozen=True):
         )
         with self.cores.for_server():
             process, listening = await _spawn(
-                [*program, "serve", "--port", "0", "--data", settings.data],
-                settings.data_folder / "log",
+                [*program, role, "--port", "0", "--data", settings.data],
+                settings.data_folder / f"log-{role}",
                 variables,
             )
         return Server(process, listening, settings, self.postgres)
