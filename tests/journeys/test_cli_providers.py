@@ -57,6 +57,28 @@ async def test_a_provider_is_added_with_its_models_and_checked(server: Server, g
     assert GOOD not in added + str(listed)
 
 
+async def test_a_provider_gets_another_key_and_name_and_is_removed(server: Server, guarded: Vendor) -> None:
+    place = ("--base-url", f"{guarded.url}/v1")
+    await run(server, "providers", "add", "worn", *place, "--key-stdin", "--no-check", given=KEY)
+    again = await run(server, "providers", "add", "worn", *place, "--no-key", status=1)
+    assert "`perdure providers update worn`" in again
+    refused = await run(server, "providers", "update", "worn", "--key-stdin", given=KEY, status=1)
+    assert "--no-check stores it" in refused
+    updated = await run(server, "providers", "update", "worn", "--key-env", "MY_KEY", MY_KEY=GOOD)
+    assert updated.startswith("updated provider_")
+    assert updated.endswith("(worn): the API key is valid\n")
+    assert GOOD not in updated
+    assert "no API key" in await run(server, "providers", "update", "worn", status=2)
+    renamed = json.loads(await run(server, "providers", "update", "worn", "--name", "fresh", "--json"))
+    assert (renamed["name"], renamed["base_url"]) == ("fresh", f"{guarded.url}/v1")
+    assert (await run(server, "providers", "check", "fresh")).startswith("ok: ")
+    keyless = json.loads(await run(server, "providers", "update", "fresh", "--no-key", "--json"))
+    assert keyless["api_key_set"] is False
+    assert "pass --yes" in await run(server, "providers", "remove", "fresh", status=2)
+    assert "(fresh)" in await run(server, "providers", "remove", "fresh", "--yes")
+    assert "no provider is called" in await run(server, "providers", "remove", "fresh", "--yes", status=1)
+
+
 async def test_a_key_is_typed_without_being_shown(sqlite_server: Server, guarded: Vendor) -> None:
     arguments = ("providers", "add", "typed", "--base-url", f"{guarded.url}/v1")
     terminal = Terminal(*PERDURE, *arguments, **environment(sqlite_server.url))

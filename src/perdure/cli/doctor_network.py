@@ -120,7 +120,11 @@ async def _providers(url: str, token: str | None, org: str | None) -> list[Findi
                     found.append(Finding(name, "ok", "its vendor accepts the key"))
                 elif said.key_status == "refused":
                     why = said.error.message if said.error else "its vendor refuses the key"
-                    found.append(Finding(name, "fail", why, "Set another key: `perdure providers update`."))
+                    found.append(
+                        Finding(
+                            name, "fail", why, f"Set another key: `perdure providers update {provider.name}`."
+                        )
+                    )
                 else:
                     why = said.error.message if said.error else "its vendor says nothing of the key"
                     found.append(Finding(name, "warn", why))

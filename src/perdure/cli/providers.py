@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perdure.cli.api_keys import KeyStdin, KeyVariable, NoKey, check_key_options, read_key
-from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter
+from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, confirm, connect, enter
 from perdure.cli.terminal import Part, Screen
 
 if TYPE_CHECKING:
-    from perdure.client import Client
+    from perdure.client import ApiError, Client
     from perdure.domain.providers import DriverCredentials, KeyCheck, Model, Provider
 
 app = typer.Typer(
@@ -94,7 +94,8 @@ async def _add(
     async with client:
         known = [each for each in await client.list_providers() if each.name == name]
         if known:
-            raise CommandFailed(f"a provider is called {name!r} already ({known[0].id}): choose another name")
+            again = f"choose another name, or change it: `perdure providers update {name}`"
+            raise CommandFailed(f"a provider is called {name!r} already ({known[0].id}): {again}")
         provider_type = await _type_of(client, name, type_, base_url)
         api_key = await _key_for(client, provider_type, base_url, key)
         create = client.create_provider if check else client.create_provider_unchecked
@@ -103,10 +104,7 @@ async def _add(
                 name=name, provider_type=provider_type, base_url=base_url, api_key=api_key
             )
         except ApiError as error:
-            if error.code == "provider_key_refused":
-                advice = "Correct the key; --no-check stores it without asking the vendor."
-                raise CommandFailed(f"{error.message}\n{advice}") from error
-            raise
+            raise _advised(error) from error
         screen = Screen()
         if not as_json:
             screen.line("added ", (provider.id, "bold"), f" ({provider.name})", *_said_of_key(provider))
@@ -117,6 +115,12 @@ async def _add(
             await _print_models(client, provider, screen)
         if note is not None:
             Screen(stderr=True).line(f"note: {note}")
+
+
+def _advised(error: ApiError) -> Exception:
+    if error.code != "provider_key_refused":
+        return error
+    return CommandFailed(f"{error.message}\nCorrect the key; --no-check stores it without asking the vendor.")
 
 
 async def _type_of(client: Client, name: str, type_: str | None, base_url: str | None) -> str:
@@ -192,6 +196,86 @@ async def _next_step(client: Client, models: list[Model]) -> str:
     if default in {each.id for each in models}:
         return "Talk to it: perdure chat"
     return f"Talk to it: perdure chat --model {models[0].model_id}"
+
+
+@app.command()
+def update(
+    provider: Annotated[str, typer.Argument(help="The provider's id or name.", show_default=False)],
+    key_env: KeyVariable = None,
+    key_stdin: KeyStdin = False,
+    no_key: NoKey = False,
+    base_url: Annotated[
+        str | None,
+        typer.Option("--base-url", metavar="URL", help="Another URL of the API.", show_default=False),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Another name.", show_default=False)] = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Store the API key without asking the vendor about it.")
+    ] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Change a provider's API key, address or name.
+
+    Without an option it asks for a new API key, without showing it. Turns that begin later use what was
+    changed. Example: perdure providers update anthropic --key-env ANTHROPIC_API_KEY
+    """
+    check_key_options(key_env, key_stdin, no_key)
+    changes: dict[str, str | None] = {}
+    if base_url is not None:
+        changes["base_url"] = base_url
+    if name is not None:
+        changes["name"] = name
+    if no_key:
+        changes["api_key"] = None
+    elif key_env or key_stdin or not changes:
+        changes["api_key"] = read_key(key_env, key_stdin, needed=True)
+    enter(_update(connect(url, token, org), provider, changes, not no_check, as_json))
+
+
+async def _update(
+    client: Client, ref: str, changes: dict[str, str | None], check: bool, as_json: bool
+) -> None:
+    from perdure.client import ApiError
+
+    async with client:
+        found = await find_provider(client, ref)
+        change = client.update_provider if check else client.update_provider_unchecked
+        try:
+            provider = await change(found.id, **changes)
+        except ApiError as error:
+            raise _advised(error) from error
+    screen = Screen()
+    if as_json:
+        screen.json(provider)
+    else:
+        screen.line("updated ", (provider.id, "bold"), f" ({provider.name})", *_said_of_key(provider))
+
+
+@app.command()
+def remove(
+    provider: Annotated[str, typer.Argument(help="The provider's id or name.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Remove a provider with its API key and its models. Turns that need one of them fail from then on.
+
+    Asks for confirmation on a terminal; without one, pass --yes.
+    """
+    if not yes:
+        confirm(f"Remove the provider {provider} with its models?")
+    enter(_remove(connect(url, token, org), provider))
+
+
+async def _remove(client: Client, ref: str) -> None:
+    async with client:
+        found = await find_provider(client, ref)
+        await client.delete_provider(found.id)
+    Screen().line("removed ", (found.id, "bold"), f" ({found.name})")
 
 
 @app.command()
