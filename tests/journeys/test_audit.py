@@ -173,7 +173,7 @@ async def test_who_may_not_change_something_leaves_an_entry_and_cannot_read_it(a
             assert (await get(eve, "/v1/history"))["data"] == []
         found = (await get(owner, f"/v1/orgs/{org}/audit-logs", outcome="denied"))["data"]
         assert [(each["action"], each["entity"]["id"], each["rows_changed"]) for each in found] == [
-            ("provider.updated", org, 0),
+            ("provider.created", org, 0),
             ("organization.updated", org, 0),
         ]
         assert {(each["actor"]["id"], each["actor"]["token_name"]) for each in found} == {(user["id"], "eve")}
