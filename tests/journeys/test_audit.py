@@ -268,7 +268,7 @@ async def test_the_log_is_followed_until_ctrl_c(any_server: Server) -> None:
         try:
             assert process.stdout is not None
             async with asyncio.timeout(LIMIT):
-                assert (await process.stdout.readline()).startswith(b"TIME")
+                assert (await process.stdout.readline()).startswith(b"ID\tTIME")
                 assert first["name"].encode() in await process.stdout.readline()
                 later = await post(http, "/v1/agents", {"name": fresh("later"), "system_prompt": "x"})
                 assert later["name"].encode() in await process.stdout.readline()

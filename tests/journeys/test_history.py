@@ -244,7 +244,7 @@ async def test_commands_and_the_client_show_and_restore(http: httpx.AsyncClient,
     same = await perdure("history", "diff", name, "1", "3", url=url)
     assert same.out == "The revisions are equal.\n"
     audit = await perdure("audit", "--entity", agent["id"], url=url)
-    rows = [line.split("\t")[2:] for line in audit.out.splitlines()[1:]]
+    rows = [line.split("\t")[3:] for line in audit.out.splitlines()[1:]]
     assert rows[0] == ["agent.restored", name, "description", "Back"]
     assert len(rows) == 3
     lines = await perdure("audit", "--entity", agent["id"], "--export", "-", url=url)

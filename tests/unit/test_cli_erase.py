@@ -62,7 +62,7 @@ async def test_retention_is_shown_with_what_was_deleted() -> None:
 
 async def test_retention_is_set_and_previewed_by_kind() -> None:
     values = ("idle_sessions=0", "model_calls=server")
-    result, (request,) = await run([KEPT], "retention", "set", *values, "--json")
+    result, (request,) = await run([KEPT], "retention", "set", *values, "--json", "--yes")
     assert (request.method, request.json()) == ("PATCH", {"idle_sessions": 0, "model_calls": None})
     assert json.loads(result.stdout)["set"]["idle_sessions"] == 30
     found = {"kinds": [{"kind": "images", "days": 3, "items": 5, "oldest_at": NOW}]}

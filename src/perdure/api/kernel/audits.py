@@ -254,7 +254,8 @@ def _denied(what: Audited, route: Route, values: tuple[str, ...], body: object, 
     else:
         prefix = f"{watched.prefix or watched.type}_"
         entity = next((value for value in told if value.startswith(prefix)), told[0] if told else org_id)
-    done: Verb = "deleted" if route.method == "DELETE" else "created" if route.status == 201 else "updated"
+    deletes = route.method == "DELETE" or route.operation_id.startswith("destroy_")
+    done: Verb = "deleted" if deletes else "created" if route.status == 201 else "updated"
     name = next((text for each in _NAMES if (text := _text(body, each))), None) if done == "created" else None
     return Denied(watched, what.action(watched, done), entity, visible_line(name or "") or None, session)
 
