@@ -306,7 +306,7 @@ async def _show_one(client: Client, entry_id: str, as_json: bool) -> None:
         raise CommandFailed(f"no entry {entry_id!r}; `perdure audit` lists them")
     if len(found) > 1:
         raise CommandFailed(
-            f"several entries begin with {entry_id!r}; give all of the id: `perdure audit | cat`"
+            f"several entries begin with {entry_id!r}: give more of the id, as `perdure audit --json` has it"
         )
     if as_json:
         Screen().json(found[0])

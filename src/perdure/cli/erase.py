@@ -114,6 +114,8 @@ async def _find_user(client: Client, ref: str, *, counts: bool) -> tuple[str, st
     Raises:
         CommandFailed: no member has this e-mail address.
     """
+    if "@" not in ref and not counts:
+        return ref, ""
     async with client:
         me = await client.identity()
         users: tuple[User | Identity, ...] = (me,)

@@ -137,7 +137,13 @@ def _print(retention: Retention, as_json: bool) -> None:
     rows = []
     for kind in RETENTION_KINDS:
         own, holds = getattr(retention.set, kind), getattr(retention.holds, kind)
-        rows.append((kind, f"{holds} days" if holds else "for ever", SERVER if own is None else "set here"))
+        rows.append(
+            (
+                kind,
+                f"{holds} day{'s' * (holds > 1)}" if holds else "for ever",
+                SERVER if own is None else "set here",
+            )
+        )
     screen.table(("KIND", "KEPT", "BY"), rows)
     for each in retention.deleted:
         screen.line(f"{each.day}: deleted {each.deleted:,} {each.kind}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from perdure.cli.common import CommandFailed
@@ -37,7 +37,8 @@ def saved_to(output: Path, *, private: bool = False) -> Iterator[Path]:
         raise CommandFailed(f"cannot write {output}: {error.strerror}") from error
     finally:
         if not direct:
-            target.unlink(missing_ok=True)
+            with suppress(OSError):  # such as a file in place of the folder
+                target.unlink(missing_ok=True)
 
 
 def check_new(output: Path, *, force: bool) -> None:

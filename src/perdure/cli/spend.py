@@ -81,7 +81,7 @@ async def _export(client: Client, filters: CallFilters, path: Path) -> None:
         with saved_to(path, private=True) as target:
             await asyncio.to_thread(target.write_bytes, content)
         lines = content.count(b"\n") - 1  # without the names of the columns
-        Screen().line(f"{lines} calls: {path}")
+        Screen().line(f"{lines:,} call{'s' * (lines != 1)}: {path}")
 
 
 async def _show(client: Client, by: SpendKey, filters: CallFilters, limit: int, as_json: bool) -> None:

@@ -39,11 +39,9 @@ _STYLES = {"-": "red", "+": "green", " ": ""}
 
 def _lines(old: str, new: str) -> list[Part]:
     shown: list[Part] = []
-    for each in diff(old, new):
+    for each in diff(f"{old}\n", f"{new}\n"):
         if each.skipped:
             shown.append((f"  ... {each.skipped} unchanged lines ...", "dim"))
             continue
         shown.append((f"  {each.sign} {each.line.removesuffix(chr(10))}", _STYLES[each.sign]))
-        if each.sign != " " and not each.line.endswith("\n"):
-            shown.append(("    (no newline at the end)", "dim"))
     return shown
