@@ -31,54 +31,54 @@ SHORT = 16
 """Digits of an entry's id that a terminal shows: the time, and enough of the rest to tell entries apart."""
 
 
+Action = Annotated[
+    str | None,
+    typer.Option(help="Only this action, such as `agent.updated` or `agent.*`.", show_default=False),
+]
+Actor = Annotated[str | None, typer.Option(help="Only what this user's id did.", show_default=False)]
+Kind = Annotated[str | None, typer.Option("--type", help="Only this kind of entity.", show_default=False)]
+Entity = Annotated[str | None, typer.Option(help="Only the entity with this id.", show_default=False)]
+Session = Annotated[str | None, typer.Option(help="Only this session and what is in it.", show_default=False)]
+Denied = Annotated[bool, typer.Option("--denied", help="Only what the caller's role did not allow.")]
+Since = Annotated[
+    str | None,
+    typer.Option(help="Only entries from this date or time on; UTC without an offset.", show_default=False),
+]
+Until = Annotated[
+    str | None, typer.Option(help="Only entries from before this date or time.", show_default=False)
+]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with new entries until Ctrl-C.")]
+Export = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write all entries that match to this file; `-` for standard output.", show_default=False
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help="The file's format, ndjson or csv.", show_default="as its name ends, else ndjson"
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file of --export.")]
+
+
 @app.callback(invoke_without_command=True)
 def audit(
     ctx: typer.Context,
-    action: Annotated[
-        str | None,
-        typer.Option(help="Only this action, such as `agent.updated` or `agent.*`.", show_default=False),
-    ] = None,
-    actor: Annotated[
-        str | None, typer.Option(help="Only what this user's id did.", show_default=False)
-    ] = None,
-    entity_type: Annotated[
-        str | None, typer.Option("--type", help="Only this kind of entity.", show_default=False)
-    ] = None,
-    entity: Annotated[
-        str | None, typer.Option(help="Only the entity with this id.", show_default=False)
-    ] = None,
-    session: Annotated[
-        str | None, typer.Option(help="Only this session and what is in it.", show_default=False)
-    ] = None,
-    denied: Annotated[
-        bool, typer.Option("--denied", help="Only what the caller's role did not allow.")
-    ] = False,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            help="Only entries from this date or time on; UTC without an offset.", show_default=False
-        ),
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="Only entries from before this date or time.", show_default=False)
-    ] = None,
+    action: Action = None,
+    actor: Actor = None,
+    entity_type: Kind = None,
+    entity: Entity = None,
+    session: Session = None,
+    denied: Denied = False,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option(help="How many entries to show.", min=1, max=1000)] = 50,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with new entries until Ctrl-C.")
-    ] = False,
-    export: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write all entries that match to this file; `-` for standard output.", show_default=False
-        ),
-    ] = None,
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format", help="The file's format, ndjson or csv.", show_default="as its name ends, else ndjson"
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --export.")] = False,
+    follow: Follow = False,
+    export: Export = None,
+    form: Format = None,
+    force: Force = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -103,14 +103,7 @@ def audit(
         since=moment(since, "--since"),
         until=moment(until, "--until"),
     )
-    if export is None:
-        _refuse(given, ("form", "force"), "only a file has it: add --export FILE")
-    else:
-        _refuse(given, ("limit", "follow", "as_json"), "an export has all entries that match")
-    if follow and until is not None:
-        raise typer.BadParameter(
-            "new entries are not from before: omit it, or --follow", param_hint="--until"
-        )
+    _check_options(given, exports=export is not None, follow=follow, until=until)
     if export is not None:
         from perdure.cli.saving import check_new
 
@@ -133,6 +126,17 @@ _OPTIONS = {
 def _is_given(ctx: typer.Context, name: str) -> bool:
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _check_options(given: Sequence[str], *, exports: bool, follow: bool, until: str | None) -> None:
+    if not exports:
+        _refuse(given, ("form", "force"), "only a file has it: add --export FILE")
+    else:
+        _refuse(given, ("limit", "follow", "as_json"), "an export has all entries that match")
+    if follow and until is not None:
+        raise typer.BadParameter(
+            "new entries are not from before: omit it, or --follow", param_hint="--until"
+        )
 
 
 def _refuse(given: Sequence[str], refused: Sequence[str], why: str) -> None:
