@@ -365,6 +365,7 @@ def test_errors_name_the_next_step_if_there_is_one() -> None:
     assert "perdure providers add" in explain(
         TurnFailed("turn.failed", TURN, "no model", "model_not_configured")
     )
+    assert "--org" in explain(ApiError(400, "organization_required", "name one in the X-Org-Id header", {}))
     held = new_id("session")
     said = explain(ApiError(409, "session_held", f"the session {held} is under legal hold", {}))
     assert f"`perdure erase hold --release {held}`" in said

@@ -58,6 +58,8 @@ def explain(error: PerdureError) -> str:
     if status == 401:
         advice = "Pass an access token with --token or PERDURE_TOKEN; `perdure keys create` creates one."
         return f"{message}\n{advice}"
+    if error.code == "organization_required":
+        return "you belong to several organizations: name one by its id with --org or PERDURE_ORG"
     if error.code == "session_held":
         held = list(dict.fromkeys(_SESSION.findall(message)))
         one = held[0] if held else "SESSION_ID"
