@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from perdure.cli import audit, spend
 from perdure.cli.moments import moment
-from perdure.cli.terminal import Screen
+from perdure.cli.terminal import Part, Screen
 from perdure.domain.texts import size_text
 from tests.unit.fake_server import FakeServer, Reply, Request
 from tests.unit.test_cli_limits import NOW, ORG, WHO
@@ -148,11 +148,11 @@ async def test_one_entry_is_shown_whole_with_what_has_changed() -> None:
         assert "no entry" in str(result.exception)
 
 
-@pytest.mark.parametrize("width", [30, 60, 80, 110, 200])
+@pytest.mark.parametrize("width", [80, 110, 200])
 def test_each_row_of_the_table_is_one_line_of_any_terminal(width: int) -> None:
     def written(rows: list[tuple[str, ...]]) -> list[str]:
         out = io.StringIO()
-        console = Console(file=out, width=width, force_terminal=True, no_color=True, highlight=False)
+        console = Console(file=out, width=width, force_terminal=True, color_system=None, highlight=False)
         Screen(console=console).table(audit._COLUMNS, rows, cut=audit._CUT)
         return out.getvalue().splitlines()
 
@@ -162,6 +162,24 @@ def test_each_row_of_the_table_is_one_line_of_any_terminal(width: int) -> None:
     lines = written([short])
     assert len(lines) == 2
     assert ("description" in lines[1]) is (width >= 80)
+
+
+def test_a_terminal_without_room_for_a_table_gets_a_line_for_each_cell() -> None:
+    turn = f"session_{'0' * 32}.turn_{'0' * 32}"
+    rows: list[tuple[Part, ...]] = [
+        (turn, ("sealed", "red"), "3", NOW, "It died. " * 3),
+        (turn, "", "", "", ""),
+    ]
+    names = ("ID", "STATE", "ATTEMPTS", "SINCE", "WHY")
+    for cut in ((), ("SINCE", "WHY")):
+        for width, lines in ((80, 7), (200, 3)):
+            out = io.StringIO()
+            console = Console(file=out, width=width, force_terminal=True, color_system=None, soft_wrap=True)
+            Screen(console=console).table(names, rows, cut=cut)
+            said = out.getvalue()
+            assert said.count(turn) == 2, "an id is never cut"
+            assert len(said.splitlines()) == lines
+            assert ("ATTEMPTS  3" in said) is (width == 80)
 
 
 def test_times_may_be_dates_and_limits_are_told_for_people() -> None:

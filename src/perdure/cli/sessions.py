@@ -107,7 +107,11 @@ def _print_table(sessions: list[Session]) -> None:
         )
         for session in sessions
     )
-    screen.table(("SESSION", "STATUS", "UPDATED", "TITLE", "TAGS", *(["HELD"] if wide else ())), rows)
+    screen.table(
+        ("SESSION", "STATUS", "UPDATED", "TITLE", "TAGS", *(["HELD"] if wide else ())),
+        rows,
+        cut=("TITLE", "TAGS"),
+    )
 
 
 def _status(session: Session, *, wide: bool) -> str:
