@@ -107,11 +107,7 @@ def _print_table(sessions: list[Session]) -> None:
         )
         for session in sessions
     )
-    screen.table(
-        ("SESSION", "STATUS", "UPDATED", "TITLE", "TAGS", *(["HELD"] if wide else ())),
-        rows,
-        cut=("TITLE", "TAGS"),
-    )
+    screen.table(("SESSION", "STATUS", "UPDATED", "TITLE", "TAGS", *(["HELD"] if wide else ())), rows)
 
 
 def _status(session: Session, *, wide: bool) -> str:
