@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from perdure.api.kernel.audits import OPERATIONS
+from perdure.domain.audits import ACTIONS
 from perdure.routing import ThisProcess, all_routes, door_routes
 from perdure.settings import Settings
 from perdure.store.audit_tables import Audited
@@ -49,6 +50,21 @@ def test_every_operation_that_changes_something_has_a_line_in_the_table() -> Non
     assert not any(isinstance(OPERATIONS[name], Audited) for name in hot), "they use the plain database"
 
 
+def test_the_table_of_actions_has_what_operations_do_and_nothing_else() -> None:
+    possible, certain = set[str](), set[str]()
+    for what in OPERATIONS.values():
+        for watched in what.kinds if isinstance(what, Audited) else ():
+            verbs = (
+                [what.verb] if isinstance(what, Audited) and what.verb else ["created", "updated", "deleted"]
+            )
+            actions = {f"{watched.type}.{verb}" for verb in verbs}
+            possible |= actions
+            certain |= actions if len(actions) == 1 else set()
+    listed = {f"{kind}.{verb}" for kind, verbs in ACTIONS.items() for verb in verbs}
+    assert (listed - possible, certain - listed) == (set(), set())
+    assert {each.partition(".")[0] for each in possible} == ACTIONS.keys()
+
+
 async def test_every_audited_operation_leaves_exactly_one_entry(any_server: Server) -> None:
     token = await with_login(any_server)
     async with (
@@ -72,6 +88,8 @@ async def test_every_audited_operation_leaves_exactly_one_entry(any_server: Serv
         await audit_walk.walk_mcp(walk, crm, browser)
         exported = await http.get(f"/v1/orgs/{org}/audit-logs", params={"format": "ndjson"})
         await audit_walk.walk_out(walk, any_server, token)
+    done = {each["action"] for each in walk.entries}
+    assert done <= {f"{kind}.{verb}" for kind, verbs in ACTIONS.items() for verb in verbs}
     audited = {name for name, what in OPERATIONS.items() if isinstance(what, Audited)}
     elsewhere = {"retry_dead_letter"}  # test_workflows
     assert audited - walk.done == elsewhere
@@ -173,7 +191,7 @@ async def test_who_may_not_change_something_leaves_an_entry_and_cannot_read_it(a
             assert (await get(eve, "/v1/history"))["data"] == []
         found = (await get(owner, f"/v1/orgs/{org}/audit-logs", outcome="denied"))["data"]
         assert [(each["action"], each["entity"]["id"], each["rows_changed"]) for each in found] == [
-            ("provider.updated", org, 0),
+            ("provider.created", org, 0),
             ("organization.updated", org, 0),
         ]
         assert {(each["actor"]["id"], each["actor"]["token_name"]) for each in found} == {(user["id"], "eve")}
@@ -268,7 +286,7 @@ async def test_the_log_is_followed_until_ctrl_c(any_server: Server) -> None:
         try:
             assert process.stdout is not None
             async with asyncio.timeout(LIMIT):
-                assert (await process.stdout.readline()).startswith(b"TIME")
+                assert (await process.stdout.readline()).startswith(b"ID\tTIME")
                 assert first["name"].encode() in await process.stdout.readline()
                 later = await post(http, "/v1/agents", {"name": fresh("later"), "system_prompt": "x"})
                 assert later["name"].encode() in await process.stdout.readline()

@@ -208,8 +208,8 @@ async def test_a_list_in_a_pipe_has_one_line_for_each_entry_and_cuts_nothing(
     session = await client.create_session(title=title, tags=("a", "b\u2028c"))
     done = await perdure("sessions", "list", url=server.url, FORCE_COLOR="1")
     head, line = done.out.splitlines()
-    assert head.split("\t") == ["SESSION", "STATUS", "UPDATED", "TITLE", "TAGS"]
-    shown = [session.id, "started", session.updated_at, title, "a, b\\u2028c"]
+    assert head.split("\t") == ["SESSION", "STATUS", "UPDATED", "TITLE", "TAGS", "HELD"]
+    shown = [session.id, "started", session.updated_at, title, "a, b\\u2028c", ""]
     assert line.split("\t") == shown
     terminal = Terminal(*PERDURE, "sessions", "list", **environment(server.url, NO_COLOR="1"))
     try:

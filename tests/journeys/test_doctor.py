@@ -151,6 +151,7 @@ async def test_a_missing_master_key_and_a_key_that_a_vendor_refuses_are_found(
             "api_key": "sk-wrong-key",
         }
         await post(http, "/v1/providers?check=false", {"name": "Mine", **fields})
+        await post(http, "/v1/providers?check=false", {"name": "Played", "provider_type": "llmsim"})
     token = await with_login(server)
     options = ("--url", server.url, "--data", str(server.data), "--providers")
     said = await doctor(*options)
@@ -158,6 +159,7 @@ async def test_a_missing_master_key_and_a_key_that_a_vendor_refuses_are_found(
     said = await doctor(*options, "--token", token, status=1)
     assert said["streaming"]["status"] == "ok"
     assert said["provider Mine"]["status"] == "fail"
+    assert said["provider Played"]["status"] == "ok"
     await server.stop()
     (server.data / "master.key").unlink()
     said = await doctor("--data", str(server.data), status=1)

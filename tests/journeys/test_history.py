@@ -11,7 +11,7 @@ import pytest
 from perdure.client import Client, Conflict
 from tests.command import perdure
 from tests.journeys.keyed import add_member, person, with_login
-from tests.journeys.people import fresh, get, new_agent, new_harness, patch
+from tests.journeys.people import elsewhere, fresh, get, new_agent, new_harness, patch
 from tests.journeys.world import refusal
 from tests.server import Server, post
 from tests.talk import Json
@@ -103,6 +103,31 @@ async def test_a_restored_agent_is_as_it_was_and_makes_a_revision_and_a_version(
     )
     refused = await http.post(f"/v1/history/{agent['id']}/restore", json={"revision": 1, "fields": ["id"]})
     assert refusal(refused) == (400, "invalid_request")
+
+
+async def test_an_archived_one_is_found_by_its_name_as_long_as_no_other_had_it(
+    http: httpx.AsyncClient,
+) -> None:
+    for kind, make, places in (("agent", new_agent, "agents"), ("harness", new_harness, "harnesses")):
+        first = await make(http, description="One")
+        name = first["name"]
+        await http.delete(f"/v1/{places}/{first['id']}")
+        shown = await get(http, f"/v1/history/{name}", kind=kind)
+        assert {each["entity_id"] for each in shown["data"]} == {first["id"]}
+        await restore(http, name, 1, kind=kind)
+        assert (await get(http, f"/v1/{places}/{first['id']}"))["status"] == "active"
+        await http.delete(f"/v1/{places}/{first['id']}")
+        second = await make(http, name=name)
+        shown = await get(http, f"/v1/history/{name}", kind=kind)
+        assert {each["entity_id"] for each in shown["data"]} == {second["id"]}
+        await http.delete(f"/v1/{places}/{second['id']}")
+        answer = await http.get(f"/v1/history/{name}", params={"kind": kind})
+        assert refusal(answer) == (400, "invalid_request")
+        assert first["id"] in answer.json()["detail"]
+        assert second["id"] in answer.json()["detail"]
+    headers = await elsewhere(http)
+    answer = await http.get(f"/v1/history/{name}", params={"kind": "harness"}, headers=headers)
+    assert refusal(answer) == (404, "harness_not_found")
 
 
 async def test_an_unseen_change_is_not_overwritten_and_a_repetition_restores_once(
@@ -241,14 +266,28 @@ async def test_commands_and_the_client_show_and_restore(http: httpx.AsyncClient,
     assert done.out == f"{name} is at revision 3\n", done.err
     stale = await perdure("history", "restore", name, "2", "--expect", "2", url=url)
     assert (stale.status, "newest revision is 3" in stale.err) == (1, True)
+    nothing = await perdure("history", "restore", name, "1", url=url)
+    assert nothing.out == f"nothing to restore: {name} is like that already, at revision 3\n"
+    prompt = "\n".join(f"Rule {number}." for number in range(20))
+    async with Client(url) as client:
+        await client.update_agent(name, system_prompt=prompt)
+        await client.update_agent(name, system_prompt=prompt.replace("Rule 9.", "Rule nine."))
+        found = await client.list_audit_logs(org_id, entity_id=agent["id"], limit=1)
+    diff = await perdure("history", "diff", name, "4", "5", url=url)
+    lines = diff.out.splitlines()
+    assert (lines[0], lines[1]) == ("/system_prompt", "  ... 6 unchanged lines ...")
+    assert lines[5:7] == ["  - Rule 9.", "  + Rule nine."]
+    assert len(lines) == 11
+    whole = await perdure("audit", "show", found.data[0].id, url=url)
+    assert lines[1:] == whole.out.splitlines()[-10:]
     same = await perdure("history", "diff", name, "1", "3", url=url)
     assert same.out == "The revisions are equal.\n"
     audit = await perdure("audit", "--entity", agent["id"], url=url)
-    rows = [line.split("\t")[2:] for line in audit.out.splitlines()[1:]]
-    assert rows[0] == ["agent.restored", name, "description", "Back"]
-    assert len(rows) == 3
+    rows = [line.split("\t")[3:] for line in audit.out.splitlines()[1:]]
+    assert rows[2] == ["agent.restored", name, "description", "Back"]
+    assert len(rows) == 5
     lines = await perdure("audit", "--entity", agent["id"], "--export", "-", url=url)
-    assert len(lines.out.splitlines()) == 3
+    assert len(lines.out.splitlines()) == 5
     reason = {"PERDURE_REASON": "From the environment"}
     await perdure("agents", "create", fresh("cli"), "--prompt", "x", url=url, **reason)
     newest = await perdure("audit", "--limit", "1", "--type", "agent", url=url)

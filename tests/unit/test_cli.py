@@ -43,9 +43,9 @@ NOW = "2026-03-14T09:26:53.589793Z"
 
 def commands(command: Any, path: str = "perdure") -> Iterator[tuple[str, Any]]:
     """Return every command by its full name."""
-    if not hasattr(command, "commands"):
+    if not hasattr(command, "commands") or command.invoke_without_command:
         yield path, command
-    else:
+    if hasattr(command, "commands"):
         for name in command.list_commands(None):
             yield from commands(command.get_command(None, name), f"{path} {name}")
 
@@ -365,6 +365,11 @@ def test_errors_name_the_next_step_if_there_is_one() -> None:
     assert "perdure providers add" in explain(
         TurnFailed("turn.failed", TURN, "no model", "model_not_configured")
     )
+    assert "--org" in explain(ApiError(400, "organization_required", "name one in the X-Org-Id header", {}))
+    held = new_id("session")
+    said = explain(ApiError(409, "session_held", f"the session {held} is under legal hold", {}))
+    assert f"`perdure erase hold --release {held}`" in said
+    assert "entity_ref" not in explain(ApiError(400, "invalid_id", "`entity_ref` must be a name", {}))
     assert "perdure sessions list" in explain(ApiError(404, "session_not_found", "no such session", {}))
     assert "another program" in explain(ApiError(404, "http_404", "the server answered with status 404", {}))
     assert explain(ApiError(409, "conflict", "not now", {})) == "not now"

@@ -62,7 +62,8 @@ async def test_retention_is_shown_with_what_was_deleted() -> None:
 
 async def test_retention_is_set_and_previewed_by_kind() -> None:
     values = ("idle_sessions=0", "model_calls=server")
-    result, (request,) = await run([KEPT], "retention", "set", *values, "--json")
+    result, (request,) = await run([KEPT], "retention", "set", *values, "--json", "--yes")
+    assert result.exit_code == 0
     assert (request.method, request.json()) == ("PATCH", {"idle_sessions": 0, "model_calls": None})
     assert json.loads(result.stdout)["set"]["idle_sessions"] == 30
     found = {"kinds": [{"kind": "images", "days": 3, "items": 5, "oldest_at": NOW}]}
@@ -73,9 +74,23 @@ async def test_retention_is_set_and_previewed_by_kind() -> None:
     assert (request.json(), result.stdout) == ({}, "everything is kept for ever\n")
 
 
-@pytest.mark.parametrize("wrong", ["sessions=3", "images=x", "images", "images=-1", "images=40000"])
+async def test_what_would_delete_something_needs_a_yes_and_what_would_not_does_not() -> None:
+    found = [{"kind": "images", "days": 3, "items": 5, "oldest_at": NOW}]
+    other = {"kind": "model_calls", "days": 730, "items": 9, "oldest_at": NOW}
+    result, (request,) = await run([{"kinds": [*found, other]}], "retention", "set", "images=3")
+    assert (result.exit_code, request.path) == (2, f"/v1/orgs/{ORG}/retention/preview")
+    assert f"images\t3\t5\t{NOW}" in result.stderr
+    assert "model_calls" not in result.stderr
+    none = [{**found[0], "items": 0, "oldest_at": None}, other]
+    result, requests = await run([{"kinds": none}, KEPT], "retention", "set", "images=3")
+    assert (result.exit_code, requests[-1].method) == (0, "PATCH")
+
+
+@pytest.mark.parametrize(
+    "wrong", ["images=3 images=4", "sessions=3", "images=x", "images", "images=-1", "images=40000"]
+)
 async def test_what_is_no_number_of_days_is_refused_before_anything_is_sent(wrong: str) -> None:
-    result, requests = await run([KEPT], "retention", "set", wrong)
+    result, requests = await run([KEPT], "retention", "set", *wrong.split())
     assert (result.exit_code, requests) == (2, [])
 
 
@@ -102,6 +117,21 @@ async def test_a_user_is_erased_without_waiting_and_asked_for_first() -> None:
     assert "at work on: index" in result.stdout
     result, requests = await run([running], "erase", "user", USER)
     assert (result.exit_code, requests) == (2, [])
+
+
+async def test_a_user_is_named_by_an_e_mail_address() -> None:
+    running = {**RECEIPT, "status": "running", "stage": "index"}
+    user = {"id": USER, "name": "Bob", "email": "Bob@example.com", "roles": ["member"], "created_at": NOW}
+    options = ("--yes", "--no-wait")
+    result, requests = await run([{"data": [user]}, running], "erase", "user", "bob@EXAMPLE.com", *options)
+    assert result.exit_code == 0, result.output
+    assert requests[0].query == {"search": ["bob@EXAMPLE.com"]}
+    assert requests[1].json() == {"user_id": USER}
+    result, (request,) = await run([{"data": [user]}], "erase", "user", "ob@example.com", *options)
+    assert (request.path, result.exit_code) == ("/v1/users", 1)
+    assert "GET /v1/users" in str(result.exception)
+    result, (request,) = await run([running], "erase", "user", WHO["email"], *options)
+    assert request.json() == {"user_id": WHO["id"]}
 
 
 async def test_erasures_are_listed_and_sessions_held() -> None:

@@ -16,7 +16,8 @@ from perdure.app.searches import search
 from perdure.domain.accounts import Caller, require
 from perdure.domain.audits import AuditEntry, AuditFilter, AuditLog, Origin
 from perdure.domain.ids import OrgId
-from perdure.store.audit_entries import add_denied, list_entries
+from perdure.store.audit_denied import Denied, add_denied
+from perdure.store.audit_entries import list_entries
 from perdure.store.audit_tables import Audited
 from perdure.store.audited import AuditedDatabase
 from perdure.store.database import Tx
@@ -108,7 +109,7 @@ def audited_app(app: App, origin: Origin, what: Audited) -> App:
     return replace(app, database=AuditedDatabase(app.database, app.vault, app.now, origin, what))
 
 
-async def note_denied(app: App, origin: Origin, action: str, entity_type: str, entity_id: str) -> None:
+async def note_denied(app: App, origin: Origin, denied: Denied) -> None:
     """Add an entry about a change that the caller's role did not allow."""
     now = app.now()
-    await app.database.write(lambda tx: add_denied(tx, origin, action, entity_type, entity_id, now))
+    await app.database.write(lambda tx: add_denied(tx, origin, denied, now))

@@ -51,7 +51,7 @@ async def all_dead_letters(app: App, caller: Caller, offset: int, limit: int) ->
         letters = [each for row in found if (each := await _sealed(tx, row)) is not None]
         start = max(0, offset - len(sealed))
         rows = stuck[start : start + limit - len(found)] if len(found) < limit else []
-        letters += [_stuck(workflows_of(row, {}, app.now())[0]) for row in rows]
+        letters += [_stuck(workflows_of(row, {}, app.now(), begun=bool(row.begun))[0]) for row in rows]
         return DeadLetters(tuple(letters), len(sealed) + len(stuck))
 
     return await app.database.read(work, long=True)

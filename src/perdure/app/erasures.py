@@ -30,8 +30,11 @@ from perdure.store.erasures import (
 from perdure.store.invitations import delete_invitations_of
 from perdure.store.rows import to_json
 from perdure.store.session_deletion import claim_deleted, deleted_owner
-from perdure.store.session_holds import count_held
+from perdure.store.session_holds import held_sessions
 from perdure.store.sessions import SessionRow
+
+NAMED = 5
+"""Held sessions that an error names."""
 
 
 async def create_erasure(app: App, caller: Caller, body: CreateErasure) -> Erasure:
@@ -136,10 +139,11 @@ async def _erase_user(app: App, caller: Caller, user_id: UserId) -> ErasureRow:
         if user_id != caller.user_id:
             require(caller, role)
         await check_not_last(tx, org_id, user_id, role)
-        held = await count_held(tx, org_id, user_id)
+        held = await held_sessions(tx, org_id, user_id)
         if held:
             raise Conflict(
-                f"{held} of the user's sessions are under legal hold: an admin has to release them first",
+                f"{len(held)} of the user's sessions are under legal hold: an admin has to release them"
+                f" first, {', '.join(held[:NAMED])}{' and others' if len(held) > NAMED else ''}",
                 code="session_held",
             )
         await end_membership(tx, org_id, user_id, now, handover=user_id == caller.user_id)

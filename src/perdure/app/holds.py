@@ -39,8 +39,9 @@ async def hold_session(app: App, caller: Caller, session_id: SessionId, *, held:
 
 async def check_not_held(tx: Tx, row: SessionRow) -> None:
     """Refuse to delete a locked session that is under legal hold, or below one. Raises Conflict."""
-    if row.held_at is not None or (row.root_session_id and await is_held(tx, row.root_session_id)):
+    top = row.root_session_id
+    if row.held_at is not None or (top and await is_held(tx, top)):
+        held = row.id if top is None else f"{top}, at the top of this one's tree,"
         raise Conflict(
-            f"the session {row.id} is under legal hold: an admin has to release it first",
-            code="session_held",
+            f"the session {held} is under legal hold: an admin has to release it first", code="session_held"
         )

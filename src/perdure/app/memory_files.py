@@ -23,6 +23,7 @@ from perdure.domain.memories import (
     Operation,
 )
 from perdure.domain.paths import folders_above, parent_of
+from perdure.domain.texts import size_text
 from perdure.domain.times import Micros
 from perdure.store import file_changes as changes
 from perdure.store.database import Tx
@@ -129,7 +130,8 @@ def _of_memory(error: TooLarge) -> TooLarge:
 def too_large() -> TooLarge:
     """The error of a file that is over the limit of memories."""
     return TooLarge(
-        f"a file of a memory may have {LIMITS.file} bytes: split it", code="memory_file_too_large"
+        f"a file of a memory may have at most {size_text(LIMITS.file)}: split it",
+        code="memory_file_too_large",
     )
 
 

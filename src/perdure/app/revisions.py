@@ -31,7 +31,13 @@ from perdure.domain.times import to_rfc3339
 from perdure.store.audit_changes import note_reason, record_now
 from perdure.store.audit_entries import digests_of
 from perdure.store.database import Tx
-from perdure.store.revisions import RevisionRow, get_revision, latest_revision, list_revisions
+from perdure.store.revisions import (
+    RevisionRow,
+    archived_with_name,
+    get_revision,
+    latest_revision,
+    list_revisions,
+)
 
 
 def _to_revision(row: RevisionRow, content: JsonObject | None = None) -> Revision:
@@ -51,19 +57,32 @@ def _to_revision(row: RevisionRow, content: JsonObject | None = None) -> Revisio
 
 
 async def _find(tx: Tx, caller: Caller, ref: str, kind: RevisionKind | None) -> tuple[RevisionKind, str]:
-    """Return the kind and the id of an agent or a harness, by id or name; archived ones only by id.
+    """Return the kind and the id of an agent or a harness, by id or name.
+
+    A name means the one that has it now, else the only archived one that had it.
 
     Raises:
-        InvalidInput: the id belongs to the other kind.
+        InvalidInput: the id belongs to the other kind, or several archived ones had the name.
         NotFound: there is none.
     """
     kinds: tuple[RevisionKind, ...] = ("agent", "harness")
     own = next((each for each in kinds if is_id(ref, each)), kind or "agent")
     if kind is not None and kind != own:
         raise InvalidInput(f"`kind` is {kind}, but {ref} is the id of another kind", field="kind")
-    if own == "harness":
-        return own, (await find_any_harness(tx, caller.organization_id, ref)).id
-    return own, (await find_agent(tx, caller.organization_id, ref)).id
+    try:
+        if own == "harness":
+            return own, (await find_any_harness(tx, caller.organization_id, ref)).id
+        return own, (await find_agent(tx, caller.organization_id, ref)).id
+    except NotFound:
+        archived = await archived_with_name(tx, caller.organization_id, own, ref)
+        if len(archived) > 1:
+            raise InvalidInput(
+                f"several archived ones had the name {ref}: use the id of one, {' or '.join(archived)}",
+                field="entity_ref",
+            ) from None
+        if not archived:
+            raise
+        return own, archived[0]
 
 
 async def history_of_organization(

@@ -21,6 +21,7 @@ from perdure.domain.files import Content, Measure, SessionFile, Uploaded, conten
 from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.memories import LIMITS, Mounts
 from perdure.domain.paths import clean_path
+from perdure.domain.texts import size_text
 from perdure.store import file_changes as changes
 from perdure.store.blobs import PART
 from perdure.store.database import Tx
@@ -140,7 +141,8 @@ class _Arriving:
             raise too_large(limits.upload)
         if size > self._room:
             raise TooLarge(
-                f"a workspace holds at most {limits.workspace} bytes: {self._room} are free for this file",
+                f"a workspace holds at most {size_text(limits.workspace)}: {self._room:,} bytes are free for"
+                " this file",
                 code="workspace_full",
             )
 

@@ -38,7 +38,14 @@ from perdure.store.events import EventFilter, list_events
 from perdure.store.processes import all_processes
 from perdure.store.sessions import IN_TURN, SessionRow, get_session
 from perdure.store.turn_slots import ORGANIZATION_FULL, USER_FULL
-from perdure.store.workflows import BusySession, SealedSession, busy_sessions, seal_of, sealed_sessions
+from perdure.store.workflows import (
+    BusySession,
+    SealedSession,
+    busy_sessions,
+    has_begun,
+    seal_of,
+    sealed_sessions,
+)
 
 Listed = Literal["running", "parked", "pending", "failed"]
 """Statuses of turns that can be listed. The others have ended well, and are in their sessions' logs only."""
@@ -66,7 +73,8 @@ async def all_workflows(
     now = app.now()
     found: list[Workflow | SealedSession] = []
     for row in busy:
-        found += [each for each in workflows_of(row, ran_by, now) if status in (None, each.status)]
+        turns = workflows_of(row, ran_by, now, begun=bool(row.begun))
+        found += [each for each in turns if status in (None, each.status)]
     found += sealed
     page = sorted(found, key=_began)[offset : offset + limit]
     listed = await app.database.read(lambda tx: _complete(tx, page))
@@ -94,14 +102,21 @@ async def runners(tx: Tx) -> Runners:
     return {session_id: row.process.id for row in rows for session_id in row.session_ids()}
 
 
-def workflows_of(row: BusySession | SessionRow, ran_by: Runners, now: Micros) -> list[Workflow]:
-    """Return the turns of a session that run or wait."""
+def workflows_of(
+    row: BusySession | SessionRow, ran_by: Runners, now: Micros, *, begun: bool
+) -> list[Workflow]:
+    """Return the turns of a session that run or wait.
+
+    Args:
+        begun: whether a process has taken the turn.
+    """
     queued, found = row.queued_messages(), []
     if row.turn_id is not None or not queued:
         waits = row.turn_slot in (ORGANIZATION_FULL, USER_FULL)
         runs = row.status == "active" and not row.resting and not waits
-        found.append(_live(row, row.turn_id, "running" if runs else "parked", ran_by, now))
-    return found + [_live(row, each.turn_id, "pending", {}, now) for each in queued]
+        status: WorkflowStatus = "parked" if not runs else "running" if begun else "pending"
+        found.append(_live(row, row.turn_id, status, ran_by, now))
+    return found + [_live(row, each.turn_id, "pending", {}, now, waits=True) for each in queued]
 
 
 def _live(
@@ -110,9 +125,11 @@ def _live(
     status: WorkflowStatus,
     ran_by: Runners,
     now: Micros,
+    *,
+    waits: bool = False,
 ) -> Workflow:
+    """The turn of a session. `waits`: for the turns before it."""
     began = now if turn_id is None else _time_of(turn_id)
-    waits = status == "pending"
     return Workflow(
         id=workflow_id(row.id, turn_id),
         workflow_type="turn",
@@ -175,7 +192,8 @@ async def read_workflow(app: App, caller: Caller, identifier: str) -> Workflow:
         row = await get_session(tx, caller.organization_id, session_id)
         await check_row(tx, caller, row)
         if row.status in IN_TURN:
-            for each in workflows_of(row, await runners(tx), app.now()):
+            begun = await has_begun(tx, row.id)
+            for each in workflows_of(row, await runners(tx), app.now(), begun=begun):
                 if each.id == identifier:
                     return each
         ended = None
@@ -184,7 +202,7 @@ async def read_workflow(app: App, caller: Caller, identifier: str) -> Workflow:
             last, _ = await list_events(tx, session_id, filters, 1, size=EVENTS_BYTES, newest_first=True)
             ended = _ended(row.id, row.agent_id, last[0]) if last else None
         if ended is None:
-            raise NotFound("workflow")
+            raise NotFound("turn", code="workflow_not_found")
         return ended
 
     return await app.database.read(work, long=True)
@@ -197,7 +215,7 @@ async def events_of_workflow(
     require(caller, "admin")
     session_id, turn_id = parse_workflow_id(identifier)
     if turn_id is None:
-        raise NotFound("workflow")
+        raise NotFound("turn", code="workflow_not_found")
     await check_reader(app, caller, session_id)
     filters = EventFilter(turn_id=turn_id, after=after)
     reader = EventReader(app, caller, session_id, filters, limit, size=EVENTS_BYTES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 
 import typer
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Status = Literal["running", "parked", "pending", "failed"]
 """A status of turns that can be listed."""
+SEALED = "sealed"
+"""What people call turns that are `failed`: others that failed are only in their sessions' logs."""
 
 app = typer.Typer(help="Show and direct what runs turns.", no_args_is_help=True)
 
@@ -66,7 +68,10 @@ async def _drain(client: Client, worker_id: str, *, wanted: bool) -> None:
 @app.command()
 def turns(
     status: Annotated[
-        Status | None, typer.Option(help="Only turns in this status.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Only turns that are running, parked, pending or failed (also: sealed).", show_default=False
+        ),
     ] = None,
     cancel: Annotated[
         str | None,
@@ -81,7 +86,14 @@ def turns(
     org: Org = None,
 ) -> None:
     """List the turns of the organization that run, wait or were sealed, the oldest first."""
-    enter(_turns(connect(url, token, org), status, cancel, limit, as_json))
+    wanted = "failed" if status == SEALED else status
+    if wanted not in (None, *get_args(Status)):
+        known = ", ".join(get_args(Status))
+        raise typer.BadParameter(
+            f"{status!r} is none of {known}, {SEALED}; turns that ended well are in their sessions' logs",
+            param_hint="--status",
+        )
+    enter(_turns(connect(url, token, org), cast("Status | None", wanted), cancel, limit, as_json))
 
 
 _TURNS = ("ID", "STATUS", "WAITS FOR", "AGE", "RECOVERIES", "PROCESS", "AGENT")

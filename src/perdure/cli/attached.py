@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli.common import CommandFailed
+from perdure.domain.texts import size_text
 
 if TYPE_CHECKING:
     from perdure.domain.messages import FilePart, InputPart
@@ -37,8 +38,8 @@ def read_attachment(path: str | Path) -> FilePart:
     try:
         if local.stat().st_size > MAX_BYTES:
             raise CommandFailed(
-                f"{local} has more than {MAX_BYTES} bytes: upload it with `perdure files put`, and tell the "
-                "agent its path"
+                f"{local} has more than {size_text(MAX_BYTES)}: upload it with `perdure files put`, and tell "
+                "the agent its path"
             )
         return attachment(local)
     except OSError as error:
@@ -52,5 +53,5 @@ def content_of(text: str, files: Sequence[FilePart]) -> str | list[InputPart]:
     if not files:
         return text
     if sum(len(each.base64 or "") for each in files) > MAX_BYTES * 4 // 3 + 4 * len(files):
-        raise CommandFailed(f"the files have more than {MAX_BYTES} bytes together: send fewer at once")
+        raise CommandFailed(f"the files have more than {size_text(MAX_BYTES)} together: send fewer at once")
     return [TextPart(text), *files]

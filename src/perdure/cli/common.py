@@ -73,11 +73,19 @@ def connect(
 
 
 def pairs_of(texts: list[str] | None, option: str, what: str = "TEXT") -> dict[str, str]:
-    """Parse an option's NAME=TEXT values. Exits with a usage error, which says `what`, for other texts."""
+    """Parse an option's NAME=TEXT values.
+
+    Exits with a usage error, which says `what`, for other texts, and for a name that is given twice.
+    """
+    pairs: dict[str, str] = {}
     for text in texts or ():
-        if not text.partition("=")[0] or "=" not in text:
+        name, sign, value = text.partition("=")
+        if not name or not sign:
             raise typer.BadParameter(f"{text!r} is not NAME={what}", param_hint=option)
-    return {text.partition("=")[0]: text.partition("=")[2] for text in texts or ()}
+        if name in pairs:
+            raise typer.BadParameter(f"{name} is given twice", param_hint=option)
+        pairs[name] = value
+    return pairs
 
 
 def enter(main: Coroutine[Any, Any, T], run: Callable[[Coroutine[Any, Any, T]], T] = asyncio.run) -> T:
@@ -88,14 +96,19 @@ def enter(main: Coroutine[Any, Any, T], run: Callable[[Coroutine[Any, Any, T]], 
         raise typer.Exit(INTERRUPTED) from None
 
 
+def check_can_ask() -> None:
+    """Check that somebody can confirm. Raises BadParameter: there is no terminal to ask on."""
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("no terminal to confirm on; pass --yes", param_hint="--yes")
+
+
 def confirm(question: str) -> None:
     """Ask on a terminal before something is gone for good; anything but a yes ends the command.
 
     Raises:
         BadParameter: there is no terminal to ask on.
     """
-    if not sys.stdin.isatty():
-        raise typer.BadParameter("no terminal to confirm on; pass --yes", param_hint="--yes")
+    check_can_ask()
     typer.confirm(question, abort=True)
 
 

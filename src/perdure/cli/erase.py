@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, confirm, connect, enter
+from perdure.cli.common import (
+    DEFAULT_URL,
+    CommandFailed,
+    Json,
+    Org,
+    Token,
+    Url,
+    check_can_ask,
+    confirm,
+    connect,
+    enter,
+)
 from perdure.cli.terminal import Screen
 from perdure.domain.erasures import Erasure
 
 if TYPE_CHECKING:
     from perdure.client import Client
+    from perdure.domain.accounts import Identity, User
 
 app = typer.Typer(help="Erase sessions and users, with a receipt.", no_args_is_help=True)
 
@@ -35,13 +48,22 @@ def session(
     Asks for confirmation on a terminal; without one, pass --yes.
     """
     if not yes:
-        confirm(f"Erase {session_id} and everything that it has left?")
+        check_can_ask()
+        said = enter(_about_session(connect(url, token, org), session_id))
+        confirm(f"Erase {session_id}{said}, with its sub-agents and everything that they have left?")
     enter(_erase(connect(url, token, org), as_json, no_wait, session_id=session_id))
 
 
 @app.command()
 def user(
-    user_id: Annotated[str, typer.Argument(help="The user's id.", show_default=False)],
+    user: Annotated[
+        str,
+        typer.Argument(
+            metavar="USER",
+            help="The user's e-mail address or id; `GET /v1/users` lists both.",
+            show_default=False,
+        ),
+    ],
     yes: Yes = False,
     no_wait: NoWait = False,
     as_json: Json = False,
@@ -54,8 +76,77 @@ def user(
     Asks for confirmation on a terminal; without one, pass --yes.
     """
     if not yes:
-        confirm(f"Erase {user_id} with all of the user's sessions and memories?")
+        check_can_ask()
+    user_id, said = enter(_find_user(connect(url, token, org), user, counts=not yes))
+    if not yes:
+        confirm(f"Erase {user_id}{said}, with all of the user's sessions and memories?")
     enter(_erase(connect(url, token, org), as_json, no_wait, user_id=user_id))
+
+
+async def _about_session(client: Client, session_id: str) -> str:
+    """Say what a session is, for a question; empty if the caller cannot see it, as after a deletion."""
+    from perdure.cli.texts import short
+    from perdure.client import ApiError
+
+    try:
+        async with client:
+            session = await client.get_session(session_id)
+            events = await client.get_events_summary(session_id)
+            files = await client.list_files(session_id, recursive=True)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        return ""
+    kinds = ("input.message", "output.message.completed")
+    messages = sum(each.count for each in events.by_type if each.event_type in kinds)
+    kept = sum(not each.is_directory for each in files)
+    title = short(session.title or session.preview or "without a title", 60)
+    return f" ({title}: {_several(messages, 'message')}, {_several(kept, 'file')})"
+
+
+COUNTED = 1_000
+"""The most sessions that are looked at to count a user's."""
+
+
+async def _find_user(client: Client, ref: str, *, counts: bool) -> tuple[str, str]:
+    """Return a user's id, by e-mail address or id, and who it is, for a question.
+
+    Raises:
+        CommandFailed: no member has this e-mail address.
+    """
+    if "@" not in ref and not counts:
+        return ref, ""
+    async with client:
+        me = await client.identity()
+        users: tuple[User | Identity, ...] = (me,)
+        if not _is(me, ref):
+            users = await client.list_users(search=ref if "@" in ref else None)
+        found = next((each for each in users if _is(each, ref)), None)
+        if found is None:
+            if "@" in ref:
+                raise CommandFailed(
+                    f"no member of the organization has the e-mail address {ref}: `GET /v1/users` lists them"
+                )
+            return ref, ""
+        if not counts:
+            return found.id, ""
+        seen = mine = 0
+        async with aclosing(client.iterate_sessions(include_archived=True)) as sessions:
+            async for each in sessions:
+                seen += 1
+                mine += each.owner_principal_id[-32:] == found.id[-32:]
+                if seen == COUNTED:
+                    break
+    several = f"{'at least ' if seen == COUNTED else ''}{_several(mine, 'session')}"
+    return found.id, f" ({found.name}, {found.email}: {several})"
+
+
+def _is(user: User | Identity, ref: str) -> bool:
+    return user.id == ref or user.email.casefold() == ref.strip().casefold()
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 async def _erase(

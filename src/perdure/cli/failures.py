@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from shlex import quote
 from typing import NoReturn
@@ -35,6 +36,8 @@ def end_with(error: Exception) -> NoReturn:
         _fail(error, explain(error), MISSING if missing else usage)
     if isinstance(error, ModuleNotFoundError) and advice(error) is not None:
         raise error
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        _fail(error, f"cannot use {os.fsdecode(error.filename)}: {error.strerror}", FAILED)
     _fail(error, f"{type(error).__name__}: {error} (set PERDURE_DEBUG=1 to see the traceback)", FAILED)
 
 
@@ -48,13 +51,19 @@ def _fail(error: Exception, message: str, status: int) -> NoReturn:
 
 def explain(error: PerdureError) -> str:
     """Return the error's message, with the next step if there is an obvious one."""
-    message = error.message
+    message = error.message.replace("`entity_ref`", "the id or name")
     status = getattr(error, "status", None)
     if error.code == "unreachable":
         return f"{message}\nStart a server with `perdure serve`, or name one with --url or PERDURE_URL."
     if status == 401:
         advice = "Pass an access token with --token or PERDURE_TOKEN; `perdure keys create` creates one."
         return f"{message}\n{advice}"
+    if error.code == "organization_required":
+        return "you belong to several organizations: name one by its id with --org or PERDURE_ORG"
+    if error.code == "session_held":
+        held = list(dict.fromkeys(_SESSION.findall(message)))
+        one = held[0] if held else "SESSION_ID"
+        return f"{message}\n`perdure erase hold --release {one}` releases it; that needs the role admin."
     if error.code == "session_not_found":
         return f"{message}; `perdure sessions list` lists them."
     if error.code == "task_not_found":
@@ -76,6 +85,9 @@ def explain(error: PerdureError) -> str:
     if error.code == "model_not_configured":
         return f"{message}\n{MODEL_ADVICE}"
     return message
+
+
+_SESSION = re.compile(r"session_[0-9a-f]{32}")
 
 
 def money_advice(budget_id: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, connect, enter
 from perdure.cli.terminal import Part, Screen
+from perdure.cli.value_diffs import MISSING, difference, text_of
 
 if TYPE_CHECKING:
     from perdure.client import Client
@@ -55,7 +56,7 @@ async def _list(
             else await client.list_entity_history(ref, kind=kind, limit=limit)
         )
     columns = ("TIME", "NAME", "REVISION", "ACTION", "WHO", "WHY")
-    Screen().listing(found.data, columns, _row, as_json=as_json)
+    Screen().listing(found.data, columns, _row, as_json=as_json, cut=("NAME", "WHO", "WHY"))
 
 
 def _row(each: Revision) -> tuple[Part, ...]:
@@ -90,14 +91,8 @@ async def _show(client: Client, ref: str, revision: int, kind: RevisionKind | No
         Screen().json(found)
         return
     Screen().table(
-        ("FIELD", "VALUE"), [(name, _text(value)) for name, value in (found.content or {}).items()]
+        ("FIELD", "VALUE"), [(name, text_of(value)) for name, value in (found.content or {}).items()]
     )
-
-
-def _text(value: Any) -> str:
-    from msgspec import json
-
-    return value if isinstance(value, str) else json.encode(value).decode()
 
 
 @app.command()
@@ -134,10 +129,9 @@ async def _diff(
         screen.line("The revisions are equal.")
     for step in found.changes:
         screen.line((step.path, "bold"))
-        if step.op != "add":
-            screen.line((f"  - {_text(step.old)}", "red"))
-        if step.op != "remove":
-            screen.line((f"  + {_text(step.value)}", "green"))
+        old = MISSING if step.op == "add" else step.old
+        for line in difference(old, MISSING if step.op == "remove" else step.value):
+            screen.line(line)
 
 
 @app.command()
@@ -177,10 +171,14 @@ async def _restore(
 ) -> None:
     expected, fields, kind, reason = how
     async with client:
+        before = (await client.list_entity_history(ref, kind=kind, limit=1)).data
         found = await client.restore_entity_revision(
             ref, revision, expected_revision=expected, fields=fields, kind=kind, reason=reason
         )
+    name = found.entity_name or found.entity_id
     if as_json:
         Screen().json(found)
+    elif before and before[0].id == found.id:
+        Screen().line(f"nothing to restore: {name} is like that already, at revision {found.revision}")
     else:
-        Screen().line(f"{found.entity_name or found.entity_id} is at revision {found.revision}")
+        Screen().line(f"{name} is at revision {found.revision}")

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from perdure import __version__
-from perdure.cli import audit, doctor, keep, participants, session_resume, sessions, spend, transfers
+from perdure.cli import doctor, keep, participants, session_resume, sessions, spend, transfers
 from perdure.cli.common import (
     DEFAULT_URL,
     Data,
@@ -59,6 +59,7 @@ _GROUPS = {
     "hooks": ("hooks", "app"),
     "admin": ("admin", "app"),
     "history": ("history", "app"),
+    "audit": ("audit", "app"),
 }
 """Groups of commands, with the module and the name in it."""
 
@@ -101,7 +102,6 @@ sessions.app.command("resume")(session_resume.resume)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys, name="keys")
 app.command()(spend.spend)
-app.command()(audit.audit)
 app.command()(doctor.doctor)
 app.command()(keep.backup)
 app.command()(keep.restore)

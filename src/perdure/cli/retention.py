@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, connect, enter, pairs_of
+from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, confirm, connect, enter, pairs_of
 from perdure.cli.terminal import Screen
 from perdure.domain.retention import (
     MOST_DAYS,
     RETENTION_KINDS,
+    PreviewedKind,
     Retention,
     RetentionPreview,
     UpdateRetention,
@@ -44,13 +46,34 @@ async def _show(client: Client, as_json: bool) -> None:
 
 @app.command("set")
 def set_days(
-    values: Values, as_json: Json = False, url: Url = DEFAULT_URL, token: Token = None, org: Org = None
+    values: Values,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
 ) -> None:
-    """Change for how many days kinds are kept. Look at the preview first: what is older is deleted.
+    """Change for how many days kinds are kept. What is older is deleted within minutes.
+
+    Shows first how much that is, and asks on a terminal; without one, pass --yes if something is.
 
     Example: perdure retention set idle_sessions=365 model_calls=730
     """
-    enter(_set(connect(url, token, org), _changes(values), as_json))
+    body = _changes(values)
+    if not yes:
+        found = enter(_doomed(connect(url, token, org), body))
+        if any(each.items for each in found):
+            _print_preview(found, Screen(stderr=True))
+            confirm("Delete this, and from now on what gets older than that?")
+    enter(_set(connect(url, token, org), body, as_json))
+
+
+async def _doomed(client: Client, body: UpdateRetention) -> list[PreviewedKind]:
+    """Return what the change would delete of the kinds that it names."""
+    async with client:
+        org_id = (await client.identity()).organization_id
+        found = await client.preview_retention(org_id, **body.changes())
+    return [each for each in found.kinds if each.kind in body.changes()]
 
 
 async def _set(client: Client, body: UpdateRetention, as_json: bool) -> None:
@@ -84,8 +107,12 @@ async def _preview(client: Client, body: UpdateRetention, as_json: bool) -> None
     if not found.kinds:
         Screen().line("everything is kept for ever")
         return
-    rows = [(each.kind, str(each.days), f"{each.items:,}", each.oldest_at or "") for each in found.kinds]
-    Screen().table(("KIND", "DAYS", "WOULD BE DELETED", "OLDEST"), rows)
+    _print_preview(found.kinds, Screen())
+
+
+def _print_preview(kinds: Iterable[PreviewedKind], screen: Screen) -> None:
+    rows = [(each.kind, str(each.days), f"{each.items:,}", each.oldest_at or "") for each in kinds]
+    screen.table(("KIND", "DAYS", "WOULD BE DELETED", "OLDEST"), rows)
 
 
 def _changes(values: list[str]) -> UpdateRetention:
@@ -110,7 +137,13 @@ def _print(retention: Retention, as_json: bool) -> None:
     rows = []
     for kind in RETENTION_KINDS:
         own, holds = getattr(retention.set, kind), getattr(retention.holds, kind)
-        rows.append((kind, f"{holds} days" if holds else "for ever", SERVER if own is None else "set here"))
+        rows.append(
+            (
+                kind,
+                f"{holds} day{'s' * (holds > 1)}" if holds else "for ever",
+                SERVER if own is None else "set here",
+            )
+        )
     screen.table(("KIND", "KEPT", "BY"), rows)
     for each in retention.deleted:
         screen.line(f"{each.day}: deleted {each.deleted:,} {each.kind}")

@@ -99,14 +99,20 @@ def _print_table(sessions: list[Session]) -> None:
     rows = (
         (
             session.id,
-            (session.status, _STATUS_STYLES.get(session.status, "")),
+            (_status(session, wide=wide), _STATUS_STYLES.get(session.status, "")),
             session.updated_at if wide else ago(session.updated_at),
             _name(session) if wide else short(_name(session), 60),
             ", ".join(session.tags) if wide else short(", ".join(session.tags), 60),
+            *([session.held_at or ""] if wide else ()),
         )
         for session in sessions
     )
-    screen.table(("SESSION", "STATUS", "UPDATED", "TITLE", "TAGS"), rows)
+    screen.table(("SESSION", "STATUS", "UPDATED", "TITLE", "TAGS", *(["HELD"] if wide else ())), rows)
+
+
+def _status(session: Session, *, wide: bool) -> str:
+    """Return the status; on a terminal also whether the session is under legal hold."""
+    return session.status if wide or not session.held_at else f"{session.status}, held"
 
 
 def _name(session: Session) -> str:
@@ -176,6 +182,8 @@ def print_session(session: Session) -> None:
             f"{parked.tool_name or 'the model'} ({parked.budget_id or parked.kind}) until {parked.until}"
             for parked in session.parked_on
         ),
+        "legal hold": session.held_at
+        and f"since {session.held_at}; `perdure erase hold --release {session.id}` ends it",
         "archived": session.archived_at and f"{session.archived_at} ({ago(session.archived_at)})",
         "metadata": ", ".join(f"{name}={text}" for name, text in session.metadata.items()),
         "parent": session.parent_session_id,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, connect, enter
+from perdure.cli.saving import check_new, saved_to
 from perdure.cli.terminal import Part, Screen
 from perdure.domain.spend import SpendKey
 
@@ -38,6 +39,7 @@ def spend(
             help="Write all calls to this file as CSV; `-` for standard output.", show_default=False
         ),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --csv.")] = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -47,6 +49,12 @@ def spend(
 
     Calls of deleted sessions are included. Members see their own sessions, admins those of everybody.
     """
+    if csv is None and force:
+        raise typer.BadParameter("only a file has it: add --csv FILE", param_hint="--force")
+    if csv is not None:
+        if as_json:
+            raise typer.BadParameter("a file of --csv is no JSON: omit one of them", param_hint="--json")
+        check_new(csv, force=force)
     filters: CallFilters = {"from_ts": _days_ago(days)}
     if session is not None:
         filters["root_session_id"] = session
@@ -70,9 +78,10 @@ async def _export(client: Client, filters: CallFilters, path: Path) -> None:
     if str(path) == "-":
         Screen().content(content)
     else:
-        await asyncio.to_thread(path.write_bytes, content)
+        with saved_to(path, private=True) as target:
+            await asyncio.to_thread(target.write_bytes, content)
         lines = content.count(b"\n") - 1  # without the names of the columns
-        Screen().line(f"{lines} calls: {path}")
+        Screen().line(f"{lines:,} call{'s' * (lines != 1)}: {path}")
 
 
 async def _show(client: Client, by: SpendKey, filters: CallFilters, limit: int, as_json: bool) -> None:

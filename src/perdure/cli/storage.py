@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, connect, enter
+from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter
 from perdure.cli.sessions import SessionId
 from perdure.cli.terminal import Screen
 
@@ -62,7 +63,15 @@ def set_secret(
     if sys.stdin.isatty():
         value = str(typer.prompt("Value", hide_input=True))
     else:
-        value = sys.stdin.read().rstrip("\r\n")
+        try:
+            value = sys.stdin.read().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise CommandFailed("standard input is not UTF-8 text: encode the value") from None
+    if not value:
+        raise CommandFailed(
+            f"standard input is empty: pipe the value in, as in `perdure secrets set {quote(session_id)} "
+            f"{quote(name)} < FILE`, or run the command on a terminal, which asks for it"
+        )
     enter(_set_secret(connect(url, token, org), session_id, name, value))
 
 

@@ -95,16 +95,26 @@ class Screen:
         row_of: Callable[[T], Sequence[Part]],
         *,
         as_json: bool,
+        cut: Sequence[str] = (),
     ) -> None:
         """Write items as a table with a row for each, or as a line of JSON for each."""
         if as_json:
             for item in items:
                 self.json(item)
         else:
-            self.table(columns, map(row_of, items))
+            self.table(columns, map(row_of, items), cut=cut)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Part]]) -> None:
-        """Write a table: in columns on a terminal, else one line for each row, separated by tabs."""
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[Part]], *, cut: Sequence[str] = ()
+    ) -> None:
+        """Write a table: in columns on a terminal, else one line for each row, separated by tabs.
+
+        On a terminal without room for the columns, each cell has a line.
+
+        Args:
+            cut: columns whose texts are cut, so that each row of a terminal is one line. Without room for
+                something of each, the last of them are left out. Without any, the last two columns wrap.
+        """
         if self._console is None:
             for row in (columns, *rows):
                 texts = (cell if isinstance(cell, str) else cell[0] for cell in row)
@@ -113,13 +123,32 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
+        parts = [[(cell, "") if isinstance(cell, str) else cell for cell in row] for row in rows]
+        cells = [[(visible_line(text), style) for text, style in row] for row in parts]
+        widths = _fitting(columns, cells, self._console.width, cut)
+        if widths is None:
+            self._records(columns, cells)
+            return
         table = Table(box=None, pad_edge=False, header_style="dim")
         for number, name in enumerate(columns):
-            table.add_column(name, no_wrap=number < len(columns) - 2, overflow="fold")
-        for row in rows:
-            cells = [(cell, "") if isinstance(cell, str) else cell for cell in row]
-            table.add_row(*(Text(visible_line(text), style=style) for text, style in cells))
+            if not cut:
+                table.add_column(name, no_wrap=number < len(columns) - 2, overflow="fold")
+            elif number in widths:
+                table.add_column(name, no_wrap=True, overflow="ellipsis", width=widths[number])
+        for row in cells:
+            shown = [cell for number, cell in enumerate(row) if not cut or number in widths]
+            table.add_row(*(Text(text, style=style) for text, style in shown))
         self._console.print(table)
+
+    def _records(self, columns: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]]) -> None:
+        """Write a line for each cell, and an empty one between rows."""
+        longest = max(map(len, columns))
+        for number, row in enumerate(rows):
+            if number:
+                self.line()
+            for name, cell in zip(columns, row, strict=True):
+                if cell[0]:
+                    self.line((f"{name:<{longest}}  ", "dim"), cell)
 
     def status(self, label: str) -> Status | None:
         """Return a spinner with this label; None without a terminal."""
@@ -159,6 +188,42 @@ class Screen:
         text = visible(question)
         # The marks tell line editing that the colour takes no room.
         return input(f"\001\033[1;36m\002{text}\001\033[0m\002" if self.has_colours else text)
+
+
+_GAP, _LEAST, _WRAPPED = 2, 10, 8
+"""Columns of a terminal between two of a table, and that are left of one that is cut, or that wraps."""
+
+
+def _fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]], width: int, cut: Sequence[str]
+) -> dict[int, int] | None:
+    """Return the widths of a table's columns in a terminal of this width, without those that do not fit.
+
+    None: there is no room for what is not cut.
+    """
+    from rich.cells import cell_len
+
+    widths = {
+        number: max([cell_len(name), *(cell_len(row[number][0]) for row in rows)])
+        for number, name in enumerate(columns)
+    }
+    if not cut:
+        wrapped = range(max(len(columns) - 2, 0), len(columns))
+        least = (min(size, _WRAPPED) if number in wrapped else size for number, size in widths.items())
+        return widths if sum(least) + _GAP * (len(columns) - 1) <= width or not rows else None
+    flexible = [columns.index(name) for name in cut]
+    while (excess := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0 and flexible:
+        widest = max(flexible, key=lambda number: widths[number])
+        if widths[widest] > _LEAST:
+            others = sorted(widths[number] for number in flexible)
+            down_to = max([_LEAST, *(each for each in others if each < widths[widest])])
+            same = sum(widths[number] == widths[widest] for number in flexible)
+            widths[widest] -= max(1, min(widths[widest] - down_to, -(-excess // same)))
+        elif len(flexible) > 1:
+            del widths[flexible.pop()]
+        else:
+            break
+    return widths if excess <= 0 or not rows else None
 
 
 def write_any_text() -> None:

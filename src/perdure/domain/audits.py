@@ -17,6 +17,43 @@ Outcome = Literal["done", "denied"]
 Verb = Literal["created", "updated", "deleted"]
 """What a transaction did to a row."""
 
+ACTIONS: dict[str, tuple[str, ...]] = {
+    "agent": ("archived", "created", "forked", "restored", "rolled_back", "updated"),
+    "agent_version": ("created",),
+    "budget": ("created", "deleted", "topped_up", "updated"),
+    "connection": ("deleted", "signed_in"),
+    "database": ("created", "deleted"),
+    "erasure": ("begun",),
+    "file": ("copied", "created", "deleted", "moved", "updated"),
+    "harness": ("archived", "created", "restored", "updated"),
+    "image": ("deleted", "uploaded"),
+    "inbox_link": ("created",),
+    "invitation": ("created", "withdrawn"),
+    "limits": ("updated",),
+    "mcp_server": ("archived", "created", "deleted", "updated"),
+    "mcp_tool": ("accepted",),
+    "member": ("added", "joined", "removed", "updated"),
+    "memory": ("created", "deleted", "updated"),
+    "memory_version": ("redacted",),
+    "model": ("created", "deleted", "updated"),
+    "organization": ("created", "updated"),
+    "provider": ("created", "deleted", "synced", "updated"),
+    "retention": ("updated",),
+    "schedule": ("created", "deleted", "updated"),
+    "secret": ("created", "deleted", "updated"),
+    "session": (
+        "archived", "created", "deleted", "forked", "held", "released", "unarchived", "updated",
+    ),
+    "skill": ("archived", "created", "deleted", "updated"),
+    "token": ("created", "revoked"),
+    "turn": ("retried",),
+    "user": ("updated",),
+    "webhook": ("created", "deleted", "updated"),
+    "worker": ("drained", "resumed"),
+    "workspace": ("archived", "created", "updated"),
+}  # fmt: skip
+"""Kind of entity -> what can happen to it. An action is both, with a dot."""
+
 REASON_HEADER = "Perdure-Reason"
 MAX_REASON = 1000
 """Characters of a reason."""

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from perdure.domain.errors import InvalidInput, TooLarge
 from perdure.domain.ids import FileId, SessionId
 from perdure.domain.paths import MAX_PATH
+from perdure.domain.texts import size_text
 from perdure.domain.times import CreatedAt, UpdatedAt
 
 Encoding = Literal["text", "base64"]
@@ -294,7 +295,7 @@ def decoded(content: str, encoding: Encoding, limit: int, field: str = "content"
 
 def too_large(limit: int) -> TooLarge:
     """The error for a file that is over the limit of `limit` bytes."""
-    return TooLarge(f"a file may have at most {limit} bytes", code="file_too_large")
+    return TooLarge(f"a file may have at most {size_text(limit)}", code="file_too_large")
 
 
 def encoded(data: bytes, as_text: bool) -> str:

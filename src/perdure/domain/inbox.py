@@ -80,6 +80,12 @@ def parse_item_id(text: str) -> ItemRef:
     return ItemRef(SessionId(f"session_{match[1]}"), int(match[2], 16), int(match[3], 16))
 
 
+def session_of_item(text: str) -> SessionId | None:
+    """Return the session that an item's id names; None if it is not well-formed."""
+    match = _ITEM_ID.fullmatch(text)
+    return None if match is None else SessionId(f"session_{match[1]}")
+
+
 class InboxLinks(Struct, frozen=True):
     """Where to go on from an item."""
 

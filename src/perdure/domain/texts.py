@@ -29,3 +29,11 @@ def without_middle(text: str, limit: int, mark: Callable[[int], str], head: floa
     first = int(limit * head)
     last = limit - first
     return text[:first] + mark(len(text) - limit) + text[len(text) - last :]
+
+
+def size_text(size: int) -> str:
+    """Format a limit of bytes for people, rounded down: `100 MB`, `64 KB`, `999 bytes`."""
+    for name, unit in (("MB", 1_000_000), ("MB", 1 << 20), ("KB", 1_000), ("KB", 1 << 10)):
+        if (size >= unit and size % unit == 0) or (unit == 1 << 20 and size >= 10 * unit):
+            return f"{size // unit:,} {name}"
+    return f"{size:,} bytes"

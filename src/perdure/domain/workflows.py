@@ -44,7 +44,7 @@ def parse_workflow_id(text: str) -> tuple[SessionId, TurnId | None]:
             None if turn_id == _NEXT else check_id(turn_id, "turn", "workflow_id"),
         )
     except InvalidId:
-        raise NotFound("workflow") from None
+        raise NotFound("turn", code="workflow_not_found") from None
 
 
 class TurnRef(Struct, frozen=True, omit_defaults=True):
@@ -73,8 +73,9 @@ class Workflow(Struct, frozen=True, omit_defaults=True):
         WorkflowStatus,
         Meta(
             description=(
-                "`running`: a process works on it, or will; `parked`: it waits for what `parked_on` says; "
-                "`pending`: its message waits for the turns before; `failed`: it failed or was sealed."
+                "`running`: a process has taken it; `parked`: it waits for what `parked_on` says; "
+                "`pending`: it waits for a process, or for the turns before; `failed`: it failed or was"
+                " sealed."
             ),
             examples=["running"],
         ),

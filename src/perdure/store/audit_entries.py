@@ -20,10 +20,11 @@ from perdure.domain.audits import (
 )
 from perdure.domain.errors import Unreadable
 from perdure.domain.ids import AuditEntryId, OrgId, SessionId, TokenId, new_id
+from perdure.domain.inbox import session_of_item
 from perdure.domain.messages import JsonObject
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.workspaces import session_of
-from perdure.store.audit_changes import Change, Names, Stored, fields_of, names_of
+from perdure.store.audit_changes import Change, Names, Stored, fields_of
 from perdure.store.audit_tables import Audited, Watched
 from perdure.store.confidential import reader_of
 from perdure.store.crypto import Vault
@@ -151,7 +152,12 @@ async def add_entries(
     elif found and more:
         found[-1] = msgspec.structs.replace(found[-1], rows_changed=1 + more)
     if found:
-        await tx.run_many(_INSERT, [values(each) for each in found])
+        await add_rows(tx, found)
+
+
+async def add_rows(tx: Tx, rows: Sequence[AuditRow]) -> None:
+    """Add entries."""
+    await tx.run_many(_INSERT, [values(each) for each in rows])
 
 
 async def _entry(tx: Tx, vault: Vault, maker: Maker, audited: Audited, change: Change) -> AuditRow | None:
@@ -166,10 +172,10 @@ async def _entry(tx: Tx, vault: Vault, maker: Maker, audited: Audited, change: C
     old, new = changed_fields(before, after)
     if not old and change.verb == "updated":
         return None
-    session = await _session_of(tx, watched, row, org_id)
+    session = await session_of_row(tx, watched, row, org_id)
     entity_id, name = watched.id.format(**row), row[watched.name] if watched.name else None
     show: Callable[[JsonObject, Digest], JsonObject] = shown_fields
-    if await _is_private(tx, watched, row):
+    if await is_private(tx, watched, row):
         show, name = hidden_fields, None
         own, slash, rest = entity_id.partition("/")
         entity_id = f"{own}{slash}{digest(rest.encode()) if rest else ''}"
@@ -188,12 +194,14 @@ async def _entry(tx: Tx, vault: Vault, maker: Maker, audited: Audited, change: C
     )
 
 
-async def _session_of(tx: Tx, watched: Watched, row: Stored, org_id: OrgId) -> SessionId | None:
+async def session_of_row(tx: Tx, watched: Watched, row: Stored, org_id: OrgId) -> SessionId | None:
     """Return the session that something is in, with which its entries are erased."""
     if watched.session:
         return SessionId(str(row[watched.session])) if row[watched.session] else None
     if row.get("subject_type") == "session":
         return SessionId(str(row["subject_id"]))
+    if watched.type == "inbox_link":
+        return session_of_item(str(row["item_id"]))
     if not row.get("workspace_id"):
         return None
     session_id = session_of(str(row["workspace_id"]))  # shared workspaces are no session's own
@@ -201,7 +209,7 @@ async def _session_of(tx: Tx, watched: Watched, row: Stored, org_id: OrgId) -> S
     return None if found is None else session_id
 
 
-async def _is_private(tx: Tx, watched: Watched, row: Stored) -> bool:
+async def is_private(tx: Tx, watched: Watched, row: Stored) -> bool:
     """Whether something is a single user's, so that administrators do not read it either.
 
     That is a user's memory, and a session that knows one.
@@ -239,15 +247,6 @@ async def _fields(
 
 def _bytes(value: Value) -> bytes:
     return bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
-
-
-async def add_denied(
-    tx: Tx, origin: Origin, action: str, entity_type: str, entity_id: str, now: Micros
-) -> None:
-    """Add the entry of a change that the caller's role did not allow."""
-    row = Maker(origin, await names_of(tx, origin), now).row(origin.org_id, entity_type, entity_id)
-    denied = msgspec.structs.replace(row, action=action, outcome="denied", rows_changed=0)
-    await tx.run(_INSERT, *values(denied))
 
 
 def to_entry(row: AuditRow) -> AuditEntry:

@@ -13,6 +13,7 @@ class Watched(Struct, frozen=True, kw_only=True):
     Attributes:
         table: the table.
         type: the kind's name, with which its actions begin.
+        prefix: what the ids of the kind begin with, if that is not its name.
         key: the columns of the table's primary key.
         shown: columns that are shown as they are.
         json: columns with JSON. The members of an object are shown as fields of the entity.
@@ -31,6 +32,7 @@ class Watched(Struct, frozen=True, kw_only=True):
 
     table: str
     type: str
+    prefix: str = ""
     key: tuple[str, ...] = ("id",)
     shown: tuple[str, ...] = ()
     json: tuple[str, ...] = ()
@@ -130,6 +132,7 @@ AGENT = Watched(
 AGENT_VERSION = Watched(
     table="agent_versions",
     type="agent_version",
+    prefix="agentver",
     shown=("agent_id", "version_number", "change_kind", "summary", "config_hash"),
     name="version_number",
 )
@@ -144,6 +147,7 @@ HARNESS = Watched(
 ORGANIZATION = Watched(
     table="organizations",
     type="organization",
+    prefix="org",
     shown=("name", "default_model_id", "default_harness_id", "onboarding_completed_at"),
     json=("fallback_models",),
     name="name",
@@ -152,6 +156,7 @@ ORGANIZATION = Watched(
 LIMITS = Watched(
     table="limits",
     type="limits",
+    prefix="org",
     key=("org_id", "subject"),
     shown=("active_turns", "open_sessions", "requests_per_minute", "tokens_per_minute"),
     id="{subject}",
@@ -160,6 +165,7 @@ LIMITS = Watched(
 RETENTION = Watched(
     table="retention",
     type="retention",
+    prefix="org",
     key=("org_id", "kind"),
     shown=("days",),
     id="{kind}",
@@ -170,6 +176,7 @@ USER = Watched(table="users", type="user", shown=("name", "email"), name="email"
 MEMBER = Watched(
     table="memberships",
     type="member",
+    prefix="user",
     key=("org_id", "user_id"),
     shown=("user_id", "role"),
     id="{user_id}",
@@ -204,6 +211,7 @@ MODEL = Watched(
 MCP_SERVER = Watched(
     table="mcp_servers",
     type="mcp_server",
+    prefix="mcp",
     shown=("name", "url", "description", "auth_mode", "protocol_mode", "status", "api_key_set"),
     json=("rules", "headers", "labels", "oauth"),
     sealed=("secrets", "mcp/{id}"),
@@ -212,6 +220,7 @@ MCP_SERVER = Watched(
 MCP_TOOL = Watched(
     table="mcp_pins",
     type="mcp_tool",
+    prefix="mcp",
     key=("org_id", "server", "tool"),
     shown=("digest",),
     id="{server}/{tool}",
@@ -244,6 +253,7 @@ MEMORY = Watched(
 MEMORY_VERSION = Watched(
     table="memory_versions",
     type="memory_version",
+    prefix="memver",
     shown=("memory_id", "path", "version", "operation", "redacted_at", "redacted_by"),
     name="path",
     single=True,
@@ -277,6 +287,7 @@ DATABASE = Watched(
 SCHEDULE = Watched(
     table="schedules",
     type="schedule",
+    prefix="sched",
     shown=("name", "message", "kind", "cron", "at", "timezone", "enabled"),
     name="name",
     session="session_id",

@@ -123,6 +123,23 @@ async def get_revision(tx: Tx, org_id: OrgId, entity_id: str, revision: int) -> 
     return RevisionRow(*found)
 
 
+_TABLES: dict[RevisionKind, str] = {"agent": "agents", "harness": "harnesses"}
+
+
+async def archived_with_name(
+    tx: Tx, org_id: OrgId, kind: RevisionKind, name: str, limit: int = 5
+) -> list[str]:
+    """Return the ids of archived agents or harnesses that had a name, the last changed first."""
+    rows = await tx.all(
+        f"SELECT id FROM {_TABLES[kind]} WHERE org_id = ? AND name = ? AND status = 'archived'"
+        " ORDER BY updated_at DESC, id LIMIT ?",
+        org_id,
+        name,
+        limit,
+    )
+    return [str(each[0]) for each in rows]
+
+
 async def list_revisions(tx: Tx, org_id: OrgId, filters: RevisionFilter, limit: int) -> list[RevisionRow]:
     """Return the newest revisions that match, without their content."""
     where, args = ["org_id = ?"], list[Value]([org_id])

@@ -14,12 +14,12 @@ async def is_held(tx: Tx, session_id: SessionId) -> bool:
     return found is not None
 
 
-async def count_held(tx: Tx, org_id: OrgId, owner_id: UserId) -> int:
-    """Return how many of a user's sessions are under legal hold."""
-    found = await tx.one(
-        "SELECT COUNT(*) FROM sessions WHERE org_id = ? AND owner_id = ? AND held_at IS NOT NULL"
-        " AND deleted_at IS NULL",
+async def held_sessions(tx: Tx, org_id: OrgId, owner_id: UserId) -> list[SessionId]:
+    """Return those of a user's sessions that are under legal hold, oldest first."""
+    rows = await tx.all(
+        "SELECT id FROM sessions WHERE org_id = ? AND owner_id = ? AND held_at IS NOT NULL"
+        " AND deleted_at IS NULL ORDER BY id",
         org_id,
         owner_id,
     )
-    return 0 if found is None else int(found[0])
+    return [SessionId(str(each[0])) for each in rows]

@@ -27,7 +27,7 @@ _SEALED = "finished_at IS NOT NULL AND deleted_at IS NULL AND status = 'idle'"
 
 
 class BusySession(Struct, frozen=True):
-    """A session with a turn."""
+    """A session with a turn. `begun`: whether a process has taken the turn."""
 
     id: SessionId
     agent_id: AgentId | None
@@ -38,6 +38,7 @@ class BusySession(Struct, frozen=True):
     turn_slot: int
     parked: str | None
     queued: str | None
+    begun: int
 
     def parked_calls(self) -> tuple[ParkedCall, ...]:
         return _read(_PARKED, self.parked) or ()
@@ -58,11 +59,16 @@ def _read(decoder: msgspec.json.Decoder[T], text: str | None) -> T | None:
         return None  # operators have to see such a session, too
 
 
-_BUSY_COLUMNS = ", ".join(BusySession.__struct_fields__)
+_BEGUN = (
+    "(recoveries > 0 OR EXISTS (SELECT 1 FROM events e WHERE e.session_id = sessions.id"
+    " AND e.sequence > sessions.turn_after"
+    " AND e.type = 'turn.started' AND e.turn_id = sessions.turn_id))"
+)
+_BUSY_COLUMNS = ", ".join(BusySession.__struct_fields__[:-1])
 _NARROWED = {
     "running": "status = 'active' AND resting = 0",
     "parked": f"{BUSY} AND parked IS NOT NULL",
-    "pending": f"{BUSY} AND queued IS NOT NULL",
+    "pending": f"{BUSY} AND (queued IS NOT NULL OR NOT {_BEGUN})",
     "any": BUSY,
 }
 
@@ -77,11 +83,18 @@ async def busy_sessions(
     """
     stuck = f" AND recoveries >= {least}" if least else ""
     rows = await tx.all(
-        f"SELECT {_BUSY_COLUMNS} FROM sessions WHERE org_id = ? AND {_NARROWED[which]} AND deleted_at IS NULL"
+        f"SELECT {_BUSY_COLUMNS}, {_BEGUN} FROM sessions"
+        f" WHERE org_id = ? AND {_NARROWED[which]} AND deleted_at IS NULL"
         f"{stuck} ORDER BY created_at, id LIMIT {MOST}",
         org_id,
     )
     return [BusySession(*row) for row in rows]
+
+
+async def has_begun(tx: Tx, session_id: SessionId) -> bool:
+    """Return whether a process has taken the session's turn."""
+    found = await tx.one(f"SELECT 1 FROM sessions WHERE id = ? AND {_BEGUN}", session_id)
+    return found is not None
 
 
 class SealedSession(Struct, frozen=True):

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from perdure.api.kernel.asgi import Headers
 from perdure.api.kernel.call import Call
+from perdure.api.kernel.route import Route
 from perdure.app.audits import audited_app, note_denied
 from perdure.app.context import App
-from perdure.domain.audits import MAX_AGENT, MAX_REASON, REASON_HEADER, Origin
+from perdure.domain.audits import MAX_AGENT, MAX_REASON, REASON_HEADER, Origin, Verb
 from perdure.domain.errors import InvalidInput
+from perdure.domain.ids import OrgId, SessionId, is_id
+from perdure.domain.inbox import session_of_item
 from perdure.domain.visible import visible_line
+from perdure.domain.workspaces import session_of
 from perdure.store import audit_tables as of
+from perdure.store.audit_denied import Denied
 from perdure.store.audit_tables import Audited
 
 _LOG = "the session's own log says who did this and when"
@@ -219,13 +224,50 @@ def _reason(headers: Headers) -> str | None:
     return visible_line(value) or None
 
 
-async def deny(app: App, origin: Origin, what: Audited, values: tuple[str, ...]) -> None:
+async def deny(app: App, origin: Origin, route: Route, values: tuple[str, ...], body: object) -> None:
     """Add an entry about a request that the caller's role did not allow.
 
     Args:
         values: the variables of the path.
+        body: the decoded body; None without one.
     """
-    if origin.org_id:
-        own = (each for each in values if each.startswith(f"{what.watched.type}_"))
-        entity = next(own, values[0] if values else origin.org_id)
-        await note_denied(app, origin, what.action(what.watched, "updated"), what.watched.type, entity)
+    what = audited(route.operation_id)
+    if what is not None and origin.org_id:
+        await note_denied(app, origin, _denied(what, route, values, body, origin.org_id))
+
+
+_SUBJECTS = ("session_id", "user_id", "subject_id")
+"""Fields of bodies that name what the request is about, if the path names nothing."""
+_NAMES = ("name", "display_name", "email", "url")
+"""Fields of bodies that name what is to be created."""
+
+
+def _denied(what: Audited, route: Route, values: tuple[str, ...], body: object, org_id: OrgId) -> Denied:
+    kinds = {each.type: each for each in what.kinds}
+    own = next((value for value in values if value.partition("_")[0] in kinds), "")
+    watched = kinds.get(own.partition("_")[0]) or kinds.get(_text(body, "kind") or "") or what.watched
+    subject = None if values else next((text for name in _SUBJECTS if (text := _text(body, name))), None)
+    told = values or (() if subject is None else (subject,))
+    session = next((each for each in map(_session_in, told) if each is not None), None)
+    if watched.session == "id" and session is not None:
+        entity: str = session
+    else:
+        prefix = f"{watched.prefix or watched.type}_"
+        entity = next((value for value in told if value.startswith(prefix)), told[0] if told else org_id)
+    deletes = route.method == "DELETE" or route.operation_id.startswith("destroy_")
+    done: Verb = "deleted" if deletes else "created" if route.status == 201 else "updated"
+    name = next((text for each in _NAMES if (text := _text(body, each))), None) if done == "created" else None
+    return Denied(watched, what.action(watched, done), entity, visible_line(name or "") or None, session)
+
+
+def _text(body: object, name: str) -> str | None:
+    found = getattr(body, name, None)
+    return found if isinstance(found, str) else None
+
+
+def _session_in(value: str) -> SessionId | None:
+    """Return the session that a variable of a path names: its own id, its workspace's, or that of a part."""
+    if value.startswith("inbox_"):
+        return session_of_item(value)
+    head = value.partition(".")[0]  # the id of a turn has it before a dot
+    return session_of(head) if is_id(head, "session") or is_id(head, "workspace") else None

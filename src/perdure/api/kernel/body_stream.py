@@ -9,6 +9,7 @@ from perdure.api.kernel.asgi import Headers, Receive
 from perdure.api.kernel.decoding import BODY_TIMEOUT, MAX_BODY, ClientLeft, declared_size
 from perdure.api.kernel.intake import Arrival
 from perdure.domain.errors import InvalidInput, TooLarge
+from perdure.domain.texts import size_text
 
 HELD = 4 * 1024 * 1024
 """Bytes of memory that a body counts as, while it arrives: what its reader holds."""
@@ -80,7 +81,7 @@ class BodyStream:
             chunk, more = message.get("body", b""), bool(message.get("more_body"))
             got += len(chunk)
             if got > self._limit:
-                raise TooLarge(f"the body may have at most {self._limit} bytes")
+                raise TooLarge(f"the body may have at most {size_text(self._limit)}")
             if chunk:
                 at = loop.time()
                 yield chunk

@@ -19,6 +19,7 @@ from perdure.api.kernel.choices import choices_at, example_at
 from perdure.api.kernel.intake import Arrival
 from perdure.api.kernel.json_bounds import check_bounds
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
+from perdure.domain.texts import size_text
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
@@ -81,7 +82,7 @@ def declared_size(headers: Headers, limit: int) -> int:
         raise UnsupportedMedia(f"bodies with Content-Encoding {name!r} are not read: send it uncompressed")
     # More than 18 digits are over any limit: do not parse them.
     if len(declared) > 18 or int(declared) > limit:
-        raise TooLarge(f"the body may have at most {limit} bytes")
+        raise TooLarge(f"the body may have at most {size_text(limit)}")
     return int(declared)
 
 
@@ -98,7 +99,7 @@ async def _read_parts(receive: Receive, arrival: Arrival, limit: int) -> bytes:
                 part = message.get("body", b"")
                 size += len(part)
                 if size > limit:
-                    raise TooLarge(f"the body may have at most {limit} bytes")
+                    raise TooLarge(f"the body may have at most {size_text(limit)}")
                 parts.append(part)
                 if not message.get("more_body"):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -165,7 +166,7 @@ async def read_text(headers: Headers, receive: Receive, arrival: Arrival | None,
 def check_size(body: bytes, limit: int) -> None:
     """Check that a body has at most `limit` bytes. Raises TooLarge."""
     if len(body) > limit:
-        raise TooLarge(f"the body may have at most {limit} bytes")
+        raise TooLarge(f"the body may have at most {size_text(limit)}")
 
 
 def check_text(text: str) -> str:

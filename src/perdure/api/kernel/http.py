@@ -283,7 +283,8 @@ async def _handled(ready: Ready, call: Call, arguments: list[object], asked: Ask
     try:
         return await ready.handler(call, *arguments)
     except Forbidden:
-        await deny(plain, origin, ready.audited, asked.values)
+        body = None if ready.decoder is None else arguments[-1]
+        await deny(plain, origin, ready.route, asked.values, body)
         raise
 
 

@@ -42,7 +42,13 @@ class Variable(Struct, frozen=True):
             raise InvalidInput(f"`{self.name}` must not contain NUL characters", field=self.name)
         # Names have only lower-case letters, digits and hyphens. Other text is taken for a malformed id.
         if self.named and not _REFERENCE.fullmatch(text):
-            raise InvalidId(self.prefixes[0], self.name)
+            ids = " or ".join(f"{each}_<32 lower-case hex digits>" for each in self.prefixes)
+            raise InvalidInput(
+                f"`{self.name}` must be a name of lower-case letters, digits and hyphens, or an id of the"
+                f" form {ids}",
+                code="invalid_id",
+                field=self.name,
+            )
         return text
 
 

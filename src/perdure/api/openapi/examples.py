@@ -36,7 +36,7 @@ _ERRORS: dict[int, tuple[str, str, JsonObject]] = {
     409: ("idempotency_key_reused", "this Idempotency-Key was used for another request: use a new key", {}),
     410: ("gone", "this callback is not open: it was answered, cancelled or too late, or never existed", {}),
     412: ("precondition_failed", "the resource has changed since it was read: read it again", {}),
-    413: ("too_large", "the body may have at most 10000000 bytes", {}),
+    413: ("too_large", "the body may have at most 10 MB", {}),
     415: ("unsupported_media_type", "send JSON with the header Content-Type: application/json", {}),
     416: ("unsatisfiable_range", "no byte is in the range: there are 1024", {}),
     422: ("invalid_skill", "SKILL.md: line 3: `description` is missing", {"field": "skill_md"}),
