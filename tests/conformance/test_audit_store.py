@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,21 +13,23 @@ from msgspec.structs import replace
 from perdure.app.accounts import add_member, bootstrap
 from perdure.app.agents import change_agent, create_agent
 from perdure.app.audits import audited_app, page_of_audit_log
+from perdure.app.confidential import close_to_others
 from perdure.app.context import App
 from perdure.app.file_access import OfSession
 from perdure.app.files import copy_path, create_path, delete_path, move_path
-from perdure.app.sessions import create_session
+from perdure.app.sessions import change_session, create_session, read_session
 from perdure.domain.accounts import AddUser, Caller
 from perdure.domain.agents import CreateAgent, UpdateAgent
 from perdure.domain.audits import MAX_ROWS, AuditEntry, AuditFilter, Origin
 from perdure.domain.files import CreateFile
 from perdure.domain.ids import OrgId
-from perdure.domain.sessions import CreateSession
+from perdure.domain.sessions import CreateSession, UpdateSession
 from perdure.settings import Settings
 from perdure.store.audit_erasure import delete_audit_entries_before
 from perdure.store.audit_tables import AGENT, FILE, MEMBER, SESSION, Audited
 from perdure.store.audited import AuditedDatabase
 from perdure.store.database import Body, T, Tx
+from perdure.store.sessions import look_session
 from perdure.wiring import open_parts
 from tests.conformance.places import Place
 
@@ -172,3 +175,49 @@ async def test_an_entry_counts_all_that_a_request_has_changed(audit_desk: Desk, 
     await delete_path(app, owner, at, "/to", recursive=True, if_match=None)
     found = [each.rows_changed for each in reversed(await audit_desk.entries())]
     assert found == [files + 1, 2 * (files + 1), files + 1]  # what is moved goes, and comes
+
+
+async def test_changes_of_a_session_at_once_are_all_made_each_with_its_entry(audit_desk: Desk) -> None:
+    app = audited_app(audit_desk.plain, audit_desk.origin, Audited(SESSION))
+    session = await create_session(audit_desk.plain, audit_desk.owner, CreateSession(title="0"))
+    titles = [str(number) for number in range(1, 9)]
+    changed = await asyncio.gather(
+        *(change_session(app, audit_desk.owner, session.id, UpdateSession(title=each)) for each in titles)
+    )
+    assert [each.title for each in changed] == titles
+    entries = await audit_desk.entries()
+    moves = {each.before["title"]: each.after["title"] for each in entries if each.before and each.after}
+    title, seen = "0", list[object]()
+    while title in moves:
+        title = str(moves[title])
+        seen.append(title)
+    assert sorted(map(str, seen)) == titles
+    assert title == (await read_session(audit_desk.plain, audit_desk.owner, session.id)).title
+    (maker,) = {each.actor for each in entries}
+    assert (maker.id, maker.name is not None) == (audit_desk.owner.user_id, True)
+    await change_session(app, audit_desk.owner, session.id, UpdateSession(title=title))
+    assert len(await audit_desk.entries()) == len(titles)  # it changed nothing
+
+
+async def test_the_entry_of_a_session_that_only_its_owner_reads_shows_no_values(audit_desk: Desk) -> None:
+    app = audited_app(audit_desk.plain, audit_desk.origin, Audited(SESSION))
+    session = await create_session(audit_desk.plain, audit_desk.owner, CreateSession(title="open"))
+    row = await audit_desk.plain.database.read(lambda tx: look_session(tx, session.id))
+    assert row is not None
+    await audit_desk.plain.database.write(lambda tx: close_to_others(tx, row, 1))
+    await change_session(app, audit_desk.owner, session.id, UpdateSession(title="closed", tags=("red",)))
+    (entry,) = await audit_desk.entries()
+    assert entry.entity.name is None
+    assert "closed" not in str(entry)
+    assert set(entry.after or ()) == {"title", "tags"}
+
+
+async def test_a_change_of_a_sub_agents_session_leaves_no_entry(audit_desk: Desk) -> None:
+    app = audited_app(audit_desk.plain, audit_desk.origin, Audited(SESSION))
+    session = await create_session(audit_desk.plain, audit_desk.owner, CreateSession(title="0"))
+    await audit_desk.plain.database.write(
+        lambda tx: tx.run("UPDATE sessions SET root_session_id = 'session_x' WHERE id = ?", session.id)
+    )
+    changed = await change_session(app, audit_desk.owner, session.id, UpdateSession(title="1"))
+    assert changed.title == "1"
+    assert await audit_desk.entries() == []

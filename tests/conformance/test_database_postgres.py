@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from perdure.domain.errors import Unavailable
+from perdure.domain.ids import OrgId
+from perdure.domain.working_for import work_for
 from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.postgres.database import open_postgres
@@ -228,3 +230,36 @@ async def test_connections_say_whose_they_are_and_leave_nothing_behind(postgres_
     connection = await database.connect(application_name="other")
     assert await connection.fetchval("SHOW application_name") == "other"
     await connection.close()
+
+
+async def test_work_under_way_gets_a_connection_before_requests_and_these_get_every_fourth(
+    postgres_place: Place,
+) -> None:
+    database = await open_postgres(postgres_place.url, min_size=1, max_size=1)
+    held, free, served = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def holding(tx: Tx) -> None:
+        held.set()
+        await free.wait()
+
+    async def reading(name: str, org_id: OrgId | None) -> None:
+        work_for(org_id)
+
+        async def body(tx: Tx) -> None:
+            served.append(name)
+
+        await database.read(body)
+
+    holder = asyncio.create_task(database.read(holding))
+    await soon(held.wait())
+    tasks = [asyncio.create_task(reading("request", OrgId("org_1"))) for _ in range(3)]
+    gone = asyncio.create_task(reading("gone", None))
+    tasks += [asyncio.create_task(reading("work", None)) for _ in range(7)]
+    await asyncio.sleep(0)  # all of them wait by now
+    gone.cancel()
+    free.set()
+    await soon(asyncio.gather(holder, *tasks))
+    assert served == [*["work"] * 3, "request", *["work"] * 3, "request", "work", "request"]
+    assert await soon(asyncio.wait([gone]))
+    await soon(asyncio.gather(*(database.read(lambda tx: tx.one("SELECT 1")) for _ in range(5))))
+    await database.close()

@@ -16,10 +16,11 @@ from perdure.store.database import Database, Tx
 from perdure.store.pins import set_pin
 from perdure.store.rows import insert, to_json, values
 from perdure.store.search import SEGMENT, add_segment, last_segment, read_unsorted, sort_terms, thin_segments
+from perdure.store.session_changes import update_session
 from perdure.store.session_counts import count_sessions
 from perdure.store.session_deletion import mark_deleted, purge_deleted
 from perdure.store.session_lists import COUNTED, EXACT, FAR, SessionFilter, list_sessions
-from perdure.store.sessions import SessionRow, get_session, update_session
+from perdure.store.sessions import SessionRow, get_session
 from perdure.worker.sorter import Sorter, sort_sessions
 from tests.conformance.places import PATIENCE, eventually, soon
 

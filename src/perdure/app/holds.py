@@ -9,8 +9,9 @@ from perdure.domain.errors import Conflict
 from perdure.domain.ids import SessionId
 from perdure.domain.sessions import Session
 from perdure.store.database import Tx
+from perdure.store.session_changes import update_session
 from perdure.store.session_holds import is_held
-from perdure.store.sessions import SessionRow, get_session, update_session
+from perdure.store.sessions import SessionRow, get_session
 
 
 async def hold_session(app: App, caller: Caller, session_id: SessionId, *, held: bool) -> Session:

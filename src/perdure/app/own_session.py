@@ -11,7 +11,8 @@ from perdure.domain.session_metadata import MAX_VALUE, clean_metadata, read_meta
 from perdure.domain.sessions import MAX_TITLE, clean_tags, clean_title
 from perdure.store.database import Changes, Tx
 from perdure.store.rows import to_json
-from perdure.store.sessions import SessionRow, get_session, update_session
+from perdure.store.session_changes import update_session
+from perdure.store.sessions import SessionRow, get_session
 
 
 async def check_session(tx: Tx, scope: Scope, session_id: SessionId) -> None:

@@ -20,7 +20,8 @@ from perdure.store.agents import AgentRow
 from perdure.store.database import Tx
 from perdure.store.mcp_servers import McpServerRow, some_mcp_servers
 from perdure.store.rows import to_json
-from perdure.store.sessions import SessionRow, get_session, update_session
+from perdure.store.session_changes import update_session
+from perdure.store.sessions import SessionRow, get_session
 
 Level = Literal["harness", "agent", "session"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -25,7 +26,7 @@ from perdure.capabilities.features import Features, SessionFeatures
 from perdure.capabilities.layers import agent_layer, harness_layer, session_layer
 from perdure.capabilities.resolve import features_of, mounts_of, resolve
 from perdure.domain.accounts import Caller, PrincipalSummary
-from perdure.domain.errors import Damaged, InvalidInput, NotFound
+from perdure.domain.errors import Damaged, InvalidInput, NotFound, StaleHead
 from perdure.domain.events import (
     EventContext,
     NewEvent,
@@ -61,11 +62,11 @@ from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow, agent_by_name, get_agent
 from perdure.store.database import Body, Changes, Tx
 from perdure.store.harnesses import HarnessRow, get_harness, harness_by_name, harness_chain
-from perdure.store.pins import pinned_among
 from perdure.store.providers import get_model
 from perdure.store.rows import to_json
-from perdure.store.schedules import active_counts
-from perdure.store.sessions import SessionRow, begin_session, get_session, update_session
+from perdure.store.session_changes import update_as_read
+from perdure.store.session_details import SessionDetails, get_session_details
+from perdure.store.sessions import SessionRow, begin_session
 from perdure.store.workspaces import hold_for_writing
 
 
@@ -145,11 +146,19 @@ def _principal(user_id: UserId) -> PrincipalSummary:
 
 async def read_details(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
     """Return the resource that the caller sees."""
-    pinned = await pinned_among(tx, caller.user_id, (row.id,))
-    schedules = await active_counts(tx, (row.id,))
+    details = await get_session_details(tx, row.org_id, row.id, caller.user_id)
+    return _shown(details, await _features(app, tx, details), row)
+
+
+async def _features(app: App, tx: Tx, details: SessionDetails) -> SessionFeatures:
     features = SessionFeatures(app.registry, app.features)
-    await features.read(tx, (row,))
-    return described(row, features, pinned=row.id in pinned, schedules=schedules.get(row.id, 0))
+    await features.read(tx, (details.row,), details)
+    return features
+
+
+def _shown(details: SessionDetails, features: SessionFeatures, row: SessionRow) -> Session:
+    """Return the resource of a session whose row may be newer than its details."""
+    return described(row, features, pinned=details.pinned, schedules=details.schedules)
 
 
 def described(
@@ -385,7 +394,8 @@ async def read_session(app: App, caller: Caller, session_id: SessionId) -> Sessi
     """Read a session. Raises NotFound."""
 
     async def work(tx: Tx) -> Session:
-        return await read_details(app, tx, caller, await get_session(tx, caller.organization_id, session_id))
+        details = await get_session_details(tx, caller.organization_id, session_id, caller.user_id)
+        return _shown(details, await _features(app, tx, details), details.row)
 
     return await app.database.read(work)
 
@@ -410,10 +420,13 @@ async def change_session(
     merged = bool(body.metadata) or body.variables is not UNSET
     if body.metadata is None:
         changes["metadata"] = "{}"
+    writes = bool(changes) or merged
     now = app.now()
 
     async def work(tx: Tx) -> Session:
-        row = await get_session(tx, caller.organization_id, session_id, lock=if_match is not None or merged)
+        lock = writes and not tx.single
+        details = await get_session_details(tx, caller.organization_id, session_id, caller.user_id, lock=lock)
+        row, features = details.row, await _features(app, tx, details)
         if if_match is not None:
             fields = (row.title, row.tag_list(), row.locale, row.model_id, read_metadata(row.metadata))
             check_match(if_match, editable_fields(*fields, row.config_struct().variables))
@@ -421,10 +434,12 @@ async def change_session(
             changes["metadata"] = to_json(clean_metadata(body.metadata, read_metadata(row.metadata)))
         if body.variables is not UNSET:
             changes["config"] = await config_with_values(tx, row, body.variables or {})
-        if not changes:
-            return await read_details(app, tx, caller, row)
         if isinstance(body.model_id, str):
             await check_model(tx, caller.organization_id, body.model_id)
-        return await read_details(app, tx, caller, await update_session(tx, row, changes, now))
+        return _shown(details, features, await update_as_read(tx, details, changes, now) if changes else row)
 
-    return await (app.database.write(work) if changes or merged else app.database.read(work))
+    if not writes:
+        return await app.database.read(work)
+    with contextlib.suppress(StaleHead):  # it was changed just now: lock it
+        return await app.database.write(work, single=True)
+    return await app.database.write(work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from perdure.capabilities.layers import Layer, LayerRow, rows_below, session_layer
+from perdure.capabilities.layers import KnownLayers, Layer, LayerRow, rows_below, session_layer
 from perdure.capabilities.registry import Registry
 from perdure.capabilities.resolve import features_of
 from perdure.domain.errors import Damaged, NotFound
@@ -60,14 +60,18 @@ class SessionFeatures:
         self._cache = cache
         self._shared: dict[tuple[str | None, ...], tuple[list[LayerRow], tuple[str, ...]]] = {}
 
-    async def read(self, tx: Tx, rows: Iterable[SessionRow]) -> None:
-        """Read the layers below these sessions' own, before `of` is asked about them."""
+    async def read(self, tx: Tx, rows: Iterable[SessionRow], known: KnownLayers | None = None) -> None:
+        """Read the layers below these sessions' own, before `of` is asked about them.
+
+        Args:
+            known: what was read already, of a single session.
+        """
         for row in rows:
             key = layers_of(row)
             if key in self._shared:
                 continue
             try:
-                below = await rows_below(tx, row)
+                below = await rows_below(tx, row, known)
                 self._shared[key] = (below, self._cache.of_rows(self._registry, below))
             except (NotFound, Damaged):
                 self._shared[key] = ([], ())  # a session stays readable after its harness or agent is deleted

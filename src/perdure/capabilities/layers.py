@@ -7,6 +7,7 @@ merges them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -268,7 +269,17 @@ class LayerRow(Struct, frozen=True):
         return policy_layer(self.row) if self.policy_only else harness_layer(self.row)
 
 
-async def rows_below(tx: Tx, session: SessionRow, known: CallReads | None = None) -> list[LayerRow]:
+class KnownLayers(Protocol):
+    """A session's harness and agent, as they were read already. What is None is read again."""
+
+    @property
+    def harness(self) -> HarnessRow | None: ...
+
+    @property
+    def agent(self) -> AgentRow | None: ...
+
+
+async def rows_below(tx: Tx, session: SessionRow, known: KnownLayers | None = None) -> list[LayerRow]:
     """Read the harnesses and the agent below the session's own layer, lowest first. Raises NotFound.
 
     Args:

@@ -14,7 +14,7 @@ from perdure.domain.audits import MAX_ROWS, Origin, Verb
 from perdure.domain.messages import JsonObject, JsonValue
 from perdure.domain.times import to_rfc3339
 from perdure.store.audit_tables import Watched
-from perdure.store.database import LOCK_ROW, Further, Param, Row, Rows, Tx, Value
+from perdure.store.database import LOCK_ROW, Further, NotSingle, Param, Row, Rows, Tx, Value
 
 Stored = dict[str, Value]
 """A row's columns, by name."""
@@ -63,6 +63,17 @@ async def names_of(tx: Tx, origin: Origin) -> Names:
     return Names(None, None) if found is None else Names(*found)
 
 
+class Seen(Struct, frozen=True):
+    """A row that a single statement changes, as it is unless that statement finds it changed.
+
+    Attributes:
+        private: whether it is a single user's, so that administrators do not read it either.
+    """
+
+    row: Stored
+    private: bool
+
+
 class _Statement(Struct, frozen=True):
     """A statement that changes a table.
 
@@ -106,6 +117,17 @@ def _statement(sql: str, table: str) -> _Statement | None:
     return _Statement("delete", (), where, before.count("?"))
 
 
+@lru_cache(maxsize=256)
+def _assigned(sets: str) -> tuple[tuple[str, str, int], ...]:
+    """Read what an UPDATE sets: columns, their expressions, and how many arguments those have."""
+    rest, found = sets, list[tuple[str, str, int]]()
+    while rest:
+        assignment, rest = _cut_at_comma(rest)
+        name, _, expression = assignment.partition(" = ")
+        found.append((name, expression, expression.count("?")))
+    return tuple(found)
+
+
 def _insertion(rest: str, table: str) -> _Statement:
     """Read what follows the name of the table in an INSERT."""
     names, closed, values = rest.strip().removeprefix("(").partition(")")
@@ -141,6 +163,7 @@ class AuditedTx:
         watched: the kinds of entities, of different tables.
         origin: who makes the changes.
         record: adds what was changed to the audit log.
+        entry: the entry of a change, for the statement that makes it; None if it needs none.
     """
 
     def __init__(
@@ -149,11 +172,14 @@ class AuditedTx:
         watched: Sequence[Watched],
         origin: Origin,
         record: Callable[[AuditedTx], Awaitable[None]],
+        entry: Callable[[AuditedTx, Change, Seen], Awaitable[Further | None]],
     ) -> None:
         self.inner = inner
         self.dialect = inner.dialect
         self.traces = inner.traces
-        self.single = False
+        self.single = inner.single
+        self.seen: Seen | None = None
+        """The row that the only statement changes, for a transaction that is `single`."""
         self.more = 0
         """Rows that were changed beyond those that are noted."""
         self.note: str | None = None
@@ -163,6 +189,7 @@ class AuditedTx:
         self._watched = watched
         self._origin = origin
         self._record = record
+        self._entry = entry
         self._before: dict[tuple[Watched, tuple[Value, ...]], Stored | None] = {}
 
     async def all(self, sql: str, *args: Param) -> list[Row]:
@@ -190,6 +217,9 @@ class AuditedTx:
     async def append(
         self, update: str, args: Sequence[Value], *inserts: Rows, further: Further | None = None
     ) -> bool:
+        if self.single:
+            further = await self._further(update, args, inserts, further)
+            return await self.inner.append(update, args, *inserts, further=further)
         await self._note(update, args)
         for each in inserts:
             for row in each.rows:
@@ -207,8 +237,32 @@ class AuditedTx:
         for watched in self._watched:
             statement = _statement(sql, watched.table)
             if statement is not None:
+                if self.single:
+                    raise NotSingle
                 self.names = self.names or await names_of(self.inner, self._origin)
                 await self._note_rows(watched, statement, args)
+
+    async def _further(
+        self, update: str, args: Sequence[Param], inserts: Sequence[Rows], further: Further | None
+    ) -> Further | None:
+        """Return what a single statement does besides its update, with the entry of the change.
+
+        Raises:
+            NotSingle: more than the row that was noted as seen would have to be read.
+        """
+        for each in (each.insert for each in inserts):
+            if any(_statement(each, watched.table) for watched in self._watched):
+                raise NotSingle
+        for watched in self._watched:
+            statement = _statement(update, watched.table)
+            if statement is None:
+                continue
+            if statement.kind != "update" or self.seen is None or further is not None or watched.history:
+                raise NotSingle
+            before = {name: self.seen.row[name] for name in watched.columns}
+            change = Change(watched, before, _after(watched, before, statement, args))
+            further = await self._entry(self, change, self.seen)
+        return further
 
     async def _note_rows(self, watched: Watched, statement: _Statement, args: Sequence[Param]) -> None:
         match statement.kind:
@@ -288,17 +342,27 @@ def _moved_keys(
     watched: Watched, statement: _Statement, args: Sequence[Param]
 ) -> tuple[str, list[Param]] | None:
     """Return the query for the keys that rows get from an UPDATE, and its arguments; None if they stay."""
-    left, rest, chosen = iter(args), statement.sets, dict[str, tuple[str, list[Param]]]()
-    while rest:
-        assignment, rest = _cut_at_comma(rest)
-        name, _, expression = assignment.partition(" = ")
-        chosen[name] = expression, [next(left) for _ in range(expression.count("?"))]
+    left, chosen = iter(args), dict[str, tuple[str, list[Param]]]()
+    for name, expression, count in _assigned(statement.sets):
+        chosen[name] = expression, [next(left) for _ in range(count)]
     if not chosen.keys() & set(watched.key):
         return None
     parts = [chosen.get(name, (name, list[Param]())) for name in watched.key]
     used = [each for _, given in parts for each in given]
     listed = ", ".join(expression for expression, _ in parts)
     return f"SELECT {listed} FROM {watched.table} WHERE ({statement.where or '1 = 1'})", [*used, *left]
+
+
+def _after(watched: Watched, before: Stored, statement: _Statement, args: Sequence[Param]) -> Stored:
+    """Return a row after an UPDATE of it. Raises NotSingle: its columns do not just get arguments."""
+    left, after = iter(args), dict(before)
+    for name, expression, count in _assigned(statement.sets):
+        given = [next(left) for _ in range(count)]
+        if name in before:
+            if expression != "?":
+                raise NotSingle
+            after[name] = cast("Value", given[0])
+    return after
 
 
 def _cut_at_comma(text: str) -> tuple[str, str]:
@@ -323,6 +387,12 @@ def _present(watched: Watched, stored: Stored | None) -> Stored | None:
 def bare(tx: Tx) -> Tx:
     """Return the transaction itself, for code that is specific to one database."""
     return tx.inner if isinstance(tx, AuditedTx) else tx
+
+
+def note_seen(tx: Tx, row: Stored, *, private: bool) -> None:
+    """Say what a single statement finds in the row that it changes, if it succeeds, for the audit log."""
+    if isinstance(tx, AuditedTx):
+        tx.seen = Seen(row, private)
 
 
 def note_reason(tx: Tx, reason: str) -> None:

@@ -28,7 +28,7 @@ from perdure.store.audit_changes import Change, Names, Stored, fields_of
 from perdure.store.audit_tables import Audited, Watched
 from perdure.store.confidential import reader_of
 from perdure.store.crypto import Vault
-from perdure.store.database import Tx, Value
+from perdure.store.database import Part, Tx, Value
 from perdure.store.revisions import add_revision
 from perdure.store.rows import columns, from_json, insert, to_json, values
 
@@ -61,6 +61,16 @@ class AuditRow(Struct, frozen=True):
 
 _COLUMNS = columns(AuditRow)
 _INSERT = insert("audit_entries", AuditRow)
+_EXPRESSIONS = {
+    "actor_name": "(SELECT name FROM users WHERE id = ?)",
+    "token_name": "(SELECT name FROM tokens WHERE id = ?)",
+    "created_at": "CAST(? AS BIGINT)",
+    "rows_changed": "CAST(? AS BIGINT)",
+}
+_INSERT_NAMED = f"INSERT INTO audit_entries ({_COLUMNS}) SELECT " + ", ".join(
+    _EXPRESSIONS.get(name, "?") for name in AuditRow.__struct_fields__
+)
+"""As `_INSERT`, with the ids of a user and a token in place of their names."""
 _FIELDS = msgspec.json.Decoder(JsonObject)
 _FOLDER = '"is_directory":1'
 LONGEST_NAME, LONGEST_ID = 300, 1200
@@ -160,7 +170,46 @@ async def add_rows(tx: Tx, rows: Sequence[AuditRow]) -> None:
     await tx.run_many(_INSERT, [values(each) for each in rows])
 
 
-async def _entry(tx: Tx, vault: Vault, maker: Maker, audited: Audited, change: Change) -> AuditRow | None:
+class NamedEntry(Struct, frozen=True):
+    """An entry to add with the change itself. The names of who makes it are looked up by the same statement.
+
+    Attributes:
+        row: the entry, without these names.
+    """
+
+    row: AuditRow
+
+    def part(self) -> Part:
+        """Return the part of an append's statement that adds it."""
+        return Part(f"audited AS ({_INSERT_NAMED} FROM moved)", self._args())
+
+    async def run(self, tx: Tx) -> None:
+        """Add it in a statement of its own."""
+        await tx.run(_INSERT_NAMED, *self._args())
+
+    def _args(self) -> tuple[Value, ...]:
+        row = self.row
+        return values(msgspec.structs.replace(row, actor_name=row.actor_id, token_name=row.token_id))
+
+
+async def entry_of(
+    tx: Tx, vault: Vault, maker: Maker, audited: Audited, change: Change, *, private: bool
+) -> NamedEntry | None:
+    """Return the entry of a change, to add with it; None if it leaves none.
+
+    Args:
+        maker: who makes the change, without names.
+        private: whether what is changed is a single user's.
+    """
+    if audited.only and change.verb not in audited.only:
+        return None
+    row = await _entry(tx, vault, maker, audited, change, private=private)
+    return None if row is None else NamedEntry(row)
+
+
+async def _entry(
+    tx: Tx, vault: Vault, maker: Maker, audited: Audited, change: Change, *, private: bool | None = None
+) -> AuditRow | None:
     """Return the row of a change's entry; None if nothing that is shown has changed."""
     watched, row = change.watched, change.row
     org_id = OrgId(str(row[watched.org])) if watched.org and row[watched.org] else maker.origin.org_id
@@ -175,7 +224,7 @@ async def _entry(tx: Tx, vault: Vault, maker: Maker, audited: Audited, change: C
     session = await session_of_row(tx, watched, row, org_id)
     entity_id, name = watched.id.format(**row), row[watched.name] if watched.name else None
     show: Callable[[JsonObject, Digest], JsonObject] = shown_fields
-    if await is_private(tx, watched, row):
+    if await is_private(tx, watched, row) if private is None else private:
         show, name = hidden_fields, None
         own, slash, rest = entity_id.partition("/")
         entity_id = f"{own}{slash}{digest(rest.encode()) if rest else ''}"

@@ -6,17 +6,18 @@ rows of the watched table, these rows are read, and once more at the end.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from perdure.domain.audits import Origin
 from perdure.domain.times import Micros
-from perdure.store.audit_changes import AuditedTx, names_of
-from perdure.store.audit_entries import Maker, add_entries
+from perdure.store.audit_changes import AuditedTx, Change, Names, Seen, names_of
+from perdure.store.audit_entries import Maker, add_entries, entry_of
 from perdure.store.audit_tables import Audited
 from perdure.store.crypto import Vault
-from perdure.store.database import Body, Database, T, Tx
+from perdure.store.database import Body, Database, Further, NotSingle, T, Tx
 from perdure.store.wrapped import WrappedDatabase
 
 
@@ -33,22 +34,35 @@ class AuditedDatabase(WrappedDatabase):
         self._audited = audited
 
     async def write(self, body: Body[T], *, single: bool = False) -> T:
-        """Run the body in one transaction, and add its entries to the audit log."""
+        """Run the body in one transaction, and add its entries to the audit log.
+
+        A single statement adds its entry itself, if it can.
+        """
 
         async def watched(tx: Tx) -> T:
-            audited = AuditedTx(tx, self._audited.kinds, self._origin, self._record)
+            audited = AuditedTx(tx, self._audited.kinds, self._origin, self._record, self._entry)
             result = await body(audited)
-            await audited.record()
+            if not tx.single:
+                await audited.record()
             return result
 
+        if single:
+            with contextlib.suppress(NotSingle):
+                return await self._inner.write(watched, single=True)
         return await self._inner.write(watched)
 
+    def _origin_of(self, tx: AuditedTx) -> Origin:
+        if self._origin.reason is None and tx.note is not None:
+            return replace(self._origin, reason=tx.note)
+        return self._origin
+
     async def _record(self, tx: AuditedTx) -> None:
-        origin = self._origin
-        if origin.reason is None and tx.note is not None:
-            origin = replace(origin, reason=tx.note)
-        changes = await tx.changes()
+        origin, changes = self._origin_of(tx), await tx.changes()
         if changes:
             names = tx.names or await names_of(tx.inner, origin)
             maker = Maker(origin, names, self._now())
             await add_entries(tx.inner, self._vault, maker, self._audited, changes, tx.more)
+
+    async def _entry(self, tx: AuditedTx, change: Change, seen: Seen) -> Further | None:
+        maker = Maker(self._origin_of(tx), Names(None, None), self._now())
+        return await entry_of(tx.inner, self._vault, maker, self._audited, change, private=seen.private)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
+from perdure.store.session_changes import update_session
 from perdure.store.session_counts import count_sessions
-from perdure.store.sessions import SessionRow, update_session
+from perdure.store.sessions import SessionRow
 
 
 async def set_archived(tx: Tx, row: SessionRow, now: Micros, *, archived: bool) -> SessionRow:

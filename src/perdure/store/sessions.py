@@ -41,7 +41,7 @@ from perdure.domain.sessions import SessionConfig, Status
 from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
-from perdure.store.database import LOCK_ROW, Changes, Further, Rows, Tx, Value
+from perdure.store.database import LOCK_ROW, Further, Rows, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.model_calls import INSERT_CALLS, calls_in
 from perdure.store.plain_sessions import PLAIN
@@ -251,10 +251,10 @@ _EXTERNAL = msgspec.json.Decoder(tuple[External, ...])
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
 _QUEUED = msgspec.json.Decoder(Queue)
 _NO_CONFIG = SessionConfig()
-_COLUMNS = columns(SessionRow)
+COLUMNS = columns(SessionRow)
 _INSERT = insert("sessions", SessionRow)
-_GET = f"SELECT {_COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
-_LOOK = f"SELECT {_COLUMNS} FROM sessions WHERE id = ?"
+_GET = f"SELECT {COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
+_LOOK = f"SELECT {COLUMNS} FROM sessions WHERE id = ?"
 
 IN_TURN = ("active", "waiting_for_tool_results", "paused")
 """Statuses of a session whose turn runs, or waits for a client, a person or a budget."""
@@ -477,22 +477,3 @@ async def refusal(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
     if found is None or found[1] is not None or found[0] != row.epoch:
         return Fenced()
     return StaleHead()
-
-
-async def update_session(tx: Tx, row: SessionRow, changes: Changes, now: Micros) -> SessionRow:
-    """Update columns outside the projection, which disturbs no running turn. Raises NotFound."""
-    sets = ", ".join(f"{name} = ?" for name in changes)
-    if "title" in changes or "tags" in changes:
-        sets += ", search_slot = NULL"  # the search index still has the old title and tags
-    found = await tx.one(
-        f"UPDATE sessions SET {sets}, {LATER} WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
-        f" RETURNING {_COLUMNS}",
-        *changes.values(),
-        now,
-        now,
-        row.id,
-        row.org_id,
-    )
-    if found is None:
-        raise NotFound("session")
-    return SessionRow(*found)

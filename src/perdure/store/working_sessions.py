@@ -9,6 +9,7 @@ from msgspec import Struct
 from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
+from perdure.store.rows import among
 
 
 class ActiveSession(Struct, frozen=True):
@@ -48,17 +49,13 @@ async def epochs_of(tx: Tx, session_ids: Sequence[SessionId]) -> dict[SessionId,
     """
     if not session_ids:
         return {}
-    marks = ", ".join("?" * len(session_ids))
-    rows = await tx.all(
-        f"SELECT id, epoch FROM sessions WHERE deleted_at IS NULL AND id IN ({marks})", *session_ids
-    )
+    chosen, ids = among(tx.dialect, "id", "TEXT", session_ids)
+    rows = await tx.all(f"SELECT id, epoch FROM sessions WHERE deleted_at IS NULL AND {chosen}", ids)
     return {row[0]: row[1] for row in rows}
 
 
 async def heads_of(tx: Tx, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
     """Return the heads of these sessions' logs, without deleted ones."""
-    marks = ", ".join("?" * len(session_ids))
-    rows = await tx.all(
-        f"SELECT id, head FROM sessions WHERE deleted_at IS NULL AND id IN ({marks})", *session_ids
-    )
+    chosen, ids = among(tx.dialect, "id", "TEXT", session_ids)
+    rows = await tx.all(f"SELECT id, head FROM sessions WHERE deleted_at IS NULL AND {chosen}", ids)
     return {row[0]: row[1] for row in rows}

@@ -16,6 +16,7 @@ from perdure.domain.backoff import backoff
 from perdure.domain.errors import PerdureError
 from perdure.domain.ids import SessionId
 from perdure.domain.trace_context import tracing
+from perdure.domain.working_for import work_for
 from perdure.engine.advance import advance
 from perdure.engine.attempt import is_cancelled, is_retryable
 from perdure.engine.context import Engine
@@ -127,6 +128,7 @@ class Worker:
             self._idle.set()
 
     async def _advance(self, job: Job) -> None:
+        work_for(None)  # what enqueued the job may be a request; its turn is none
         session_id, again = job.session_id, job.again
         trouble: str | None = None
         for tries in range(1, TRIES + 1):

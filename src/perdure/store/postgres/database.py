@@ -28,6 +28,7 @@ from perdure.store.postgres.connections import (
     connection_options,
     open_pool,
 )
+from perdure.store.postgres.line import Line
 from perdure.store.postgres.lost import drop_silent, is_connection_error, is_lost, no_connection, sqlstate_of
 from perdure.store.postgres.statements import (
     INSERT,
@@ -203,6 +204,7 @@ class PostgresDatabase:
         self._writes: set[asyncio.Task[Any]] = set()
         self._searches = asyncio.Semaphore(SEARCHES)
         most = pool.get_max_size()
+        self._line = Line(most)
         self._turns = FairTurns(most, max(1, most - most // 4))
         """Of long reads: those of one organization leave a quarter of the connections to others."""
         self._closed = False
@@ -339,7 +341,12 @@ class PostgresDatabase:
     async def _acquire(self) -> Any:
         try:
             async with asyncio.timeout(ACQUIRE_SECONDS):
-                return await self._pool.acquire()
+                await self._line.enter()
+                try:
+                    return await self._pool.acquire()
+                except BaseException:
+                    self._line.leave()
+                    raise
         except Exception as error:
             raise no_connection(error, self._url) from error
 
@@ -349,6 +356,8 @@ class PostgresDatabase:
         except Exception as error:
             if not is_connection_error(error):
                 raise
+        finally:
+            self._line.leave()
 
 
 def _flat(rows: Rows, count: int) -> Iterator[Param]:

@@ -34,8 +34,6 @@ from perdure.store.postgres.lost import is_connection_error
 from perdure.store.postgres.turns_of_orgs import QUEUE, TURNS, Places
 from perdure.store.queue import Handler, Job, PutBack
 
-MOST_DIRECT = 100
-"""The most turns that a process runs this way. Those beyond are for whichever process has time for them."""
 LEASE_SECONDS = 9.0
 """After this time without a sign of life, another process takes the turn over."""
 RENEW_SECONDS = 2.5
@@ -82,7 +80,6 @@ class DirectTurns:
         self._waits = waits
         self._freed = freed
         self._numbers = itertools.count(-1, -1)  # ids of jobs are positive
-        self._reserved = 0
         self._turns: dict[asyncio.Task[None], _Turn] = {}
         self._keys: Counter[SessionId | TaskId] = Counter()
         self._ended: list[JobId] = []
@@ -129,17 +126,15 @@ class DirectTurns:
         handler, places = self._handler, self._places
         if handler is None or job.again or job.task_id is not None:
             return False
-        if not places.nobody_waits or len(self._turns) + self._reserved >= MOST_DIRECT:
+        if not places.nobody_waits:
             return False
         turn = _Turn(job, JobId(next(self._numbers)), 0.0)
         places.take(turn.place, job.org_id)
-        self._reserved += 1
         tx.after_commit(lambda: self._begin(turn, handler))
         tx.after_rollback(lambda: self._give_up(turn))
         return True
 
     def _begin(self, turn: _Turn, handler: Handler) -> None:
-        self._reserved -= 1
         turn.since = time.monotonic()
         self._waits.observe(0.0)
         self._keys[turn.job.key] += 1
@@ -147,7 +142,6 @@ class DirectTurns:
         self._turns[task] = turn
 
     def _give_up(self, turn: _Turn) -> None:
-        self._reserved -= 1
         self._release(turn)
 
     def _release(self, turn: _Turn) -> None:
