@@ -72,6 +72,8 @@ def found_command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that these words begin with, and its arguments."""
     command, context = ROOT_COMMAND, click.Context(ROOT_COMMAND)
     while words and hasattr(command, "get_command"):
+        if command.invoke_without_command and words[0].startswith("-"):
+            break
         inner = command.get_command(context, words[0])
         assert inner is not None, f"there is no command {words[0]!r}"
         command, words = inner, words[1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -223,7 +223,7 @@ def update(
     changed. Example: perdure providers update anthropic --key-env ANTHROPIC_API_KEY
     """
     check_key_options(key_env, key_stdin, no_key)
-    changes: dict[str, str | None] = {}
+    changes: dict[str, Any] = {}
     if base_url is not None:
         changes["base_url"] = base_url
     if name is not None:
@@ -235,9 +235,7 @@ def update(
     enter(_update(connect(url, token, org), provider, changes, not no_check, as_json))
 
 
-async def _update(
-    client: Client, ref: str, changes: dict[str, str | None], check: bool, as_json: bool
-) -> None:
+async def _update(client: Client, ref: str, changes: dict[str, Any], check: bool, as_json: bool) -> None:
     from perdure.client import ApiError
 
     async with client:
