@@ -21,6 +21,7 @@ from perdure.store.postgres.database import open_postgres
 from perdure.store.rows import to_json
 from perdure.store.sqlite import open_sqlite
 from tests.crash.tree_storm import AWAY, TreeStorm
+from tests.talk import Json
 
 FIRST = 6_000
 """Tokens of a session's budget at first: some calls of a tree. Clients add as many now and then."""
@@ -31,6 +32,8 @@ AT_WORK = (
     "SELECT COUNT(*) FROM sessions WHERE deleted_at IS NULL AND status NOT IN ('idle', 'started', 'paused')"
 )
 FAR = 10**17
+# Calls that a kill interrupts are made again and again, which is no loop here.
+CAPABILITIES: tuple[Json, ...] = ({"ref": "subagents"}, {"ref": "loop_detection", "config": {"limit": 50}})
 _NEW = (
     "INSERT INTO budgets (id, org_id, subject_type, subject_id, currency, limit_amount, credit, status,"
     " unpriced, metadata, spent, leased, warned, created_at, updated_at)"
@@ -49,13 +52,13 @@ class MoneyStorm(TreeStorm):
         self.paused = 0
         """Sessions that waited for money once clients had no more."""
         self._agent: str | None = None
+        self._more_capabilities: tuple[Json, ...] = ()
 
     async def _create(self) -> str:
         if self._agent is None:
             made = await self._send("POST", "/v1/agents", {"name": "spender", "system_prompt": "Spend."}, 201)
             self._agent = str(made["id"])
-        patient = {"ref": "loop_detection", "config": {"limit": 50}}
-        body = {"agent_id": self._agent, "capabilities": [{"ref": "subagents"}, patient]}
+        body = {"agent_id": self._agent, "capabilities": [*CAPABILITIES, *self._more_capabilities]}
         root = str((await self._send("POST", "/v1/sessions", body, 201))["id"])
         org, user = await self._sql(f"SELECT org_id, owner_id FROM sessions WHERE id = '{root}'")
         subjects = [("session", root, "tokens", FIRST)]

@@ -31,19 +31,29 @@ class Kept(Struct, frozen=True):
 
 async def check_trees(data: Path, database_url: str) -> int:
     """Check all sessions of the database, whose servers have stopped; return how many tasks there were."""
+    kept = await kept_sessions(data, database_url)
+    for each in kept.values():
+        check_session(each, kept)
+        for task in each.tasks:
+            check_task(each, task, kept)
+    return sum(len(each.tasks) for each in kept.values())
+
+
+async def kept_sessions(data: Path, database_url: str) -> dict[str, Kept]:
+    """All sessions of the database, by id. Those that were deleted have no tasks."""
     database = await (open_postgres(database_url) if database_url else open_sqlite(data / "perdure.db"))
     try:
-        kept = await database.read(_everything)
+        return await database.read(_everything)
     finally:
         await database.close()
-    for each in kept.values():
-        assert each.row.news is None, each.row.id
-        if each.row.deleted_at is None:
-            _check_log(each)
-            for task in each.tasks:
-                _check_task(each, task, kept)
-        _check_place(each, kept)
-    return sum(len(each.tasks) for each in kept.values())
+
+
+def check_session(each: Kept, kept: dict[str, Kept]) -> None:
+    """The parent has heard of everything; the log, the row and the place in the tree are right."""
+    assert each.row.news is None, each.row.id
+    if each.row.deleted_at is None:
+        _check_log(each)
+    _check_place(each, kept)
 
 
 async def _everything(tx: Tx) -> dict[str, Kept]:
@@ -52,7 +62,8 @@ async def _everything(tx: Tx) -> dict[str, Kept]:
         row = await look_session(tx, session_id)
         assert row is not None
         events = await events_after(tx, session_id, 0, limit=1_000_000)
-        found[session_id] = Kept(row, events, await newest_tasks(tx, session_id, 10_000))
+        tasks = [] if row.deleted_at is not None else await newest_tasks(tx, session_id, 10_000)
+        found[session_id] = Kept(row, events, tasks)
     return found
 
 
@@ -73,7 +84,7 @@ def _check_log(kept: Kept) -> None:
     assert set(results.values()) <= {1}, row.id
 
 
-def _check_task(parent: Kept, row: TaskRow, kept: dict[str, Kept]) -> None:
+def check_task(parent: Kept, row: TaskRow, kept: dict[str, Kept]) -> None:
     """The task ended once, as its row says, and its session was told of it once."""
     states = [
         task
