@@ -124,7 +124,9 @@ async def check_money(data: Path, database_url: str) -> Counter[str]:
     """Check the money in a database without servers; return how many calls were charged, by source."""
     database = await (open_postgres(database_url) if database_url else open_sqlite(data / "perdure.db"))
     try:
-        for left in await database.read(lambda tx: left_holds(tx, FAR)):  # as a sweep does after a minute
+        for left in await database.read(
+            lambda tx: left_holds(tx, FAR, FAR)
+        ):  # as a sweep does after a minute
             await database.write(lambda tx, left=left: settle_lost(tx, left, 2))
         while await database.write(book_charges):
             pass

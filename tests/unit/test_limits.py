@@ -82,7 +82,10 @@ def parked(kind: str, until: int) -> NewEvent:
 def test_a_turn_that_a_limit_holds_back_goes_on_at_its_time_only() -> None:
     steers = (PendingMessage(MessageId("message_2"), "More.", 5, None),)
     state = fold([parked("tokens_per_minute", 9_000)], Ready(turn=TURN, pending=steers))
-    assert state == Waiting(turn=TURN, pending=steers, until=9_000, kind="tokens_per_minute", head=1, known=1)
+    assert state == Waiting(
+        turn=TURN, pending=steers, until=9_000, kind="tokens_per_minute", head=1, known=1, since=2_000
+    )
+    assert isinstance(next_action(state, TurnRules(), 1_999), Resume), "it was parked by a clock ahead"
     assert next_action(state, TurnRules(), 8_999) == Nothing()
     assert isinstance(next_action(state, TurnRules(), 9_000), Resume)
     resumed = fold([NewEvent(TurnResumedData(TURN.id), EventContext(), 9_000)], state)
