@@ -53,6 +53,7 @@ class MoneyStorm(TreeStorm):
         """Sessions that waited for money once clients had no more."""
         self._agent: str | None = None
         self._more_capabilities: tuple[Json, ...] = ()
+        self._first = FIRST
 
     async def _create(self) -> str:
         if self._agent is None:
@@ -61,7 +62,7 @@ class MoneyStorm(TreeStorm):
         body = {"agent_id": self._agent, "capabilities": [*CAPABILITIES, *self._more_capabilities]}
         root = str((await self._send("POST", "/v1/sessions", body, 201))["id"])
         org, user = await self._sql(f"SELECT org_id, owner_id FROM sessions WHERE id = '{root}'")
-        subjects = [("session", root, "tokens", FIRST)]
+        subjects = [("session", root, "tokens", self._first)]
         if not self.roots and not await self._sql("SELECT 1 FROM budgets"):
             price = f"'{to_json(ModelCost(1.0, 2.0))}'"
             subjects += [("agent", self._agent, "tokens", MOST), ("user", user, "tokens", MOST)]

@@ -25,7 +25,7 @@ from tests.crash.transactions import Transactions
 from tests.crash.tree_storm import grown
 from tests.talk import Json, body_of, call, script
 
-REST = 180.0
+REST = 420.0
 """Seconds within which everything must be over after the last fault."""
 UNFINISHED = (
     "SELECT string_agg(concat_ws(' ', id, status, head, epoch, resting, parked, news) || (SELECT string_agg("
@@ -94,6 +94,7 @@ class RolesStorm(MoneyStorm):
         self.over_limit: list[str] = []
         self.rested: float | None = None
         self._count = sessions
+        self._first = 5 * FIRST
         self._more_capabilities = (
             {"ref": "effects"},
             {"ref": "session_file_system"},

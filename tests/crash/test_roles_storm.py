@@ -91,7 +91,7 @@ def taken_over(storm: RolesStorm, fleet: Fleet) -> list[float]:
     found = {
         (line["session"], line.get("turn", ""))
         for each in fleet.processes
-        for line in lines_of(each)
+        for line in lines_of(each, others=True)
         if line["message"] == "turn recovered" and line["session"] in storm.sessions
     }
     times = [_longest_pause(storm.sessions[session_id], turn_id) for session_id, turn_id in found]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from perdure.domain.actions import CallModel, Nothing, Resume, TurnRules, next_action
 from perdure.domain.calls import CallState, Done
-from perdure.domain.events import EventContext, NewEvent, TurnParkedData, TurnResumedData
-from perdure.domain.ids import ExecId, MessageId, OrgId, ToolCallId, TurnId, UserId
+from perdure.domain.events import BudgetResumedData, EventContext, NewEvent, TurnParkedData, TurnResumedData
+from perdure.domain.ids import BudgetId, ExecId, MessageId, OrgId, ToolCallId, TurnId, UserId
 from perdure.domain.limits import LimitsPair, LimitValues
 from perdure.domain.minutes import MINUTE, Minutes
 from perdure.domain.pending import PendingMessage
@@ -77,6 +77,14 @@ def test_no_organization_gets_two_places_while_another_gets_none(steps: list[str
 def parked(kind: str, until: int) -> NewEvent:
     data = TurnParkedData(TURN.id, kind, to_rfc3339(until), f"{kind}_limit", "Full.", "organization")  # type: ignore[arg-type]
     return NewEvent(data, EventContext(), 2_000)
+
+
+def test_a_turn_whose_budget_has_money_goes_on_by_any_clock() -> None:
+    said = BudgetResumedData(BudgetId("budget_1"), 0.0, 0.0, "usd")
+    resumed = NewEvent(said, EventContext(), 5_000)
+    state = fold([parked("budget", 9_000), resumed], Ready(turn=TURN))
+    for now in (2_500, 5_000):
+        assert isinstance(next_action(state, TurnRules(), now), Resume)
 
 
 def test_a_turn_that_a_limit_holds_back_goes_on_at_its_time_only() -> None:
