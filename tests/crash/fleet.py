@@ -68,7 +68,9 @@ class Fleet:
     def _process(self, folder: Path, command: str, number: int) -> Server:
         name = f"{command}-{number}"
         named = f"{self.url}?application_name={name}"
-        server = Server(folder / name, database_url=named, environment={**KEY, **JSON_LOG, "PERDURE_DEBUG": "1"})
+        server = Server(
+            folder / name, database_url=named, environment={**KEY, **JSON_LOG, "PERDURE_DEBUG": "1"}
+        )
         server.command = command
         clock = folder / f"{name}.clock"
         server.program = (str(Path(__file__).with_name("fleet_process.py")), str(clock), str(self.world))
@@ -119,7 +121,7 @@ class Fleet:
             Fault("stop an API for as long, and continue it", 1, self.apis, self._freeze),
             Fault("cut the connections of a process", 3, every, lambda server: hang_up(server.database_url)),
             Fault("cut the connections of all processes", 1, every, lambda _: hang_up(self.url)),
-            Fault("let the clock of a process jump", 4, every, self._jump),
+            Fault("let the clock of a process jump", 3, every, self._jump),
             Fault("restart PostgreSQL with -m immediate", int(self.database.restarts), every, crash),
         ]
 
