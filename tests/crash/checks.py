@@ -75,7 +75,10 @@ def check_log(events: list[Json]) -> None:
 def check_steps(events: list[Json]) -> None:
     """Every step that began has one end, and no model call was answered twice."""
     steps = Counter(event["type"] for event in events)
-    assert steps["reason.started"] == steps["reason.completed"] == steps["llm.generation"], steps
+    assert steps["reason.started"] == steps["reason.completed"] >= steps["llm.generation"], steps
+    # A call that a crash interrupts may be given up before it is sent again.
+    answered = [event for event in events if event["type"] == "reason.completed" and event["data"]["success"]]
+    assert len(answered) <= steps["llm.generation"], steps
     assert steps["act.started"] == steps["act.completed"], steps
     assert steps["tool.started"] == steps["tool.completed"], steps
     executions = Counter(event["context"]["exec_id"] for event in events if event["type"] == "llm.generation")

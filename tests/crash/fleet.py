@@ -68,9 +68,7 @@ class Fleet:
     def _process(self, folder: Path, command: str, number: int) -> Server:
         name = f"{command}-{number}"
         named = f"{self.url}?application_name={name}"
-        server = Server(
-            folder / name, database_url=named, environment={**KEY, **JSON_LOG, "PERDURE_DEBUG": "1"}
-        )
+        server = Server(folder / name, database_url=named, environment={**KEY, **JSON_LOG})
         server.command = command
         clock = folder / f"{name}.clock"
         server.program = (str(Path(__file__).with_name("fleet_process.py")), str(clock), str(self.world))

@@ -147,8 +147,8 @@ async def _check(database: Database) -> Counter[str]:
         entries = await tx.all("SELECT budget_id, session_id, ref_id, amount, source FROM budget_entries")
         holds = await tx.all("SELECT id FROM budget_holds")
         answers: dict[str, list[int]] = {}
-        for (session_id,) in await tx.all("SELECT id FROM sessions"):
-            for event in await events_after(tx, session_id, 0, limit=1_000_000):
+        for session_id, copied in await tx.all("SELECT id, forked_from_sequence FROM sessions"):
+            for event in await events_after(tx, session_id, copied or 0, limit=1_000_000):
                 if event.type == "llm.generation" and (usage := event.decoded().metadata.usage):  # type: ignore[attr-defined]
                     answers.setdefault(session_id, []).append(usage.input_tokens + usage.output_tokens)
         paying = await tx.all(

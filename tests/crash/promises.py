@@ -204,9 +204,10 @@ def _check_decision(log: list[Json], call_id: str, decision: str) -> None:
 
 def _check_fork(fork: Fork, logs: dict[str, list[Json]]) -> None:
     copied, original = (logs[each][: fork.through] for each in (fork.id, fork.source))
-    assert [(each["type"], each["data"]) for each in copied] == [
-        (each["type"], each["data"]) for each in original
-    ], f"{fork.id} differs from {fork.source}"
+    assert len(copied) == fork.through
+    for ours, theirs in zip(copied, original, strict=True):
+        same = (ours["type"], ours["data"]) == (theirs["type"], theirs["data"])
+        assert same, f"{fork.id} differs from {fork.source}: {theirs} became {ours}"
 
 
 def _check_effects(table: Table, world: Path, kept: dict[str, Kept], logs: dict[str, list[Json]]) -> None:
@@ -275,7 +276,7 @@ async def _check_refusals(table: Table, storm: RolesStorm, fleet: Fleet) -> None
 
 def _check_process_log(server: Server) -> None:
     log = server.log.read_text()
-    for trouble in ("Traceback", "deadlock", "40P01"):
+    for trouble in ("Traceback", "to see the traceback", "deadlock", "40P01"):
         found = [line for line in log.splitlines() if trouble in line]
         assert not found, f"{server.data.name}: {len(found)} times {found[0][:1500]}"
 
