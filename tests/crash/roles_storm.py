@@ -102,23 +102,23 @@ class RolesStorm(MoneyStorm):
             {"ref": "tool_approval", "config": {"mode": "normal"}},
         )
         self._http.timeout = httpx.Timeout(6)  # a process that stands still does not answer
-        self._streams = httpx.AsyncClient(timeout=15, limits=httpx.Limits(max_connections=None))
+        self._streams = httpx.AsyncClient(timeout=45, limits=httpx.Limits(max_connections=None))
         self.followers = Followers(urls, chance, self._streams, self._saw)
         self._group = asyncio.TaskGroup()
         self._following: list[asyncio.Task[None]] = []
         self._over = False
         self._stranger = ""
 
-    async def endure(self, fleet: Fleet, transactions: Transactions, seconds: float) -> None:
+    async def endure(self, fleet: Fleet, transactions: Transactions, seconds: int) -> None:
         """Disturb the fleet every second while clients work; return when nothing is left to do."""
         async with self._http, self._streams, self._group:
             await self._begin()
             watching = self._group.create_task(transactions.watch())
             clients = [self._group.create_task(self._work()) for _ in range(max(8, self._count // 8))]
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
+            began = time.monotonic()
+            for second in range(seconds):
                 fleet.disturb()
-                await asyncio.sleep(1)
+                await asyncio.sleep(max(0.0, began + second + 1 - time.monotonic()))
             await fleet.calm()
             self._over = True
             await asyncio.gather(*clients)

@@ -27,7 +27,7 @@ from tests.soak import SCALE
 
 LARGE = int(os.environ.get("PERDURE_STORM") or 0)
 """The number of sessions of a large storm; 0 for the short one of the soak."""
-SECONDS = float(os.environ.get("PERDURE_STORM_SECONDS") or (300 if LARGE else 20 * SCALE))
+SECONDS = int(os.environ.get("PERDURE_STORM_SECONDS") or (300 if LARGE else 20 * SCALE))
 """For how long something happens every second."""
 
 
@@ -103,5 +103,4 @@ def _longest_pause(session: Session, turn_id: str) -> float | None:
     events = [(event["type"], at) for event, at in both if event["context"].get("turn_id") == turn_id]
     if {kind for kind, _ in events} & {"tool.parked", "turn.parked", "tool.call_requested", "budget.paused"}:
         return None
-    moments = [at for _, at in events]
-    return max((after - before for before, after in pairwise(moments)), default=None)
+    return max((after - before for (_, before), (_, after) in pairwise(events)), default=None)
