@@ -282,7 +282,7 @@ def _check_process_log(server: Server) -> None:
     lines = [
         line
         for line in server.log.read_text().splitlines()
-        if not ('"logger": "pgqueuer"' in line and "in retry_job" in line)
+        if not ('"logger": "pgqueuer"' in line and "queries.retry_job" in line)
     ]
     for trouble in ("Traceback", "to see the traceback", "deadlock", "40P01"):
         found = [line for line in lines if trouble in line]
