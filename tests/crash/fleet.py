@@ -24,7 +24,7 @@ from tests.server import Server
 LEASE = 10.0
 """Seconds for which a process stands still: longer than its leases and heartbeats are good for."""
 JUMPS = (-3600.0, -900.0, -90.0, -5.0, 5.0, 90.0, 900.0, 1800.0)
-"""Seconds by which a clock is wrong after it has jumped. What is deleted is kept for an hour."""
+"""Seconds by which a clock is wrong after it has jumped."""
 HANG_UP = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
