@@ -12,9 +12,14 @@ from tests.talk import PATIENCE
 JSON_LOG = {"PERDURE_LOG_FORMAT": "json"}
 
 
-def lines_of(server: Server) -> list[dict[str, Any]]:
-    """Every line of the server's log; each is one object."""
-    return [json.loads(line) for line in server.log.read_text().splitlines()]
+def lines_of(server: Server, *, others: bool = False) -> list[dict[str, Any]]:
+    """Every line of the server's log; each is one object.
+
+    Args:
+        others: whether there may be other lines, which are left out: of a server that could not start.
+    """
+    lines = server.log.read_text().splitlines()
+    return [json.loads(line) for line in lines if not others or line.startswith("{")]
 
 
 async def line_with(server: Server, **wanted: object) -> dict[str, Any]:

@@ -9,6 +9,7 @@ PostgreSQL refuses to run as root, so then it runs as `nobody`, in a folder that
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import importlib.util
 import os
@@ -99,10 +100,24 @@ SELECT md5(string_agg(line, chr(10) ORDER BY line)) FROM (
 class PostgresServer:
     """A server that databases can be made on. `url` is its maintenance database's."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, postmaster: _Postmaster | None = None) -> None:
         self.url = url
+        self._postmaster = postmaster
         self._spare: dict[str, str] = {}
         """Migrated databases without a row, and the digest of the catalog of each."""
+
+    @property
+    def restarts(self) -> bool:
+        """Whether the server is ours to restart."""
+        return self._postmaster is not None
+
+    async def restart(self) -> None:
+        """Stop it as `pg_ctl stop -m immediate` does, which is a crash, and start it again."""
+        assert self._postmaster is not None
+        await asyncio.to_thread(self._postmaster.stop)
+        # In this thread, at whose end the server would stop.
+        self._postmaster.start()
+        assert await asyncio.to_thread(self._postmaster.wait), "PostgreSQL did not start again"
 
     async def create_database(self, template: str = "template0") -> str:
         """A fresh database's URL."""
@@ -184,8 +199,8 @@ def postgres_server() -> Iterator[PostgresServer]:
     try:
         if owner:
             os.chown(folder, owner.pw_uid, owner.pw_gid)
-        with _running(folder, _Runner(folder, owner)) as url:
-            yield PostgresServer(url)
+        with _running(folder, _Runner(folder, owner)) as server:
+            yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -234,7 +249,7 @@ class _Runner:
 
 
 @contextmanager
-def _running(folder: Path, runner: _Runner) -> Iterator[str]:
+def _running(folder: Path, runner: _Runner) -> Iterator[PostgresServer]:
     password, data = secrets.token_hex(16), folder / "data"
     secret = folder / "password"
     secret.write_text(password)
@@ -255,20 +270,41 @@ def _running(folder: Path, runner: _Runner) -> Iterator[str]:
         "--no-sync",
         "--no-instructions",
     )
-    settings = [argument for name, value in SETTINGS.items() for argument in ("-c", f"{name}={value}")]
     said = ""
     for _ in range(ATTEMPTS):
-        port = free_port()
-        process = runner.start("postgres", "-D", data, "-p", str(port), *settings)
-        log = _Log(process.stderr)
+        postmaster = _Postmaster(runner, data, free_port())
+        postmaster.start()
         try:
-            if log.ready.wait(START_SECONDS) and process.poll() is None:
-                yield f"postgresql://{USER}:{password}@127.0.0.1:{port}/postgres"
+            if postmaster.wait():
+                url = f"postgresql://{USER}:{password}@127.0.0.1:{postmaster.port}/postgres"
+                yield PostgresServer(url, postmaster)
                 return
         finally:
-            _stop(process)
-            said = log.close()
+            said = postmaster.stop()
     raise RuntimeError(f"PostgreSQL did not start: {said}")
+
+
+class _Postmaster:
+    """The server's process on its folder and port."""
+
+    def __init__(self, runner: _Runner, data: Path, port: int) -> None:
+        self.port = port
+        self._runner = runner
+        self._data = data
+
+    def start(self) -> None:
+        settings = [argument for name, value in SETTINGS.items() for argument in ("-c", f"{name}={value}")]
+        self._process = self._runner.start("postgres", "-D", self._data, "-p", str(self.port), *settings)
+        self._log = _Log(self._process.stderr)
+
+    def wait(self) -> bool:
+        """Wait until it serves; whether it does."""
+        return self._log.ready.wait(START_SECONDS) and self._process.poll() is None
+
+    def stop(self) -> str:
+        """Stop it at once; return the last that it said."""
+        _stop(self._process)
+        return self._log.close()
 
 
 class _Log:

@@ -426,8 +426,9 @@ async def test_a_hold_whose_session_is_gone_is_found_only_after_a_while(till: Ti
     await till.lease(held)
     row = till.row(held, SESSION)
     await till.move([], row)
-    assert await till.database.read(lambda tx: left_holds(tx, NOW)) == []
-    assert await till.database.read(lambda tx: left_holds(tx, NOW + 1)) == [row]
+    assert await till.database.read(lambda tx: left_holds(tx, NOW, NOW)) == []
+    assert await till.database.read(lambda tx: left_holds(tx, NOW + 1, NOW + 2)) == [row]
+    assert await till.database.read(lambda tx: left_holds(tx, NOW - 2, NOW - 1)) == [row], "a clock was ahead"
 
 
 async def test_the_soft_limit_is_noted_in_the_own_organization_only(till: Till) -> None:

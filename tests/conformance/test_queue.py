@@ -9,16 +9,20 @@ from functools import partial
 
 import pytest
 import pytest_asyncio
+from pgqueuer.adapters.persistence.schema_plan import advisory_key
 
-from perdure.domain.errors import InvalidInput
+from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.store.database import Database, Tx
 from perdure.store.migrate import migrate
 from perdure.store.postgres.database import open_postgres
 from perdure.store.postgres.notify import open_notifier
-from perdure.store.postgres.queue import open_postgres_queue
+from perdure.store.postgres.queue import _settings, open_postgres_queue
 from perdure.store.queue import Job, LocalQueue, PutBack, Queue
 from tests.conformance.other_process import other_process
 from tests.conformance.places import Place, eventually, postgres, soon, wire_to
+
+WAITING = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted LIMIT 1"
+"""The process that waits for an advisory lock."""
 
 
 class Queues:
@@ -429,4 +433,21 @@ async def test_the_environment_does_not_name_its_tables(
         database, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
     )
     assert all(str(name).startswith("perdure_queue") for (name,) in tables)
+    await notifier.close()
+
+
+async def test_a_connection_that_is_lost_while_it_is_opened_is_an_unavailable_database(
+    postgres_place: Place,
+) -> None:
+    database = postgres(await postgres_place.open())
+    await migrate(database)
+    notifier = await open_notifier(database)
+    holder = await database.connect()
+    await holder.execute("SELECT pg_advisory_lock($1)", advisory_key(_settings()))
+    opening = asyncio.create_task(open_postgres_queue(database, notifier))
+    await eventually(lambda: holder.fetchval(WAITING))
+    await holder.execute(f"SELECT pg_terminate_backend(({WAITING}))")
+    with pytest.raises(Unavailable, match="cannot connect to the database at 127"):
+        await opening
+    await holder.close()
     await notifier.close()

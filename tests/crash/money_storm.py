@@ -21,6 +21,7 @@ from perdure.store.postgres.database import open_postgres
 from perdure.store.rows import to_json
 from perdure.store.sqlite import open_sqlite
 from tests.crash.tree_storm import AWAY, TreeStorm
+from tests.talk import Json
 
 FIRST = 6_000
 """Tokens of a session's budget at first: some calls of a tree. Clients add as many now and then."""
@@ -31,6 +32,8 @@ AT_WORK = (
     "SELECT COUNT(*) FROM sessions WHERE deleted_at IS NULL AND status NOT IN ('idle', 'started', 'paused')"
 )
 FAR = 10**17
+# Calls that a kill interrupts are made again and again, which is no loop here.
+CAPABILITIES: tuple[Json, ...] = ({"ref": "subagents"}, {"ref": "loop_detection", "config": {"limit": 50}})
 _NEW = (
     "INSERT INTO budgets (id, org_id, subject_type, subject_id, currency, limit_amount, credit, status,"
     " unpriced, metadata, spent, leased, warned, created_at, updated_at)"
@@ -49,16 +52,17 @@ class MoneyStorm(TreeStorm):
         self.paused = 0
         """Sessions that waited for money once clients had no more."""
         self._agent: str | None = None
+        self._more_capabilities: tuple[Json, ...] = ()
+        self._first = FIRST
 
     async def _create(self) -> str:
         if self._agent is None:
             made = await self._send("POST", "/v1/agents", {"name": "spender", "system_prompt": "Spend."}, 201)
             self._agent = str(made["id"])
-        patient = {"ref": "loop_detection", "config": {"limit": 50}}
-        body = {"agent_id": self._agent, "capabilities": [{"ref": "subagents"}, patient]}
+        body = {"agent_id": self._agent, "capabilities": [*CAPABILITIES, *self._more_capabilities]}
         root = str((await self._send("POST", "/v1/sessions", body, 201))["id"])
         org, user = await self._sql(f"SELECT org_id, owner_id FROM sessions WHERE id = '{root}'")
-        subjects = [("session", root, "tokens", FIRST)]
+        subjects = [("session", root, "tokens", self._first)]
         if not self.roots and not await self._sql("SELECT 1 FROM budgets"):
             price = f"'{to_json(ModelCost(1.0, 2.0))}'"
             subjects += [("agent", self._agent, "tokens", MOST), ("user", user, "tokens", MOST)]
@@ -121,7 +125,9 @@ async def check_money(data: Path, database_url: str) -> Counter[str]:
     """Check the money in a database without servers; return how many calls were charged, by source."""
     database = await (open_postgres(database_url) if database_url else open_sqlite(data / "perdure.db"))
     try:
-        for left in await database.read(lambda tx: left_holds(tx, FAR)):  # as a sweep does after a minute
+        for left in await database.read(
+            lambda tx: left_holds(tx, FAR, FAR)
+        ):  # as a sweep does after a minute
             await database.write(lambda tx, left=left: settle_lost(tx, left, 2))
         while await database.write(book_charges):
             pass
@@ -141,8 +147,8 @@ async def _check(database: Database) -> Counter[str]:
         entries = await tx.all("SELECT budget_id, session_id, ref_id, amount, source FROM budget_entries")
         holds = await tx.all("SELECT id FROM budget_holds")
         answers: dict[str, list[int]] = {}
-        for (session_id,) in await tx.all("SELECT id FROM sessions"):
-            for event in await events_after(tx, session_id, 0, limit=1_000_000):
+        for session_id, copied in await tx.all("SELECT id, forked_from_sequence FROM sessions"):
+            for event in await events_after(tx, session_id, copied or 0, limit=1_000_000):
                 if event.type == "llm.generation" and (usage := event.decoded().metadata.usage):  # type: ignore[attr-defined]
                     answers.setdefault(session_id, []).append(usage.input_tokens + usage.output_tokens)
         paying = await tx.all(

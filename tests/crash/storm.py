@@ -6,23 +6,17 @@ Everything random comes from one seed, which is printed. `PERDURE_SEED=n` sets t
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from perdure.domain.events import LIVE_TYPES
-from perdure.domain.sse import SseParser
+from tests.crash.followers import AWAY, Followers, Session
 from tests.talk import Json, body_of, call, new_talk, script
 
 PATIENCE = 60.0
 """Seconds within which a storm must come to rest, and as many again for every four crashes."""
-
-AWAY = 0.02
-"""Seconds between two attempts to reach a server that is down."""
 
 COUNTER = "/counter"
 """A file that gets one `x` with every edit."""
@@ -33,21 +27,6 @@ def seed() -> int:
     chosen = int(os.environ.get("PERDURE_SEED") or random.randrange(1 << 32))
     print(f"PERDURE_SEED={chosen}")
     return chosen
-
-
-@dataclass
-class Session:
-    """What the clients know about one session of the storm."""
-
-    id: str
-    acknowledged: list[Json] = field(default_factory=list)
-    seen: list[Json] = field(default_factory=list)
-    """The events that the follower received, in that order."""
-    followed: bool = False
-    """Whether the follower is connected."""
-
-    def path(self, rest: str = "") -> str:
-        return f"/v1/sessions/{self.id}{rest}"
 
 
 class Storm:
@@ -70,6 +49,7 @@ class Storm:
         self._events = 0
         self._grown = asyncio.Condition()
         self._http = httpx.AsyncClient(timeout=20, limits=httpx.Limits(max_connections=None))
+        self._followers = Followers(urls, chance, self._http, self._count)
 
     async def run(self, crash: Any) -> None:
         """Post all messages, and await `crash()` at random moments; returns when all sessions are at rest."""
@@ -79,7 +59,7 @@ class Storm:
             ids = [await self._from_any_server(lambda url: self._create(url, files)) for _ in range(sessions)]
             self.sessions = [Session(session_id) for session_id in ids]
             async with asyncio.timeout(PATIENCE * (1 + self.crashes / 4)), asyncio.TaskGroup() as group:
-                followers = [group.create_task(self._follow(session)) for session in self.sessions]
+                followers = [group.create_task(self._followers.follow(session)) for session in self.sessions]
                 posts = [group.create_task(self._post(number, messages)) for number in range(clients)]
                 for _ in range(self.crashes):
                     await self._after(self.chance.randrange(5, 60))
@@ -185,36 +165,7 @@ class Storm:
             except (httpx.TransportError, ConnectionError):
                 await asyncio.sleep(AWAY)
 
-    # --- followers -------------------------------------------------------------
-
-    async def _follow(self, session: Session) -> None:
-        """Follow until cancelled; each connection continues where the last one ended."""
-        while True:
-            try:
-                await self._follow_once(session, self.chance.choice(self.urls))
-            except (httpx.TransportError, ConnectionError):
-                await asyncio.sleep(AWAY)
-
-    async def _follow_once(self, session: Session, url: str) -> None:
-        parser = SseParser()
-        headers = {"Last-Event-ID": session.seen[-1]["id"]} if session.seen else {}
-        async with self._http.stream("GET", url + session.path("/sse"), headers=headers) as response:
-            if response.status_code != 200:
-                raise ConnectionError
-            session.followed = True
-            try:
-                async for chunk in response.aiter_raw():
-                    for frame in parser.feed(chunk):
-                        if frame.event not in LIVE_TYPES and frame.event not in (
-                            "connected",
-                            "disconnecting",
-                        ):
-                            session.seen.append(json.loads(frame.data))
-                            await self._count()
-            finally:
-                session.followed = False
-
-    async def _count(self) -> None:
+    async def _count(self, _session: Session, _event: Json) -> None:
         async with self._grown:
             self._events += 1
             self._grown.notify_all()

@@ -6,6 +6,7 @@ import asyncio
 import random
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class TreeStorm:
     Attributes:
         roots: the sessions at the top.
         refused: answers with a status that no client should get.
+        answers: how many answers there were, by status.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class TreeStorm:
         self.chance = chance
         self.roots: list[str] = []
         self.refused: list[str] = []
+        self.answers: Counter[int] = Counter()
         self._data = data
         self._database_url = database_url
         self._small = small
@@ -114,9 +117,10 @@ class TreeStorm:
     async def _say(self, session_id: str, text: str) -> None:
         await self._send("POST", f"/v1/sessions/{session_id}/messages", body_of(text), 201)
 
-    async def _send(self, method: str, path: str, body: Json | None, *expected: int) -> Json:
+    async def _send(self, method: str, path: str, body: Json | None, *expected: int, **headers: str) -> Json:
         """Send a request, again and again to any server, until one answers; the key makes that harmless."""
-        headers = {"Idempotency-Key": f"{self.chance.getrandbits(64):x}"} if method == "POST" else {}
+        if method == "POST":
+            headers["Idempotency-Key"] = f"{self.chance.getrandbits(64):x}"
         while True:
             try:
                 url = self.chance.choice(self.urls) + path
@@ -124,6 +128,7 @@ class TreeStorm:
             except httpx.TransportError:
                 await asyncio.sleep(AWAY)
                 continue
+            self.answers[answer.status_code] += 1
             if answer.status_code in (503, 425) or "idempotency" in answer.text[:200]:
                 await asyncio.sleep(AWAY)
                 continue

@@ -31,19 +31,29 @@ class Kept(Struct, frozen=True):
 
 async def check_trees(data: Path, database_url: str) -> int:
     """Check all sessions of the database, whose servers have stopped; return how many tasks there were."""
+    kept = await kept_sessions(data, database_url)
+    for each in kept.values():
+        check_session(each, kept)
+        for task in each.tasks:
+            check_task(each, task, kept)
+    return sum(len(each.tasks) for each in kept.values())
+
+
+async def kept_sessions(data: Path, database_url: str) -> dict[str, Kept]:
+    """All sessions of the database, by id. Those that were deleted have no tasks."""
     database = await (open_postgres(database_url) if database_url else open_sqlite(data / "perdure.db"))
     try:
-        kept = await database.read(_everything)
+        return await database.read(_everything)
     finally:
         await database.close()
-    for each in kept.values():
-        assert each.row.news is None, each.row.id
-        if each.row.deleted_at is None:
-            _check_log(each)
-            for task in each.tasks:
-                _check_task(each, task, kept)
-        _check_place(each, kept)
-    return sum(len(each.tasks) for each in kept.values())
+
+
+def check_session(each: Kept, kept: dict[str, Kept]) -> None:
+    """The parent has heard of everything; the log, the row and the place in the tree are right."""
+    assert each.row.news is None, each.row.id
+    if each.row.deleted_at is None:
+        _check_log(each)
+    _check_place(each, kept)
 
 
 async def _everything(tx: Tx) -> dict[str, Kept]:
@@ -52,7 +62,8 @@ async def _everything(tx: Tx) -> dict[str, Kept]:
         row = await look_session(tx, session_id)
         assert row is not None
         events = await events_after(tx, session_id, 0, limit=1_000_000)
-        found[session_id] = Kept(row, events, await newest_tasks(tx, session_id, 10_000))
+        tasks = [] if row.deleted_at is not None else await newest_tasks(tx, session_id, 10_000)
+        found[session_id] = Kept(row, events, tasks)
     return found
 
 
@@ -73,8 +84,12 @@ def _check_log(kept: Kept) -> None:
     assert set(results.values()) <= {1}, row.id
 
 
-def _check_task(parent: Kept, row: TaskRow, kept: dict[str, Kept]) -> None:
-    """The task ended once, as its row says, and its session was told of it once."""
+def check_task(parent: Kept, row: TaskRow, kept: dict[str, Kept], *, jumps: bool = False) -> None:
+    """The task ended once, as its row says, and its session was told of it once.
+
+    Args:
+        jumps: whether clocks jumped: then a deleted session may be gone, which stays for an hour otherwise.
+    """
     states = [
         task
         for event in parent.events
@@ -87,8 +102,16 @@ def _check_task(parent: Kept, row: TaskRow, kept: dict[str, Kept]) -> None:
     assert last == row.struct(), (last, row.struct())
     assert row.wish is None, row.id
     assert row.finished_at is not None, row.id
-    child = kept[row.child_session_id or ""]
-    assert child.row.ended is not None or child.row.deleted_at is not None, row.id
+    child = kept.get(row.child_session_id or "")
+    assert jumps or child is not None, f"{row.child_session_id} is gone"
+    if child is not None:
+        _check_end(child, last)
+    _check_told(parent, last)
+
+
+def _check_end(child: Kept, last: SessionTask) -> None:
+    """The task ended as its session did."""
+    assert child.row.ended is not None or child.row.deleted_at is not None, child.row.id
     if child.row.ended is not None and child.row.deleted_at is None:
         end = next(
             event
@@ -96,7 +119,6 @@ def _check_task(parent: Kept, row: TaskRow, kept: dict[str, Kept]) -> None:
             if event.sequence <= (child.row.ended or 0) and event.type in ENDED_TURN
         )
         assert (last.state == "succeeded") == (end.type == "turn.completed"), (last, end)
-    _check_told(parent, last)
 
 
 def _check_told(parent: Kept, task: SessionTask) -> None:
@@ -161,7 +183,10 @@ def _check_place(kept: Kept, every: dict[str, Kept]) -> None:
     if row.task_id is None:
         assert row.depth == 0
         return
-    parent = every[row.parent_session_id or ""]
+    parent = every.get(row.parent_session_id or "")
+    if parent is None:
+        assert row.deleted_at is not None, f"{row.id} outlived its parent"
+        return
     assert row.depth == parent.row.depth + 1
     assert row.root_session_id == (parent.row.root_session_id or parent.row.id)
     if parent.row.deleted_at is not None:

@@ -132,6 +132,19 @@ async def test_the_turn_is_parked_and_goes_on_when_its_time_has_come(
         assert (row.wake_at, row.resting, row.recoveries) == (None, 0, 0)
 
 
+async def test_a_turn_that_a_clock_ahead_has_parked_does_not_wait_until_then(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with limited_model(database_url, tmp_path, HOUR) as there:
+        there.clock.ahead = 5 * HOUR
+        await there.ask()
+        assert (await there.kinds())[-1] == "turn.parked"
+        there.clock.ahead = 0
+        assert await there.sweep() == 1
+        assert ((await there.kinds())[-1], there.limited.calls) == ("session.idled", 2)
+        assert (await row_of(there)).recoveries == 0
+
+
 async def test_a_message_makes_the_turn_try_at_once(database_url: str, tmp_path: Path) -> None:
     async with limited_model(database_url, tmp_path, HOUR, HOUR) as there:
         await there.ask()

@@ -150,7 +150,7 @@ def a_new_period_forgets_what_is_held(patch: Patch) -> None:
 def a_live_call_is_taken_for_a_lost_one(patch: Patch) -> None:
     real = budgets_left = budget_waits.left_holds
 
-    async def left(tx: Any, before: int) -> Any:
+    async def left(tx: Any, before: int, latest: int) -> Any:
         rows = await tx.all(f"{budget_holds_sql} WHERE settled_at IS NULL AND created_at < ?", before)
         return [budget_holds.HoldRow(*row) for row in rows]
 

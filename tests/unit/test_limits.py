@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from perdure.domain.actions import CallModel, Nothing, Resume, TurnRules, next_action
 from perdure.domain.calls import CallState, Done
-from perdure.domain.events import EventContext, NewEvent, TurnParkedData, TurnResumedData
-from perdure.domain.ids import ExecId, MessageId, OrgId, ToolCallId, TurnId, UserId
+from perdure.domain.events import BudgetResumedData, EventContext, NewEvent, TurnParkedData, TurnResumedData
+from perdure.domain.ids import BudgetId, ExecId, MessageId, OrgId, ToolCallId, TurnId, UserId
 from perdure.domain.limits import LimitsPair, LimitValues
 from perdure.domain.minutes import MINUTE, Minutes
 from perdure.domain.pending import PendingMessage
@@ -79,10 +79,21 @@ def parked(kind: str, until: int) -> NewEvent:
     return NewEvent(data, EventContext(), 2_000)
 
 
+def test_a_turn_whose_budget_has_money_goes_on_by_any_clock() -> None:
+    said = BudgetResumedData(BudgetId("budget_1"), 0.0, 0.0, "usd")
+    resumed = NewEvent(said, EventContext(), 5_000)
+    state = fold([parked("budget", 9_000), resumed], Ready(turn=TURN))
+    for now in (2_500, 5_000):
+        assert isinstance(next_action(state, TurnRules(), now), Resume)
+
+
 def test_a_turn_that_a_limit_holds_back_goes_on_at_its_time_only() -> None:
     steers = (PendingMessage(MessageId("message_2"), "More.", 5, None),)
     state = fold([parked("tokens_per_minute", 9_000)], Ready(turn=TURN, pending=steers))
-    assert state == Waiting(turn=TURN, pending=steers, until=9_000, kind="tokens_per_minute", head=1, known=1)
+    assert state == Waiting(
+        turn=TURN, pending=steers, until=9_000, kind="tokens_per_minute", head=1, known=1, since=2_000
+    )
+    assert isinstance(next_action(state, TurnRules(), 1_999), Resume), "it was parked by a clock ahead"
     assert next_action(state, TurnRules(), 8_999) == Nothing()
     assert isinstance(next_action(state, TurnRules(), 9_000), Resume)
     resumed = fold([NewEvent(TurnResumedData(TURN.id), EventContext(), 9_000)], state)

@@ -76,8 +76,8 @@ async def resume_turn(app: Services, org_id: OrgId, session_id: SessionId) -> bo
 
 async def settle_left_holds(app: Services) -> int:
     """Settle what nobody's model calls hold any more; return how many there were."""
-    now = app.now()
-    found = await app.database.read(lambda tx: left_holds(tx, now - round(LOST_AFTER * _SECOND)))
+    now, grace = app.now(), round(LOST_AFTER * _SECOND)
+    found = await app.database.read(lambda tx: left_holds(tx, now - grace, now + grace))
     for left in found:
         await app.database.write(partial(settle_lost, left=left, now=now))
     return len(found)

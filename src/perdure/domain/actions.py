@@ -202,7 +202,7 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
             # A person who writes may know that the wait for a model or for money is over.
             newer = steering(state.pending)[state.known :]
             asked = state.kind in ASKED_LIMITS and any(not (each.scheduled or each.late) for each in newer)
-            return Resume(state) if asked or now >= state.until else Nothing()
+            return Resume(state) if asked or state.is_over(now) else Nothing()
         case Answered() if not steering(state.pending):
             return Finish(state)
         case Calling():

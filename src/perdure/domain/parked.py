@@ -72,6 +72,10 @@ class ParkedCall(Struct, frozen=True, omit_defaults=True):
     approvers: Approvers = ANYBODY
     budget_id: BudgetId | None = None
 
+    def is_ahead(self, now: Micros) -> bool:
+        """Whether this is a turn that a clock ahead of ours has parked: it would wait for too long."""
+        return self.kind in LIMITS and self.since > now
+
     def on_wire(self) -> ParkedOn:
         """The call as clients see it."""
         return ParkedOn(self.kind, self.tool_call_id, self.tool_name, to_rfc3339(self.until), self.budget_id)

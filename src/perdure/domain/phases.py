@@ -128,11 +128,17 @@ class Waiting(_Running, frozen=True, kw_only=True):
         kind: what it waits for.
         known: how many messages that steer the turn it knew when it was held back. A newer one is a reason
             to try at once.
+        since: when it was parked, by the clock that `until` is of.
     """
 
     until: Micros
     kind: LimitKind = "rate_limit"
     known: int = 0
+    since: Micros = 0
+
+    def is_over(self, now: Micros) -> bool:
+        """Whether the wait is over; it is if it began in the future, by a clock that was ahead."""
+        return now >= self.until or now < self.since
 
 
 RunningTurn = Ready | Reasoning | Calling | Answered | Failed | Waiting
@@ -185,5 +191,11 @@ def waiting_after(
     # The call that failed has seen all messages but those that came meanwhile: they are new.
     known = 0 if kind == "rate_limit" else len(steering(state.pending))
     return Waiting(
-        pending=state.pending, controls=state.controls, turn=turn, until=until, kind=kind, known=known
+        pending=state.pending,
+        controls=state.controls,
+        turn=turn,
+        until=until,
+        kind=kind,
+        known=known,
+        since=ts,
     )

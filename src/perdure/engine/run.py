@@ -485,4 +485,6 @@ def _needs_runner(row: SessionRow, now: Micros) -> bool:
         return False
     if row.status == "active" and not row.resting:
         return True
-    return row.status in IN_TURN and row.wake_at is not None and row.wake_at <= now
+    if row.status not in IN_TURN or row.wake_at is None:
+        return False
+    return row.wake_at <= now or any(each.is_ahead(now) for each in row.parked_calls())

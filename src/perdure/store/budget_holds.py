@@ -301,20 +301,22 @@ async def holds_of(tx: Tx, session_id: SessionId, before_epoch: int) -> list[Hol
     return [HoldRow(*row) for row in rows]
 
 
-async def left_holds(tx: Tx, before: Micros, limit: int = 100) -> list[HoldRow]:
-    """Return holds from before a time whose model calls nobody makes any more.
+async def left_holds(tx: Tx, before: Micros, latest: Micros, limit: int = 100) -> list[HoldRow]:
+    """Return holds from before a time, or from after `latest`, whose model calls nobody makes any more.
 
-    A call that is under way is never among them, however long it takes: its session is active, and has the
-    epoch of its runner.
+    The latter were made by a clock that was ahead. A call that is under way is never among them, however long
+    it takes: its session is active, and has the epoch of its runner.
     """
     rows = await tx.all(
         f"SELECT {columns(HoldRow, alias='budget_holds')} FROM budget_holds"
         " LEFT JOIN sessions ON sessions.id = budget_holds.session_id"
-        " WHERE budget_holds.created_at < ? AND budget_holds.settled_at IS NULL"
+        " WHERE (budget_holds.created_at < ? OR budget_holds.created_at > ?)"
+        " AND budget_holds.settled_at IS NULL"
         " AND (sessions.id IS NULL OR sessions.deleted_at IS NOT NULL"
         " OR sessions.status <> 'active' OR sessions.epoch <> budget_holds.epoch)"
         " ORDER BY budget_holds.created_at LIMIT ?",
         before,
+        latest,
         limit,
     )
     return [HoldRow(*row) for row in rows]

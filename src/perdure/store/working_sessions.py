@@ -42,6 +42,20 @@ async def due(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, Sessio
     return [(row[0], row[1]) for row in rows]
 
 
+async def ahead(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, SessionId]]:
+    """Return resting sessions that were changed in the future, as (organization, session).
+
+    A clock was ahead then, so that a turn that it has parked would wait for too long.
+    """
+    rows = await tx.all(
+        "SELECT org_id, id FROM sessions WHERE status = 'active' AND resting = 1 AND deleted_at IS NULL"
+        " AND wake_at IS NOT NULL AND updated_at > ? LIMIT ?",
+        now,
+        limit,
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
 async def epochs_of(tx: Tx, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
     """Return the epochs of these sessions, without deleted ones.
 

@@ -15,7 +15,7 @@ from perdure.domain.ids import OrgId, SessionId
 from perdure.engine.context import Engine
 from perdure.store.database import Tx
 from perdure.store.queue import Job
-from perdure.store.working_sessions import ActiveSession, active_sessions, due
+from perdure.store.working_sessions import ActiveSession, active_sessions, ahead, due
 from perdure.worker.rounds import again_and_again
 from perdure.worker.worker import Worker
 
@@ -60,7 +60,7 @@ class Sweep:
         engine, now = self._engine, self._engine.clock.now()
 
         async def candidates(tx: Tx) -> tuple[list[ActiveSession], list[tuple[OrgId, SessionId]]]:
-            return await active_sessions(tx), await due(tx, now)
+            return await active_sessions(tx), [*await due(tx, now), *await ahead(tx, now)]
 
         active, parked = await engine.database.read(candidates)
         jobs = [Job(each.org_id, each.id, again=True) for each in self._lost(active, stale_after)]

@@ -29,7 +29,14 @@ from perdure.store.postgres.connections import (
     open_pool,
 )
 from perdure.store.postgres.line import Line
-from perdure.store.postgres.lost import drop_silent, is_connection_error, is_lost, no_connection, sqlstate_of
+from perdure.store.postgres.lost import (
+    drop_silent,
+    is_connection_error,
+    is_lost,
+    no_connection,
+    sqlstate_of,
+    while_connecting,
+)
 from perdure.store.postgres.statements import (
     INSERT,
     MANY,
@@ -297,6 +304,10 @@ class PostgresDatabase:
             await asyncio.wait(set(self._writes), timeout=CLOSE_SECONDS)
         await close_pool(self._pool)
 
+    def connecting(self) -> contextlib.AbstractContextManager[None]:
+        """Raise `Unavailable` if a connection is lost in the block, which prepares something at the start."""
+        return while_connecting(self._url)
+
     async def connect(self, **settings: str) -> Any:
         """Open a connection outside the pool, which the caller must close. `settings` are server settings.
 
@@ -412,9 +423,10 @@ async def open_postgres(
     """
     pool = await open_pool(url, min_size, max_size, {}, pooled=bool(direct_url))
     try:
-        version, encoding = await pool.fetchrow(
-            "SELECT current_setting('server_version_num')::int, current_setting('server_encoding')"
-        )
+        with while_connecting(url):
+            version, encoding = await pool.fetchrow(
+                "SELECT current_setting('server_version_num')::int, current_setting('server_encoding')"
+            )
         if version < OLDEST:
             raise Unavailable(
                 f"the server runs PostgreSQL {version // 10000}, but Perdure needs {OLDEST // 10000} or newer"

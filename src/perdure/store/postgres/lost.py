@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -71,6 +72,17 @@ def no_connection(error: Exception, url: str) -> Exception:
             f"cannot connect to the database{_at_address(url)}: {reason}", cause="no_connection"
         )
     return error
+
+
+@contextlib.contextmanager
+def while_connecting(url: str) -> Iterator[None]:
+    """Raise `Unavailable` if the connection is lost meanwhile, such as at a restart of the database."""
+    try:
+        yield
+    except Exception as error:
+        if is_connection_error(error):
+            raise no_connection(error, url) from error
+        raise
 
 
 def _at_address(url: str) -> str:

@@ -376,7 +376,8 @@ async def open_postgres_queue(
     settings = _settings()
     connection = await database.connect(statement_timeout="0", lock_timeout="0")
     try:
-        await _install(connection, settings)
+        with database.connecting():
+            await _install(connection, settings)
     finally:
         with contextlib.suppress(Exception):
             await connection.close(timeout=CLOSE_SECONDS)
