@@ -114,14 +114,14 @@ def _streams(results: Results) -> Any:
             continue
         colour, name = COLOURS[database], NAMES[database]
         firsts.plot(*_series(figures, "crowds_first_ms"), "o-", label=f"{name}, median", color=colour)
-        firsts.plot(*_series(figures, "crowds_last_ms"), "o--", label=f"{name}, slowest", color=colour)
+        firsts.plot(*_series(figures, "crowds_p99_ms"), "o--", label=f"{name}, 99th percentile", color=colour)
         memory.plot(*_series(figures, "crowds_mb"), "o-", label=name, color=colour)
     for axes, title, unit in (
         (firsts, "Time to the first token, added", "ms"),
         (memory, "Peak memory of the server", "MB"),
     ):
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("streams that begin at once, one core")
+        axes.set_xlabel("streams at once, one core")
         axes.set_ylabel(unit)
         axes.set_title(title, loc="left", fontweight="bold")
         if axes.lines:
