@@ -13,7 +13,7 @@ from perdure.app.running_turns import see_to_runner
 from perdure.domain.events import SessionIdledData
 from perdure.engine.run import Run
 from perdure.store import session_deletion
-from perdure.store import sessions as rows
+from perdure.store import session_news as rows
 from perdure.store.sessions import get_session
 from perdure.worker import tasks as sweeps
 

@@ -12,6 +12,7 @@ from perdure.domain.event_data import EventData
 from perdure.domain.events import NewEvent
 from perdure.domain.ids import ToolCallId
 from perdure.engine.outages import Also
+from perdure.store.additions import Additions
 from perdure.store.database import Tx
 
 
@@ -78,6 +79,10 @@ def also_of(entries: Sequence[Entry]) -> Also | None:
     changes = [entry.also for entry in entries if entry.also is not None]
     if len(changes) <= 1:
         return changes[0] if changes else None
+    kinds = {each.rows_of if isinstance(each, Additions) else None for each in changes}
+    if len(kinds) == 1 and None not in kinds:
+        alike = [each for each in changes if isinstance(each, Additions)]
+        return Additions(alike[0].rows_of, tuple(item for each in alike for item in each.items))
 
     async def also(tx: Tx) -> None:
         for change in changes:

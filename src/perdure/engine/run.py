@@ -32,7 +32,14 @@ from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.joined_appends import Entry, Opening, also_of, joining
 from perdure.engine.observed import observe
-from perdure.engine.outages import Also, append_after_outage, append_also, outlast
+from perdure.engine.outages import (
+    Also,
+    append_after_outage,
+    append_also,
+    in_one,
+    outlast,
+    write_appending,
+)
 from perdure.engine.overtaken import without_overtaken
 from perdure.engine.settlements import Awaited, Money, Settlement, money_move, settled_also
 from perdure.engine.spent import note_usage
@@ -286,15 +293,16 @@ class Run:
         """Append these events, and apply them. Raises as `commit` does, and StaleHead."""
         now = self.engine.clock.now()
         settling = tuple(self.settling)
-        move = None if also is not None else money_move(settling, money, now)
+        move = money_move(settling, money, now) if in_one(also) else None
         if move is None:
             also = settled_also(settling, money, also, now)
-        row, claims, single = self.row, not self.claimed, also is None
+        row, claims, single = self.row, not self.claimed, in_one(also)
         write = partial(append_also, row=row, batch=batch, also=also, now=now, progress=progress, rests=rests)
         if move is not None:
             write = partial(write, further=move)
         try:
-            self.row, stored = await self.engine.database.write(partial(write, claim=claims), single=single)
+            body = partial(write, claim=claims)
+            self.row, stored = await write_appending(self.engine.database, body, single=single)
         except Unavailable as error:
             if claims or not error.retryable:
                 raise  # nothing was paid for yet

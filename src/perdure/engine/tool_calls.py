@@ -471,6 +471,7 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         memories=agent.memories,
         owner_id=row.owner_id,
         model_id=_first_model(run, state),
+        session_row=row if call.id in run.announced else None,
     )
 
 
