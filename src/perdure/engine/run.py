@@ -373,6 +373,8 @@ class Run:
             if numbered.type == InputMessageData.kind:
                 self.prepared = None  # the message may choose another model
         self.state = fold(events, self.state)
+        if self.row.task_id is not None:
+            self.engine.known.follow(self.row.id, stored)
 
     async def _catch_up(self) -> None:
         """Apply the events that others have appended.
@@ -434,6 +436,8 @@ def opened_by(engine: Engine, begun: Begun) -> OpenedSession | None:
         return None
     for event in events[conversation.head - before :]:
         conversation.feed(event, event.sequence)
+    if row.task_id is not None:
+        engine.known.follow(row.id, events)
     return OpenedSession(row, fold(events[state.head - before :], state), conversation)
 
 
