@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from perdure.domain.errors import Fenced, InvalidInput, Unavailable
-from perdure.store.database import LOCK_ROW, Database, Rows, Tx
+from perdure.store.database import LOCK_ROW, Database, Rows, Tx, merged
 from perdure.store.migrate import WORDS
 from perdure.store.sqlite import open_sqlite
 from tests.conformance.places import Place, soon
@@ -214,6 +214,27 @@ async def test_an_append_without_rows_is_the_guarded_update(store: Database) -> 
     await store.write(lambda tx: tx.run("INSERT INTO heads VALUES ('s', 0, NULL)"))
     assert await store.write(lambda tx: appending(tx, 0, [], "seen"))
     assert await rows(store, "SELECT * FROM heads") == [("s", 0, "seen")]
+
+
+@pytest.mark.parametrize("more", [1, 20])
+async def test_an_append_adds_to_rows_that_are_there(store: Database, more: int) -> None:
+    await store.write(lambda tx: tx.run("INSERT INTO heads VALUES ('s', 0, NULL)"))
+    await store.write(lambda tx: tx.run(INSERT, "0", "old", 1, None))
+    added = " ON CONFLICT (id) DO UPDATE SET number = things.number + excluded.number"
+
+    async def body(tx: Tx) -> bool:
+        new = [(str(place), "new", 5) for place in range(more)]
+        things = Rows("INSERT INTO things (id, text, number)", new, added)
+        return await tx.append(MOVE, (1, None, "s", 0), Rows(LOG, [("s", 1, "a", b"", None)]), things)
+
+    assert await store.write(body, single=True)
+    found = await rows(store, "SELECT id, text, number FROM things ORDER BY LENGTH(id), id")
+    assert found == [("0", "old", 6), *((str(place), "new", 5) for place in range(1, more))]
+
+
+def test_rows_of_one_table_are_inserted_together() -> None:
+    found = merged([Rows("a", [(1,)]), Rows("b", [(2,)]), Rows("a", [(3,)]), Rows("a", [(4,)], " x")])
+    assert found == [Rows("a", [(1,), (3,)]), Rows("b", [(2,)]), Rows("a", [(4,)], " x")]
 
 
 async def test_a_single_write_is_an_append_like_any_other(store: Database) -> None:

@@ -13,7 +13,7 @@ from perdure.app.running_turns import see_to_runner
 from perdure.domain.events import SessionIdledData
 from perdure.engine.run import Run
 from perdure.store import session_deletion
-from perdure.store import sessions as rows
+from perdure.store import session_news as rows
 from perdure.store.sessions import get_session
 from perdure.worker import tasks as sweeps
 
@@ -25,13 +25,14 @@ def an_end_is_forgotten(patch: Patch) -> None:
 
 
 def an_end_is_told_as_often_as_it_is_delivered(patch: Patch) -> None:
-    real = task_news.find_task
+    real = task_news.read_hearing
 
-    async def find(tx: Any, task_id: Any) -> Any:
-        row = await real(tx, task_id)
-        return None if row is None else replace(row, finished_at=None)
+    async def read(*args: Any) -> Any:
+        heard = await real(*args)
+        tasks = {task_id: replace(row, finished_at=None) for task_id, row in heard.tasks.items()}
+        return replace(heard, tasks=tasks)
 
-    patch.setattr(task_news, "find_task", find)
+    patch.setattr(task_news, "read_hearing", read)
 
 
 def the_note_is_cleared_before_the_delivery(patch: Patch) -> None:
@@ -126,10 +127,7 @@ def time_limits_are_ignored(patch: Patch) -> None:
 
 
 def a_call_that_waits_gets_its_result_twice(patch: Patch) -> None:
-    async def keep(tx: Any, *args: Any) -> None:
-        return None
-
-    patch.setattr(task_news, "remove_waits", keep)
+    patch.setattr(task_news._Hearing, "end", lambda hearing, wait: None)
     patch.setattr(task_news, "_open_call", _any_call)
 
 
@@ -139,7 +137,7 @@ def _any_call(state: Any, wait: Any) -> Any:
 
 
 def nobody_continues_a_parent_whose_call_has_ended(patch: Patch) -> None:
-    async def nothing(app: Any, tx: Any, row: Any, *, is_new: bool) -> None:
+    async def nothing(app: Any, tx: Any, row: Any, **more: Any) -> None:
         return None
 
     patch.setattr(task_news, "see_to_runner", nothing)
@@ -149,8 +147,8 @@ def nobody_continues_a_parent_whose_call_has_ended(patch: Patch) -> None:
 def reports_are_told_again(patch: Patch) -> None:
     real = task_news.read_news
 
-    async def read(tx: Any, child_id: Any, known: Any = None) -> Any:
-        news = await real(tx, child_id, known)
+    async def read(tx: Any, child_id: Any, **more: Any) -> Any:
+        news = await real(tx, child_id, **more)
         if news is None or news.tell is None:
             return news
         return replace(news, tell=(news.tell[0], replace(news.tell[1], since=None)))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.child_sessions import Files, Planned, Wanted, plan_child
 from perdure.app.context import Services
-from perdure.app.file_copies import Ahead, copy_ahead, give_copy
+from perdure.app.file_copies import copy_ahead, give_copy
 from perdure.app.initial_files import write_initial_files
 from perdure.app.output_schemas import checked_output
 from perdure.app.session_room import room_for_session
 from perdure.app.task_answers import SPAWN
 from perdure.capabilities.port import Later, ToolContext
-from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.errors import Conflict, InvalidInput, NotFound
 from perdure.domain.events import (
     EventContext,
     InputMessageData,
@@ -31,18 +31,20 @@ from perdure.domain.subagents import Subagents
 from perdure.domain.tasks import SessionTask, TaskLinks, TaskMode, WakePolicy, check_open
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.trace_context import TraceContext, current_trace
-from perdure.store.database import Rows, Tx
+from perdure.store.additions import Additions
+from perdure.store.database import Rows, Tx, merged
 from perdure.store.queue import Begun, Job
 from perdure.store.rows import to_json
-from perdure.store.sessions import SessionRow, begin_session, get_session
+from perdure.store.session_counts import counted
+from perdure.store.sessions import BegunSession, SessionRow, get_session, new_session
 from perdure.store.tasks import (
     TaskRow,
     WaitRow,
-    count_unfinished,
+    look_around,
     new_rows,
     task_by_key,
 )
-from perdure.store.workspaces import hold_workspace
+from perdure.store.workspaces import kept_workspace
 
 
 class Spawn(Struct, frozen=True):
@@ -90,10 +92,12 @@ async def spawn(app: Services, context: ToolContext, what: Spawn, later: Later |
     )
 
     async def plan(tx: Tx) -> TaskRow | tuple[SessionRow, Planned]:
-        before = await task_by_key(tx, context.session_id, context.effect_key)
-        if before is not None:
-            return before
-        parent = await get_session(tx, context.org_id, context.session_id)
+        parent = context.session_row
+        if parent is None:  # the call is repeated
+            before = await task_by_key(tx, context.session_id, context.effect_key)
+            if before is not None:
+                return before
+            parent = await get_session(tx, context.org_id, context.session_id)
         if context.agent is not None:
             parent = parent.under(context.agent)  # a participant's sub-agent is its own
         return parent, await plan_child(app, tx, parent, wanted)
@@ -111,18 +115,32 @@ async def spawn(app: Services, context: ToolContext, what: Spawn, later: Later |
     message = Message(
         *(app.new_id("message"), "user", content, ts), controls=None if controls == Controls() else controls
     )
-    ahead = None
-    if what.files == "fork":
-        ahead = await copy_ahead(app, parent.org_id, parent.workspace(), planned.row.workspace())
-
-    async def also(tx: Tx) -> None:
-        check_open(await count_unfinished(tx, parent.id), what.config.max_open)
-        waits = (_wait_of(context, row),) if what.mode == "foreground" else ()
-        await _begin(app, tx, context, planned, message, new_rows(row, *waits), now, trace)
-        await _give_files(app, tx, parent, planned, what.files, ahead, now)
-
+    waits = (_wait_of(context, row),) if what.mode == "foreground" else ()
+    child = _child(app, context, planned, message, now, trace)
+    new = _New(app, parent, child, new_rows(row, *waits), what.config.max_open, what.files == "shared")
+    begin = Additions(_rows_of, (new,))
+    also = await _with_files(app, parent, planned, what.files, begin, now)
     await context.log((TaskCreatedData(row.struct()),), also, later)
     return row
+
+
+async def _with_files(
+    app: Services, parent: SessionRow, planned: Planned, files: Files, begin: Additions[_New], now: Micros
+) -> Callable[[Tx], Awaitable[None]]:
+    """What begins a sub-agent and gives it the files that it works on, as far as they are its own."""
+    child, ahead = planned.row, None
+    if files != "fork" and not any(planned.files):
+        return begin
+    if files == "fork":
+        ahead = await copy_ahead(app, parent.org_id, parent.workspace(), child.workspace())
+
+    async def also(tx: Tx) -> None:
+        await begin(tx)
+        if files == "fork":
+            await give_copy(tx, child.org_id, parent.workspace(), child.workspace(), ahead, now)
+        await write_initial_files(app, tx, child, planned.files, now)
+
+    return also
 
 
 def _schema_of(what: Spawn) -> OutputSchema | None:
@@ -131,20 +149,62 @@ def _schema_of(what: Spawn) -> OutputSchema | None:
     return None if blueprint is None else blueprint.output_schema
 
 
-async def _begin(
+class _New(Struct, frozen=True):
+    """A sub-agent that the append of its task begins.
+
+    Attributes:
+        rows: those of the task.
+        most: how many tasks of the parent may be open.
+        shares: whether it works on the parent's files.
+    """
+
+    app: Services
+    parent: SessionRow
+    child: BegunSession
+    rows: tuple[Rows, ...]
+    most: int
+    shares: bool
+
+
+async def _rows_of(tx: Tx, news: Sequence[_New]) -> Sequence[Rows]:
+    """The rows of sub-agents that one session begins in one append, which finds out if it has changed.
+
+    Raises:
+        Conflict: too many tasks of the session have not ended, or too many sessions are open.
+        NotFound: the session's files are gone.
+        NotSingle: as `room_for_session` and the queue.
+    """
+    app, parent = news[0].app, news[0].parent
+    around = await look_around(tx, parent)
+    for number, new in enumerate(news):
+        check_open(around.unfinished + number, new.most)
+    scope = (parent.org_id, parent.owner_id)
+    if reached := await room_for_session(app, tx, *scope, len(news), around.open_sessions):
+        raise Conflict(f"{reached.message()}: archive or delete some", code="too_many_sessions")
+    rows = [counted(tx.dialect, parent.org_id, len(news), parent.id)]
+    if any(new.shares for new in news) and not around.has_workspace:
+        # From now on, it does not depend on the parent's session whether the workspace exists.
+        if parent.workspace_id is not None:
+            raise NotFound("workspace")
+        rows.append(kept_workspace(parent))
+    for new in news:
+        rows += [*new.child.rows(), *new.rows]
+        begun = Begun()
+        begun.fill_in(new.child.row, new.child.events)
+        await app.queue.enqueue(tx, Job(parent.org_id, new.child.row.id, begun=begun))
+    return merged(rows)
+
+
+def _child(
     app: Services,
-    tx: Tx,
     context: ToolContext,
     planned: Planned,
     message: Message,
-    rows: Sequence[Rows],
     now: Micros,
     trace: TraceContext | None,
-) -> None:
-    """Create the child's session with its first message, its job, and the rows of its task."""
+) -> BegunSession:
+    """The sub-agent's session with its first message."""
     child = planned.row
-    if reached := await room_for_session(app, tx, child.org_id, child.owner_id):
-        raise Conflict(f"{reached.message()}: archive or delete some", code="too_many_sessions")
     # Its first message is the parent's, who may repeat what it has read.
     started = SessionStartedData(child.harness_id, child.agent_id, child.model_id, child.external_sources())
     events = [NewEvent(started, EventContext(), now)]
@@ -153,28 +213,7 @@ async def _begin(
         events.append(NewEvent(loaded, EventContext(), now))
     about = message_context(app.new_id("turn"), message.id)
     events.append(NewEvent(InputMessageData(message, trace=trace), about, now))
-    begun = Begun()
-    begun.fill_in(*await begin_session(tx, child, events, *rows, now=now))
-    await app.queue.enqueue(tx, Job(child.org_id, child.id, begun=begun))
-
-
-async def _give_files(
-    app: Services,
-    tx: Tx,
-    parent: SessionRow,
-    planned: Planned,
-    files: Files,
-    ahead: Ahead | None,
-    now: Micros,
-) -> None:
-    """Give the child the files that it works on."""
-    child = planned.row
-    if files == "shared":
-        # From now on, it does not depend on the parent's session whether the workspace exists.
-        await hold_workspace(tx, parent.org_id, parent.workspace())
-    elif files == "fork":
-        await give_copy(tx, child.org_id, parent.workspace(), child.workspace(), ahead, now)
-    await write_initial_files(app, tx, child, planned.files, now)
+    return new_session(child, events, now)
 
 
 def _wait_of(context: ToolContext, row: TaskRow) -> WaitRow:

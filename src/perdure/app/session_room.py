@@ -7,7 +7,7 @@ from perdure.domain.ids import OrgId, UserId
 from perdure.domain.limits import LimitName, Reached
 from perdure.domain.parked import LimitScope
 from perdure.domain.times import Micros
-from perdure.store.database import Tx
+from perdure.store.database import NotSingle, Tx
 from perdure.store.limits import lock_sessions, open_sessions, open_sessions_of
 
 NEAR = 100
@@ -24,10 +24,18 @@ async def sessions_of(tx: Tx, org_id: OrgId, user_id: UserId | None) -> int:
     return await open_sessions_of(tx, org_id, user_id)
 
 
-async def room_for_session(app: Services, tx: Tx, org_id: OrgId, owner_id: UserId) -> Reached | None:
-    """Return the limit that one more open session would pass; None if there is room.
+async def room_for_session(
+    app: Services, tx: Tx, org_id: OrgId, owner_id: UserId, more: int = 1, known: int | None = None
+) -> Reached | None:
+    """Return the limit that one or more open sessions more would pass; None if there is room.
 
-    Call it before the session is counted. Near a limit, sessions are opened one after the other.
+    Call it before the sessions are counted. Near a limit, sessions are opened one after the other.
+
+    Args:
+        known: the number of the organization's open sessions, as it was read in this transaction.
+
+    Raises:
+        NotSingle: a limit is near, and the transaction is a single statement.
     """
     most = app.meter.limits(org_id)
     scopes: tuple[tuple[LimitScope, int | None, UserId | None], ...] = (
@@ -38,11 +46,16 @@ async def room_for_session(app: Services, tx: Tx, org_id: OrgId, owner_id: UserI
     for scope, limit, user_id in scopes:
         if limit is None:
             continue
-        used = await sessions_of(tx, org_id, user_id)
+        if locked or known is None or user_id is not None:
+            used = await sessions_of(tx, org_id, user_id)
+        else:
+            used = known
         if used >= limit - NEAR and not locked and tx.dialect != "sqlite":
+            if tx.single:
+                raise NotSingle
             await lock_sessions(tx, org_id)
             locked, used = True, await sessions_of(tx, org_id, user_id)
-        if used >= limit:
+        if used + more > limit:
             return Reached(_NAME, scope, limit, used, LATER)
     return None
 

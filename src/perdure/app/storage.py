@@ -41,7 +41,12 @@ from perdure.store.storage import (
 
 async def redactor_of(app: Services, tx: Tx, row: SessionRow) -> Redactor:
     """What redacts the session's secrets."""
-    redactor = Redactor(await open_secrets(tx, app.vault, row.org_id, row.id))
+    return redactor_with(app, row, await open_secrets(tx, app.vault, row.org_id, row.id))
+
+
+def redactor_with(app: Services, row: SessionRow, secrets: dict[str, str]) -> Redactor:
+    """What redacts the session's secrets, which were read in this transaction."""
+    redactor = Redactor(secrets)
     if redactor:
         app.known.needs_lock(row.id)
     return redactor

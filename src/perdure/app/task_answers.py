@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -73,10 +74,18 @@ async def answer_at(tx: Tx, row: TaskRow, ended: int) -> Answer:
     return Answer() if child_id is None else answer_in(await end_at(tx, child_id, ended))
 
 
-async def end_at(tx: Tx, session_id: SessionId, ended: int) -> list[Event]:
-    """Read how the turn ended that was over at a sequence of a log: its end and its last message."""
-    kinds = (OutputMessageCompletedData.kind, *sorted(ENDED_TURN))
-    events, _ = await events_of_kinds(tx, session_id, kinds, before=ended, limit=2)
+_END = (OutputMessageCompletedData.kind, *sorted(ENDED_TURN))
+
+
+async def end_at(tx: Tx, session_id: SessionId, ended: int, log: Sequence[Event] = ()) -> list[Event]:
+    """Read how the turn ended that was over at a sequence of a log: its end and its last message.
+
+    Args:
+        log: the whole log, if it is known.
+    """
+    if log:
+        return [event for event in reversed(log[:ended]) if event.type in _END][:2]
+    events, _ = await events_of_kinds(tx, session_id, _END, before=ended, limit=2)
     return events
 
 

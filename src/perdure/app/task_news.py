@@ -20,9 +20,9 @@ from perdure.app.guarded import checked_report, session_guard
 from perdure.app.messages import append_message
 from perdure.app.participants import speaker_of_turn
 from perdure.app.running_turns import see_to_runner
-from perdure.app.storage import redactor_of
+from perdure.app.storage import redactor_with
 from perdure.app.task_answers import Answer, answer_text, result_of_wait
-from perdure.app.task_reports import News, Report, read_news
+from perdure.app.task_reports import Report, read_news
 from perdure.capabilities.guarding import Guard
 from perdure.domain.calls import CallState, Parked
 from perdure.domain.data_flow import with_sources
@@ -34,7 +34,7 @@ from perdure.domain.events import (
     TaskUpdatedData,
     ToolCompletedData,
 )
-from perdure.domain.ids import SessionId, TaskId, ToolCallId
+from perdure.domain.ids import SessionId, TaskId, ToolCallId, TurnId
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.redaction import Redactor, redact_events, redact_struct
 from perdure.domain.spans import tool_context
@@ -52,17 +52,15 @@ from perdure.domain.turn import Calling, TurnState, fold
 from perdure.store.database import Tx
 from perdure.store.parked_turns import read_turn
 from perdure.store.queue import Begun
-from perdure.store.sessions import SessionRow, append, get_session, look_session
+from perdure.store.sessions import SessionRow, append, get_session
+from perdure.store.task_hearing import TaskChanges, read_hearing
 from perdure.store.tasks import (
     TaskRow,
     WaitRow,
     add_task_message,
     find_task,
-    put_task,
-    remove_waits,
     tasks_named,
     told_news,
-    waits_of_session,
 )
 
 ATTEMPTS = 20
@@ -72,24 +70,18 @@ ATTEMPTS = 20
 async def deliver(app: Services, child_id: SessionId) -> None:
     """Tell a session's parent what it has not heard of, if there is anything. Idempotent."""
     known = app.known.at_rest(child_id)
+    log = () if known is None else app.known.take_log(child_id)
     for _ in range(ATTEMPTS):
-        news, guard = await app.database.read(partial(_news_and_guard, app, child_id=child_id, known=known))
+        news = await app.database.read(partial(read_news, child_id=child_id, known=known, log=log))
         known = None
         if news is None:
             return
-        applied = False if news.tell is None else await _settled(app, *news.tell, guard)
+        applied = False if news.tell is None else await _settled(app, *news.tell)
         if applied:
             return  # the task remembers that: nobody waits until the note is cleared, too
         if applied is False:
             await clear_note(app, child_id, news.sequence)
             return
-
-
-async def _news_and_guard(
-    app: Services, tx: Tx, child_id: SessionId, known: SessionRow | None
-) -> tuple[News | None, Guard | None]:
-    news = await read_news(tx, child_id, known)
-    return news, None if news is None or news.tell is None else await _guard_of(app, tx, *news.tell)
 
 
 async def clear_note(app: Services, child_id: SessionId, sequence: int) -> None:
@@ -103,32 +95,35 @@ async def settle(app: Services, task_id: TaskId, report: Report) -> bool:
     If the session waits for the task, its call gets the result. Otherwise the session receives a message, as
     the task's policy says: it steers a running turn, and starts one in a session at rest.
     """
-
-    async def read(tx: Tx) -> tuple[TaskRow | None, Guard | None]:
-        task = await find_task(tx, task_id)
-        return task, None if task is None else await _guard_of(app, tx, task, report)
-
-    task, guard = await app.database.read(read)
-    return task is not None and bool(await _settled(app, task, report, guard))
+    task = await app.database.read(lambda tx: find_task(tx, task_id))
+    return task is not None and bool(await _settled(app, task, report))
 
 
-async def _settled(app: Services, task: TaskRow, report: Report, guard: Guard | None) -> bool | None:
+async def _settled(app: Services, task: TaskRow, report: Report) -> bool | None:
     """As `settle`; None if the parent has heard more than when the report was read: read it again.
 
     Args:
         task: the task as it was read at some time.
-        guard: the guardrails that check the report, outside of any transaction.
     """
-    if guard is not None:
-        report = await checked_report(guard, task, report)
-    return await app.hearing.work_on(task.session_id, _Told(task, report), partial(_hear, app))
+    told = _Told(task, report)
+    outcome = await app.hearing.work_on(task.session_id, told, partial(_hear, app))
+    if isinstance(outcome, Guard):  # it checks the report outside of any transaction
+        told = _Told(task, await checked_report(outcome, task, report), checked=True)
+        outcome = await app.hearing.work_on(task.session_id, told, partial(_hear, app))
+    return None if isinstance(outcome, Guard) else outcome
 
 
 class _Told(Struct, frozen=True):
-    """A report of a task. `task`: the task as it was read at some time."""
+    """A report of a task.
+
+    Attributes:
+        task: the task as it was read at some time.
+        checked: whether the guardrails of the session that hears of it have checked the report.
+    """
 
     task: TaskRow
     report: Report
+    checked: bool = False
 
 
 class _Hearing(Struct):
@@ -136,7 +131,10 @@ class _Hearing(Struct):
 
     Attributes:
         row: the session as it was locked.
-        waits: its calls that wait, and for which tasks; None if they were not read.
+        tasks: its tasks that it hears of, as they are after these events.
+        waits: its calls that still wait, and for which tasks.
+        changed, over: the tasks that have changed, and the calls that wait no more.
+        guards: its guardrails, by the turns that began the tasks, as far as they were read.
         state: its turn; None if it was not read.
         events: the events to append.
         ended: whether a call ends with them.
@@ -146,24 +144,43 @@ class _Hearing(Struct):
     row: SessionRow
     now: Micros
     redactor: Redactor
-    waits: list[tuple[WaitRow, tuple[TaskId, ...]]] | None = None
+    tasks: dict[TaskId, TaskRow]
+    waits: list[tuple[WaitRow, tuple[TaskId, ...]]]
+    changed: dict[TaskId, TaskRow] = {}
+    over: list[WaitRow] = []
+    guards: dict[TurnId, Guard | None] = {}
     state: TurnState | None = None
     events: list[NewEvent] = []
     ended: bool = False
     wakes: list[tuple[str, TaskRow, SessionTask]] = []
 
+    def put(self, row: TaskRow) -> None:
+        """Change a task."""
+        self.tasks[row.id] = self.changed[row.id] = row
 
-async def _hear(app: Services, told: list[_Told]) -> list[bool | None]:
-    """Apply reports to the tasks of one session, in one transaction; return what `_settled` does of each."""
+    def end(self, wait: WaitRow) -> None:
+        """Note that a call does not wait any more."""
+        self.over.append(wait)
+        self.waits = [each for each in self.waits if each[0] is not wait]
+
+
+async def _hear(app: Services, told: list[_Told]) -> list[bool | Guard | None]:
+    """Apply reports to the tasks of one session, in one transaction.
+
+    Returns:
+        What `_settled` does of each report, or the guardrails that have to check it first.
+    """
     first = told[0].task
 
-    async def work(tx: Tx) -> list[bool | None]:
+    async def work(tx: Tx) -> list[bool | Guard | None]:
         try:
             row = await get_session(tx, first.org_id, first.session_id, lock=True)
         except NotFound:
             return [False] * len(told)  # nobody is left to hear of it
         # What a sub-agent says may be a secret of this session: the rows of tasks are read back like the log.
-        hearing = _Hearing(row, app.now(), await redactor_of(app, tx, row))
+        read = await read_hearing(tx, app.vault, row, list({each.task.id for each in told}))
+        waits = [(wait, wait.task_ids()) for wait in read.waits]
+        hearing = _Hearing(row, app.now(), redactor_with(app, row, read.secrets), read.tasks, waits)
         heard = [await _heard(app, tx, hearing, each) for each in told]
         await _append(app, tx, hearing)
         return heard
@@ -171,26 +188,29 @@ async def _hear(app: Services, told: list[_Told]) -> list[bool | None]:
     return await write_at_head(app, work)
 
 
-async def _heard(app: Services, tx: Tx, hearing: _Hearing, told: _Told) -> bool | None:
-    report, task_row = told.report, await find_task(tx, told.task.id)
+async def _heard(app: Services, tx: Tx, hearing: _Hearing, told: _Told) -> bool | Guard | None:
+    report, task_row = told.report, hearing.tasks.get(told.task.id)
     if task_row is None or task_row.finished_at is not None:
         return False
     if report.attempt is not None and report.attempt != task_row.attempt:
         return False  # another attempt has begun since
     if report.since is not None and report.since != task_row.heard:
         return None  # another delivery was faster
+    if report.says_something and not told.checked:
+        guard = await _guard_of(app, tx, hearing, task_row)
+        if guard is not None:
+            return guard
     return await _apply(app, tx, hearing, task_row, report)
 
 
-async def _guard_of(app: Services, tx: Tx, task: TaskRow, report: Report) -> Guard | None:
+async def _guard_of(app: Services, tx: Tx, hearing: _Hearing, task: TaskRow) -> Guard | None:
     """The guardrails of the session that hears of a task."""
-    if not report.says_something or task.finished_at is not None:
-        return None
-    row = await look_session(tx, task.session_id)
-    if row is None:
-        return None
-    speaker = await speaker_of_turn(tx, row, task.turn_id)  # the agent that hears of it
-    return await session_guard(app, tx, row if speaker is None else row.under(speaker.at()))
+    row, guards = hearing.row, hearing.guards
+    if task.turn_id not in guards:
+        speaker = await speaker_of_turn(tx, row, task.turn_id)  # the agent that hears of it
+        heard_by = row if speaker is None else row.under(speaker.at())
+        guards[task.turn_id] = await session_guard(app, tx, heard_by)
+    return guards[task.turn_id]
 
 
 async def _apply(app: Services, tx: Tx, hearing: _Hearing, task_row: TaskRow, report: Report) -> bool:
@@ -201,10 +221,10 @@ async def _apply(app: Services, tx: Tx, hearing: _Hearing, task_row: TaskRow, re
     heard = max(task_row.heard, report.heard)
     if task is before and not report.messages:
         if heard != task_row.heard:
-            await put_task(tx, replace(task_row, heard=heard))
+            hearing.put(replace(task_row, heard=heard))
         return False
     new_row = replace(task_row.changed(task, now), heard=heard, wish=None if task.ended else task_row.wish)
-    await put_task(tx, new_row)
+    hearing.put(new_row)
     events = hearing.events
     for message in report.messages:
         await add_task_message(tx, task_row.org_id, message)
@@ -223,7 +243,9 @@ async def _apply(app: Services, tx: Tx, hearing: _Hearing, task_row: TaskRow, re
 
 async def _append(app: Services, tx: Tx, hearing: _Hearing) -> None:
     """Append, and see to it that somebody continues the turn if the last call that it waits for has ended."""
+    changes = TaskChanges(list(hearing.changed.values()), hearing.over)
     if not hearing.events:
+        await changes.run(tx)
         return
     row, now, ended = hearing.row, hearing.now, hearing.ended
     # The results of calls also have what other sub-agents have said.
@@ -231,7 +253,7 @@ async def _append(app: Services, tx: Tx, hearing: _Hearing) -> None:
     waits = bool(row.resting) and bool(_still_parked(row, events))
     continues = ended and not waits
     rests = bool(row.resting) and not continues
-    after, stored = await append(tx, row, events, now=now, progress=ended, rests=rests)
+    after, stored = await append(tx, row, events, now=now, progress=ended, rests=rests, further=changes)
     if continues and (row.resting or after.status == "active"):
         begun = Begun()
         begun.fill_in(after, stored)
@@ -287,8 +309,6 @@ async def _ends_of_waits(
 ) -> tuple[list[NewEvent], bool]:
     """The results of calls that waited for the task, and whether any call waits or waited for it."""
     row, now = hearing.row, hearing.now
-    if hearing.waits is None:
-        hearing.waits = [(wait, wait.task_ids()) for wait in await waits_of_session(tx, row.id)]
     waits = [wait for wait, ids in hearing.waits if ended.id in ids]
     if not waits:
         return [], False
@@ -300,15 +320,16 @@ async def _ends_of_waits(
     for wait in waits:
         call = _open_call(state, wait)
         if call is None or not isinstance(state, Calling):
-            await _waits_no_more(tx, hearing, wait)  # the turn went on
+            hearing.end(wait)  # the turn went on
             continue
         awaited = True
         alone = wait.task_ids() == (ended.id,)
         rows = [ended] if alone else await tasks_named(tx, row.id, wait.task_ids())
+        rows = [hearing.tasks.get(each.id, each) for each in rows]
         done = [each for each in rows if each.finished_at is not None]
         if not done or (wait.need == "all" and len(done) < len(rows)):
             continue
-        await _waits_no_more(tx, hearing, wait)
+        hearing.end(wait)
         result = await result_of_wait(tx, wait, rows, Answer(report.answer, report.output))
         data = ToolCompletedData(
             call.id,
@@ -320,11 +341,6 @@ async def _ends_of_waits(
         )
         events.append(NewEvent(data, tool_context(state, call.id), now))
     return events, awaited
-
-
-async def _waits_no_more(tx: Tx, hearing: _Hearing, wait: WaitRow) -> None:
-    await remove_waits(tx, wait.session_id, wait.exec_id, (wait.tool_call_id,))
-    hearing.waits = [each for each in hearing.waits or () if each[0] is not wait]
 
 
 def _open_call(state: TurnState, wait: WaitRow) -> CallState | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
@@ -106,11 +108,14 @@ class News(Struct, frozen=True):
     tell: tuple[TaskRow, Report] | None
 
 
-async def read_news(tx: Tx, child_id: SessionId, known: SessionRow | None = None) -> News | None:
+async def read_news(
+    tx: Tx, child_id: SessionId, known: SessionRow | None = None, log: Sequence[Event] = ()
+) -> News | None:
     """Read what a session has noted for its parent; None if there is nothing, or the session has none.
 
     Args:
         known: the session as its turn ended. What came later has a note of its own.
+        log: the session's whole log up to there, if it is known.
     """
     row = known or await look_session(tx, child_id)
     if row is None or row.news is None or row.task_id is None:
@@ -118,12 +123,13 @@ async def read_news(tx: Tx, child_id: SessionId, known: SessionRow | None = None
     task = await find_task(tx, row.task_id)
     if task is None or task.knows(row.news):
         return News(row.news, None)
-    return News(row.news, (task, await read_report(tx, row, task)))
+    return News(row.news, (task, await read_report(tx, row, task, log if row is known else ())))
 
 
-async def read_report(tx: Tx, row: SessionRow, task: TaskRow) -> Report:
-    """Read where a session is with its task."""
-    messages, progress, artifacts = await _reports(tx, row, task.heard)
+async def read_report(tx: Tx, row: SessionRow, task: TaskRow, log: Sequence[Event] = ()) -> Report:
+    """Read where a session is with its task. `log`: its whole log, if it is known."""
+    log = log if len(log) == row.head else ()
+    messages, progress, artifacts = await _reports(tx, row, task.heard, log)
     report = Report(
         "queued" if row.started_at is None else "running",
         since=task.heard,
@@ -134,12 +140,12 @@ async def read_report(tx: Tx, row: SessionRow, task: TaskRow) -> Report:
         artifacts=artifacts,
         external=row.external_sources(),
     )
-    return await _with_state(tx, row, task, report)
+    return await _with_state(tx, row, task, report, log)
 
 
-async def _with_state(tx: Tx, row: SessionRow, task: TaskRow, report: Report) -> Report:
+async def _with_state(tx: Tx, row: SessionRow, task: TaskRow, report: Report, log: Sequence[Event]) -> Report:
     if row.ended is not None:
-        return await _ended(tx, row, task, report, row.ended)
+        return _ended(await end_at(tx, row.id, row.ended, log), task, report)
     if row.deleted_at is not None:
         return replace(report, state="canceled", error=DELETED)
     asked = next((call for call in row.parked_calls() if call.kind in ASKED), None)
@@ -159,8 +165,8 @@ def _stopped(report: Report, row: SessionRow) -> Report:
     return replace(report, state="awaiting_input", detail="budget", input_request=asked)
 
 
-async def _ended(tx: Tx, row: SessionRow, task: TaskRow, report: Report, ended: int) -> Report:
-    found = await end_at(tx, row.id, ended)
+def _ended(found: list[Event], task: TaskRow, report: Report) -> Report:
+    """The report of a session that is done. `found`: what `end_at` has read."""
     end = next((event for event in found if event.type in ENDED_TURN), None)
     data = None if end is None else _decoded(end)
     late = end is not None and task.struct().is_late(task.deadline, end.ts)
@@ -209,15 +215,18 @@ async def _asked(tx: Tx, row: SessionRow, call: ParkedCall) -> TaskInputRequest:
 
 
 async def _reports(
-    tx: Tx, row: SessionRow, heard: int
+    tx: Tx, row: SessionRow, heard: int, log: Sequence[Event]
 ) -> tuple[tuple[TaskMessage, ...], TaskProgress | None, tuple[TaskArtifact, ...]]:
     """What the session has reported itself since this sequence."""
     messages: list[TaskMessage] = []
     artifacts: list[TaskArtifact] = []
     progress: TaskProgress | None = None
-    after, more = heard, heard < row.head
+    after, more, kinds = heard, heard < row.head, (TaskReportedData.kind,)
     while more:
-        events, more = await events_within(tx, row.id, after, until=row.head, kinds=(TaskReportedData.kind,))
+        if log:
+            events, more = [event for event in log[heard:] if event.type in kinds], False
+        else:
+            events, more = await events_within(tx, row.id, after, until=row.head, kinds=kinds)
         for event in events:
             after, data = event.sequence, _decoded(event)
             if isinstance(data, TaskReportedData):

@@ -49,6 +49,7 @@ from perdure.domain.speakers import AgentAt
 from perdure.domain.times import Micros
 from perdure.domain.tools import ToolHints
 from perdure.store.database import Tx
+from perdure.store.sessions import SessionRow
 
 READ_ONLY = ToolHints(readonly=True, idempotent=True)
 REPEATABLE = ToolHints(readonly=False, idempotent=True)
@@ -177,6 +178,7 @@ class ToolContext(Struct, frozen=True):
         model_id: the model that the session calls; None if it is a fallback, or not known.
         in_background: whether the call runs as a task, beside the turn. Its steps are not recorded then, it
             has no callbacks, and what it sends to `output` is not shown.
+        session_row: the session's row, if nobody has run the call before, so that it has had no effect yet.
     """
 
     org_id: OrgId
@@ -207,6 +209,7 @@ class ToolContext(Struct, frozen=True):
     owner_id: UserId = UserId("")
     model_id: ModelId | None = None
     in_background: bool = False
+    session_row: SessionRow | None = None
 
     @property
     def organization_id(self) -> OrgId:

@@ -27,8 +27,9 @@ from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Calling
+from perdure.engine.joined_appends import status_of
 from perdure.engine.outages import Also, outlast
-from perdure.engine.run import Run, status_of
+from perdure.engine.run import Run
 from perdure.store.callbacks import (
     CallbackRow,
     add_callback,

@@ -8,11 +8,20 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from perdure.domain.calls import CallStatus
 from perdure.domain.event_data import EventData
 from perdure.domain.events import NewEvent
 from perdure.domain.ids import ToolCallId
+from perdure.domain.turn import Calling, TurnState
 from perdure.engine.outages import Also
+from perdure.store.additions import Additions
 from perdure.store.database import Tx
+
+
+def status_of(state: TurnState, call_id: ToolCallId) -> CallStatus | None:
+    """The status of a call of the turn's last answer; None if there is no such call."""
+    calls = state.calls if isinstance(state, Calling) else ()
+    return next((call.status for call in calls if call.id == call_id), None)
 
 
 class Entry(Struct, eq=False):
@@ -78,6 +87,10 @@ def also_of(entries: Sequence[Entry]) -> Also | None:
     changes = [entry.also for entry in entries if entry.also is not None]
     if len(changes) <= 1:
         return changes[0] if changes else None
+    kinds = {each.rows_of if isinstance(each, Additions) else None for each in changes}
+    if len(kinds) == 1 and None not in kinds:
+        alike = [each for each in changes if isinstance(each, Additions)]
+        return Additions(alike[0].rows_of, tuple(item for each in alike for item in each.items))
 
     async def also(tx: Tx) -> None:
         for change in changes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -14,7 +15,8 @@ from perdure.domain.events import Event, NewEvent
 from perdure.domain.ids import SessionId
 from perdure.domain.times import Micros
 from perdure.engine.context import Engine
-from perdure.store.database import Further, Tx
+from perdure.store.additions import Additions
+from perdure.store.database import Body, Database, Further, NotSingle, Tx
 from perdure.store.events import events_after
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, append, look_session
@@ -69,6 +71,19 @@ def both(first: Also, second: Also | None) -> Also:
     return also
 
 
+def in_one(also: Also | None) -> bool:
+    """Whether one statement can append events and change what else is to be changed."""
+    return also is None or isinstance(also, Additions)
+
+
+async def write_appending(database: Database, body: Body[T], *, single: bool) -> T:
+    """Run a body that appends: with `single` in one statement, unless it turns out to need more."""
+    if single:
+        with contextlib.suppress(NotSingle):
+            return await database.write(body, single=True)
+    return await database.write(body)
+
+
 async def append_also(
     tx: Tx,
     row: SessionRow,
@@ -82,10 +97,11 @@ async def append_also(
     further: Further | None = None,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append a batch, as `append` does, and change what `also` changes in the same transaction."""
+    more = await also.rows(tx) if isinstance(also, Additions) else ()
     appended = await append(
-        tx, row, batch, now=now, claim=claim, progress=progress, rests=rests, further=further
+        tx, row, batch, now=now, claim=claim, progress=progress, rests=rests, further=further, more=more
     )
-    if also is not None:
+    if also is not None and not isinstance(also, Additions):
         await also(tx)
     return appended
 
@@ -113,7 +129,7 @@ async def append_after_outage(
 
     async def attempt() -> tuple[SessionRow, tuple[Event, ...]]:
         try:
-            return await engine.database.write(write, single=single)
+            return await write_appending(engine.database, write, single=single)
         except StaleHead:
             found = await engine.database.read(lambda tx: _appended(tx, row, batch))
             if found is None:

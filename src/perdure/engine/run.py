@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from perdure.capabilities.model_choice import ModelChoice
 from perdure.capabilities.resolve import ResolvedAgent
-from perdure.domain.calls import CallState, CallStatus
+from perdure.domain.calls import CallState
 from perdure.domain.compaction import ContextCompactingData
 from perdure.domain.errors import Fenced, PerdureError, StaleHead, Unavailable
 from perdure.domain.event_data import EventData
@@ -30,9 +30,16 @@ from perdure.domain.turn_queries import begins_with_append
 from perdure.engine.batches import act_completed, is_last_to_park, rests_after
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
-from perdure.engine.joined_appends import Entry, Opening, also_of, joining
+from perdure.engine.joined_appends import Entry, Opening, also_of, joining, status_of
 from perdure.engine.observed import observe
-from perdure.engine.outages import Also, append_after_outage, append_also, outlast
+from perdure.engine.outages import (
+    Also,
+    append_after_outage,
+    append_also,
+    in_one,
+    outlast,
+    write_appending,
+)
 from perdure.engine.overtaken import without_overtaken
 from perdure.engine.settlements import Awaited, Money, Settlement, money_move, settled_also
 from perdure.engine.spent import note_usage
@@ -286,15 +293,16 @@ class Run:
         """Append these events, and apply them. Raises as `commit` does, and StaleHead."""
         now = self.engine.clock.now()
         settling = tuple(self.settling)
-        move = None if also is not None else money_move(settling, money, now)
+        move = money_move(settling, money, now) if in_one(also) else None
         if move is None:
             also = settled_also(settling, money, also, now)
-        row, claims, single = self.row, not self.claimed, also is None
+        row, claims, single = self.row, not self.claimed, in_one(also)
         write = partial(append_also, row=row, batch=batch, also=also, now=now, progress=progress, rests=rests)
         if move is not None:
             write = partial(write, further=move)
         try:
-            self.row, stored = await self.engine.database.write(partial(write, claim=claims), single=single)
+            body = partial(write, claim=claims)
+            self.row, stored = await write_appending(self.engine.database, body, single=single)
         except Unavailable as error:
             if claims or not error.retryable:
                 raise  # nothing was paid for yet
@@ -365,6 +373,8 @@ class Run:
             if numbered.type == InputMessageData.kind:
                 self.prepared = None  # the message may choose another model
         self.state = fold(events, self.state)
+        if self.row.task_id is not None:
+            self.engine.known.follow(self.row.id, stored)
 
     async def _catch_up(self) -> None:
         """Apply the events that others have appended.
@@ -391,12 +401,6 @@ class Run:
         if not self.claimed and not begins_with_append(self.state):
             raise Fenced
         self.unlogged = self._unlogged  # without what these events have overtaken
-
-
-def status_of(state: TurnState, call_id: ToolCallId) -> CallStatus | None:
-    """The status of a call of the turn's last answer; None if there is no such call."""
-    calls = state.calls if isinstance(state, Calling) else ()
-    return next((call.status for call in calls if call.id == call_id), None)
 
 
 class OpenedSession(Struct):
@@ -426,6 +430,8 @@ def opened_by(engine: Engine, begun: Begun) -> OpenedSession | None:
         return None
     for event in events[conversation.head - before :]:
         conversation.feed(event, event.sequence)
+    if row.task_id is not None:
+        engine.known.follow(row.id, events)
     return OpenedSession(row, fold(events[state.head - before :], state), conversation)
 
 

@@ -44,9 +44,10 @@ from perdure.engine.guarded_results import check_edited, check_result, masked_ev
 from perdure.engine.handoffs import check_agent, log_for
 from perdure.engine.hooks import Reviewed, asked_call, review, reviews
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, look_up, settle
+from perdure.engine.joined_appends import status_of
 from perdure.engine.live import ToolText
 from perdure.engine.loading import loaded_by
-from perdure.engine.run import Run, status_of
+from perdure.engine.run import Run
 from perdure.engine.steps import Steps
 from perdure.engine.tool_outcomes import REFUSED, REJECTED, Failure, as_raw_output, error_text, failure_of
 from perdure.engine.tool_output import RawOutput, fit_output
@@ -471,6 +472,7 @@ def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallStat
         memories=agent.memories,
         owner_id=row.owner_id,
         model_id=_first_model(run, state),
+        session_row=row if call.id in run.announced else None,
     )
 
 

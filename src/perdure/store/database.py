@@ -9,7 +9,7 @@ CONFLICT, JSON as text, integer microseconds. Rows are read by position.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -42,10 +42,28 @@ class NotSingle(Exception):
 
 
 class Rows(Struct, frozen=True):
-    """Rows to insert. `insert`: `INSERT INTO table (columns ...)`, without VALUES."""
+    """Rows to insert.
+
+    Attributes:
+        insert: `INSERT INTO table (columns ...)`, without VALUES.
+        conflict: what follows the values: ` ON CONFLICT ...`.
+    """
 
     insert: str
     rows: Sequence[Sequence[Value]]
+    conflict: str = ""
+
+    def statement(self) -> str:
+        """Return the INSERT of one of these rows."""
+        return f"{self.insert} VALUES ({', '.join('?' * len(self.rows[0]))}){self.conflict}"
+
+
+def merged(rows: Iterable[Rows]) -> list[Rows]:
+    """Return the same rows with one insert for each table; those of a table stay in their order."""
+    found: dict[tuple[str, str], list[Sequence[Value]]] = {}
+    for each in rows:
+        found.setdefault((each.insert, each.conflict), []).extend(each.rows)
+    return [Rows(insert, added, conflict) for (insert, conflict), added in found.items()]
 
 
 class Part(Struct, frozen=True):

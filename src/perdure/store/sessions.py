@@ -12,14 +12,6 @@ from perdure.domain.errors import Damaged, Fenced, NotFound, StaleHead
 from perdure.domain.events import (
     Event,
     NewEvent,
-    SessionActivatedData,
-    SessionIdledData,
-    TaskReportedData,
-    ToolCallRequestedData,
-    ToolParkedData,
-    ToolResumedData,
-    TurnSealedData,
-    TurnStartedData,
 )
 from perdure.domain.ids import (
     AgentId,
@@ -46,7 +38,8 @@ from perdure.store.events import EVENT_COLUMNS, event_values, stored_event
 from perdure.store.model_calls import INSERT_CALLS, calls_in
 from perdure.store.plain_sessions import PLAIN
 from perdure.store.rows import assignments, columns, from_json, insert, to_json, values
-from perdure.store.session_counts import count_sessions
+from perdure.store.session_counts import count_sessions, counted
+from perdure.store.session_news import heard_of
 from perdure.store.trace_turns import INSERT_TURNS, ended_turns
 from perdure.store.turn_slots import slot_after
 from perdure.store.webhook_deliveries import note_task_events
@@ -253,6 +246,7 @@ _QUEUED = msgspec.json.Decoder(Queue)
 _NO_CONFIG = SessionConfig()
 COLUMNS = columns(SessionRow)
 _INSERT = insert("sessions", SessionRow)
+_INSERT_ROWS = f"INSERT INTO sessions ({COLUMNS})"
 _GET = f"SELECT {COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
 _LOOK = f"SELECT {COLUMNS} FROM sessions WHERE id = ?"
 
@@ -279,17 +273,6 @@ _APPEND = f"{_SET}{_AT_HEAD}"
 _APPEND_PLAIN = f"{_APPEND} AND updated_at = ? AND {PLAIN}"
 # The search index has the agent, too.
 _HAND_OFF = f"{_SET}, agent_id = ?, agent_version_id = ?, handed_from = ?, search_slot = NULL{_AT_HEAD}"
-DONE = frozenset((SessionIdledData.kind, TurnSealedData.kind))
-"""Kinds of events with which a sub-agent is done with its task: no message waits for a turn of its own."""
-NEWS = DONE | {
-    TurnStartedData.kind,
-    SessionActivatedData.kind,
-    ToolCallRequestedData.kind,
-    ToolParkedData.kind,
-    ToolResumedData.kind,
-    TaskReportedData.kind,
-}
-"""Kinds of events of which the session's parent has to hear."""
 _INSERT_EVENTS = f"INSERT INTO events ({', '.join(EVENT_COLUMNS)})"
 
 
@@ -299,15 +282,32 @@ async def add_session(tx: Tx, row: SessionRow) -> None:
     await count_sessions(tx, row.org_id, 1, row.parent_session_id)
 
 
-async def begin_session(
-    tx: Tx, row: SessionRow, events: Sequence[NewEvent], *more: Rows, now: Micros
-) -> tuple[SessionRow, tuple[Event, ...]]:
-    """Insert a new session with the first events of its log, and more rows; return what `append` does."""
+class BegunSession(Struct, frozen=True):
+    """A new session with the first events of its log, as `append` returns them."""
+
+    row: SessionRow
+    events: tuple[Event, ...]
+    event_rows: Rows
+
+    def rows(self) -> tuple[Rows, ...]:
+        """The rows to insert; the session has to be counted, too."""
+        return Rows(_INSERT_ROWS, [values(self.row)]), self.event_rows
+
+
+def new_session(row: SessionRow, events: Sequence[NewEvent], now: Micros) -> BegunSession:
+    """Return a session that begins with these events."""
     new = _row_after(row, events, project(row.projection(), events), now, 0, fence=False, rests=False)
     stored, rows = _numbered(row, events)
-    await tx.append(_INSERT, values(new), Rows(_INSERT_EVENTS, rows), *more)
-    await count_sessions(tx, row.org_id, 1, row.parent_session_id)
-    return new, stored
+    return BegunSession(new, stored, Rows(_INSERT_EVENTS, rows))
+
+
+async def begin_session(
+    tx: Tx, row: SessionRow, events: Sequence[NewEvent], *, now: Micros
+) -> tuple[SessionRow, tuple[Event, ...]]:
+    """Insert a new session with the first events of its log; return what `append` does."""
+    new = new_session(row, events, now)
+    await tx.append(_INSERT, values(new.row), new.event_rows, counted(tx.dialect, row.org_id, 1))
+    return new.row, new.events
 
 
 def _numbered(row: SessionRow, events: Sequence[NewEvent]) -> tuple[tuple[Event, ...], list[Sequence[Value]]]:
@@ -346,6 +346,7 @@ async def append(
     rests: bool = False,
     plain: bool = False,
     further: Further | None = None,
+    more: Sequence[Rows] = (),
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append events to the session's log, and update the projection in the same statement or transaction.
 
@@ -362,7 +363,7 @@ async def append(
         rests: whether the session rests after these events: it has parked calls, and nothing else to do.
         plain: succeed only if nothing of the row was changed since it was read, as a lock would make sure,
             and if the session is plain (`plain_sessions.py`).
-        further: what else the statement changes, as for `Tx.append`.
+        further, more: what else the statement changes and inserts, as for `Tx.append`.
 
     Returns:
         The updated row, and the events as stored.
@@ -383,30 +384,10 @@ async def append(
     args = _append_args(row, new, now)
     if plain:
         sql, args = _APPEND_PLAIN, (*args, row.updated_at)
-    if not await tx.append(sql, args, *inserts, further=further):
+    if not await tx.append(sql, args, *inserts, *more, further=further):
         raise await refusal(tx, row)
     await note_task_events(tx, row.org_id, row.id, events, row.head + 1, now)
     return new, stored
-
-
-def _heard(row: SessionRow, events: Sequence[NewEvent], status: Status) -> tuple[int | None, int | None]:
-    """When the session was done with its task, and the last event that its parent has not heard of.
-
-    Args:
-        status: the session's, after the events. A message that interrupts a turn begins another one for the
-            task in the same append, like one that waited for its own.
-    """
-    ended, news = row.ended, row.news
-    if ended is not None:
-        return ended, news  # the parent knows, or will hear, how the task ended: the rest is no part of it
-    for sequence, event in enumerate(events, row.head + 1):
-        if event.data.kind in NEWS:
-            news = sequence
-        if ended is None and event.data.kind in DONE and status not in IN_TURN:
-            ended = sequence
-    if row.started_at and status != row.status:
-        news = row.head + len(events)
-    return ended, news
 
 
 def _row_after(
@@ -420,7 +401,11 @@ def _row_after(
     rests: bool,
 ) -> SessionRow:
     """Return the row as it is after an append."""
-    ended, news = (None, None) if row.task_id is None else _heard(row, events, after.status)
+    ended, news = (
+        (None, None)
+        if row.task_id is None
+        else heard_of(row, events, after.status, in_turn=after.status in IN_TURN)
+    )
     if after.handed_to is not None:
         row = msgspec.structs.replace(
             row,

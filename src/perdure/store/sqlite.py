@@ -91,8 +91,7 @@ class SqliteTx:
             return False
         for each in inserts:
             if each.rows:
-                marks = ",".join("?" * len(each.rows[0]))
-                self._connection.executemany(f"{each.insert} VALUES ({marks})", each.rows)
+                self._connection.executemany(each.statement(), each.rows)
         if further is not None:
             await further.run(self)
         return True

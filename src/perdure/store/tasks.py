@@ -15,6 +15,7 @@ from perdure.domain.tasks import SessionTask, TaskKind, TaskMessage, TaskState
 from perdure.domain.times import Micros
 from perdure.store.database import Purged, Rows, Tx, Value
 from perdure.store.rows import LIST_BYTES, columns, from_json, insert, to_json, values
+from perdure.store.sessions import SessionRow
 from perdure.store.webhooks import remove_webhooks_of_tasks
 
 Wish = Literal["cancel", "delete"]
@@ -161,6 +162,31 @@ async def count_unfinished(tx: Tx, session_id: SessionId) -> int:
         "SELECT COUNT(*) FROM tasks WHERE session_id = ? AND finished_at IS NULL", session_id
     )
     return 0 if found is None else found[0]
+
+
+class Surroundings(Struct, frozen=True):
+    """What a session begins a sub-agent in.
+
+    Attributes:
+        unfinished: the session's tasks that have not ended.
+        open_sessions: the organization's sessions that are not archived.
+        has_workspace: whether the session's workspace has a row.
+    """
+
+    unfinished: int
+    open_sessions: int
+    has_workspace: bool
+
+
+async def look_around(tx: Tx, session: SessionRow) -> Surroundings:
+    """Read what a session begins a sub-agent in, in one statement: it is a round trip on PostgreSQL."""
+    found = await tx.one(
+        "SELECT (SELECT COUNT(*) FROM tasks WHERE session_id = ? AND finished_at IS NULL),"
+        " (SELECT CAST(COALESCE(SUM(sessions), 0) AS BIGINT) FROM session_totals WHERE org_id = ?),"
+        " (SELECT COUNT(*) FROM workspaces WHERE id = ? AND org_id = ?)",
+        *(session.id, session.org_id, session.workspace(), session.org_id),
+    )
+    return Surroundings(0, 0, False) if found is None else Surroundings(found[0], found[1], bool(found[2]))
 
 
 async def wish_for(

@@ -14,7 +14,7 @@ from perdure.domain.errors import Conflict, NotFound
 from perdure.domain.ids import OrgId, SessionId, WorkspaceId
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import WorkspaceStatus
-from perdure.store.database import LOCK_ROW, Changes, Tx, Value
+from perdure.store.database import LOCK_ROW, Changes, Rows, Tx, Value
 from perdure.store.rows import assignments, columns, contains, from_json, insert, to_json, values
 from perdure.store.sessions import SessionRow, get_session
 
@@ -43,6 +43,7 @@ class WorkspaceRow(Struct, frozen=True):
 
 _COLUMNS = columns(WorkspaceRow)
 _INSERT = insert("workspaces", WorkspaceRow)
+_INSERT_ROWS = f"INSERT INTO workspaces ({_COLUMNS})"
 _EXTERNAL = msgspec.json.Decoder(tuple[External, ...])
 
 
@@ -63,7 +64,24 @@ async def _implied_row(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, *, lock
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), session_id, org_id)
     if found is None or found[1] is not None:
         raise NotFound("workspace")
-    return WorkspaceRow(workspace_id, org_id, session_id, "", None, "active", 0, 0, found[0], found[0], None)
+    return _own_row(org_id, workspace_id, session_id, found[0])
+
+
+def _own_row(
+    org_id: OrgId, workspace_id: WorkspaceId, session_id: SessionId, created_at: Micros
+) -> WorkspaceRow:
+    return WorkspaceRow(
+        workspace_id, org_id, session_id, "", None, "active", 0, 0, created_at, created_at, None
+    )
+
+
+def kept_workspace(session: SessionRow) -> Rows:
+    """Return the row of a session's own workspace, for an append to the session, if it has none yet.
+
+    Whoever else creates it locks the session.
+    """
+    row = _own_row(session.org_id, session.workspace(), session.id, session.created_at)
+    return Rows(_INSERT_ROWS, [values(row)], " ON CONFLICT DO NOTHING")
 
 
 async def workspace_size(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> int:

@@ -115,7 +115,10 @@ class PostgresTx:
         part = None if further is None else further.part()
         if not filled and part is None:
             return await self.run(update, *args) == 1
-        counts = [(each.insert, len(each.rows) if len(each.rows) <= MOST_VALUES else MANY) for each in filled]
+        counts = [
+            (each.insert + each.conflict, len(each.rows) if len(each.rows) <= MOST_VALUES else MANY)
+            for each in filled
+        ]
         key: AppendKey = (update, "" if part is None else part.sql, *counts)
         statement = self._appends.get(key) or await self._prepare_append(key, len(args), part, counts)
         values = [

@@ -10,8 +10,8 @@ from functools import lru_cache
 from perdure.store.database import Part
 
 _PARAMETER = re.compile(r"'(?:[^']|'')*'|\?")
-INSERT = re.compile(r"\s*INSERT\s+INTO\s+(\w+)\s*\(([^)]*)\)\s*", re.IGNORECASE)
-"""An INSERT with its table and columns, without values."""
+INSERT = re.compile(r"\s*INSERT\s+INTO\s+(\w+)\s*\(([^)]*)\)\s*(ON CONFLICT .*)?", re.IGNORECASE)
+"""An INSERT with its table and columns, without values, and what it does on a conflict."""
 MANY = 0
 """The number of rows of an insert whose rows are arrays."""
 MOST_VALUES = 8
@@ -67,6 +67,7 @@ def _insert_part(number: int, insert: str, types: dict[str, str], count: int, fi
     if match is None:
         raise ValueError(f"not of the form INSERT INTO table (columns): {insert!r}")
     table, names = match[1], [name.strip() for name in match[2].split(",")]
+    conflict = f" {match[3]}" if match[3] else ""
     columns = ", ".join(names)
     if count == MANY:
         arrays = ", ".join(f"${place}::{types[name]}[]" for place, name in enumerate(names, first))
@@ -75,11 +76,11 @@ def _insert_part(number: int, insert: str, types: dict[str, str], count: int, fi
             f"SELECT {picked} FROM moved, unnest({arrays}) WITH ORDINALITY AS added ({columns}, place)"
             " ORDER BY added.place"
         )
-        return f"inserted_{number} AS (INSERT INTO {table} ({columns}) {rows})", first + len(names)
+        return f"inserted_{number} AS (INSERT INTO {table} ({columns}) {rows}{conflict})", first + len(names)
     places = iter(range(first, first + count * len(names)))
     values = (f"({', '.join(f'${next(places)}::{types[name]}' for name in names)})" for _ in range(count))
     rows = f"SELECT added.* FROM moved, (VALUES {', '.join(values)}) AS added ({columns})"
-    part = f"inserted_{number} AS (INSERT INTO {table} ({columns}) {rows})"
+    part = f"inserted_{number} AS (INSERT INTO {table} ({columns}) {rows}{conflict})"
     return part, first + count * len(names)
 
 
