@@ -8,6 +8,7 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from perdure.app.inbox_snapshots import Inboxes
+from perdure.app.looks import Looks
 from perdure.app.rate_limit import TOKEN_BURST, TOKEN_RATE, RateLimit
 from perdure.app.refreshes import Refreshes
 from perdure.app.shares import Shares
@@ -153,6 +154,7 @@ class App(Services, frozen=True, kw_only=True):
         waiters: the requests that wait for turns.
         arguments: checks of edited arguments.
         inboxes: the inboxes that somebody follows.
+        looks: the looks of followers at the ends of logs.
     """
 
     registry: Registry
@@ -164,4 +166,5 @@ class App(Services, frozen=True, kw_only=True):
     breakers: Breakers = field(default_factory=Breakers)
     waiters: Waiters = field(default_factory=Waiters)
     inboxes: Inboxes = field(default_factory=Inboxes)
+    looks: Looks = field(default_factory=Looks)
     arguments: ArgumentChecks = field(default_factory=lambda: ArgumentChecks(Sandbox()))

@@ -26,7 +26,7 @@ from perdure.domain.times import to_rfc3339
 from perdure.store.bus import DRAFTED, Appended, Live
 from perdure.store.confidential import reader_of
 from perdure.store.database import Tx
-from perdure.store.events import events_of_kinds, events_within, log_ends_at
+from perdure.store.events import events_of_kinds, events_within
 from perdure.store.rows import to_json
 from perdure.store.sessions import look_session
 
@@ -146,8 +146,8 @@ class Follower:
 
     async def _has_changed(self) -> bool:
         """Whether the log has grown or the session was deleted, which nearly always a wake-up tells."""
-        cursor, session_id = self._cursor, self._session_id
-        return not await self._app.database.read(lambda tx: log_ends_at(tx, session_id, cursor))
+        cursor = self._cursor
+        return await self._app.looks.head(self._app.database, self._session_id) != cursor
 
     async def _read(self) -> list[Frame]:
         cursor, session_id = self._cursor, self._session_id

@@ -75,12 +75,6 @@ async def events_after(tx: Tx, session_id: SessionId, after: int, limit: int = 1
     return [Event(*row) for row in rows]
 
 
-async def log_ends_at(tx: Tx, session_id: SessionId, sequence: int) -> bool:
-    """Return whether the log's last event has this sequence, and its session is not deleted."""
-    sql = "SELECT 1 FROM sessions WHERE id = ? AND head = ? AND deleted_at IS NULL"
-    return await tx.one(sql, session_id, sequence) is not None
-
-
 async def id_of_event(tx: Tx, session_id: SessionId, sequence: int) -> str | None:
     """Return the id of the event with this sequence, or None."""
     row = await tx.one("SELECT id FROM events WHERE session_id = ? AND sequence = ?", session_id, sequence)
