@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+from msgspec.structs import replace
+
 from perdure.app.input_requests import resume_signed_in
 from perdure.domain.errors import PerdureError
 from perdure.store.queue import Job
@@ -78,6 +80,9 @@ class Injections:
         other.spawn(sweep(other))
         # The queue hands out the job of a process whose heartbeats are late.
         other.queue.put(Job(self._world.store.caller.organization_id, self._world.session_id, again=True))
+        if process.thawed is not None:
+            for job in process.queue.tasks:
+                other.queue.put(replace(job, again=True))
         await process.pause(then)
 
     async def overtake(self, process: Process, where: str) -> None:

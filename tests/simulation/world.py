@@ -403,6 +403,16 @@ class _Queue(LocalQueue):
         self._world = process.world
         self.committed: list[object] = []
         """The keys of jobs whose transactions have committed, and that this process does not know yet."""
+        self._jobs: dict[object, Job] = {}
+
+    @property
+    def tasks(self) -> list[Job]:
+        """The jobs of tasks that this process has."""
+        return [job for key, job in self._jobs.items() if key in self._known and job.task_id is not None]
+
+    def put(self, job: Job) -> None:
+        self._jobs[job.key] = job
+        super().put(job)
 
     async def enqueue(self, tx: Tx, job: Job) -> None:
         tx.after_commit(_Put(self, job))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 
@@ -69,6 +70,10 @@ class Want(Struct, frozen=True):
         return (not self.types or kind in self.types) and kind not in self.exclude
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class Follower:
     """A cursor on a session: the events after `after`, then new ones, without a gap or a repetition.
 
@@ -99,6 +104,7 @@ class Follower:
         self._subscription = app.bus.subscribe(session_id, live=self._live)
         self._must_read = True
         self._joined = False
+        self._look_at = _now() + POLL_EVERY
         self.gone = False
 
     @property
@@ -121,8 +127,10 @@ class Follower:
                 return []
             frames = await self._read()
             return frames + await self._join()
-        if not await self._subscription.wait(min(timeout, POLL_EVERY)):
-            self._must_read = await self._has_changed()  # a wake-up may have been lost
+        if not await self._subscription.wait(max(0, min(timeout, self._look_at - _now()))):
+            if _now() >= self._look_at:
+                self._must_read = await self._has_changed()  # a wake-up may have been lost
+                self._look_at = _now() + POLL_EVERY
             return []
         signals, self._must_read = self._subscription.drain()
         if await self._is_closed():
