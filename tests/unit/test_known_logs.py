@@ -55,3 +55,10 @@ def test_few_logs_are_kept() -> None:
         known.follow(each, events(1, 1))
     assert known.take_log(ids[0]) == ()
     assert known.take_log(ids[-1]) == events(1, 1)
+
+
+def test_the_log_of_a_deleted_session_is_dropped() -> None:
+    known = KnownSessions()
+    known.follow(CHILD, events(1, 2))
+    known.discard(CHILD)
+    assert known.take_log(CHILD) == ()

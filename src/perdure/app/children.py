@@ -36,7 +36,7 @@ from perdure.store.database import Rows, Tx, merged
 from perdure.store.queue import Begun, Job
 from perdure.store.rows import to_json
 from perdure.store.session_counts import counted
-from perdure.store.sessions import BegunSession, SessionRow, get_session, new_session
+from perdure.store.sessions import BegunSession, SessionRow, get_session, lock_session, new_session
 from perdure.store.tasks import (
     TaskRow,
     WaitRow,
@@ -175,6 +175,9 @@ async def _rows_of(tx: Tx, news: Sequence[_New]) -> Sequence[Rows]:
         NotSingle: as `room_for_session` and the queue.
     """
     app, parent = news[0].app, news[0].parent
+    if not tx.single:
+        # The session comes first, as for others that open sessions: `room_for_session` may lock more.
+        await lock_session(tx, parent)
     around = await look_around(tx, parent)
     for number, new in enumerate(news):
         check_open(around.unfinished + number, new.most)

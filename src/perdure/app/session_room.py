@@ -11,8 +11,8 @@ from perdure.store.database import NotSingle, Tx
 from perdure.store.limits import lock_sessions, open_sessions, open_sessions_of
 
 NEAR = 100
-"""How many sessions below the limit a transaction begins to wait for others that open some, too. So many can
-be open at the same time without passing it."""
+"""How many transactions like it may be open before one of them could pass the limit: so close to it, each
+waits for the others."""
 LATER: Micros = 60_000_000
 _NAME: LimitName = "open_sessions"
 
@@ -50,7 +50,7 @@ async def room_for_session(
             used = await sessions_of(tx, org_id, user_id)
         else:
             used = known
-        if used >= limit - NEAR and not locked and tx.dialect != "sqlite":
+        if used >= limit - NEAR * more and not locked and tx.dialect != "sqlite":
             if tx.single:
                 raise NotSingle
             await lock_sessions(tx, org_id)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from perdure.domain.backoff import backoff
-from perdure.domain.errors import StaleHead, Unavailable
+from perdure.domain.errors import Fenced, PerdureError, Unavailable
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.ids import SessionId
 from perdure.domain.times import Micros
@@ -130,7 +130,10 @@ async def append_after_outage(
     async def attempt() -> tuple[SessionRow, tuple[Event, ...]]:
         try:
             return await write_appending(engine.database, write, single=single)
-        except StaleHead:
+        except PerdureError as error:
+            # Not only StaleHead: what is read before the append sees what the failed attempt has committed.
+            if isinstance(error, Unavailable | Fenced):
+                raise
             found = await engine.database.read(lambda tx: _appended(tx, row, batch))
             if found is None:
                 raise

@@ -40,8 +40,9 @@ class KnownSessions:
             del self._rows[session_id]
 
     def discard(self, session_id: SessionId) -> None:
-        """Drop the row of a session."""
+        """Drop what is known of a session."""
         self._rows.pop(session_id, None)
+        self._logs.pop(session_id, None)
 
     def take(self, org_id: OrgId, session_id: SessionId) -> SessionRow | None:
         """Remove and return the row of an organization's session."""

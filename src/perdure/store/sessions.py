@@ -328,6 +328,13 @@ async def get_session(tx: Tx, org_id: OrgId, session_id: SessionId, *, lock: boo
     return SessionRow(*found)
 
 
+async def lock_session(tx: Tx, row: SessionRow) -> None:
+    """Lock a session's row until the commit, if it is still there, before the append that looks at it."""
+    if LOCK_ROW[tx.dialect]:
+        sql = "SELECT 1 FROM sessions WHERE id = ? AND org_id = ?"
+        await tx.one(sql + LOCK_ROW[tx.dialect], row.id, row.org_id)
+
+
 async def look_session(tx: Tx, session_id: SessionId) -> SessionRow | None:
     """Return the session of any organization, also a deleted one, for a runner or a sweep."""
     found = await tx.one(_LOOK, session_id)
