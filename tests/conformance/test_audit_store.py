@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from perdure.app.accounts import add_member, bootstrap
 from perdure.app.agents import change_agent, create_agent
-from perdure.app.audits import audited_app, page_of_audit_log
+from perdure.app.audits import audited_app, note_denied, page_of_audit_log
 from perdure.app.confidential import close_to_others
 from perdure.app.context import App
 from perdure.app.file_access import OfSession
@@ -25,13 +25,14 @@ from perdure.domain.files import CreateFile
 from perdure.domain.ids import OrgId
 from perdure.domain.sessions import CreateSession, UpdateSession
 from perdure.settings import Settings
+from perdure.store.audit_denied import Denied
 from perdure.store.audit_erasure import delete_audit_entries_before
-from perdure.store.audit_tables import AGENT, FILE, MEMBER, SESSION, Audited
+from perdure.store.audit_tables import AGENT, FILE, MEMBER, SESSION, WEBHOOK, Audited
 from perdure.store.audited import AuditedDatabase
 from perdure.store.database import Body, T, Tx
 from perdure.store.sessions import look_session
 from perdure.wiring import open_parts
-from tests.conformance.places import Place
+from tests.conformance.places import Place, eventually, soon
 
 
 class Desk:
@@ -210,6 +211,48 @@ async def test_the_entry_of_a_session_that_only_its_owner_reads_shows_no_values(
     assert entry.entity.name is None
     assert "closed" not in str(entry)
     assert set(entry.after or ()) == {"title", "tags"}
+
+
+async def test_what_was_denied_in_a_session_that_only_its_owner_reads_has_no_name(audit_desk: Desk) -> None:
+    session = await create_session(audit_desk.plain, audit_desk.owner, CreateSession())
+    row = await audit_desk.plain.database.read(lambda tx: look_session(tx, session.id))
+    assert row is not None
+    denied = Denied(WEBHOOK, "webhook.created", session.id, "https://closed.invalid", session.id)
+    await note_denied(audit_desk.plain, audit_desk.origin, denied)
+    await audit_desk.plain.database.write(lambda tx: close_to_others(tx, row, 1))
+    await note_denied(audit_desk.plain, audit_desk.origin, denied)
+    found = await audit_desk.entries()
+    assert [each.entity.name for each in found] == [None, "https://closed.invalid"]
+    assert {each.session_id for each in found} == {session.id}
+
+
+async def test_what_was_denied_while_its_session_is_removed_is_no_entry_of_it(
+    audit_desk: Desk, place: Place
+) -> None:
+    if place.kind == "sqlite":
+        return  # one transaction writes at a time
+    session = await create_session(audit_desk.plain, audit_desk.owner, CreateSession())
+    database, locked, goes_on = audit_desk.plain.database, asyncio.Event(), asyncio.Event()
+
+    async def removing(tx: Tx) -> None:
+        await tx.one("SELECT 1 FROM sessions WHERE id = ? FOR UPDATE", session.id)
+        locked.set()
+        await goes_on.wait()
+        await tx.run("DELETE FROM sessions WHERE id = ?", session.id)
+
+    async def waiting() -> bool:
+        sql = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return await database.read(lambda tx: tx.one(sql)) is not None
+
+    denied = Denied(SESSION, "session.held", session.id, None, session.id)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(database.write(removing))
+        await soon(locked.wait())
+        tasks.create_task(note_denied(audit_desk.plain, audit_desk.origin, denied))
+        await eventually(waiting)
+        goes_on.set()
+    (entry,) = await audit_desk.entries()
+    assert entry.session_id is None
 
 
 async def test_a_change_of_a_sub_agents_session_leaves_no_entry(audit_desk: Desk) -> None:

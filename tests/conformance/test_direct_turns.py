@@ -220,3 +220,21 @@ async def test_recoveries_tasks_and_turns_without_a_place_are_enqueued(office: O
         office.ends[name].set()
     office.ends["t"].set()
     await nothing_queued(database)
+
+
+async def test_turns_that_are_being_put_back_when_their_process_closes_are_put_back(office: Office) -> None:
+    database, queue = await office.open()
+    await queue.start(office.handle)
+    jobs = [Job("org_1", f"s{number}") for number in range(300)]
+    await put(database, queue, *jobs)
+    for _ in jobs:
+        await office.next()
+    await queue.stop()
+    office.puts_back = True  # as the worker does at the end of a drain
+    for end in office.ends.values():
+        end.set()
+    await eventually(lambda: rows_of(database))  # it has begun
+    await soon(queue.close())
+    rows = await rows_of(database)
+    assert {row[1].decode() for row in rows if not row[4]} == {job.session_id for job in jobs}
+    assert len(rows) == len(jobs)

@@ -135,3 +135,33 @@ async def test_a_session_of_another_organization_is_no_session_of_the_entry(
         (entry,) = await log_of(owner)
         assert (entry["entity"], entry.get("session_id")) == ({"type": "session", "id": wrong}, None)
         assert "Secret" not in str(entry)
+
+
+async def test_what_was_denied_names_no_secret_of_a_url_and_no_hidden_character(any_server: Server) -> None:
+    token = await with_login(any_server)
+    async with person(any_server, token) as owner:
+        _, theirs = await add_member(owner, "eve")
+        async with person(any_server, theirs) as eve:
+            for url in ("https://eve:hunter22@hook.invalid/x?token=hush#y", "https://hush@hook.invalid/x"):
+                assert (await eve.post("/v1/task-webhooks", json={"url": url})).status_code == 403
+            budget = {"subject_type": "user", "subject_id": "a\u202e\nb", "currency": "usd", "limit": 3.0}
+            assert (await eve.post("/v1/budgets", json=budget)).status_code == 403
+        found = await log_of(owner)
+        names = [each["entity"].get("name") for each in found if each["entity"]["type"] == "webhook"]
+        assert names == ["https://...@hook.invalid/x", "https://...@hook.invalid/x?..."]
+        assert not [secret for secret in ("hush", "hunter22") if secret in str(found)]
+        ids = [each["entity"]["id"] for each in found]
+        assert ids[0] == "a\\u202e\\nb"
+
+
+async def test_a_file_is_denied_under_what_it_is_in_whatever_it_is_called(any_server: Server) -> None:
+    token = await with_login(any_server)
+    async with person(any_server, token) as owner:
+        session = await post(owner, "/v1/sessions", {})
+        place = f"/v1/sessions/{session['id']}/fs/file_of_ann.txt"
+        made = await owner.post(place, json={"content": "x", "is_readonly": True})
+        assert made.status_code == 201, made.text
+        assert (await owner.put(place, json={"content": "y"})).status_code == 403
+        assert told(await log_of(owner, session_id=session["id"])) == [
+            ("file.updated", "file", session["id"])
+        ]

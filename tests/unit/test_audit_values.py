@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.domain.audit_values import MAX_FIELD, changed_fields, is_secret, shown_fields
+from perdure.domain.audit_values import MAX_FIELD, changed_fields, is_secret, shown_fields, shown_name
 from perdure.domain.messages import JsonObject
 from perdure.store.audit_changes import _statement
 
@@ -110,3 +110,11 @@ def test_statements_are_read() -> None:
 def test_a_statement_that_cannot_be_followed_is_an_error(sql: str) -> None:
     with pytest.raises(RuntimeError, match="cannot follow"):
         _statement(sql, "agents")
+
+
+def test_a_name_that_is_a_url_has_neither_its_user_nor_its_query() -> None:
+    assert shown_name("https://me:pw@h.invalid/a@b?token=x#y") == "https://...@h.invalid/a@b?..."
+    assert shown_name("HTTPS://token@h.invalid") == "HTTPS://...@h.invalid"
+    assert shown_name("https://h.invalid/a@b") == "https://h.invalid/a@b"
+    assert shown_name("https://h.invalid\n?token=x") == "https://h.invalid\\n?..."
+    assert shown_name("Bob @ work? sk-12345678abc") == "Bob @ work? [redacted]"

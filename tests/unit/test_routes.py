@@ -161,6 +161,7 @@ async def request(one: Route, path: str, body: bytes, headers: dict[bytes, bytes
     """Send a request to an application that has only this route, and no database."""
 
     async def anybody(headers: dict[bytes, bytes], anywhere: bool) -> Caller:
+        assert working_for() is not None, "it is a request already, and comes after work under way"
         return Caller(OrgId(new_id("org")), UserId(new_id("user")))
 
     async def receive() -> Any:

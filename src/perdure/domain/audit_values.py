@@ -9,6 +9,7 @@ import msgspec
 
 from perdure.domain.log_lines import LogSecrets
 from perdure.domain.messages import JsonObject, JsonValue
+from perdure.domain.visible import visible_line
 
 Digest = Callable[[bytes], str]
 """Returns a digest that tells nothing about the value to those who do not have the key."""
@@ -27,6 +28,8 @@ _SECRET = re.compile(
 _COUNTED = re.compile(r"tokens|_set$", re.IGNORECASE)
 """Numbers of such names are no secrets."""
 _URL = re.compile(r"^([a-z][a-z0-9+.-]*://[^\s?#]*)([?#].+)$", re.IGNORECASE | re.DOTALL)
+_USER = re.compile(r"^([a-z][a-z0-9+.-]*://)[^\s/?#]*@", re.IGNORECASE)
+_ASKED = re.compile(r"^([a-z][a-z0-9+.-]*://[^?#]*)[?#].*", re.IGNORECASE | re.DOTALL)
 _LOOKS_LIKE = LogSecrets()
 
 
@@ -98,3 +101,9 @@ def _text(text: str, digest: Digest, whole: bool) -> str:
     if len(clean) <= MAX_TEXT or whole:
         return clean
     return f"{clean[:MAX_TEXT]}... ({len(text)} characters, {digest(text.encode())})"
+
+
+def shown_name(name: str) -> str:
+    """Return a name from a denied request: in one line, and if it is a URL, without its secrets."""
+    plain = _USER.sub(r"\1...@", _ASKED.sub(r"\1?...", name))
+    return visible_line(_LOOKS_LIKE.remove(plain))

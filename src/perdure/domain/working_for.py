@@ -9,11 +9,15 @@ from perdure.domain.ids import OrgId
 _CURRENT: ContextVar[OrgId | None] = ContextVar("working_for", default=None)
 
 
+SOMEBODY = OrgId("")
+"""Stands for the organization of a request whose caller is not known yet."""
+
+
 def work_for(org_id: OrgId | None) -> None:
     """Have this task, and the tasks that it starts from now on, work for an organization; None for nobody."""
     _CURRENT.set(org_id)
 
 
 def working_for() -> OrgId | None:
-    """The organization that this task answers a request of; None for all other work."""
+    """The organization that this task answers a request of, or SOMEBODY; None for all other work."""
     return _CURRENT.get()

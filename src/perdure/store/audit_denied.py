@@ -11,7 +11,11 @@ from perdure.domain.times import Micros
 from perdure.store.audit_changes import Stored, names_of
 from perdure.store.audit_entries import Maker, add_rows, is_private, session_of_row
 from perdure.store.audit_tables import Watched
+from perdure.store.confidential import reader_of
 from perdure.store.database import Tx
+
+_KEEP = {"sqlite": "", "postgres": " FOR KEY SHARE"}
+"""Has an erasure that removes the session wait for the commit, so that it removes the entry, too."""
 
 
 class Denied(Struct, frozen=True):
@@ -44,7 +48,11 @@ async def add_denied(tx: Tx, origin: Origin, denied: Denied, now: Micros) -> Non
         entity_id = watched.id.format(**found)
         hidden = not watched.name or await is_private(tx, watched, found)
         name = None if hidden or found[watched.name] is None else str(found[watched.name])
-        session_id = session_id or await session_of_row(tx, watched, found, origin.org_id)
+        session_id = session_id or await _known(
+            tx, origin, await session_of_row(tx, watched, found, origin.org_id)
+        )
+    elif session_id is not None and await reader_of(tx, session_id) is not None:
+        name = None  # as of what is made in it
     maker = Maker(origin, await names_of(tx, origin), now)
     row = maker.row(origin.org_id, watched.type, entity_id, name=name, session_id=session_id)
     await add_rows(tx, [replace(row, action=denied.action, outcome="denied", rows_changed=0)])
@@ -54,7 +62,8 @@ async def _known(tx: Tx, origin: Origin, session_id: SessionId | None) -> Sessio
     """Return the session if the organization has it."""
     if session_id is None:
         return None
-    found = await tx.one("SELECT 1 FROM sessions WHERE id = ? AND org_id = ?", session_id, origin.org_id)
+    sql = f"SELECT 1 FROM sessions WHERE id = ? AND org_id = ?{_KEEP[tx.dialect]}"
+    found = await tx.one(sql, session_id, origin.org_id)
     return None if found is None else session_id
 
 

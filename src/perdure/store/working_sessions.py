@@ -45,11 +45,12 @@ async def due(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, Sessio
 async def ahead(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, SessionId]]:
     """Return resting sessions that were changed in the future, as (organization, session).
 
-    A clock was ahead then, so that a turn that it has parked would wait for too long.
+    A clock was ahead then, so that a turn that it has parked would wait for too long. Those that wait longest
+    come first: ours has parked others since, whose rows stay ahead of it.
     """
     rows = await tx.all(
         "SELECT org_id, id FROM sessions WHERE status = 'active' AND resting = 1 AND deleted_at IS NULL"
-        " AND wake_at IS NOT NULL AND updated_at > ? LIMIT ?",
+        " AND wake_at IS NOT NULL AND updated_at > ? ORDER BY wake_at DESC LIMIT ?",
         now,
         limit,
     )

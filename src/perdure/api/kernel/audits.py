@@ -5,11 +5,14 @@ Every operation that is no GET has a line here, and so has a GET that changes so
 
 from __future__ import annotations
 
+import re
+
 from perdure.api.kernel.asgi import Headers
 from perdure.api.kernel.call import Call
 from perdure.api.kernel.route import Route
 from perdure.app.audits import audited_app, note_denied
 from perdure.app.context import App
+from perdure.domain.audit_values import shown_name
 from perdure.domain.audits import MAX_AGENT, MAX_REASON, REASON_HEADER, Origin, Verb
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import OrgId, SessionId, is_id
@@ -252,12 +255,13 @@ def _denied(what: Audited, route: Route, values: tuple[str, ...], body: object, 
     if watched.session == "id" and session is not None:
         entity: str = session
     else:
-        prefix = f"{watched.prefix or watched.type}_"
-        entity = next((value for value in told if value.startswith(prefix)), told[0] if told else org_id)
+        known = re.compile(rf"{watched.prefix or watched.type}_[0-9a-f]{{32}}")  # no path of a file
+        entity = next((value for value in told if known.fullmatch(value)), told[0] if told else org_id)
     deletes = route.method == "DELETE" or route.operation_id.startswith("destroy_")
     done: Verb = "deleted" if deletes else "created" if route.status == 201 else "updated"
     name = next((text for each in _NAMES if (text := _text(body, each))), None) if done == "created" else None
-    return Denied(watched, what.action(watched, done), entity, visible_line(name or "") or None, session)
+    shown = shown_name(name) if name else None
+    return Denied(watched, what.action(watched, done), visible_line(entity), shown, session)
 
 
 def _text(body: object, name: str) -> str | None:

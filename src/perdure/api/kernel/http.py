@@ -72,7 +72,7 @@ from perdure.domain.ids import OrgId, UserId
 from perdure.domain.log_lines import fields
 from perdure.domain.paging import Page
 from perdure.domain.trace_context import TraceContext, parse_context, tracing
-from perdure.domain.working_for import work_for
+from perdure.domain.working_for import SOMEBODY, work_for
 from perdure.domain.workspaces import session_of
 from perdure.store.faults import system_fault
 
@@ -161,6 +161,8 @@ class Api:
         route = ready.route
         visit.route = route.path
         anywhere = self._commands.anywhere(values[0]) if route.command else route.anywhere
+        if not route.public:
+            work_for(SOMEBODY)
         caller = ANONYMOUS if route.public else await self._authenticate(headers, anywhere)
         visit.caller = caller
         work_for(caller.organization_id or None)

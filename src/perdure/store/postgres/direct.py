@@ -58,6 +58,7 @@ class _Turn(Struct, eq=False):
         since: when it began, on the monotonic clock.
         lease: the id of its lease; None as long as it has none.
         renewed: when the lease was last put off.
+        put_back: whether it has ended here, and is being put into the queue.
     """
 
     job: Job
@@ -65,6 +66,7 @@ class _Turn(Struct, eq=False):
     since: float
     lease: JobId | None = None
     renewed: float = 0.0
+    put_back: bool = False
 
 
 class DirectTurns:
@@ -104,8 +106,9 @@ class DirectTurns:
     async def close(self, seconds: float) -> None:
         """Cancel the turns that run, put them into the queue, and remove what leases are left."""
         self.stop()
-        for task in list(self._turns):
-            task.cancel()
+        for task, turn in list(self._turns.items()):
+            if not turn.put_back:
+                task.cancel()
         if self._turns:
             await asyncio.wait(list(self._turns), timeout=seconds)
         if self._beating is not None:
@@ -161,6 +164,7 @@ class DirectTurns:
         except Exception:
             log.exception("the handler of a job for %s failed", turn.job.key)
         if back:
+            turn.put_back = True
             await self._attempt(self._put_back(turn))
         del self._turns[task]
         self._keys[turn.job.key] -= 1
