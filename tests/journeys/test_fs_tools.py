@@ -273,10 +273,10 @@ async def test_tools_keep_the_limits_of_the_settings(database_url: str, tmp_path
     ):
         await use_simulated_model(http)
         desk = Desk(await new_talk(http))
-        assert "1000 bytes" in await desk.fails("write_file", path="/a", content="x" * 1001)
+        assert "1 KB" in await desk.fails("write_file", path="/a", content="x" * 1001)
         await desk.use("write_file", path="/a", content="x" * 1000)
         assert "1500 bytes" in await desk.fails("write_file", path="/b", content="x" * 501)
-        assert "1000 bytes" in await desk.fails(
+        assert "1 KB" in await desk.fails(
             "edit_file", path="/a", old_text="x", new_text="xx", replace_all=True
         )
         # An upload may be larger than what tools hold.

@@ -25,7 +25,7 @@ LENGTH = 20_000
 """Characters of an attack. A quadratic search takes 0.1 to 0.5 seconds on them, a linear one under 0.01."""
 
 BOUNDED = {
-    r"\s*INSERT\s+INTO\s+(\w+)\s*\(([^)]*)\)\s*": "our own SQL",
+    r"\s*INSERT\s+INTO\s+(\w+)\s*\(([^)]*)\)\s*(ON CONFLICT .*)?": "our own SQL",
     r"'(?:[^']|'')*'|\?": "our own SQL",
     r"--[^\n]*": "our own SQL",
     r";\s*(?:\n|$)": "our own SQL",
