@@ -15,7 +15,7 @@ from perdure.domain.ids import is_id
 from tests.server import Server
 from tests.wheel import Environment, build_wheel
 
-LIMIT = 21_000_000
+LIMIT = 22_000_000
 """Maximum bytes of the client with its dependencies. Much of it is the server's code in the same wheel."""
 
 A_SESSION = """\

@@ -183,6 +183,7 @@ def a_tool_runs_again_although_it_must_not(patch: Patch) -> None:
 
 FOCUS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reports_are_told_again": ("messages", ("redeliver_late", "redeliver_elsewhere", "linger")),
+    "a_repeated_call_begins_another_child": ("side by side", ("crash", "overtake", "fault", "freeze")),
     "an_older_attempt_can_end_a_task": ("tools", ("freeze", "stall", "sweep_elsewhere")),
 }
 """By mutation: the scenario and the kinds of injections that it takes, if few schedules have them."""
