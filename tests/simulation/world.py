@@ -415,7 +415,7 @@ class _Queue(LocalQueue):
         super().put(job)
 
     async def enqueue(self, tx: Tx, job: Job) -> None:
-        tx.after_commit(_Put(self, job))
+        await super().enqueue(_Put(tx, self, job), job)  # type: ignore[arg-type]
 
     async def has_live_job(self, tx: Tx, session_id: SessionId) -> bool:
         queues = (process.queue for process in self._world.processes if process.alive)
@@ -423,10 +423,14 @@ class _Queue(LocalQueue):
 
 
 class _Put:
-    """Adds a job after its commit."""
+    """A job that a transaction enqueues, and what adds it to the queue after the commit."""
 
-    def __init__(self, queue: _Queue, job: Job) -> None:
-        self._queue, self._job = queue, job
+    def __init__(self, tx: Tx, queue: _Queue, job: Job) -> None:
+        self._tx, self._queue, self._job = tx, queue, job
+
+    def after_commit(self, put: Callable[[], None]) -> None:
+        self._put = put
+        self._tx.after_commit(self)
 
     def announce(self) -> None:
         self._queue.committed.append(self._job.key)
@@ -435,7 +439,7 @@ class _Put:
         self._queue.committed.remove(self._job.key)
 
     def __call__(self) -> None:
-        self._queue.put(self._job)
+        self._put()
 
 
 def _run_all(callbacks: list[Callable[[], None]]) -> None:
