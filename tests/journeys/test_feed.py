@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from msgspec import Struct
 
+from perdure.app import feed
 from perdure.app.accounts import bootstrap
 from perdure.app.feed import Follower, Want, open_follower
 from perdure.app.forks import fork_session
@@ -54,7 +56,8 @@ async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Place]:
         yield Place(parts, owner, session.id)
 
 
-async def test_a_follower_finds_what_no_wake_up_told(place: Place) -> None:
+async def test_a_follower_finds_what_no_wake_up_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "POLL_EVERY", 0.0)
     await place.say("One.")
     follower = await place.follower()
     assert (await follower.frames(0.01), follower.behind) == ([], False)
@@ -64,7 +67,10 @@ async def test_a_follower_finds_what_no_wake_up_told(place: Place) -> None:
     assert (await follower.frames(0.01), follower.behind) == ([], False)
 
 
-async def test_a_follower_finds_that_its_session_was_deleted_without_a_wake_up(place: Place) -> None:
+async def test_a_follower_finds_that_its_session_was_deleted_without_a_wake_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "POLL_EVERY", 0.0)
     follower = await place.follower()
     await delete_session(place.parts.app, place.owner, place.session_id)
     for _ in range(2):
