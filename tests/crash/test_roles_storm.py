@@ -32,6 +32,7 @@ SECONDS = int(os.environ.get("PERDURE_STORM_SECONDS") or (300 if LARGE else 20 *
 
 
 @pytest.mark.soak
+@pytest.mark.skipif(not LARGE, reason="the short one takes too long beside other tests: use `make storm`")
 async def test_processes_with_roles_keep_every_promise(tmp_path: Path) -> None:
     chance = random.Random(seed())
     with postgres_server() as database:  # of its own: it crashes
