@@ -47,6 +47,8 @@ DatabaseUrl = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+"""For commands that `confirm`."""
 
 
 class CommandFailed(PerdureError):

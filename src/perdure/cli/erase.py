@@ -14,6 +14,7 @@ from perdure.cli.common import (
     Org,
     Token,
     Url,
+    Yes,
     check_can_ask,
     confirm,
     connect,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Erase sessions and users, with a receipt.", no_args_is_help=True)
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is finished.")]
 ErasureId = Annotated[str, typer.Argument(help="The erasure's id.", show_default=False)]
 

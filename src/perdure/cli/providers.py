@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perdure.cli.api_keys import KeyStdin, KeyVariable, NoKey, check_key_options, read_key
-from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, confirm, connect, enter
+from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, Yes, confirm, connect, enter
 from perdure.cli.terminal import Part, Screen
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ BaseUrl = Annotated[
     str | None,
     typer.Option("--base-url", metavar="URL", help="The API's URL.", show_default="the vendor's own"),
 ]
+NoCheck = Annotated[
+    bool, typer.Option("--no-check", help="Store the API key without asking the vendor about it.")
+]
+ProviderRef = Annotated[str, typer.Argument(help="The provider's id or name.", show_default=False)]
 ANY_SERVER = "openai_completions"
 """The type of most servers that have an address of their own."""
 SHOWN_MODELS = 10
@@ -62,9 +66,7 @@ def add(
             show_default="all that the provider lists",
         ),
     ] = None,
-    no_check: Annotated[
-        bool, typer.Option("--no-check", help="Store the API key without asking the vendor about it.")
-    ] = False,
+    no_check: NoCheck = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -200,7 +202,7 @@ async def _next_step(client: Client, models: list[Model]) -> str:
 
 @app.command()
 def update(
-    provider: Annotated[str, typer.Argument(help="The provider's id or name.", show_default=False)],
+    provider: ProviderRef,
     key_env: KeyVariable = None,
     key_stdin: KeyStdin = False,
     no_key: NoKey = False,
@@ -209,9 +211,7 @@ def update(
         typer.Option("--base-url", metavar="URL", help="Another URL of the API.", show_default=False),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Another name.", show_default=False)] = None,
-    no_check: Annotated[
-        bool, typer.Option("--no-check", help="Store the API key without asking the vendor about it.")
-    ] = False,
+    no_check: NoCheck = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -254,8 +254,8 @@ async def _update(client: Client, ref: str, changes: dict[str, Any], check: bool
 
 @app.command()
 def remove(
-    provider: Annotated[str, typer.Argument(help="The provider's id or name.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    provider: ProviderRef,
+    yes: Yes = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,

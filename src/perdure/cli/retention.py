@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, confirm, connect, enter, pairs_of
+from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, Yes, confirm, connect, enter, pairs_of
 from perdure.cli.terminal import Screen
 from perdure.domain.retention import (
     MOST_DAYS,
@@ -47,7 +47,7 @@ async def _show(client: Client, as_json: bool) -> None:
 @app.command("set")
 def set_days(
     values: Values,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,

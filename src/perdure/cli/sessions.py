@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, confirm, connect, enter, pairs_of
+from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, Yes, confirm, connect, enter, pairs_of
 from perdure.cli.terminal import Screen
 
 if TYPE_CHECKING:
@@ -408,7 +408,7 @@ async def _cancel(client: Client, session_id: str) -> None:
 @app.command()
 def delete(
     session_ids: SessionIds,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: Yes = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,

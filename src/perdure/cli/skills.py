@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec import Struct
 
-from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, confirm, connect, enter
+from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, Yes, confirm, connect, enter
 from perdure.cli.terminal import Screen
 from perdure.domain.errors import PerdureError
 from perdure.domain.skill_archives import MAX_ARCHIVE, MAX_FILE, MAX_FILES, check_files, read_archive
@@ -202,7 +202,7 @@ def archive(skill: _Skill, url: Url = DEFAULT_URL, token: Token = None, org: Org
 @app.command()
 def delete(
     skill: _Skill,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: Yes = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,
