@@ -33,13 +33,7 @@ async def active_sessions(tx: Tx, limit: int = 20_000) -> list[ActiveSession]:
 
 async def due(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, SessionId]]:
     """Return parked sessions whose wake-up time has passed, as (organization, session)."""
-    rows = await tx.all(
-        "SELECT org_id, id FROM sessions WHERE wake_at IS NOT NULL AND deleted_at IS NULL AND wake_at <= ?"
-        " ORDER BY wake_at LIMIT ?",
-        now,
-        limit,
-    )
-    return [(row[0], row[1]) for row in rows]
+    return await _parked(tx, "wake_at <= ? ORDER BY wake_at", now, limit)
 
 
 async def ahead(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, SessionId]]:
@@ -48,12 +42,14 @@ async def ahead(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, Sess
     A clock was ahead then, so that a turn that it has parked would wait for too long. Those that wait longest
     come first: ours has parked others since, whose rows stay ahead of it.
     """
-    rows = await tx.all(
-        "SELECT org_id, id FROM sessions WHERE status = 'active' AND resting = 1 AND deleted_at IS NULL"
-        " AND wake_at IS NOT NULL AND updated_at > ? ORDER BY wake_at DESC LIMIT ?",
-        now,
-        limit,
-    )
+    later = "status = 'active' AND resting = 1 AND updated_at > ? ORDER BY wake_at DESC"
+    return await _parked(tx, later, now, limit)
+
+
+async def _parked(tx: Tx, which: str, now: Micros, limit: int) -> list[tuple[OrgId, SessionId]]:
+    """Return sessions with a wake-up time. `which`: a condition with one `?`, and an order."""
+    sql = f"SELECT org_id, id FROM sessions WHERE wake_at IS NOT NULL AND deleted_at IS NULL AND {which}"
+    rows = await tx.all(f"{sql} LIMIT ?", now, limit)
     return [(row[0], row[1]) for row in rows]
 
 
