@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator
 from functools import partial
 from statistics import median
 
-from bench.figures import Figures, Once, Scale
-from bench.site import Seat, Site, open_site
+from bench.figures import Figures, Once, Scale, nothing
+from bench.site import Site, open_site
 from bench.turns import TEXT
 from bench.variant import Stopwatch, Variant
-from bench.wire import Connection
 from perdure.app.accounts import bootstrap
 from perdure.domain.ids import BudgetId, new_id
 from perdure.domain.model_profiles import ModelCost
@@ -33,17 +31,13 @@ HOT = FOUR[:1]
 async def budgets(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     """Measure turns under budgets against turns of a server without any, in turns."""
     if variant.source is not None:
-        yield _nothing  # an older source may not know budgets
+        yield nothing  # an older source may not know budgets
         return
 
     async def once() -> Figures:
         return {**await _alone(variant, scale), **await _at_once(variant, scale)}
 
     yield once
-
-
-async def _nothing() -> Figures:
-    return {}
 
 
 async def _alone(variant: Variant, scale: Scale) -> Figures:
@@ -74,21 +68,10 @@ async def _at_once(variant: Variant, scale: Scale) -> Figures:
         rates: tuple[list[float], list[float]] = ([], [])
         for number in range(-1, 7):
             for at, (site, seats) in enumerate(zip(places, crowds, strict=True)):
-                rate = await _crowd(site, seats, scale.turns_at_once // 5)
+                rate = await site.play(seats, MANY, scale.turns_at_once // 5, TEXT)
                 if number >= 0:
                     rates[at].append(rate)
     return {"hot_budget_ratio": median(hot / none for hot, none in zip(*rates, strict=True))}
-
-
-async def _crowd(site: Site, seats: list[Seat], limit: int) -> float:
-    free = deque(seats)
-
-    async def play(line: Connection, _number: int) -> None:
-        seat = free.popleft()
-        await seat.turn(line, TEXT)
-        free.append(seat)
-
-    return await site.at_once(MANY, limit, play)
 
 
 @contextlib.asynccontextmanager

@@ -18,7 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bench.deferring import installed
-from bench.figures import Figures, Once, Scale
+from bench.figures import Figures, Once, Scale, nothing
 from bench.scale import new_rows
 from bench.site import ENDED, Site, open_site
 from bench.variant import Stopwatch, Variant
@@ -43,17 +43,13 @@ REST = 8.0
 async def callbacks(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     """Measure turns whose only call is parked and answered at once, and 10,000 parked sessions at rest."""
     if variant.source is not None:
-        yield _nothing  # an older source may not know callbacks
+        yield nothing  # an older source may not know callbacks
         return
 
     async def once() -> Figures:
         return {**await _turns(variant, scale), **await _parked(variant, scale)}
 
     yield once
-
-
-async def _nothing() -> Figures:
-    return {}
 
 
 async def _turns(variant: Variant, scale: Scale) -> Figures:

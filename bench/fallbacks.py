@@ -10,7 +10,7 @@ from statistics import median
 
 import msgspec
 
-from bench.figures import Figures, Once, Scale
+from bench.figures import Figures, Once, Scale, nothing
 from bench.site import ENDED, Site, open_site
 from bench.variant import Variant
 from bench.wire import Connection, connect
@@ -45,7 +45,7 @@ class _Limited(asyncio.Protocol):
 async def fallbacks(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     """Measure turns whose model is rate limited, and whose fallback answers immediately."""
     if variant.source is not None:
-        yield _nothing  # an older source may not know fallbacks
+        yield nothing  # an older source may not know fallbacks
         return
 
     async def once() -> Figures:
@@ -59,10 +59,6 @@ async def fallbacks(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
             return await _measure(site, url, scale.fallbacks)
 
     yield once
-
-
-async def _nothing() -> Figures:
-    return {}
 
 
 async def _measure(site: Site, url: str, count: int) -> Figures:

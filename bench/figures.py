@@ -12,6 +12,11 @@ Once = Callable[[], Awaitable[Figures]]
 """Measures once. A measure runs several times, and the median counts."""
 
 
+async def nothing() -> Figures:
+    """Measure nothing: what the source, the database or the system does not have."""
+    return {}
+
+
 AT_ONCE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Numbers of turns at once of the measure `sweep`."""
 CROWDS = (250, 500, 1_000, 2_000, 3_500, 5_000)

@@ -17,7 +17,7 @@ from statistics import median
 import asyncpg
 from msgspec import Struct
 
-from bench.figures import AT_ONCE, DECILES, Figures, Once, Scale, tail
+from bench.figures import AT_ONCE, DECILES, Figures, Once, Scale, nothing, tail
 from bench.model import Script
 from bench.site import LIVE, WHOLE, Seat, Site, Turn, open_site
 from bench.turns import play_crowd
@@ -235,13 +235,9 @@ async def _end_of(feed: Connection) -> float:
 async def takeover(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     """Kill a process with many turns at work, and measure when another one goes on with each. PostgreSQL."""
     if variant.postgres is None:
-        yield _nothing
+        yield nothing
         return
     yield partial(_takeover, variant, scale)
-
-
-async def _nothing() -> Figures:
-    return {}
 
 
 async def _takeover(variant: Variant, scale: Scale) -> Figures:

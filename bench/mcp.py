@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.figures import Figures, Once, Scale
+from bench.figures import Figures, Once, Scale, nothing
 from bench.site import Seat, Site, open_site
 from bench.tools import simulated
 from bench.variant import Process, Stopwatch, Variant, start_process
@@ -27,17 +27,13 @@ IDLE = '[[sim [{"text": "END."}]]]'
 async def mcp(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     """Measure turns with twenty servers of fifty tools against turns with none, and rounds of a tool."""
     if variant.source is not None:
-        yield _nothing  # an older source may not know MCP servers
+        yield nothing  # an older source may not know MCP servers
         return
 
     async def once() -> Figures:
         return {**await _idle(variant, scale), **await _rounds(variant, scale)}
 
     yield once
-
-
-async def _nothing() -> Figures:
-    return {}
 
 
 async def _idle(variant: Variant, scale: Scale) -> Figures:

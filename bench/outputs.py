@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from bench.callbacks import simulated
-from bench.figures import Figures, Once, Scale
+from bench.figures import Figures, Once, Scale, nothing
 from bench.site import ENDED, Site, open_site
 from bench.variant import Stopwatch, Variant
 from bench.wire import connect
@@ -47,7 +47,7 @@ VALUE = {
 async def outputs(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     """Measure turns with the same JSON answer, with and without a schema of 23 fields."""
     if variant.source is not None:
-        yield _nothing  # an older source may not know typed results
+        yield nothing  # an older source may not know typed results
         return
     async with variant.server() as server, open_site(server, variant.model) as site:
 
@@ -66,10 +66,6 @@ async def outputs(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
             return {"output_ms": median(added) * 1e3, "output_cpu_ms": sum(cpu) / len(cpu) * 1e3}
 
         yield once
-
-
-async def _nothing() -> Figures:
-    return {}
 
 
 async def _open(site: Site, schema: dict[str, Any] | None) -> Callable[[], Awaitable[float]]:

@@ -83,49 +83,47 @@ def _series(figures: dict[str, float], key: str) -> tuple[list[int], list[float]
     return counts, [points[count] for count in counts]
 
 
+def _draw(axes: Any, points: tuple[list[int], list[float]], label: str, colour: str, line: str = "-") -> None:
+    """Draw a line with its points, if there are any."""
+    if points[0]:
+        axes.plot(*points, f"o{line}", label=label, color=colour)
+
+
+def _finish(axes: Any, title: str, unit: str, across: str) -> None:
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(across)
+    axes.set_ylabel(unit)
+    axes.set_title(title, loc="left", fontweight="bold")
+    if axes.lines:
+        axes.legend()
+
+
 def _turns(results: Results) -> Any:
     figure, (rates, costs) = plt.subplots(1, 2, figsize=(9, 3.6))
     for database, figures in results.items():
-        rates.plot(*_series(figures, "sweep_per_s"), "o-", label=NAMES[database], color=COLOURS[database])
-        counts, server = _series(figures, "sweep_cpu_ms")
-        costs.plot(counts, server, "o-", label=f"server, {NAMES[database]}", color=COLOURS[database])
-        counts, database_ms = _series(figures, "sweep_database_ms")
-        if counts:
-            costs.plot(counts, database_ms, "o-", label="PostgreSQL itself", color=PALE)
-    for axes, title, unit in (
-        (rates, "Text turns per second", "turns/s"),
-        (costs, "Processor time per turn", "ms"),
-    ):
+        colour, name = COLOURS[database], NAMES[database]
+        _draw(rates, _series(figures, "sweep_per_s"), name, colour)
+        _draw(costs, _series(figures, "sweep_cpu_ms"), f"server, {name}", colour)
+        _draw(costs, _series(figures, "sweep_database_ms"), "PostgreSQL itself", PALE)
+    for axes in (rates, costs):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("turns at once, one process")
-        axes.set_ylabel(unit)
-        axes.set_title(title, loc="left", fontweight="bold")
-        if axes.lines:
-            axes.legend()
+    across = "turns at once, one process"
+    _finish(rates, "Text turns per second", "turns/s", across)
+    _finish(costs, "Processor time per turn", "ms", across)
     return figure
 
 
 def _streams(results: Results) -> Any:
     figure, (firsts, memory) = plt.subplots(1, 2, figsize=(9, 3.6))
     for database, figures in results.items():
-        if not any(key.startswith("crowds") for key in figures):
-            continue
         colour, name = COLOURS[database], NAMES[database]
-        firsts.plot(*_series(figures, "crowds_first_ms"), "o-", label=f"{name}, median", color=colour)
-        firsts.plot(*_series(figures, "crowds_p99_ms"), "o--", label=f"{name}, 99th percentile", color=colour)
-        memory.plot(*_series(figures, "crowds_mb"), "o-", label=name, color=colour)
-    for axes, title, unit in (
-        (firsts, "Time to the first token, added", "ms"),
-        (memory, "Peak memory of the server", "MB"),
-    ):
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("streams at once, one core")
-        axes.set_ylabel(unit)
-        axes.set_title(title, loc="left", fontweight="bold")
-        if axes.lines:
-            axes.legend()
+        _draw(firsts, _series(figures, "crowds_first_ms"), f"{name}, median", colour)
+        _draw(firsts, _series(figures, "crowds_p99_ms"), f"{name}, 99th percentile", colour, "--")
+        _draw(memory, _series(figures, "crowds_mb"), name, colour)
+    across = "streams at once, one core"
+    _finish(firsts, "Time to the first token, added", "ms", across)
+    _finish(memory, "Peak memory of the server", "MB", across)
     return figure
 
 

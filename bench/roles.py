@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 
-from bench.figures import Figures, Once, Scale
-from bench.model import Script
-from bench.site import Seat, Site, open_site
+from bench.figures import Figures, Once, Scale, nothing
+from bench.site import Site, open_site
 from bench.turns import TEXT
 from bench.variant import Server, Variant
-from bench.wire import Connection, connect
+from bench.wire import connect
 
 KEY = {"PERDURE_MASTER_KEY": "11" * 32}
 AT_ONCE = 64
@@ -32,13 +30,9 @@ SHARED = GROUPS.is_dir()
 async def roles(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     """Compare one process with two, and with one of the API and one worker. PostgreSQL on Linux."""
     if variant.postgres is None:
-        yield _nothing
+        yield nothing
         return
     yield partial(_once, variant, scale)
-
-
-async def _nothing() -> Figures:
-    return {}
 
 
 async def _once(variant: Variant, scale: Scale) -> Figures:
@@ -69,7 +63,7 @@ async def _once(variant: Variant, scale: Scale) -> Figures:
 async def _alone(site: Site, count: int) -> float:
     """Return the median milliseconds of text turns, one at a time."""
     async with site.seats(20) as seats:
-        times = [(await seats[i % 20].turn(site.desk, Script())).total for i in range(count + 20)]
+        times = [(await seats[i % 20].turn(site.desk, TEXT)).total for i in range(count + 20)]
         return median(times[20:]) * 1e3
 
 
@@ -79,22 +73,9 @@ async def _rate(sites: Sequence[Site], servers: Sequence[Server], count: int) ->
     async with contextlib.AsyncExitStack() as stack:
         crowds = [(site, await stack.enter_async_context(site.seats(part * 4))) for site in sites]
         with _shares(servers):
-            await asyncio.gather(*(_crowd(site, seats, part, part * 2) for site, seats in crowds))
-            rates = await asyncio.gather(
-                *(_crowd(site, seats, part, count // len(sites)) for site, seats in crowds)
-            )
+            for limit in (part * 2, count // len(sites)):  # the first warms up
+                rates = await asyncio.gather(*(site.play(seats, part, limit, TEXT) for site, seats in crowds))
         return sum(rates)
-
-
-async def _crowd(site: Site, seats: list[Seat], count: int, limit: int) -> float:
-    free = deque(seats)
-
-    async def play(line: Connection, _number: int) -> None:
-        seat = free.popleft()
-        await seat.turn(line, TEXT)
-        free.append(seat)
-
-    return await site.at_once(count, limit, play)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -126,6 +127,17 @@ class Site:
             for seat in seats:
                 seat.close()
             await asyncio.sleep(0)
+
+    async def play(self, seats: Sequence[Seat], count: int, limit: int, script: Script) -> float:
+        """Play `limit` turns, `count` at a time, in at least as many seats; return turns per second."""
+        free = deque(seats)
+
+        async def one(line: Connection, _number: int) -> None:
+            seat = free.popleft()
+            await seat.turn(line, script)
+            free.append(seat)
+
+        return await self.at_once(count, limit, one)
 
     async def at_once(
         self, count: int, limit: int, work: Callable[[Connection, int], Awaitable[Any]]

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bench.callbacks import simulated
-from bench.figures import Figures, Once, Scale
+from bench.figures import Figures, Once, Scale, nothing
 from bench.scale import new_rows
 from bench.site import Seat, Site, open_site
 from bench.variant import Stopwatch, Variant
@@ -50,7 +50,7 @@ async def trees(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     """Measure a foreground sub-agent against two turns, fifty against fifty sessions, and waiting parents."""
     newest = variant.newest_migration()
     if newest is not None and newest < TASKS:
-        yield _nothing  # this source does not know sub-agents
+        yield nothing  # this source does not know sub-agents
         return
     # Sessions that wait are inserted as this version does it, which needs its tables.
     same = newest is None or newest == max(number for number, _, _ in load_migrations())
@@ -60,10 +60,6 @@ async def trees(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
         return {**await _spawns(variant, scale), **waiting}
 
     yield once
-
-
-async def _nothing() -> Figures:
-    return {}
 
 
 async def _spawns(variant: Variant, scale: Scale) -> Figures:

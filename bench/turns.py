@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator
 from statistics import median
 
@@ -11,7 +10,6 @@ from bench.figures import Figures, Once, Scale, tail
 from bench.model import Script
 from bench.site import Seat, Site, open_site
 from bench.variant import Stopwatch, Variant
-from bench.wire import Connection
 
 TEXT = Script()
 ROUNDS = 5
@@ -67,14 +65,7 @@ async def play_crowd(site: Site, count: int, limit: int) -> tuple[float, float, 
         Turns per second, and the CPU milliseconds per turn of the server and of PostgreSQL.
     """
     async with site.seats(count * 8) as seats:
-        free = deque(seats)
-
-        async def play(line: Connection, _number: int) -> None:
-            seat = free.popleft()
-            await seat.turn(line, TEXT)
-            free.append(seat)
-
-        await site.at_once(count, count * 2, play)
+        await site.play(seats, count, count * 2, TEXT)
         watch = Stopwatch(site.server)
-        rate = await site.at_once(count, limit, play)
+        rate = await site.play(seats, count, limit, TEXT)
         return rate, watch.cpu() / limit * 1e3, watch.database_cpu() / limit * 1e3
