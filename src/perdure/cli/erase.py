@@ -21,6 +21,7 @@ from perdure.cli.common import (
     enter,
 )
 from perdure.cli.terminal import Screen
+from perdure.cli.texts import several, short
 from perdure.domain.erasures import Erasure
 
 if TYPE_CHECKING:
@@ -85,7 +86,6 @@ def user(
 
 async def _about_session(client: Client, session_id: str) -> str:
     """Say what a session is, for a question; empty if the caller cannot see it, as after a deletion."""
-    from perdure.cli.texts import short
     from perdure.client import ApiError
 
     try:
@@ -101,7 +101,7 @@ async def _about_session(client: Client, session_id: str) -> str:
     messages = sum(each.count for each in events.by_type if each.event_type in kinds)
     kept = sum(not each.is_directory for each in files)
     title = short(session.title or session.preview or "without a title", 60)
-    return f" ({title}: {_several(messages, 'message')}, {_several(kept, 'file')})"
+    return f" ({title}: {several(messages, 'message')}, {several(kept, 'file')})"
 
 
 COUNTED = 1_000
@@ -137,16 +137,12 @@ async def _find_user(client: Client, ref: str, *, counts: bool) -> tuple[str, st
                 mine += each.owner_principal_id[-32:] == found.id[-32:]
                 if seen == COUNTED:
                     break
-    several = f"{'at least ' if seen == COUNTED else ''}{_several(mine, 'session')}"
-    return found.id, f" ({found.name}, {found.email}: {several})"
+    sessions_said = f"{'at least ' if seen == COUNTED else ''}{several(mine, 'session')}"
+    return found.id, f" ({found.name}, {found.email}: {sessions_said})"
 
 
 def _is(user: User | Identity, ref: str) -> bool:
     return user.id == ref or user.email.casefold() == ref.strip().casefold()
-
-
-def _several(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 async def _erase(

@@ -12,6 +12,7 @@ import typer
 from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, connect, enter
 from perdure.cli.saving import check_new, saved_to
 from perdure.cli.terminal import Part, Screen
+from perdure.cli.texts import several
 from perdure.domain.spend import SpendKey
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ async def _export(client: Client, filters: CallFilters, path: Path) -> None:
         with saved_to(path, private=True) as target:
             await asyncio.to_thread(target.write_bytes, content)
         lines = content.count(b"\n") - 1  # without the names of the columns
-        Screen().line(f"{lines:,} call{'s' * (lines != 1)}: {path}")
+        Screen().line(f"{several(lines, 'call')}: {path}")
 
 
 async def _show(client: Client, by: SpendKey, filters: CallFilters, limit: int, as_json: bool) -> None:

@@ -51,3 +51,8 @@ def _text(value: object) -> str:
 
 def _cut_mark(missing: int) -> str:
     return f"… {missing:,} more characters" if missing > 0 else ""
+
+
+def several(count: int, what: str) -> str:
+    """Return a number of things, such as `1 file` or `2,000 files`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
