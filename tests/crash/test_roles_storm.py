@@ -27,12 +27,11 @@ from tests.soak import SCALE
 
 LARGE = int(os.environ.get("PERDURE_STORM") or 0)
 """The number of sessions of a large storm; 0 for the short one of the soak."""
-SECONDS = int(os.environ.get("PERDURE_STORM_SECONDS") or (300 if LARGE else 20 * SCALE))
+SECONDS = int(os.environ.get("PERDURE_STORM_SECONDS") or (300 if LARGE else 10 * SCALE))
 """For how long something happens every second."""
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not LARGE, reason="the short one takes too long beside other tests: use `make storm`")
 async def test_processes_with_roles_keep_every_promise(tmp_path: Path) -> None:
     chance = random.Random(seed())
     with postgres_server() as database:  # of its own: it crashes
@@ -42,7 +41,7 @@ async def test_processes_with_roles_keep_every_promise(tmp_path: Path) -> None:
             try:
                 await prepare(fleet.apis[0])
                 urls = [each.url for each in fleet.apis]
-                storm = RolesStorm(urls, chance, tmp_path, url, sessions=LARGE or 12)
+                storm = RolesStorm(urls, chance, tmp_path, url, sessions=LARGE or 4)
                 transactions = Transactions(fleet)
                 await storm.endure(fleet, transactions, SECONDS)
             finally:
